@@ -1,0 +1,162 @@
+"""What an experiment is: frozen dataclasses with every default in one place.
+
+An experiment file sets `CONFIG = Experiment(...)`; a run directory keeps the resolved copy as
+config.json, and evaluation and search read that copy, never the experiment file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import runpy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """A user's own file: CSV, TSV, Parquet or SDF, optionally gzipped."""
+
+    path: str = ""
+    text: str = "description"
+    smiles: str = "SMILES"
+    id: str = ""  # empty: row number
+    split: Literal["random", "scaffold", "column"] = "random"
+    split_column: str = ""
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)  # train, validation, test
+    drop_column: str = ""  # rows whose cell here holds any of drop_values are left out
+    drop_values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Generated descriptions of real and enumerated molecules; no download."""
+
+    train: int = 6000
+    validation: int = 500
+    test: int = 1000
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    name: Literal["chebi20", "pcdes", "open", "table", "demo"] = "demo"
+    # chebi20: text2mol (names in the text, published form) or molt5; pcdes: file-order or scaffold
+    version: Literal["", "text2mol", "molt5", "file-order", "scaffold"] = ""
+    validation: str = ""  # protocol of the validation pool; empty: the data set's own
+    seed: int = 0  # of random and scaffold splits and of generated text
+    table: TableConfig = field(default_factory=TableConfig)
+    demo: DemoConfig = field(default_factory=DemoConfig)
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    molecule: Literal["morgan1", "ogb"] = "ogb"
+    motif: Literal["none", "brics"] = "none"
+    max_tokens: int = 256
+
+
+@dataclass(frozen=True)
+class TextEncoderConfig:
+    source: str = "minilm"  # "minilm", "scibert", a Hugging Face folder, or a hub id
+    revision: str = ""  # of a hub id; empty: the pinned one
+    init: Literal["pretrained", "random"] = "pretrained"
+    pooling: Literal["cls", "mean"] = "cls"
+
+
+@dataclass(frozen=True)
+class GraphEncoderConfig:
+    kind: Literal["gcn", "residual"] = "gcn"
+    layers: int = 3
+    width: int = 600
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    name: str = "dual"
+    dim: int = 300
+    text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+    graph: GraphEncoderConfig = field(default_factory=GraphEncoderConfig)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    text_lr: float = 3e-5
+    base_lr: float = 1e-4
+    warmup: int = 1000  # steps; short runs use min(warmup, 10 % of all steps) (R23)
+    schedule: Literal["linear", "cosine", "released"] = "linear"
+    clip: float = 1.0
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    seed: int = 0
+    epochs: int = 60
+    batch_size: int = 32
+    text_buckets: tuple[int, ...] = (64, 96, 128, 192, 256)
+    pool_batches: int = 50  # batches sorted together by text length (STACK.md 3.5)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    backward: Literal["auto", "autodiff", "cpu_fast"] = "auto"
+    save_every: int = 200  # steps
+    eval_every: int = 1  # epochs
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    protocols: tuple[str, ...] = ()
+    bootstrap: int = 1000
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class Experiment:
+    name: str = ""
+    data: DataConfig = field(default_factory=DataConfig)
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """The hint of an error about an unknown name: the nearest known ones, or all of them."""
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+
+
+def load_experiment(name: str) -> Experiment:
+    """The CONFIG of experiments/NAME.py, or of a .py file given by path."""
+    path = Path(name) if name.endswith(".py") else EXPERIMENTS / f"{name}.py"
+    if not path.is_file():
+        known = sorted(p.stem for p in EXPERIMENTS.glob("*.py") if p.stem != "__init__")
+        raise ValueError(f"unknown experiment {name!r}: {did_you_mean(name, known)}")
+    config = runpy.run_path(str(path))["CONFIG"]
+    return dataclasses.replace(config, name=path.stem)
+
+
+def to_json(config: Experiment) -> str:
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Experiment:
+    """Inverse of `to_json`; an unknown field is an error that names it."""
+    return _build(Experiment, json.loads(text), "config")
+
+
+def _build(cls: type, values: dict[str, Any], where: str) -> Any:
+    hints = get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise ValueError(f"{where}: unknown field {key!r}; {did_you_mean(key, list(hints))}")
+    built = {}
+    for key, value in values.items():
+        if dataclasses.is_dataclass(hints[key]):
+            value = _build(hints[key], value, f"{where}.{key}")
+        built[key] = tuple(value) if isinstance(value, list) else value
+    return cls(**built)

@@ -1,0 +1,90 @@
+"""The types that flow from a raw pair to its rank; this file imports nothing of ours.
+
+Axis legend (a letter never changes meaning, in annotations, comments and einsum strings alike):
+
+    B  pairs in a batch          T  text tokens             D  shared embedding
+    N  atoms, flat over a batch  E  directed bonds, flat    G  graphs with padding (G = B + 1)
+    F  input features            H  attention heads         M  memory slots
+    Q  queries                   C  corpus items            K  retrieved
+    S  diffusion steps
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jraph
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+Graphs = jraph.GraphsTuple
+
+
+class Pair(NamedTuple):
+    """One description and the molecule it describes; `split` is train, validation or test."""
+
+    id: str
+    text: str
+    smiles: str
+    split: str
+
+
+class MolFeatures(NamedTuple):
+    """Features of one molecule, numpy: n atoms without explicit hydrogens, e = 2 x bonds."""
+
+    nodes: np.ndarray  # int64 [n, F]
+    edges: np.ndarray  # int64 [e, F_edge]; F_edge = 0 under morgan1
+    senders: np.ndarray  # int32 [e], local atom index
+    receivers: np.ndarray  # int32 [e]
+    motif: np.ndarray  # int32 [n], local motif index of each atom, 0..motifs-1
+
+
+class TextBatch(NamedTuple):
+    tokens: Int[Array, "B T"]
+    mask: Bool[Array, "B T"]  # True where real
+
+
+class MolBatch(NamedTuple):
+    """B molecules as one padded graph; graph number B (the last) absorbs all the padding."""
+
+    graph: Graphs
+    motif: Int[Array, " N"]  # motif of each atom, numbered over the whole batch
+
+
+class Batch(NamedTuple):
+    """Rows belong together: text i describes molecule i."""
+
+    text: TextBatch
+    mol: MolBatch
+    text_group: Int[Array, " B"]  # equal where two texts are the same text
+    mol_group: Int[Array, " B"]  # equal where two molecules are the same molecule
+
+
+class TextOut(NamedTuple):
+    pooled: Float[Array, "B D"]
+    tokens: Float[Array, "B T D"]
+    mask: Bool[Array, "B T"]
+
+
+class MolOut(NamedTuple):
+    pooled: Float[Array, "B D"]
+    nodes: Float[Array, "N D"]
+    node_graph: Int[Array, " N"]  # which graph an atom belongs to; B for padding
+
+
+class Pool(NamedTuple):
+    """What an evaluation ranks. A target of -1 says that the item is a candidate but no query."""
+
+    protocol: str  # e.g. "chebi20-molt5/test-split"
+    texts: tuple[str, ...]
+    smiles: tuple[str, ...]
+    text_target: np.ndarray  # int64 [len(texts)], index into smiles
+    mol_target: np.ndarray  # int64 [len(smiles)], index into texts
+
+
+class Ranking(NamedTuple):
+    """For each query, how many candidates beat its target and how many tie with it."""
+
+    greater: np.ndarray  # int64 [Q]
+    equal: np.ndarray  # int64 [Q], the target itself not counted
+    pool_size: int
