@@ -1,0 +1,121 @@
+"""Dual encoder with the discriminative loss: the `det` tier of DiffTMR (MODELS.md A1.2, A1.4)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from tmr_jax.config import GraphEncoderConfig
+from tmr_jax.losses.contrastive import info_nce, same_pair
+from tmr_jax.nn.bert import Backward, Bert, BertConfig
+from tmr_jax.nn.gcn import GCN, ColumnEmbedding, ResidualGCN, node_graph
+from tmr_jax.nn.pooling import masked_mean, segment_mean
+from tmr_jax.types import Batch, MolBatch, MolOut, TextBatch, TextOut
+
+MAX_LOG_SCALE = 4.605170185988092  # log 100 (R20)
+UNKNOWN_RATE = 0.01  # of atoms shown as unknown in training, so that the slot is trained (1.1)
+
+
+def unit(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
+    """Rows of length one; 1e-8 keeps a zero row from dividing by zero (A1.3)."""
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-8)
+
+
+class GraphEncoder(nn.Module):
+    """Atom features -> atom states -> LayerNorm -> mean over motifs (h^m and h^g of A1.2)."""
+
+    config: GraphEncoderConfig
+    dim: int
+    node_sizes: tuple[int, ...]  # cardinality of each integer atom column
+    edge_sizes: tuple[int, ...]
+    unknown: bool  # the atom column is a vocabulary whose id 0 is "unknown" (morgan1)
+    motif: Literal["none", "brics"]
+
+    @nn.compact
+    def __call__(self, mol: MolBatch, train: bool) -> MolOut:
+        graph, columns = mol.graph, mol.graph.nodes
+        if train and self.unknown:
+            hidden = jax.random.bernoulli(self.make_rng("dropout"), UNKNOWN_RATE, columns.shape)
+            columns = jnp.where(hidden, 0, columns)
+        nodes = ColumnEmbedding(self.node_sizes, self.dim, name="atoms")(columns)
+        if self.config.kind == "gcn":
+            nodes = GCN(self.config.layers, self.config.width, self.dim, name="layers")(
+                graph, nodes
+            )
+        else:
+            nodes = ResidualGCN(
+                self.config.layers,
+                self.config.width,
+                self.dim,
+                self.edge_sizes,
+                self.config.dropout,
+                name="layers",
+            )(graph, nodes, not train)
+        nodes = nn.LayerNorm(name="norm")(nodes)
+        of_graph = node_graph(graph)
+        return MolOut(self._pool(nodes, of_graph, mol.motif, len(graph.n_node)), nodes, of_graph)
+
+    def _pool(self, nodes: Array, of_graph: Array, motif: Array, graphs: int) -> Array:
+        if self.motif == "brics":
+            # h^g is the mean of the motif features in use (A1.8), a motif the mean of its atoms.
+            count = len(nodes)
+            motif_of_graph = jax.ops.segment_max(of_graph, motif, count)
+            features = segment_mean(nodes, motif, count)
+            used = jnp.where(motif_of_graph < 0, graphs - 1, motif_of_graph)
+            return segment_mean(features, used, graphs)[:-1]
+        return segment_mean(nodes, of_graph, graphs)[:-1]
+
+
+class DualEncoder(nn.Module):
+    """Text and molecules into one space R^dim; similarity is the cosine."""
+
+    bert: BertConfig
+    graph: GraphEncoderConfig
+    dim: int
+    pooling: Literal["cls", "mean"]
+    node_sizes: tuple[int, ...]
+    edge_sizes: tuple[int, ...]
+    unknown: bool
+    motif: Literal["none", "brics"]
+    dtype: Any = jnp.float32
+    backward: Backward = "autodiff"
+
+    def setup(self) -> None:
+        self.text_encoder = Bert(self.bert, self.dtype, self.backward)
+        self.text_projection = nn.Dense(self.dim)
+        self.text_norm = nn.LayerNorm()
+        self.graph_encoder = GraphEncoder(
+            self.graph, self.dim, self.node_sizes, self.edge_sizes, self.unknown, self.motif
+        )
+        self.log_scale = self.param("log_scale", lambda _: jnp.log(1 / 0.07))  # R20
+
+    def encode_text(self, text: TextBatch, train: bool = False) -> TextOut:
+        states = self.text_encoder(text.tokens, text.mask, deterministic=not train)
+        tokens = self.text_norm(self.text_projection(states.astype(jnp.float32)))  # R2
+        pooled = tokens[:, 0] if self.pooling == "cls" else masked_mean(tokens, text.mask)
+        return TextOut(pooled, tokens, text.mask)
+
+    def encode_molecule(self, mol: MolBatch, train: bool = False) -> MolOut:
+        return self.graph_encoder(mol, train)
+
+    def similarity(self, text: TextOut, mol: MolOut) -> Float[Array, "Q C"]:
+        return unit(text.pooled) @ unit(mol.pooled).T
+
+    def loss(
+        self, batch: Batch, key: Key[Array, ""], train: bool = True
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """L_Dis of A1.4 without perturbation; `key` is unused: dropout keys come through apply."""
+        scores = self.similarity(
+            self.encode_text(batch.text, train), self.encode_molecule(batch.mol, train)
+        )
+        scale = jnp.exp(jnp.clip(self.log_scale, None, MAX_LOG_SCALE))
+        loss, parts = info_nce(scale * scores, same_pair(batch.text_group, batch.mol_group))
+        return loss, parts | {"loss": loss, "scale": scale}
+
+    def __call__(self, batch: Batch) -> Float[Array, "B B"]:
+        """All parameters are touched once: what `init` runs."""
+        return self.similarity(self.encode_text(batch.text), self.encode_molecule(batch.mol))
