@@ -1,0 +1,1 @@
+"""From embeddings to honest ranks: index (encode once), rank (count), metrics, twins, baseline."""

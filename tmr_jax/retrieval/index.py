@@ -1,0 +1,73 @@
+"""Embeddings of a whole side of a pool: batches in, unit rows out, each distinct input once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+
+def encode(
+    apply: Callable[[Any], Any],
+    batches: Iterable[tuple[Int[np.ndarray, " b"], Any]],
+    count: int,
+    dim: int,
+) -> Float[np.ndarray, "count D"]:
+    """Rows of length one, row i for item i.
+
+    Inputs: `apply(batch)` returns pooled embeddings [B, D], B >= b; the first b rows belong to the
+    batch's `indices`, the others are padding. `batches` covers 0..count-1, each index once.
+    Errors: ValueError for an embedding that is not finite; it names the item.
+    """
+    rows = np.zeros((count, dim), np.float32)
+    seen = np.zeros(count, np.int64)
+    for indices, batch in batches:
+        rows[indices] = np.asarray(apply(batch), np.float32)[: len(indices)]
+        np.add.at(seen, indices, 1)
+    assert (seen == 1).all(), f"{(seen != 1).sum()} of {count} items not encoded exactly once"
+    bad = ~np.isfinite(rows).all(1)
+    if bad.any():
+        raise ValueError(
+            f"expected finite embeddings, got NaN or infinity for item {int(bad.argmax())} "
+            f"({int(bad.sum())} of {count}); check that the run's training did not diverge"
+        )
+    return unit(rows)
+
+
+def unit(rows: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
+    """Rows of length one; a zero row stays zero."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-8))
+
+
+def distinct(
+    keys: UInt8[np.ndarray, "M W"],
+) -> tuple[Int[np.ndarray, " G"], Int[np.ndarray, " M"]]:
+    """First index of each distinct key, in order of appearance, and the group 0..G-1 of each item.
+
+    Encode the items at `first`, then spread the rows: `rows[group]`. Equal inputs then have equal
+    embeddings bit for bit, whatever batch they would have fallen into.
+    """
+    if not len(keys):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    words = np.ascontiguousarray(keys).view(f"V{keys.shape[1]}")[:, 0]
+    first, group = np.unique(words, return_index=True, return_inverse=True)[1:]
+    order = np.argsort(first, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return first[order], place[group]
+
+
+def sequence_keys(
+    tokens: Int[np.ndarray, " sumT"], offsets: Int[np.ndarray, " M1"]
+) -> UInt8[np.ndarray, "M 16"]:
+    """A digest of each token sequence: equal sequences, equal keys."""
+    flat = np.ascontiguousarray(tokens, np.int32)
+    digests = [
+        hashlib.blake2b(flat[a:b].tobytes(), digest_size=16).digest()
+        for a, b in pairwise(offsets.tolist())
+    ]
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)

@@ -1,0 +1,91 @@
+"""Hits@k, MRR and MR of a `Ranking`, as expectations under random order of ties (MODELS.md 1.3)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from tmr_jax.types import Ranking
+
+HITS = (1, 5, 10, 20)
+NAMES = (*(f"hits@{k}" for k in HITS), "mrr", "mr")
+TIES = "expected under random order"  # the rule, as printed beside every score
+BLOCK = 4_000_000  # resampled values held at once by the bootstrap
+
+
+class Bounds(NamedTuple):
+    """Each metric with every tie broken in the target's favour, and with every tie against it."""
+
+    optimistic: dict[str, float]
+    pessimistic: dict[str, float]
+
+
+def metrics(ranking: Ranking) -> dict[str, float]:
+    """Means over queries of hits@1, 5, 10, 20 and mrr (shares of 1) and of mr (ranks from 1).
+
+    Errors: ValueError where there is no query.
+    """
+    values = {name: float(column.mean()) for name, column in per_query(ranking).items()}
+    check_mrr(values)
+    return values
+
+
+def per_query(ranking: Ranking) -> dict[str, Float[np.ndarray, " Q"]]:
+    """Every metric of every single query: its expectation over the orders of its ties."""
+    greater, equal = _counts(ranking)
+    places = equal + 1.0  # the target is equally likely on each of these
+    values = {f"hits@{k}": np.clip((k - greater) / places, 0.0, 1.0) for k in HITS}
+    # 1/rank_expected is not the expected reciprocal rank: average 1/rank over the places.
+    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, ranking.pool_size + 1))])
+    values["mrr"] = (harmonic[greater + equal + 1] - harmonic[greater]) / places
+    values["mr"] = 1.0 + greater + equal / 2.0
+    return values
+
+
+def bounds(ranking: Ranking) -> Bounds:
+    """The metrics for the kindest and for the harshest way to break ties."""
+    greater, equal = _counts(ranking)
+    none = np.zeros_like(equal)
+    return Bounds(
+        metrics(Ranking(greater, none, ranking.pool_size)),
+        metrics(Ranking(greater + equal, none, ranking.pool_size)),
+    )
+
+
+def intervals(
+    ranking: Ranking, resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> dict[str, tuple[float, float]]:
+    """Percentile bootstrap interval of each metric over queries; a pure function of the seed."""
+    columns = np.stack(list(per_query(ranking).values()))  # [6, Q]
+    queries = columns.shape[1]
+    random, means = np.random.default_rng(seed), []
+    block = max(1, BLOCK // queries)
+    for start in range(0, resamples, block):
+        drawn = random.integers(0, queries, (min(block, resamples - start), queries))
+        means.append(np.stack([column[drawn].mean(1) for column in columns]))
+    tail = 50.0 * (1.0 - level)
+    low, high = np.percentile(np.concatenate(means, 1), [tail, 100.0 - tail], axis=1)
+    return {name: (float(a), float(b)) for name, a, b in zip(NAMES, low, high, strict=True)}
+
+
+def check_mrr(values: dict[str, float]) -> None:
+    """Assert what holds of any ranking (MODELS.md A4): Hits@1 and Hits@10 fence MRR in.
+
+    Lowest when every hit of 2..10 is at rank 10 and misses are far; highest when they are at
+    rank 2 and every miss is at 11.
+    """
+    one, ten, mrr = values["hits@1"], values["hits@10"], values["mrr"]
+    low = one + (ten - one) / 10
+    high = one + (ten - one) / 2 + (1 - ten) / 11
+    assert low - 1e-9 <= mrr <= high + 1e-9, f"MRR {mrr} outside [{low}, {high}]"
+
+
+def _counts(ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
+    greater = np.asarray(ranking.greater, np.int64)
+    if not len(greater):
+        raise ValueError(
+            "expected at least one query, got none; choose a protocol with queries on this side"
+        )
+    return greater, np.asarray(ranking.equal, np.int64)
