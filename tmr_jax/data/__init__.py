@@ -1,0 +1,53 @@
+"""Files in, Pairs and Batches out: the one place that knows which data set has which reader."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tmr_jax.config import DataConfig, TableConfig, did_you_mean
+from tmr_jax.types import Pair
+
+if TYPE_CHECKING:
+    from tmr_jax.data.table import Report
+
+__all__ = ["DataConfig", "TableConfig", "did_you_mean", "load_pairs", "load_pairs_with_report"]
+
+
+def load_pairs(config: DataConfig) -> list[Pair]:
+    """Every pair of the configured data set; see `load_pairs_with_report`."""
+    return load_pairs_with_report(config)[0]
+
+
+def load_pairs_with_report(config: DataConfig) -> tuple[list[Pair], Report]:
+    """Every pair of the configured data set and the account of its rows: in, kept, refused.
+
+    Raises ValueError (MissingPart, WrongContent) where a file is not at hand or not as pinned.
+    """
+    from tmr_jax.data import chebi20, pcdes, table
+    from tmr_jax.data import open as open_pairs
+
+    if config.name == "chebi20":
+        return chebi20.load(config.version or "text2mol")
+    if config.name == "pcdes":
+        return pcdes.load(config.version or "file-order")
+    if config.name == "open":
+        return open_pairs.load()
+    if config.name == "table":
+        return table.load(config.table, config.seed)
+    if config.name == "demo":
+        return _demo(config)
+    raise ValueError(
+        f"expected a data set; got {config.name!r}; "
+        + did_you_mean(config.name, ["chebi20", "pcdes", "open", "table", "demo"])
+    )
+
+
+def _demo(config: DataConfig) -> tuple[list[Pair], Report]:
+    from tmr_jax.data.demo import demo_pairs
+    from tmr_jax.data.table import Report
+
+    sizes = config.demo
+    pairs = demo_pairs(sizes.train, sizes.validation, sizes.test, config.seed)
+    report = Report(source="demo (generated text)", rows=len(pairs))
+    report.keep(pairs)
+    return pairs, report
