@@ -14,9 +14,14 @@ def brics_motifs(mol: Chem.Mol) -> np.ndarray:
     motif for each of its connected components.
     """
     bonds = [
-        mol.GetBondBetweenAtoms(*atoms).GetIdx() for atoms, _ in BRICS.FindBRICSBonds(mol)
+        mol.GetBondBetweenAtoms(*atoms).GetIdx()
+        for atoms, _ in BRICS.FindBRICSBonds(mol)
     ]
-    pieces = Chem.FragmentOnBonds(mol, sorted(set(bonds)), addDummies=False) if bonds else mol
+    pieces = (
+        Chem.FragmentOnBonds(mol, sorted(set(bonds)), addDummies=False)
+        if bonds
+        else mol
+    )
     motif = np.zeros(mol.GetNumAtoms(), np.int32)
     for number, atoms in enumerate(Chem.GetMolFrags(pieces)):
         motif[list(atoms)] = number

@@ -70,7 +70,9 @@ class Tokenizer:
             )
         rows = []
         truncated = np.array([len(text) > MAX_CHARACTERS for text in texts], bool)
-        for i, encoding in enumerate(self._inner.encode_batch([_row(t, i) for i, t in enumerate(texts)])):
+        for i, encoding in enumerate(
+            self._inner.encode_batch([_row(t, i) for i, t in enumerate(texts)])
+        ):
             ids = encoding.ids
             if len(ids) > max_tokens:
                 ids = ids[: max_tokens - 1] + ids[-1:]
@@ -91,7 +93,12 @@ class Tokenizer:
         """Of the vocabulary and the rules around it; the same for a copy that `save` wrote."""
         rules = json.loads(self._inner.to_str())
         vocabulary = sorted(self._inner.get_vocab().items(), key=lambda item: item[1])
-        seen = [vocabulary, rules["normalizer"], rules["pre_tokenizer"], rules["post_processor"]]
+        seen = [
+            vocabulary,
+            rules["normalizer"],
+            rules["pre_tokenizer"],
+            rules["post_processor"],
+        ]
         return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
     def save(self, path: str | Path) -> None:
@@ -116,19 +123,29 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """
     path = Path(path)
     names = ("tokenizer.json", "vocab.txt", "vocab.txt.gz")
-    found = [path / name for name in names if (path / name).is_file()] if path.is_dir() else [path]
+    found = (
+        [path / name for name in names if (path / name).is_file()]
+        if path.is_dir()
+        else [path]
+    )
     if not found or not found[0].is_file():
         raise ValueError(
             f"expected {' or '.join(names)} in {path}, found none; "
             "give the folder of a BERT's tokenizer or the file itself"
         )
     file = found[0]
-    content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    content = (
+        gzip.decompress(file.read_bytes())
+        if file.suffix == ".gz"
+        else file.read_bytes()
+    )
     try:
         text = content.decode("utf-8")
         if ".json" in file.suffixes:
             return Tokenizer(tokenizers.Tokenizer.from_str(text))
-        return Tokenizer(_word_pieces(text.split("\n"), file.parent / "tokenizer_config.json"))
+        return Tokenizer(
+            _word_pieces(text.split("\n"), file.parent / "tokenizer_config.json")
+        )
     except Exception as error:  # the tokenizers library raises bare Exception
         raise ValueError(
             f"expected a tokenizer.json or a list of word pieces in {file}, got {error}; "
@@ -148,7 +165,9 @@ def _word_pieces(lines: list[str], config: Path) -> tokenizers.Tokenizer:
     capitals = any(p != p.lower() for p in vocabulary if not p.startswith("["))
     lower = not capitals
     if config.is_file():
-        lower = bool(json.loads(config.read_text(encoding="utf-8")).get("do_lower_case", lower))
+        lower = bool(
+            json.loads(config.read_text(encoding="utf-8")).get("do_lower_case", lower)
+        )
     inner = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     inner.normalizer = normalizers.BertNormalizer(lowercase=lower)
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

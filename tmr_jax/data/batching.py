@@ -1,0 +1,245 @@
+"""Rows of the tables in, batches of a few fixed shapes out.
+
+Which rows make which batch is a pure function of (seed, epoch), so there is no iterator state.
+Real atoms, bonds and tokens keep their indices whatever the padding behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jraph
+import numpy as np
+
+from tmr_jax.data.cache import MolTable, TextTable, take_ranges
+from tmr_jax.types import Batch, MolBatch, TextBatch
+
+_SAMPLED_BATCHES = 2000  # random batches whose sizes the graph budgets are read from
+
+
+class Shapes(NamedTuple):
+    """The shapes that a run compiles: every text bucket with every graph level."""
+
+    text: tuple[int, ...]  # tokens, ascending
+    nodes: tuple[int, ...]  # atoms of each graph level, ascending, padding included
+    edges: tuple[int, ...]  # directed bonds of the same levels
+
+
+def declare_shapes(
+    mol_table: MolTable,
+    text_buckets: Sequence[int],
+    batch_size: int,
+    text_lengths: np.ndarray | None = None,
+    pool_batches: int = 50,
+) -> Shapes:
+    """Three graph levels: nine batches in ten fit the first, all but one in 200 the second, and
+    `batch_size` copies' worth of the largest molecules the last.
+
+    With `text_lengths` the batches looked at are those of `epoch_plan`, in which long texts, and
+    with them large molecules, come together; without it they are random rows.
+    """
+    atoms, bonds = np.diff(mol_table.node_offsets), np.diff(mol_table.edge_offsets)
+    if text_lengths is None:
+        rng = np.random.default_rng(0)
+        rows = rng.integers(len(atoms), size=(_SAMPLED_BATCHES, batch_size))
+    else:
+        rows = np.concatenate(
+            [epoch_plan(0, e, text_lengths, batch_size, pool_batches) for e in range(3)]
+        )
+    nodes, edges = _levels(atoms, rows, 64), _levels(bonds, rows, 128)
+    distinct = sorted(set(zip(nodes, edges, strict=True)))
+    return Shapes(
+        tuple(sorted(text_buckets)),
+        tuple(n for n, _ in distinct),
+        tuple(e for _, e in distinct),
+    )
+
+
+def _levels(sizes: np.ndarray, rows: np.ndarray, step: int) -> list[int]:
+    """Budgets for batches `rows` of items of `sizes`, rounded up to `step`, one place spare."""
+    sums = sizes[rows].sum(1)
+    worst = np.sort(sizes)[::-1][: rows.shape[1]].sum()
+    wanted = [np.quantile(sums, 0.9), np.quantile(sums, 0.995), worst]
+    return [(int(np.ceil(min(w, worst))) // step + 1) * step for w in wanted]
+
+
+def epoch_plan(
+    seed: int, epoch: int, text_lengths: np.ndarray, batch_size: int, pool_batches: int
+) -> np.ndarray:
+    """Rows of every batch of an epoch, int64 [steps, B]: a pure function of its arguments.
+
+    All rows are shuffled and cut to whole batches, so that the rows left out vary by epoch; pools
+    of `pool_batches` batches are sorted by text length; then the batches are shuffled. Raises
+    ValueError where there are fewer rows than one batch has.
+    """
+    rows = len(text_lengths)
+    if rows < batch_size:
+        raise ValueError(
+            f"expected at least one batch of {batch_size} training pairs, got {rows}; "
+            f"set --train.batch-size to {rows} or less"
+        )
+    rng = np.random.default_rng([seed, epoch])
+    steps = rows // batch_size
+    order = rng.permutation(rows)[: steps * batch_size]
+    pool = max(pool_batches, 1) * batch_size
+    for start in range(0, len(order), pool):
+        part = order[start : start + pool]
+        order[start : start + pool] = part[
+            np.argsort(text_lengths[part], kind="stable")
+        ]
+    return rng.permutation(order.reshape(steps, batch_size), axis=0).astype(np.int64)
+
+
+def make_batch(
+    indices: np.ndarray,
+    text: TextTable,
+    mol: MolTable,
+    text_group: np.ndarray,
+    mol_group: np.ndarray,
+    shapes: Shapes,
+    pad_token: int,
+) -> Batch:
+    """The pairs `indices` as numpy arrays of the smallest declared shapes that hold them.
+
+    `text_group` and `mol_group` are those of all rows. Raises ValueError where no shape is large
+    enough.
+    """
+    indices = np.asarray(indices, np.int64)
+    return Batch(
+        text=text_batch(indices, text, shapes.text, pad_token),
+        mol=mol_batch(indices, mol, shapes.nodes, shapes.edges),
+        text_group=text_group[indices].astype(np.int32),
+        mol_group=mol_group[indices].astype(np.int32),
+    )
+
+
+def text_batch(
+    indices: np.ndarray, table: TextTable, buckets: tuple[int, ...], pad_token: int
+) -> TextBatch:
+    """Tokens [B, T], T the smallest bucket that holds the longest text."""
+    tokens, offsets = take_ranges(table.offsets, indices)
+    lengths = np.diff(offsets)
+    longest = int(lengths.max(initial=1))
+    fitting = [b for b in buckets if b >= longest]
+    if not fitting:
+        raise ValueError(
+            f"expected texts of up to {max(buckets)} tokens, got one of {longest}; "
+            "add a larger bucket to --train.text-buckets or lower --features.max-tokens"
+        )
+    mask = np.arange(min(fitting))[None, :] < lengths[:, None]
+    padded = np.full(mask.shape, pad_token, np.int32)
+    padded[mask] = table.tokens[tokens]
+    return TextBatch(padded, mask)
+
+
+def mol_batch(
+    indices: np.ndarray,
+    table: MolTable,
+    node_budgets: tuple[int, ...],
+    edge_budgets: tuple[int, ...],
+    graphs: int | None = None,
+) -> MolBatch:
+    """Molecules one after another, then the padding: graph `graphs` takes all of it.
+
+    `graphs` (default: as many as there are molecules) leaves empty graphs behind the real ones.
+    Padding atoms belong to a motif of their own, padding bonds tie the first of them to itself.
+    """
+    graphs = len(indices) if graphs is None else graphs
+    atoms, node_offsets = take_ranges(table.node_offsets, indices)
+    bonds, edge_offsets = take_ranges(table.edge_offsets, indices)
+    size, ties = len(atoms), len(bonds)
+    level = _smallest_level(size, ties, node_budgets, edge_budgets)
+    nodes = np.zeros((node_budgets[level], table.nodes.shape[1]), np.int32)
+    nodes[:size] = table.nodes[atoms]
+    edges = np.zeros((edge_budgets[level], table.edges.shape[1]), np.int32)
+    edges[:ties] = table.edges[bonds]
+    shift = np.repeat(node_offsets[:-1], np.diff(edge_offsets))
+    ends = np.full((2, len(edges)), size, np.int32)
+    ends[0, :ties] = table.senders[bonds] + shift
+    ends[1, :ties] = table.receivers[bonds] + shift
+    graph = jraph.GraphsTuple(
+        nodes=nodes,
+        edges=edges,
+        senders=ends[0],
+        receivers=ends[1],
+        n_node=_counts(np.diff(node_offsets), graphs, len(nodes)),
+        n_edge=_counts(np.diff(edge_offsets), graphs, len(edges)),
+        globals=None,
+    )
+    return MolBatch(graph, _batch_motifs(table.motif[atoms], node_offsets, len(nodes)))
+
+
+def _smallest_level(
+    size: int, ties: int, node_budgets: tuple[int, ...], edge_budgets: tuple[int, ...]
+) -> int:
+    for level, budget in enumerate(zip(node_budgets, edge_budgets, strict=True)):
+        if size < budget[0] and ties <= budget[1]:  # one atom is always padding
+            return level
+    raise ValueError(
+        f"expected a batch of fewer than {node_budgets[-1]} atoms and at most {edge_budgets[-1]} "
+        f"directed bonds, got {size} and {ties}; declare the shapes on the table the batch is from"
+    )
+
+
+def _counts(sizes: np.ndarray, graphs: int, budget: int) -> np.ndarray:
+    """Sizes of the real graphs, the empty ones and the padding graph, int32 [graphs + 1]."""
+    counts = np.zeros(graphs + 1, np.int32)
+    counts[: len(sizes)] = sizes
+    counts[-1] = budget - sizes.sum()
+    return counts
+
+
+def _batch_motifs(
+    motif: np.ndarray, node_offsets: np.ndarray, budget: int
+) -> np.ndarray:
+    """Motifs numbered over the batch, int32 [N]; number N - 1 is the padding's."""
+    used = np.zeros(len(node_offsets) - 1, np.int64)
+    np.maximum.at(
+        used, np.repeat(np.arange(len(used)), np.diff(node_offsets)), motif + 1
+    )
+    first = np.concatenate([[0], np.cumsum(used)[:-1]]) if len(used) else used
+    numbered = np.full(budget, budget - 1, np.int32)
+    numbered[: len(motif)] = motif + np.repeat(first, np.diff(node_offsets))
+    return numbered
+
+
+def encode_batches_text(
+    table: TextTable, batch_size: int, text_buckets: Sequence[int], pad_token: int
+) -> Iterator[tuple[np.ndarray, TextBatch]]:
+    """Every text once, shortest first, with the rows that a batch holds, int64 [b].
+
+    Where the last batch has fewer than `batch_size` texts, its last text is repeated: the first b
+    rows of an embedding are those of the indices, whatever follows is to be dropped.
+    """
+    buckets = tuple(sorted(text_buckets))
+    order = np.argsort(np.diff(table.offsets), kind="stable")
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        filled = np.concatenate(
+            [indices, np.full(batch_size - len(indices), indices[-1])]
+        )
+        yield indices, text_batch(filled, table, buckets, pad_token)
+
+
+def encode_batches_mol(
+    table: MolTable, batch_size: int
+) -> Iterator[tuple[np.ndarray, MolBatch]]:
+    """Every molecule once, smallest first, with the rows that a batch holds, int64 [b].
+
+    Budgets double from 16 atoms a molecule up to 128; a batch of larger molecules holds fewer of
+    them, and empty graphs in the places left. A molecule larger than that has a batch to itself.
+    """
+    atoms, bonds = np.diff(table.node_offsets), np.diff(table.edge_offsets)
+    order = np.lexsort((bonds, atoms))
+    cap = 128 * batch_size
+    start = 0
+    while start < len(order):
+        rows = order[start : start + batch_size]
+        fits = (np.cumsum(atoms[rows]) < cap) & (np.cumsum(bonds[rows]) <= 3 * cap)
+        rows = rows[: max(int(fits.sum()), 1)]
+        start += len(rows)
+        nodes = 16 * batch_size
+        while atoms[rows].sum() >= nodes or bonds[rows].sum() > 3 * nodes:
+            nodes *= 2
+        yield rows, mol_batch(rows, table, (nodes,), (3 * nodes,), batch_size)

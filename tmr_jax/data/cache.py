@@ -1,0 +1,454 @@
+"""Features of many molecules and texts as packed arrays, computed once and kept on disk.
+
+A cache file is an uncompressed .npz of plain arrays. Its headers are compared with the size of the
+file before anything is allocated, nothing in it is ever unpickled, and a file that does not hold is
+computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from rdkit import rdBase
+from rich.console import Console
+from rich.progress import track
+
+from tmr_jax.data.workers import in_workers
+from tmr_jax.features.graph import BadMolecule, featurise
+from tmr_jax.features.text import Tokenizer
+from tmr_jax.types import MolFeatures
+
+VERSION = (
+    1  # of the features: raise it whenever the arrays of any molecule or text change
+)
+CACHE_FROM = 1000  # rows; fewer are kept on disk only when the caller names a folder
+PARALLEL_FROM = (
+    2000  # distinct molecules; below, starting processes costs more than it saves
+)
+CHUNK = 250  # molecules between two steps of the progress bar
+MAX_HEADER = 4096  # bytes of one array's header
+
+Molecule = Literal["morgan1", "ogb"]
+Motif = Literal["none", "brics"]
+
+
+class MolTable(NamedTuple):
+    """M molecules, packed: atoms of molecule i are rows node_offsets[i] to node_offsets[i + 1]."""
+
+    nodes: np.ndarray  # [sum n, F]; uint8 columns of ogb, int64 identifiers of morgan1
+    edges: np.ndarray  # uint8 [sum e, F_edge]
+    senders: np.ndarray  # int32 [sum e], atom index inside its molecule
+    receivers: np.ndarray  # int32 [sum e]
+    motif: np.ndarray  # int32 [sum n], motif index inside its molecule
+    node_offsets: np.ndarray  # int64 [M + 1]
+    edge_offsets: np.ndarray  # int64 [M + 1]
+    key: np.ndarray  # uint8 [M, 16]: equal exactly where the model's inputs are equal
+
+
+class Refused(NamedTuple):
+    """A row that became no molecule: its index, a short reason code, the start of its SMILES."""
+
+    index: int
+    reason: str
+    value: str
+
+
+class TextTable(NamedTuple):
+    """M texts, packed: tokens of text i are offsets[i] to offsets[i + 1]."""
+
+    tokens: np.ndarray  # int32 [sum T]
+    offsets: np.ndarray  # int64 [M + 1]
+    truncated: np.ndarray  # bool [M]
+
+
+class Vocabulary(NamedTuple):
+    """The Morgan identifiers of the training molecules; identifier v is node id 1 + its place."""
+
+    identifiers: np.ndarray  # int64 [V], sorted
+
+
+def table_size(table: MolTable | TextTable) -> int:
+    """How many molecules or texts a table holds (`len` of a NamedTuple counts its fields)."""
+    return len(table.node_offsets if isinstance(table, MolTable) else table.offsets) - 1
+
+
+def table_get(table: MolTable, i: int) -> MolFeatures:
+    """Molecule i as it came from the featuriser."""
+    atoms = slice(*table.node_offsets[i : i + 2])
+    bonds = slice(*table.edge_offsets[i : i + 2])
+    return MolFeatures(
+        nodes=table.nodes[atoms].astype(np.int64),
+        edges=table.edges[bonds].astype(np.int64),
+        senders=table.senders[bonds],
+        receivers=table.receivers[bonds],
+        motif=table.motif[atoms],
+    )
+
+
+def table_take(table: MolTable, rows: np.ndarray) -> MolTable:
+    """The molecules `rows`, in that order; a row may come more than once."""
+    rows = np.asarray(rows, np.int64)
+    atoms, node_offsets = take_ranges(table.node_offsets, rows)
+    bonds, edge_offsets = take_ranges(table.edge_offsets, rows)
+    return MolTable(
+        nodes=table.nodes[atoms],
+        edges=table.edges[bonds],
+        senders=table.senders[bonds],
+        receivers=table.receivers[bonds],
+        motif=table.motif[atoms],
+        node_offsets=node_offsets,
+        edge_offsets=edge_offsets,
+        key=table.key[rows],
+    )
+
+
+def text_take(table: TextTable, rows: np.ndarray) -> TextTable:
+    """The texts `rows`, in that order; a row may come more than once."""
+    tokens, offsets = take_ranges(table.offsets, np.asarray(rows, np.int64))
+    return TextTable(table.tokens[tokens], offsets, table.truncated[rows])
+
+
+def take_ranges(offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Flat indices of the ranges `rows` of a packed array, one after another, and their offsets."""
+    lengths = offsets[rows + 1] - offsets[rows]
+    new = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return np.repeat(offsets[rows] - new[:-1], lengths) + np.arange(new[-1]), new
+
+
+# Molecules
+
+
+def molecule_table(
+    smiles: Sequence[str],
+    molecule: Molecule,
+    motif: Motif,
+    cache_dir: str | Path | None = None,
+) -> tuple[MolTable, np.ndarray, list[Refused]]:
+    """Features of every SMILES that is a molecule, which rows they are, and what was refused.
+
+    Row i of the table is `smiles[kept[i]]`. Equal SMILES are featurised once; many are shared
+    among processes. `cache_dir` None means the default folder, for `CACHE_FROM` rows or more.
+    """
+    smiles = list(smiles)
+    settings = ["molecules", VERSION, rdBase.rdkitVersion, molecule, motif]
+    path = _cache_path(cache_dir, settings, smiles)
+    arrays = _cached(
+        path, lambda: _featurise_rows(smiles, molecule, motif), _molecules_hold
+    )
+    refused = [Refused(*row) for row in json.loads(arrays["refused"].tobytes())]
+    return MolTable(**{f: arrays[f] for f in MolTable._fields}), arrays["kept"], refused
+
+
+def _featurise_rows(
+    smiles: list[str], molecule: Molecule, motif: Motif
+) -> dict[str, np.ndarray]:
+    distinct = {s: i for i, s in enumerate(dict.fromkeys(smiles))}
+    table, reasons = _featurise_distinct(list(distinct), molecule, motif)
+    kept, rows, refused = [], [], []
+    place = (
+        np.cumsum([not r for r in reasons], dtype=np.int64) - 1
+    )  # distinct -> row of table
+    for index, s in enumerate(smiles):
+        i = distinct[s]
+        if reasons[i]:
+            refused.append(Refused(index, reasons[i], s[:80]))
+        else:
+            kept.append(index)
+            rows.append(place[i])
+    table = table_take(table, np.array(rows, np.int64))
+    listed = np.frombuffer(json.dumps(refused).encode(), np.uint8)
+    return table._asdict() | {"kept": np.array(kept, np.int64), "refused": listed}
+
+
+def _featurise_distinct(
+    smiles: list[str], molecule: Molecule, motif: Motif
+) -> tuple[MolTable, list[str]]:
+    """All molecules that parse, and for each SMILES the reason of its refusal or ""."""
+    chunks = [smiles[i : i + CHUNK] for i in range(0, len(smiles), CHUNK)] or [[]]
+    if len(smiles) < PARALLEL_FROM:
+        packed: Iterator = (pack_chunk(chunk, molecule, motif) for chunk in chunks)
+    else:
+        packed = track(
+            in_workers([[chunk, molecule, motif] for chunk in chunks]),
+            "molecule features",
+            total=len(chunks),
+            console=Console(stderr=True),
+        )
+    parts = list(packed)
+    reasons = [r for part in parts for r in json.loads(part["reasons"].tobytes())]
+    return _joined(parts), reasons
+
+
+def pack_chunk(
+    smiles: list[str], molecule: Molecule, motif: Motif
+) -> dict[str, np.ndarray]:
+    """Packed arrays of the molecules of one chunk, sizes instead of offsets."""
+    features, reasons = [], []
+    for s in smiles:
+        try:
+            features.append(featurise(s, molecule, motif))
+            reasons.append("")
+        except BadMolecule as error:
+            reasons.append(error.reason)
+    # An empty chunk still has the columns that methane has.
+    shaped = [*features, featurise("C", molecule, motif)]
+    width = np.uint8 if molecule == "ogb" else np.int64
+    joined = {
+        field: np.concatenate([getattr(f, field) for f in shaped])[
+            : -len(getattr(shaped[-1], field)) or None
+        ]
+        for field in MolFeatures._fields
+    }
+    return joined | {
+        "nodes": joined["nodes"].astype(width),
+        "edges": joined["edges"].astype(np.uint8),
+        "node_sizes": np.array([len(f.nodes) for f in features], np.int64),
+        "edge_sizes": np.array([len(f.edges) for f in features], np.int64),
+        "key": np.array([_digest(f) for f in features], np.uint8).reshape(-1, 16),
+        "reasons": np.frombuffer(json.dumps(reasons).encode(), np.uint8),
+    }
+
+
+def _digest(features: MolFeatures) -> np.ndarray:
+    """128 bits of the canonical input, uint8 [16]."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in features:
+        digest.update(f"{array.dtype} {array.shape} ".encode())
+        digest.update(array.tobytes())
+    return np.frombuffer(digest.digest(), np.uint8)
+
+
+def _joined(parts: list[dict[str, np.ndarray]]) -> MolTable:
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    fields = {name: whole[name] for name in (*MolFeatures._fields, "key")}
+    return MolTable(
+        **fields,
+        node_offsets=np.concatenate([[0], np.cumsum(whole["node_sizes"])]).astype(
+            np.int64
+        ),
+        edge_offsets=np.concatenate([[0], np.cumsum(whole["edge_sizes"])]).astype(
+            np.int64
+        ),
+    )
+
+
+def _molecules_hold(arrays: dict[str, np.ndarray]) -> bool:
+    """Whether the arrays of a cache file belong together, so that no index can leave its array."""
+    if set(arrays) != {*MolTable._fields, "kept", "refused"}:
+        return False
+    table = MolTable(**{f: arrays[f] for f in MolTable._fields})
+    count = table_size(table)
+    return (
+        _offsets_hold(table.node_offsets, len(table.nodes))
+        and _offsets_hold(table.edge_offsets, len(table.edges))
+        and len(table.senders) == len(table.receivers) == len(table.edges)
+        and len(table.motif) == len(table.nodes)
+        and table.key.shape == (count, 16)
+        and len(table.edge_offsets) - 1 == count == len(arrays["kept"])
+    )
+
+
+def _offsets_hold(offsets: np.ndarray, total: int) -> bool:
+    return (
+        offsets.ndim == 1
+        and len(offsets) > 0
+        and offsets[0] == 0
+        and offsets[-1] == total
+        and bool((np.diff(offsets) >= 0).all())
+    )
+
+
+# Texts
+
+
+def text_table(
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    cache_dir: str | Path | None = None,
+) -> TextTable:
+    """Token ids of every text; ValueError with the row number where a text is empty."""
+    texts = list(texts)
+    settings = ["texts", VERSION, tokenizer.sha256, max_tokens]
+    path = _cache_path(cache_dir, settings, texts)
+
+    def compute() -> dict[str, np.ndarray]:
+        rows, truncated = tokenizer.encode(texts, max_tokens)
+        sizes = np.array([len(row) for row in rows], np.int64)
+        tokens = np.concatenate([np.zeros(0, np.int32), *rows])
+        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        return TextTable(tokens, offsets, truncated)._asdict()
+
+    return TextTable(**_cached(path, compute, _texts_hold))
+
+
+def _texts_hold(arrays: dict[str, np.ndarray]) -> bool:
+    return (
+        set(arrays) == set(TextTable._fields)
+        and _offsets_hold(arrays["offsets"], len(arrays["tokens"]))
+        and len(arrays["truncated"]) == len(arrays["offsets"]) - 1
+    )
+
+
+# Vocabulary of morgan1
+
+
+def build_vocabulary(table: MolTable) -> Vocabulary:
+    """Every identifier of a morgan1 table of training molecules."""
+    return Vocabulary(np.unique(table.nodes).astype(np.int64))
+
+
+def apply_vocabulary(table: MolTable, vocabulary: Vocabulary) -> tuple[MolTable, int]:
+    """Identifiers -> ids 1..V, int32; 0 for an unknown one, and how many atoms those are."""
+    known = vocabulary.identifiers
+    place = np.searchsorted(known, table.nodes)
+    found = place < len(known)
+    found[found] = known[place[found]] == table.nodes[found]
+    ids = np.where(found, place + 1, 0).astype(np.int32)
+    return table._replace(nodes=ids), int((~found).sum())
+
+
+def save_vocabulary(path: str | Path, vocabulary: Vocabulary) -> None:
+    _write(Path(path), vocabulary._asdict())
+
+
+def load_vocabulary(path: str | Path) -> Vocabulary:
+    """Raises ValueError where the file is no vocabulary, FileNotFoundError where there is none."""
+    arrays = read_arrays(Path(path))
+    identifiers = arrays.get("identifiers", np.zeros(0))
+    if (
+        identifiers.dtype != np.int64
+        or identifiers.ndim != 1
+        or (np.diff(identifiers) <= 0).any()
+    ):
+        raise ValueError(
+            f"expected sorted int64 identifiers in {path}, got {sorted(arrays)}; "
+            "train again, or copy vocab.npz from the run it belongs to"
+        )
+    return Vocabulary(identifiers)
+
+
+# Files
+
+
+def cache_folder() -> Path:
+    """TMR_JAX_CACHE, else ~/.cache/tmr_jax, else a folder of this user in the temporary directory."""
+    named = os.environ.get("TMR_JAX_CACHE")
+    if named:
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "tmr_jax"
+    except RuntimeError:  # no HOME and no entry in the user database
+        return Path(tempfile.gettempdir()) / f"tmr_jax-{os.getuid()}"
+
+
+def _cache_path(
+    folder: str | Path | None, settings: list, rows: list[str]
+) -> Path | None:
+    if folder is None and len(rows) < CACHE_FROM:
+        return None
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for row in rows:
+        content = row.encode("utf-8", "surrogatepass")
+        digest.update(len(content).to_bytes(8, "little"))
+        digest.update(content)
+    return (
+        Path(folder or cache_folder()) / f"{settings[0]}-{digest.hexdigest()[:32]}.npz"
+    )
+
+
+def _cached(
+    path: Path | None,
+    compute: Callable[[], dict[str, np.ndarray]],
+    holds: Callable[[dict[str, np.ndarray]], bool],
+) -> dict[str, np.ndarray]:
+    """The arrays of a cache file, or computed and written there."""
+    if path is None:
+        return compute()
+    say = Console(stderr=True, soft_wrap=True).print
+    if path.is_file():
+        try:
+            arrays = read_arrays(path)
+            if holds(arrays):
+                return arrays
+            say(
+                f"{path} holds something else than features; computing them again",
+                markup=False,
+            )
+        except (ValueError, OSError) as error:
+            say(f"{error}; computing the features again", markup=False)
+    arrays = compute()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, arrays)
+    except OSError as error:  # a full or read-only disk must not stop the work itself
+        say(f"features are not kept for the next time: {error}", markup=False)
+    return arrays
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of an uncompressed .npz, each header checked before its array is allocated.
+
+    Raises ValueError for anything but plain arrays whose sizes agree with the file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+            if sum(info.file_size for info in infos) > path.stat().st_size:
+                raise ValueError("its members claim more bytes than it has")
+            return {
+                info.filename.removesuffix(".npy"): _read(archive, info)
+                for info in infos
+            }
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
+        raise ValueError(
+            f"expected an uncompressed .npz of plain arrays in {path}, got: {error}"
+        ) from error
+
+
+def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+        raise ValueError(f"{info.filename} is compressed")
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        if version == (1, 0):
+            header = np.lib.format.read_array_header_1_0(
+                member, max_header_size=MAX_HEADER
+            )
+        elif version == (2, 0):
+            header = np.lib.format.read_array_header_2_0(
+                member, max_header_size=MAX_HEADER
+            )
+        else:
+            raise ValueError(f"{info.filename} has version {version}")
+        shape, _, dtype = header
+        content = info.file_size - member.tell()
+    if dtype.hasobject:
+        raise ValueError(f"{info.filename} holds Python objects")
+    if math.prod(shape) * dtype.itemsize != content:
+        raise ValueError(
+            f"{info.filename} claims shape {shape} of {dtype} in {content} bytes"
+        )
+    with archive.open(info) as member:
+        return np.lib.format.read_array(
+            member, allow_pickle=False, max_header_size=MAX_HEADER
+        )
