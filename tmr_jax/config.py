@@ -65,6 +65,7 @@ class TextEncoderConfig:
     revision: str = ""  # of a hub id; empty: the pinned one
     init: Literal["pretrained", "random"] = "pretrained"
     pooling: Literal["cls", "mean"] = "cls"
+    dropout: float = 0.1  # R28: BERT's own
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -35,7 +37,7 @@ def build_model(
     if backward == "auto":
         backward = "cpu_fast" if jax.default_backend() == "cpu" else "autodiff"
     return MODELS[model.name](
-        bert=bert,
+        bert=dataclasses.replace(bert, dropout=model.text.dropout),
         graph=model.graph,
         dim=model.dim,
         pooling=model.text.pooling,

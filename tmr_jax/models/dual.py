@@ -34,6 +34,8 @@ class GraphEncoder(nn.Module):
     edge_sizes: tuple[int, ...]
     unknown: bool  # the atom column is a vocabulary whose id 0 is "unknown" (morgan1)
     motif: Literal["none", "brics"]
+    dtype: Any = jnp.float32
+    backward: Backward = "autodiff"
 
     @nn.compact
     def __call__(self, mol: MolBatch, train: bool) -> MolOut:
@@ -53,6 +55,8 @@ class GraphEncoder(nn.Module):
                 self.dim,
                 self.edge_sizes,
                 self.config.dropout,
+                self.dtype,
+                self.backward,
                 name="layers",
             )(graph, nodes, not train)
         nodes = nn.LayerNorm(name="norm")(nodes)
@@ -89,7 +93,14 @@ class DualEncoder(nn.Module):
         self.text_projection = nn.Dense(self.dim)
         self.text_norm = nn.LayerNorm()
         self.graph_encoder = GraphEncoder(
-            self.graph, self.dim, self.node_sizes, self.edge_sizes, self.unknown, self.motif
+            self.graph,
+            self.dim,
+            self.node_sizes,
+            self.edge_sizes,
+            self.unknown,
+            self.motif,
+            self.dtype,
+            self.backward,
         )
         self.log_scale = self.param("log_scale", lambda _: jnp.log(1 / 0.07))  # R20
 

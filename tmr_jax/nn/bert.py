@@ -116,11 +116,11 @@ class Dense(nn.Module):
 
     features: int
     backward: Backward = "autodiff"
+    init: nn.initializers.Initializer = nn.initializers.normal(0.02)  # BERT's own
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        init = nn.initializers.normal(0.02)  # BERT's own initialisation
-        kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
+        kernel = self.param("kernel", self.init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         dense = fast_dense if self.backward == "cpu_fast" else plain_dense
         return dense(x, kernel, bias)

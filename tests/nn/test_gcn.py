@@ -1,0 +1,103 @@
+"""Graph encoders against dense algebra, and what padding and renumbering must not change (A5.11)."""
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+import pytest
+
+from tmr_jax.nn.gcn import GCN, ColumnEmbedding, ResidualGCN, node_graph
+
+DIM, WIDTH = 6, 10
+
+
+def path_graph(atoms: int, nodes: np.ndarray, extra_nodes: int = 4, extra_edges: int = 3):
+    """A chain of `atoms` atoms padded with one extra graph that holds all the padding."""
+    forward = np.stack([np.arange(atoms - 1), np.arange(1, atoms)], 1)
+    both = np.concatenate([forward, forward[:, ::-1]]).astype(np.int32)
+    edges = np.zeros((len(both), 2), np.int32)
+    graph = jraph.GraphsTuple(
+        nodes,
+        edges,
+        both[:, 1],
+        both[:, 0],
+        None,
+        np.array([atoms], np.int32),
+        np.array([len(both)], np.int32),
+    )
+    return jraph.pad_with_graphs(graph, atoms + extra_nodes, len(both) + extra_edges, 2)
+
+
+def dense_gcn(params, atoms: int, x: np.ndarray) -> np.ndarray:
+    """Ahat X W + b, three times, with a dense Ahat = D^-1/2 (A + I) D^-1/2."""
+    a = np.eye(atoms)
+    for i in range(atoms - 1):
+        a[i, i + 1] = a[i + 1, i] = 1
+    scale = np.diag(a.sum(1) ** -0.5)
+    hat = scale @ a @ scale
+    for i in range(3):
+        x = hat @ x @ np.asarray(params[f"dense_{i}"]["kernel"]) + np.asarray(params[f"bias_{i}"])
+        x = np.maximum(x, 0) if i < 2 else x
+    return x
+
+
+@pytest.mark.parametrize("atoms", [1, 2, 7])
+def test_gcn_equals_dense_matrix_product(atoms):
+    x = np.random.default_rng(0).normal(size=(atoms, 5)).astype(np.float32)
+    graph = path_graph(atoms, x)
+    model = GCN(3, WIDTH, DIM)
+    params = model.init(jax.random.key(0), graph, graph.nodes)["params"]
+    biased = jax.tree.map(lambda p: p + 0.1, params)  # zero biases would hide a missing one
+    got = model.apply({"params": biased}, graph, graph.nodes)
+    np.testing.assert_allclose(got[:atoms], dense_gcn(biased, atoms, x), atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["gcn", "residual"])
+def test_padding_does_not_reach_real_atoms(kind):
+    x = np.random.default_rng(1).normal(size=(5, DIM)).astype(np.float32)
+    model = GCN(3, WIDTH, DIM) if kind == "gcn" else ResidualGCN(3, WIDTH, DIM, (4, 3))
+    small, large = path_graph(5, x), path_graph(5, x, extra_nodes=40, extra_edges=30)
+    poisoned = large._replace(nodes=np.where(np.arange(45)[:, None] < 5, large.nodes, 1e3))
+    variables = model.init(jax.random.key(0), small, small.nodes)
+    a = model.apply(variables, small, small.nodes)[:5]
+    b = model.apply(variables, poisoned, poisoned.nodes)[:5]
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_residual_gcn_reads_bonds():
+    x = np.ones((4, DIM), np.float32)
+    graph = path_graph(4, x)
+    model = ResidualGCN(2, WIDTH, DIM, (4, 3))
+    variables = model.init(jax.random.key(0), graph, graph.nodes)
+    other = graph._replace(edges=np.concatenate([[[2, 1]], graph.edges[1:]]))
+    before, after = (model.apply(variables, g, g.nodes) for g in (graph, other))
+    assert float(jnp.abs(before - after)[:4].max()) > 1e-3
+
+
+def test_renumbering_atoms_renumbers_states():
+    x = np.random.default_rng(2).normal(size=(6, DIM)).astype(np.float32)
+    graph = path_graph(6, x)
+    order = np.array([3, 0, 5, 1, 4, 2, *range(6, graph.nodes.shape[0])])
+    place = np.argsort(order)
+    shuffled = graph._replace(
+        nodes=graph.nodes[order], senders=place[graph.senders], receivers=place[graph.receivers]
+    )
+    model = ResidualGCN(3, WIDTH, DIM, (4, 3))
+    variables = model.init(jax.random.key(0), graph, graph.nodes)
+    a = model.apply(variables, graph, graph.nodes)
+    b = model.apply(variables, shuffled, shuffled.nodes)
+    np.testing.assert_allclose(a[order][:6], b[:6], atol=1e-5)
+
+
+def test_multi_hot_product_equals_sum_of_lookups():
+    columns = np.array([[0, 2], [3, 1], [1, 0]])
+    model = ColumnEmbedding((4, 3), DIM)
+    variables = model.init(jax.random.key(0), columns)
+    table = np.asarray(variables["params"]["embedding"])
+    expected = table[columns[:, 0]] + table[4 + columns[:, 1]]
+    np.testing.assert_allclose(model.apply(variables, columns), expected, atol=1e-6)
+
+
+def test_node_graph_numbers_the_padding_last():
+    graph = path_graph(3, np.ones((3, DIM), np.float32), extra_nodes=2)
+    assert node_graph(graph).tolist() == [0, 0, 0, 1, 1]
