@@ -1,0 +1,301 @@
+"""Evaluation from the command line to results.json and report.html, with a fake encoder."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from tmr_jax import eval as evaluation
+from tmr_jax.config import DataConfig, EvalConfig, Experiment, TableConfig, to_json
+from tmr_jax.eval import (
+    PAIR,
+    SAME_TEXT,
+    Encoder,
+    Side,
+    encode_pools,
+    main,
+    own_split,
+    score_pool,
+    text_labels,
+    without,
+)
+from tmr_jax.evaluation_report import Candidate, Example, page, rank_histogram, read_history, series
+from tmr_jax.retrieval.index import unit
+from tmr_jax.retrieval.metrics import TIES
+from tmr_jax.types import Pool, Ranking
+
+MARKS = ("F", "Cl", "Br", "I", "O", "S")
+SMILES = tuple(f"NC({a})CC({b})C" for a in MARKS for b in MARKS)
+
+
+def text_of(i):
+    return f"It is amine number {i} & has <b>marks</b>."
+
+
+def number_of(item):
+    """Which molecule a text or a SMILES is about."""
+    return SMILES.index(item) if item in SMILES else int(re.search(r"\d+", item)[0])
+
+
+def fake_encoder(noise=0.0):
+    """Texts land on their molecules; `noise` pushes them off."""
+    basis = unit(np.random.default_rng(0).normal(size=(len(SMILES), 16)).astype(np.float32))
+
+    def side(items, seed, noise):
+        rows = basis[[number_of(item) for item in items]]
+        moved = rows + noise * np.random.default_rng(seed).normal(size=rows.shape)
+        return Side(unit(moved.astype(np.float32)), np.arange(len(items)))
+
+    return Encoder(
+        {"which": "best", "step": 40, "sha256": "0" * 64},
+        lambda texts: side(texts, 1, noise),
+        lambda smiles: (side(smiles, 2, 0.0), np.arange(len(smiles))),
+    )
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run trained on 20 rows of a table whose other 16 are its test."""
+    rows = [
+        f'"{text_of(i)}",{smiles},{"train" if i < 20 else "test"}'
+        for i, smiles in enumerate(SMILES)
+    ]
+    table = tmp_path / "amines.csv"
+    table.write_text("\n".join(["description,SMILES,split", *rows]) + "\n", encoding="utf-8")
+    config = Experiment(
+        name="amines",
+        data=DataConfig(
+            name="table",
+            table=TableConfig(path=str(table), split="column", split_column="split"),
+        ),
+        eval=EvalConfig(bootstrap=50),
+    )
+    folder = tmp_path / "runs" / "amines"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(to_json(config), encoding="utf-8")
+    history = [
+        {"step": s, "loss": 3.0 / s, "loss/t2m": 2.0 / s, "t2m/hits@1": s / 40}
+        for s in range(1, 41)
+    ]
+    lines = [json.dumps(row) for row in history]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 41, "lo', encoding="utf-8")
+    monkeypatch.setattr(evaluation, "open_run", lambda run, which: fake_encoder(noise=0.8))
+    return folder
+
+
+def test_main_prints_and_writes_what_every_number_depends_on(run, capsys):
+    assert main(["--run", str(run)]) == 0
+    out = capsys.readouterr().out
+    for words in ("table/test, t2m", "table/test, m2t", "pool 16, 16 queries, seed 0", TIES):
+        assert words in out
+    assert "twin ceiling 100.0 (0.0 % have a twin)" in out
+    assert re.search(r"molecules also in training: \d+ of 16", out)
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    assert results["checkpoint"] == {"which": "best", "step": 40, "sha256": "0" * 64}
+    assert results["command"] == f"python -m tmr_jax.eval --run {run}"
+    assert [s["direction"] for s in results["scores"]] == ["t2m", "m2t"]
+    for score in results["scores"]:
+        assert score["ties"] == TIES and score["pool"] == 16 and score["seed"] == 0
+        for name, value in score["metrics"].items():
+            low, high = score["intervals"][name]
+            assert low <= value <= high
+            kind, harsh = (score["bounds"][b][name] for b in ("optimistic", "pessimistic"))
+            assert min(kind, harsh) <= value <= max(kind, harsh)
+    assert not list(run.glob(".*"))  # no temporary file is left
+
+
+class Tags(HTMLParser):
+    """Tags in order, attributes that name an address, and whether every tag is closed."""
+
+    VOID = ("meta", "br", "rect", "path", "polyline", "ellipse", "i")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.names, self.addresses, self.text = [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.names.append(tag)
+        self.addresses += [v for k, v in attrs if k in ("src", "href", "xlink:href", "action")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.names.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_report_is_one_file_with_curves_histogram_table_and_structures(run):
+    assert main(["--run", str(run)]) == 0
+    report = (run / "report.html").read_text(encoding="utf-8")
+    tags = Tags(report)
+    assert not tags.open and not tags.addresses
+    assert not {"script", "link", "img", "iframe", "b>marks"} & set(tags.names)
+    assert "url(" not in report and "@import" not in report
+    assert tags.names.count("figure") == 4  # loss, validation, ranks of two directions
+    assert tags.names.count("svg") > 4 + 10  # and structures
+    assert "has <b>marks</b>" not in report
+    assert "has <b>marks</b>" in tags.text  # escaped in the file, itself on the page
+    for words in ("table/test, t2m", TIES, "step 40 (best)", "Hits", "Misses"):
+        assert words in tags.text
+
+
+def test_hostile_strings_stay_text(tmp_path):
+    bad = "</p><script>alert(1)</script>\"'&"
+    example = Example(
+        "m2t", bad, bad, Candidate(bad, 0.1, True), 2.0, (Candidate(bad, 0.2, False),)
+    )
+    results = {
+        "experiment": bad,
+        "run": bad,
+        "command": bad,
+        "commit": bad,
+        "labels": [bad],
+        "checkpoint": {"which": "best", "step": 1, "sha256": "0"},
+        "scores": [],
+        "resamples": 10,
+    }
+    history = [{"step": 1, "loss": 1.0, "loss/<script>": 2.0}, {"step": 2, "loss": 1.0}]
+    ranking = Ranking(np.array([0]), np.array([0]), 3)
+    found = Tags(page(results, {bad: ranking}, [example], history))
+    assert "script" not in found.names
+    assert found.text.count("<script>alert(1)</script>") >= 6
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--protocol", "table/tset"], "did you mean table/test"),
+        (["--protocol", "demo/test"], "--data.name"),
+    ],
+)
+def test_a_wrong_protocol_is_explained(run, capsys, words, hint):
+    assert main(["--run", str(run), *words]) == 2
+    assert hint in capsys.readouterr().err
+
+
+def test_a_wrong_run_names_the_nearest(run, capsys):
+    assert main(["--run", str(run.parent / "amine")]) == 2
+    assert f"did you mean {run}" in capsys.readouterr().err
+
+
+def test_a_wrong_option_exits_2_and_names_the_nearest(run, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--run", str(run), "--protocl", "table/test"])
+    assert stop.value.code == 2
+    assert "--protocol" in capsys.readouterr().err
+
+
+def test_a_foreign_test_set_with_training_molecules_is_refused(run, tmp_path, capsys):
+    foreign = tmp_path / "foreign.csv"
+    foreign.write_text(
+        f"description,SMILES,split\n{text_of(3)},{SMILES[3]},test\n{text_of(30)},CCO,test\n",
+        encoding="utf-8",
+    )
+    assert main(["--run", str(run), "--data.table.path", str(foreign)]) == 2
+    assert "got 1 of 2 by InChIKey block 1" in capsys.readouterr().err
+
+
+def test_a_foreign_test_set_without_training_molecules_is_scored(run, tmp_path, capsys):
+    foreign = tmp_path / "foreign.csv"
+    foreign.write_text(
+        f"description,SMILES,split\n{text_of(30)},{SMILES[30]},test\n", encoding="utf-8"
+    )
+    assert main(["--run", str(run), "--data.table.path", str(foreign)]) == 0
+    assert "molecules also in training: 0 of 1 " in capsys.readouterr().out
+
+
+def test_own_split():
+    chebi, pcdes = DataConfig(name="chebi20", version="molt5"), DataConfig(name="pcdes")
+    opened, demo = DataConfig(name="open"), DataConfig(name="demo")
+    assert own_split(chebi, chebi, "chebi20-text2mol/full-33010")
+    assert own_split(pcdes, pcdes, "pcdes/file-order-validation")
+    assert not own_split(pcdes, pcdes, "pcdes/scaffold")
+    assert not own_split(opened, opened, "chebi20-molt5/test-split")
+    assert not own_split(opened, opened, "open/validation")
+    assert own_split(demo, demo, "demo/test")
+    assert not own_split(demo, DataConfig(name="demo", seed=1), "demo/test")
+
+
+def test_identical_texts_have_a_second_number():
+    pool = Pool("table/test", ("a", "a", "b"), ("C", "CC", "CCC"), np.arange(3), np.arange(3))
+    rows = np.eye(3, dtype=np.float32)
+    # Both texts "a" are one input and point at the second molecule.
+    text = Side(rows[[1, 1, 2]], np.array([0, 0, 1]))
+    found = {(s.direction, s.right): s for s in score_pool(pool, text, Side(rows, np.arange(3)))}
+    assert found["t2m", PAIR].ranking.greater.tolist() == [1, 0, 0]
+    assert found["t2m", SAME_TEXT].ranking.greater.tolist() == [0, 0, 0]
+    assert found["m2t", PAIR].ranking.equal.tolist() == [1 + 1, 1, 0]
+    assert found["m2t", SAME_TEXT].ranking.equal.tolist() == [1, 0, 0]
+    assert found["m2t", PAIR].ceiling.hits1 == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
+
+
+def test_labels_of_molecules_without_a_text_are_their_own():
+    pool = Pool("x/full", ("a", "a"), ("C", "CC", "CCC"), np.array([2, 0]), np.full(3, -1))
+    text, mol = text_labels(pool)
+    assert text[0] == text[1] == mol[0] == mol[2]
+    assert mol[1] not in (mol[0], *text)
+
+
+def test_a_pool_of_queries_on_one_side_is_ranked_one_way():
+    pool = Pool("x/full", ("a", "b"), ("C", "CC", "CCC"), np.array([2, 0]), np.full(3, -1))
+    rows = np.eye(3, dtype=np.float32)
+    found = score_pool(pool, Side(rows[[2, 0]], np.arange(2)), Side(rows, np.arange(3)))
+    assert [s.direction for s in found] == ["t2m"]
+    assert found[0].ranking.pool_size == 3
+
+
+def test_refused_molecules_leave_with_their_texts():
+    pool = Pool(
+        "x/y",
+        ("a", "b", "c"),
+        ("C", "?", "CC", "CCC"),
+        np.array([0, 1, 3]),
+        np.array([0, 1, -1, 2]),
+    )
+    found = without(pool, np.array([True, False, True, True]))
+    assert found.texts == ("a", "c") and found.smiles == ("C", "CC", "CCC")
+    assert found.text_target.tolist() == [0, 2]
+    assert found.mol_target.tolist() == [0, -1, 1]
+    assert without(pool, np.ones(4, bool)) is pool
+
+
+def test_each_distinct_string_of_all_pools_is_encoded_once():
+    seen = []
+
+    def texts(items):
+        seen.append(list(items))
+        return Side(np.eye(len(items), dtype=np.float32), np.arange(len(items)))
+
+    def molecules(items):
+        side = texts(items)
+        kept = np.array([i for i, s in enumerate(items) if s != "?"])
+        return Side(side.rows[kept], side.group[kept]), kept
+
+    one = Pool("one", ("a", "b"), ("C", "CC"), np.arange(2), np.arange(2))
+    two = Pool("two", ("b", "d"), ("CC", "?"), np.arange(2), np.arange(2))
+    pools, encoded, _, refused = encode_pools(Encoder({}, texts, molecules), [one, two])
+    assert seen == [["C", "CC", "?"], ["a", "b"]]
+    assert refused == {"one": 0, "two": 1}
+    assert pools[1].texts == ("b",) and encoded[1].rows.tolist() == [[0.0, 1.0]]
+
+
+def test_history_skips_what_a_killed_run_left_and_what_is_no_number(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": NaN}\n{"st', encoding="utf-8")
+    assert series(read_history(path), lambda name: name == "loss") == {"loss": [(1.0, 2.0)]}
+    assert read_history(tmp_path / "none.jsonl") == []
+
+
+def test_rank_histogram_counts_every_query_once():
+    ranking = Ranking(np.array([0, 0, 4, 9, 29]), np.array([0, 1, 0, 0, 0]), 30)
+    bars = dict(rank_histogram(ranking))
+    assert bars == {"1": 1, "2-5": 2, "6-10": 1, "11-20": 0, "21-30": 1}

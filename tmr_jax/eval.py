@@ -1,0 +1,631 @@
+"""python -m tmr_jax.eval --run runs/NAME: restore, encode, rank, metrics, report.
+
+In: a run directory. Out: a table, and results.json and report.html in the run. Everything comes
+from the run; experiments/ is never read, so old runs outlive edits. Each distinct text and molecule
+of all chosen pools is encoded once. Every score carries its protocol, direction, pool size, tie
+rule and seed (MODELS.md 1.3).
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from tmr_jax.config import DataConfig, Experiment, did_you_mean, from_json, to_json
+from tmr_jax.retrieval.metrics import NAMES, TIES, bounds, intervals, metrics, per_query
+from tmr_jax.retrieval.rank import rank, top
+from tmr_jax.retrieval.twins import Ceiling, ceiling
+from tmr_jax.types import Pool, Ranking
+
+Which = Literal["best", "newest"]
+PAIR = "its own partner"
+SAME_TEXT = "any candidate with the identical text"
+SHOWN = 5  # candidates drawn for an example of the report
+EXAMPLES = 3  # hits, and as many misses, of each direction
+
+
+class Side(NamedTuple):
+    """Texts or molecules of a pool after encoding."""
+
+    rows: np.ndarray  # float32 [n, D], of length one
+    group: np.ndarray  # int64 [n], equal where two items are the same model input
+
+
+class Encoder(NamedTuple):
+    """A restored model as two functions of strings."""
+
+    checkpoint: dict[str, Any]  # which, step, sha256
+    texts: Callable[[list[str]], Side]
+    # Molecules that are refused have no row: the second value lists the items that have.
+    molecules: Callable[[list[str]], tuple[Side, np.ndarray]]
+
+
+class Score(NamedTuple):
+    """One line of the table: one protocol, one direction, one notion of a right answer."""
+
+    protocol: str
+    direction: str  # t2m or m2t
+    scorer: str  # "model", or the name of a baseline
+    right: str  # PAIR or SAME_TEXT
+    ranking: Ranking
+    ceiling: Ceiling | None  # of PAIR; an identical text is no twin of the input
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What an evaluation may be told; all else is in the run directory."""
+
+    run: Path
+    """Directory that training wrote, e.g. runs/quickstart."""
+    protocol: tuple[str, ...] = ()
+    """Pools to rank, e.g. chebi20-molt5/test-split; none: those of the run's configuration."""
+    which: Which = "best"
+    """Checkpoint: the best on validation, or the newest."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Where table and demo pools come from; the default is the run's own data."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, or 2 after an error of the user's that standard error explains."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        chosen = parse(words)
+        command = f"python -m tmr_jax.eval {shlex.join(words)}"
+        evaluate(chosen.run, chosen.protocol, chosen.which, chosen.data, command)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(words: list[str]) -> Arguments:
+    """Arguments whose defaults for --data.* are the run's own. Exits 2 on an unknown option."""
+    import tyro
+
+    default = Arguments(run=tyro.MISSING)
+    if (run := _named_run(words)) is not None:
+        config = read_config(run)
+        default = Arguments(run=run, data=config.data)
+    return tyro.cli(Arguments, args=words, default=default, prog="python -m tmr_jax.eval")
+
+
+def _named_run(words: list[str]) -> Path | None:
+    for i, word in enumerate(words):
+        if word.startswith("--run="):
+            return Path(word.removeprefix("--run="))
+        if word == "--run" and i + 1 < len(words):
+            return Path(words[i + 1])
+    return None
+
+
+def read_config(run: Path) -> Experiment:
+    """The resolved experiment that training left in the run directory.
+
+    Errors: ValueError for a directory that is no run, with the nearest that are.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        known = sorted(str(p.parent) for p in run.parent.glob("*/config.json"))
+        hint = did_you_mean(str(run), known) if known else "train one: make train EXP=quickstart"
+        raise ValueError(f"expected a run directory with config.json, got {str(run)!r}; {hint}")
+    return from_json(path.read_text(encoding="utf-8"))
+
+
+def evaluate(
+    run: Path,
+    protocols: tuple[str, ...] = (),
+    which: Which = "best",
+    data: DataConfig | None = None,
+    command: str = "",
+) -> dict[str, Any]:
+    """Rank every protocol with the run's model; print the table, write both result files.
+
+    Returns what results.json holds. Errors: ValueError for an unknown run or protocol, for data
+    that are not at hand, and for training molecules in a foreign test set.
+    """
+    from tmr_jax.evaluation_report import read_history, write_report
+
+    run, config = Path(run), read_config(Path(run))
+    data = data or config.data
+    pools = [_load_pool(name, data) for name in protocols or default_protocols(config)]
+    overlaps = {p.protocol: overlap(run, config, data, p) for p in pools}
+    encoder = open_run(run, which)
+    pools, texts, molecules, refused = encode_pools(encoder, pools)
+    scores = []
+    for pool, text, mol in zip(pools, texts, molecules, strict=True):
+        scores += score_pool(pool, text, mol)
+        scores += baseline_scores(pool, data)
+    results = summary(run, config, encoder.checkpoint, command) | {
+        "scores": [
+            score_record(s, config, overlaps[s.protocol], refused[s.protocol]) for s in scores
+        ]
+    }
+    write_json(run / "results.json", results)
+    rankings = {
+        f"{s.protocol}, {s.direction}": s.ranking
+        for s in scores
+        if s.scorer == "model" and s.right == PAIR
+    }
+    examples = choose_examples(pools[0], texts[0], molecules[0], scores, config.train.seed)
+    history = read_history(run / "metrics.jsonl")
+    write_report(run / "report.html", results, rankings, examples, history)
+    print_table(results)
+    return results
+
+
+def default_protocols(config: Experiment) -> tuple[str, ...]:
+    """What the configuration names, else the test pool of the run's own data set."""
+    if config.eval.protocols:
+        return config.eval.protocols
+    data = config.data
+    if data.name == "chebi20":
+        return (f"chebi20-{data.version or 'text2mol'}/test-split",)
+    if data.name == "pcdes":
+        return (f"pcdes/{data.version or 'file-order'}",)
+    if data.name == "open":
+        return ("chebi20-molt5/test-split", "pcdes/file-order")
+    return (f"{data.name}/test",)
+
+
+# Pools
+
+
+def encode_pools(
+    encoder: Encoder, pools: list[Pool]
+) -> tuple[list[Pool], list[Side], list[Side], dict[str, int]]:
+    """Texts and molecules of all pools, each distinct string handed to the encoder once.
+
+    Molecules that the featuriser refuses leave the pool with their texts; the last value says how
+    many did, by protocol.
+    """
+    smiles = list(dict.fromkeys(s for pool in pools for s in pool.smiles))
+    encoded, kept = encoder.molecules(smiles)
+    place = {smiles[row]: i for i, row in enumerate(kept)}
+    sound = [without(pool, np.array([s in place for s in pool.smiles])) for pool in pools]
+    texts = list(dict.fromkeys(t for pool in sound for t in pool.texts))
+    described = encoder.texts(texts)
+    row = {text: i for i, text in enumerate(texts)}
+    left_out = {
+        p.protocol: len(p.smiles) - len(s.smiles) for p, s in zip(pools, sound, strict=True)
+    }
+    return (
+        sound,
+        [_take(described, [row[t] for t in pool.texts]) for pool in sound],
+        [_take(encoded, [place[s] for s in pool.smiles]) for pool in sound],
+        left_out,
+    )
+
+
+def _take(side: Side, items: list[int]) -> Side:
+    return Side(side.rows[items], side.group[items])
+
+
+def without(pool: Pool, keep: np.ndarray) -> Pool:
+    """The pool less the molecules where `keep` is False and the texts that belong to them."""
+    if keep.all():
+        return pool
+    stays = np.ones(len(pool.texts), bool)
+    asks = pool.text_target >= 0
+    stays[asks] = keep[pool.text_target[asks]]
+    partners = pool.mol_target[~keep]
+    stays[partners[partners >= 0]] = False
+    # A target of -1 finds the -1 that is appended, so that it stays -1.
+    mol_place = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)
+    text_place = np.append(np.where(stays, np.cumsum(stays) - 1, -1), -1)
+    return Pool(
+        pool.protocol,
+        tuple(t for t, k in zip(pool.texts, stays, strict=True) if k),
+        tuple(s for s, k in zip(pool.smiles, keep, strict=True) if k),
+        mol_place[pool.text_target[stays]],
+        text_place[pool.mol_target[keep]],
+    )
+
+
+def _load_pool(protocol: str, data: DataConfig) -> Pool:
+    from tmr_jax.data.pools import load_pool
+
+    return load_pool(protocol, data)
+
+
+def table_encoder(
+    apply: Callable[[str, Any], Any],
+    tokenizer: Any,
+    vocabulary: Any,
+    config: Experiment,
+    checkpoint: dict[str, Any],
+) -> Encoder:
+    """Strings -> tables of features -> each distinct model input encoded once.
+
+    `apply(method, batch)` returns pooled embeddings [B, D]; `vocabulary` is None but for morgan1.
+    """
+    from tmr_jax.data import batching, cache
+    from tmr_jax.retrieval.index import distinct, encode, sequence_keys
+
+    size, buckets = config.eval.batch_size, config.train.text_buckets
+
+    def texts(strings: list[str]) -> Side:
+        table = cache.text_table(strings, tokenizer, config.features.max_tokens)
+        first, group = distinct(sequence_keys(table.tokens, table.offsets))
+        batches = batching.encode_batches_text(
+            cache.text_take(table, first), size, buckets, tokenizer.pad_token
+        )
+        rows = encode(
+            lambda batch: apply("encode_text", batch),
+            _watched(batches, "texts", len(first)),
+            len(first),
+            config.model.dim,
+        )
+        return Side(rows[group], group)
+
+    def molecules(smiles: list[str]) -> tuple[Side, np.ndarray]:
+        features = config.features
+        table, kept, _ = cache.molecule_table(smiles, features.molecule, features.motif)
+        if vocabulary is not None:
+            table, _ = cache.apply_vocabulary(table, vocabulary)
+        first, group = distinct(table.key)
+        batches = batching.encode_batches_mol(cache.table_take(table, first), size)
+        rows = encode(
+            lambda batch: apply("encode_molecule", batch),
+            _watched(batches, "molecules", len(first)),
+            len(first),
+            config.model.dim,
+        )
+        return Side(rows[group], group), kept
+
+    return Encoder(checkpoint, texts, molecules)
+
+
+def open_run(run: Path, which: Which) -> Encoder:
+    """The run's model, tokenizer, vocabulary and checkpoint."""
+    from tmr_jax.assembly import assemble_from_run
+
+    raise ValueError(assemble_from_run)
+
+
+def baseline_scores(pool: Pool, data: DataConfig) -> list[Score]:
+    """The ridge baseline on generated text, which tells how easy that text is."""
+    return []
+
+
+def _watched(
+    batches: Iterable[tuple[np.ndarray, Any]], what: str, count: int
+) -> Iterator[tuple[np.ndarray, Any]]:
+    """The same batches under a progress bar on standard error."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(f"encoding {what}", total=count)
+        for indices, batch in batches:
+            yield indices, batch
+            bar.advance(task, len(indices))
+
+
+# Scores
+
+
+def score_pool(pool: Pool, text: Side, mol: Side, scorer: str = "model") -> list[Score]:
+    """Both directions, where the pool has queries on both sides.
+
+    Where texts repeat, a second line counts any candidate with the identical text as right
+    (DATA.md 5): a description that fits thirteen molecules cannot point at one of them.
+    """
+    text_label, mol_label = text_labels(pool)
+    repeated = len(np.unique(text_label)) < len(text_label)
+    sides = (
+        ("t2m", text, mol, pool.text_target, mol_label),
+        ("m2t", mol, text, pool.mol_target, text_label),
+    )
+    scores = []
+    for direction, query, candidate, target, label in sides:
+        asks = np.flatnonzero(target >= 0)
+        if not len(asks):
+            continue
+        rows, wanted = query.rows[asks], target[asks]
+        found = rank(rows, candidate.rows, wanted, candidate.group)
+        limit = ceiling(candidate.group, wanted)
+        scores.append(Score(pool.protocol, direction, scorer, PAIR, found, limit))
+        if repeated:
+            found = rank(rows, candidate.rows, wanted, candidate.group, label)
+            scores.append(Score(pool.protocol, direction, scorer, SAME_TEXT, found, None))
+    return scores
+
+
+def text_labels(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of texts and of molecules: equal where the texts are the same string.
+
+    A molecule has the label of its own text; one without a text has a label to itself.
+    """
+    label = np.unique(np.array(pool.texts, object), return_inverse=True)[1]
+    own = pool.mol_target.copy()
+    asks = np.flatnonzero(pool.text_target >= 0)
+    own[pool.text_target[asks]] = asks
+    alone = len(pool.texts) + np.arange(len(own))
+    return label, np.where(own >= 0, label[own], alone)
+
+
+# Molecules of training in the test set
+
+
+def overlap(run: Path, config: Experiment, data: DataConfig, pool: Pool) -> dict[str, Any]:
+    """How many queried molecules share the first block of their InChIKey with a training one.
+
+    A data set's own split may share some, and says how many. Any other score claims that nothing
+    of the test was trained on: one shared molecule is an error (MODELS.md A5.13).
+    """
+    from tmr_jax.features.identity import skeleton_key
+
+    asked = _queried(pool)
+    own = own_split(config.data, data, pool.protocol)
+    record = {"queried": len(asked), "identity": "InChIKey block 1", "own_split": own}
+    try:
+        trained = _training_skeletons(run, config.data)
+    except ValueError as error:
+        if own:
+            return record | {"in_training": None}
+        raise ValueError(
+            f"expected the training pairs of {run}, to make sure that none is in the test of "
+            f"{pool.protocol}; got: {error}"
+        ) from error
+    shared = sum(_skeleton(skeleton_key, smiles) in trained for smiles in asked)
+    if shared and not own:
+        raise ValueError(
+            f"expected no training molecule in the test of {pool.protocol}, which is foreign to "
+            f"{config.data.name}; got {shared:,} of {len(asked):,} by InChIKey block 1; train on "
+            "data without them (table: drop_column, drop_values), or choose the data set's own pool"
+        )
+    return record | {"in_training": shared}
+
+
+def own_split(trained: DataConfig, data: DataConfig, protocol: str) -> bool:
+    """Whether the protocol's test is the published counterpart of the training split."""
+    family, part = protocol.split("/")
+    if family.startswith("chebi20-"):
+        return trained.name == "chebi20"  # both versions divide the same molecules alike
+    if family == "pcdes":
+        division = part.removesuffix("-validation")
+        return trained.name == "pcdes" and (trained.version or "file-order") == division
+    return trained == data and family == trained.name and family != "open"
+
+
+def _queried(pool: Pool) -> list[str]:
+    asked = set(pool.text_target[pool.text_target >= 0]) | set(np.flatnonzero(pool.mol_target >= 0))
+    return [pool.smiles[i] for i in sorted(asked)]
+
+
+def _training_skeletons(run: Path, data: DataConfig) -> set[str]:
+    """Keys of the training molecules: some 30 s for ChEBI-20, so the run keeps them."""
+    path, made_of = run / "train_skeletons.json", json.loads(to_json(Experiment(data=data)))["data"]
+    if path.is_file():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["data"] == made_of:
+            return set(kept["skeletons"])
+    from rich.console import Console
+    from rich.progress import track
+
+    from tmr_jax.data import load_pairs
+    from tmr_jax.features.identity import skeleton_key
+
+    smiles = list(dict.fromkeys(p.smiles for p in load_pairs(data) if p.split == "train"))
+    watched = track(smiles, "training molecules", console=Console(stderr=True))
+    keys = {_skeleton(skeleton_key, s) for s in watched}
+    write_json(path, {"data": made_of, "skeletons": sorted(keys)})
+    return keys
+
+
+def _skeleton(skeleton_key: Any, smiles: str) -> str:
+    """A refused molecule is compared as it is written."""
+    from tmr_jax.features.graph import BadMolecule
+
+    try:
+        return skeleton_key(smiles)
+    except BadMolecule:
+        return f"SMI:{smiles}"
+
+
+# Records
+
+
+def labels(config: Experiment, protocol: str) -> list[str]:
+    """What a reader must know before comparing a number of this run with another."""
+    found = []
+    if protocol.startswith("demo/"):
+        found.append("generated text")
+    elif config.data.name == "demo":
+        found.append("trained on generated text")
+    if config.data.name == "open":
+        found.append("open-pairs training")
+    return found
+
+
+def score_record(
+    score: Score, config: Experiment, shared: dict[str, Any], refused: int
+) -> dict[str, Any]:
+    """One line of results.json: every number with what it depends on."""
+    kind, harsh = bounds(score.ranking)
+    record = {
+        "protocol": score.protocol,
+        "direction": score.direction,
+        "scorer": score.scorer,
+        "right": score.right,
+        "queries": len(score.ranking.greater),
+        "pool": score.ranking.pool_size,
+        "ties": TIES,
+        "tied_queries": int((score.ranking.equal > 0).sum()),
+        "seed": config.train.seed,
+        "labels": labels(config, score.protocol),
+        "metrics": metrics(score.ranking),
+        "intervals": intervals(score.ranking, config.eval.bootstrap, config.train.seed),
+        "bounds": {"optimistic": kind, "pessimistic": harsh},
+        "twin_ceiling": None if score.ceiling is None else score.ceiling._asdict(),
+        "overlap": shared,
+        "refused_molecules": refused,
+    }
+    return record | {"about": about(record)}
+
+
+def about(record: dict[str, Any]) -> list[str]:
+    """What the table says of a score below its name."""
+    lines = [
+        f"pool {record['pool']:,}, {record['queries']:,} queries, seed {record['seed']}",
+        f"ties: {record['ties']}",
+    ]
+    if record["scorer"] != "model":
+        lines.insert(0, record["scorer"])
+    if record["right"] != PAIR:
+        lines.append(f"right: {record['right']}")
+    if (limit := record["twin_ceiling"]) is not None:
+        share = f"{100 * limit['queries_with_twin']:.1f} % have a twin"
+        lines.append(f"twin ceiling {100 * limit['hits1']:.1f} ({share})")
+    shared = record["overlap"]
+    known = "unknown" if shared["in_training"] is None else f"{shared['in_training']:,}"
+    lines.append(f"molecules also in training: {known} of {shared['queried']:,}")
+    if record["refused_molecules"]:
+        lines.append(f"molecules refused and left out: {record['refused_molecules']:,}")
+    return lines + record["labels"]
+
+
+def summary(
+    run: Path, config: Experiment, checkpoint: dict[str, Any], command: str
+) -> dict[str, Any]:
+    """What holds for all scores of a results.json."""
+    return {
+        "run": str(run),
+        "experiment": config.name,
+        "command": command,
+        "commit": _commit(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "checkpoint": checkpoint,
+        "trained_on": config.data.name,
+        "labels": sorted({text for p in default_protocols(config) for text in labels(config, p)}),
+        "resamples": config.eval.bootstrap,
+    }
+
+
+def _commit() -> str:
+    """Commit of the code that evaluates, with "-dirty" where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return found.stdout.strip() or "unknown"
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Under a temporary name first, so that a reader never sees half a file."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def print_table(results: dict[str, Any]) -> None:
+    """The scores on standard output; what a number depends on stands in its own line."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from tmr_jax.evaluation_report import number
+
+    checkpoint = results["checkpoint"]
+    title = f"{results['experiment']}: {checkpoint['which']} checkpoint, step {checkpoint['step']}"
+    table = Table(title=escape(title), show_lines=True)
+    table.add_column("protocol, direction", min_width=46)
+    for metric in NAMES:
+        table.add_column(metric, justify="right")
+    for score in results["scores"]:
+        name = f"[bold]{escape(score['protocol'])}, {score['direction']}[/bold]"
+        cells = []
+        for metric in NAMES:
+            low, high = (number(metric, value) for value in score["intervals"][metric])
+            cells.append(f"{number(metric, score['metrics'][metric])}\n[dim]{low}-{high}[/dim]")
+        table.add_row("\n".join([name, *map(escape, score["about"])]), *cells)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 130
+    console.print(table)
+    console.print(
+        "hits@k in per cent; below each value its 95 % bootstrap interval "
+        f"({results['resamples']:,} resamples of the queries). Twin ceiling: the highest hits@1 "
+        "that any ranking of these model inputs can expect. Also in training: the same InChIKey "
+        "block 1 (connectivity)."
+    )
+    for name in ("results.json", "report.html"):
+        console.print(f"{results['run']}/{name}", markup=False, soft_wrap=True)
+
+
+# Examples of the report
+
+
+def choose_examples(pool: Pool, text: Side, mol: Side, scores: list[Score], seed: int) -> list[Any]:
+    """A few hits drawn by the seed, and misses from near to far, of each direction."""
+    sides = {
+        "t2m": (text, mol, pool.text_target, pool.texts, pool.smiles),
+        "m2t": (mol, text, pool.mol_target, pool.smiles, pool.texts),
+    }
+    found = []
+    for score in scores:
+        if (score.protocol, score.scorer, score.right) != (pool.protocol, "model", PAIR):
+            continue
+        query, candidate, target, asked, answers = sides[score.direction]
+        asks = np.flatnonzero(target >= 0)
+        ranks = per_query(score.ranking)["mr"]
+        for i in _chosen(ranks, seed):
+            item = asks[i]
+            found.append(
+                _example(
+                    score,
+                    asked[item],
+                    query.rows[item],
+                    candidate.rows,
+                    int(target[item]),
+                    answers,
+                    float(ranks[i]),
+                )
+            )
+    return found
+
+
+def _chosen(ranks: np.ndarray, seed: int) -> list[int]:
+    hits = np.flatnonzero(ranks == 1)
+    random = np.random.default_rng(seed)
+    some = random.choice(hits, min(EXAMPLES, len(hits)), replace=False)
+    misses = np.argsort(ranks, kind="stable")[len(hits) :]
+    spread = np.linspace(0, len(misses) - 1, min(EXAMPLES, len(misses))).astype(int)
+    return [int(i) for i in (*some, *misses[spread])]
+
+
+def _example(
+    score: Score,
+    asked: str,
+    row: np.ndarray,
+    candidates: np.ndarray,
+    target: int,
+    answers: tuple[str, ...],
+    at: float,
+) -> Any:
+    from tmr_jax.evaluation_report import Candidate, Example
+
+    index, value = top(row[None], candidates, SHOWN)
+    best = tuple(
+        Candidate(answers[i], float(v), i == target)
+        for i, v in zip(index[0], value[0], strict=True)
+    )
+    right = Candidate(answers[target], float(row @ candidates[target]), True)
+    return Example(score.direction, score.protocol, asked, right, at, best)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
