@@ -4,6 +4,9 @@ Which rows make which batch is a pure function of (seed, epoch), so there is no 
 Real atoms, bonds and tokens keep their indices whatever the padding behind them.
 """
 
+# pyright: reportArgumentType=false
+# (numpy arrays stand in for jax.Array in a batch until the step moves them to the device)
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -85,9 +88,7 @@ def epoch_plan(
     pool = max(pool_batches, 1) * batch_size
     for start in range(0, len(order), pool):
         part = order[start : start + pool]
-        order[start : start + pool] = part[
-            np.argsort(text_lengths[part], kind="stable")
-        ]
+        order[start : start + pool] = part[np.argsort(text_lengths[part], kind="stable")]
     return rng.permutation(order.reshape(steps, batch_size), axis=0).astype(np.int64)
 
 
@@ -145,6 +146,7 @@ def mol_batch(
     `graphs` (default: as many as there are molecules) leaves empty graphs behind the real ones.
     Padding atoms belong to a motif of their own, padding bonds tie the first of them to itself.
     """
+    assert table.nodes.dtype.itemsize <= 4, "morgan1 identifiers go through apply_vocabulary first"
     graphs = len(indices) if graphs is None else graphs
     atoms, node_offsets = take_ranges(table.node_offsets, indices)
     bonds, edge_offsets = take_ranges(table.edge_offsets, indices)
@@ -190,14 +192,10 @@ def _counts(sizes: np.ndarray, graphs: int, budget: int) -> np.ndarray:
     return counts
 
 
-def _batch_motifs(
-    motif: np.ndarray, node_offsets: np.ndarray, budget: int
-) -> np.ndarray:
+def _batch_motifs(motif: np.ndarray, node_offsets: np.ndarray, budget: int) -> np.ndarray:
     """Motifs numbered over the batch, int32 [N]; number N - 1 is the padding's."""
     used = np.zeros(len(node_offsets) - 1, np.int64)
-    np.maximum.at(
-        used, np.repeat(np.arange(len(used)), np.diff(node_offsets)), motif + 1
-    )
+    np.maximum.at(used, np.repeat(np.arange(len(used)), np.diff(node_offsets)), motif + 1)
     first = np.concatenate([[0], np.cumsum(used)[:-1]]) if len(used) else used
     numbered = np.full(budget, budget - 1, np.int32)
     numbered[: len(motif)] = motif + np.repeat(first, np.diff(node_offsets))
@@ -216,15 +214,11 @@ def encode_batches_text(
     order = np.argsort(np.diff(table.offsets), kind="stable")
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
-        filled = np.concatenate(
-            [indices, np.full(batch_size - len(indices), indices[-1])]
-        )
+        filled = np.concatenate([indices, np.full(batch_size - len(indices), indices[-1])])
         yield indices, text_batch(filled, table, buckets, pad_token)
 
 
-def encode_batches_mol(
-    table: MolTable, batch_size: int
-) -> Iterator[tuple[np.ndarray, MolBatch]]:
+def encode_batches_mol(table: MolTable, batch_size: int) -> Iterator[tuple[np.ndarray, MolBatch]]:
     """Every molecule once, smallest first, with the rows that a batch holds, int64 [b].
 
     Budgets double from 16 atoms a molecule up to 128; a batch of larger molecules holds fewer of

@@ -13,7 +13,7 @@ import math
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -27,13 +27,9 @@ from tmr_jax.features.graph import BadMolecule, featurise
 from tmr_jax.features.text import Tokenizer
 from tmr_jax.types import MolFeatures
 
-VERSION = (
-    1  # of the features: raise it whenever the arrays of any molecule or text change
-)
+VERSION = 1  # of the features: raise it whenever the arrays of any molecule or text change
 CACHE_FROM = 1000  # rows; fewer are kept on disk only when the caller names a folder
-PARALLEL_FROM = (
-    2000  # distinct molecules; below, starting processes costs more than it saves
-)
+PARALLEL_FROM = 2000  # distinct molecules; below, starting processes costs more than it saves
 CHUNK = 250  # molecules between two steps of the progress bar
 MAX_HEADER = 4096  # bytes of one array's header
 
@@ -57,7 +53,7 @@ class MolTable(NamedTuple):
 class Refused(NamedTuple):
     """A row that became no molecule: its index, a short reason code, the start of its SMILES."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     reason: str
     value: str
 
@@ -141,22 +137,16 @@ def molecule_table(
     smiles = list(smiles)
     settings = ["molecules", VERSION, rdBase.rdkitVersion, molecule, motif]
     path = _cache_path(cache_dir, settings, smiles)
-    arrays = _cached(
-        path, lambda: _featurise_rows(smiles, molecule, motif), _molecules_hold
-    )
+    arrays = _cached(path, lambda: _featurise_rows(smiles, molecule, motif), _molecules_hold)
     refused = [Refused(*row) for row in json.loads(arrays["refused"].tobytes())]
     return MolTable(**{f: arrays[f] for f in MolTable._fields}), arrays["kept"], refused
 
 
-def _featurise_rows(
-    smiles: list[str], molecule: Molecule, motif: Motif
-) -> dict[str, np.ndarray]:
+def _featurise_rows(smiles: list[str], molecule: Molecule, motif: Motif) -> dict[str, np.ndarray]:
     distinct = {s: i for i, s in enumerate(dict.fromkeys(smiles))}
     table, reasons = _featurise_distinct(list(distinct), molecule, motif)
     kept, rows, refused = [], [], []
-    place = (
-        np.cumsum([not r for r in reasons], dtype=np.int64) - 1
-    )  # distinct -> row of table
+    place = np.cumsum([not r for r in reasons], dtype=np.int64) - 1  # distinct -> row of table
     for index, s in enumerate(smiles):
         i = distinct[s]
         if reasons[i]:
@@ -175,7 +165,7 @@ def _featurise_distinct(
     """All molecules that parse, and for each SMILES the reason of its refusal or ""."""
     chunks = [smiles[i : i + CHUNK] for i in range(0, len(smiles), CHUNK)] or [[]]
     if len(smiles) < PARALLEL_FROM:
-        packed: Iterator = (pack_chunk(chunk, molecule, motif) for chunk in chunks)
+        packed: Iterable = (pack_chunk(chunk, molecule, motif) for chunk in chunks)
     else:
         packed = track(
             in_workers([[chunk, molecule, motif] for chunk in chunks]),
@@ -188,9 +178,7 @@ def _featurise_distinct(
     return _joined(parts), reasons
 
 
-def pack_chunk(
-    smiles: list[str], molecule: Molecule, motif: Motif
-) -> dict[str, np.ndarray]:
+def pack_chunk(smiles: list[str], molecule: Molecule, motif: Motif) -> dict[str, np.ndarray]:
     """Packed arrays of the molecules of one chunk, sizes instead of offsets."""
     features, reasons = [], []
     for s in smiles:
@@ -199,15 +187,13 @@ def pack_chunk(
             reasons.append("")
         except BadMolecule as error:
             reasons.append(error.reason)
-    # An empty chunk still has the columns that methane has.
-    shaped = [*features, featurise("C", molecule, motif)]
+    methane = featurise("C", molecule, motif)  # goes first, so that no features have columns too
     width = np.uint8 if molecule == "ogb" else np.int64
     joined = {
-        field: np.concatenate([getattr(f, field) for f in shaped])[
-            : -len(getattr(shaped[-1], field)) or None
-        ]
+        field: np.concatenate([getattr(f, field) for f in (methane, *features)])
         for field in MolFeatures._fields
     }
+    joined = {field: array[len(getattr(methane, field)) :] for field, array in joined.items()}
     return joined | {
         "nodes": joined["nodes"].astype(width),
         "edges": joined["edges"].astype(np.uint8),
@@ -232,12 +218,8 @@ def _joined(parts: list[dict[str, np.ndarray]]) -> MolTable:
     fields = {name: whole[name] for name in (*MolFeatures._fields, "key")}
     return MolTable(
         **fields,
-        node_offsets=np.concatenate([[0], np.cumsum(whole["node_sizes"])]).astype(
-            np.int64
-        ),
-        edge_offsets=np.concatenate([[0], np.cumsum(whole["edge_sizes"])]).astype(
-            np.int64
-        ),
+        node_offsets=np.concatenate([[0], np.cumsum(whole["node_sizes"])]).astype(np.int64),
+        edge_offsets=np.concatenate([[0], np.cumsum(whole["edge_sizes"])]).astype(np.int64),
     )
 
 
@@ -325,11 +307,7 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
     """Raises ValueError where the file is no vocabulary, FileNotFoundError where there is none."""
     arrays = read_arrays(Path(path))
     identifiers = arrays.get("identifiers", np.zeros(0))
-    if (
-        identifiers.dtype != np.int64
-        or identifiers.ndim != 1
-        or (np.diff(identifiers) <= 0).any()
-    ):
+    if identifiers.dtype != np.int64 or identifiers.ndim != 1 or (np.diff(identifiers) <= 0).any():
         raise ValueError(
             f"expected sorted int64 identifiers in {path}, got {sorted(arrays)}; "
             "train again, or copy vocab.npz from the run it belongs to"
@@ -351,9 +329,7 @@ def cache_folder() -> Path:
         return Path(tempfile.gettempdir()) / f"tmr_jax-{os.getuid()}"
 
 
-def _cache_path(
-    folder: str | Path | None, settings: list, rows: list[str]
-) -> Path | None:
+def _cache_path(folder: str | Path | None, settings: list, rows: list[str]) -> Path | None:
     if folder is None and len(rows) < CACHE_FROM:
         return None
     digest = hashlib.sha256(json.dumps(settings).encode())
@@ -361,9 +337,7 @@ def _cache_path(
         content = row.encode("utf-8", "surrogatepass")
         digest.update(len(content).to_bytes(8, "little"))
         digest.update(content)
-    return (
-        Path(folder or cache_folder()) / f"{settings[0]}-{digest.hexdigest()[:32]}.npz"
-    )
+    return Path(folder or cache_folder()) / f"{settings[0]}-{digest.hexdigest()[:32]}.npz"
 
 
 def _cached(
@@ -415,10 +389,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             infos = archive.infolist()
             if sum(info.file_size for info in infos) > path.stat().st_size:
                 raise ValueError("its members claim more bytes than it has")
-            return {
-                info.filename.removesuffix(".npy"): _read(archive, info)
-                for info in infos
-            }
+            return {info.filename.removesuffix(".npy"): _read(archive, info) for info in infos}
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
         raise ValueError(
             f"expected an uncompressed .npz of plain arrays in {path}, got: {error}"
@@ -431,13 +402,9 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(info) as member:
         version = np.lib.format.read_magic(member)
         if version == (1, 0):
-            header = np.lib.format.read_array_header_1_0(
-                member, max_header_size=MAX_HEADER
-            )
+            header = np.lib.format.read_array_header_1_0(member, max_header_size=MAX_HEADER)
         elif version == (2, 0):
-            header = np.lib.format.read_array_header_2_0(
-                member, max_header_size=MAX_HEADER
-            )
+            header = np.lib.format.read_array_header_2_0(member, max_header_size=MAX_HEADER)
         else:
             raise ValueError(f"{info.filename} has version {version}")
         shape, _, dtype = header
@@ -445,10 +412,6 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     if dtype.hasobject:
         raise ValueError(f"{info.filename} holds Python objects")
     if math.prod(shape) * dtype.itemsize != content:
-        raise ValueError(
-            f"{info.filename} claims shape {shape} of {dtype} in {content} bytes"
-        )
+        raise ValueError(f"{info.filename} claims shape {shape} of {dtype} in {content} bytes")
     with archive.open(info) as member:
-        return np.lib.format.read_array(
-            member, allow_pickle=False, max_header_size=MAX_HEADER
-        )
+        return np.lib.format.read_array(member, allow_pickle=False, max_header_size=MAX_HEADER)

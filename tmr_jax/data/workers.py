@@ -6,6 +6,7 @@ runs JAX can hang, and spawning would run the user's script a second time.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -28,9 +29,7 @@ def in_workers(jobs: list[list]) -> Iterator[dict[str, np.ndarray]]:
     done = [threading.Event() for _ in jobs]
     workers = [_start() for _ in range(min(_cores(), len(jobs)))]
     threads = [
-        threading.Thread(
-            target=_feed, args=(w, jobs, waiting, results, done), daemon=True
-        )
+        threading.Thread(target=_feed, args=(w, jobs, waiting, results, done), daemon=True)
         for w in workers
     ]
     try:
@@ -38,15 +37,14 @@ def in_workers(jobs: list[list]) -> Iterator[dict[str, np.ndarray]]:
             thread.start()
         for i, event in enumerate(done):
             while not event.wait(1.0):
-                if (
-                    not any(thread.is_alive() for thread in threads)
-                    and not event.is_set()
-                ):
+                if not any(thread.is_alive() for thread in threads) and not event.is_set():
                     raise RuntimeError(_died(jobs[i]))
-            if isinstance(results[i], Exception):
-                raise RuntimeError(_died(jobs[i])) from results[i]
-            yield results[i]
-            results[i] = None
+            result = results[i]
+            if isinstance(result, dict):
+                yield result
+                results[i] = None
+            else:
+                raise RuntimeError(_died(jobs[i])) from result
     finally:
         for worker in workers:
             worker.kill()
@@ -75,6 +73,7 @@ def _start() -> subprocess.Popen:
         [sys.executable, "-m", "tmr_jax.data.workers"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for the parent, which then stops its workers
         env={**os.environ, "PYTHONPATH": path},
     )
 
@@ -88,7 +87,8 @@ def _feed(
 ) -> None:
     """Gives one worker a job at a time until none is left."""
     assert worker.stdin is not None and worker.stdout is not None
-    with worker.stdin as jobs_out, worker.stdout as arrays_in:
+    # A worker that was killed leaves an unsent rest behind that closing the pipe trips over.
+    with contextlib.suppress(OSError), worker.stdin as jobs_out, worker.stdout as arrays_in:
         while True:
             try:
                 i = waiting.get_nowait()
@@ -100,7 +100,9 @@ def _feed(
                 results[i] = _receive(arrays_in)
             except (OSError, ValueError) as error:
                 results[i] = error
-            done[i].set()
+                return
+            finally:
+                done[i].set()
 
 
 def _receive(stream) -> dict[str, np.ndarray]:

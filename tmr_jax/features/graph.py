@@ -27,9 +27,7 @@ from tmr_jax.types import MolFeatures
 MAX_CHARACTERS = 5000
 MAX_ATOMS = 1000
 MAX_RINGS = 150
-_CIP_EFFORT = (
-    100_000  # about 0.1 s; ordinary molecules need fewer than 10,000 comparisons
-)
+_CIP_EFFORT = 100_000  # about 0.1 s; ordinary molecules need fewer than 10,000 comparisons
 
 _ADVICE = {
     "empty": "give a SMILES such as CCO",
@@ -107,17 +105,11 @@ def featurise(
     """
     mol = parse_smiles(smiles)
     with rdBase.BlockLogs():
-        nodes, bonds = (
-            _morgan1(mol) if molecule == "morgan1" else _ogb(mol := _rewritten(mol))
-        )
+        nodes, bonds = _morgan1(mol) if molecule == "morgan1" else _ogb(mol := _rewritten(mol))
         ends = np.array(
             [(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds()], np.int32
         ).reshape(-1, 2)
-        motifs = (
-            brics_motifs(mol)
-            if motif == "brics"
-            else np.arange(len(nodes), dtype=np.int32)
-        )
+        motifs = brics_motifs(mol) if motif == "brics" else np.arange(len(nodes), dtype=np.int32)
         rank = _canonical_rank(nodes, bonds, ends)
     return _arranged(nodes, bonds, ends, motifs, rank)
 
@@ -146,37 +138,29 @@ def _ogb(mol: Chem.Mol) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _label_stereo(mol: Chem.Mol) -> None:
-    """Sets R/S and E/Z by the full CIP rules; the simpler labels of the parser stay where the
-    rules would take too long (cages of hundreds of like atoms)."""
-    centres = [
-        a.GetIdx() for a in mol.GetAtoms() if a.GetChiralTag() != Chem.CHI_UNSPECIFIED
-    ]
-    double = [
-        b.GetIdx() for b in mol.GetBonds() if b.GetStereo() > Chem.BondStereo.STEREOANY
-    ]
+    """R/S and E/Z by the full CIP rules; by the parser's simpler ones where those do not apply.
+
+    They do not to bonds of no integer order, nor where they would take too long (cages of hundreds
+    of like atoms).
+    """
+    centres = [a.GetIdx() for a in mol.GetAtoms() if a.GetChiralTag() != Chem.CHI_UNSPECIFIED]
+    double = [b.GetIdx() for b in mol.GetBonds() if b.GetStereo() > Chem.BondStereo.STEREOANY]
     if not centres and not double:
         return
     try:
         rdCIPLabeler.AssignCIPLabels(mol, centres, double, _CIP_EFFORT)
-    except (
-        Exception
-    ) as error:  # RDKit's MaxIterationsExceeded has no Python class to name
-        if "terations" not in str(error):
-            raise
+    except (RuntimeError, ValueError):
+        Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
 
 
-def _canonical_rank(
-    nodes: np.ndarray, bonds: np.ndarray, ends: np.ndarray
-) -> np.ndarray:
+def _canonical_rank(nodes: np.ndarray, bonds: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Rank of each atom in an order that depends on the labelled graph alone, int [n].
 
     RDKit ranks the atoms of a stand-in: a dummy atom for each atom, whose isotope says which
     features it has, and a bond whose type says which features the bond has.
     """
     atom_class = np.unique(nodes, axis=0, return_inverse=True)[1].ravel()
-    bond_class = (
-        np.unique(bonds, axis=0, return_inverse=True)[1].ravel() if bonds.size else None
-    )
+    bond_class = np.unique(bonds, axis=0, return_inverse=True)[1].ravel() if bonds.size else None
     stand_in = Chem.RWMol()
     for kind in atom_class.tolist():
         atom = Chem.Atom(0)
@@ -184,9 +168,7 @@ def _canonical_rank(
         atom.SetNoImplicit(True)
         stand_in.AddAtom(atom)
     for i, (begin, end) in enumerate(ends.tolist()):
-        kind = (
-            0 if bond_class is None else min(int(bond_class[i]), len(_BOND_KINDS) - 1)
-        )
+        kind = 0 if bond_class is None else min(int(bond_class[i]), len(_BOND_KINDS) - 1)
         stand_in.AddBond(begin, end, _BOND_KINDS[kind])
     stand_in.UpdatePropertyCache(strict=False)
     Chem.FastFindRings(stand_in)

@@ -13,15 +13,8 @@ def brics_motifs(mol: Chem.Mol) -> np.ndarray:
     Motifs are numbered in the order of their first atoms. A molecule without a BRICS bond is one
     motif for each of its connected components.
     """
-    bonds = [
-        mol.GetBondBetweenAtoms(*atoms).GetIdx()
-        for atoms, _ in BRICS.FindBRICSBonds(mol)
-    ]
-    pieces = (
-        Chem.FragmentOnBonds(mol, sorted(set(bonds)), addDummies=False)
-        if bonds
-        else mol
-    )
+    bonds = [mol.GetBondBetweenAtoms(*atoms).GetIdx() for atoms, _ in BRICS.FindBRICSBonds(mol)]
+    pieces = Chem.FragmentOnBonds(mol, sorted(set(bonds)), addDummies=False) if bonds else mol
     motif = np.zeros(mol.GetNumAtoms(), np.int32)
     for number, atoms in enumerate(Chem.GetMolFrags(pieces)):
         motif[list(atoms)] = number

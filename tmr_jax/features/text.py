@@ -56,9 +56,7 @@ class Tokenizer:
         self._special = inner.num_special_tokens_to_add(is_pair=False)
         self._pad = inner.token_to_id("[PAD]")
 
-    def encode(
-        self, texts: Sequence[str], max_tokens: int
-    ) -> tuple[list[np.ndarray], np.ndarray]:
+    def encode(self, texts: Sequence[str], max_tokens: int) -> tuple[list[np.ndarray], np.ndarray]:
         """Ids of each text, int32 [T_i] with T_i <= max_tokens, and whether it was cut, bool [n].
 
         The closing special token survives the cut. Raises ValueError for an empty text.
@@ -123,29 +121,19 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """
     path = Path(path)
     names = ("tokenizer.json", "vocab.txt", "vocab.txt.gz")
-    found = (
-        [path / name for name in names if (path / name).is_file()]
-        if path.is_dir()
-        else [path]
-    )
+    found = [path / name for name in names if (path / name).is_file()] if path.is_dir() else [path]
     if not found or not found[0].is_file():
         raise ValueError(
             f"expected {' or '.join(names)} in {path}, found none; "
             "give the folder of a BERT's tokenizer or the file itself"
         )
     file = found[0]
-    content = (
-        gzip.decompress(file.read_bytes())
-        if file.suffix == ".gz"
-        else file.read_bytes()
-    )
+    content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     try:
         text = content.decode("utf-8")
         if ".json" in file.suffixes:
             return Tokenizer(tokenizers.Tokenizer.from_str(text))
-        return Tokenizer(
-            _word_pieces(text.split("\n"), file.parent / "tokenizer_config.json")
-        )
+        return Tokenizer(_word_pieces(text.split("\n"), file.parent / "tokenizer_config.json"))
     except Exception as error:  # the tokenizers library raises bare Exception
         raise ValueError(
             f"expected a tokenizer.json or a list of word pieces in {file}, got {error}; "
@@ -165,9 +153,7 @@ def _word_pieces(lines: list[str], config: Path) -> tokenizers.Tokenizer:
     capitals = any(p != p.lower() for p in vocabulary if not p.startswith("["))
     lower = not capitals
     if config.is_file():
-        lower = bool(
-            json.loads(config.read_text(encoding="utf-8")).get("do_lower_case", lower)
-        )
+        lower = bool(json.loads(config.read_text(encoding="utf-8")).get("do_lower_case", lower))
     inner = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     inner.normalizer = normalizers.BertNormalizer(lowercase=lower)
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
