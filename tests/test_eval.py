@@ -1,8 +1,12 @@
 """Evaluation from the command line to results.json and report.html, with a fake encoder."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -213,6 +217,37 @@ def test_a_foreign_test_set_without_training_molecules_is_scored(run, tmp_path, 
     assert "molecules also in training: 0 of 1 " in capsys.readouterr().out
 
 
+CHILD = """
+import sys
+sys.path.insert(0, {tests!r})
+import test_eval
+from tmr_jax import eval as evaluation
+evaluation.open_run = lambda run, which: test_eval.fake_encoder(0.8)
+sys.exit(evaluation.main())
+"""  # as a user starts it, but with the fake encoder
+
+
+def test_an_ascii_terminal_no_home_and_a_path_with_spaces(run, tmp_path):
+    odd = tmp_path / "bir koşu"
+    run.rename(odd)
+    kept = {k: v for k, v in os.environ.items() if k != "HOME"}
+    settings = {
+        "LC_ALL": "tr_TR",
+        "PYTHONIOENCODING": "ascii",
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+    }
+    found = subprocess.run(
+        [sys.executable, "-c", CHILD.format(tests=str(Path(__file__).parent)), "--run", str(odd)],
+        env=kept | settings,
+        capture_output=True,
+        timeout=60,
+    )
+    assert found.returncode == 0, found.stderr.decode()
+    assert b"bir ko\\u015fu/results.json" in found.stdout.replace(b"\n", b"")
+    assert found.stdout.isascii()
+    assert str(odd) in json.loads((odd / "results.json").read_text(encoding="utf-8"))["command"]
+
+
 def test_own_split():
     chebi, pcdes = DataConfig(name="chebi20", version="molt5"), DataConfig(name="pcdes")
     opened, demo = DataConfig(name="open"), DataConfig(name="demo")
@@ -266,6 +301,8 @@ def test_refused_molecules_leave_with_their_texts():
     assert found.text_target.tolist() == [0, 2]
     assert found.mol_target.tolist() == [0, -1, 1]
     assert without(pool, np.ones(4, bool)) is pool
+    only_candidate = pool._replace(text_target=np.array([0, -1, 3]))
+    assert without(only_candidate, np.array([True, False, True, True])).texts == ("a", "c")
 
 
 def test_each_distinct_string_of_all_pools_is_encoded_once():

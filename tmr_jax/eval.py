@@ -9,6 +9,7 @@ rule and seed (MODELS.md 1.3).
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import os
 import shlex
@@ -78,11 +79,14 @@ class Arguments:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 after an error of the user's that standard error explains."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without the letters of a path
+            stream.reconfigure(errors="backslashreplace")
     try:
         chosen = parse(words)
         command = f"python -m tmr_jax.eval {shlex.join(words)}"
         evaluate(chosen.run, chosen.protocol, chosen.which, chosen.data, command)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
