@@ -9,6 +9,7 @@ rule and seed (MODELS.md 1.3).
 from __future__ import annotations
 
 import datetime
+import hashlib
 import io
 import json
 import os
@@ -276,6 +277,7 @@ def table_encoder(
         table, kept, _ = cache.molecule_table(smiles, features.molecule, features.motif)
         if vocabulary is not None:
             table, _ = cache.apply_vocabulary(table, vocabulary)
+            table = table._replace(key=_keys(table))
         first, group = distinct(table.key)
         batches = batching.encode_batches_mol(cache.table_take(table, first), size)
         rows = encode(
@@ -287,6 +289,20 @@ def table_encoder(
         return Side(rows[group], group), kept
 
     return Encoder(checkpoint, texts, molecules)
+
+
+def _keys(table: Any) -> np.ndarray:
+    """Keys of a table after its vocabulary, uint8 [M, 16]: two unknown atoms are one input."""
+    from tmr_jax.data.cache import table_get, table_size
+
+    digests = []
+    for i in range(table_size(table)):
+        digest = hashlib.blake2b(digest_size=16)
+        for array in table_get(table, i):
+            digest.update(f"{array.dtype} {array.shape} ".encode())
+            digest.update(array.tobytes())
+        digests.append(digest.digest())
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
 
 
 def open_run(run: Path, which: Which) -> Encoder:

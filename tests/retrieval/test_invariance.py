@@ -167,3 +167,10 @@ def test_stereo_twins_are_told_apart_under_ogb():
     assert side.group.tolist() == [0, 1, 2, 3, 4, 4, 5]
     assert np.array_equal(side.rows[4], side.rows[5])
     assert not np.array_equal(side.rows[0], side.rows[1])
+
+
+def test_unknown_atoms_are_one_input_under_morgan1():
+    encoder = make_encoder("morgan1", STEREO_TWINS)
+    side, _ = encoder.molecules(["[Pd+2]", "CCO", "[Pt+2]"])
+    assert side.group.tolist() == [0, 1, 0]
+    assert np.array_equal(side.rows[0], side.rows[2])
