@@ -1,0 +1,368 @@
+"""From a configuration, or from a run directory, to a model with its tokenizer and featuriser.
+
+Training builds an `Assembly` from pairs and pretrained weights and leaves in the run directory
+what it takes to build the same one again: config.json, features.json, tokenizer.json and, under
+morgan1, vocab.npz. `assemble_from_run` reads only those, so a run stands alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from tmr_jax.config import Experiment, from_json
+from tmr_jax.data.batching import (
+    Shapes,
+    declare_shapes,
+    encode_batches_mol,
+    encode_batches_text,
+)
+from tmr_jax.data.cache import (
+    CACHE_FROM,
+    VERSION,
+    MolTable,
+    Refused,
+    TextTable,
+    Vocabulary,
+    apply_vocabulary,
+    build_vocabulary,
+    cache_folder,
+    load_vocabulary,
+    molecule_table,
+    read_arrays,
+    save_vocabulary,
+    table_take,
+    text_table,
+    text_take,
+)
+from tmr_jax.features.text import Tokenizer, load_tokenizer
+from tmr_jax.models import build_model
+from tmr_jax.nn.bert import BertConfig
+from tmr_jax.retrieval.index import distinct, encode, sequence_keys
+from tmr_jax.types import Batch, Pair
+
+FEATURES, TOKENIZER, VOCABULARY = "features.json", "tokenizer.json", "vocab.npz"
+
+
+class Assembly(NamedTuple):
+    """A model without parameters, and everything that turns strings into its inputs."""
+
+    config: Experiment
+    model: nn.Module
+    tokenizer: Tokenizer
+    bert: BertConfig
+    weights: dict[str, str]  # what the text encoder started from: source, revision, SHA-256
+    vocabulary: Vocabulary | None  # of atoms; None unless morgan1
+
+
+class TrainingSet(NamedTuple):
+    """The training pairs as tables; row i of each belongs to pair `ids[i]`."""
+
+    ids: tuple[str, ...]
+    text: TextTable
+    mol: MolTable
+    text_group: np.ndarray  # int32 [n], equal where two texts are the same text
+    mol_group: np.ndarray  # int32 [n], equal where two molecules are the same (InChIKey)
+    shapes: Shapes
+    refused: list[Refused]  # index: of the pairs handed in
+    unknown_atoms: int  # of these molecules, outside the vocabulary: 0 unless something is wrong
+
+
+# Building
+
+
+def assemble_for_training(
+    config: Experiment, pairs: Sequence[Pair]
+) -> tuple[Assembly, TrainingSet, dict[str, Any] | None]:
+    """The assembly of an experiment, its training set, and pretrained text weights if it wants any.
+
+    `pairs` of other splits than train are not looked at. Raises ValueError where the sections of
+    the experiment contradict each other or no pair is left.
+    """
+    bert, text_weights, record, tokenizer = _text_encoder(config)
+    _check_text(config, bert, tokenizer)
+    rows = [p for p in pairs if p.split == "train"]
+    mol, kept, refused = molecule_table(
+        [p.smiles for p in rows], config.features.molecule, config.features.motif
+    )
+    rows = [rows[i] for i in kept]
+    if not rows:
+        raise ValueError(
+            f"expected training pairs; got {len(pairs)} pairs of other splits or with molecules "
+            "that were refused; look at validation.json in the run directory"
+        )
+    vocabulary, unknown = None, 0
+    if config.features.molecule == "morgan1":
+        vocabulary = build_vocabulary(mol)
+        mol, unknown = apply_vocabulary(mol, vocabulary)
+    text = text_table([p.text for p in rows], tokenizer, config.features.max_tokens)
+    model = _model(config, bert, vocabulary)
+    assembly = Assembly(config, model, tokenizer, bert, record, vocabulary)
+    train = config.train
+    training = TrainingSet(
+        ids=tuple(p.id for p in rows),
+        text=text,
+        mol=mol,
+        text_group=distinct(sequence_keys(text.tokens, text.offsets))[1].astype(np.int32),
+        mol_group=molecule_groups([p.smiles for p in rows]),
+        shapes=declare_shapes(
+            mol, train.text_buckets, train.batch_size, np.diff(text.offsets), train.pool_batches
+        ),
+        refused=refused,
+        unknown_atoms=unknown,
+    )
+    return assembly, training, text_weights
+
+
+def assemble_from_run(run: str | Path) -> Assembly:
+    """The assembly that a run was trained with, from its directory alone.
+
+    Raises ValueError where a file is missing or does not belong to the others.
+    """
+    run = Path(run)
+    config = from_json(_read(run / "config.json"))
+    features = json.loads(_read(run / FEATURES))
+    if features["featuriser"] != VERSION:
+        raise ValueError(
+            f"expected features of version {VERSION}, the one of this tmr_jax; got version "
+            f"{features['featuriser']} in {run / FEATURES}; train again, or install the tmr_jax "
+            "of the commit in git.txt"
+        )
+    tokenizer = load_tokenizer(run / TOKENIZER)
+    if tokenizer.sha256 != features["tokenizer_sha256"]:
+        raise ValueError(
+            f"expected the tokenizer {features['tokenizer_sha256'][:12]}... that this run was "
+            f"trained with; got {tokenizer.sha256[:12]}... in {run / TOKENIZER}; copy the run again"
+        )
+    bert = BertConfig(**features["bert"])
+    vocabulary = None
+    if config.features.molecule == "morgan1":
+        vocabulary = load_vocabulary(run / VOCABULARY)
+    return Assembly(
+        config, _model(config, bert, vocabulary), tokenizer, bert, features["weights"], vocabulary
+    )
+
+
+def save_assembly(run: Path, assembly: Assembly, shapes: Shapes) -> None:
+    """Writes what `assemble_from_run` reads, save config.json, which the run already has."""
+    assembly.tokenizer.save(run / TOKENIZER)
+    if assembly.vocabulary is not None:
+        save_vocabulary(run / VOCABULARY, assembly.vocabulary)
+    features = {
+        "featuriser": VERSION,
+        **dataclasses.asdict(assembly.config.features),
+        "tokenizer_sha256": assembly.tokenizer.sha256,
+        "weights": assembly.weights,
+        "bert": dataclasses.asdict(assembly.bert),
+        "vocabulary": None if assembly.vocabulary is None else len(assembly.vocabulary.identifiers),
+        "shapes": shapes._asdict(),
+    }
+    partial = run / f".{FEATURES}.{os.getpid()}"
+    partial.write_text(json.dumps(features, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, run / FEATURES)
+
+
+def init_params(
+    assembly: Assembly, batch: Batch, seed: int, text_weights: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Parameters of a new run: random by the seed, the text encoder's replaced where given."""
+    params = jax.jit(assembly.model.init)(jax.random.key(seed), batch)["params"]
+    if text_weights is None:
+        return params
+    ours, theirs = (jax.tree.map(np.shape, tree) for tree in (params["text_encoder"], text_weights))
+    assert ours == theirs, "the pretrained text weights are not those of the text encoder built"
+    return {**params, "text_encoder": jax.tree.map(jax.numpy.asarray, text_weights)}
+
+
+def _text_encoder(
+    config: Experiment,
+) -> tuple[BertConfig, dict[str, Any] | None, dict[str, str], Tokenizer]:
+    """Configuration, weights (None: random), their record, and the tokenizer."""
+    from tmr_jax.nn.pretrained import load_bert, read_config, resolve
+
+    text = config.model.text
+    folder = Path(text.source).expanduser()
+    if text.init == "random" and folder.is_dir():  # a folder without weights will do
+        record = {"source": text.source, "init": "random"}
+        return read_config(folder / "config.json"), None, record, load_tokenizer(folder)
+    files = resolve(text.source, text.revision)
+    tokenizer = load_tokenizer(files.tokenizer)
+    if text.init == "random":
+        record = {"source": text.source, "revision": files.revision, "init": "random"}
+        return read_config(files.config), None, record, tokenizer
+    bert, weights, record = load_bert(text.source, text.revision)
+    return bert, weights, {**record, "init": "pretrained"}, tokenizer
+
+
+def _check_text(config: Experiment, bert: BertConfig, tokenizer: Tokenizer) -> None:
+    limit, longest = config.features.max_tokens, max(config.train.text_buckets)
+    if limit > bert.max_positions:
+        raise ValueError(
+            f"expected --features.max-tokens of at most {bert.max_positions}, the positions of "
+            f"{config.model.text.source}; got {limit}; lower it"
+        )
+    if longest < limit:
+        raise ValueError(
+            f"expected a text bucket that holds --features.max-tokens {limit}; got "
+            f"{config.train.text_buckets}; add {limit} to --train.text-buckets"
+        )
+    if tokenizer.vocab_size > bert.vocab_size:
+        raise ValueError(
+            f"expected a tokenizer of at most {bert.vocab_size} pieces, the text encoder's; got "
+            f"{tokenizer.vocab_size}; take both from one source (--model.text.source)"
+        )
+
+
+def _model(config: Experiment, bert: BertConfig, vocabulary: Vocabulary | None) -> nn.Module:
+    from tmr_jax.features.atoms import EDGE_SIZES, NODE_SIZES
+
+    nodes, edges = NODE_SIZES, EDGE_SIZES
+    if vocabulary is not None:
+        nodes, edges = (len(vocabulary.identifiers) + 1,), ()
+    return build_model(config.model, config.features, config.train, bert, nodes, edges)
+
+
+def molecule_groups(smiles: Sequence[str]) -> np.ndarray:
+    """Equal numbers for equal molecules by InChIKey (A1.4), int32 [n]; kept in the cache folder."""
+    digest = hashlib.sha256(json.dumps(["groups", VERSION, *smiles]).encode()).hexdigest()[:32]
+    path = cache_folder() / f"groups-{digest}.npz"
+    if path.is_file():
+        try:
+            groups = read_arrays(path)["groups"]
+            if groups.shape == (len(smiles),):
+                return groups.astype(np.int32)
+        except (ValueError, KeyError, OSError):
+            pass  # a damaged file is computed again and written over
+    groups = _molecule_groups(smiles)
+    if len(smiles) >= CACHE_FROM:
+        _keep(path, groups)
+    return groups
+
+
+def _molecule_groups(smiles: Sequence[str]) -> np.ndarray:
+    from rich.console import Console
+    from rich.progress import track
+
+    from tmr_jax.features.identity import molecule_key
+
+    watched: Iterable[str] = list(dict.fromkeys(smiles))
+    if len(smiles) >= CACHE_FROM:
+        watched = track(watched, "equal molecules", console=Console(stderr=True), transient=True)
+    key = {s: molecule_key(s) for s in watched}
+    number = {k: i for i, k in enumerate(dict.fromkeys(key.values()))}
+    return np.array([number[key[s]] for s in smiles], np.int32)
+
+
+def _keep(path: Path, groups: np.ndarray) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            np.savez(file, groups=groups)
+        os.replace(partial, path)
+    except OSError as error:  # the work itself needs no cache
+        print(f"groups of equal molecules are not kept for the next time: {error}")
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        raise ValueError(
+            f"expected a run directory with {path.name}; got none at {path}; "
+            "name a run that training has written, e.g. --run runs/quickstart"
+        )
+    return path.read_text(encoding="utf-8")
+
+
+# Using
+
+
+class Encoded(NamedTuple):
+    """Embeddings of strings, and which of the strings are one and the same model input."""
+
+    rows: np.ndarray  # float32 [n, D], of length one; equal bit for bit in a group
+    group: np.ndarray  # int64 [n]
+
+
+class Encoder:
+    """Strings in, unit rows out: an assembly with parameters. Each distinct input is encoded once.
+
+    Give `params` another value to go on with other parameters and the same compiled functions.
+    `watch` is called with the number of items done after every batch; what it raises ends the work.
+    """
+
+    def __init__(self, assembly: Assembly, params: Any) -> None:
+        self._assembly, self.params = assembly, params
+        model = assembly.model
+        self._text = jax.jit(
+            lambda p, batch: model.apply({"params": p}, batch, method="encode_text").pooled
+        )
+        self._mol = jax.jit(
+            lambda p, batch: model.apply({"params": p}, batch, method="encode_molecule").pooled
+        )
+
+    def texts(
+        self, texts: Sequence[str], watch: Callable[[int], None] = lambda done: None
+    ) -> Encoded:
+        """Embeddings of texts; ValueError with the row number where one is empty."""
+        a = self._assembly
+        table = text_table(texts, a.tokenizer, a.config.features.max_tokens)
+        return self.text_rows(table, watch)
+
+    def text_rows(
+        self, table: TextTable, watch: Callable[[int], None] = lambda done: None
+    ) -> Encoded:
+        a = self._assembly
+        first, group = distinct(sequence_keys(table.tokens, table.offsets))
+        batches = encode_batches_text(
+            text_take(table, first),
+            a.config.eval.batch_size,
+            a.config.train.text_buckets,
+            a.tokenizer.pad_token,
+        )
+        rows = self._rows(self._text, batches, len(first), watch)
+        return Encoded(rows[group], group)
+
+    def molecules(
+        self, smiles: Sequence[str], watch: Callable[[int], None] = lambda done: None
+    ) -> tuple[Encoded, np.ndarray, list[Refused]]:
+        """Embeddings of the molecules that parse, which rows those are, and what was refused."""
+        a = self._assembly
+        table, kept, refused = molecule_table(
+            smiles, a.config.features.molecule, a.config.features.motif
+        )
+        if a.vocabulary is not None:
+            table, _ = apply_vocabulary(table, a.vocabulary)
+        return self.mol_rows(table, watch), kept, refused
+
+    def mol_rows(
+        self, table: MolTable, watch: Callable[[int], None] = lambda done: None
+    ) -> Encoded:
+        first, group = distinct(table.key)
+        size = self._assembly.config.eval.batch_size
+        batches = encode_batches_mol(table_take(table, first), size)
+        rows = self._rows(self._mol, batches, len(first), watch)
+        return Encoded(rows[group], group)
+
+    def _rows(
+        self, apply: Any, batches: Iterable, count: int, watch: Callable[[int], None]
+    ) -> np.ndarray:
+        def watched() -> Iterable:
+            done = 0
+            for indices, batch in batches:
+                yield indices, batch
+                done += len(indices)
+                watch(done)
+
+        def run(batch: Any) -> Any:
+            return apply(self.params, batch)
+
+        return encode(run, watched(), count, self._assembly.config.model.dim)
