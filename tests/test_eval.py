@@ -1,4 +1,4 @@
-"""Evaluation from the command line to results.json and report.html, with a fake encoder."""
+"""Evaluation from the command line to results.json and report.html, with a fake model."""
 
 import json
 import os
@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from tmr_jax import eval as evaluation
+from tmr_jax.assembly import Encoded
 from tmr_jax.config import DataConfig, EvalConfig, Experiment, TableConfig, to_json
 from tmr_jax.eval import (
     PAIR,
     SAME_TEXT,
-    Encoder,
-    Side,
+    Restored,
     encode_pools,
     main,
     own_split,
@@ -43,16 +43,16 @@ def number_of(item):
     return SMILES.index(item) if item in SMILES else int(re.search(r"\d+", item)[0])
 
 
-def fake_encoder(noise=0.0):
+def fake_model(noise=0.0):
     """Texts land on their molecules; `noise` pushes them off."""
     basis = unit(np.random.default_rng(0).normal(size=(len(SMILES), 16)).astype(np.float32))
 
     def side(items, seed, noise):
         rows = basis[[number_of(item) for item in items]]
         moved = rows + noise * np.random.default_rng(seed).normal(size=rows.shape)
-        return Side(unit(moved.astype(np.float32)), np.arange(len(items)))
+        return Encoded(unit(moved.astype(np.float32)), np.arange(len(items)))
 
-    return Encoder(
+    return Restored(
         {"which": "best", "step": 40, "sha256": "0" * 64},
         lambda texts: side(texts, 1, noise),
         lambda smiles: (side(smiles, 2, 0.0), np.arange(len(smiles))),
@@ -85,7 +85,7 @@ def run(tmp_path, monkeypatch):
     ]
     lines = [json.dumps(row) for row in history]
     (folder / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 41, "lo', encoding="utf-8")
-    monkeypatch.setattr(evaluation, "open_run", lambda run, which: fake_encoder(noise=0.8))
+    monkeypatch.setattr(evaluation, "open_run", lambda run, which: fake_model(noise=0.8))
     return folder
 
 
@@ -222,9 +222,10 @@ import sys
 sys.path.insert(0, {tests!r})
 import test_eval
 from tmr_jax import eval as evaluation
-evaluation.open_run = lambda run, which: test_eval.fake_encoder(0.8)
+from tmr_jax.assembly import Encoded
+evaluation.open_run = lambda run, which: test_eval.fake_model(0.8)
 sys.exit(evaluation.main())
-"""  # as a user starts it, but with the fake encoder
+"""  # as a user starts it, but with the fake model
 
 
 def test_an_ascii_terminal_no_home_and_a_path_with_spaces(run, tmp_path):
@@ -264,8 +265,8 @@ def test_identical_texts_have_a_second_number():
     pool = Pool("table/test", ("a", "a", "b"), ("C", "CC", "CCC"), np.arange(3), np.arange(3))
     rows = np.eye(3, dtype=np.float32)
     # Both texts "a" are one input and point at the second molecule.
-    text = Side(rows[[1, 1, 2]], np.array([0, 0, 1]))
-    found = {(s.direction, s.right): s for s in score_pool(pool, text, Side(rows, np.arange(3)))}
+    text = Encoded(rows[[1, 1, 2]], np.array([0, 0, 1]))
+    found = {(s.direction, s.right): s for s in score_pool(pool, text, Encoded(rows, np.arange(3)))}
     assert found["t2m", PAIR].ranking.greater.tolist() == [1, 0, 0]
     assert found["t2m", SAME_TEXT].ranking.greater.tolist() == [0, 0, 0]
     assert found["m2t", PAIR].ranking.equal.tolist() == [1 + 1, 1, 0]
@@ -283,7 +284,7 @@ def test_labels_of_molecules_without_a_text_are_their_own():
 def test_a_pool_of_queries_on_one_side_is_ranked_one_way():
     pool = Pool("x/full", ("a", "b"), ("C", "CC", "CCC"), np.array([2, 0]), np.full(3, -1))
     rows = np.eye(3, dtype=np.float32)
-    found = score_pool(pool, Side(rows[[2, 0]], np.arange(2)), Side(rows, np.arange(3)))
+    found = score_pool(pool, Encoded(rows[[2, 0]], np.arange(2)), Encoded(rows, np.arange(3)))
     assert [s.direction for s in found] == ["t2m"]
     assert found[0].ranking.pool_size == 3
 
@@ -310,16 +311,16 @@ def test_each_distinct_string_of_all_pools_is_encoded_once():
 
     def texts(items):
         seen.append(list(items))
-        return Side(np.eye(len(items), dtype=np.float32), np.arange(len(items)))
+        return Encoded(np.eye(len(items), dtype=np.float32), np.arange(len(items)))
 
     def molecules(items):
         side = texts(items)
         kept = np.array([i for i, s in enumerate(items) if s != "?"])
-        return Side(side.rows[kept], side.group[kept]), kept
+        return Encoded(side.rows[kept], side.group[kept]), kept
 
     one = Pool("one", ("a", "b"), ("C", "CC"), np.arange(2), np.arange(2))
     two = Pool("two", ("b", "d"), ("CC", "?"), np.arange(2), np.arange(2))
-    pools, encoded, _, refused = encode_pools(Encoder({}, texts, molecules), [one, two])
+    pools, encoded, _, refused = encode_pools(Restored({}, texts, molecules), [one, two])
     assert seen == [["C", "CC", "?"], ["a", "b"]]
     assert refused == {"one": 0, "two": 1}
     assert pools[1].texts == ("b",) and encoded[1].rows.tolist() == [[0.0, 1.0]]

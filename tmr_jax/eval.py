@@ -16,13 +16,15 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from tmr_jax.assembly import Assembly, Encoded, Encoder, assemble_from_run
 from tmr_jax.config import DataConfig, Experiment, did_you_mean, from_json, to_json
 from tmr_jax.retrieval.metrics import NAMES, TIES, bounds, intervals, metrics, per_query
 from tmr_jax.retrieval.rank import rank, top
@@ -36,20 +38,13 @@ SHOWN = 5  # candidates drawn for an example of the report
 EXAMPLES = 3  # hits, and as many misses, of each direction
 
 
-class Side(NamedTuple):
-    """Texts or molecules of a pool after encoding."""
-
-    rows: np.ndarray  # float32 [n, D], of length one
-    group: np.ndarray  # int64 [n], equal where two items are the same model input
-
-
-class Encoder(NamedTuple):
-    """A restored model as two functions of strings."""
+class Restored(NamedTuple):
+    """A run's model as two functions of strings."""
 
     checkpoint: dict[str, Any]  # which, step, sha256
-    texts: Callable[[list[str]], Side]
+    texts: Callable[[list[str]], Encoded]
     # Molecules that are refused have no row: the second value lists the items that have.
-    molecules: Callable[[list[str]], tuple[Side, np.ndarray]]
+    molecules: Callable[[list[str]], tuple[Encoded, np.ndarray]]
 
 
 class Score(NamedTuple):
@@ -144,13 +139,13 @@ def evaluate(
     data = data or config.data
     pools = [_load_pool(name, data) for name in protocols or default_protocols(config)]
     overlaps = {p.protocol: overlap(run, config, data, p) for p in pools}
-    encoder = open_run(run, which)
-    pools, texts, molecules, refused = encode_pools(encoder, pools)
+    model = open_run(run, which)
+    pools, texts, molecules, refused = encode_pools(model, pools)
     scores = []
     for pool, text, mol in zip(pools, texts, molecules, strict=True):
         scores += score_pool(pool, text, mol)
         scores += baseline_scores(pool, data)
-    results = summary(run, config, encoder.checkpoint, command) | {
+    results = summary(run, config, model.checkpoint, command) | {
         "scores": [
             score_record(s, config, overlaps[s.protocol], refused[s.protocol]) for s in scores
         ]
@@ -186,19 +181,19 @@ def default_protocols(config: Experiment) -> tuple[str, ...]:
 
 
 def encode_pools(
-    encoder: Encoder, pools: list[Pool]
-) -> tuple[list[Pool], list[Side], list[Side], dict[str, int]]:
+    model: Restored, pools: list[Pool]
+) -> tuple[list[Pool], list[Encoded], list[Encoded], dict[str, int]]:
     """Texts and molecules of all pools, each distinct string handed to the encoder once.
 
     Molecules that the featuriser refuses leave the pool with their texts; the last value says how
     many did, by protocol.
     """
     smiles = list(dict.fromkeys(s for pool in pools for s in pool.smiles))
-    encoded, kept = encoder.molecules(smiles)
+    encoded, kept = model.molecules(smiles)
     place = {smiles[row]: i for i, row in enumerate(kept)}
     sound = [without(pool, np.array([s in place for s in pool.smiles])) for pool in pools]
     texts = list(dict.fromkeys(t for pool in sound for t in pool.texts))
-    described = encoder.texts(texts)
+    described = model.texts(texts)
     row = {text: i for i, text in enumerate(texts)}
     left_out = {
         p.protocol: len(p.smiles) - len(s.smiles) for p, s in zip(pools, sound, strict=True)
@@ -211,8 +206,8 @@ def encode_pools(
     )
 
 
-def _take(side: Side, items: list[int]) -> Side:
-    return Side(side.rows[items], side.group[items])
+def _take(side: Encoded, items: list[int]) -> Encoded:
+    return Encoded(side.rows[items], side.group[items])
 
 
 def without(pool: Pool, keep: np.ndarray) -> Pool:
@@ -242,53 +237,37 @@ def _load_pool(protocol: str, data: DataConfig) -> Pool:
     return load_pool(protocol, data)
 
 
-def table_encoder(
-    apply: Callable[[str, Any], Any],
-    tokenizer: Any,
-    vocabulary: Any,
-    config: Experiment,
-    checkpoint: dict[str, Any],
-) -> Encoder:
-    """Strings -> tables of features -> each distinct model input encoded once.
+def restored(assembly: Assembly, params: Any, checkpoint: dict[str, Any]) -> Restored:
+    """Encoders of strings that show their progress on standard error."""
+    from tmr_jax.data.cache import apply_vocabulary, molecule_table
 
-    `apply(method, batch)` returns pooled embeddings [B, D]; `vocabulary` is None but for morgan1.
-    """
-    from tmr_jax.data import batching, cache
-    from tmr_jax.retrieval.index import distinct, encode, sequence_keys
+    encoder, features = Encoder(assembly, params), assembly.config.features
 
-    size, buckets = config.eval.batch_size, config.train.text_buckets
+    def texts(strings: list[str]) -> Encoded:
+        with _progress("encoding texts", len(strings)) as watch:
+            return encoder.texts(strings, watch)
 
-    def texts(strings: list[str]) -> Side:
-        table = cache.text_table(strings, tokenizer, config.features.max_tokens)
-        first, group = distinct(sequence_keys(table.tokens, table.offsets))
-        batches = batching.encode_batches_text(
-            cache.text_take(table, first), size, buckets, tokenizer.pad_token
-        )
-        rows = encode(
-            lambda batch: apply("encode_text", batch),
-            _watched(batches, "texts", len(first)),
-            len(first),
-            config.model.dim,
-        )
-        return Side(rows[group], group)
-
-    def molecules(smiles: list[str]) -> tuple[Side, np.ndarray]:
-        features = config.features
-        table, kept, _ = cache.molecule_table(smiles, features.molecule, features.motif)
-        if vocabulary is not None:
-            table, _ = cache.apply_vocabulary(table, vocabulary)
+    def molecules(smiles: list[str]) -> tuple[Encoded, np.ndarray]:
+        table, kept, _ = molecule_table(smiles, features.molecule, features.motif)
+        if assembly.vocabulary is not None:
+            table, _ = apply_vocabulary(table, assembly.vocabulary)
             table = table._replace(key=_keys(table))
-        first, group = distinct(table.key)
-        batches = batching.encode_batches_mol(cache.table_take(table, first), size)
-        rows = encode(
-            lambda batch: apply("encode_molecule", batch),
-            _watched(batches, "molecules", len(first)),
-            len(first),
-            config.model.dim,
-        )
-        return Side(rows[group], group), kept
+        with _progress("encoding molecules", len(kept)) as watch:
+            return encoder.mol_rows(table, watch), kept
 
-    return Encoder(checkpoint, texts, molecules)
+    return Restored(checkpoint, texts, molecules)
+
+
+@contextmanager
+def _progress(what: str, count: int) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=count)
+        yield lambda done: bar.update(task, completed=done)
+        bar.update(task, completed=count)  # equal inputs were encoded once
 
 
 def _keys(table: Any) -> np.ndarray:
@@ -305,11 +284,13 @@ def _keys(table: Any) -> np.ndarray:
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
 
 
-def open_run(run: Path, which: Which) -> Encoder:
+def open_run(run: Path, which: Which) -> Restored:
     """The run's model, tokenizer, vocabulary and checkpoint."""
-    from tmr_jax.assembly import assemble_from_run
+    from tmr_jax.training.checkpoint import restore_params
 
-    raise ValueError(assemble_from_run)
+    assembly = assemble_from_run(run)
+    params, step = restore_params(run, which)
+    return restored(assembly, params, {"which": which, "step": step, "sha256": ""})
 
 
 def baseline_scores(pool: Pool, data: DataConfig) -> list[Score]:
@@ -317,25 +298,10 @@ def baseline_scores(pool: Pool, data: DataConfig) -> list[Score]:
     return []
 
 
-def _watched(
-    batches: Iterable[tuple[np.ndarray, Any]], what: str, count: int
-) -> Iterator[tuple[np.ndarray, Any]]:
-    """The same batches under a progress bar on standard error."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"encoding {what}", total=count)
-        for indices, batch in batches:
-            yield indices, batch
-            bar.advance(task, len(indices))
-
-
 # Scores
 
 
-def score_pool(pool: Pool, text: Side, mol: Side, scorer: str = "model") -> list[Score]:
+def score_pool(pool: Pool, text: Encoded, mol: Encoded, scorer: str = "model") -> list[Score]:
     """Both directions, where the pool has queries on both sides.
 
     Where texts repeat, a second line counts any candidate with the identical text as right
@@ -589,7 +555,9 @@ def print_table(results: dict[str, Any]) -> None:
 # Examples of the report
 
 
-def choose_examples(pool: Pool, text: Side, mol: Side, scores: list[Score], seed: int) -> list[Any]:
+def choose_examples(
+    pool: Pool, text: Encoded, mol: Encoded, scores: list[Score], seed: int
+) -> list[Any]:
     """A few hits drawn by the seed, and misses from near to far, of each direction."""
     sides = {
         "t2m": (text, mol, pool.text_target, pool.texts, pool.smiles),

@@ -6,10 +6,11 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
+from tmr_jax.assembly import Assembly
 from tmr_jax.config import Experiment, FeatureConfig, GraphEncoderConfig, ModelConfig, TrainConfig
 from tmr_jax.data.batching import encode_batches_mol, encode_batches_text
 from tmr_jax.data.cache import apply_vocabulary, build_vocabulary, molecule_table, text_table
-from tmr_jax.eval import PAIR, encode_pools, score_pool, table_encoder
+from tmr_jax.eval import PAIR, encode_pools, restored, score_pool
 from tmr_jax.features.graph import EDGE_SIZES, NODE_SIZES
 from tmr_jax.features.text import Tokenizer
 from tmr_jax.models import build_model
@@ -61,16 +62,11 @@ def make_encoder(molecule, smiles):
     )(jax.random.key(0))
     # A fresh BERT says nearly the same of every text; stronger weights tell them apart.
     random = np.random.default_rng(0)
-    variables = jax.tree.map(
-        lambda x: x + 0.3 * random.normal(size=x.shape).astype(x.dtype), variables
+    params = jax.tree.map(
+        lambda x: x + 0.3 * random.normal(size=x.shape).astype(x.dtype), variables["params"]
     )
-    apply = jax.jit(
-        lambda batch, method: model.apply(variables, batch, method=method).pooled,
-        static_argnames="method",
-    )
-    return table_encoder(
-        lambda method, batch: apply(batch, method=method), tokenizer, vocabulary, config, {}
-    )
+    assembly = Assembly(config, model, tokenizer, BERT, {}, vocabulary)
+    return restored(assembly, params, {})
 
 
 def random_texts(count, seed):
