@@ -77,7 +77,7 @@ def table_size(table: MolTable | TextTable) -> int:
     return len(table.node_offsets if isinstance(table, MolTable) else table.offsets) - 1
 
 
-def table_get(table: MolTable, i: int) -> MolFeatures:
+def table_get(table: MolTable, i: int | np.integer) -> MolFeatures:
     """Molecule i as it came from the featuriser."""
     atoms = slice(*table.node_offsets[i : i + 2])
     bonds = slice(*table.edge_offsets[i : i + 2])
@@ -236,15 +236,25 @@ def _molecules_hold(arrays: dict[str, np.ndarray]) -> bool:
         and len(table.motif) == len(table.nodes)
         and table.key.shape == (count, 16)
         and len(table.edge_offsets) - 1 == count == len(arrays["kept"])
+        and _inside(table.motif, table.node_offsets, table.node_offsets)
+        and _inside(table.senders, table.edge_offsets, table.node_offsets)
+        and _inside(table.receivers, table.edge_offsets, table.node_offsets)
     )
 
 
+def _inside(indices: np.ndarray, offsets: np.ndarray, node_offsets: np.ndarray) -> bool:
+    """Whether every index of a molecule's range is one of its atoms'."""
+    sizes = np.repeat(np.diff(node_offsets), np.diff(offsets))
+    return indices.dtype == np.int32 and bool(((indices >= 0) & (indices < sizes)).all())
+
+
 def _offsets_hold(offsets: np.ndarray, total: int) -> bool:
+    """Whether packed ranges begin at 0, end at `total` and never go back."""
     return (
-        offsets.ndim == 1
+        offsets.dtype == np.int64
+        and offsets.ndim == 1
         and len(offsets) > 0
-        and offsets[0] == 0
-        and offsets[-1] == total
+        and (int(offsets[0]), int(offsets[-1])) == (0, total)
         and bool((np.diff(offsets) >= 0).all())
     )
 
@@ -319,7 +329,7 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
 
 
 def cache_folder() -> Path:
-    """TMR_JAX_CACHE, else ~/.cache/tmr_jax, else a folder of this user in the temporary directory."""
+    """TMR_JAX_CACHE, else ~/.cache/tmr_jax, else this user's folder among the temporary ones."""
     named = os.environ.get("TMR_JAX_CACHE")
     if named:
         return Path(named)

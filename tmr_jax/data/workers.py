@@ -39,12 +39,10 @@ def in_workers(jobs: list[list]) -> Iterator[dict[str, np.ndarray]]:
             while not event.wait(1.0):
                 if not any(thread.is_alive() for thread in threads) and not event.is_set():
                     raise RuntimeError(_died(jobs[i]))
-            result = results[i]
-            if isinstance(result, dict):
-                yield result
-                results[i] = None
-            else:
-                raise RuntimeError(_died(jobs[i])) from result
+            if results[i] is None:
+                raise RuntimeError(_died(jobs[i]))
+            yield results[i]
+            results[i] = None
     finally:
         for worker in workers:
             worker.kill()
@@ -98,8 +96,7 @@ def _feed(
                 jobs_out.write(json.dumps(jobs[i]).encode() + b"\n")
                 jobs_out.flush()
                 results[i] = _receive(arrays_in)
-            except (OSError, ValueError) as error:
-                results[i] = error
+            except (OSError, ValueError):
                 return
             finally:
                 done[i].set()

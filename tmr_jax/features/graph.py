@@ -36,7 +36,6 @@ _ADVICE = {
     "whitespace": "give one SMILES only, without a name after it",
     "too-long": "give one molecule, not a polymer or a file",
     "unparsable": "check brackets and ring-closure digits",
-    "no-atoms": "give at least one atom",
     "too-many-atoms": "leave this molecule out",
     "too-many-rings": "leave this molecule out",
     "impossible-chemistry": "check valences, charges and aromatic rings",
@@ -73,11 +72,9 @@ def _check_text(smiles: str) -> str:
 def _check_size(smiles: str) -> None:
     """Atoms and rings are counted on a parse that skips ring search and aromaticity."""
     draft = Chem.MolFromSmiles(smiles, sanitize=False)
-    if draft is None:
+    if draft is None or not draft.GetNumAtoms():
         raise BadMolecule("unparsable", smiles)
     atoms, bonds = draft.GetNumAtoms(), draft.GetNumBonds()
-    if atoms == 0:
-        raise BadMolecule("no-atoms", smiles)
     if atoms > MAX_ATOMS:
         raise BadMolecule("too-many-atoms", smiles)
     if bonds - atoms + len(Chem.GetMolFrags(draft)) > MAX_RINGS:
@@ -115,7 +112,7 @@ def featurise(
 
 
 def _rewritten(mol: Chem.Mol) -> Chem.Mol:
-    """The molecule as its canonical SMILES writes it: chirality tags are relative to the writing."""
+    """The molecule as its canonical SMILES writes it: chirality tags depend on the writing."""
     again = Chem.MolFromSmiles(Chem.MolToSmiles(mol))
     # A few metal complexes cannot be read back; their tags then follow the given writing.
     return mol if again is None else again

@@ -1,0 +1,225 @@
+"""Batches by hand: plans, shapes, padding that changes nothing, and streams that lose no row."""
+
+from __future__ import annotations
+
+import jraph
+import numpy as np
+import pytest
+
+from tmr_jax.data.batching import (
+    Shapes,
+    declare_shapes,
+    encode_batches_mol,
+    encode_batches_text,
+    epoch_plan,
+    make_batch,
+    mol_batch,
+    text_batch,
+)
+from tmr_jax.data.cache import (
+    TextTable,
+    apply_vocabulary,
+    build_vocabulary,
+    molecule_table,
+    table_get,
+    table_take,
+)
+
+SMILES = ["CCO", "C", "CC(=O)NC", "[Na+].[Cl-]", "c1ccccc1"]
+LENGTHS = np.random.default_rng(1).integers(4, 250, 203)
+
+
+def texts(lengths) -> TextTable:
+    """Text i holds the token i + 1 over and over."""
+    lengths = np.asarray(lengths, np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = np.repeat(np.arange(1, len(lengths) + 1), lengths).astype(np.int32)
+    return TextTable(tokens, offsets, np.zeros(len(lengths), bool))
+
+
+@pytest.fixture(scope="module")
+def mols():
+    return molecule_table(SMILES, "ogb", "brics")[0]
+
+
+# The plan of an epoch
+
+
+def test_a_plan_is_a_function_of_seed_and_epoch():
+    plan = epoch_plan(3, 5, LENGTHS, 8, 4)
+    assert np.array_equal(plan, epoch_plan(3, 5, LENGTHS, 8, 4))
+    assert not np.array_equal(plan, epoch_plan(3, 6, LENGTHS, 8, 4))
+    assert not np.array_equal(plan, epoch_plan(4, 5, LENGTHS, 8, 4))
+
+
+def test_a_plan_pinned():
+    # Resuming an old run needs the same plan years later.
+    assert epoch_plan(0, 0, np.arange(6), 2, 2).tolist() == [[2, 3], [4, 5], [0, 1]]
+
+
+def test_no_row_comes_twice_and_the_rows_left_out_vary():
+    left_out = []
+    for epoch in range(6):
+        plan = epoch_plan(0, epoch, LENGTHS, 8, 4)
+        assert plan.shape == (25, 8) and len(np.unique(plan)) == 200
+        left_out.append(tuple(sorted(set(range(203)) - set(plan.ravel().tolist()))))
+    assert len(set(left_out)) > 1
+
+
+def test_pools_bring_like_lengths_together_and_batches_are_shuffled():
+    def spread(pool_batches):
+        lengths = LENGTHS[epoch_plan(0, 0, LENGTHS, 8, pool_batches)]
+        return np.ptp(lengths, axis=1).mean(), lengths.mean(1)
+
+    pooled, means = spread(25)
+    assert pooled < spread(1)[0] / 5
+    assert (np.diff(means) < 0).any() and (np.diff(means) > 0).any()
+
+
+def test_fewer_rows_than_a_batch_say_what_to_set():
+    with pytest.raises(ValueError, match=r"one batch of 8 training pairs, got 5; .*batch-size"):
+        epoch_plan(0, 0, LENGTHS[:5], 8, 4)
+
+
+# Texts
+
+
+def test_text_batch_by_hand():
+    batch = text_batch(np.array([2, 0]), texts([2, 9, 3]), (4, 8, 16), 7)
+    assert batch.tokens.tolist() == [[3, 3, 3, 7], [1, 1, 7, 7]]
+    assert batch.mask.tolist() == [[True, True, True, False], [True, True, False, False]]
+
+
+def test_the_smallest_bucket_that_holds_the_longest_text():
+    table = texts([4, 5, 16, 17])
+    for row, width in ((0, 4), (1, 8), (2, 16)):
+        assert text_batch(np.array([row]), table, (4, 8, 16), 0).tokens.shape == (1, width)
+    with pytest.raises(ValueError, match="up to 16 tokens, got one of 17"):
+        text_batch(np.array([3]), table, (4, 8, 16), 0)
+
+
+# Molecules
+
+
+def test_mol_batch_by_hand(mols):
+    batch = mol_batch(np.array([0, 1, 3]), mols, (10,), (8,))
+    graph = batch.graph
+    assert graph.n_node.tolist() == [3, 1, 2, 4] and graph.n_edge.tolist() == [4, 0, 0, 4]
+    assert graph.nodes.shape == (10, 12) and graph.nodes.dtype == np.int32
+    assert (graph.nodes[6:] == 0).all() and (graph.edges[4:] == 0).all()
+    assert graph.senders[4:].tolist() == [6] * 4 and graph.receivers[4:].tolist() == [6] * 4
+    # ethanol: one motif; methane: one; two ions: two; padding: the last number
+    assert batch.motif.tolist() == [0, 0, 0, 1, 2, 3, 9, 9, 9, 9]
+
+
+def test_edges_join_atoms_of_their_own_molecule(mols):
+    rows = np.array([2, 4, 0, 4])
+    graph = mol_batch(rows, mols, (32,), (64,)).graph
+    start = edge = 0
+    for row in rows:
+        f = table_get(mols, row)
+        n, e = len(f.nodes), len(f.senders)
+        assert (graph.nodes[start : start + n] == f.nodes).all()
+        assert (graph.edges[edge : edge + e] == f.edges).all()
+        assert (graph.senders[edge : edge + e] == f.senders + start).all()
+        assert (graph.receivers[edge : edge + e] == f.receivers + start).all()
+        start, edge = start + n, edge + e
+
+
+def test_real_atoms_do_not_move_with_the_budget(mols):
+    rows = np.array([2, 0, 4])
+    small, large = (mol_batch(rows, mols, (n,), (3 * n,)) for n in (16, 64))
+    atoms, bonds = 14, 24
+    for a, b in ((small.graph.nodes, large.graph.nodes), (small.motif, large.motif)):
+        assert (a[:atoms] == b[:atoms]).all()
+    for field in ("edges", "senders", "receivers"):
+        a, b = getattr(small.graph, field), getattr(large.graph, field)
+        assert (a[:bonds] == b[:bonds]).all()
+    assert small.motif[:atoms].max() < small.motif[atoms:].min()
+
+
+def test_jraph_agrees_on_what_is_padding(mols):
+    graph = mol_batch(np.array([2, 0, 4]), mols, (32,), (64,)).graph
+    assert jraph.get_number_of_padding_with_graphs_graphs(graph) == 1
+    assert int(jraph.get_node_padding_mask(graph).sum()) == 14
+    assert int(jraph.get_edge_padding_mask(graph).sum()) == 24
+    assert graph.n_node.sum() == len(graph.nodes) and graph.n_edge.sum() == len(graph.edges)
+
+
+def test_one_atom_is_always_padding(mols):
+    # Three atoms and four directed bonds fill a budget of four atoms, not one of three.
+    assert mol_batch(np.array([0]), mols, (3, 4), (4, 4)).graph.nodes.shape[0] == 4
+    with pytest.raises(ValueError, match=r"fewer than 3 atoms .* got 3 and 4"):
+        mol_batch(np.array([0]), mols, (3,), (4,))
+
+
+def test_morgan1_goes_through_its_vocabulary_first():
+    table, _, _ = molecule_table(SMILES, "morgan1", "none")
+    with pytest.raises(AssertionError, match="apply_vocabulary"):
+        mol_batch(np.array([0]), table, (8,), (8,))
+    ids, _ = apply_vocabulary(table, build_vocabulary(table))
+    graph = mol_batch(np.array([0]), ids, (8,), (8,)).graph
+    assert graph.nodes.shape == (8, 1) and graph.edges.shape == (8, 0)
+    assert (graph.nodes[:3] > 0).all()
+
+
+# Pairs
+
+
+def test_make_batch_joins_rows(mols):
+    shapes = Shapes((4, 8), (32,), (64,))
+    groups = np.array([5, 6, 7, 8, 9])
+    batch = make_batch(np.array([4, 1]), texts([2, 3, 2, 2, 4]), mols, groups, -groups, shapes, 0)
+    assert batch.text.tokens[:, 0].tolist() == [5, 2]
+    assert batch.mol.graph.n_node.tolist() == [6, 1, 25]
+    assert batch.text_group.tolist() == [9, 6] and batch.mol_group.tolist() == [-9, -6]
+
+
+def test_declared_shapes_hold_every_batch_and_mostly_the_smallest():
+    table = molecule_table(["C" * n for n in range(1, 41)], "ogb", "none")[0]
+    many = table_take(table, np.random.default_rng(0).integers(40, size=400))
+    lengths = np.diff(many.node_offsets)
+    for text_lengths, pool in ((None, 1), (lengths, 4)):
+        shapes = declare_shapes(many, (64, 32), 8, text_lengths, pool)
+        assert shapes.text == (32, 64) and 1 <= len(shapes.nodes) == len(shapes.edges) <= 3
+        assert list(shapes.nodes) == sorted(set(shapes.nodes))
+        worst = np.argsort(lengths)[::-1][:8]
+        used = [
+            mol_batch(rows, many, shapes.nodes, shapes.edges).graph.nodes.shape[0]
+            for rows in [worst, *epoch_plan(1, 0, lengths, 8, pool)]
+        ]
+        assert used[0] == shapes.nodes[-1]
+        assert np.mean([n == shapes.nodes[0] for n in used]) > 0.7
+
+
+# Streams for encoding
+
+
+def test_texts_stream_once_shortest_first_in_full_batches():
+    table = texts(LENGTHS[:50])
+    seen, widths = [], []
+    for indices, batch in encode_batches_text(table, 16, (256, 64, 128), 0):
+        assert batch.tokens.shape[0] == 16 and batch.mask.any(1).all()
+        assert (batch.tokens[: len(indices), 0] == indices + 1).all()
+        seen += indices.tolist()
+        widths.append(batch.tokens.shape[1])
+    assert sorted(seen) == list(range(50)) and len(indices) == 2
+    assert widths == sorted(widths) and set(widths) <= {64, 128, 256}
+
+
+def test_molecules_stream_once_in_few_shapes_with_giants():
+    smiles = ["C" * (1 + n % 60) for n in range(150)] + ["C" * 900, "C" * 999, "C"]
+    table = molecule_table(smiles, "ogb", "none")[0]
+    seen, shapes = [], set()
+    for indices, batch in encode_batches_mol(table, 4):
+        sizes = [len(smiles[i]) for i in indices]
+        assert batch.graph.n_node[:-1].tolist() == sizes + [0] * (4 - len(indices))
+        seen += indices.tolist()
+        shapes.add((batch.graph.nodes.shape[0], batch.graph.edges.shape[0]))
+    assert sorted(seen) == list(range(153))
+    assert max(shapes)[0] == 1024 and len(shapes) <= 5
+
+
+def test_empty_tables_stream_nothing(mols):
+    assert list(encode_batches_mol(table_take(mols, np.zeros(0, int)), 4)) == []
+    assert list(encode_batches_text(texts([]), 4, (8,), 0)) == []

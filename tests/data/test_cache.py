@@ -1,0 +1,327 @@
+"""Tables of features: packing, keys, refusals, and cache files that cannot be trusted."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tmr_jax.data import cache
+from tmr_jax.data.cache import (
+    apply_vocabulary,
+    build_vocabulary,
+    cache_folder,
+    load_vocabulary,
+    molecule_table,
+    read_arrays,
+    save_vocabulary,
+    table_get,
+    table_size,
+    table_take,
+    text_table,
+    text_take,
+)
+from tmr_jax.features.graph import featurise
+from tmr_jax.features.text import load_tokenizer
+
+SMILES = ["CCO", "C", "broken(", "[Na+].[Cl-]", "OCC", "CCO", "", "C[C@H](N)O", "C[C@@H](N)O"]
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "an", "acid"]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces))
+    return load_tokenizer(tmp_path)
+
+
+def npy(array_header: dict, content: bytes, version=(1, 0)) -> bytes:
+    """A .npy whose header says whatever it is told to."""
+    buffer = io.BytesIO()
+    writer = np.lib.format.write_array_header_1_0
+    if version == (2, 0):
+        writer = np.lib.format.write_array_header_2_0
+    writer(buffer, array_header)
+    return buffer.getvalue() + content
+
+
+def npz(path: Path, compression=zipfile.ZIP_STORED, **members: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return path
+
+
+def same(one, other) -> bool:
+    return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_kept_and_refused_rows_by_hand():
+    table, kept, refused = molecule_table(SMILES, "ogb", "none")
+    assert kept.tolist() == [0, 1, 3, 4, 5, 7, 8]
+    assert [tuple(r) for r in refused] == [(2, "unparsable", "broken("), (6, "empty", "")]
+    assert table_size(table) == 7
+    assert np.diff(table.node_offsets).tolist() == [3, 1, 2, 3, 3, 4, 4]
+    assert np.diff(table.edge_offsets).tolist() == [4, 0, 0, 4, 4, 6, 6]
+
+
+@pytest.mark.parametrize("molecule", ["ogb", "morgan1"])
+@pytest.mark.parametrize("motif", ["none", "brics"])
+def test_a_row_is_what_the_featuriser_gave(molecule, motif):
+    table, kept, _ = molecule_table(SMILES, molecule, motif)
+    for i, row in enumerate(kept):
+        assert same(table_get(table, i), featurise(SMILES[row], molecule, motif))
+
+
+def test_keys_are_equal_exactly_where_the_inputs_are():
+    def keys(molecule):
+        return [k.tobytes() for k in molecule_table(SMILES, molecule, "none")[0].key]
+
+    ogb, morgan1 = keys("ogb"), keys("morgan1")
+    assert ogb[0] == ogb[3] == ogb[4] and len(set(ogb)) == 5  # CCO, OCC, CCO
+    assert morgan1[0] == morgan1[3] and morgan1[5] == morgan1[6] and len(set(morgan1)) == 4
+
+
+def test_equal_smiles_are_featurised_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(cache, "featurise", lambda s, *rest: asked.append(s) or featurise(s, *rest))
+    molecule_table(["CCO"] * 50 + ["CO"], "ogb", "none")
+    assert asked.count("CCO") == 1 and asked.count("CO") == 1
+
+
+@pytest.mark.parametrize("smiles", [[], ["broken("], ["C"], ["[Na+].[Cl-]"]])
+def test_tables_without_molecules_or_bonds_have_their_columns(smiles):
+    table, kept, _ = molecule_table(smiles, "ogb", "brics")
+    assert table_size(table) == len(kept)
+    assert table.nodes.shape[1] == 12 and table.edges.shape == (0, 4)
+    assert table.nodes.dtype == table.edges.dtype == np.uint8
+
+
+def test_taking_rows_repeats_and_reorders():
+    table, _, _ = molecule_table(SMILES, "ogb", "brics")
+    taken = table_take(table, np.array([5, 0, 5]))
+    assert table_size(taken) == 3
+    for i, row in enumerate([5, 0, 5]):
+        assert same(table_get(taken, i), table_get(table, row))
+        assert (taken.key[i] == table.key[row]).all()
+    assert table_size(table_take(table, np.zeros(0, int))) == 0
+
+
+def test_processes_give_the_same_table_as_one(monkeypatch):
+    smiles = ["C" * i + "O" for i in range(1, 40)] + ["bad(", *SMILES]
+    alone = molecule_table(smiles, "ogb", "brics")
+    monkeypatch.setattr(cache, "PARALLEL_FROM", 1)
+    monkeypatch.setattr(cache, "CHUNK", 7)
+    shared = molecule_table(smiles, "ogb", "brics")
+    assert same(alone[0], shared[0]) and same([alone[1]], [shared[1]]) and alone[2] == shared[2]
+
+
+# The cache
+
+
+def test_the_second_call_reads_what_the_first_wrote(tmp_path, monkeypatch):
+    first = molecule_table(SMILES, "ogb", "brics", tmp_path)
+    monkeypatch.setattr(cache, "featurise", None)  # any use of it would raise
+    second = molecule_table(SMILES, "ogb", "brics", tmp_path)
+    assert same(first[0], second[0]) and same([first[1]], [second[1]]) and first[2] == second[2]
+    assert [p.suffix for p in tmp_path.iterdir()] == [".npz"]
+
+
+def test_rows_settings_and_version_each_have_a_file_of_their_own(tmp_path, monkeypatch):
+    molecule_table(["C", "CO"], "ogb", "none", tmp_path)
+    molecule_table(["CC", "O"], "ogb", "none", tmp_path)  # the same letters, cut elsewhere
+    molecule_table(["C", "CO"], "ogb", "brics", tmp_path)
+    molecule_table(["C", "CO"], "morgan1", "none", tmp_path)
+    monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
+    molecule_table(["C", "CO"], "ogb", "none", tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_few_rows_are_kept_only_in_a_named_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path / "default"))
+    molecule_table(SMILES, "ogb", "none")
+    assert not (tmp_path / "default").exists()
+    monkeypatch.setattr(cache, "CACHE_FROM", 2)
+    molecule_table(SMILES, "ogb", "none")
+    assert len(list((tmp_path / "default").iterdir())) == 1
+
+
+FORGED = {
+    "a gigabyte in a header": npy(
+        {"descr": "<f8", "fortran_order": False, "shape": (1 << 27,)}, b""
+    ),
+    "a shape that overflows": npy(
+        {"descr": "<f8", "fortran_order": False, "shape": (1 << 62, 4)}, b""
+    ),
+    "objects": npy({"descr": "|O", "fortran_order": False, "shape": (1,)}, b"\x80\x04N."),
+    "hidden objects": npy(
+        {"descr": [("a", "|O")], "fortran_order": False, "shape": (1,)}, b"\0" * 8
+    ),
+    "bytes too many": npy({"descr": "<i8", "fortran_order": False, "shape": (1,)}, b"\0" * 9),
+    "bytes too few, version 2": npy(
+        {"descr": "<i8", "fortran_order": False, "shape": (2,)}, b"\0" * 8, (2, 0)
+    ),
+    "no magic": b"\0" * 64,
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("content", FORGED.values(), ids=FORGED.keys())
+def test_a_forged_member_is_refused_before_it_is_allocated(content, tmp_path, monkeypatch):
+    path = npz(tmp_path / "forged.npz", nodes=content)
+    # Nothing may be read into an array: the header alone decides.
+    monkeypatch.setattr(np.lib.format, "read_array", None)
+    with pytest.raises(ValueError, match="expected an uncompressed"):
+        read_arrays(path)
+
+
+def test_a_compressed_member_is_refused(tmp_path):
+    zeros = npy({"descr": "<i8", "fortran_order": False, "shape": (1 << 20,)}, bytes(1 << 23))
+    path = npz(tmp_path / "bomb.npz", zipfile.ZIP_DEFLATED, nodes=zeros)
+    assert path.stat().st_size < 1 << 15
+    with pytest.raises(ValueError, match="claim more bytes"):
+        read_arrays(path)
+
+
+def test_a_true_npz_is_read_whole(tmp_path):
+    arrays = {"a": np.arange(6).reshape(2, 3), "b": np.zeros((0, 4), np.uint8), "c": np.array(7.5)}
+    np.savez(tmp_path / "true.npz", **arrays)
+    back = read_arrays(tmp_path / "true.npz")
+    assert set(back) == set(arrays) and all(np.array_equal(back[k], arrays[k]) for k in arrays)
+
+
+def damaged_by_bit(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 16]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damaged_by_bit,
+        lambda content: content[: len(content) // 2],
+        lambda content: b"",
+        lambda content: b"version https://git-lfs.github.com/spec/v1\n",
+    ],
+    ids=["one bit", "truncated", "empty", "pointer"],
+)
+def test_a_damaged_cache_file_is_computed_again_and_says_so(damage, tmp_path, capfd):
+    good = molecule_table(SMILES, "ogb", "none", tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    again = molecule_table(SMILES, "ogb", "none", tmp_path)
+    assert same(good[0], again[0])
+    assert "computing the features again" in capfd.readouterr().err
+    molecule_table(SMILES, "ogb", "none", tmp_path)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_forged_cache_file_is_computed_again(tmp_path, capfd):
+    good = molecule_table(SMILES, "ogb", "none", tmp_path)
+    (path,) = tmp_path.iterdir()
+    npz(path, nodes=FORGED["a gigabyte in a header"])
+    assert same(good[0], molecule_table(SMILES, "ogb", "none", tmp_path)[0])
+    assert "claims shape (134217728,)" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("field", ["node_offsets", "senders", "key", "kept"])
+def test_arrays_that_do_not_belong_together_are_computed_again(field, tmp_path, capfd):
+    good = molecule_table(SMILES, "ogb", "none", tmp_path)
+    (path,) = tmp_path.iterdir()
+    arrays = read_arrays(path)
+    np.savez(path, **(arrays | {field: arrays[field][:-1]}))
+    assert same(good[0], molecule_table(SMILES, "ogb", "none", tmp_path)[0])
+    assert "computing them again" in capfd.readouterr().err
+
+
+def test_indices_that_leave_their_molecule_are_computed_again(tmp_path, capfd):
+    good = molecule_table(SMILES, "ogb", "none", tmp_path)
+    (path,) = tmp_path.iterdir()
+    arrays = read_arrays(path)
+    arrays["senders"][0] = 10**6
+    np.savez(path, **arrays)
+    assert same(good[0], molecule_table(SMILES, "ogb", "none", tmp_path)[0])
+    assert "computing them again" in capfd.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path, capfd):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    table, _, _ = molecule_table(SMILES, "ogb", "none", blocked / "cache")
+    assert table_size(table) == 7
+    assert "not kept for the next time" in capfd.readouterr().err
+
+
+def test_the_default_folder_without_a_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("TMR_JAX_CACHE")
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    assert str(os.getuid()) in cache_folder().name
+
+
+def test_a_folder_with_spaces_and_accents(tmp_path):
+    folder = tmp_path / "Ünïcode und Leerzeichen"
+    first = molecule_table(SMILES, "ogb", "none", folder)
+    assert same(first[0], molecule_table(SMILES, "ogb", "none", folder)[0])
+
+
+# Texts
+
+
+def test_text_table_by_hand(tokenizer, tmp_path):
+    table = text_table(["an acid", "acid", "an an an"], tokenizer, 4, tmp_path / "c")
+    assert table.tokens.tolist() == [2, 4, 5, 3, 2, 5, 3, 2, 4, 4, 3]
+    assert table.offsets.tolist() == [0, 4, 7, 11]
+    assert table.truncated.tolist() == [False, False, True]
+    assert same(table, text_table(["an acid", "acid", "an an an"], tokenizer, 4, tmp_path / "c"))
+    taken = text_take(table, np.array([2, 1]))
+    assert taken.tokens.tolist() == [2, 4, 4, 3, 2, 5, 3] and taken.truncated.tolist() == [
+        True,
+        False,
+    ]
+    assert table_size(taken) == 2
+
+
+def test_text_cache_depends_on_length_and_tokenizer(tokenizer, tmp_path):
+    folder = tmp_path / "c"
+    text_table(["an acid"], tokenizer, 4, folder)
+    text_table(["an acid"], tokenizer, 3, folder)
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nacid\nan")
+    other = text_table(["an acid"], load_tokenizer(tmp_path / "vocab.txt"), 4, folder)
+    assert other.tokens.tolist() == [2, 5, 4, 3]
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_an_empty_list_of_texts_is_an_empty_table(tokenizer):
+    assert table_size(text_table([], tokenizer, 8)) == 0
+
+
+# Vocabulary
+
+
+def test_vocabulary_maps_known_identifiers_and_counts_the_rest(tmp_path):
+    train, _, _ = molecule_table(["CC", "C"], "morgan1", "none")
+    vocabulary = build_vocabulary(train)
+    assert vocabulary.identifiers.tolist() == [2246728737, 2246733040, 3545175291]
+    ids, unknown = apply_vocabulary(train, vocabulary)
+    assert sorted(ids.nodes.ravel().tolist()) == [1, 2, 3] and unknown == 0
+    other, _, _ = molecule_table(["C", "[Na+].[Cl-]"], "morgan1", "none")
+    ids, unknown = apply_vocabulary(other, vocabulary)
+    assert ids.nodes.ravel().tolist() == [2, 0, 0] and unknown == 2
+    assert ids.nodes.dtype == np.int32
+    save_vocabulary(tmp_path / "vocab.npz", vocabulary)
+    assert same(load_vocabulary(tmp_path / "vocab.npz"), vocabulary)
+
+
+def test_a_file_that_is_no_vocabulary_is_refused(tmp_path):
+    np.savez(tmp_path / "vocab.npz", identifiers=np.array([3, 2, 1]))
+    with pytest.raises(ValueError, match="expected sorted int64 identifiers"):
+        load_vocabulary(tmp_path / "vocab.npz")

@@ -1,0 +1,51 @@
+"""Processes that compute features: order, death, and no process left behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+
+from tmr_jax.data import workers
+from tmr_jax.data.workers import in_workers
+
+
+def test_results_come_in_the_order_of_the_jobs():
+    jobs = [[["C" * (i + 1)], "ogb", "none"] for i in range(5)]
+    sizes = [int(arrays["node_sizes"][0]) for arrays in in_workers(jobs)]
+    assert sizes == [1, 2, 3, 4, 5]
+
+
+def test_odd_smiles_cross_the_pipe():
+    odd = ["C\0", "\ud800", "C\nC", "ü", "CCO"]
+    (arrays,) = in_workers([[odd, "morgan1", "brics"]])
+    reasons = json.loads(arrays["reasons"].tobytes())
+    assert reasons == ["control-characters", "not-ascii", "whitespace", "not-ascii", ""]
+    assert arrays["nodes"].dtype == np.int64
+
+
+def test_a_process_that_dies_is_an_error_that_names_its_molecules(monkeypatch):
+    started = []
+
+    def dying():
+        process = subprocess.Popen(
+            ["sh", "-c", "read line; exit 9"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        started.append(process)
+        return process
+
+    monkeypatch.setattr(workers, "_start", dying)
+    with pytest.raises(RuntimeError, match="2 molecules from 'CCO' on"):
+        list(in_workers([[["CCO", "C"], "ogb", "none"]] * 3))
+    assert started and all(process.poll() is not None for process in started)
+
+
+def test_stopping_early_leaves_no_process(monkeypatch):
+    start, started = workers._start, []
+    monkeypatch.setattr(workers, "_start", lambda: started.append(start()) or started[-1])
+    results = in_workers([[["C"] * 50, "ogb", "none"]] * 8)
+    next(results)
+    results.close()
+    assert started and all(process.poll() is not None for process in started)
