@@ -223,9 +223,11 @@ def _check_text(config: Experiment, bert: BertConfig, tokenizer: Tokenizer) -> N
 
 
 def _model(config: Experiment, bert: BertConfig, vocabulary: Vocabulary | None) -> nn.Module:
-    from tmr_jax.features.atoms import EDGE_SIZES, NODE_SIZES
+    from tmr_jax.features.atoms import EDGE_SIZES, ENVIRONMENT_SIZES, NODE_SIZES
 
     nodes, edges = NODE_SIZES, EDGE_SIZES
+    if config.features.molecule == "ogb_morgan":
+        nodes += ENVIRONMENT_SIZES
     if vocabulary is not None:
         nodes, edges = (len(vocabulary.identifiers) + 1,), ()
     return build_model(config.model, config.features, config.train, bert, nodes, edges)

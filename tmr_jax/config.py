@@ -54,7 +54,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    molecule: Literal["morgan1", "ogb"] = "ogb"
+    molecule: Literal["morgan1", "ogb", "ogb_morgan"] = "ogb"
     motif: Literal["none", "brics"] = "none"
     max_tokens: int = 256
 

@@ -90,11 +90,11 @@ def test_renumbering_atoms_renumbers_states():
 
 
 def test_multi_hot_product_equals_sum_of_lookups():
-    columns = np.array([[0, 2], [3, 1], [1, 0]])
-    model = ColumnEmbedding((4, 3), DIM)
+    columns = np.array([[0, 2, 7], [3, 1, 1999], [1, 0, 0]])
+    model = ColumnEmbedding((4, 3, 2000), DIM)
     variables = model.init(jax.random.key(0), columns)
     table = np.asarray(variables["params"]["embedding"])
-    expected = table[columns[:, 0]] + table[4 + columns[:, 1]]
+    expected = table[columns[:, 0]] + table[4 + columns[:, 1]] + table[7 + columns[:, 2]]
     np.testing.assert_allclose(model.apply(variables, columns), expected, atol=1e-6)
 
 

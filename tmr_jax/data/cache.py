@@ -33,7 +33,7 @@ PARALLEL_FROM = 2000  # distinct molecules; below, starting processes costs more
 CHUNK = 250  # molecules between two steps of the progress bar
 MAX_HEADER = 4096  # bytes of one array's header
 
-Molecule = Literal["morgan1", "ogb"]
+Molecule = Literal["morgan1", "ogb", "ogb_morgan"]
 Motif = Literal["none", "brics"]
 
 
@@ -188,7 +188,7 @@ def pack_chunk(smiles: list[str], molecule: Molecule, motif: Motif) -> dict[str,
         except BadMolecule as error:
             reasons.append(error.reason)
     methane = featurise("C", molecule, motif)  # goes first, so that no features have columns too
-    width = np.uint8 if molecule == "ogb" else np.int64
+    width = {"ogb": np.uint8, "ogb_morgan": np.uint16, "morgan1": np.int64}[molecule]
     joined = {
         field: np.concatenate([getattr(f, field) for f in (methane, *features)])
         for field in MolFeatures._fields

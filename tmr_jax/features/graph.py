@@ -17,6 +17,7 @@ from tmr_jax.features.atoms import (
     NODE_SIZES,
     atom_columns,
     bond_columns,
+    environment_columns,
     morgan1_identifiers,
 )
 from tmr_jax.features.motifs import brics_motifs, number_by_first
@@ -93,16 +94,19 @@ def parse_smiles(smiles: str) -> Chem.Mol:
 
 
 def featurise(
-    smiles: str, molecule: Literal["morgan1", "ogb"], motif: Literal["none", "brics"]
+    smiles: str, molecule: Literal["morgan1", "ogb", "ogb_morgan"], motif: Literal["none", "brics"]
 ) -> MolFeatures:
     """Arrays of one molecule; `BadMolecule` where it is refused.
 
     `morgan1`: nodes [n, 1] are raw 32-bit identifiers (a vocabulary maps them later), edges [e, 0].
-    `ogb`: nodes and edges are the columns of `NODE_SIZES` and `EDGE_SIZES`.
+    `ogb`: nodes and edges are the columns of `NODE_SIZES` and `EDGE_SIZES`; `ogb_morgan`: the same
+    with two more atom columns, of `ENVIRONMENT_SIZES`.
     """
     mol = parse_smiles(smiles)
     with rdBase.BlockLogs():
         nodes, bonds = _morgan1(mol) if molecule == "morgan1" else _ogb(mol := _rewritten(mol))
+        if molecule == "ogb_morgan":
+            nodes = np.concatenate([nodes, np.array(environment_columns(mol), np.int64)], axis=1)
         ends = np.array(
             [(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds()], np.int32
         ).reshape(-1, 2)
