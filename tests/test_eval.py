@@ -5,15 +5,33 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import optax
 import pytest
+import tokenizers
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from tmr_jax import eval as evaluation
-from tmr_jax.assembly import Encoded
-from tmr_jax.config import DataConfig, EvalConfig, Experiment, TableConfig, to_json
+from tmr_jax.assembly import Assembly, Encoded, init_params, save_assembly
+from tmr_jax.config import (
+    DataConfig,
+    EvalConfig,
+    Experiment,
+    FeatureConfig,
+    GraphEncoderConfig,
+    ModelConfig,
+    TableConfig,
+    TrainConfig,
+    from_json,
+    to_json,
+)
+from tmr_jax.data.batching import Shapes, make_batch
+from tmr_jax.data.cache import molecule_table, text_table
 from tmr_jax.eval import (
     PAIR,
     SAME_TEXT,
@@ -26,8 +44,14 @@ from tmr_jax.eval import (
     without,
 )
 from tmr_jax.evaluation_report import Candidate, Example, page, rank_histogram, read_history, series
+from tmr_jax.features.atoms import EDGE_SIZES, NODE_SIZES
+from tmr_jax.features.text import Tokenizer
+from tmr_jax.models import build_model
+from tmr_jax.nn.bert import BertConfig
 from tmr_jax.retrieval.index import unit
 from tmr_jax.retrieval.metrics import TIES
+from tmr_jax.training.checkpoint import Checkpoints
+from tmr_jax.training.state import new_state
 from tmr_jax.types import Pool, Ranking
 
 MARKS = ("F", "Cl", "Br", "I", "O", "S")
@@ -215,6 +239,44 @@ def test_a_foreign_test_set_without_training_molecules_is_scored(run, tmp_path, 
     )
     assert main(["--run", str(run), "--data.table.path", str(foreign)]) == 0
     assert "molecules also in training: 0 of 1 " in capsys.readouterr().out
+
+
+def test_a_run_on_disk_is_restored_and_ranked(run, monkeypatch):
+    """config.json, features.json, tokenizer.json and a checkpoint are all it takes."""
+    monkeypatch.undo()
+    config = from_json((run / "config.json").read_text(encoding="utf-8"))
+    config = replace(
+        config,
+        model=ModelConfig(dim=8, graph=GraphEncoderConfig(kind="residual", layers=1, width=8)),
+        features=FeatureConfig(max_tokens=16),
+        train=TrainConfig(text_buckets=(16,)),
+    )
+    (run / "config.json").write_text(to_json(config), encoding="utf-8")
+    inner = tokenizers.Tokenizer(
+        WordLevel({w: i for i, w in enumerate(["[PAD]", "[UNK]", "is", "amine"])}, "[UNK]")
+    )
+    inner.pre_tokenizer = Whitespace()
+    bert = BertConfig(vocab_size=4, hidden=8, layers=1, heads=2, intermediate=8)
+    sizes = NODE_SIZES, EDGE_SIZES
+    model = build_model(config.model, config.features, config.train, bert, *sizes)
+    assembly = Assembly(config, model, Tokenizer(inner), bert, {}, None)
+    save_assembly(run, assembly, Shapes((16,), (64,), (128,)))
+    text = text_table(["It is amine"], assembly.tokenizer, 16)
+    mol = molecule_table(["CCN"], "ogb", "none")[0]
+    zero, shapes = np.zeros(1, int), Shapes((16,), (64,), (128,))
+    params = init_params(assembly, make_batch(zero, text, mol, zero, zero, shapes, 0), 0, None)
+    checkpoints = Checkpoints(run)
+    checkpoints.save(new_state(params, optax.adam(0.1)), 3, score=0.5)
+    checkpoints.close()
+    assert main(["--run", str(run), "--which", "newest"]) == 0
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    assert results["checkpoint"]["step"] == 3
+    assert results["checkpoint"]["sha256"] == evaluation.params_sha256(params)
+    # All numbers are one unknown word, so that all texts are one input: m2t knows nothing.
+    t2m, m2t = (s for s in results["scores"] if s["right"] == PAIR)
+    assert t2m["twin_ceiling"]["hits1"] == 1.0
+    assert m2t["twin_ceiling"]["hits1"] == pytest.approx(1 / 16)
+    assert m2t["metrics"]["mr"] == 8.5 and m2t["tied_queries"] == 16
 
 
 CHILD = """

@@ -92,11 +92,11 @@ def parse(words: list[str]) -> Arguments:
     """Arguments whose defaults for --data.* are the run's own. Exits 2 on an unknown option."""
     import tyro
 
-    default = Arguments(run=tyro.MISSING)
-    if (run := _named_run(words)) is not None:
-        config = read_config(run)
-        default = Arguments(run=run, data=config.data)
-    return tyro.cli(Arguments, args=words, default=default, prog="python -m tmr_jax.eval")
+    run, prog = _named_run(words), "python -m tmr_jax.eval"
+    if run is None:
+        return tyro.cli(Arguments, args=words, prog=prog)
+    default = Arguments(run=run, data=read_config(run).data)
+    return tyro.cli(Arguments, args=words, prog=prog, default=default)
 
 
 def _named_run(words: list[str]) -> Path | None:
@@ -290,7 +290,20 @@ def open_run(run: Path, which: Which) -> Restored:
 
     assembly = assemble_from_run(run)
     params, step = restore_params(run, which)
-    return restored(assembly, params, {"which": which, "step": step, "sha256": ""})
+    digest = params_sha256(params)
+    return restored(assembly, params, {"which": which, "step": step, "sha256": digest})
+
+
+def params_sha256(params: Any) -> str:
+    """Of all parameters by name: the same for the same model, however its files are packed."""
+    import jax
+
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape} ".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def baseline_scores(pool: Pool, data: DataConfig) -> list[Score]:

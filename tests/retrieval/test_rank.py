@@ -128,11 +128,6 @@ def test_a_target_outside_the_pool_is_refused(wrong):
         rank(rows(2), rows(5), np.array([0, wrong]))
 
 
-def test_widths_that_differ_are_refused():
-    with pytest.raises(ValueError, match="one width"):
-        rank(rows(2, 4), rows(5, 6), np.zeros(2, int))
-
-
 def test_top_is_sorted_and_ties_go_to_the_lower_index():
     scores = np.array([[0.1, 0.7, 0.7, 0.9, 0.7]])
     index, value = top(np.float32(scores), np.eye(5, dtype=np.float32), 3)

@@ -37,7 +37,7 @@ def rank(
     Errors: ValueError for a target outside the candidates and for a score that is not a number.
     """
     target = np.asarray(target, np.int64)
-    _check(query, candidate, target)
+    _check(candidate, target)
     if group is None:
         group = _groups(candidate)
     first, group = np.unique(group, return_index=True, return_inverse=True)[1:]
@@ -125,13 +125,7 @@ def _columns(group: np.ndarray, label: np.ndarray | None) -> tuple[np.ndarray, n
     return column, weight.astype(np.float64)
 
 
-def _check(query: np.ndarray, candidate: np.ndarray, target: np.ndarray) -> None:
-    if len(target) != len(query) or query.shape[1] != candidate.shape[1]:
-        raise ValueError(
-            "expected one target per query and rows of one width, got "
-            f"{len(target)} targets, queries {query.shape}, candidates {candidate.shape}; "
-            "encode both sides with the same run"
-        )
+def _check(candidate: np.ndarray, target: np.ndarray) -> None:
     bad = (target < 0) | (target >= len(candidate))
     if bad.any():
         i = int(bad.argmax())
