@@ -1,4 +1,4 @@
-"""A run of seconds for tests: a random two-layer text encoder on a handful of generated pairs.
+"""A run of seconds for tests: a random two-layer text encoder on a handful of pairs.
 
 Paper: none.
 Run: python -m tmr_jax.train --exp tests/experiments/tiny.py --run DIR
@@ -11,24 +11,31 @@ from pathlib import Path
 
 from tmr_jax.config import (
     DataConfig,
-    DemoConfig,
     EvalConfig,
     Experiment,
     FeatureConfig,
     GraphEncoderConfig,
     ModelConfig,
     OptimConfig,
+    TableConfig,
     TextEncoderConfig,
     TrainConfig,
 )
 
+HERE = Path(__file__).resolve().parent
+
 CONFIG = Experiment(
-    data=DataConfig(name="demo", demo=DemoConfig(train=64, validation=16, test=16)),
+    data=DataConfig(
+        name="table",
+        table=TableConfig(
+            path=str(HERE / "tiny.csv"), id="id", split="column", split_column="split"
+        ),
+    ),
     features=FeatureConfig(molecule="ogb", max_tokens=96),
     model=ModelConfig(
         dim=16,
         text=TextEncoderConfig(
-            source=str(Path(__file__).parent / "tiny_bert"),
+            source=str(HERE / "tiny_bert"),
             init="random",
             pooling="mean",
             dropout=0.1,
@@ -39,5 +46,5 @@ CONFIG = Experiment(
     train=TrainConfig(
         epochs=5, batch_size=8, text_buckets=(96,), pool_batches=4, save_every=3, eval_every=2
     ),
-    eval=EvalConfig(protocols=("demo/test",), bootstrap=50, batch_size=16),
+    eval=EvalConfig(protocols=("table/test",), bootstrap=50, batch_size=16),
 )

@@ -1,0 +1,31 @@
+"""Compiled programs kept on disk: whoever can write there can run code as the reader, so the folder
+is this user's alone."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+
+def use_compile_cache(folder: Path) -> bool:
+    """Lets JAX keep what it compiles in `folder`/compiled; False where that is not safe.
+
+    The folder is made with mode 0700. One that belongs to somebody else, or is a link, is not
+    used; where nothing can be written, each start compiles again and nothing else is lost.
+    """
+    import jax
+
+    place = folder.absolute() / "compiled"
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = os.lstat(place)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            return False
+        if stat.S_IMODE(found.st_mode) != 0o700:
+            place.chmod(0o700)
+    except OSError:
+        return False
+    jax.config.update("jax_compilation_cache_dir", str(place))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return True

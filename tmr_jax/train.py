@@ -1,0 +1,452 @@
+"""python -m tmr_jax.train --exp NAME: configuration, data, model, state, then step after step.
+
+Exit status: 0 trained; 1 stopped because steps were not finite; 2 an error of the user's that
+standard error explains; 3 another trainer works in the directory; 130 and 143 after Ctrl-C and
+SIGTERM, with everything saved. Started again with the same words it goes on where it was, and
+ends with the same numbers as if it had never stopped: which pairs make a batch and which random
+keys a step uses are functions of (seed, step) alone.
+"""
+
+# Heavy imports wait inside the functions: a wrong word or a directory in use is said at once.
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import tyro
+
+from tmr_jax.config import Experiment, load_experiment, to_json
+from tmr_jax.training.lock import Locked, hold
+from tmr_jax.training.rundir import (
+    GIT,
+    LOCK,
+    describe_code,
+    move_aside,
+    open_directory,
+    settle_config,
+    write,
+)
+
+if TYPE_CHECKING:
+    from tmr_jax.assembly import Assembly, TrainingSet
+    from tmr_jax.data.table import Report
+    from tmr_jax.training.checkpoint import Checkpoints
+    from tmr_jax.training.report import Display, History
+    from tmr_jax.training.state import TrainState
+    from tmr_jax.training.step import Step
+    from tmr_jax.types import Batch
+    from tmr_jax.validation import Validation
+
+NOT_FINITE, USER_ERROR, IN_USE = 1, 2, 3
+MAX_IN_A_ROW = 3  # steps that may be skipped one after another before the run stops
+IN_FLIGHT = 4  # steps that the device may be ahead of what has been read from it
+BAD_STEPS = "nonfinite.json"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What training may be told; every field of the experiment may be set, e.g. --optim.base-lr."""
+
+    exp: str
+    """An experiment of experiments/, or a .py file with a CONFIG."""
+    run: Path | None = None
+    """Directory of the run; without it runs/NAME."""
+    fresh: bool = False
+    """Move a run that is there aside, to RUN.old-N, and begin a new one."""
+    config: Annotated[Experiment, tyro.conf.arg(name="")] = field(default_factory=Experiment)
+
+
+class Stopped(Exception):
+    """A signal to end came in; `number` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class NotFinite(Exception):
+    """Too many steps in a row had no finite loss or gradient."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    again = f"python -m tmr_jax.train {shlex.join(w for w in words if w != '--fresh')}"
+    try:
+        chosen = parse(words)
+        run = chosen.run or Path("runs") / chosen.config.name
+        with Signals() as signals:
+            train(chosen.config, run, chosen.fresh, signals)
+        print(f"evaluate it: python -m tmr_jax.eval --run {shlex.quote(str(run))}")
+        return 0
+    except Locked as error:
+        return _fail(error, IN_USE)
+    except ValueError as error:
+        return _fail(error, USER_ERROR)
+    except NotFinite as error:
+        return _fail(error, NOT_FINITE)
+    except Stopped as stop:
+        print(f"stopped by {stop}; to go on: {again}", flush=True)
+        return 128 + stop.number
+
+
+def _fail(error: Exception, status: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return status
+
+
+def parse(words: list[str]) -> Arguments:
+    """The arguments on top of the experiment they name. Exits 2 on an unknown option.
+
+    Raises ValueError for an unknown experiment.
+    """
+    default = Arguments(exp=tyro.MISSING)
+    for i, word in enumerate(words):
+        name = words[i + 1] if word == "--exp" and i + 1 < len(words) else ""
+        name = word.removeprefix("--exp=") if word.startswith("--exp=") else name
+        if name:
+            default = Arguments(exp=name, config=load_experiment(name))
+    return tyro.cli(Arguments, args=words, default=default, prog="python -m tmr_jax.train")
+
+
+class Signals:
+    """Ctrl-C and SIGTERM: they end the program at once, but inside `deferred` after the step."""
+
+    def __init__(self) -> None:
+        self._deferred = False
+        self._number = 0
+
+    def __enter__(self) -> Signals:
+        self._before = {n: signal.signal(n, self._came) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _came(self, number: int, frame: FrameType | None) -> None:
+        if self._number:
+            print("still saving; a moment", file=sys.stderr, flush=True)
+            return
+        self._number = number
+        if not self._deferred:
+            raise Stopped(number)
+        print(f"{signal.Signals(number).name}: ending after this step", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
+    def check(self, _: int = 0) -> None:
+        """Raises Stopped if a signal came meanwhile."""
+        if self._number:
+            raise Stopped(self._number)
+
+
+def train(config: Experiment, run: Path, fresh: bool, signals: Signals) -> None:
+    """Trains an experiment in a directory, or goes on with it. Errors: see the module's head."""
+    open_directory(run)
+    if fresh and any(p.name != LOCK for p in run.iterdir()):
+        with hold(run / LOCK):
+            aside = move_aside(run)
+        print(f"the old run is now {aside}")
+        open_directory(run)
+    with hold(run / LOCK) as stale:
+        if stale:
+            print(f"the lock of {stale} was left behind; it is ours now")
+        if not settle_config(run, to_json(config)):
+            write(run / GIT, describe_code())
+        _train(config, run, signals)
+
+
+def _train(config: Experiment, run: Path, signals: Signals) -> None:
+    from tmr_jax.assembly import assemble_for_training, init_params, save_assembly
+    from tmr_jax.compile_cache import use_compile_cache
+    from tmr_jax.data import load_pairs_with_report
+    from tmr_jax.data.cache import cache_folder
+    from tmr_jax.data.pools import load_pool, validation_protocol
+    from tmr_jax.training.checkpoint import Checkpoints
+    from tmr_jax.training.optim import build_optimizer
+    from tmr_jax.training.report import Display, History
+    from tmr_jax.training.state import new_state
+    from tmr_jax.training.step import make_train_step
+    from tmr_jax.validation import Validation
+
+    use_compile_cache(cache_folder())
+    # data
+    pairs, report = load_pairs_with_report(config.data)
+    pool = load_pool(validation_protocol(config.data), config.data)
+    # model
+    assembly, data, text_weights = assemble_for_training(config, pairs)
+    validation = Validation(assembly, pool)
+    _save_report(run, report, data, validation)
+    save_assembly(run, assembly, data.shapes)
+    plan = Plan(config, data)
+    # state
+    params = init_params(
+        assembly, _batch(plan.rows(0), data, assembly), config.train.seed, text_weights
+    )
+    optimizer = build_optimizer(config.optim, plan.total, params)
+    state = new_state(params, optimizer)
+    with Display(plan.total, config.train.batch_size) as display:
+        checkpoints = Checkpoints(run, display.say)
+        restored = checkpoints.restore(state)
+        step, evaluated = 0, False
+        if restored is not None:
+            state, step, evaluated = restored.state, restored.step, restored.score is not None
+        history = History(run, step, evaluated)
+        display.say(_opening(config, run, data, plan, step))
+        shapes = len(data.shapes.text) * len(data.shapes.nodes)
+        loop = Loop(
+            config=config,
+            run=run,
+            assembly=assembly,
+            data=data,
+            plan=plan,
+            step=make_train_step(assembly.model, optimizer, shapes),
+            validation=validation,
+            checkpoints=checkpoints,
+            history=history,
+            display=display,
+            signals=signals,
+        )
+        try:
+            with signals.deferred():
+                loop.go(state, step, evaluated)
+        finally:
+            history.close()
+
+
+class Plan:
+    """Which pairs make the batch of each step: a function of (seed, step)."""
+
+    def __init__(self, config: Experiment, data: TrainingSet) -> None:
+        import numpy as np
+
+        train = config.train
+        self._seed, self._batch, self._pool = train.seed, train.batch_size, train.pool_batches
+        self._lengths = np.diff(data.text.offsets)
+        self._epoch, self._rows = -1, np.zeros((0, 0), np.int64)
+        self.epoch_steps = len(self._epoch_rows(0))
+        self.total = train.epochs * self.epoch_steps
+
+    def rows(self, step: int) -> Any:
+        """Indices of the pairs of step `step`, counted from 0: int64 [B]."""
+        epoch, place = divmod(step, self.epoch_steps)
+        return self._epoch_rows(epoch)[place]
+
+    def _epoch_rows(self, epoch: int) -> Any:
+        from tmr_jax.data.batching import epoch_plan
+
+        if epoch != self._epoch:
+            self._rows = epoch_plan(self._seed, epoch, self._lengths, self._batch, self._pool)
+            self._epoch = epoch
+        return self._rows
+
+
+def _batch(rows: Any, data: TrainingSet, assembly: Assembly) -> Batch:
+    from tmr_jax.data.batching import make_batch
+
+    pad = assembly.tokenizer.pad_token
+    return make_batch(rows, data.text, data.mol, data.text_group, data.mol_group, data.shapes, pad)
+
+
+class Taken(NamedTuple):
+    """A step that the device was given; its metrics are read some steps later."""
+
+    step: int  # steps done after it
+    rows: Any
+    metrics: dict[str, Any]
+
+
+@dataclass
+class Loop:
+    """Step after step: is anything due, batch, step, report."""
+
+    config: Experiment
+    run: Path
+    assembly: Assembly
+    data: TrainingSet
+    plan: Plan
+    step: Step
+    validation: Validation
+    checkpoints: Checkpoints
+    history: History
+    display: Display
+    signals: Signals
+
+    def __post_init__(self) -> None:
+        self._taken: deque[Taken] = deque()
+        self._skipped: deque[Taken] = deque(maxlen=MAX_IN_A_ROW)
+        self._shapes: set[tuple] = set()
+
+    def go(self, state: TrainState, done: int, evaluated: bool) -> None:
+        """From `done` steps to the last; everything is saved when it returns or raises Stopped."""
+        import jax
+
+        key = jax.random.key(self.config.train.seed)
+        saved = done
+        try:
+            while True:
+                if self._evaluation_due(done) and not evaluated:
+                    self._save(state, done, self._evaluate(state, done))
+                    saved, evaluated = done, True
+                elif done % self.config.train.save_every == 0 and done > saved:
+                    self._save(state, done, None)
+                    saved = done
+                self.signals.check()
+                if done == self.plan.total:
+                    break
+                state = self._advance(state, done, key)
+                done, evaluated = done + 1, False
+                self.checkpoints.poll()
+            self._end(done)
+        except Stopped:
+            self._drain()
+            if done > saved:
+                self._save(state, done, None)
+            self.checkpoints.close()
+            self.display.say(f"saved: step {done} in {self.run}")
+            raise
+        except NotFinite:
+            self.checkpoints.close()
+            raise
+
+    def _advance(self, state: TrainState, done: int, key: Any) -> TrainState:
+        import jax
+
+        rows = self.plan.rows(done)
+        batch = _batch(rows, self.data, self.assembly)
+        shape = (batch.text.tokens.shape, batch.mol.graph.nodes.shape, batch.mol.graph.edges.shape)
+        start = time.perf_counter()
+        state, metrics = self.step(state, batch, key)
+        if shape not in self._shapes:
+            self._shapes.add(shape)
+            jax.block_until_ready(metrics)
+            seconds = time.perf_counter() - start
+            self.display.aside(seconds)
+            tokens, atoms = shape[0][1], shape[1][0]
+            self.display.say(f"compiled for {tokens} tokens, {atoms} atoms: {seconds:.1f} s")
+        self._taken.append(Taken(done + 1, rows, metrics))
+        while len(self._taken) > IN_FLIGHT:
+            self._read(self._taken.popleft())
+        return state
+
+    def _read(self, taken: Taken) -> None:
+        """Waits for a step's metrics, shows and writes them. NotFinite: one too many were not."""
+        values = {k: v.item() for k, v in taken.metrics.items()}
+        in_a_row = values.pop("skipped_in_a_row")
+        row = {"step": taken.step, "epoch": (taken.step - 1) // self.plan.epoch_steps, **values}
+        speed = round(self.display.pairs_per_second(), 1)
+        self.history.add({**row, "pairs_per_second": speed} if speed else row)
+        self.display.step(row)
+        if in_a_row:
+            self._skipped.append(taken)
+        if in_a_row >= MAX_IN_A_ROW:
+            self._give_up()
+
+    def _drain(self) -> None:
+        while self._taken:
+            self._read(self._taken.popleft())
+
+    def _give_up(self) -> None:
+        bad = [{"step": t.step, "pairs": [self.data.ids[i] for i in t.rows]} for t in self._skipped]
+        write(self.run / BAD_STEPS, json.dumps(bad, indent=1) + "\n")
+        steps = ", ".join(str(t.step) for t in self._skipped)
+        raise NotFinite(
+            f"expected a finite loss and gradients; got {MAX_IN_A_ROW} steps in a row without "
+            f"({steps}); their pairs are in {self.run / BAD_STEPS}, the parameters before them in "
+            "the last checkpoint: look at those pairs, or begin again with --fresh and a lower "
+            "--optim.base-lr and --optim.text-lr"
+        )
+
+    def _evaluation_due(self, done: int) -> bool:
+        epoch, rest = divmod(done, self.plan.epoch_steps)
+        due = done > 0 and rest == 0 and epoch % self.config.train.eval_every == 0
+        return due or done == self.plan.total
+
+    def _evaluate(self, state: TrainState, done: int) -> float:
+        from tmr_jax.training.report import draw_losses
+
+        self._drain()
+        start = time.perf_counter()
+        scores = self.validation.scores(state.params, self.signals.check)
+        seconds = time.perf_counter() - start
+        self.history.add({"step": done, **{f"validation/{k}": v for k, v in scores.items()}})
+        shown = ("t2m/hits@1", "t2m/mrr", "m2t/hits@1", "m2t/mrr")
+        parts = [f"{k} {scores[k]:.3f}" for k in shown if k in scores]
+        self.display.say(
+            f"step {done}, {self.validation.protocol}: {'  '.join(parts)}  ({seconds:.1f} s)"
+        )
+        draw_losses(self.run)
+        self.display.aside(time.perf_counter() - start)
+        return scores["mrr"]
+
+    def _save(self, state: TrainState, done: int, score: float | None) -> None:
+        """What is in metrics.jsonl up to this step comes first: a resumed run writes none of it."""
+        start = time.perf_counter()
+        self._drain()
+        self.checkpoints.save(state, done, score)
+        self.display.aside(time.perf_counter() - start)
+
+    def _end(self, done: int) -> None:
+        from tmr_jax.training.report import draw_losses
+
+        self.checkpoints.close()
+        draw_losses(self.run)
+        self.display.say(f"trained: {done} steps, in {self.run}")
+
+
+def _opening(config: Experiment, run: Path, data: TrainingSet, plan: Plan, step: int) -> str:
+    import jax
+
+    where = f"{jax.default_backend()} ({jax.device_count()})"
+    begin = f"goes on after step {step}" if step else "begins"
+    return (
+        f"{config.name}: {len(data.ids):,} pairs, {plan.total:,} steps of "
+        f"{config.train.batch_size} in {config.train.epochs} epochs on {where}; {begin} in {run}"
+    )
+
+
+def _save_report(run: Path, report: Report, data: TrainingSet, validation: Validation) -> None:
+    """validation.json: the account of the rows, of reading and of making features."""
+    reasons: dict[str, int] = {}
+    for refused in data.refused:
+        reasons[refused.reason] = reasons.get(refused.reason, 0) + 1
+    content = {
+        "source": report.source,
+        "rows": report.rows,
+        "kept": report.kept,
+        "left_out": report.dropped,
+        "refused": report.refused,
+        "splits": report.splits,
+        "examples": [e._asdict() for e in report.examples],
+        "notes": report.notes,
+        "training": {
+            "pairs": len(data.ids),
+            "molecules_refused": reasons,
+            "texts_cut": int(data.text.truncated.sum()),
+        },
+        "validation": {
+            "protocol": validation.protocol,
+            "molecules_refused": len(validation.refused),
+        },
+    }
+    write(run / "validation.json", json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

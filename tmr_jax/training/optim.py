@@ -1,0 +1,80 @@
+"""The optimiser of an experiment: groups of parameters by path, schedules, clipping (R23).
+
+non-finite gradients skipped( clip over all groups( Adam(W) of each group at its own rate ) )
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from tmr_jax.config import OptimConfig
+
+SHORT_RUN = 10  # warm-up takes at most one step in this many
+NEVER = jnp.iinfo(jnp.int32).max
+
+
+def build_optimizer(
+    config: OptimConfig, total_steps: int, params: Any
+) -> optax.GradientTransformation:
+    """Adam with a rate per group; AdamW where a weight decay is set.
+
+    An update that is not finite leaves parameters and moments as they were and is counted in the
+    state (see `skipped`).
+    """
+    rates = {"text": config.text_lr, "base": config.base_lr}
+    groups = {
+        name: optax.adamw(
+            schedule(config, rate, total_steps), weight_decay=config.weight_decay, mask=_decays
+        )
+        if config.weight_decay
+        else optax.adam(schedule(config, rate, total_steps))
+        for name, rate in rates.items()
+    }
+    labels = jax.tree_util.tree_map_with_path(lambda path, _: group_of(_names(path)), params)
+    inner = optax.chain(
+        optax.clip_by_global_norm(config.clip), optax.multi_transform(groups, labels)
+    )
+    return optax.apply_if_finite(inner, max_consecutive_errors=NEVER)
+
+
+def group_of(path: tuple[str, ...]) -> str:
+    """Which group of R23 a parameter belongs to, by the path of its names."""
+    return "text" if path[0] == "text_encoder" else "base"
+
+
+def schedule(config: OptimConfig, peak: float, total_steps: int) -> optax.Schedule:
+    """The rate of the update after `count` updates.
+
+    It rises by equal parts to `peak` at update `warmup`, then falls, to zero at the last update.
+    `released` falls to zero as many updates early as the warm-up has, as the family's code does.
+    """
+    warmup = min(config.warmup, total_steps // SHORT_RUN)
+    end = total_steps - warmup if config.schedule == "released" else total_steps
+
+    def rate(count: Int[Array, ""]) -> Array:
+        update = jnp.asarray(count, jnp.float32) + 1
+        done = jnp.clip((update - warmup) / max(end - warmup, 1), 0.0, 1.0)
+        fall = 0.5 * (1 + jnp.cos(jnp.pi * done)) if config.schedule == "cosine" else 1 - done
+        return peak * jnp.minimum(update / max(warmup, 1), fall)
+
+    return rate
+
+
+def skipped(state: optax.OptState) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    """How many updates were skipped: in a row up to now, and in all."""
+    assert isinstance(state, optax.ApplyIfFiniteState)
+    return state.notfinite_count, state.total_notfinite
+
+
+def _decays(params: Any) -> Any:
+    """True for matrices of linear layers; biases, LayerNorms, scales and embeddings never decay."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: _names(path)[-1] == "kernel", params)
+
+
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(str(key.key) for key in path)

@@ -1,0 +1,58 @@
+"""One training step of any model that meets the contract: loss, gradients, update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Key
+
+from tmr_jax.training.optim import skipped
+from tmr_jax.training.state import TrainState
+from tmr_jax.types import Batch
+
+Metrics = dict[str, Array]
+Step = Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Metrics]]
+
+
+def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation, shapes: int) -> Step:
+    """The compiled step; it may be compiled once for each of `shapes` batch shapes, no more.
+
+    It takes over (donates) the state it is given. The key is that of the run: the step folds its
+    own number into it. Metrics are scalars on the device: the model's own, `grad_norm`,
+    `skipped` (updates left out up to now) and `skipped_in_a_row`.
+    """
+
+    def step(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
+        for_loss, for_dropout = jax.random.split(jax.random.fold_in(key, state.step))
+
+        def loss(params: Any) -> tuple[Array, Metrics]:
+            return model.apply(
+                {"params": params},
+                batch,
+                for_loss,
+                True,
+                method="loss",
+                rngs={"dropout": for_dropout},
+            )
+
+        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        # A loss that is no number must not train, whatever its gradients are.
+        gradients = jax.tree.map(lambda g: jnp.where(jnp.isfinite(value), g, jnp.nan), gradients)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        in_a_row, in_all = skipped(optimizer_state)
+        extra = {
+            "loss": value,
+            "grad_norm": jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(gradients))),
+            "skipped": in_all,
+            "skipped_in_a_row": in_a_row,
+        }
+        return TrainState(state.step + 1, params, optimizer_state), {**metrics, **extra}
+
+    return jax.jit(chex.assert_max_traces(step, n=shapes), donate_argnums=0)
