@@ -12,9 +12,7 @@ import datetime
 import hashlib
 import io
 import json
-import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,10 +23,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from tmr_jax.assembly import Assembly, Encoded, Encoder, assemble_from_run
+from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import DataConfig, Experiment, did_you_mean, from_json, to_json
 from tmr_jax.retrieval.metrics import NAMES, TIES, bounds, intervals, metrics, per_query
 from tmr_jax.retrieval.rank import rank, top
 from tmr_jax.retrieval.twins import Ceiling, ceiling
+from tmr_jax.training.rundir import describe_code, write
 from tmr_jax.types import Pool, Ranking
 
 Which = Literal["best", "newest"]
@@ -133,8 +133,10 @@ def evaluate(
     Returns what results.json holds. Errors: ValueError for an unknown run or protocol, for data
     that are not at hand, and for training molecules in a foreign test set.
     """
-    from tmr_jax.evaluation_report import read_history, write_report
+    from tmr_jax.data.cache import cache_folder
+    from tmr_jax.evaluation_report import page, read_history
 
+    use_compile_cache(cache_folder())
     run, config = Path(run), read_config(Path(run))
     data = data or config.data
     pools = [_load_pool(name, data) for name in protocols or default_protocols(config)]
@@ -150,7 +152,7 @@ def evaluate(
             score_record(s, config, overlaps[s.protocol], refused[s.protocol]) for s in scores
         ]
     }
-    write_json(run / "results.json", results)
+    _write_json(run / "results.json", results)
     rankings = {
         f"{s.protocol}, {s.direction}": s.ranking
         for s in scores
@@ -158,7 +160,7 @@ def evaluate(
     }
     examples = choose_examples(pools[0], texts[0], molecules[0], scores, config.train.seed)
     history = read_history(run / "metrics.jsonl")
-    write_report(run / "report.html", results, rankings, examples, history)
+    write(run / "report.html", page(results, rankings, examples, history))
     print_table(results)
     return results
 
@@ -419,7 +421,7 @@ def _training_skeletons(run: Path, data: DataConfig) -> set[str]:
     smiles = list(dict.fromkeys(p.smiles for p in load_pairs(data) if p.split == "train"))
     watched = track(smiles, "training molecules", console=Console(stderr=True))
     keys = {_skeleton(skeleton_key, s) for s in watched}
-    write_json(path, {"data": made_of, "skeletons": sorted(keys)})
+    _write_json(path, {"data": made_of, "skeletons": sorted(keys)})
     return keys
 
 
@@ -513,21 +515,13 @@ def summary(
 
 
 def _commit() -> str:
-    """Commit of the code that evaluates, with "-dirty" where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    here = Path(__file__).parent
-    try:
-        found = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return found.stdout.strip() or "unknown"
+    """Commit of the code that evaluates, and whether files differ from it."""
+    commit, *changed = describe_code().splitlines()
+    return f"{commit} with changes" if any(changed) else commit
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Under a temporary name first, so that a reader never sees half a file."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def print_table(results: dict[str, Any]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,19 +39,6 @@ class Example(NamedTuple):
     answer: Candidate
     rank: float  # expected under random order of ties
     top: tuple[Candidate, ...]
-
-
-def write_report(
-    path: Path,
-    results: dict[str, Any],
-    rankings: dict[str, Ranking],
-    examples: list[Example],
-    history: list[dict[str, Any]],
-) -> None:
-    """Write the page under a temporary name, then move it into place."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(page(results, rankings, examples, history), encoding="utf-8")
-    os.replace(partial, path)
 
 
 def page(
