@@ -12,6 +12,7 @@ import pytest
 
 from tmr_jax.data import cache
 from tmr_jax.data.cache import (
+    Vocabulary,
     apply_vocabulary,
     build_vocabulary,
     cache_folder,
@@ -319,6 +320,34 @@ def test_vocabulary_maps_known_identifiers_and_counts_the_rest(tmp_path):
     assert ids.nodes.dtype == np.int32
     save_vocabulary(tmp_path / "vocab.npz", vocabulary)
     assert same(load_vocabulary(tmp_path / "vocab.npz"), vocabulary)
+
+
+def test_an_identifier_between_two_known_ones_is_unknown():
+    table, _, _ = molecule_table(["C"], "morgan1", "none")
+    around = Vocabulary(np.array([2246733039, 2246733041]))
+    ids, unknown = apply_vocabulary(table, around)
+    assert ids.nodes.tolist() == [[0]] and unknown == 1
+
+
+def test_molecules_that_differ_in_unknown_atoms_only_become_one_input():
+    known, _, _ = molecule_table(["CCCC", "CCO", "CCl"], "morgan1", "none")
+    smiles = ["CCCC[Se]C", "C[Te]CCCC", "CCCC[Te]C", "CCCCC"]
+    table, _, _ = molecule_table(smiles, "morgan1", "brics")
+    before = table.nodes.copy()
+    ids, _ = apply_vocabulary(table, build_vocabulary(known))
+    keys = [k.tobytes() for k in ids.key]
+    assert keys[0] == keys[1] == keys[2] != keys[3]
+    assert len({k.tobytes() for k in table.key}) == 3 and (table.nodes == before).all()
+    assert same(table_get(ids, 0), table_get(ids, 1))
+    # Every atom keeps its neighbours: the multiset of (own id, ids around it) is that of the table.
+    lookup = dict(zip([0, *build_vocabulary(known).identifiers.tolist()], range(99), strict=False))
+    for i in range(4):
+        own, new = table_get(table, i), table_get(ids, i)
+        renamed = np.array([lookup.get(v, 0) for v in own.nodes[:, 0].tolist()])
+        bonds = sorted(zip(renamed[own.senders], renamed[own.receivers], strict=True))
+        assert bonds == sorted(
+            zip(new.nodes[new.senders, 0], new.nodes[new.receivers, 0], strict=True)
+        )
 
 
 def test_a_file_that_is_no_vocabulary_is_refused(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -42,10 +43,22 @@ def test_a_process_that_dies_is_an_error_that_names_its_molecules(monkeypatch):
     assert started and all(process.poll() is not None for process in started)
 
 
-def test_stopping_early_leaves_no_process(monkeypatch):
+def test_stopping_early_stops_a_process_in_the_midst_of_its_job(monkeypatch):
+    stuck = ["sh", "-c", "exec sleep 60"]
     start, started = workers._start, []
-    monkeypatch.setattr(workers, "_start", lambda: started.append(start()) or started[-1])
+
+    def one_stuck():
+        if not started:
+            started.append(start())
+        else:
+            started.append(subprocess.Popen(stuck, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        return started[-1]
+
+    monkeypatch.setattr(workers, "_start", one_stuck)
+    monkeypatch.setattr(workers, "_cores", lambda: 2)
     results = in_workers([[["C"] * 50, "ogb", "none"]] * 8)
+    before = time.monotonic()
     next(results)
     results.close()
-    assert started and all(process.poll() is not None for process in started)
+    assert time.monotonic() - before < 30
+    assert all(process.poll() is not None for process in started)

@@ -7,9 +7,11 @@ from rdkit import Chem
 
 from tmr_jax.features.atoms import (
     EDGE_SIZES,
+    ENVIRONMENT_SIZES,
     NODE_SIZES,
     atom_columns,
     bond_columns,
+    environment_columns,
     morgan1_identifiers,
 )
 
@@ -83,6 +85,21 @@ def test_bond_columns_of_a_diene_by_hand():
         (0, 0, 1, 0),
         (1, 0, 1, 0),
     ]
+
+
+def test_the_parsers_z_is_z():
+    mol = Chem.MolFromSmiles("C/C=C\\C")
+    assert bond_columns(mol.GetBondWithIdx(1)) == (1, 1, 0, 0)
+
+
+def test_hashed_environments_reach_radius_1_and_2():
+    columns = environment_columns(Chem.MolFromSmiles("CCCCCCCC.[Na+].CC"))
+    assert all(0 <= a < ENVIRONMENT_SIZES[0] and 0 <= b < ENVIRONMENT_SIZES[1] for a, b in columns)
+    octane, sodium, ethane = columns[:8], columns[8], columns[9:]
+    assert octane == octane[::-1] and sodium == (0, 0)
+    # Ends, their neighbours, the rest; radius 2 tells two kinds of the rest apart.
+    assert len({a for a, _ in octane}) == 3 and len({b for _, b in octane}) == 4
+    assert ethane[0] == ethane[1] != (0, 0)
 
 
 def test_a_bond_without_a_slot_goes_to_other():

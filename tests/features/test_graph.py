@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
+from tmr_jax.features import graph
 from tmr_jax.features.atoms import EDGE_SIZES, NODE_SIZES
 from tmr_jax.features.graph import (
     MAX_ATOMS,
@@ -62,6 +63,14 @@ def test_ethanol_by_hand():
     assert f.motif.tolist() == [0, 1, 2]
 
 
+def test_each_bond_has_the_columns_of_its_own_ends():
+    f = featurise("N#CC(C)C=O", "ogb", "none")
+    elements = f.nodes[:, 0]
+    for kind, sender, receiver in zip(f.edges[:, 0], f.senders, f.receivers, strict=True):
+        pair = {int(elements[sender]), int(elements[receiver])}
+        assert kind == (2 if 7 in pair else 1 if 8 in pair else 0)
+
+
 def test_ethane_under_morgan1_has_both_golden_identifiers():
     f = featurise("CC", "morgan1", "none")
     assert sorted(f.nodes[:, 0].tolist()) == [2246728737, 3545175291]
@@ -86,7 +95,9 @@ def test_brics_motifs_follow_their_atoms():
 
 
 @pytest.mark.parametrize("smiles", MOLECULES)
-@pytest.mark.parametrize(("molecule", "motif"), [("ogb", "brics"), ("morgan1", "none")])
+@pytest.mark.parametrize(
+    ("molecule", "motif"), [("ogb", "brics"), ("ogb_morgan", "none"), ("morgan1", "none")]
+)
 def test_the_writing_cannot_be_seen(smiles, molecule, motif):
     expected = bytes_of(featurise(smiles, molecule, motif))
     mol = Chem.MolFromSmiles(smiles)
@@ -132,6 +143,13 @@ def test_cip_labels_by_name():
     assert labels("C[C@@H](C(=O)O)N") == 2  # L-alanine is S
     assert labels("C[C@H](C(=O)O)N") == 1
     assert labels("C[C@H]1CC[C@@H](C)CC1") == 4  # pseudo-asymmetric s
+
+
+def test_where_the_cip_rules_do_not_apply_the_parsers_labels_stay(monkeypatch):
+    smiles = "C[C@H](CC~C)CCC"  # a bond of no integer order
+    assert sorted(featurise(smiles, "ogb", "none").nodes[:, CIP].tolist())[-1] in (1, 2)
+    monkeypatch.setattr(graph, "_CIP_EFFORT", 1)
+    assert sorted(featurise("C[C@@H](C(=O)O)N", "ogb", "none").nodes[:, CIP].tolist())[-1] == 2
 
 
 def test_e_and_z_by_name():

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from tmr_jax.data.workers import in_workers
-from tmr_jax.features.graph import BadMolecule, featurise
+from tmr_jax.features.graph import BadMolecule, canonical, featurise
 from tmr_jax.features.text import Tokenizer
 from tmr_jax.types import MolFeatures
 
@@ -300,13 +300,38 @@ def build_vocabulary(table: MolTable) -> Vocabulary:
 
 
 def apply_vocabulary(table: MolTable, vocabulary: Vocabulary) -> tuple[MolTable, int]:
-    """Identifiers -> ids 1..V, int32; 0 for an unknown one, and how many atoms those are."""
+    """Identifiers -> ids 1..V, int32; 0 for an unknown one, and how many atoms those are.
+
+    Unknown identifiers become one input, so the molecules that have any are put in the order of
+    their new features, and have new keys.
+    """
     known = vocabulary.identifiers
     place = np.searchsorted(known, table.nodes)
     found = place < len(known)
     found[found] = known[place[found]] == table.nodes[found]
-    ids = np.where(found, place + 1, 0).astype(np.int32)
-    return table._replace(nodes=ids), int((~found).sum())
+    ids = table._replace(
+        nodes=np.where(found, place + 1, 0).astype(np.int32),
+        senders=table.senders.copy(),
+        receivers=table.receivers.copy(),
+        motif=table.motif.copy(),
+        key=table.key.copy(),
+    )
+    molecule_of = np.repeat(np.arange(table_size(table)), np.diff(table.node_offsets))
+    for i in np.unique(molecule_of[~found[:, 0]]):
+        _reorder(ids, i)
+    return ids, int((~found).sum())
+
+
+def _reorder(table: MolTable, i: np.integer) -> None:
+    """Molecule i of a morgan1 table, in place, in the order of its present features."""
+    features = canonical(table_get(table, i))
+    atoms = slice(*table.node_offsets[i : i + 2])
+    bonds = slice(*table.edge_offsets[i : i + 2])
+    table.nodes[atoms] = features.nodes
+    table.motif[atoms] = features.motif
+    table.senders[bonds] = features.senders
+    table.receivers[bonds] = features.receivers
+    table.key[i] = _digest(features)
 
 
 def save_vocabulary(path: str | Path, vocabulary: Vocabulary) -> None:

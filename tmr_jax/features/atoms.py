@@ -126,7 +126,7 @@ def bond_columns(bond: Chem.Bond) -> tuple[int, ...]:
 def environment_columns(mol: Chem.Mol) -> list[tuple[int, ...]]:
     """Each atom's Morgan environments of radius 1 and 2, hashed into `ENVIRONMENT_SIZES` slots.
 
-    Slot 0 is an atom with no environment of that radius: an ion, or at radius 2 ethane's carbons.
+    Slot 0 is an atom without a bond. Unlike `morgan1`, no environment is dropped as a duplicate.
     """
     columns = []
     for radius, (generator, size) in enumerate(

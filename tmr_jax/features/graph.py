@@ -28,6 +28,7 @@ from tmr_jax.types import MolFeatures
 MAX_CHARACTERS = 5000
 MAX_ATOMS = 1000
 MAX_RINGS = 150
+_BOND_KINDS = [Chem.BondType.values[i] for i in range(1, 21)]
 _CIP_EFFORT = 100_000  # about 0.1 s; ordinary molecules need fewer than 10,000 comparisons
 
 _ADVICE = {
@@ -176,7 +177,15 @@ def _canonical_rank(nodes: np.ndarray, bonds: np.ndarray, ends: np.ndarray) -> n
     return np.array(Chem.CanonicalRankAtoms(stand_in, breakTies=True), np.int64)
 
 
-_BOND_KINDS = [Chem.BondType.values[i] for i in range(1, 17)]
+def canonical(features: MolFeatures) -> MolFeatures:
+    """The same molecule in the order of its features, for features that changed since.
+
+    Two unequal identifiers, for one, may both have become "unknown".
+    """
+    once = features.senders < features.receivers
+    ends = np.stack([features.senders[once], features.receivers[once]], axis=1)
+    rank = _canonical_rank(features.nodes, features.edges[once], ends)
+    return _arranged(features.nodes, features.edges[once], ends, features.motif, rank)
 
 
 def _arranged(
