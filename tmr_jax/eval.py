@@ -9,6 +9,7 @@ rule and seed (MODELS.md 1.3).
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import io
 import json
@@ -241,21 +242,16 @@ def _load_pool(protocol: str, data: DataConfig) -> Pool:
 
 def restored(assembly: Assembly, params: Any, checkpoint: dict[str, Any]) -> Restored:
     """Encoders of strings that show their progress on standard error."""
-    from tmr_jax.data.cache import apply_vocabulary, molecule_table
-
-    encoder, features = Encoder(assembly, params), assembly.config.features
+    encoder = Encoder(assembly, params)
 
     def texts(strings: list[str]) -> Encoded:
         with _progress("encoding texts", len(strings)) as watch:
             return encoder.texts(strings, watch)
 
     def molecules(smiles: list[str]) -> tuple[Encoded, np.ndarray]:
-        table, kept, _ = molecule_table(smiles, features.molecule, features.motif)
-        if assembly.vocabulary is not None:
-            table, _ = apply_vocabulary(table, assembly.vocabulary)
-            table = table._replace(key=_keys(table))
-        with _progress("encoding molecules", len(kept)) as watch:
-            return encoder.mol_rows(table, watch), kept
+        with _progress("encoding molecules", len(smiles)) as watch:
+            rows, kept, _ = encoder.molecules(smiles, watch)
+        return rows, kept
 
     return Restored(checkpoint, texts, molecules)
 
@@ -266,24 +262,18 @@ def _progress(what: str, count: int) -> Iterator[Callable[[int], None]]:
     from rich.progress import MofNCompleteColumn, Progress
 
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=count)
-        yield lambda done: bar.update(task, completed=done)
-        bar.update(task, completed=count)  # equal inputs were encoded once
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task(what, total=count)
 
+    def watch(done: int) -> None:
+        bar.start()  # only now: features that are computed first have a bar of their own
+        bar.update(task, completed=done)
 
-def _keys(table: Any) -> np.ndarray:
-    """Keys of a table after its vocabulary, uint8 [M, 16]: two unknown atoms are one input."""
-    from tmr_jax.data.cache import table_get, table_size
-
-    digests = []
-    for i in range(table_size(table)):
-        digest = hashlib.blake2b(digest_size=16)
-        for array in table_get(table, i):
-            digest.update(f"{array.dtype} {array.shape} ".encode())
-            digest.update(array.tobytes())
-        digests.append(digest.digest())
-    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
+    try:
+        yield watch
+        watch(count)  # equal inputs were encoded once
+    finally:
+        bar.stop()
 
 
 def open_run(run: Path, which: Which) -> Restored:
@@ -365,8 +355,6 @@ def overlap(run: Path, config: Experiment, data: DataConfig, pool: Pool) -> dict
     A data set's own split may share some, and says how many. Any other score claims that nothing
     of the test was trained on: one shared molecule is an error (MODELS.md A5.13).
     """
-    from tmr_jax.features.identity import skeleton_key
-
     asked = _queried(pool)
     own = own_split(config.data, data, pool.protocol)
     record = {"queried": len(asked), "identity": "InChIKey block 1", "own_split": own}
@@ -379,7 +367,7 @@ def overlap(run: Path, config: Experiment, data: DataConfig, pool: Pool) -> dict
             f"expected the training pairs of {run}, to make sure that none is in the test of "
             f"{pool.protocol}; got: {error}"
         ) from error
-    shared = sum(_skeleton(skeleton_key, smiles) in trained for smiles in asked)
+    shared = sum(_skeleton(smiles) in trained for smiles in asked)
     if shared and not own:
         raise ValueError(
             f"expected no training molecule in the test of {pool.protocol}, which is foreign to "
@@ -416,18 +404,19 @@ def _training_skeletons(run: Path, data: DataConfig) -> set[str]:
     from rich.progress import track
 
     from tmr_jax.data import load_pairs
-    from tmr_jax.features.identity import skeleton_key
 
     smiles = list(dict.fromkeys(p.smiles for p in load_pairs(data) if p.split == "train"))
     watched = track(smiles, "training molecules", console=Console(stderr=True))
-    keys = {_skeleton(skeleton_key, s) for s in watched}
+    keys = {_skeleton(s) for s in watched}
     _write_json(path, {"data": made_of, "skeletons": sorted(keys)})
     return keys
 
 
-def _skeleton(skeleton_key: Any, smiles: str) -> str:
-    """A refused molecule is compared as it is written."""
+@functools.cache
+def _skeleton(smiles: str) -> str:
+    """The molecule's first block; a refused molecule is compared as it is written."""
     from tmr_jax.features.graph import BadMolecule
+    from tmr_jax.features.identity import skeleton_key
 
     try:
         return skeleton_key(smiles)
