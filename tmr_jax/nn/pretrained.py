@@ -44,6 +44,7 @@ HUB_IDS = {  # short name -> hub id, pinned revision
         "24f92d32b1bfb0bcaf9ab193ff3ad01e87732fc1",
     ),
 }
+CONFIG = ("config.json",)
 WEIGHTS = ("model.safetensors", "flax_model.msgpack")  # in the order of preference
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
 PICKLED = "pytorch_model.bin"
@@ -111,10 +112,7 @@ def load_bert(source: str, revision: str = "") -> tuple[BertConfig, dict[str, An
         "tokenizer": files.tokenizer.name,
         "tokenizer_sha256": sha256(files.tokenizer),
     }
-    if source == "minilm":
-        _check_minilm(files)
-    config = read_config(files.config)
-    config, params = read_weights(files.weights, config)
+    config, params = read_weights(files.weights, read_config(files.config))
     return config, params, record
 
 
@@ -135,6 +133,8 @@ def resolve(source: str, revision: str = "") -> Source:
             "--model.text.source: expected minilm, scibert, a folder or a hub id OWNER/NAME; "
             f"got {source!r}, which is no folder here; check the path or take one of the names"
         )
+    if source == "minilm":
+        _check_minilm(files)
     return files
 
 
@@ -163,7 +163,11 @@ def _from_folder(folder: Path, name: str, revision: str, origin: str) -> Source:
     weights = next((folder / w for w in WEIGHTS if (folder / w).is_file()), None)
     tokenizer = next((folder / t for t in TOKENIZERS if (folder / t).is_file()), None)
     if weights is None and (folder / PICKLED).is_file():
-        raise ValueError(_pickled_only(str(folder), str(folder / PICKLED)))
+        raise ValueError(
+            f"{folder}: expected weights as {' or '.join(WEIGHTS)}; got {PICKLED}, a pickle, which "
+            "may run code when it is opened; convert it once: python tools/convert_bert.py "
+            f"{folder / PICKLED}"
+        )
     if weights is None or tokenizer is None or not config.is_file():
         here = ", ".join(sorted(p.name for p in folder.iterdir())[:20]) or "nothing"
         raise ValueError(
@@ -171,14 +175,6 @@ def _from_folder(folder: Path, name: str, revision: str, origin: str) -> Source:
             f"{' or '.join(TOKENIZERS)}; got {here}; save the missing files there"
         )
     return Source(name, revision, origin, config, weights, tokenizer)
-
-
-def _pickled_only(where: str, path: str) -> str:
-    return (
-        f"{where}: expected weights as {' or '.join(WEIGHTS)}; got only {PICKLED}, a pickle that "
-        f"may run code when it is opened; convert it with `python tools/convert_bert.py {path}` "
-        "and set --model.text.source to its folder"
-    )
 
 
 def _from_hub(hub_id: str, name: str, revision: str) -> Source:
@@ -193,16 +189,13 @@ def _from_hub(hub_id: str, name: str, revision: str) -> Source:
         if not all(found):
             raise _unreachable(hub_id, "its files", OSError("the hub does not answer"))
     config, weights, tokenizer = found
-    if config is not None and weights is None:
-        raise ValueError(
-            _pickled_only(hub_id, f"FOLDER/{PICKLED}")
-            + f" (FOLDER: {PICKLED}, config.json and vocab.txt downloaded from the hub)"
-        )
     if config is None or weights is None or tokenizer is None:
+        wanted = zip((CONFIG, WEIGHTS, TOKENIZERS), found, strict=True)
+        lacking = [" or ".join(names) for names, path in wanted if path is None]
         raise ValueError(
-            f"{hub_id} at {revision}: expected config.json and one of {' or '.join(TOKENIZERS)}; "
-            f"got {'no tokenizer' if config else 'no config.json'}; check the id, or set "
-            "--model.text.source to a folder that has the files"
+            f"{hub_id} at {revision}: expected a BERT's files; got no {', no '.join(lacking)}; check "
+            f"the id, or save its files in a FOLDER, turn a {PICKLED} into safetensors with `python "
+            f"tools/convert_bert.py FOLDER/{PICKLED}`, and set --model.text.source FOLDER"
         )
     # The hub's cache keeps a snapshot under its commit, which says more than a branch's name.
     commit = config.parent.name if config.parent.parent.name == "snapshots" else revision
@@ -211,7 +204,7 @@ def _from_hub(hub_id: str, name: str, revision: str) -> Source:
 
 def _collect(fetch: Fetch, hub_id: str, revision: str) -> tuple[Path | None, ...]:
     """Configuration, weights and tokenizer: of each the first kind that the repository has."""
-    kinds = (("config.json",), WEIGHTS, TOKENIZERS)
+    kinds = (CONFIG, WEIGHTS, TOKENIZERS)
     tries = ((fetch(hub_id, file, revision) for file in files) for files in kinds)
     return tuple(next((path for path in paths if path is not None), None) for paths in tries)
 
@@ -386,14 +379,34 @@ def read_weights(path: Path, config: BertConfig) -> tuple[BertConfig, dict[str, 
     """Parameters as float32 and the configuration, `pooler` set by what the file holds."""
     read = read_safetensors if path.suffix == ".safetensors" else read_msgpack
     shapes, tensors = read(path)
-    names = {name: published_name(name) for name in shapes}
-    config, slots = _match(path, config, {names[n]: shape for n, shape in shapes.items()}, names)
-    params: dict[str, Any] = {}
-    for name, array in tensors().items():
-        slot = slots.get(names[name])
-        if slot is not None:
-            _place(params, path, name, slot, array)
-    return config, params
+    config = _match(path, config, shapes)  # before a tensor is read
+    try:
+        return config, assemble(config, tensors())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; fetch or convert the file again") from error
+
+
+def assemble(config: BertConfig, tensors: Tensors) -> dict[str, Any]:
+    """Our parameter tree from published tensors; names that the layout lacks are left out.
+
+    Raises ValueError where a tensor is neither float32 nor float16, or not finite.
+    """
+    slots, params = layout(config), {}
+    for name, array in tensors.items():
+        slot = slots.get(published_name(name))
+        if slot is None:
+            continue
+        if array.dtype not in (np.float32, np.float16) or not np.isfinite(array).all():
+            raise ValueError(
+                f"expected finite numbers of float32 or float16 in {name}; got {array.dtype}, or NaN "
+                "or infinity"
+            )
+        node = params
+        for key in slot.path[:-1]:
+            node = node.setdefault(key, {})
+        array = array.T if slot.transpose else array
+        node[slot.path[-1]] = np.ascontiguousarray(array, dtype=np.float32)
+    return params
 
 
 def layout(config: BertConfig) -> dict[str, Slot]:
@@ -446,53 +459,39 @@ def published_name(name: str) -> str:
     return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
 
 
-def _match(
-    path: Path,
-    config: BertConfig,
-    shapes: dict[str, tuple[int, ...]],
-    names: dict[str, str],
-) -> tuple[BertConfig, dict[str, Slot]]:
-    """Exactly the tensors of the configuration, in their shapes, or an error that lists the rest."""
-    if len(shapes) != len(names):
-        twice = sorted(n for n in shapes if sum(m == n for m in names.values()) > 1)
+def _match(path: Path, config: BertConfig, published: Shapes) -> BertConfig:
+    """The configuration, `pooler` corrected, if the file has exactly its tensors and shapes."""
+    shapes = {published_name(name): shape for name, shape in published.items()}
+    if len(shapes) != len(published):
         raise ValueError(
-            f"{path}: expected each tensor once; got {twice[:3]} twice; check the file"
+            f"{path}: expected each tensor once; got some under two names, with and without `bert.`; "
+            "fetch or convert the file again"
         )
-    has_pooler = any(name.startswith("pooler.") for name in shapes)
-    config = dataclasses.replace(config, pooler=has_pooler)
+    pooler = any(name.startswith("pooler.") for name in shapes)
+    config = dataclasses.replace(config, pooler=pooler)
     slots = layout(config)
-    missing = sorted(slots.keys() - shapes.keys())
-    extra = sorted(shapes.keys() - slots.keys() - IGNORED)
     wrong = [
         f"{name} {shapes[name]} instead of {slot.shape}"
         for name, slot in slots.items()
         if name in shapes and shapes[name] != slot.shape
     ]
-    if missing or extra or wrong:
-        parts = (("missing", missing), ("unknown", extra), ("of another shape", wrong))
-        found = "; ".join(f"{len(p)} {word}: {_some(p)}" for word, p in parts if p)
+    faults = {
+        "missing": sorted(slots.keys() - shapes.keys()),
+        "unknown": sorted(shapes.keys() - slots.keys() - IGNORED),
+        "of another shape": wrong,
+    }
+    found = "; ".join(f"{len(v)} {word}: {_some(v)}" for word, v in faults.items() if v)
+    if found:
         raise ValueError(
             f"{path}: expected the tensors of a BERT with {config.layers} layers of width "
-            f"{config.hidden} as its config.json says; got {found}; check that both files belong "
+            f"{config.hidden}, as its config.json says; got {found}; check that both files belong "
             "to the same plain BERT"
         )
-    return config, slots
+    return config
 
 
 def _some(names: list[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
-
-
-def _place(params: dict[str, Any], path: Path, name: str, slot: Slot, array: np.ndarray) -> None:
-    if array.dtype not in (np.float32, np.float16) or not np.isfinite(array).all():
-        raise ValueError(
-            f"{path}: expected finite float32 or float16 numbers in {name}; got {array.dtype} or "
-            "NaN or infinity; fetch or convert the file again"
-        )
-    for key in slot.path[:-1]:
-        params = params.setdefault(key, {})
-    array = array.T if slot.transpose else array
-    params[slot.path[-1]] = np.ascontiguousarray(array, dtype=np.float32)
 
 
 def read_safetensors(path: Path) -> tuple[Shapes, Callable[[], Tensors]]:

@@ -1,0 +1,79 @@
+"""Record what the PyTorch BERT computes, for tests/nn/test_bert.py to compare with.
+
+    python3.11 -m venv torchenv && torchenv/bin/pip install torch==2.13.0 transformers==5.23.0 \\
+        safetensors numpy
+    torchenv/bin/python tools/make_bert_golden.py [--minilm FOLDER]
+
+Runs in an environment of its own: the project itself needs neither torch nor transformers. Eager
+attention, float32, an attention mask, no dropout. Of each model it keeps the hidden states of the
+real tokens and the pooler's output; random weights are not stored, bert_recipe.py makes them anew.
+Without --minilm (the folder of all-MiniLM-L6-v2) that model's file is left as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, BertConfig, BertModel
+
+GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden"
+sys.path.insert(0, str(GOLDEN))
+
+import bert_recipe  # noqa: E402
+
+
+def random_model(size: str) -> BertModel:
+    config = BertConfig(**bert_recipe.config_of(size), attn_implementation="eager")
+    model = BertModel(config).eval()
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    arrays = bert_recipe.weights(shapes)
+    model.load_state_dict({name: torch.from_numpy(a) for name, a in arrays.items()})
+    return model
+
+
+def run(model: BertModel, tokens: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Inputs and outputs; `states` [real tokens, hidden] in row order."""
+    with torch.no_grad():
+        out = model(
+            input_ids=torch.from_numpy(tokens).long(), attention_mask=torch.from_numpy(mask).long()
+        )
+    states = out.last_hidden_state.numpy()[mask]
+    return {"tokens": tokens, "mask": mask, "states": states, "pooled": out.pooler_output.numpy()}
+
+
+def save(name: str, arrays: dict[str, np.ndarray]) -> None:
+    path = GOLDEN / f"bert_{name}.npz"
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **arrays, torch_version=np.array(torch.__version__))
+    os.replace(partial, path)
+    scale = np.abs(arrays["states"]).max()
+    print(f"{path.name}: {path.stat().st_size:,} bytes, largest state {scale:.2f}")
+
+
+def minilm(folder: str) -> dict[str, np.ndarray]:
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    rows = [tokenizer(text)["input_ids"] for text in bert_recipe.MINILM_TEXTS]
+    model = BertModel.from_pretrained(
+        folder, local_files_only=True, attn_implementation="eager", dtype=torch.float32
+    )
+    return run(model.eval(), *bert_recipe.padded(rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minilm", default="", help="folder of all-MiniLM-L6-v2")
+    args = parser.parse_args()
+    for size in bert_recipe.CONFIGS:
+        save(size, run(random_model(size), *bert_recipe.random_tokens(size)))
+    if args.minilm:
+        save("minilm", minilm(args.minilm))
+
+
+if __name__ == "__main__":
+    main()
