@@ -43,7 +43,15 @@ from tmr_jax.eval import (
     text_labels,
     without,
 )
-from tmr_jax.evaluation_report import Candidate, Example, page, rank_histogram, read_history, series
+from tmr_jax.evaluation_report import (
+    Candidate,
+    Example,
+    page,
+    rank_histogram,
+    read_history,
+    series,
+    smoothed,
+)
 from tmr_jax.features.atoms import EDGE_SIZES, NODE_SIZES
 from tmr_jax.features.text import Tokenizer
 from tmr_jax.models import build_model
@@ -393,6 +401,14 @@ def test_history_skips_what_a_killed_run_left_and_what_is_no_number(tmp_path):
     path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": NaN}\n{"st', encoding="utf-8")
     assert series(read_history(path), lambda name: name == "loss") == {"loss": [(1.0, 2.0)]}
     assert read_history(tmp_path / "none.jsonl") == []
+
+
+def test_a_long_curve_is_drawn_as_means_and_a_short_one_as_it_is():
+    short = [(1.0, 3.0), (2.0, 5.0)]
+    assert smoothed(short) == short
+    long = [(float(i), float(i % 2)) for i in range(600)]
+    assert len(smoothed(long)) == 300
+    assert smoothed(long)[1] == (2.5, 0.5)
 
 
 def test_rank_histogram_counts_every_query_once():

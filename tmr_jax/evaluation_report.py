@@ -21,6 +21,7 @@ from tmr_jax.types import Ranking
 
 RANK_EDGES = (1, 2, 6, 11, 21, 51, 101, 501, 1001, 5001)  # first rank of each bar
 WIDTH, HEIGHT, LEFT, BOTTOM = 560, 240, 48, 30  # of a chart, in its own units
+POINTS = 300  # of one curve
 COLOURS = ("var(--a)", "var(--b)", "var(--c)", "var(--d)")
 
 
@@ -168,7 +169,7 @@ def _curves(history: list[dict[str, Any]]) -> str:
 
 def _lines(title: str, curves: dict[str, list[tuple[float, float]]]) -> str:
     """A line chart as inline SVG."""
-    shown = dict(list(curves.items())[: len(COLOURS)])
+    shown = {n: smoothed(curves[n]) for n in list(curves)[: len(COLOURS)]}
     every = np.array([point for points in shown.values() for point in points])
     (x0, low), (x1, high) = every.min(0), every.max(0)
     x_span, y_span = (x1 - x0) or 1.0, (high - low) or 1.0
@@ -179,15 +180,19 @@ def _lines(title: str, curves: dict[str, list[tuple[float, float]]]) -> str:
 
     lines, legend = [], []
     for colour, (name, points) in zip(COLOURS, shown.items(), strict=False):
-        thinned = points[:: max(1, len(points) // 1000)]
-        if thinned[-1] != points[-1]:
-            thinned.append(points[-1])
-        path = " ".join(place(*point) for point in thinned)
+        path = " ".join(place(*point) for point in points)
         lines.append(f'<polyline points="{path}" style="stroke:{colour}"/>')
-        last = f"{points[-1][1]:.3g}"
+        last = f"{curves[name][-1][1]:.3g}"
         legend.append(f'<span><i style="background:{colour}"></i>{escape(name)} ({last})</span>')
     marks = _axis_labels((low, high), (x0, x1))
     return _figure(title, "".join(lines) + marks, "".join(legend))
+
+
+def smoothed(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most POINTS points, each the mean of as many neighbours: single steps are noise."""
+    block = -(-len(points) // POINTS)
+    parts = [points[i : i + block] for i in range(0, len(points), block)]
+    return [(sum(x for x, _ in p) / len(p), sum(y for _, y in p) / len(p)) for p in parts]
 
 
 def _axis_labels(y: tuple[float, float], x: tuple[float, float]) -> str:
