@@ -24,7 +24,7 @@ from tmr_jax.features.motifs import brics_motifs, number_by_first
 from tmr_jax.types import MolFeatures
 
 # Limits are checked before anything whose time grows faster than the molecule. The largest of
-# ChEBI-20 and PCdes: 1,598 characters, 574 atoms, 69 independent rings.
+# ChEBI-20 and PCdes: 1,598 characters, 574 atoms, 63 rings.
 MAX_CHARACTERS = 5000
 MAX_ATOMS = 1000
 MAX_RINGS = 150
