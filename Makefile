@@ -4,15 +4,16 @@ VENV ?= .venv
 PYTHON ?=
 EXTRAS ?= dev
 EXP ?= quickstart
-RUN ?= runs/$(EXP)
+RUN ?= runs/$(basename $(notdir $(EXP)))
 SET ?= chebi20
 LIB ?=
 Q ?=
 ARGS ?=
+JOBS ?= 2
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed-$(EXTRAS)
-export PYTHON
+export PYTHON LIB Q # to the shell as they are, whatever marks are in them
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train eval search data test lint types format check
@@ -27,19 +28,20 @@ $(STAMP): pyproject.toml tools/make_venv.sh tools/minilm.txt
 
 # The programs run without a shell in between, so that a signal reaches them.
 train: $(STAMP) ## train an experiment, then evaluate it (EXP=quickstart, ARGS="--train.epochs 2")
-	$(PY) -m tmr_jax.train --exp $(EXP) $(ARGS)
+	$(PY) -m tmr_jax.train --exp $(EXP) --run $(RUN) $(ARGS)
+	$(PY) -m tmr_jax.eval --run $(RUN)
 
 eval: $(STAMP) ## rank the pools of a run again (RUN=runs/quickstart, ARGS="--protocol demo/test")
 	$(PY) -m tmr_jax.eval --run $(RUN) $(ARGS)
 
 search: $(STAMP) ## ask a run (RUN=runs/quickstart LIB=library.smi Q="an aromatic amine")
-	$(PY) -m tmr_jax.search --run $(RUN) --library "$(LIB)" $(ARGS) "$(Q)"
+	@$(PY) -m tmr_jax.search --run $(RUN) $${LIB:+--library "$$LIB"} $(ARGS) "$$Q"
 
 data: $(STAMP) ## fetch a public data set and verify it (SET=chebi20)
-	$(PY) tools/fetch_data.py $(SET) $(ARGS)
+	$(PY) -m tmr_jax.cli data $(SET) $(ARGS)
 
 test: $(STAMP) ## run the tests (ARGS="tests/nn -x")
-	$(PY) -m pytest -q -n 2 --dist loadfile $(ARGS)
+	$(PY) -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(STAMP) ## check style and formatting
 	$(PY) -m ruff check .

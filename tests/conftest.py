@@ -111,3 +111,33 @@ def only_marked_tests_see_real_data(
 def pytest_sessionfinish() -> None:
     if not IS_WORKER:
         shutil.rmtree(FOLDER, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of tests/experiments/tiny.py as training leaves it, its parameters as first drawn."""
+    import numpy as np
+    import optax
+
+    from tmr_jax.assembly import assemble_for_training, init_params, save_assembly
+    from tmr_jax.config import load_experiment, to_json
+    from tmr_jax.data import load_pairs
+    from tmr_jax.data.batching import make_batch
+    from tmr_jax.training.checkpoint import Checkpoints
+    from tmr_jax.training.state import new_state
+
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    run.mkdir()
+    config = load_experiment(str(Path(__file__).parent / "experiments" / "tiny.py"))
+    (run / "config.json").write_text(to_json(config), encoding="utf-8")
+    assembly, data, _ = assemble_for_training(config, load_pairs(config.data))
+    save_assembly(run, assembly, data.shapes)
+    rows, groups = np.arange(config.train.batch_size), (data.text_group, data.mol_group)
+    batch = make_batch(
+        rows, data.text, data.mol, *groups, data.shapes, assembly.tokenizer.pad_token
+    )
+    checkpoints = Checkpoints(run)
+    params = init_params(assembly, batch, 0, None)
+    checkpoints.save(new_state(params, optax.adam(0.1)), 1, score=0.5)
+    checkpoints.close()
+    return run

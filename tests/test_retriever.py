@@ -1,0 +1,157 @@
+"""The Python API on a run with random parameters: same input same row, and search by the rows."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tmr_jax
+from tmr_jax import library as libraries
+from tmr_jax.retriever import Retriever
+
+SMILES = [
+    "CCO",
+    "OCC",
+    "c1ccccc1N",
+    "CC(=O)O",
+    "C[C@H](N)C(=O)O",
+    "C[C@@H](N)C(=O)O",
+    "[Na+].[Cl-]",
+]
+
+
+@pytest.fixture(scope="module")
+def retriever(tiny_run: Path) -> Retriever:
+    return tmr_jax.load(tiny_run)
+
+
+def test_import_alone_loads_no_jax() -> None:
+    code = "import sys, tmr_jax; tmr_jax.__version__; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_rows_have_length_one_and_equal_inputs_equal_bits(retriever: Retriever) -> None:
+    rows = retriever.encode_molecules(SMILES)
+    assert rows.shape == (7, 16) and rows.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
+    assert (rows[0] == rows[1]).all()  # one molecule, written twice
+    assert (rows[4] != rows[5]).any()  # ogb sees the mirror image
+    texts = retriever.encode_text(["an acid", "a  salt", "an acid"])
+    assert (texts[0] == texts[2]).all() and (texts[0] != texts[1]).any()
+
+
+def test_search_is_the_order_of_cosines(retriever: Retriever) -> None:
+    found = retriever.with_library(SMILES).search("an aromatic molecule with 1 ring", k=3)
+    cosines = retriever.encode_text(["an aromatic molecule with 1 ring"])[0] @ (
+        retriever.encode_molecules(SMILES).T
+    )
+    best = np.argsort(-cosines, kind="stable")[:3]
+    assert [h.content for h in found] == [SMILES[i] for i in best]
+    assert [h.rank for h in found] == [1, 2, 3]
+    np.testing.assert_allclose([h.score for h in found], cosines[best], atol=1e-6)
+
+
+def test_a_molecule_finds_itself_first_and_texts_that_describe_it(retriever: Retriever) -> None:
+    hit = retriever.with_library(SMILES).search_molecule("Nc1ccccc1", k=1)[0]
+    assert hit.content == "c1ccccc1N" and hit.score == pytest.approx(1, abs=1e-6)
+    texts = ["an acid", "a salt"]
+    found = retriever.with_texts(texts).search_molecule("[Na+].[Cl-]", k=5)
+    assert {h.content for h in found} == set(texts)
+
+
+FILES = {
+    "plain.smi": "SMILES name\nCCO grain alcohol\n\n# remark\nC1CC open\nc1ccccc1N\taniline\n",
+    "table.csv": "id,Smiles\r\na1,CCO\r\na2,C1CC\r\na3,c1ccccc1N\r\n",
+    "table.tsv": "SMILES\tid\nCCO\ta1\nC1CC\ta2\nc1ccccc1N\ta3\n",
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", FILES)
+def test_files_give_molecules_names_and_an_account(
+    retriever: Retriever, tmp_path: Path, name: str, packed: bool
+) -> None:
+    content = FILES[name].encode()
+    path = tmp_path / (name + ".gz" * packed)
+    path.write_bytes(gzip.compress(content) if packed else content)
+    column = "" if ".smi" in name else "id"
+    searched = retriever.with_library(path, name_column=column)
+    assert searched.library is not None
+    assert searched.library.kept == 2 and searched.library.refused == {"unparsable": 1}
+    names = {h.content: h.name for h in searched.search("an amine")}
+    assert names == (
+        {"CCO": "a1", "c1ccccc1N": "a3"}
+        if column
+        else {"CCO": "grain alcohol", "c1ccccc1N": "aniline"}
+    )
+
+
+def test_lines_that_are_no_text_or_too_long_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "odd.smi"
+    long = b"C" * (3 * libraries.MAX_LINE)
+    path.write_bytes(b"CCO\n\xff\xfe\n" + long + b"\nCCN amine\n" + long)
+    rows = list(libraries.read_rows(path))
+    assert [row.refused for row in rows] == ["", "not-utf-8", "too-long", "", "too-long"]
+    assert rows[3] == ("CCN", "amine", "")
+
+
+def test_a_library_is_encoded_once_and_again_when_anything_changed(
+    retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "my.smi"
+    path.write_text("CCO\nCCN\n")
+    first = retriever.with_library(path).search("an amine")
+    kept = sorted((tmp_path / "cache").iterdir())
+    written = [p.stat().st_mtime_ns for p in kept]
+    assert retriever.with_library(path).search("an amine") == first
+    assert [p.stat().st_mtime_ns for p in kept] == written
+    rows = kept[0] / libraries.ROWS
+    rows.write_bytes(rows.read_bytes()[:-4])  # damaged: made again
+    assert retriever.with_library(path).search("an amine") == first
+    path.write_text("CCO\nCCN\nCCS\n")
+    assert len(retriever.with_library(path).search("an amine")) == 3
+    assert len(list((tmp_path / "cache").iterdir())) == 2  # no temporary folder is left
+
+
+def test_chunks_change_no_row(
+    retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "my.smi"
+    path.write_text("\n".join(SMILES))
+    whole = retriever.encode_molecules(SMILES)
+    monkeypatch.setattr(libraries, "CHUNK", 2)
+    library = libraries.open_library(path, retriever._encoder, ["chunks"], "", "")
+    np.testing.assert_allclose(library.rows, whole, atol=1e-6)
+    assert [entry[0] for entry in library.entries] == SMILES
+
+
+@pytest.mark.parametrize(
+    "ask, said",
+    [
+        (lambda r, p: r.search("x"), "with_library"),
+        (lambda r, p: r.with_library(SMILES).search("x", k=0), "k of at least 1"),
+        (lambda r, p: r.with_library(SMILES).search(" \x00 "), "empty text"),
+        (lambda r, p: r.with_library(["C1CC", ""]), "unparsable"),
+        (lambda r, p: r.with_library(p / "none.smi"), "no such file"),
+        (lambda r, p: r.with_library(p / "none.csv"), "got nothing"),
+        (lambda r, p: r.with_library(p / "none.docx"), "got nothing"),
+        (lambda r, p: r.encode_molecules(["CCO", "C1CC"]), "row 1: unparsable"),
+        (lambda r, p: r.encode_text("one string"), "a list of strings"),
+        (lambda r, p: r.encode_text([]), "empty list"),
+        (lambda r, p: tmr_jax.load(p / "nowhere"), "run directory"),
+    ],
+)
+def test_mistakes_are_explained(retriever: Retriever, tmp_path: Path, ask, said: str) -> None:
+    with pytest.raises(ValueError, match="expected") as error:
+        ask(retriever, tmp_path)
+    assert said in str(error.value)
+
+
+def test_long_texts_are_known_to_be_cut(retriever: Retriever) -> None:
+    assert retriever.is_cut("ring " * 500) and not retriever.is_cut("a ring")

@@ -1,0 +1,174 @@
+"""The Python API: a trained run that encodes texts and molecules and searches a library.
+
+retriever = tmr_jax.load("runs/quickstart").with_library("library.smi")
+for hit in retriever.search("an aromatic amine", k=5):
+    print(hit.rank, hit.score, hit.content, hit.name)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from tmr_jax.assembly import Assembly, Encoder, assemble_from_run
+from tmr_jax.compile_cache import use_compile_cache
+from tmr_jax.config import Experiment
+from tmr_jax.data.cache import cache_folder
+from tmr_jax.library import Account, Library, library_of, open_library
+from tmr_jax.retrieval.rank import top
+
+
+class Hit(NamedTuple):
+    rank: int  # from 1
+    score: float  # cosine, -1 to 1; higher is better
+    content: str  # the SMILES, or the text of a library of texts
+    name: str
+
+
+class Checkpoint(NamedTuple):
+    which: str
+    step: int
+    sha256: str  # of the parameters
+
+
+def load(run: str | Path, which: Literal["best", "newest"] = "best") -> Retriever:
+    """The model of a run directory, ready to encode.
+
+    Raises ValueError where the directory is no run or has no checkpoint that is whole.
+    """
+    from tmr_jax.training.checkpoint import restore_params
+
+    use_compile_cache(cache_folder())
+    assembly = assemble_from_run(run)
+    params, step = restore_params(run, which)
+    return Retriever(assembly, params, Checkpoint(which, step, parameters_sha256(params)))
+
+
+def parameters_sha256(params: Any) -> str:
+    """Of all parameters by name: the same for the same model, however its files are packed."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape} ".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+class Retriever:
+    """Texts and molecules in one space, where near means that one describes the other."""
+
+    def __init__(
+        self,
+        assembly: Assembly,
+        params: Any,
+        checkpoint: Checkpoint,
+        encoder: Encoder | None = None,
+        library: Library | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self._assembly, self._params = assembly, params
+        self._encoder = encoder or Encoder(assembly, params)
+        self._library = library
+
+    @property
+    def config(self) -> Experiment:
+        """What the run was trained with."""
+        return self._assembly.config
+
+    @property
+    def library(self) -> Account | None:
+        """What became of the rows of the library; None without one."""
+        return None if self._library is None else self._library.account
+
+    def encode_text(self, texts: Sequence[str]) -> Float[np.ndarray, "n D"]:
+        """Rows of length one; equal bit for bit for equal texts.
+
+        Texts beyond the experiment's max_tokens are cut: see `is_cut`. Raises ValueError, with the
+        row, for a text without a visible character.
+        """
+        return self._encoder.texts(_listed(texts)).rows
+
+    def encode_molecules(self, smiles: Sequence[str]) -> Float[np.ndarray, "n D"]:
+        """Rows of length one; equal bit for bit for molecules that are one input of the model.
+
+        Raises ValueError, with row and reason, where a SMILES is refused.
+        """
+        encoded, _, refused = self._encoder.molecules(_listed(smiles))
+        if refused:
+            shown = "; ".join(f"row {r.index}: {r.reason} ({r.value!r})" for r in refused[:5])
+            raise ValueError(
+                f"expected every string to be the SMILES of a molecule, got {len(refused):,} of "
+                f"{len(smiles):,} that are not: {shown}; mend or remove them"
+            )
+        return encoded.rows
+
+    def is_cut(self, text: str) -> bool:
+        """Whether the model sees only the beginning of a text."""
+        tokens = self.config.features.max_tokens
+        return bool(self._assembly.tokenizer.encode([text], tokens)[1][0])
+
+    def with_library(
+        self, source: str | Path | Sequence[str], smiles_column: str = "", name_column: str = ""
+    ) -> Retriever:
+        """The same model with molecules to search: a file, or a list of SMILES.
+
+        Files: .smi (SMILES, then a name), CSV, TSV, Parquet, SDF, gzipped or not. What is no
+        molecule is left out and counted in `library`. Raises ValueError where none is left.
+        """
+        if isinstance(source, (str, Path)):
+            features = json.dumps(dataclasses.asdict(self.config.features))
+            identity = (self.checkpoint.sha256, features)
+            library = open_library(
+                Path(source), self._encoder, identity, smiles_column, name_column
+            )
+        else:
+            library = library_of(_listed(source), self._encoder)
+        return self._with(library)
+
+    def with_texts(self, texts: Sequence[str]) -> Retriever:
+        """The same model with descriptions to search, for the way from a molecule to its text."""
+        rows = self.encode_text(texts)
+        entries = [(text, f"row {i + 1}") for i, text in enumerate(texts)]
+        account = Account("the texts given", len(rows), len(rows), {})
+        return self._with(Library(rows, entries, account))
+
+    def search(self, text: str, k: int = 10) -> list[Hit]:
+        """The k items of the library that fit a description best, best first."""
+        return self._nearest(self.encode_text([text]), k)
+
+    def search_molecule(self, smiles: str, k: int = 10) -> list[Hit]:
+        """The k items of the library nearest to a molecule: its like, or texts that describe it."""
+        return self._nearest(self.encode_molecules([smiles]), k)
+
+    def _nearest(self, query: np.ndarray, k: int) -> list[Hit]:
+        if self._library is None:
+            raise ValueError(
+                "expected a library to search, got a retriever without one; "
+                'say load(run).with_library("library.smi") or give it a list of SMILES'
+            )
+        if k < 1:
+            raise ValueError(f"expected k of at least 1, got {k}; ask for 10")
+        index, score = top(query, self._library.rows, k)
+        return [
+            Hit(place, float(s), *self._library.entries[int(i)])
+            for place, (i, s) in enumerate(zip(index[0], score[0], strict=True), 1)
+        ]
+
+    def _with(self, library: Library) -> Retriever:
+        return Retriever(self._assembly, self._params, self.checkpoint, self._encoder, library)
+
+
+def _listed(strings: Sequence[str]) -> list[str]:
+    if isinstance(strings, str):
+        raise ValueError(f"expected a list of strings, got one string; write [{strings[:40]!r}]")
+    if not len(strings):
+        raise ValueError("expected at least one string, got an empty list; give one or more")
+    return list(strings)

@@ -1,0 +1,275 @@
+"""python -m tmr_jax.search --run runs/NAME --library FILE "an aromatic amine" ...
+
+In: a run, a file of molecules, and descriptions (or, with --molecule, SMILES). Out: the best
+matches of each as a table, JSON or CSV on standard output, and as a page of drawings with --html.
+Notes and progress go to standard error.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import tyro
+
+if TYPE_CHECKING:
+    from tmr_jax.retriever import Hit, Retriever
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet run a cell
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to look for, where, and how to show it."""
+
+    queries: tyro.conf.Positional[tuple[str, ...]]
+    """Descriptions, each in quotes; with --molecule, SMILES."""
+    run: Path
+    """Directory that training wrote, e.g. runs/quickstart."""
+    library: Path | None = None
+    """Molecules to search: .smi, .csv, .tsv, .parquet or .sdf, gzipped or not. Without one, those
+    of the run's own test pool."""
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
+    """How many matches to show."""
+    molecule: bool = False
+    """The queries are SMILES: find the molecules most like them."""
+    smiles_column: str = ""
+    """Column of the SMILES in a table; without it, SMILES."""
+    name_column: str = ""
+    """Column of the names in a table; without it, row numbers."""
+    json: bool = False
+    """Print JSON."""
+    csv: bool = False
+    """Print CSV; cells that a spreadsheet would run as a formula begin with a quote."""
+    html: Path | None = None
+    """Also write a page that draws the matches; one file, opens anywhere."""
+
+
+class Answer(NamedTuple):
+    query: str
+    hits: list[Hit]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, or 2 after an error of the user's that standard error explains."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without the letters of a name
+            stream.reconfigure(errors="backslashreplace")
+    chosen = tyro.cli(
+        Arguments,
+        args=list(sys.argv[1:] if arguments is None else arguments),
+        prog="python -m tmr_jax.search",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    try:
+        _check(chosen)
+        retriever = open_retriever(chosen)
+        answers = find(retriever, chosen.queries, chosen.k, chosen.molecule)
+        if chosen.html:
+            write_page(chosen.html, answers, _about(retriever))
+            _note(f"drawn in {chosen.html}")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if chosen.json:
+        print_json(answers, retriever)
+    elif chosen.csv:
+        print_csv(answers)
+    else:
+        print_tables(answers)
+    return 0
+
+
+def _check(chosen: Arguments) -> None:
+    if not chosen.queries:
+        raise ValueError(
+            'expected something to look for, got no query; add one in quotes: "an aromatic amine"'
+        )
+    if chosen.json and chosen.csv:
+        raise ValueError("expected one form of output, got --json and --csv; choose one of them")
+    if chosen.k < 1:
+        raise ValueError(f"expected --k of at least 1, got {chosen.k}; ask for 10")
+    if chosen.html and not chosen.html.parent.is_dir():
+        raise ValueError(
+            f"expected a folder for the page, got {str(chosen.html.parent)!r}, which is none; "
+            "make it, or give --html another place"
+        )
+
+
+def open_retriever(chosen: Arguments) -> Retriever:
+    """The run with the library to search; says on standard error which rows were left out."""
+    from tmr_jax.retriever import load
+
+    retriever = load(chosen.run)
+    if chosen.library is None:
+        protocol, smiles = _own_pool(retriever)
+        _note(f"no --library: searching the {len(smiles):,} molecules of {protocol}")
+        retriever = retriever.with_library(smiles)
+    else:
+        retriever = retriever.with_library(chosen.library, chosen.smiles_column, chosen.name_column)
+    account = retriever.library
+    assert account is not None
+    if account.refused:
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(account.refused.items()))
+        _note(f"{account.kept:,} of {account.rows:,} rows are molecules; left out: {reasons}")
+    if account.kept < chosen.k:
+        _note(f"the library has {account.kept:,} molecules, so {account.kept:,} are shown")
+    return retriever
+
+
+def _own_pool(retriever: Retriever) -> tuple[str, list[str]]:
+    from tmr_jax.data.pools import load_pool
+
+    if not retriever.config.eval.protocols:
+        raise ValueError(
+            "expected molecules to search, got no --library, and this run names no test pool; "
+            "give --library a .smi, .csv or .sdf file"
+        )
+    protocol = retriever.config.eval.protocols[0]
+    return protocol, list(load_pool(protocol, retriever.config.data).smiles)
+
+
+def find(retriever: Retriever, queries: Sequence[str], k: int, molecule: bool) -> list[Answer]:
+    """The k best matches of every query."""
+    answers = []
+    for query in queries:
+        if not molecule and retriever.is_cut(query):
+            tokens = retriever.config.features.max_tokens
+            _note(f"only the first {tokens} word pieces of a query are read: {query[:60]!r}...")
+        search = retriever.search_molecule if molecule else retriever.search
+        answers.append(Answer(query, search(query, k)))
+    return answers
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _about(retriever: Retriever) -> dict[str, object]:
+    library = retriever.library
+    assert library is not None
+    return {
+        "checkpoint": retriever.checkpoint._asdict(),
+        "library": library._asdict(),
+        "score": "cosine of the embeddings",
+    }
+
+
+# Showing
+
+
+def print_tables(answers: list[Answer]) -> None:
+    """One table for each query, as wide as the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    # Into a file or a pipe nothing is cut to a width that nobody looks at.
+    console = Console() if sys.stdout.isatty() else Console(width=10_000, safe_box=True)
+    for answer in answers:
+        shown = Table(title=Text(printable(answer.query)), title_justify="left", box=None)
+        shown.add_column("rank", justify="right")
+        shown.add_column("score", justify="right")
+        shown.add_column("SMILES", overflow="fold")
+        shown.add_column("name", overflow="fold")
+        for hit in answer.hits:
+            cells = (str(hit.rank), f"{hit.score:.4f}", printable(hit.content), printable(hit.name))
+            shown.add_row(*(Text(cell) for cell in cells))
+        console.print(shown)
+
+
+def printable(text: str) -> str:
+    """Text of a file without what could command a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def print_json(answers: list[Answer], retriever: Retriever) -> None:
+    results = [
+        {
+            "query": answer.query,
+            "hits": [
+                {"rank": h.rank, "score": h.score, "smiles": h.content, "name": h.name}
+                for h in answer.hits
+            ],
+        }
+        for answer in answers
+    ]
+    print(json.dumps({**_about(retriever), "results": results}, indent=2))
+
+
+def print_csv(answers: list[Answer]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(("query", "rank", "score", "smiles", "name"))
+    for answer in answers:
+        for hit in answer.hits:
+            texts = (cell(text) for text in (hit.content, hit.name))
+            writer.writerow((cell(answer.query), hit.rank, f"{hit.score:.6f}", *texts))
+
+
+def cell(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def write_page(path: Path, answers: list[Answer], about: dict[str, object]) -> None:
+    """Write the page under a temporary name, then move it into place."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(page(answers, about), encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ValueError(
+            f"expected to write the page to {path}, got {error}; give --html another place"
+        ) from error
+
+
+def page(answers: list[Answer], about: dict[str, object]) -> str:
+    """A document without any other file or address; what came from data is escaped."""
+    from tmr_jax.drawing import molecule_svg
+
+    sections = []
+    for answer in answers:
+        cards = "".join(
+            f"<figure>{molecule_svg(h.content, 260, 200)}<figcaption>"
+            f"<b>{h.rank}.</b> {escape(printable(h.name))} <small>{h.score:.4f}</small>"
+            f"<code>{escape(h.content)}</code></figcaption></figure>"
+            for h in answer.hits
+        )
+        sections.append(f"<h2>{escape(printable(answer.query))}</h2><div>{cards}</div>")
+    facts = escape(json.dumps(about))
+    return _PAGE.format(style=_STYLE, sections="\n".join(sections), facts=facts)
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>Molecules that fit</title><style>{style}</style></head><body>
+<h1>Molecules that fit</h1>
+{sections}
+<p><code>{facts}</code></p>
+</body></html>
+"""
+
+_STYLE = """
+body{font:16px/1.4 system-ui,sans-serif;max-width:1100px;margin:auto;padding:1rem;color:#1d2430}
+h1{font-size:1.4rem}h2{font-size:1.1rem;border-bottom:1px solid #d5dae3;overflow-wrap:anywhere}
+div{display:grid;grid-template-columns:repeat(auto-fill,minmax(220px,1fr));gap:.8rem}
+figure{margin:0;border:1px solid #d5dae3;border-radius:.5rem;padding:.5rem;background:#fff}
+figure svg{width:100%;height:auto;display:block}
+code{display:block;font-size:.75rem;overflow-wrap:anywhere;color:#5d6878}
+small{color:#5d6878;float:right}
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
