@@ -121,6 +121,14 @@ def molecules(version: str, split: str) -> list[tuple[str, str]]:
     return rows
 
 
+def has_molecules_only(version: str) -> bool:
+    """Whether the training molecules are at hand and the training texts of a version are not."""
+    _check(version)
+    texts = MOLT5_PARTS["train"] if version == "molt5" else TEXT2MOL_PARTS["train"]
+    molecules_at_hand = files.find(TRAIN_MOLECULES) or files.find(MOLT5_PARTS["train"])
+    return files.find(texts) is None and molecules_at_hand is not None
+
+
 def parts(version: str) -> list[files.Part]:
     """What `load` reads, for fetching it beforehand."""
     _check(version)

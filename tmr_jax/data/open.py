@@ -7,9 +7,8 @@ Scores trained on it are labelled "open-pairs training": not comparable with pub
 
 from __future__ import annotations
 
-from tmr_jax.data import TableConfig
+from tmr_jax.data import TableConfig, table
 from tmr_jax.data import fetch as files
-from tmr_jax.data import table
 from tmr_jax.types import Pair
 
 PAIRS = files.Part(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 from tmr_jax.data import fetch as files
 from tmr_jax.data import table
@@ -66,7 +67,7 @@ def load(protocol: str) -> tuple[list[Pair], table.Report]:
 
 
 def load_split(protocol: str, split: str) -> tuple[list[Pair], table.Report]:
-    """Pairs of validation or test; file-order needs no training text, scaffold's test only its list."""
+    """Pairs of validation or test; file-order needs no training text, scaffold's only its list."""
     _check(protocol)
     report = table.Report(source=f"pcdes/{protocol}/{split}")
     if protocol == "scaffold":
@@ -102,10 +103,10 @@ def _check(protocol: str) -> None:
 
 def _full_rows() -> Iterator[Pair]:
     """Every line from the two aligned files; the texts' first 15,000 lines count."""
-    texts = _read_lines(files.locate(TEXTS))
-    for line, (smiles, text) in enumerate(zip(_read_lines(files.locate(SMILES)), texts)):
-        if line < LINES:
-            yield Pair(str(line), text.strip(), smiles.strip(), split_of(line))
+    texts = _read_lines(files.locate(TEXTS))[:LINES]
+    smiles = _read_lines(files.locate(SMILES))[:LINES]
+    for line, (smi, text) in enumerate(zip(smiles, texts, strict=True)):
+        yield Pair(str(line), text.strip(), smi.strip(), split_of(line))
 
 
 def _staged_rows() -> Iterator[Pair]:
@@ -150,6 +151,6 @@ def _parsable(rows: Iterator[Pair], report: table.Report) -> Iterator[Pair]:
         yield pair
 
 
-def _read_lines(path) -> list[str]:
+def _read_lines(path: Path) -> list[str]:
     with table.open_binary(path) as file:
         return file.read().decode("utf-8").split("\n")

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from tmr_jax.data import DataConfig, did_you_mean, load_pairs
-from tmr_jax.data import fetch as files
 from tmr_jax.types import Pair, Pool
 
 # validation of `open` is ChEBI-20's real one, neither trained on (flag cv) nor tested
@@ -62,7 +61,8 @@ def load_pool(protocol: str, config: DataConfig) -> Pool:
         found = matched(protocol, [p for p in load_pairs(config) if p.split == pool])
     if not found.texts or not found.smiles:
         raise ValueError(
-            f"expected at least one pair in {protocol}; got none; give that split a share of the rows"
+            f"expected at least one pair in {protocol}; got none; "
+            "give that split a share of the rows"
         )
     return found
 
@@ -99,12 +99,12 @@ def _chebi20_full(version: str, protocol: str) -> Pool:
     """Test queries against all molecules (and all texts, where they are at hand)."""
     from tmr_jax.data import chebi20
 
-    tests = chebi20.load_split(version, "test")
-    try:
-        pairs, _ = chebi20.load(version)
-    except files.MissingPart:
+    # nothing is fetched for the other texts where the molecules alone are at hand: a pool must
+    # not depend on whether there is a network
+    if chebi20.has_molecules_only(version):
         rows = [row for split in chebi20.SPLITS for row in chebi20.molecules(version, split)]
-        return _queries_only(protocol, tests, rows)
+        return _queries_only(protocol, chebi20.load_split(version, "test"), rows)
+    pairs, _ = chebi20.load(version)
     asks = np.array([p.split == "test" for p in pairs])
     target = np.where(asks, np.arange(len(pairs)), -1).astype(np.int64)
     return matched(protocol, pairs)._replace(text_target=target, mol_target=target.copy())

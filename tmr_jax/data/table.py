@@ -201,8 +201,8 @@ def read(path: str | Path, columns: Sequence[str]) -> Iterator[Cells]:
     reader = READERS.get(kind)
     if reader is None:
         raise ValueError(
-            f"expected a .csv, .tsv, .txt, .parquet or .sdf file (or one of them .gz); got {path.name}; "
-            "rename or convert it"
+            f"expected a .csv, .tsv, .txt, .parquet or .sdf file (or one of them .gz); "
+            f"got {path.name}; rename or convert it"
         )
     return reader(path, list(columns))
 
@@ -216,7 +216,7 @@ def header(path: str | Path) -> list[str]:
 
 def open_binary(path: Path) -> BinaryIO:
     """The uncompressed content of a file; a gzip file is unpacked under the expansion caps."""
-    raw = open(path, "rb")
+    raw = open(path, "rb")  # noqa: SIM115  (the caller closes it)
     magic = raw.read(2)
     raw.seek(0)
     if magic != GZIP_MAGIC:
@@ -342,13 +342,14 @@ def _pick(number: int, cells: list[str], places: list[int], expected: int) -> Ce
 
 
 def _places(names: list[str], columns: list[str], path: Path) -> list[int]:
-    """Where the columns stand in the header; ValueError with the nearest name where one does not."""
+    """Where the columns stand in the header; ValueError where one does not."""
     for column in columns:
         if names.count(column) == 1:
             continue
         if column in names:
             raise ValueError(
-                f"expected one column {column!r} in {path}; got {names.count(column)}; rename the others"
+                f"expected one column {column!r} in {path}; got {names.count(column)}; "
+                "rename the others"
             )
         shown = ", ".join(repr(name[:40]) for name in names[:20]) or "an empty file"
         raise ValueError(
@@ -381,8 +382,8 @@ def _read_parquet(path: Path, columns: list[str]) -> Iterator[Cells]:
         largest = max((table.metadata.row_group(g).total_byte_size for g in groups), default=0)
         if largest > MAX_ROW_GROUP:
             raise ValueError(
-                f"expected row groups of at most {MAX_ROW_GROUP:,} bytes in {path}; got {largest:,}; "
-                "write it again with smaller row groups"
+                f"expected row groups of at most {MAX_ROW_GROUP:,} bytes in {path}; "
+                f"got {largest:,}; write it again with smaller row groups"
             )
         number = 0
         for batch in table.iter_batches(batch_size=1024, columns=list(dict.fromkeys(columns))):
@@ -395,7 +396,7 @@ def _read_parquet(path: Path, columns: list[str]) -> Iterator[Cells]:
 def _seekable(path: Path) -> BinaryIO:
     """The file itself, or an unpacked temporary copy that vanishes on closing."""
     if path.name.lower().endswith(".gz"):
-        copy = tempfile.TemporaryFile()
+        copy = tempfile.TemporaryFile()  # noqa: SIM115  (the caller closes it)
         with open_binary(path) as packed:
             shutil.copyfileobj(packed, copy, 1 << 20)
         copy.seek(0)
