@@ -20,6 +20,7 @@ from tmr_jax import eval as evaluation
 from tmr_jax.assembly import Assembly, Encoded, init_params, save_assembly
 from tmr_jax.config import (
     DataConfig,
+    DemoConfig,
     EvalConfig,
     Experiment,
     FeatureConfig,
@@ -32,14 +33,18 @@ from tmr_jax.config import (
 )
 from tmr_jax.data.batching import Shapes, make_batch
 from tmr_jax.data.cache import molecule_table, text_table
+from tmr_jax.data.pools import load_pool
 from tmr_jax.eval import (
+    BASELINE,
     PAIR,
     SAME_TEXT,
     Restored,
+    baseline_scores,
     encode_pools,
     main,
     own_split,
     score_pool,
+    score_record,
     text_labels,
     without,
 )
@@ -57,7 +62,7 @@ from tmr_jax.features.text import Tokenizer
 from tmr_jax.models import build_model
 from tmr_jax.nn.bert import BertConfig
 from tmr_jax.retrieval.index import unit
-from tmr_jax.retrieval.metrics import TIES
+from tmr_jax.retrieval.metrics import TIES, metrics
 from tmr_jax.training.checkpoint import Checkpoints
 from tmr_jax.training.state import new_state
 from tmr_jax.types import Pool, Ranking
@@ -342,6 +347,23 @@ def test_identical_texts_have_a_second_number():
     assert found["m2t", PAIR].ranking.equal.tolist() == [1 + 1, 1, 0]
     assert found["m2t", SAME_TEXT].ranking.equal.tolist() == [1, 0, 0]
     assert found["m2t", PAIR].ceiling.hits1 == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
+
+
+def test_generated_text_has_a_baseline_beside_it():
+    data = DataConfig(name="demo", demo=DemoConfig(train=120, validation=30, test=30))
+    found = baseline_scores(load_pool("demo/test", data), data)
+    assert [(s.direction, s.scorer) for s in found] == [("t2m", BASELINE), ("m2t", BASELINE)]
+    assert metrics(found[0].ranking)["mr"] < 11  # chance: 15.5
+    record = score_record(
+        found[0], Experiment(data=data), {"in_training": 0, "queried": 30}, refused=0
+    )
+    assert record["about"][0] == f"baseline, {BASELINE}"
+    assert record["about"][-1] == "generated text"
+
+
+def test_no_baseline_on_other_text():
+    pool = Pool("table/test", ("a",), ("C",), np.zeros(1, int), np.zeros(1, int))
+    assert baseline_scores(pool, DataConfig(name="table")) == []
 
 
 def test_labels_of_molecules_without_a_text_are_their_own():

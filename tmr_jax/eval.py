@@ -26,6 +26,7 @@ import numpy as np
 from tmr_jax.assembly import Assembly, Encoded, Encoder, assemble_from_run
 from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import DataConfig, Experiment, did_you_mean, from_json, to_json
+from tmr_jax.retrieval.index import distinct
 from tmr_jax.retrieval.metrics import NAMES, TIES, bounds, intervals, metrics, per_query
 from tmr_jax.retrieval.rank import rank, top
 from tmr_jax.retrieval.twins import Ceiling, ceiling
@@ -35,6 +36,7 @@ from tmr_jax.types import Pool, Ranking
 Which = Literal["best", "newest"]
 PAIR = "its own partner"
 SAME_TEXT = "any candidate with the identical text"
+BASELINE = "ridge: bag of words to fingerprint"
 SHOWN = 5  # candidates drawn for an example of the report
 EXAMPLES = 3  # hits, and as many misses, of each direction
 
@@ -298,11 +300,6 @@ def params_sha256(params: Any) -> str:
     return digest.hexdigest()
 
 
-def baseline_scores(pool: Pool, data: DataConfig) -> list[Score]:
-    """The ridge baseline on generated text, which tells how easy that text is."""
-    return []
-
-
 # Scores
 
 
@@ -331,6 +328,25 @@ def score_pool(pool: Pool, text: Encoded, mol: Encoded, scorer: str = "model") -
             found = rank(rows, candidate.rows, wanted, candidate.group, label)
             scores.append(Score(pool.protocol, direction, scorer, SAME_TEXT, found, None))
     return scores
+
+
+def baseline_scores(pool: Pool, data: DataConfig) -> list[Score]:
+    """On generated text, what ridge regression reaches there: how much the text gives away."""
+    if not pool.protocol.startswith("demo/"):
+        return []
+    from tmr_jax.data import load_pairs
+    from tmr_jax.features.fingerprint import fingerprints
+    from tmr_jax.retrieval.baseline import fit_ridge, molecule_rows, text_rows
+
+    pairs = load_pairs(data)
+    parts = [[p for p in pairs if p.split == split] for split in ("train", "validation")]
+    given = [([p.text for p in part], fingerprints([p.smiles for p in part])) for part in parts]
+    ridge = fit_ridge(*given[0], *given[1])
+    bits = fingerprints(pool.smiles)
+    mol_group = distinct(np.ascontiguousarray(bits).view(np.uint8))[1]
+    text_group = np.unique(np.array(pool.texts, object), return_inverse=True)[1]
+    text = Encoded(text_rows(ridge, pool.texts), text_group)
+    return score_pool(pool, text, Encoded(molecule_rows(ridge, bits), mol_group), BASELINE)
 
 
 def text_labels(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
@@ -472,7 +488,7 @@ def about(record: dict[str, Any]) -> list[str]:
         f"ties: {record['ties']}",
     ]
     if record["scorer"] != "model":
-        lines.insert(0, record["scorer"])
+        lines.insert(0, f"baseline, {record['scorer']}")
     if record["right"] != PAIR:
         lines.append(f"right: {record['right']}")
     if (limit := record["twin_ceiling"]) is not None:
