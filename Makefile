@@ -38,7 +38,7 @@ search: $(STAMP) ## ask a run (RUN=runs/quickstart LIB=library.smi Q="an aromati
 	@$(PY) -m tmr_jax.search --run $(RUN) $${LIB:+--library "$$LIB"} $(ARGS) "$$Q"
 
 data: $(STAMP) ## fetch a public data set and verify it (SET=chebi20)
-	$(PY) -m tmr_jax.cli data $(SET) $(ARGS)
+	$(PY) tools/fetch_data.py $(SET) $(ARGS)
 
 test: $(STAMP) ## run the tests (ARGS="tests/nn -x")
 	$(PY) -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)

@@ -1,0 +1,1 @@
+"""One file is one row of the results table; see README.md."""

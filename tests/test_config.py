@@ -1,0 +1,59 @@
+"""An experiment's configuration: one default each, JSON in and out, and hints for wrong names."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from tmr_jax.config import Experiment, TableConfig, from_json, load_experiment, to_json
+
+
+def test_json_holds_every_field_and_comes_back_equal() -> None:
+    config = dataclasses.replace(
+        Experiment(name="x"),
+        data=dataclasses.replace(
+            Experiment().data, name="table", table=TableConfig(path="a.csv", drop_values=("b", "c"))
+        ),
+    )
+    assert from_json(to_json(config)) == config
+    assert set(json.loads(to_json(config))) == {f.name for f in dataclasses.fields(Experiment)}
+
+
+@pytest.mark.parametrize(
+    "change, hint",
+    [
+        ({"optm": {}}, "did you mean optim"),
+        ({"train": {"batchsize": 3}}, "config.train: unknown field 'batchsize'"),
+        ({"train": {"batchsize": 3}}, "did you mean batch_size"),
+        ({"model": {"text": {"sauce": "x"}}}, "config.model.text: unknown field 'sauce'"),
+    ],
+)
+def test_unknown_fields_are_named_with_the_nearest(change: dict, hint: str) -> None:
+    with pytest.raises(ValueError) as error:
+        from_json(json.dumps(change))
+    assert hint in str(error.value)
+
+
+def test_fields_that_an_old_run_lacks_have_their_default() -> None:
+    assert from_json('{"train": {"epochs": 3}}').train == dataclasses.replace(
+        Experiment().train, epochs=3
+    )
+
+
+def test_experiments_load_by_name_and_by_path(tmp_path: Path) -> None:
+    assert load_experiment("quickstart").name == "quickstart"
+    path = tmp_path / "mine.py"
+    path.write_text("from tmr_jax.config import Experiment\nCONFIG = Experiment()\n")
+    assert load_experiment(str(path)) == Experiment(name="mine")
+    with pytest.raises(ValueError, match="did you mean quickstart"):
+        load_experiment("quikstart")
+
+
+def test_configurations_are_frozen_and_hashable() -> None:
+    config = Experiment()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.name = "y"  # type: ignore[misc]
+    assert hash(config) == hash(Experiment())

@@ -1,0 +1,112 @@
+"""Every experiment loads, says what it is, builds, and takes one step when shrunk."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from tmr_jax.assembly import init_params
+from tmr_jax.config import Experiment, from_json, load_experiment, to_json
+from tmr_jax.data.pools import PROTOCOLS
+
+FILES = sorted(
+    p for p in (Path(__file__).parent.parent / "experiments").glob("*.py") if p.stem != "__init__"
+)
+LINES = ("Paper:", "Run:", "Hardware:", "Result:", "Differs:")
+TINY = load_experiment(str(Path(__file__).parent / "experiments" / "tiny.py"))
+
+each = pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+
+
+@each
+def test_is_short_and_says_what_it_is(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 40
+    said = (ast.get_docstring(ast.parse(text)) or "").splitlines()
+    starts = [line.split(" ")[0] for line in said[2:] if line.split(" ")[0] in LINES]
+    assert starts == list(LINES), "after a title and an empty line: the five lines, in order"
+    run = next(line for line in said if line.startswith("Run:"))
+    assert f"EXP={path.stem}" in run
+
+
+@each
+def test_is_the_same_after_json_and_names_pools_that_exist(path: Path) -> None:
+    config = load_experiment(path.stem)
+    assert from_json(to_json(config)) == config
+    assert set(config.eval.protocols) <= set(PROTOCOLS)
+    assert config.eval.protocols, "what is it measured on?"
+    assert config.features.max_tokens <= max(config.train.text_buckets)
+
+
+def shrunk(config: Experiment) -> Experiment:
+    """Its own features, kinds of encoder and optimiser, on tiny data and a tiny text encoder."""
+    text = dataclasses.replace(
+        config.model.text, source=TINY.model.text.source, init="random", revision=""
+    )
+    graph = dataclasses.replace(config.model.graph, width=16, layers=1)
+    return dataclasses.replace(
+        config,
+        data=TINY.data,
+        features=dataclasses.replace(config.features, max_tokens=TINY.features.max_tokens),
+        model=dataclasses.replace(config.model, dim=16, text=text, graph=graph),
+        train=dataclasses.replace(
+            config.train, batch_size=8, epochs=1, text_buckets=TINY.train.text_buckets
+        ),
+    )
+
+
+def tiny_assembly(config: Experiment) -> tuple[Any, Any, Any]:
+    """Assembly, training set and first batch."""
+    from tmr_jax.assembly import assemble_for_training
+    from tmr_jax.data import load_pairs
+    from tmr_jax.data.batching import make_batch
+
+    assembly, data, _ = assemble_for_training(config, load_pairs(config.data))
+    rows, groups = np.arange(config.train.batch_size), (data.text_group, data.mol_group)
+    pad = assembly.tokenizer.pad_token
+    return assembly, data, make_batch(rows, data.text, data.mol, *groups, data.shapes, pad)
+
+
+@each
+def test_takes_one_step(path: Path) -> None:
+    from tmr_jax.training.optim import build_optimizer
+    from tmr_jax.training.state import new_state
+    from tmr_jax.training.step import make_train_step
+
+    chex.clear_trace_counter()  # it counts by name, and every experiment has a step of its own
+    config = shrunk(load_experiment(path.stem))
+    assembly, _, batch = tiny_assembly(config)
+    params = init_params(assembly, batch, config.train.seed, None)
+    before = jax.tree.map(np.array, params)
+    optimizer = build_optimizer(config.optim, 100, params)
+    step = make_train_step(assembly.model, optimizer, 1)
+    state, metrics = step(new_state(params, optimizer), batch, jax.random.key(0))
+    assert np.isfinite(float(metrics["loss"]))
+    moved = jax.tree.map(lambda a, b: bool((a != np.asarray(b)).any()), before, state.params)
+    assert any(jax.tree.leaves(moved["text_encoder"]))
+    assert any(jax.tree.leaves(moved["graph_encoder"]))
+
+
+@each
+def test_builds_in_full_size(path: Path) -> None:
+    """Shapes only: nothing is computed, and no weights are needed."""
+    from tmr_jax.features.atoms import EDGE_SIZES, NODE_SIZES
+    from tmr_jax.models import build_model
+    from tmr_jax.nn.bert import BertConfig
+
+    config = load_experiment(path.stem)
+    _, _, batch = tiny_assembly(shrunk(config))
+    hidden = 384 if config.model.text.source == "minilm" else 768
+    bert = BertConfig(vocab_size=31_090, hidden=hidden, layers=2, heads=12, intermediate=4 * hidden)
+    morgan = config.features.molecule == "morgan1"
+    sizes = ((1000,), ()) if morgan else (NODE_SIZES, EDGE_SIZES)
+    model = build_model(config.model, config.features, config.train, bert, *sizes)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
+    assert shapes["text_projection"]["kernel"].shape == (hidden, config.model.dim)

@@ -1,0 +1,107 @@
+"""What the READMEs tell a reader to type, open or import exists and works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXTS = {
+    p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8")
+    for p in (ROOT / "README.md", ROOT / "experiments" / "README.md")
+}
+README = TEXTS["README.md"]
+
+
+def blocks(language: str, text: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+def commands() -> list[str]:
+    """Lines of shell blocks, continued ones joined, and `make ...` in running text."""
+    found = []
+    for text in TEXTS.values():
+        for block in blocks("sh", text):
+            found += block.replace("\\\n", " ").splitlines()
+        prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+        found += [" ".join(c.split()) for c in re.findall(r"`((?:make|python) [^`]+)`", prose)]
+    return [line.split("  #")[0].strip() for line in found if line.strip()]
+
+
+def test_the_two_commands_are_there() -> None:
+    assert {"make train EXP=quickstart", "make test"} <= set(commands())
+
+
+@pytest.mark.parametrize("command", sorted(set(commands())))
+def test_commands_name_what_exists(command: str) -> None:
+    words = [w for w in shlex.split(command) if not w.startswith("TMR_JAX_")]
+    if words[0] == "make":
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        settings = dict(w.split("=", 1) for w in words[1:] if "=" in w)
+        assert re.search(rf"^{words[1]}:", makefile, re.M), f"no verb {words[1]}"
+        for name in settings:
+            assert re.search(rf"^{name} \?=", makefile, re.M), f"no variable {name}"
+        experiment = settings.get("EXP", "quickstart")
+        assert experiment == "NAME" or (ROOT / "experiments" / f"{experiment}.py").is_file()
+        options(words[1], shlex.split(settings.get("ARGS", "")))
+    else:
+        assert words[:2] == ["python", "-m"], command
+        assert (ROOT / (words[2].replace(".", "/") + ".py")).is_file()
+        options(words[2].split(".")[-1], words[3:])
+
+
+def options(verb: str, words: list[str]) -> None:
+    """Each option of a command is one that the program has."""
+    from tmr_jax.eval import Arguments as Eval
+    from tmr_jax.search import Arguments as Search
+    from tmr_jax.train import Arguments as Train
+
+    programs = {"train": Train, "eval": Eval, "search": Search}
+    for option in (w for w in words if w.startswith("--")):
+        fields = programs[verb].__dataclass_fields__
+        name, *parts = option.removeprefix("--").replace("-", "_").split(".")
+        if name in fields and not parts:
+            continue
+        from tmr_jax.config import Experiment
+
+        held: object = Experiment()
+        for part in (name, *parts):
+            assert hasattr(held, part), f"{verb} has no option {option}"
+            held = getattr(held, part)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_paths_exist(name: str) -> None:
+    prose = re.sub(r"^```.*?^```", "", TEXTS[name], flags=re.M | re.S)
+    folder = (ROOT / name).parent
+    for path in re.findall(r"`([\w./-]+/[\w./-]*|[\w-]+\.(?:md|toml|py)|LICENSE)`", prose):
+        made_by_a_run = path.startswith("runs/") or path.endswith("...")
+        assert made_by_a_run or (folder / path).exists() or (ROOT / path).exists(), path
+
+
+def test_python_runs_as_written(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    (code,) = blocks("python", README)
+    assert len(code.splitlines()) <= 10
+    shutil.copytree(tiny_run, tmp_path / "runs" / "quickstart")
+    (tmp_path / "library.smi").write_text("Nc1ccccc1 aniline\nCCO ethanol\n")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "1 " in printed and "aniline" in printed
+
+
+def test_files_hold_no_path_of_one_machine() -> None:
+    listed = subprocess.run(
+        ["git", "grep", "-nIE", "/(home|Users)/[a-z]|/root/", "--", ".", ":!tests/test_readme.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert listed.stdout == ""
