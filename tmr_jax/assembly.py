@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -304,12 +305,13 @@ class Encoder:
     def __init__(self, assembly: Assembly, params: Any) -> None:
         self._assembly, self.params = assembly, params
         model = assembly.model
-        self._text = jax.jit(
-            lambda p, batch: model.apply({"params": p}, batch, method="encode_text").pooled
-        )
-        self._mol = jax.jit(
-            lambda p, batch: model.apply({"params": p}, batch, method="encode_molecule").pooled
-        )
+
+        def pooled(method: str, params: Any, batch: Any) -> Any:
+            out: Any = model.apply({"params": params}, batch, method=method)
+            return out.pooled
+
+        self._text = jax.jit(partial(pooled, "encode_text"))
+        self._mol = jax.jit(partial(pooled, "encode_molecule"))
 
     def texts(
         self, texts: Sequence[str], watch: Callable[[int], None] = lambda done: None

@@ -12,10 +12,13 @@ def use_compile_cache(folder: Path) -> bool:
     """Lets JAX keep what it compiles in `folder`/compiled; False where that is not safe.
 
     The folder is made with mode 0700. One that belongs to somebody else, or is a link, is not
-    used; where nothing can be written, each start compiles again and nothing else is lost.
+    used; where nothing can be written, each start compiles again and nothing else is lost. A
+    folder that the user has set (JAX_COMPILATION_CACHE_DIR) stays.
     """
     import jax
 
+    if jax.config.jax_compilation_cache_dir:
+        return True
     place = folder.absolute() / "compiled"
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)

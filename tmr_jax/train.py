@@ -10,6 +10,7 @@ keys a step uses are functions of (seed, step) alone.
 # Heavy imports wait inside the functions: a wrong word or a directory in use is said at once.
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import signal
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
 NOT_FINITE, USER_ERROR, IN_USE = 1, 2, 3
 MAX_IN_A_ROW = 3  # steps that may be skipped one after another before the run stops
-IN_FLIGHT = 4  # steps that the device may be ahead of what has been read from it
+IN_FLIGHT = 4  # steps that an accelerator may be ahead of what has been read from it
 BAD_STEPS = "nonfinite.json"
 
 
@@ -79,6 +80,9 @@ class NotFinite(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may hold what the locale cannot write
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     again = f"python -m tmr_jax.train {shlex.join(w for w in words if w != '--fresh')}"
     try:
@@ -330,18 +334,19 @@ class Loop:
 
         rows = self.plan.rows(done)
         batch = _batch(rows, self.data, self.assembly)
-        shape = (batch.text.tokens.shape, batch.mol.graph.nodes.shape, batch.mol.graph.edges.shape)
+        shape = tuple(leaf.shape for leaf in jax.tree.leaves(batch))
         start = time.perf_counter()
         state, metrics = self.step(state, batch, key)
         if shape not in self._shapes:
             self._shapes.add(shape)
             jax.block_until_ready(metrics)
             seconds = time.perf_counter() - start
-            self.display.aside(seconds)
-            tokens, atoms = shape[0][1], shape[1][0]
+            self.display.pause()
+            tokens, atoms = batch.text.tokens.shape[1], len(batch.mol.motif)
             self.display.say(f"compiled for {tokens} tokens, {atoms} atoms: {seconds:.1f} s")
         self._taken.append(Taken(done + 1, rows, metrics))
-        while len(self._taken) > IN_FLIGHT:
+        # On CPU every step that waits already holds all its memory, and nothing is gained.
+        while len(self._taken) > (0 if jax.default_backend() == "cpu" else IN_FLIGHT):
             self._read(self._taken.popleft())
         return state
 
@@ -392,15 +397,14 @@ class Loop:
             f"step {done}, {self.validation.protocol}: {'  '.join(parts)}  ({seconds:.1f} s)"
         )
         draw_losses(self.run)
-        self.display.aside(time.perf_counter() - start)
+        self.display.pause()
         return scores["mrr"]
 
     def _save(self, state: TrainState, done: int, score: float | None) -> None:
         """What is in metrics.jsonl up to this step comes first: a resumed run writes none of it."""
-        start = time.perf_counter()
         self._drain()
         self.checkpoints.save(state, done, score)
-        self.display.aside(time.perf_counter() - start)
+        self.display.pause()
 
     def _end(self, done: int) -> None:
         from tmr_jax.training.report import draw_losses

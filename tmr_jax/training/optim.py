@@ -5,11 +5,13 @@ non-finite gradients skipped( clip over all groups( Adam(W) of each group at its
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
 from tmr_jax.config import OptimConfig
@@ -27,7 +29,7 @@ def build_optimizer(
     state (see `skipped`).
     """
     rates = {"text": config.text_lr, "base": config.base_lr}
-    groups = {
+    groups: dict[Hashable, optax.GradientTransformation] = {
         name: optax.adamw(
             schedule(config, rate, total_steps), weight_decay=config.weight_decay, mask=_decays
         )
@@ -56,7 +58,7 @@ def schedule(config: OptimConfig, peak: float, total_steps: int) -> optax.Schedu
     warmup = min(config.warmup, total_steps // SHORT_RUN)
     end = total_steps - warmup if config.schedule == "released" else total_steps
 
-    def rate(count: Int[Array, ""]) -> Array:
+    def rate(count: ArrayLike) -> Array:
         update = jnp.asarray(count, jnp.float32) + 1
         done = jnp.clip((update - warmup) / max(end - warmup, 1), 0.0, 1.0)
         fall = 0.5 * (1 + jnp.cos(jnp.pi * done)) if config.schedule == "cosine" else 1 - done

@@ -114,14 +114,14 @@ def _curves(rows: Iterable[Row], shown: Any) -> dict[str, tuple[list[int], list[
 class Display:
     """Progress of `total` steps on the terminal; where there is none, a line now and then.
 
-    Time spent under `aside` (compiling, evaluating, saving) counts for no speed.
+    `pause` says that something else took time (compiling, evaluating, saving): speed is measured
+    anew from there.
     """
 
     def __init__(self, total: int, batch_size: int) -> None:
         self.console = Console(soft_wrap=True)
         self._total, self._batch = total, batch_size
         self._times: deque[float] = deque(maxlen=WINDOW)
-        self._aside = 0.0
         self._said = 0.0
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -143,8 +143,8 @@ class Display:
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False)
 
-    def aside(self, seconds: float) -> None:
-        self._aside += seconds
+    def pause(self) -> None:
+        self._times.clear()
 
     def pairs_per_second(self) -> float:
         if len(self._times) < 2 or self._times[-1] <= self._times[0]:
@@ -153,7 +153,7 @@ class Display:
 
     def step(self, row: Row) -> None:
         """One step is done, `row` its metrics."""
-        self._times.append(time.perf_counter() - self._aside)
+        self._times.append(time.perf_counter())
         now = self._now(row)
         self._bar.update(self._task, completed=row["step"], now=now)
         if self._bar.disable and self._due(row["step"]):

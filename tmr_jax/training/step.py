@@ -32,14 +32,11 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation, s
         for_loss, for_dropout = jax.random.split(jax.random.fold_in(key, state.step))
 
         def loss(params: Any) -> tuple[Array, Metrics]:
-            return model.apply(
-                {"params": params},
-                batch,
-                for_loss,
-                True,
-                method="loss",
-                rngs={"dropout": for_dropout},
+            rngs = {"dropout": for_dropout}
+            found: Any = model.apply(
+                {"params": params}, batch, for_loss, True, method="loss", rngs=rngs
             )
+            return found
 
         (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
         # A loss that is no number must not train, whatever its gradients are.
