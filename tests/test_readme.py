@@ -80,7 +80,7 @@ def test_paths_exist(name: str) -> None:
     prose = re.sub(r"^```.*?^```", "", TEXTS[name], flags=re.M | re.S)
     folder = (ROOT / name).parent
     for path in re.findall(r"`([\w./-]+/[\w./-]*|[\w-]+\.(?:md|toml|py)|LICENSE)`", prose):
-        made_by_a_run = path.startswith("runs/") or path.endswith("...")
+        made_by_a_run = path.startswith(("runs/", ".venv/")) or path.endswith("...")
         assert made_by_a_run or (folder / path).exists() or (ROOT / path).exists(), path
 
 
