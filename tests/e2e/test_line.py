@@ -1,0 +1,84 @@
+"""The whole line as a user walks it, each program a process of its own: train, eval, search.
+
+The second test walks it in the worst of surroundings (FAULTS.md F25).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TINY = str(ROOT / "tests" / "experiments" / "tiny.py")
+DEMO = "--data.demo.train 640 --data.demo.validation 64 --data.demo.test 100 --train.epochs 1"
+SHORT = "--features.max-tokens 64 --train.text-buckets 64 --eval.bootstrap 100"
+
+
+def program(module: str, *words: str, status: int = 0, **settings: str | None) -> str:
+    """Standard output of `python -m tmr_jax.MODULE words`; None removes a setting."""
+    environment = {k: v for k, v in {**os.environ, **settings}.items() if v is not None}
+    done = subprocess.run(
+        [sys.executable, "-m", f"tmr_jax.{module}", *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        timeout=600,
+    )
+    out = done.stdout.decode("utf-8", "replace")
+    assert done.returncode == status, f"{out}\n{done.stderr.decode('utf-8', 'replace')}"
+    return out
+
+
+def walk(run: Path, library: Path, training: list[str], **settings: str | None) -> dict:
+    """Train, evaluate, search twice; what results.json holds."""
+    program("train", *training, "--run", str(run), **settings)
+    program("eval", "--run", str(run), **settings)
+    words = ["--run", str(run), "--library", str(library), "--json", "an aromatic amine"]
+    first = json.loads(program("search", *words, **settings))
+    assert {h["smiles"] for h in first["results"][0]["hits"]} == {"Nc1ccccc1", "CCO"}
+    assert json.loads(program("search", *words, **settings)) == first
+    assert (run / "loss.png").stat().st_size > 1000
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in page and "http://" not in page.replace("http://www.w3.org/2000/svg", "")
+    return json.loads((run / "results.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    folder = tmp_path / "my molécules und Düfte ışık"
+    folder.mkdir()
+    path = folder / "library.smi"
+    path.write_text("Nc1ccccc1 Anilin ışık\nCCO ethanol\nC1CC broken\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.slow
+def test_quickstart_made_small(tmp_path: Path, library: Path) -> None:
+    """The pretrained text encoder and generated pairs: better than chance after ten steps."""
+    results = walk(
+        tmp_path / "run", library, ["--exp", "quickstart", *DEMO.split(), *SHORT.split()]
+    )
+    score = next(s for s in results["scores"] if s["direction"] == "t2m")
+    assert score["protocol"] == "demo/test" and score["pool_size"] == 100
+    assert score["metrics"]["hits@10"] > 0.2  # 0.1 by chance
+    assert any("generated" in label for label in results["labels"])
+
+
+@pytest.mark.slow
+def test_odd_surroundings(library: Path) -> None:
+    """No HOME, a path with spaces and letters, two locales and time zones in one run."""
+    run = library.parent / "runs" / "tiny"
+    bare: dict[str, str | None] = {"HOME": None, "TMR_JAX_DATA": None}
+    turkish = {"LC_ALL": "tr_TR.ISO-8859-9", "LANG": "tr_TR", "TZ": "Europe/Berlin"}
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TZ": "Asia/Tokyo"}
+    words = ["--exp", TINY, "--train.epochs", "2", "--run", str(run)]
+    out = program("train", *words, **turkish, **bare)
+    assert "t2m/hits@1" in out
+    said = ["--run", str(run), "--library", str(library), "an aromatic amine"]
+    assert "Anilin \\u0131\\u015f\\u0131k" in program("search", *said, **ascii_only, **bare)
+    assert "Anilin" in program("search", "--csv", *said, **turkish, **bare)
