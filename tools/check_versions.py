@@ -20,18 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = ("jax==0.7.2", "jaxlib==0.7.2", "flax==0.11.2", "orbax-checkpoint==0.12.4", "numpy==2.1.*")
 TINY = ("--exp", "tests/experiments/tiny.py", "--train.epochs", "1", "--train.batch-size", "32")
-SHOWN = [
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "chex",
-    "numpy",
-    "rdkit",
-    "tokenizers",
-    "tyro",
-]
+SHOWN = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "numpy", "rdkit", "tyro")
 
 
 def main() -> int:
