@@ -219,7 +219,7 @@ def test_ids_are_remembered_in_little_memory() -> None:
     seen, words = HashSet(), [f"id-{i}" for i in range(20_000)]
     assert all(seen.add(word) for word in words)
     assert not any(seen.add(word) for word in words)
-    assert len(seen._slots) * 8 <= 64 * len(words)
+    assert len(seen._slots) * 8 <= 22 * len(words)
 
 
 def test_memory_is_bounded_by_the_row_not_by_the_file(tmp_path) -> None:
