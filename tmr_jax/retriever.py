@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -46,10 +47,21 @@ def load(run: str | Path, which: Literal["best", "newest"] = "best") -> Retrieve
     """
     from tmr_jax.training.checkpoint import restore_params
 
+    check_path(run)
     use_compile_cache(cache_folder())
     assembly = assemble_from_run(run)
     params, step = restore_params(run, which)
     return Retriever(assembly, params, Checkpoint(which, step, parameters_sha256(params)))
+
+
+def check_path(run: str | Path) -> None:
+    """ValueError where the locale's encoding cannot write the path, for neither can orbax."""
+    path = str(Path(run).absolute())
+    if any("\udc80" <= c <= "\udcff" for c in path):
+        raise ValueError(
+            f"expected a path in the encoding of this locale ({sys.getfilesystemencoding()}), got "
+            f"{path.encode('ascii', 'backslashreplace').decode()}; set PYTHONUTF8=1 or move it"
+        )
 
 
 def parameters_sha256(params: Any) -> str:

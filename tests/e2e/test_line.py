@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,7 +71,7 @@ def test_quickstart_made_small(tmp_path: Path, library: Path) -> None:
 
 
 @pytest.mark.slow
-def test_odd_surroundings(library: Path) -> None:
+def test_odd_surroundings(tmp_path: Path, library: Path) -> None:
     """No HOME, a path with spaces and letters, two locales and time zones in one run."""
     run = library.parent / "runs" / "tiny"
     bare: dict[str, str | None] = {"HOME": None, "TMR_JAX_DATA": None}
@@ -79,6 +80,10 @@ def test_odd_surroundings(library: Path) -> None:
     words = ["--exp", TINY, "--train.epochs", "2", "--run", str(run)]
     out = program("train", *words, **turkish, **bare)
     assert "t2m/hits@1" in out
-    said = ["--run", str(run), "--library", str(library), "an aromatic amine"]
-    assert "Anilin \\u0131\\u015f\\u0131k" in program("search", *said, **ascii_only, **bare)
-    assert "Anilin" in program("search", "--csv", *said, **turkish, **bare)
+    question = ["--library", str(library), "an aromatic amine"]
+    assert "Anilin" in program("search", "--run", str(run), "--csv", *question, **turkish, **bare)
+    # ASCII file names, which a terminal without UTF-8 mode has: the run's own must be ASCII.
+    program("search", "--run", str(run), *question, **ascii_only, **bare, status=2)
+    plain = shutil.copytree(run, tmp_path / "plain run")
+    found = program("search", "--run", str(plain), *question, **ascii_only, **bare)
+    assert "Anilin \\u0131\\u015f\\u0131k" in found
