@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-# The keys are those of a Hugging Face config.json. `base` has the shape of SciBERT, with fewer words.
+# Keys as in a Hugging Face config.json. `base` has the shape of SciBERT, with fewer words.
 CONFIGS: dict[str, dict[str, Any]] = {
     "small": {
         "vocab_size": 211,

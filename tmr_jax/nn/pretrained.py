@@ -193,8 +193,8 @@ def _from_hub(hub_id: str, name: str, revision: str) -> Source:
         wanted = zip((CONFIG, WEIGHTS, TOKENIZERS), found, strict=True)
         lacking = [" or ".join(names) for names, path in wanted if path is None]
         raise ValueError(
-            f"{hub_id} at {revision}: expected a BERT's files; got no {', no '.join(lacking)}; check "
-            f"the id, or save its files in a FOLDER, turn a {PICKLED} into safetensors with `python "
+            f"{hub_id} at {revision}: expected a BERT's files; got no {', no '.join(lacking)}; "
+            "check the id, or save its files in a FOLDER, convert a pickle there with `python "
             f"tools/convert_bert.py FOLDER/{PICKLED}`, and set --model.text.source FOLDER"
         )
     # The hub's cache keeps a snapshot under its commit, which says more than a branch's name.
@@ -206,7 +206,10 @@ def _collect(fetch: Fetch, hub_id: str, revision: str) -> tuple[Path | None, ...
     """Configuration, weights and tokenizer: of each the first kind that the repository has."""
     kinds = (CONFIG, WEIGHTS, TOKENIZERS)
     tries = ((fetch(hub_id, file, revision) for file in files) for files in kinds)
-    return tuple(next((path for path in paths if path is not None), None) for paths in tries)
+    found = tuple(next((path for path in paths if path is not None), None) for paths in tries)
+    if found[2] is not None and found[2].name == "vocab.txt":
+        fetch(hub_id, "tokenizer_config.json", revision)  # beside it: whether capitals matter
+    return found
 
 
 def _unreachable(hub_id: str, file: str, error: Exception) -> ValueError:
@@ -398,8 +401,8 @@ def assemble(config: BertConfig, tensors: Tensors) -> dict[str, Any]:
             continue
         if array.dtype not in (np.float32, np.float16) or not np.isfinite(array).all():
             raise ValueError(
-                f"expected finite numbers of float32 or float16 in {name}; got {array.dtype}, or NaN "
-                "or infinity"
+                f"expected finite numbers of float32 or float16 in {name}; got {array.dtype}, or "
+                "NaN or infinity"
             )
         node = params
         for key in slot.path[:-1]:
@@ -464,8 +467,8 @@ def _match(path: Path, config: BertConfig, published: Shapes) -> BertConfig:
     shapes = {published_name(name): shape for name, shape in published.items()}
     if len(shapes) != len(published):
         raise ValueError(
-            f"{path}: expected each tensor once; got some under two names, with and without `bert.`; "
-            "fetch or convert the file again"
+            f"{path}: expected each tensor once; got some under two names, with and without "
+            "`bert.`; fetch or convert the file again"
         )
     pooler = any(name.startswith("pooler.") for name in shapes)
     config = dataclasses.replace(config, pooler=pooler)
@@ -519,9 +522,9 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
             raise ValueError(
-                f"{path}: expected a safetensors header under {MAX_HEADER_BYTES // 2**20} MB inside "
-                f"the file; got {length:,} of {size:,} bytes; the file is cut off or hostile, fetch "
-                "it again from its publisher"
+                f"{path}: expected a safetensors header under {MAX_HEADER_BYTES // 2**20} MB "
+                f"inside the file; got {length:,} of {size:,} bytes; the file is cut off or "
+                "hostile, fetch it again from its publisher"
             )
         text = file.read(length)
     try:
@@ -556,7 +559,7 @@ def _sound(name: str, entry: Any, size: int) -> bool:
 
 
 def read_msgpack(path: Path) -> tuple[Shapes, Callable[[], Tensors]]:
-    """Like `read_safetensors` for a Flax file; its kernels [in, out] are given back as [out, in]."""
+    """Like `read_safetensors` for a Flax file; its kernels [in, out] come back as [out, in]."""
     import flax.serialization
 
     try:
@@ -564,8 +567,8 @@ def read_msgpack(path: Path) -> tuple[Shapes, Callable[[], Tensors]]:
         tensors = dict(_flatten(tree.get("params", tree)))
     except Exception as error:  # the parsers raise a dozen types for broken bytes
         raise ValueError(
-            f"{path}: expected Flax weights in msgpack; got {type(error).__name__}: {error!s:.200}; "
-            "fetch the file again"
+            f"{path}: expected Flax weights in msgpack; got {type(error).__name__}: "
+            f"{error!s:.200}; fetch the file again"
         ) from error
     return {name: array.shape for name, array in tensors.items()}, lambda: tensors
 
