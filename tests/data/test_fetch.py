@@ -239,7 +239,7 @@ def test_a_name_server_that_never_answers_is_not_waited_for(tmp_path, monkeypatc
 
 def test_a_derived_part_is_never_asked_for(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path))
-    with pytest.raises(MissingPart, match="derived"):
+    with pytest.raises(MissingPart, match="no server has it: it was derived"):
         locate(Part("open_pairs", "pairs.tsv", sha256=SHA256))
 
 

@@ -61,6 +61,7 @@ def test_one_split_from_either_form(toy, monkeypatch) -> None:
     put(toy, monkeypatch, "TABLE", "\n".join(rows) + "\n")
     (toy / "pcdes/align_des_filt3.txt").unlink()
     assert pcdes.load_split("file-order", "test")[0] == tests
+    assert pcdes.load_split("file-order", "train")[0] == []  # no line without its text
     monkeypatch.setattr(fetch, "CONNECT_S", 0.5)
     with pytest.raises(MissingPart, match=r"align_des_filt3\.txt.*make data SET=pcdes"):
         pcdes.load("file-order")

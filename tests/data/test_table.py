@@ -43,6 +43,7 @@ def test_byte_order_marks_and_line_ends_do_not_matter(tmp_path, name, end, mark)
         ("2", "C", "a gas", "train"),
     ]
     assert (report.rows, report.kept, report.refused) == (2, 2, {})
+    assert [c.values for c in read(path, ["description"])] == [("an alcohol",), ("a gas",)]
 
 
 def test_quotes_hold_commas_and_line_ends(tmp_path) -> None:
