@@ -21,18 +21,18 @@ from tmr_jax.config import (
 
 CONFIG = Experiment(
     data=DataConfig(name="open"),
-    features=FeatureConfig(molecule="ogb_morgan", max_tokens=160),
+    features=FeatureConfig(molecule="ogb_morgan", max_tokens=128),
     model=ModelConfig(
         text=TextEncoderConfig(source="minilm", pooling="mean", dropout=0.0),
         graph=GraphEncoderConfig(kind="residual", layers=5, width=600, dropout=0.1),
     ),
-    optim=OptimConfig(text_lr=1.5e-4, base_lr=1e-3, warmup=130, schedule="cosine"),
+    optim=OptimConfig(text_lr=1e-4, base_lr=7e-4, warmup=300, schedule="cosine"),
     train=TrainConfig(
-        epochs=10,
-        batch_size=128,
-        text_buckets=(16, 32, 64, 96, 128, 160),
+        epochs=12,
+        batch_size=64,
+        text_buckets=(16, 32, 64, 96, 128),
         precision="bfloat16",
-        eval_every=2,
+        eval_every=3,
     ),
     eval=EvalConfig(
         protocols=("chebi20-molt5/test-split", "chebi20-molt5/full-33008", "pcdes/file-order")
