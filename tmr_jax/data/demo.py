@@ -48,7 +48,9 @@ def _pairs(train: int, validation: int, test: int, seed: int) -> tuple[Pair, ...
     for split in ("train", "validation", "test"):
         for number, mol in enumerate(draw.shuffled(chosen[split])):
             smiles = Chem.MolToSmiles(mol)
-            text = describe(compute_facts(Chem.MolFromSmiles(smiles)), Draw(f"{seed}:{smiles}")).text
+            text = describe(
+                compute_facts(Chem.MolFromSmiles(smiles)), Draw(f"{seed}:{smiles}")
+            ).text
             pairs.append(Pair(f"demo-{split}-{number}", text, smiles, split))
     return tuple(pairs)
 
@@ -91,9 +93,7 @@ def _families(mols: list[Chem.Mol]) -> list[list[Chem.Mol]]:
     return list({id(f): f for f in family_of.values()}.values())
 
 
-def _fill(
-    families: list[list[Chem.Mol]], wanted: dict[str, int]
-) -> dict[str, list[Chem.Mol]]:
+def _fill(families: list[list[Chem.Mol]], wanted: dict[str, int]) -> dict[str, list[Chem.Mol]]:
     """Whole families to the first split with room; a family too large for the room is cut short."""
     chosen: dict[str, list[Chem.Mol]] = {split: [] for split in wanted}
     for family in families:

@@ -85,15 +85,16 @@ organobromine | [#6]Br | an organobromine compound; a brominated organic compoun
 organoiodine | [#6]I | an organoiodine compound; an iodinated organic compound
 deuterated | [2H] | a deuterated compound; an isotopically labelled compound carrying deuterium
 C-13 | [13C] | a (13)C-modified compound; an isotopologue with carbon-13
-"""
+"""  # noqa: E501 (a table)
 _ACIDS = ("", "monocarboxylic acid", "dicarboxylic acid", "tricarboxylic acid")
 _ELEMENTS = {"F": "fluorine", "Cl": "chlorine", "Br": "bromine", "I": "iodine", "S": "sulfur"}
 _ELEMENTS |= {"N": "nitrogen", "O": "oxygen", "C": "carbon"}
 _IONS = {
     "[Na+]": ("sodium", "cation"), "[K+]": ("potassium", "cation"), "[Li+]": ("lithium", "cation"),
     "[NH4+]": ("ammonium", "cation"), "[Cl-]": ("chloride", "anion"), "[Br-]": ("bromide", "anion"),
-    "[I-]": ("iodide", "anion"), "Cl": ("hydrogen chloride", "acid"), "Br": ("hydrogen bromide", "acid"),
-    "I": ("hydrogen iodide", "acid"), "O": ("water", "solvent"),
+    "[I-]": ("iodide", "anion"), "Cl": ("hydrogen chloride", "acid"),
+    "Br": ("hydrogen bromide", "acid"), "I": ("hydrogen iodide", "acid"),
+    "O": ("water", "solvent"),
 }  # fmt: skip
 
 
@@ -116,16 +117,29 @@ class Facts(NamedTuple):
         return frozenset(f.key for f in self.facts) | parent_keys(self.parent)
 
 
-def _compile() -> list[tuple[str, Chem.Mol, tuple[str, ...]]]:
-    rows = [line.split("|") for line in _CLASSES.split("\n") if line]
-    return [
-        (key.strip(), Chem.MolFromSmarts(smarts.strip()), tuple(p.strip() for p in text.split(";")))
-        for key, smarts, text in rows
-    ]
+class ClassRule(NamedTuple):
+    key: str
+    query: Chem.Mol
+    elements: frozenset[int]  # atomic numbers without which the query can not match
+    phrases: tuple[str, ...]
+
+
+def _compile() -> list[ClassRule]:
+    rules = []
+    for line in _CLASSES.split("\n"):
+        if line:
+            key, smarts, text = (part.strip() for part in line.split("|"))
+            query = Chem.MolFromSmarts(smarts)
+            atoms = (a for a in query.GetAtoms() if "," not in a.GetSmarts())
+            elements = frozenset(a.GetAtomicNum() for a in atoms)
+            phrases = tuple(p.strip() for p in text.split(";"))
+            rules.append(ClassRule(key, query, elements, phrases))
+    return rules
 
 
 _COMPILED = _compile()
-NUMBER = "no one two three four five six seven eight nine ten eleven twelve".split()
+_NUMBERS = "no one two three four five six seven eight nine ten eleven twelve"
+NUMBER = tuple(_NUMBERS.split())
 
 
 def number(n: int) -> str:
@@ -134,6 +148,11 @@ def number(n: int) -> str:
 
 def plural(n: int, noun: str) -> str:
     return noun if n == 1 else noun + "s"
+
+
+def bare(name: str) -> str:
+    """Letters only: "4-chlorobenzyl" -> "chlorobenzyl"."""
+    return "".join(c for c in name if c.isalpha())
 
 
 def grouped(parent: Parent) -> list[tuple[str, list[str]]]:
@@ -148,15 +167,17 @@ def parent_keys(parent: Parent | None) -> frozenset[str]:
     """The claims a sentence about the parent can make: its name, groups, positions, relations."""
     if parent is None:
         return frozenset()
-    keys = {f"parent:{parent.name}"}
+    keys = {f"parent:{parent.name}", f"bare:{bare(parent.name)}"}
     for name, where in grouped(parent):
         keys |= {f"at:{name}:{','.join(where)}", f"has:{name}:{len(where)}"}
+    places = sorted({locant for locant, _ in parent.groups}, key=locant_key)
+    keys.add(f"places:{','.join(places)}")
     relation = benzene_relation(parent)
     return frozenset(keys | ({f"relation:{relation}"} if relation else set()))
 
 
 def benzene_relation(parent: Parent) -> str:
-    """"ortho", "meta" or "para" for a benzene ring that carries exactly two groups, else ""."""
+    """ "ortho", "meta" or "para" for a benzene ring that carries exactly two groups, else ""."""
     if parent.name != "benzene" or len(parent.groups) != 2:
         return ""
     first, second = (int(locant) for locant, _ in parent.groups)
@@ -176,12 +197,16 @@ def compute_facts(mol: Chem.Mol) -> Facts:
 
 def _class_facts(mol: Chem.Mol) -> list[Fact]:
     facts = []
-    for key, query, phrases in _COMPILED:
+    present = {a.GetAtomicNum() for a in mol.GetAtoms()}
+    for key, query, elements, phrases in _COMPILED:
+        if not elements <= present:
+            continue
         if key == "carboxylic acid":
             n = len(mol.GetSubstructMatches(query))
             if 0 < n < len(_ACIDS):
-                known = (f"a {_ACIDS[n]}", f"an acid with {number(n)} free carboxy {plural(n, 'group')}")
-                facts.append(Fact(f"class:{_ACIDS[n]}", "class", known))
+                groups = f"{number(n)} free carboxy {plural(n, 'group')}"
+                words = (f"a {_ACIDS[n]}", f"an acid with {groups}")
+                facts.append(Fact(f"class:{_ACIDS[n]}", "class", words))
         elif mol.HasSubstructMatch(query):
             facts.append(Fact(f"class:{key}", "class", phrases))
     return facts
@@ -207,7 +232,7 @@ def _ring_facts(v: View, parent: Parent | None) -> list[Fact]:
 def _unnamed(v: View, atoms: frozenset[int]) -> Fact:
     symbols = [v.mol.GetAtomWithIdx(i).GetSymbol() for i in sorted(atoms)]
     hetero = sorted({s for s in symbols if s != "C"})
-    inside = " and ".join(_ELEMENTS.get(s, s) for s in hetero) or "only carbon"
+    inside = " and ".join(_ELEMENTS.get(s) or s for s in hetero) or "only carbon"
     phrases = (
         f"a {len(atoms)}-membered ring system containing {inside}",
         f"a ring skeleton of {len(atoms)} atoms with {inside}",
@@ -291,13 +316,19 @@ def _ion(piece: str, n: int) -> Fact:
     name, kind = _IONS[piece]
     times = f"{number(n)} " if n > 1 else ""
     phrases = {
-        "cation": (f"is a {name} salt", f"is paired with {times or 'a '}{name} {plural(n, 'cation')}"),
+        "cation": (
+            f"is a {name} salt",
+            f"is paired with {times or 'a '}{name} {plural(n, 'cation')}",
+        ),
         "anion": (f"is a {name} salt", f"has {times or 'a '}{name} {plural(n, 'counterion')}"),
         "acid": (
             f"is a {name.replace('hydrogen ', 'hydro')} salt",
             f"is combined with {number(n)} {plural(n, 'equivalent')} of {name}",
         ),
-        "solvent": ("is a hydrate", f"crystallises with {number(n)} {plural(n, 'molecule')} of {name}"),
+        "solvent": (
+            "is a hydrate",
+            f"crystallises with {number(n)} {plural(n, 'molecule')} of {name}",
+        ),
     }[kind]
     return Fact(f"ion:{name}", "salt", phrases)
 
@@ -311,9 +342,14 @@ def _count_facts(mol: Chem.Mol) -> list[Fact]:
             atoms = plural(n, "atom")
             phrases = (f"{number(n)} {name} {atoms}", f"{n} {name} {atoms}")
             facts.append(Fact(f"atoms:{symbol}={n}", "count", phrases))
-    rings, aromatic = mol.GetRingInfo().NumRings(), CalcNumAromaticRings(mol)
+    # Not NumRings: that counts the four equal rings of adamantane, which has three.
+    rings = mol.GetNumBonds() - mol.GetNumAtoms() + len(Chem.GetMolFrags(mol))
+    aromatic = CalcNumAromaticRings(mol)
     if rings:
-        phrases = (f"{number(rings)} {plural(rings, 'ring')}", f"{rings} {plural(rings, 'ring')} in all")
+        phrases = (
+            f"{number(rings)} {plural(rings, 'ring')}",
+            f"{rings} {plural(rings, 'ring')} in all",
+        )
         facts.append(Fact(f"rings={rings}", "count", phrases))
         word = f"aromatic {plural(aromatic, 'ring')}"
         facts.append(Fact(f"aromatic={aromatic}", "count", (f"{number(aromatic)} {word}",)))

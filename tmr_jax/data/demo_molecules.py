@@ -14,11 +14,18 @@ from rdkit import Chem, RDConfig, rdBase
 
 from tmr_jax.data.demo_text import Draw
 
-_ELEMENTS = frozenset("H B C N O F Na Si P S Cl K Se Br I".split())
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_ELEMENTS = frozenset(
+    ("H", "B", "C", "N", "O", "F", "Na", "Si", "P", "S", "Cl", "K", "Se", "Br", "I")
+)
 MAX_ATOMS = 45  # heavy atoms; a demo has to train in minutes
 NCI_SHARE = 0.6  # of all molecules, as long as the sample lasts
 
-_CORES = (
+_CORES = _parts(
     "c1ccccc1 c1ccccc1 c1ccccc1 c1ccncc1 c1cncnc1 c1cnccn1 c1ccc2ncccc2c1 c1ccc2cnccc2c1 "
     "c1ccc2[nH]ccc2c1 c1ccc2occc2c1 c1ccc2sccc2c1 c1ccc2[nH]cnc2c1 c1ccc2ocnc2c1 c1ccc2scnc2c1 "
     "c1ccc2ccccc2c1 c1ccoc1 c1ccsc1 c1c[nH]cc1 c1cocn1 c1cscn1 c1c[nH]cn1 c1cn[nH]c1 c1ncc[nH]1 "
@@ -26,28 +33,28 @@ _CORES = (
     "c1ccc2ncncc2c1 c1ccc2nccnc2c1 O=C1c2ccccc2C(=O)c2ccccc12 c1ccc2CCCc2c1 c1ccc2c(c1)CCN2 "
     "C1CCCCC1 C1CCCC1 C1CCNCC1 C1CCNC1 C1COCCN1 C1CNCCN1 C1CCOCC1 C1CCOC1 C1CC1 C1CCC1 "
     "O=C1CCCCC1 O=C1CCCN1 O=C1CCCO1 C1CC2CCC1C2 C1CCC2CCCCC2C1 C1C2CC3CC1CC(C2)C3 C1=CCCCC1"
-).split()
-_GROUPS = (  # the first atom is the one that is attached
+)
+_GROUPS = _parts(  # the first atom is the one that is attached
     "C C C CC CCC C(C)C C(C)(C)C CCCC F F Cl Cl Cl Br Br I O O O OC OC OCC N N N(C)C NC "
     "[N+](=O)[O-] C#N C(=O)O C(=O)O C(=O)OC C(=O)OCC C(=O)N C(=O)NC C=O C(C)=O C(F)(F)F OC(F)(F)F "
     "S SC S(C)(=O)=O S(N)(=O)=O CO CN CCO CCN CC(=O)O NC(C)=O OC(C)=O C=C C#C CC=C CBr CCl "
     "N=[N+]=[N-] c1ccccc1 Cc1ccccc1 Oc1ccccc1 C1CCCCC1 N1CCOCC1 N1CCCCC1 C([2H])([2H])[2H] "
     "[13CH3] C(O)C C(C)N C(O)C(=O)O CCCCCC OCCCC P(=O)(O)O B(O)O NC(N)=O N=C=S"
-).split()
-_LINKS = (  # from the left ring to the right one
+)
+_LINKS = _parts(  # from the left ring to the right one
     "C(=O)N C(=O)N C(=O)O C(=O) O S OC CO N CN CC /C=C/ /C=C\\ /C=C/C(=O) N=N S(=O)(=O)N "
     "NC(=O)N OCC(=O)N CNC(=O) C(O) C(N) CCC(=O)N S(=O)(=O) SC C#C /C=N/ C(=O)NCC NC(=S)N"
-).split()
-_SIDE_CHAINS = (
+)
+_SIDE_CHAINS = _parts(
     "[H] C C(C)C CC(C)C [C@@H](C)CC CO [C@H](O)C CS CCSC CC(=O)O CC(=O)N CCC(=O)O CCC(=O)N CCCCN "
     "Cc1ccccc1 Cc1ccc(O)cc1 Cc1c[nH]c2ccccc12 Cc1cnc[nH]1 CCCNC(N)=N CC CCC c1ccccc1 CCO CCCN"
-).split()
-_PYRANOSES = (  # {} is what the anomeric oxygen carries
+)
+_PYRANOSES = _parts(  # {} is what the anomeric oxygen carries
     "OC[C@H]1O[C@@H](O{})[C@H](O)[C@@H](O)[C@@H]1O OC[C@H]1O[C@H](O{})[C@H](O)[C@@H](O)[C@@H]1O "
     "OC[C@H]1O[C@@H](O{})[C@H](O)[C@@H](O)[C@H]1O OC[C@H]1O[C@H](O{})[C@H](O)[C@@H](O)[C@H]1O "
     "OC[C@H]1O[C@@H](O{})[C@@H](O)[C@@H](O)[C@@H]1O OC[C@H]1O[C@H](O{})[C@@H](O)[C@@H](O)[C@@H]1O "
     "OC[C@H]1O[C@@H](O{})[C@H](NC(C)=O)[C@@H](O)[C@@H]1O O[C@@H]1CO[C@@H](O{})[C@H](O)[C@H]1O"
-).split()
+)
 _STEROIDS = (  # {3} and {17} are whole substituents of those positions
     "C[C@]12CC[C@H]3[C@@H](CC=C4CC{3}CC[C@]34C)[C@@H]1CC{17}2",
     "C[C@]12CC[C@H]3[C@@H](CC[C@H]4CC{3}CC[C@]34C)[C@@H]1CC{17}2",
@@ -55,10 +62,10 @@ _STEROIDS = (  # {3} and {17} are whole substituents of those positions
     "C[C@]12CC[C@H]3[C@@H](CCc4cc(O)ccc34)[C@@H]1CC{17}2",
     "C[C@]12CC[C@H]3[C@@H](CCc4cc(OC)ccc34)[C@@H]1CC{17}2",
 )
-_AT_STEROID = (
+_AT_STEROID = _parts(
     "[C@H](O) [C@@H](O) C(=O) [C@@H](OC(C)=O) [C@H](C(C)=O) [C@@H](C(=O)O) C(C) [C@H](N) [C@H](Cl) "
     "[C@@H](F) [C@H](OC) C(CC) [C@H](OC(=O)CC) C(=NO)"
-).split()
+)
 
 
 def nci_molecules(count: int, draw: Draw) -> list[Chem.Mol]:
@@ -78,7 +85,7 @@ def nci_molecules(count: int, draw: Draw) -> list[Chem.Mol]:
 
 
 def enumerated_molecules(draw: Draw) -> Iterator[Chem.Mol]:
-    """An endless stream of molecules made from parts; repeats are possible, the caller drops them."""
+    """An endless stream of molecules made from parts; repeats occur, the caller drops them."""
     families = (_substituted, _substituted, _linked, _linked, _chain, _amino_acid, _sugar, _steroid)
     while True:
         with rdBase.BlockLogs():
@@ -111,13 +118,17 @@ def _variants(mol: Chem.Mol, draw: Draw) -> list[Chem.Mol]:
 def _with_stereo(mol: Chem.Mol, draw: Draw) -> Chem.Mol:
     copy = Chem.Mol(mol)
     tags = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
-    for index, code in Chem.FindMolChiralCenters(mol, includeUnassigned=True, useLegacyImplementation=True):
+    for index, code in Chem.FindMolChiralCenters(
+        mol, includeUnassigned=True, useLegacyImplementation=True
+    ):
         if code == "?":
             copy.GetAtomWithIdx(index).SetChiralTag(draw.pick(tags))
     return Chem.MolFromSmiles(Chem.MolToSmiles(copy)) or mol
 
 
-_AMINE = Chem.MolFromSmarts("[NX3;H2,H1,H0;!$(N*=[O,S,N]);!$(N*#N);!$(Nc);!$(N[#7,#8,#16,#15])]([CX4])")
+_AMINE = Chem.MolFromSmarts(
+    "[NX3;H2,H1,H0;!$(N*=[O,S,N]);!$(N*#N);!$(Nc);!$(N[#7,#8,#16,#15])]([CX4])"
+)
 _ACID = Chem.MolFromSmarts("[CX3](=O)[OX2H]")
 
 
@@ -195,11 +206,11 @@ def _linked(draw: Draw) -> str:
 
 def _chain(draw: Draw) -> str:
     """An aliphatic chain with a head group, perhaps a double bond, a branch or a second group."""
-    heads = (
+    heads = _parts(
         "C(=O)O C(=O)O C(=O)OC C(=O)OCC C(=O)N CO CO CN C=O C(C)=O C#N CCl CBr CS C(=O)NC "
         "C(=O)[O-] COC(C)=O COC C(=O)OCC(O)CO COP(=O)(O)O C[N+](C)(C)C CN(C)C C(C)O CSC"
-    ).split()
-    middles = "C(O) C(C) C(N) C(=O) C(Cl) C(F) C(O)C(O) C(CC) O S C(OC) C1CC1".split()
+    )
+    middles = _parts("C(O) C(C) C(N) C(=O) C(Cl) C(F) C(O)C(O) C(CC) O S C(OC) C1CC1")
     bonds = ("/C=C/", "/C=C\\", "/C=C/", "C#C", "/C=C\\C/C=C\\", "/C=C/C=C/")
     parts = ["C" * (1 + draw.below(9))]
     for _ in range(1 + draw.below(2)):
@@ -221,11 +232,11 @@ def _amino_acid(draw: Draw) -> str:
 
 
 def _sugar(draw: Draw) -> str:
-    aglycones = (
-        " C CC CCCCCCCC c2ccccc2 c2ccc([N+](=O)[O-])cc2 c2ccc(O)cc2 Cc2ccccc2 c2ccc3ccc(=O)oc3c2 CCN "
+    aglycones = _parts(
+        "C CC CCCCCCC c2ccccc2 c2ccc([N+](=O)[O-])cc2 c2ccc(O)cc2 Cc2ccccc2 c2ccc3ccc(=O)oc3c2 CCN "
         "CCCC CCCCCC C(C)C c2ccc(OC)cc2 c2ccccc2C=O CC=C CCO CCBr P(=O)(O)O C(C)=O c2ccc(C)cc2"
-    ).split(" ")
-    return draw.pick(_PYRANOSES).format(draw.pick(aglycones)).replace("()", "")
+    )
+    return draw.pick(_PYRANOSES).format(draw.pick(("", *aglycones)))
 
 
 def _steroid(draw: Draw) -> str:

@@ -8,6 +8,7 @@ up by molecule, so every name is a fact about the graph.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 from rdkit import Chem
@@ -117,13 +118,17 @@ norbornane C12CCC(CC1)C2 7
 adamantane C12CC3CC(CC(C1)C3)C2 1,2,3,4,5,6,7,8,10,9
 tropane C12CCCC(CC1)N2 8
 quinuclidine N12CCC(CC1)CC2 8
-steroid [#6]1~[#6]~[#6]~[#6]~[#6]2~[#6]~[#6]~[#6]3~[#6](~[#6]~1~2)~[#6]~[#6]~[#6]1~[#6]~3~[#6]~[#6]~[#6]~1 17
+"""
+# Carbons only, with any bonds: the nucleus keeps its name whatever is unsaturated in it.
+_STEROID = """
+steroid C1~C~C~C~C2~C~C~C3~C(~C~1~2)~C~C~C1~C~3~C~C~C~1 17
 """
 
-ALKANE = (
-    "meth eth prop but pent hex hept oct non dec undec dodec tridec tetradec pentadec hexadec "
-    "heptadec octadec nonadec icos henicos docos tricos tetracos pentacos hexacos heptacos octacos"
-).split()
+_ALKANES = """
+meth eth prop but pent hex hept oct non dec undec dodec tridec tetradec pentadec hexadec heptadec
+octadec nonadec icos henicos docos tricos tetracos pentacos hexacos heptacos octacos
+"""
+ALKANE = tuple(_ALKANES.split())
 HALO = {"F": "fluoro", "Cl": "chloro", "Br": "bromo", "I": "iodo"}
 _MULTIPLIER = ["", "", "di", "tri", "tetra", "penta", "hexa", "hepta", "octa"]
 _FUSED_MULTIPLIER = ["", "", "bis", "tris", "tetrakis", "pentakis", "hexakis"]
@@ -172,7 +177,7 @@ def locant_key(locant: str) -> tuple[int, str]:
 
 def _templates() -> dict[tuple[int, str], list[Template]]:
     table: dict[tuple[int, str], list[Template]] = {}
-    for line in _RINGS.split("\n"):
+    for line in (_RINGS + _STEROID.replace("C", "[#6]")).split("\n"):
         if not line:
             continue
         name, smarts, numbers = line.split()
@@ -394,7 +399,9 @@ def _carbonyl(v: View, atom: Chem.Atom, parent: Chem.Atom, depth: int) -> str | 
     stem = inner.removesuffix("yl")
     if inner in _ACYL or other.GetSymbol() != "C":
         return _ACYL.get(inner, f"{bracket(inner)}carbonyl")
-    return f"{ALKANE[ALKANE.index(stem) + 1]}anoyl" if stem in ALKANE else f"{bracket(inner)}carbonyl"
+    return (
+        f"{ALKANE[ALKANE.index(stem) + 1]}anoyl" if stem in ALKANE else f"{bracket(inner)}carbonyl"
+    )
 
 
 def _functional(v: View, atom: Chem.Atom, parent: Chem.Atom | None) -> bool:
@@ -424,9 +431,12 @@ def _carbon(v: View, atom: Chem.Atom, parent: Chem.Atom, depth: int) -> str | No
 
 
 def _alkyl(v: View, path: list[int], groups: list[tuple[str, str]]) -> str:
-    """Retained names first (benzyl, isopropyl as propan-2-yl, tert-butyl), then the general rule."""
-    known = {(1, ("phenyl",)): "benzyl", (2, ("methyl",)): "propan-2-yl"}
-    known |= {(2, ("methyl", "methyl")): "tert-butyl"}
+    """Retained names first (benzyl, propan-2-yl, tert-butyl), then the general rule."""
+    known: dict[tuple[int, tuple[str, ...]], str] = {
+        (1, ("phenyl",)): "benzyl",
+        (2, ("methyl",)): "propan-2-yl",
+        (2, ("methyl", "methyl")): "tert-butyl",
+    }
     first = tuple(name for locant, name in groups if locant == "1")
     if len(first) == len(groups) and not unsaturation(v, path):
         if (len(path), first) in known:
@@ -440,10 +450,10 @@ def _alkyl(v: View, path: list[int], groups: list[tuple[str, str]]) -> str:
 
 
 def unsaturation(v: View, path: list[int]) -> str:
-    """"-2-en", "a-2,4-dien", "-3-yn" or "" for a chain given by its atoms in order."""
+    """ "-2-en", "a-2,4-dien", "-3-yn" or "" for a chain given by its atoms in order."""
     parts = []
     for order, word in ((2, "en"), (3, "yn")):
-        bonds = zip(path, path[1:], strict=False)
+        bonds = pairwise(path)
         where = [
             str(i + 1)
             for i, (a, b) in enumerate(bonds)
@@ -451,7 +461,9 @@ def unsaturation(v: View, path: list[int]) -> str:
         ]
         if where:
             times = _MULTIPLIER[len(where)] if len(where) < 9 else "poly"
-            parts.append(f"{'a' if len(where) > 1 and not parts else ''}-{','.join(where)}-{times}{word}")
+            parts.append(
+                f"{'a' if len(where) > 1 and not parts else ''}-{','.join(where)}-{times}{word}"
+            )
     return "".join(parts)
 
 
@@ -523,7 +535,7 @@ def best_numbering(v: View, system: System, anchor: int = -1, skip: int = -1) ->
 
 
 def find_parent(v: View) -> Parent | None:
-    """The ring or chain to describe first: the richest named ring system, else the longest chain."""
+    """The ring or chain to describe first: the richest named ring system, else the chain."""
     named = [s for s in v.systems if s.name]
     if named:
         system = max(named, key=lambda s: _richness(v, s))

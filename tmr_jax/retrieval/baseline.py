@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +45,7 @@ def fit_ridge(
     validation_texts: Sequence[str],
     validation_fps: np.ndarray,
 ) -> Ridge:
-    """Fit on the training rows; choose strength and power on the validation rows (text -> molecule).
+    """Fit on the training rows; choose strength and power on the validation rows, text to molecule.
 
     Inputs: text i belongs to fingerprint row i, float [n, F]. Errors: ValueError where texts and
     rows differ in number or a part is empty. Training texts without any word repeated are allowed.
@@ -102,7 +103,7 @@ def _check(texts: Sequence[str], fps: np.ndarray, part: str) -> None:
 
 def _grams(text: str) -> list[str]:
     words = _WORD.findall(text.lower())
-    return words + [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)]
+    return words + [f"{a} {b}" for a, b in pairwise(words)]
 
 
 def _vocabulary(texts: Sequence[str]) -> tuple[dict[str, int], np.ndarray]:
