@@ -9,7 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from tmr_jax.config import FeatureConfig, GraphEncoderConfig, ModelConfig, TextEncoderConfig, TrainConfig
+from tmr_jax.config import (
+    FeatureConfig,
+    GraphEncoderConfig,
+    ModelConfig,
+    TextEncoderConfig,
+    TrainConfig,
+)
 from tmr_jax.data.batching import declare_shapes, make_batch
 from tmr_jax.data.cache import apply_vocabulary, build_vocabulary, molecule_table, text_table
 from tmr_jax.features.atoms import EDGE_SIZES, NODE_SIZES

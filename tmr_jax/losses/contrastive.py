@@ -1,4 +1,4 @@
-"""The discriminative loss of DiffTMR: symmetric InfoNCE over a batch (MODELS.md A1.4, R16, R19, R20)."""
+"""DiffTMR's discriminative loss: symmetric InfoNCE in a batch (MODELS.md A1.4, R16, R19, R20)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
-def same_pair(
-    text_group: Int[Array, " B"], mol_group: Int[Array, " B"]
-) -> Bool[Array, "B B"]:
+def same_pair(text_group: Int[Array, " B"], mol_group: Int[Array, " B"]) -> Bool[Array, "B B"]:
     """Where row i and column j are off the diagonal but share their text or their molecule."""
-    same = (text_group[:, None] == text_group[None, :]) | (
-        mol_group[:, None] == mol_group[None, :]
-    )
+    same = (text_group[:, None] == text_group[None, :]) | (mol_group[:, None] == mol_group[None, :])
     return same & ~jnp.eye(len(text_group), dtype=bool)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from tmr_jax.config import GraphEncoderConfig
 from tmr_jax.losses.contrastive import info_nce, same_pair
@@ -39,7 +39,8 @@ class GraphEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, mol: MolBatch, train: bool) -> MolOut:
-        graph, columns = mol.graph, mol.graph.nodes
+        graph = mol.graph
+        columns: Any = graph.nodes  # jraph types every field as optional
         if train and self.unknown:
             hidden = jax.random.bernoulli(self.make_rng("dropout"), UNKNOWN_RATE, columns.shape)
             columns = jnp.where(hidden, 0, columns)

@@ -176,9 +176,7 @@ class Bert(nn.Module):
         self.token_type_embeddings = nn.Embed(c.type_vocab, **embed)
         self.embeddings_norm = nn.LayerNorm(epsilon=c.eps, dtype=self.dtype)
         self.embeddings_dropout = nn.Dropout(c.dropout)
-        self.encoder = [
-            BertLayer(c, self.backward, name=f"layer_{i}") for i in range(c.layers)
-        ]
+        self.encoder = [BertLayer(c, self.backward, name=f"layer_{i}") for i in range(c.layers)]
         if c.pooler:
             self.pooler = Dense(c.hidden, self.backward)
 

