@@ -11,6 +11,7 @@ from tmr_jax.config import (
     DataConfig,
     EvalConfig,
     Experiment,
+    FeatureConfig,
     GraphEncoderConfig,
     ModelConfig,
     OptimConfig,
@@ -20,13 +21,18 @@ from tmr_jax.config import (
 
 CONFIG = Experiment(
     data=DataConfig(name="demo"),
+    features=FeatureConfig(molecule="ogb_morgan", max_tokens=128),
     model=ModelConfig(
         text=TextEncoderConfig(source="minilm", pooling="mean", dropout=0.0),
-        graph=GraphEncoderConfig(kind="residual", layers=4, width=600),
+        graph=GraphEncoderConfig(kind="residual", layers=4, width=600, dropout=0.1),
     ),
-    optim=OptimConfig(text_lr=1e-4, base_lr=5e-4, warmup=100, schedule="cosine"),
+    optim=OptimConfig(text_lr=2e-4, base_lr=1.5e-3, warmup=100, schedule="cosine"),
     train=TrainConfig(
-        epochs=4, batch_size=64, text_buckets=(32, 64, 96, 128, 256), precision="bfloat16"
+        epochs=5,
+        batch_size=64,
+        text_buckets=(48, 64, 96, 128),
+        precision="bfloat16",
+        eval_every=5,
     ),
     eval=EvalConfig(protocols=("demo/test",)),
 )
