@@ -52,6 +52,8 @@ def test_parents_by_hand(smiles: str, name: str, groups: list | None) -> None:
         ("C=CCc1ccccc1", "prop-2-en-1-yl"),
         ("NS(=O)(=O)c1ccccc1", "sulfamoyl"),
         ("CCCC(=O)c1ccccc1", "butanoyl"),
+        ("OCCN(CCO)c1ccccc1", "bis(2-hydroxyethyl)amino"),
+        ("CNC(NC)c1ccccc1", "bis(methylamino)methyl"),
     ],
 )
 def test_groups_by_hand(smiles: str, name: str) -> None:

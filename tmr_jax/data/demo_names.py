@@ -131,10 +131,23 @@ octadec nonadec icos henicos docos tricos tetracos pentacos hexacos heptacos oct
 ALKANE = tuple(_ALKANES.split())
 HALO = {"F": "fluoro", "Cl": "chloro", "Br": "bromo", "I": "iodo"}
 _MULTIPLIER = ["", "", "di", "tri", "tetra", "penta", "hexa", "hepta", "octa"]
-_FUSED_MULTIPLIER = ["", "", "bis", "tris", "tetrakis", "pentakis", "hexakis"]
+_COMPOUND_MULTIPLIER = [
+    "",
+    "",
+    "bis",
+    "tris",
+    "tetrakis",
+    "pentakis",
+    "hexakis",
+    "heptakis",
+    "octakis",
+]
 _CONTRACTED = {"methyl": "methoxy", "ethyl": "ethoxy", "propyl": "propoxy", "butyl": "butoxy"}
 _CONTRACTED |= {"phenyl": "phenoxy"}
 _ACYL = {"methyl": "acetyl", "ethyl": "propanoyl", "propyl": "butanoyl", "phenyl": "benzoyl"}
+_SIMPLE = {f"{stem}yl" for stem in ALKANE} | set(HALO.values()) | set(_CONTRACTED.values())
+_SIMPLE |= {"hydroxy", "oxo", "amino", "nitro", "cyano", "carboxy", "formyl", "acetyl", "benzoyl"}
+_SIMPLE |= {"phenyl", "benzyl", "sulfo", "sulfanyl", "imino", "oxido", "deuterio", "azido"}
 LONGEST_NAME = 48  # characters; a longer name is no longer a sentence's part
 
 
@@ -230,6 +243,12 @@ def yl(ring: str, locant: str) -> str:
     return f"{ring.removesuffix('e')}-{locant}-yl"
 
 
+def multiplier(name: str, n: int) -> str:
+    """ "di" before a simple name, "bis" before one of several parts: bis(methylamino) is not
+    dimethylamino."""
+    return (_MULTIPLIER if name in _SIMPLE else _COMPOUND_MULTIPLIER)[n]
+
+
 def join_prefixes(groups: list[tuple[str, str]], locants: bool = True) -> str:
     """[("2", "chloro"), ("4", "chloro"), ("6", "methyl")] -> "2,4-dichloro-6-methyl"."""
     by_name: dict[str, list[str]] = {}
@@ -238,11 +257,11 @@ def join_prefixes(groups: list[tuple[str, str]], locants: bool = True) -> str:
     parts = []
     for name in sorted(by_name, key=lambda n: (n.lstrip("(0123456789,-"), n)):
         where = sorted(by_name[name], key=locant_key)
-        simple = name.isalpha() and not name.startswith(("di", "tri"))
         if len(where) > 6:
             return ",".join(sorted(by_name))
-        times = (_MULTIPLIER if simple else _FUSED_MULTIPLIER)[len(where)]
-        word = times + (name if simple else f"({name})")
+        times = multiplier(name, len(where))
+        plain = name in _SIMPLE or (name.isalpha() and len(where) == 1)
+        word = times + (name if plain else f"({name})")
         parts.append(f"{','.join(where)}-{word}" if locants else word)
     return "-".join(parts) if locants else "".join(parts)
 
@@ -357,8 +376,7 @@ def _nitrogen(v: View, atom: Chem.Atom, parent: Chem.Atom, depth: int) -> str | 
     if len(found) < len(names):
         return None
     if len(set(found)) == 1:
-        simple = found[0].isalpha()
-        times = (_MULTIPLIER if simple else _FUSED_MULTIPLIER)[len(found)]
+        times = multiplier(found[0], len(found))
         return times + bracket(found[0]) + end
     return "".join(f"({n})" if i or not n.isalpha() else n for i, n in enumerate(found)) + end
 
@@ -557,20 +575,19 @@ _ESTER = {alkoxy: f"{alkyl} " for alkyl, alkoxy in _CONTRACTED.items()}
 
 
 def _chain_parent(v: View) -> Parent | None:
-    best: tuple | None = None
-    for atom in v.mol.GetAtoms():
-        if _chain_atom(v, atom):
-            path = _longest(v, atom, None)
-            numbering = {a: str(i + 1) for i, a in enumerate(path)}
-            groups = hung_groups(v, numbering, set())
-            before, ending, kept = _ending(groups)
-            where = [locant_key(locant) for locant, _ in groups]
-            cost = (-len(path), ending == "e", where, _rank(atom))
-            if best is None or cost < best[0]:
-                best = cost, path, numbering, (before, ending), kept
-    if best is None or len(best[1]) < 2 or len(best[1]) > len(ALKANE):
+    paths = [_longest(v, atom, None) for atom in v.mol.GetAtoms() if _chain_atom(v, atom)]
+    length = max(map(len, paths), default=0)
+    if not 2 <= length <= len(ALKANE):
         return None
-    _, path, numbering, (before, ending), kept = best
+    found = []
+    for path in (p for p in paths if len(p) == length):
+        numbering = {a: str(i + 1) for i, a in enumerate(path)}
+        groups = hung_groups(v, numbering, set())
+        before, ending, kept = _ending(groups)
+        where = [locant_key(locant) for locant, _ in groups]
+        cost = (ending == "e", where, _rank_at(v, path))
+        found.append((cost, path, numbering, before, ending, kept))
+    _, path, numbering, before, ending, kept = min(found, key=lambda f: f[0])
     middle = unsaturation(v, path)
     name = before + ALKANE[len(path) - 1] + (middle or "an") + ending
     return Parent(name, tuple(kept), numbering, False)

@@ -11,7 +11,7 @@ import random
 from typing import NamedTuple
 
 from tmr_jax.data.demo_facts import Fact, Facts, bare, benzene_relation, grouped, number, plural
-from tmr_jax.data.demo_names import Parent, join_prefixes, locant_key
+from tmr_jax.data.demo_names import Parent, join_prefixes, locant_key, multiplier
 
 LABEL = "generated text"
 # How hard the text is. Clean words that each stand for one fact (class names above all) can be read
@@ -32,7 +32,7 @@ _SYNONYM = {
     "acetyl": ("methyl ketone",), "propan-2-yl": ("isopropyl",),
     "methoxycarbonyl": ("methyl ester",),
 }  # fmt: skip
-_TIMES = {1: "", 2: "di", 3: "tri", 4: "tetra", 5: "penta", 6: "hexa"}
+MOST_ALIKE = 6  # equal groups in one word
 
 
 class Described(NamedTuple):
@@ -206,9 +206,9 @@ def _fused(
     Such words are many and rare, as names are in real descriptions: their parts carry the meaning.
     """
     named = [(name, where) for name, where in groups if name]
-    if parent.name == "steroid" or not named or any(len(w) not in _TIMES for _, w in named):
+    if parent.name == "steroid" or not named or any(len(w) > MOST_ALIKE for _, w in named):
         return None
-    words = [_TIMES[len(where)] + bare(name) for name, where in named]
+    words = [multiplier(name, len(where)) + bare(name) for name, where in named]
     word = "".join(draw.shuffled(words)) + bare(parent.name)
     if len(word) > LONGEST_WORD or " " in parent.name:
         return None
@@ -260,8 +260,8 @@ def _group_phrase(name: str, where: list[str], parent: Parent, vague: bool, draw
     if not name:
         count = number(n) if n > 1 else "a"
         return f"{count} larger {plural(n, 'substituent')}{_at(where, vague, draw)}"
-    if 1 < n < 7 and not vague and draw.chance(0.15) and name.isalpha():
-        return f"{_TIMES[n]}{name} substitution{_at(where, False, draw)}"
+    if 1 < n <= MOST_ALIKE and not vague and draw.chance(0.15) and name.isalpha():
+        return f"{multiplier(name, n)}{name} substitution{_at(where, False, draw)}"
     word = _synonym(name, draw)
     noun = plural(n, draw.pick(("group", "group", "substituent")))
     count = (number(n) if draw.chance(0.7) else str(n)) if n > 1 else ""
