@@ -14,7 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tmr_jax.nn.bert import Bert, fast_attention, fast_dense, plain_attention, plain_dense
+from tmr_jax.nn.bert import (
+    Bert,
+    BertLayer,
+    fast_attention,
+    fast_dense,
+    plain_attention,
+    plain_dense,
+)
 from tmr_jax.nn.pretrained import assemble, layout, load_bert, read_config
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
@@ -195,3 +202,27 @@ def test_dropout_follows_its_key_and_is_off_by_default(small):
     still, _ = encode(model, params, tokens, mask)
     off = train(Bert(dataclasses.replace(config, dropout=0.0)), jax.random.key(1))
     np.testing.assert_allclose(still, off, atol=1e-6)
+
+
+def test_attention_and_embeddings_lose_a_tenth_and_keep_their_mean(small):
+    config, params = small
+    shape = (2, 4, 40, 40)
+
+    def keep(seed, deterministic):
+        rngs = {"dropout": jax.random.key(seed)}
+        return BertLayer(config).apply({}, shape, deterministic, method="_keep", rngs=rngs)
+
+    noise = np.asarray(keep(1, False))
+    assert set(np.unique(noise)) == {np.float32(0), np.float32(1 / 0.9)}
+    assert abs((noise == 0).mean() - config.dropout) < 0.01  # 12,800 draws, sd 0.003
+    assert not np.array_equal(noise, keep(2, False)) and keep(1, True) is None
+
+    tokens, mask = recipe.random_tokens("small")
+    bare = Bert(dataclasses.replace(config, layers=0, pooler=False))
+    names = [name for name in params if "embeddings" in name]
+    embed = partial(bare.apply, {"params": {name: params[name] for name in names}}, tokens, mask)
+    whole = np.asarray(embed())
+    dropped = np.asarray(embed(deterministic=False, rngs={"dropout": jax.random.key(1)}))
+    lost = dropped == 0
+    assert abs(lost.mean() - config.dropout) < 0.02  # 10,240 draws
+    np.testing.assert_allclose(dropped[~lost], whole[~lost] / 0.9, rtol=1e-5)

@@ -93,6 +93,8 @@ def test_a_folder_gives_configuration_parameters_and_record(tmp_path):
     kernel = params["layer_1"]["intermediate"]["kernel"]
     assert np.array_equal(kernel, tensors["encoder.layer.1.intermediate.dense.weight"].T)
     assert kernel.flags.c_contiguous
+    query = tensors["encoder.layer.0.attention.self.query.weight"]
+    assert np.array_equal(params["layer_0"]["query"]["kernel"], query.T)
     assert record == {
         "source": str(folder),
         "revision": "",
@@ -460,6 +462,13 @@ def test_without_a_network_the_error_comes_at_once_and_says_what_to_do(monkeypat
     with pytest.raises(ValueError, match=r"scibert.*--model\.text\.source FOLDER"):
         load_bert("scibert")
     assert time.monotonic() - begin < 5.0
+
+
+def test_a_hub_that_vanishes_midway_is_no_hub_without_the_file(monkeypatch):
+    monkeypatch.delenv("TMR_JAX_MIRROR", raising=False)
+    monkeypatch.setattr(pretrained, "_hub_answers", lambda: True)  # its client finds out otherwise
+    with pytest.raises(ValueError, match=r"expected to fetch config\.json.*without network"):
+        load_bert("scibert")
 
 
 HUB_CLIENT = """
