@@ -63,6 +63,7 @@ from tmr_jax.models import build_model
 from tmr_jax.nn.bert import BertConfig
 from tmr_jax.retrieval.index import unit
 from tmr_jax.retrieval.metrics import TIES, metrics
+from tmr_jax.retriever import parameters_sha256
 from tmr_jax.training.checkpoint import Checkpoints
 from tmr_jax.training.state import new_state
 from tmr_jax.types import Pool, Ranking
@@ -284,7 +285,7 @@ def test_a_run_on_disk_is_restored_and_ranked(run, monkeypatch):
     assert main(["--run", str(run), "--which", "newest"]) == 0
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     assert results["checkpoint"]["step"] == 3
-    assert results["checkpoint"]["sha256"] == evaluation.params_sha256(params)
+    assert results["checkpoint"]["sha256"] == parameters_sha256(params)
     # All numbers are one unknown word, so that all texts are one input: m2t knows nothing.
     t2m, m2t = (s for s in results["scores"] if s["right"] == PAIR)
     assert t2m["twin_ceiling"]["hits1"] == 1.0

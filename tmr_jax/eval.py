@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime
 import functools
-import hashlib
 import io
 import json
 import shlex
@@ -26,6 +25,7 @@ import numpy as np
 from tmr_jax.assembly import Assembly, Encoded, Encoder, assemble_from_run
 from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import DataConfig, Experiment, did_you_mean, from_json, to_json
+from tmr_jax.memory import keep_freed_memory
 from tmr_jax.retrieval.index import distinct
 from tmr_jax.retrieval.metrics import NAMES, TIES, bounds, intervals, metrics, per_query
 from tmr_jax.retrieval.rank import rank, top
@@ -139,6 +139,7 @@ def evaluate(
     from tmr_jax.data.cache import cache_folder
     from tmr_jax.evaluation_report import page, read_history
 
+    keep_freed_memory()
     use_compile_cache(cache_folder())
     run, config = Path(run), read_config(Path(run))
     data = data or config.data
@@ -280,24 +281,13 @@ def _progress(what: str, count: int) -> Iterator[Callable[[int], None]]:
 
 def open_run(run: Path, which: Which) -> Restored:
     """The run's model, tokenizer, vocabulary and checkpoint."""
+    from tmr_jax.retriever import parameters_sha256
     from tmr_jax.training.checkpoint import restore_params
 
     assembly = assemble_from_run(run)
     params, step = restore_params(run, which)
-    digest = params_sha256(params)
+    digest = parameters_sha256(params)
     return restored(assembly, params, {"which": which, "step": step, "sha256": digest})
-
-
-def params_sha256(params: Any) -> str:
-    """Of all parameters by name: the same for the same model, however its files are packed."""
-    import jax
-
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape} ".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 # Scores

@@ -182,6 +182,8 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
     from tmr_jax.data import load_pairs_with_report
     from tmr_jax.data.cache import cache_folder
     from tmr_jax.data.pools import load_pool, validation_protocol
+    from tmr_jax.data.table import show_report
+    from tmr_jax.memory import keep_freed_memory
     from tmr_jax.training.checkpoint import Checkpoints
     from tmr_jax.training.optim import build_optimizer
     from tmr_jax.training.report import Display, History
@@ -189,9 +191,11 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
     from tmr_jax.training.step import make_train_step
     from tmr_jax.validation import Validation
 
+    keep_freed_memory()
     use_compile_cache(cache_folder())
     # data
     pairs, report = load_pairs_with_report(config.data)
+    show_report(report)
     pool = load_pool(validation_protocol(config.data), config.data)
     # model
     assembly, data, text_weights = assemble_for_training(config, pairs)

@@ -1,15 +1,12 @@
-"""Splits are pure functions, scaffolds stay whole, and what two sides share is counted."""
+"""Splits are pure functions, and scaffolds stay whole."""
 
 from __future__ import annotations
 
 import pytest
 
 from tmr_jax.data.splits import (
-    Overlap,
     check_fractions,
-    overlap,
     random_split,
-    refuse_overlap,
     scaffold_splits,
 )
 
@@ -51,14 +48,3 @@ def test_all_in_training_is_a_split_too() -> None:
 def test_fractions_that_are_none_are_refused(wrong) -> None:
     with pytest.raises(ValueError, match="three fractions"):
         check_fractions(wrong)
-
-
-def test_overlap_is_by_connectivity() -> None:
-    """A5.13: the other enantiomer and another charge state are no new molecules."""
-    train = ["C[C@H](N)C(=O)O", "CCO", "CCO"]
-    assert overlap(train, ["C[C@@H](N)C(=O)O", "CCC", "OCC"]) == 2
-    assert overlap(train, ["CC(N)C(=O)[O-]"]) == 1
-    assert overlap(train, ["CCN", "CCC"]) == 0
-    refuse_overlap(train, ["CCN"], "the library")
-    with pytest.raises(Overlap, match=r"the library.*got 1 of 2"):
-        refuse_overlap(train, ["CCN", "OCC"], "the library")

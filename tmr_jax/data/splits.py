@@ -1,7 +1,7 @@
-"""Which split a row belongs to, and which molecules two splits share.
+"""Which split a row belongs to.
 
 Random splits are pure functions of (seed, id), so that adding a row moves no other row. Scaffold
-splits keep every Bemis-Murcko scaffold whole. Overlap is counted by connectivity (MODELS.md A5.13).
+splits keep every Bemis-Murcko scaffold whole.
 """
 
 from __future__ import annotations
@@ -10,10 +10,6 @@ import hashlib
 from collections.abc import Sequence
 
 NAMES = ("train", "validation", "test")
-
-
-class Overlap(ValueError):
-    """Two splits that are claimed to be apart share molecules."""
 
 
 def check_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
@@ -66,22 +62,3 @@ def _scaffolds(smiles: Sequence[str]) -> list[str]:
     from tmr_jax.features.graph import parse_smiles
 
     return [MurckoScaffold.MurckoScaffoldSmiles(mol=parse_smiles(s)) for s in smiles]
-
-
-def overlap(train: Sequence[str], test: Sequence[str]) -> int:
-    """How many test molecules share their connectivity (InChIKey block 1) with a training one."""
-    from tmr_jax.features.identity import skeleton_key
-
-    trained = {skeleton_key(s) for s in dict.fromkeys(train)}
-    return sum(skeleton_key(s) in trained for s in test)
-
-
-def refuse_overlap(train: Sequence[str], test: Sequence[str], what: str) -> None:
-    """Raises Overlap unless the two sides are apart: no out-of-domain number may rest on it."""
-    shared = overlap(train, test)
-    if shared:
-        raise Overlap(
-            f"expected no molecule of {what} to share its connectivity with training, as an "
-            f"out-of-domain score demands; got {shared:,} of {len(test):,}; drop them from the "
-            "training side, or report the score as in-domain"
-        )
