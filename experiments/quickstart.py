@@ -28,11 +28,11 @@ CONFIG = Experiment(
     ),
     optim=OptimConfig(text_lr=2e-4, base_lr=1.5e-3, warmup=100, schedule="cosine"),
     train=TrainConfig(
-        epochs=5,
+        epochs=4,
         batch_size=64,
         text_buckets=(48, 64, 96, 128),
         precision="bfloat16",
-        eval_every=5,
+        eval_every=4,
     ),
     eval=EvalConfig(protocols=("demo/test",)),
 )

@@ -37,6 +37,7 @@ from tmr_jax.data.pools import load_pool
 from tmr_jax.eval import (
     BASELINE,
     PAIR,
+    PIECES_BASELINE,
     SAME_TEXT,
     Restored,
     baseline_scores,
@@ -70,6 +71,8 @@ from tmr_jax.types import Pool, Ranking
 
 MARKS = ("F", "Cl", "Br", "I", "O", "S")
 SMILES = tuple(f"NC({a})CC({b})C" for a in MARKS for b in MARKS)
+
+TINY_BERT = Path(__file__).parent / "experiments" / "tiny_bert"
 
 
 def text_of(i):
@@ -352,9 +355,10 @@ def test_identical_texts_have_a_second_number():
 
 def test_generated_text_has_a_baseline_beside_it():
     data = DataConfig(name="demo", demo=DemoConfig(train=120, validation=30, test=30))
-    found = baseline_scores(load_pool("demo/test", data), data)
-    assert [(s.direction, s.scorer) for s in found] == [("t2m", BASELINE), ("m2t", BASELINE)]
-    assert metrics(found[0].ranking)["mr"] < 11  # chance: 15.5
+    found = baseline_scores(load_pool("demo/test", data), data, TINY_BERT)
+    wanted = [(d, name) for name in (BASELINE, PIECES_BASELINE) for d in ("t2m", "m2t")]
+    assert [(s.direction, s.scorer) for s in found] == wanted
+    assert all(metrics(s.ranking)["mr"] < 11 for s in found)  # chance: 15.5
     record = score_record(
         found[0], Experiment(data=data), {"in_training": 0, "queried": 30}, refused=0
     )
@@ -364,7 +368,7 @@ def test_generated_text_has_a_baseline_beside_it():
 
 def test_no_baseline_on_other_text():
     pool = Pool("table/test", ("a",), ("C",), np.zeros(1, int), np.zeros(1, int))
-    assert baseline_scores(pool, DataConfig(name="table")) == []
+    assert baseline_scores(pool, DataConfig(name="table"), TINY_BERT) == []
 
 
 def test_labels_of_molecules_without_a_text_are_their_own():

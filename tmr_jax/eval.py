@@ -22,9 +22,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from tmr_jax.assembly import Assembly, Encoded, Encoder, assemble_from_run
+from tmr_jax.assembly import TOKENIZER, Assembly, Encoded, Encoder, assemble_from_run
 from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import DataConfig, Experiment, did_you_mean, from_json, to_json
+from tmr_jax.features.text import Tokenizer, load_tokenizer
 from tmr_jax.memory import keep_freed_memory
 from tmr_jax.retrieval.index import distinct
 from tmr_jax.retrieval.metrics import NAMES, TIES, bounds, intervals, metrics, per_query
@@ -37,6 +38,10 @@ Which = Literal["best", "newest"]
 PAIR = "its own partner"
 SAME_TEXT = "any candidate with the identical text"
 BASELINE = "ridge: bag of words to fingerprint"
+# Generated text writes groups and parent as one word, which words cannot take apart and word
+# pieces can: without this line the first one would flatter the model.
+PIECES_BASELINE = "ridge: bag of word pieces to fingerprint"
+WHOLE_TEXT = 512  # word pieces; no generated text has as many
 SHOWN = 5  # candidates drawn for an example of the report
 EXAMPLES = 3  # hits, and as many misses, of each direction
 
@@ -150,7 +155,7 @@ def evaluate(
     scores = []
     for pool, text, mol in zip(pools, texts, molecules, strict=True):
         scores += score_pool(pool, text, mol)
-        scores += baseline_scores(pool, data)
+        scores += baseline_scores(pool, data, run / TOKENIZER)
     results = summary(run, config, model.checkpoint, command) | {
         "scores": [
             score_record(s, config, overlaps[s.protocol], refused[s.protocol]) for s in scores
@@ -320,23 +325,40 @@ def score_pool(pool: Pool, text: Encoded, mol: Encoded, scorer: str = "model") -
     return scores
 
 
-def baseline_scores(pool: Pool, data: DataConfig) -> list[Score]:
+def baseline_scores(pool: Pool, data: DataConfig, tokenizer_file: Path) -> list[Score]:
     """On generated text, what ridge regression reaches there: how much the text gives away."""
     if not pool.protocol.startswith("demo/"):
         return []
     from tmr_jax.data import load_pairs
     from tmr_jax.features.fingerprint import fingerprints
-    from tmr_jax.retrieval.baseline import fit_ridge, molecule_rows, text_rows
 
     pairs = load_pairs(data)
     parts = [[p for p in pairs if p.split == split] for split in ("train", "validation")]
-    given = [([p.text for p in part], fingerprints([p.smiles for p in part])) for part in parts]
-    ridge = fit_ridge(*given[0], *given[1])
-    bits = fingerprints(pool.smiles)
-    mol_group = distinct(np.ascontiguousarray(bits).view(np.uint8))[1]
+    texts = [[p.text for p in part] for part in parts] + [list(pool.texts)]
+    bits = [fingerprints([p.smiles for p in part]) for part in parts]
+    bits.append(fingerprints(pool.smiles))
+    tokenizer = load_tokenizer(tokenizer_file)
+    pieces = [[_pieces(text, tokenizer) for text in part] for part in texts]
+    words = ridge_lines(pool, texts, bits, BASELINE)
+    return words + ridge_lines(pool, pieces, bits, PIECES_BASELINE)
+
+
+def _pieces(text: str, tokenizer: Tokenizer) -> str:
+    """The text as numbers of its word pieces, which the bag of words takes for words."""
+    return " ".join(map(str, tokenizer.encode([text], WHOLE_TEXT)[0][0]))
+
+
+def ridge_lines(
+    pool: Pool, texts: list[list[str]], bits: list[np.ndarray], name: str
+) -> list[Score]:
+    """The baseline's scores; `texts` and `bits` are those of training, validation and the pool."""
+    from tmr_jax.retrieval.baseline import fit_ridge, molecule_rows, text_rows
+
+    ridge = fit_ridge(texts[0], bits[0], texts[1], bits[1])
+    mol_group = distinct(np.ascontiguousarray(bits[2]).view(np.uint8))[1]
     text_group = np.unique(np.array(pool.texts, object), return_inverse=True)[1]
-    text = Encoded(text_rows(ridge, pool.texts), text_group)
-    return score_pool(pool, text, Encoded(molecule_rows(ridge, bits), mol_group), BASELINE)
+    text = Encoded(text_rows(ridge, texts[2]), text_group)
+    return score_pool(pool, text, Encoded(molecule_rows(ridge, bits[2]), mol_group), name)
 
 
 def text_labels(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
