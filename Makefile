@@ -49,7 +49,7 @@ lint: $(STAMP) ## check style and formatting
 	$(PY) -m ruff format --check .
 
 types: $(STAMP) ## check the types of tmr_jax
-	$(PY) -m pyright
+	$(PY) -m pyright --pythonpath $(PY)
 
 format: $(STAMP) ## rewrite style and formatting in place
 	$(PY) -m ruff check --fix .
