@@ -9,7 +9,6 @@ Differs: MiniLM in place of SciBERT, bond-aware residual GCN, generated text.
 
 from tmr_jax.config import (
     DataConfig,
-    EvalConfig,
     Experiment,
     FeatureConfig,
     GraphEncoderConfig,
@@ -34,5 +33,4 @@ CONFIG = Experiment(
         precision="bfloat16",
         eval_every=4,
     ),
-    eval=EvalConfig(protocols=("demo/test",)),
 )
