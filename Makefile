@@ -30,7 +30,6 @@ $(STAMP): pyproject.toml tools/make_venv.sh tools/minilm.txt
 train: $(STAMP) ## train an experiment, then evaluate it (EXP=quickstart, ARGS="--train.epochs 2")
 	$(PY) -m tmr_jax.train --exp $(EXP) --run $(RUN) $(ARGS)
 	$(PY) -m tmr_jax.eval --run $(RUN)
-	$(PY) -m tmr_jax.eval --run $(RUN)
 
 eval: $(STAMP) ## rank the pools of a run again (RUN=runs/quickstart, ARGS="--protocol demo/test")
 	$(PY) -m tmr_jax.eval --run $(RUN) $(ARGS)
