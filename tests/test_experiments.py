@@ -15,6 +15,7 @@ import pytest
 from tmr_jax.assembly import init_params
 from tmr_jax.config import Experiment, from_json, load_experiment, to_json
 from tmr_jax.data.pools import PROTOCOLS
+from tmr_jax.eval import default_protocols
 
 FILES = sorted(
     p for p in (Path(__file__).parent.parent / "experiments").glob("*.py") if p.stem != "__init__"
@@ -40,8 +41,8 @@ def test_is_short_and_says_what_it_is(path: Path) -> None:
 def test_is_the_same_after_json_and_names_pools_that_exist(path: Path) -> None:
     config = load_experiment(path.stem)
     assert from_json(to_json(config)) == config
-    assert set(config.eval.protocols) <= set(PROTOCOLS)
-    assert config.eval.protocols, "what is it measured on?"
+    measured = default_protocols(config)  # those it names, or its own data set's test pool
+    assert measured and set(measured) <= set(PROTOCOLS)
     assert config.features.max_tokens <= max(config.train.text_buckets)
 
 
