@@ -31,6 +31,6 @@ CONFIG = Experiment(
         batch_size=64,
         text_buckets=(48, 64, 96, 128),
         precision="bfloat16",
-        eval_every=4,
+        eval_every=2,
     ),
 )
