@@ -28,7 +28,7 @@ CONFIG = Experiment(
     ),
     optim=OptimConfig(text_lr=1e-4, base_lr=7e-4, warmup=300, schedule="cosine"),
     train=TrainConfig(
-        epochs=12,
+        epochs=10,
         batch_size=64,
         text_buckets=(16, 32, 64, 96, 128),
         precision="bfloat16",
