@@ -2,8 +2,8 @@
 
 XLA asks for each step's temporary buffers, some gigabytes, and gives them back after it. By
 default glibc returns blocks of that size to the system at once, and the next step pays for fresh
-pages: a quarter of the processor time of a MiniLM step went into page faults, and quickstart
-trained at 35 pairs/s instead of 60 (experiments/LOG.md).
+pages. Gradients of a MiniLM-sized encoder take 1.37 times as long that way
+(tools/bench_cpu_step.py, experiments/LOG.md).
 """
 
 from __future__ import annotations

@@ -31,14 +31,14 @@ def node_graph(graph: Graphs) -> Int[Array, " N"]:
     )
 
 
-MULTI_HOT_BELOW = 1024  # rows of a table that a matrix product reads faster than a gather
+MULTI_HOT_BELOW = 1024  # rows of a table that is read by a matrix product, not by a gather
 
 
 class ColumnEmbedding(nn.Module):
     """Sum of one learned table per integer column: [N, F] -> [N, D].
 
-    Small tables are read by one multi-hot matrix product: the backward of a gather is a scatter,
-    which XLA's CPU backend runs row by row (a third of the molecule's step when measured).
+    Small tables are read by one multi-hot matrix product. It was taken for the faster form and is
+    not: alone it takes twice as long on CPU (tools/bench_cpu_step.py, experiments/LOG.md).
     """
 
     sizes: Sequence[int]
