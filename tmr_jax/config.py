@@ -74,6 +74,7 @@ class GraphEncoderConfig:
     layers: int = 3
     width: int = 600
     dropout: float = 0.0
+    readout: Literal["mean", "mean_mlp"] = "mean"  # mean_mlp adds what mean, sum and maximum say
 
 
 @dataclass(frozen=True)

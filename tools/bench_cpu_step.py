@@ -1,8 +1,7 @@
-"""Two choices for training on a CPU against their alternatives: python tools/bench_cpu_step.py
+"""Keeping freed memory (tmr_jax/memory.py) against giving it back: python tools/bench_cpu_step.py
 
-memory: gradients of a MiniLM-sized text encoder, 64 texts of 64 tokens, with freed memory kept by
-the process and given back. columns: forward and backward of one bond table, read by a product and
-by a gather. Each form runs in a process of its own, A B A B; the median second is printed.
+Gradients of a MiniLM-sized text encoder, 64 texts of 64 tokens. Each form runs in a process of its
+own, A B A B; the medians and their ratio are printed.
 """
 
 from __future__ import annotations
@@ -43,36 +42,18 @@ def memory(kept: bool) -> float:
     return seconds(run, (params,), 5)
 
 
-def columns(product: bool) -> float:
-    import jax
-    import jax.numpy as jnp
-
-    from tmr_jax.features.atoms import EDGE_SIZES
-    from tmr_jax.nn import gcn
-
-    gcn.MULTI_HOT_BELOW = gcn.MULTI_HOT_BELOW if product else 0
-    model = gcn.ColumnEmbedding(EDGE_SIZES, 300)
-    keys = jax.random.split(jax.random.key(1), len(EDGE_SIZES))
-    drawn = [jax.random.randint(k, (5500,), 0, n) for k, n in zip(keys, EDGE_SIZES, strict=True)]
-    bonds = jnp.stack(drawn, axis=1)
-    params = model.init(jax.random.key(0), bonds)
-    return seconds(jax.jit(jax.grad(lambda p: (model.apply(p, bonds) ** 2).sum())), (params,), 20)
-
-
 def main() -> None:
-    if len(sys.argv) == 3:
-        form = {"memory": memory, "columns": columns}[sys.argv[1]]
-        print(json.dumps(form(sys.argv[2] == "1")))
+    if len(sys.argv) == 2:
+        print(json.dumps(memory(sys.argv[1] == "kept")))
         return
-    for name in ("columns", "memory"):
-        found: dict[str, list[float]] = {"1": [], "0": []}
-        for _ in range(2):
-            for form in found:
-                command = [sys.executable, __file__, name, form]
-                out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                found[form].append(json.loads(out))
-        ours, other = (statistics.median(found[form]) for form in ("1", "0"))
-        print(f"{name}: {ours * 1e3:.1f} ms against {other * 1e3:.1f} ms, ratio {other / ours:.2f}")
+    found: dict[str, list[float]] = {"kept": [], "given back": []}
+    for _ in range(2):
+        for form in found:
+            command = [sys.executable, __file__, form]
+            out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            found[form].append(json.loads(out))
+    kept, back = (statistics.median(times) for times in found.values())
+    print(f"kept {kept * 1e3:.0f} ms, given back {back * 1e3:.0f} ms, ratio {back / kept:.2f}")
 
 
 if __name__ == "__main__":

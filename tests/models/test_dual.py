@@ -29,7 +29,7 @@ SMILES = ["C", "[Na+].[Cl-]", "c1ccccc1O", "C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O"
 TEXTS = [f"the molecule is number {i} of a few" for i in range(len(SMILES))]
 
 
-def built(smiles, texts, kind="ogb", motif="none", dim=16, vocabulary=TOKENIZER):
+def built(smiles, texts, kind="ogb", motif="none", dim=16, vocabulary=TOKENIZER, readout="mean"):
     """A small model and one batch of all the pairs."""
     tokenizer = load_tokenizer(vocabulary)
     text = text_table(texts, tokenizer, 64)
@@ -40,7 +40,7 @@ def built(smiles, texts, kind="ogb", motif="none", dim=16, vocabulary=TOKENIZER)
         atoms = build_vocabulary(mol)
         mol, _ = apply_vocabulary(mol, atoms)
         sizes, edges = (len(atoms.identifiers) + 1,), ()
-    graph = GraphEncoderConfig("gcn" if kind == "morgan1" else "residual", 3, 24)
+    graph = GraphEncoderConfig("gcn" if kind == "morgan1" else "residual", 3, 24, readout=readout)
     model = build_model(
         ModelConfig(dim=dim, graph=graph, text=TextEncoderConfig(dropout=0.0)),
         FeatureConfig(kind, motif),
@@ -59,16 +59,24 @@ def pooled(model, params, batch: Batch, method: str):
     return model.apply({"params": params}, part, method=method).pooled
 
 
-@pytest.mark.parametrize("kind, motif", [("ogb", "none"), ("ogb", "brics"), ("morgan1", "none")])
-def test_a_molecule_alone_equals_itself_in_a_batch(kind, motif):
-    model, batch = built(SMILES, TEXTS, kind, motif)
+@pytest.mark.parametrize(
+    "kind, motif, readout",
+    [
+        ("ogb", "none", "mean"),
+        ("ogb", "none", "mean_mlp"),
+        ("ogb", "brics", "mean"),
+        ("morgan1", "none", "mean"),
+    ],
+)
+def test_a_molecule_alone_equals_itself_in_a_batch(kind, motif, readout):
+    model, batch = built(SMILES, TEXTS, kind, motif, readout=readout)
     params = jax.jit(model.init)(jax.random.key(0), batch)["params"]
     together = pooled(model, params, batch, "encode_molecule")
     assert together.shape == (len(SMILES), 16) and bool(jnp.isfinite(together).all())
     if kind == "morgan1":
         return  # its vocabulary is made from the molecules of the batch
     for i in (0, 1, 3):  # one atom; two without a bond; a stereo centre
-        _, alone = built(SMILES[i : i + 1], TEXTS[i : i + 1], kind, motif)
+        _, alone = built(SMILES[i : i + 1], TEXTS[i : i + 1], kind, motif, readout=readout)
         np.testing.assert_allclose(
             pooled(model, params, alone, "encode_molecule")[0], together[i], atol=1e-5
         )

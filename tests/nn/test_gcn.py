@@ -89,7 +89,7 @@ def test_renumbering_atoms_renumbers_states():
     np.testing.assert_allclose(a[order][:6], b[:6], atol=1e-5)
 
 
-def test_multi_hot_product_equals_sum_of_lookups():
+def test_column_embedding_is_the_sum_of_its_tables_rows():
     columns = np.array([[0, 2, 7], [3, 1, 1999], [1, 0, 0]])
     model = ColumnEmbedding((4, 3, 2000), DIM)
     variables = model.init(jax.random.key(0), columns)

@@ -13,7 +13,7 @@ from tmr_jax.config import GraphEncoderConfig
 from tmr_jax.losses.contrastive import info_nce, same_pair
 from tmr_jax.nn.bert import Backward, Bert, BertConfig
 from tmr_jax.nn.gcn import GCN, ColumnEmbedding, ResidualGCN, node_graph
-from tmr_jax.nn.pooling import masked_mean, segment_mean
+from tmr_jax.nn.pooling import Readout, masked_mean, segment_mean
 from tmr_jax.types import Batch, MolBatch, MolOut, TextBatch, TextOut
 
 MAX_LOG_SCALE = 4.605170185988092  # log 100 (R20)
@@ -61,8 +61,11 @@ class GraphEncoder(nn.Module):
                 name="layers",
             )(graph, nodes, not train)
         nodes = nn.LayerNorm(name="norm")(nodes)
-        of_graph = node_graph(graph)
-        return MolOut(self._pool(nodes, of_graph, mol.motif, len(graph.n_node)), nodes, of_graph)
+        of_graph, graphs = node_graph(graph), len(graph.n_node)
+        pooled = self._pool(nodes, of_graph, mol.motif, graphs)
+        if self.config.readout == "mean_mlp":
+            pooled = pooled + Readout(name="readout")(nodes, of_graph, graphs)[:-1]
+        return MolOut(pooled, nodes, of_graph)
 
     def _pool(self, nodes: Array, of_graph: Array, motif: Array, graphs: int) -> Array:
         if self.motif == "brics":

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jraph
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from tmr_jax.nn.bert import Backward, Dense
@@ -31,36 +32,20 @@ def node_graph(graph: Graphs) -> Int[Array, " N"]:
     )
 
 
-MULTI_HOT_BELOW = 1024  # rows of a table that is read by a matrix product, not by a gather
-
-
 class ColumnEmbedding(nn.Module):
-    """Sum of one learned table per integer column: [N, F] -> [N, D].
-
-    Small tables are read by one multi-hot matrix product. It was taken for the faster form and is
-    not: alone it takes twice as long on CPU (tools/bench_cpu_step.py, experiments/LOG.md).
-    """
+    """Sum of one learned table per integer column: [N, F] -> [N, D], float32."""
 
     sizes: Sequence[int]
     features: int
-    dtype: Any = jnp.float32
     stddev: float = 0.168  # the spread of the mol2vec vectors that the family starts from (1.1)
 
     @nn.compact
     def __call__(self, columns: Int[Array, "N F"]) -> Float[Array, "N D"]:
         init = nn.initializers.normal(self.stddev / len(self.sizes) ** 0.5)
-        table = self.param("embedding", init, (sum(self.sizes), self.features)).astype(self.dtype)
-        hot, rows, looked_up = [], [], []
-        for i, size in enumerate(self.sizes):
-            start = sum(self.sizes[:i])
-            part = table[start : start + size]
-            if size < MULTI_HOT_BELOW:
-                hot.append(jax.nn.one_hot(columns[:, i], size, dtype=self.dtype))
-                rows.append(part)
-            else:
-                looked_up.append(part[columns[:, i]])
-        if hot:
-            looked_up.append(jnp.concatenate(hot, axis=1) @ jnp.concatenate(rows))
+        table = self.param("embedding", init, (sum(self.sizes), self.features))
+        starts = np.cumsum([0, *self.sizes[:-1]])  # the tables lie one under another
+        # Column by column: one gather [N, F, D] and its sum would hold F times the memory.
+        looked_up = [table[columns[:, i] + start] for i, start in enumerate(starts)]
         return sum(looked_up[1:], start=looked_up[0])
 
 
@@ -112,8 +97,8 @@ class ResidualGCN(nn.Module):
         receivers: Any = graph.receivers
         for i in range(self.layers):
             h = nn.LayerNorm(name=f"norm_{i}")(x)
-            bond = ColumnEmbedding(self.edge_sizes, self.dim, self.dtype, name=f"bond_{i}")(bonds)
-            message = nn.relu(h[graph.senders] + bond.astype(jnp.float32))
+            bond = ColumnEmbedding(self.edge_sizes, self.dim, name=f"bond_{i}")(bonds)
+            message = nn.relu(h[graph.senders] + bond)
             h = h + jax.ops.segment_sum(message, receivers, len(x))
             h = Dense(self.width, self.backward, lecun, name=f"inner_{i}")(h.astype(self.dtype))
             h = Dense(self.dim, self.backward, lecun, name=f"outer_{i}")(nn.relu(h))
