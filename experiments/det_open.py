@@ -24,9 +24,7 @@ CONFIG = Experiment(
     features=FeatureConfig(molecule="ogb_morgan", max_tokens=128),
     model=ModelConfig(
         text=TextEncoderConfig(source="minilm", pooling="mean", dropout=0.0),
-        graph=GraphEncoderConfig(
-            kind="residual", layers=5, width=600, dropout=0.1, readout="mean_mlp"
-        ),
+        graph=GraphEncoderConfig("residual", layers=5, dropout=0.1, readout="mean_mlp"),
     ),
     optim=OptimConfig(text_lr=1e-4, base_lr=7e-4, warmup=300, schedule="cosine"),
     train=TrainConfig(
