@@ -78,17 +78,43 @@ class GraphEncoderConfig:
 
 
 @dataclass(frozen=True)
+class TaprConfig:
+    """Text-anchored perturbation, of `difftmr` only (MODELS.md A1.3)."""
+
+    mode: Literal["off", "mean", "scalar", "matrix"] = "matrix"
+    bias: float = -3.0  # b0 of the matrix form; the paper's literal value is 0 (R5)
+    anchor: Literal["paired", "pairwise"] = "paired"  # the texts of P in training (R6)
+
+
+@dataclass(frozen=True)
+class HdanConfig:
+    """Hierarchical diffusion alignment, of `difftmr` only (MODELS.md A1.5)."""
+
+    steps: int = 50  # T
+    gamma: float = 0.4  # share of the local score; 0 leaves it out
+    state: Literal["outside", "inside"] = "outside"  # X_k and the attention's softmax (R9)
+    clean: Literal["simplex", "clamp"] = "simplex"  # X0_hat of a sampling step (R26)
+    scaled: bool = False  # attention by 1 / sqrt(D) (R10)
+    objective: Literal["random_step", "all_steps", "unrolled"] = "random_step"
+    gradient: float = 0.0  # share of L_Gen's gradient that the encoders get (R22)
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     name: str = "dual"
     dim: int = 300
     text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     graph: GraphEncoderConfig = field(default_factory=GraphEncoderConfig)
+    tapr: TaprConfig = field(default_factory=TaprConfig)
+    hdan: HdanConfig = field(default_factory=HdanConfig)
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     text_lr: float = 3e-5
     base_lr: float = 1e-4
+    coupling_lr: float = 1e-5  # Theta of TAPR
+    denoiser_lr: float = 1e-3  # both HDANs and the word weights: cosine to zero, no warm-up
     warmup: int = 1000  # steps; short runs use min(warmup, 10 % of all steps) (R23)
     schedule: Literal["linear", "cosine", "released"] = "linear"
     clip: float = 1.0

@@ -68,8 +68,17 @@ class TextOut(NamedTuple):
 
 class MolOut(NamedTuple):
     pooled: Float[Array, "B D"]
-    nodes: Float[Array, "N D"]
-    node_graph: Int[Array, " N"]  # which graph an atom belongs to; B for padding
+    nodes: Float[Array, "N D"]  # of the atoms; under motif="brics" of the motifs
+    node_graph: Int[Array, " N"]  # which graph a row belongs to; B for padding
+
+
+class EncodedBatch(NamedTuple):
+    """A batch whose sides the encoders have read: what a generator trains on by itself."""
+
+    text: TextOut
+    mol: MolOut
+    text_group: Int[Array, " B"]
+    mol_group: Int[Array, " B"]
 
 
 class Pool(NamedTuple):

@@ -30,9 +30,9 @@ from tmr_jax.data.cache import TextTable, cache_folder, molecule_table, text_tab
 from tmr_jax.data.pools import load_pool, validation_protocol
 from tmr_jax.losses.contrastive import info_nce, same_pair
 from tmr_jax.memory import keep_freed_memory
-from tmr_jax.models.dual import MAX_LOG_SCALE, GraphEncoder, unit
+from tmr_jax.models.dual import MAX_LOG_SCALE, GraphEncoder
 from tmr_jax.nn.bert import Bert
-from tmr_jax.nn.pooling import masked_mean
+from tmr_jax.nn.pooling import masked_mean, unit
 from tmr_jax.retrieval.index import encode
 from tmr_jax.retrieval.metrics import metrics
 from tmr_jax.retrieval.rank import rank

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from tmr_jax.config import FeatureConfig, ModelConfig, TrainConfig, did_you_mean
+from tmr_jax.models.difftmr import DiffTMR
 from tmr_jax.models.dual import DualEncoder
 from tmr_jax.nn.bert import BertConfig
 
-MODELS = {"dual": DualEncoder}
+MODELS = {"dual": DualEncoder, "difftmr": DiffTMR}
 
 
 def build_model(
@@ -33,6 +34,10 @@ def build_model(
             "the residual graph encoder reads bond features; morgan1 has none: "
             "use --features.molecule ogb, or --model.graph.kind gcn"
         )
+    more = {}
+    if model.name == "difftmr":
+        _check_generator(model)
+        more = {"slots": features.max_tokens, "tapr": model.tapr, "hdan": model.hdan}
     backward = train.backward
     if backward == "auto":
         backward = "cpu_fast" if jax.default_backend() == "cpu" else "autodiff"
@@ -47,4 +52,25 @@ def build_model(
         motif=features.motif,
         dtype=jnp.dtype(train.precision),
         backward=backward,
+        **more,
     )
+
+
+def _check_generator(model: ModelConfig) -> None:
+    hdan = model.hdan
+    if (hdan.state, hdan.clean) == ("outside", "clamp"):
+        raise ValueError(
+            "expected --model.hdan.clean simplex with the state outside of the softmax, got clamp, "
+            "which collapses there (MODELS.md 5.1); for DiffusionRet's form also say "
+            "--model.hdan.state inside"
+        )
+    if model.dim % 2:
+        raise ValueError(
+            f"expected an even --model.dim, half sines and half cosines of the step; got "
+            f"{model.dim}; add one"
+        )
+    if not (hdan.steps >= 1 and 0 <= hdan.gamma <= 1 and 0 <= hdan.gradient <= 1):
+        raise ValueError(
+            "expected at least one of --model.hdan.steps, and gamma and gradient from 0 to 1; got "
+            f"{hdan.steps}, {hdan.gamma} and {hdan.gradient}"
+        )

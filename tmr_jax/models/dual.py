@@ -13,16 +13,11 @@ from tmr_jax.config import GraphEncoderConfig
 from tmr_jax.losses.contrastive import info_nce, same_pair
 from tmr_jax.nn.bert import Backward, Bert, BertConfig
 from tmr_jax.nn.gcn import GCN, ColumnEmbedding, ResidualGCN, node_graph
-from tmr_jax.nn.pooling import Readout, masked_mean, segment_mean
+from tmr_jax.nn.pooling import Readout, masked_mean, segment_mean, unit
 from tmr_jax.types import Batch, MolBatch, MolOut, TextBatch, TextOut
 
 MAX_LOG_SCALE = 4.605170185988092  # log 100 (R20)
 UNKNOWN_RATE = 0.01  # of atoms shown as unknown in training, so that the slot is trained (1.1)
-
-
-def unit(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
-    """Rows of length one; 1e-8 keeps a zero row from dividing by zero (A1.3)."""
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-8)
 
 
 class GraphEncoder(nn.Module):
@@ -62,20 +57,21 @@ class GraphEncoder(nn.Module):
             )(graph, nodes, not train)
         nodes = nn.LayerNorm(name="norm")(nodes)
         of_graph, graphs = node_graph(graph), len(graph.n_node)
-        pooled = self._pool(nodes, of_graph, mol.motif, graphs)
+        if self.motif == "brics":
+            nodes, of_graph = _motifs(nodes, of_graph, mol.motif, graphs)
+        # h^g is the mean of the h^m in use (A1.8): of atoms, or of motifs.
+        pooled = segment_mean(nodes, of_graph, graphs)[:-1]
         if self.config.readout == "mean_mlp":
             pooled = pooled + Readout(name="readout")(nodes, of_graph, graphs)[:-1]
         return MolOut(pooled, nodes, of_graph)
 
-    def _pool(self, nodes: Array, of_graph: Array, motif: Array, graphs: int) -> Array:
-        if self.motif == "brics":
-            # h^g is the mean of the motif features in use (A1.8), a motif the mean of its atoms.
-            count = len(nodes)
-            motif_of_graph = jax.ops.segment_max(of_graph, motif, count)
-            features = segment_mean(nodes, motif, count)
-            used = jnp.where(motif_of_graph < 0, graphs - 1, motif_of_graph)
-            return segment_mean(features, used, graphs)[:-1]
-        return segment_mean(nodes, of_graph, graphs)[:-1]
+
+def _motifs(nodes: Array, of_graph: Array, motif: Array, graphs: int) -> tuple[Array, Array]:
+    """Mean of the atoms of each motif and the motif's graph; rows not in use go to the padding."""
+    count = len(nodes)
+    motif_of_graph = jax.ops.segment_max(of_graph, motif, count)
+    features = segment_mean(nodes, motif, count)
+    return features, jnp.where(motif_of_graph < 0, graphs - 1, motif_of_graph)
 
 
 class DualEncoder(nn.Module):

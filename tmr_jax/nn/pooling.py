@@ -7,6 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+NORM_FLOOR = 1e-8  # A1.3
+
+
+def unit(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+    """Rows of length one; a zero row stays zero."""
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), NORM_FLOOR)
+
 
 def masked_mean(x: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
     weight = mask.astype(x.dtype)[:, :, None]

@@ -17,6 +17,11 @@ from jaxtyping import Array, Int
 from tmr_jax.config import OptimConfig
 
 SHORT_RUN = 10  # warm-up takes at most one step in this many
+GROUPS = {
+    "text_encoder": "text",
+    "coupling": "coupling",
+    **dict.fromkeys(("t2m", "m2t", "word_weights"), "denoiser"),
+}
 NEVER = jnp.iinfo(jnp.int32).max
 
 
@@ -28,13 +33,16 @@ def build_optimizer(
     An update that is not finite leaves parameters and moments as they were and is counted in the
     state (see `skipped`).
     """
-    rates = {"text": config.text_lr, "base": config.base_lr}
+    rates: dict[str, optax.ScalarOrSchedule] = {
+        "text": schedule(config, config.text_lr, total_steps),
+        "base": schedule(config, config.base_lr, total_steps),
+        "coupling": schedule(config, config.coupling_lr, total_steps),
+        "denoiser": optax.cosine_decay_schedule(config.denoiser_lr, max(total_steps, 1)),
+    }
     groups: dict[Hashable, optax.GradientTransformation] = {
-        name: optax.adamw(
-            schedule(config, rate, total_steps), weight_decay=config.weight_decay, mask=_decays
-        )
+        name: optax.adamw(rate, weight_decay=config.weight_decay, mask=_decays)
         if config.weight_decay
-        else optax.adam(schedule(config, rate, total_steps))
+        else optax.adam(rate)
         for name, rate in rates.items()
     }
     labels = jax.tree_util.tree_map_with_path(lambda path, _: group_of(_names(path)), params)
@@ -46,7 +54,7 @@ def build_optimizer(
 
 def group_of(path: tuple[str, ...]) -> str:
     """Which group of R23 a parameter belongs to, by the path of its names."""
-    return "text" if path[0] == "text_encoder" else "base"
+    return GROUPS.get(path[0], "base")
 
 
 def schedule(config: OptimConfig, peak: float, total_steps: int) -> optax.Schedule:

@@ -1,0 +1,220 @@
+"""DiffTMR: the dual encoder with text-anchored perturbation and a denoiser for each direction.
+
+Equations: MODELS.md A1.3 (TAPR), A1.4 (L_Dis), A1.5 (HDAN, L_Gen), A1.6-A1.7 (inference). The
+generator reads features only, so a batch may come encoded: `two_stage` trains it on the features of
+a finished encoder, `joint` beside the encoder in one loss.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from tmr_jax.config import HdanConfig, TaprConfig
+from tmr_jax.losses.contrastive import info_nce, same_pair
+from tmr_jax.losses.diffusion import clean_rows, denoising_kl
+from tmr_jax.models.dual import MAX_LOG_SCALE, DualEncoder
+from tmr_jax.nn.diffusion import (
+    Form,
+    Hdan,
+    HdanWeights,
+    Pairs,
+    alpha_bar,
+    at_time,
+    denoise,
+    log_clean,
+    prepare,
+    sample,
+)
+from tmr_jax.nn.pooling import unit
+from tmr_jax.nn.tapr import Tapr, best_of
+from tmr_jax.types import Batch, EncodedBatch, MolOut, TextOut
+
+
+class WordWeights(nn.Module):
+    """How much each word counts for the local score: softmax of a small network (A1.5)."""
+
+    dim: int
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Array:
+        small = nn.initializers.normal(0.02)  # R10
+        hidden = nn.relu(nn.Dense(2 * self.dim, kernel_init=small, name="inner")(tokens))
+        logits = nn.Dense(1, kernel_init=small, name="outer")(hidden)[..., 0]
+        return jax.nn.softmax(jnp.where(mask, logits, -jnp.inf), -1)
+
+
+class DiffTMR(DualEncoder):
+    """The encoders keep their names, so the parameters of a dual encoder fit in."""
+
+    slots: int = 256  # words that Theta has a row for: the longest text
+    tapr: TaprConfig = TaprConfig()
+    hdan: HdanConfig = HdanConfig()
+
+    def setup(self) -> None:
+        super().setup()
+        self.coupling = Tapr(self.tapr.mode, self.slots, self.dim, self.tapr.bias)
+        self.word_weights = WordWeights(self.dim)
+        self.t2m, self.m2t = Hdan(self.dim), Hdan(self.dim)
+
+    @property
+    def form(self) -> Form:
+        h = self.hdan
+        return Form(h.steps, h.gamma, h.state, h.clean, h.scaled)
+
+    # Training
+
+    def loss(
+        self, batch: Batch | EncodedBatch, key: Key[Array, ""], train: bool = True
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """L = L_Dis + L_Gen (A1.4, A1.5). One noise vector for each molecule (R6)."""
+        if isinstance(batch, EncodedBatch):
+            text, mol = batch.text, batch.mol
+        else:
+            text = self.encode_text(batch.text, train)
+            mol = self.encode_molecule(batch.mol, train)
+        duplicate = same_pair(batch.text_group, batch.mol_group)
+        for_noise, for_t2m, for_m2t = jax.random.split(key, 3)
+        noise = jax.random.normal(for_noise, mol.pooled.shape)
+        scores, perturbed = self._perturb_batch(text, mol, noise)
+        scale = jnp.exp(jnp.clip(self.log_scale, None, MAX_LOG_SCALE))
+        dis, parts = info_nce(scale * scores, duplicate)
+        t2m, m2t = self._generative(text, mol, perturbed, duplicate, for_t2m, for_m2t)
+        total = dis + t2m + m2t
+        parts |= {"loss/dis": dis, "loss/gen_t2m": t2m, "loss/gen_m2t": m2t}
+        return total, parts | {"loss": total, "scale": scale}
+
+    def _perturb_batch(self, text: TextOut, mol: MolOut, noise: Array) -> tuple[Array, Array]:
+        """s_ij of every text with every molecule, and h_P, [1, B, D] or by text [B, B, D]."""
+        words, goals = unit(text.tokens), unit(mol.pooled)
+        if self.tapr.anchor == "paired":
+            cosines = (words @ goals[:, :, None])[..., 0]  # [B, T]
+            radius = self.coupling(cosines, text.mask)[None]
+        else:
+            cosines = (words @ goals.T).swapaxes(1, 2)  # [B texts, B molecules, T]
+            radius = self.coupling(cosines, text.mask[:, None, :])
+        perturbed = mol.pooled[None] + radius * noise[None]
+        return (unit(text.pooled)[:, None, :] * unit(perturbed)).sum(-1), perturbed
+
+    def _generative(
+        self,
+        text: TextOut,
+        mol: MolOut,
+        perturbed: Array,
+        duplicate: Array,
+        for_t2m: Array,
+        for_m2t: Array,
+    ) -> tuple[Array, Array]:
+        """L_Gen of both directions; the candidates are those of the batch (R14, R17, R18)."""
+
+        def gate(x: Array) -> Array:
+            """R22: what the encoders may learn from the generator."""
+            stopped = jax.lax.stop_gradient(x)
+            share = self.hdan.gradient
+            return stopped if share == 0 else stopped + share * (x - stopped)
+
+        text = text._replace(pooled=gate(text.pooled), tokens=gate(text.tokens))
+        mol = mol._replace(pooled=gate(mol.pooled), nodes=gate(mol.nodes))
+        local = self.local_scores(text, mol)
+        real = jnp.ones((1, len(local)), bool)
+        goal = clean_rows(
+            duplicate
+        )  # of texts and of molecules alike: who is a duplicate is mutual
+        t2m, m2t = self.t2m(), self.m2t()
+        pairs = prepare(t2m, text.pooled, gate(perturbed), local, real, self.form)
+        back = prepare(m2t, mol.pooled, text.pooled[None], local.T, real, self.form)
+        return (
+            objective(self.hdan.objective, t2m, pairs, goal, for_t2m, self.form),
+            objective(self.hdan.objective, m2t, back, goal, for_m2t, self.form),
+        )
+
+    def local_scores(self, text: TextOut, mol: MolOut) -> Float[Array, "B B"]:
+        """r_ij: each word of text i takes the motif of molecule j nearest to it (A1.5)."""
+        words, motifs = unit(text.tokens), unit(mol.nodes)
+        graphs = len(mol.pooled)
+        cosines = motifs @ words.reshape(-1, words.shape[-1]).T  # [N, B T]
+        nearest = jax.ops.segment_max(cosines, mol.node_graph, graphs + 1)[:-1]
+        nearest = nearest.reshape(graphs, *text.mask.shape)  # [B molecules, B texts, T]
+        return (nearest * self.word_weights(text.tokens, text.mask)[None]).sum(-1).T
+
+    def __call__(self, batch: Batch) -> Float[Array, "B B"]:
+        """All parameters are touched once: what `init` runs."""
+        self.loss(batch, jax.random.key(0), train=False)
+        return super().__call__(batch)
+
+    # Retrieval: the pieces that tmr_jax.retrieval.refine puts together
+
+    def weigh_words(self, text: TextOut) -> Float[Array, "B T"]:
+        """f of A1.5: weights of the words of each text, zero on padding."""
+        return self.word_weights(text.tokens, text.mask)
+
+    def perturb(
+        self,
+        text: Float[Array, "Q #K D"],
+        mol: Float[Array, "Q #K D"],
+        cosines: Float[Array, "Q K T"],
+        mask: Bool[Array, "Q #K T"],
+        noise: Float[Array, "F D"],
+    ) -> tuple[Float[Array, "Q K"], Float[Array, "Q K D"]]:
+        """s1 and h_P of A1.7 for pairs; the side that asks has one row for all K.
+
+        `cosines` are those of the words of the pair's own text with its molecule (R7).
+        """
+        return best_of(text, mol, self.coupling(cosines, mask), noise)
+
+    def reconstruct(
+        self,
+        direction: str,
+        query: Float[Array, "Q D"],
+        candidates: Float[Array, "Q K D"],
+        local: Float[Array, "Q K"],
+        noise: Float[Array, "R Q K"],
+        samples: int,
+    ) -> Float[Array, "S Q K"]:
+        """X0_hat after each step of the sampler, averaged over R initial noises (A1.6)."""
+        weights = self.t2m() if direction == "t2m" else self.m2t()
+        real = jnp.ones((1, candidates.shape[1]), bool)
+        pairs = prepare(weights, query, candidates, local, real, self.form)
+        traces = [sample(weights, pairs, x, self.form, samples)[0] for x in noise]
+        return jnp.stack(traces).mean(0)
+
+
+def objective(
+    kind: str,
+    weights: HdanWeights,
+    pairs: Pairs,
+    goal: Float[Array, "B B"],
+    key: Key[Array, ""],
+    form: Form,
+) -> Float[Array, ""]:
+    """Mean KL(X_0 || X0_hat) over queries and, by kind, over steps (A1.8)."""
+    for_step, for_noise = jax.random.split(key)
+    levels = jnp.asarray(alpha_bar(form.steps), jnp.float32)
+
+    def kl(p: Array) -> Array:
+        return denoising_kl(goal, log_clean(p, pairs.mask)).mean()
+
+    def noised(k: Int[Array, " #B"], noise: Array) -> Array:
+        """KL where the clean rows are mixed with noise to the level of step k."""
+        level = levels[k][:, None]
+        state = jnp.sqrt(level) * goal + jnp.sqrt(1 - level) * noise
+        return kl(denoise(weights, pairs, at_time(weights, pairs, k, form), state, form))
+
+    if kind == "random_step":
+        k = jax.random.randint(for_step, (len(goal),), 1, form.steps + 1)
+        return noised(k, jax.random.normal(for_noise, goal.shape))
+    if kind == "unrolled":
+        noise = jax.random.normal(for_noise, goal.shape)
+        _, seen = sample(weights, pairs, noise, form, form.steps, kl)
+        assert seen is not None
+        return seen.mean()
+
+    def step(total: Array, k: Array) -> tuple[Array, None]:
+        noise = jax.random.normal(jax.random.fold_in(for_noise, k), goal.shape)
+        return total + noised(k[None], noise), None
+
+    # Kept from each of the T steps would be B x B hidden layers: they are made again instead.
+    total, _ = jax.lax.scan(jax.checkpoint(step), jnp.zeros(()), jnp.arange(1, form.steps + 1))
+    return total / form.steps

@@ -1,0 +1,229 @@
+"""The denoiser of hierarchical diffusion alignment, HDAN, and its sampler (MODELS.md A1.5, A1.6).
+
+For a query and N candidates the state x [N] is a noisy one-hot row of which candidate belongs to
+the query; the network reads it with the features and says what the clean row is. It treats all
+candidates alike: no index of a candidate reaches it, so where the positive stands says nothing
+(R8, A5.3-4).
+
+Everything that does not depend on the state is linear in what it is made of. `prepare` (pairs) and
+`at_time` (steps) do that part once, outside of the scan; `denoise` is what is left for each step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+SHARPNESS = 100.0  # d of A1.5
+OFFSET = 0.008  # of the cosine schedule (3.2)
+MAX_BETA = 0.999
+TIME_BASE = 10_000.0
+NOWHERE = -1e9  # logit of a padded candidate
+
+small = nn.initializers.normal(0.02)  # mandatory: d multiplies the output a hundredfold (R10)
+
+
+def alpha_bar(steps: int) -> Float[np.ndarray, " S1"]:
+    """abar_0 = 1, abar_1 .. abar_T of the cosine schedule (3.2), float64 [T + 1]."""
+    u = np.arange(steps + 1) / steps
+    f = np.cos((u + OFFSET) / (1 + OFFSET) * np.pi / 2) ** 2
+    beta = np.minimum(1 - f[1:] / f[:-1], MAX_BETA)
+    return np.concatenate([[1.0], np.cumprod(1 - beta)])
+
+
+def visited(steps: int, samples: int) -> tuple[int, ...]:
+    """The steps that a sampler of `samples` <= T steps visits, from T down (A1.6)."""
+    if not 1 <= samples <= steps:
+        raise ValueError(
+            f"expected 1 to {steps} sampling steps, as many as were trained at most; got {samples}"
+        )
+    return tuple(sorted({round(k) for k in np.linspace(steps, 1, samples)}, reverse=True))
+
+
+def time_features(k: Int[Array, "*B"], dim: int) -> Float[Array, "*B D"]:
+    """Sinusoids of the step number: sines, then cosines, base 10,000."""
+    half = dim // 2
+    rate = TIME_BASE ** (-jnp.arange(half) / half)
+    angle = k[..., None] * rate.reshape((1,) * k.ndim + (half,))
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1)
+
+
+class HdanWeights(NamedTuple):
+    """Parameters of one direction (A1.9); D is the shared embedding."""
+
+    query: Array  # [D, D]
+    key: Array  # [D, D]
+    value: Array  # [D, D]
+    out: Array  # [D, D]
+    out_bias: Array  # [D]
+    time_in: Array  # [D, D]
+    time_in_bias: Array  # [D]
+    time_out: Array  # [D, D]
+    time_out_bias: Array  # [D]
+    depth: Array  # [D], the depthwise kernel of size one (R8)
+    depth_bias: Array  # [D]
+    lift: Array  # [D], of the local score (R12)
+    lift_bias: Array  # [D]
+    inner: Array  # [2 D, 2 D]
+    inner_bias: Array  # [2 D]
+    outer: Array  # [2 D]
+    outer_bias: Array  # []
+
+
+class Hdan(nn.Module):
+    """Holds the parameters of one direction; the mathematics are the functions below."""
+
+    dim: int
+
+    @nn.compact
+    def __call__(self) -> HdanWeights:
+        d = self.dim
+        shape = {
+            **dict.fromkeys(("query", "key", "value", "out", "time_in", "time_out"), (d, d)),
+            **dict.fromkeys(("depth", "lift"), (d,)),
+            "inner": (2 * d, 2 * d),
+            "outer": (2 * d,),
+        }
+        bias = {
+            **dict.fromkeys(("out", "time_in", "time_out", "depth", "lift"), (d,)),
+            "inner": (2 * d,),
+            "outer": (),
+        }
+        weights = {name: self.param(name, small, s) for name, s in shape.items()}
+        biases = {
+            f"{name}_bias": self.param(f"{name}_bias", nn.initializers.zeros, s)
+            for name, s in bias.items()
+        }
+        return HdanWeights(**weights, **biases)
+
+
+class Form(NamedTuple):
+    """The variants of the network that are open (R9, R10, R12, R26)."""
+
+    steps: int = 50  # T
+    gamma: float = 0.4  # share of the local score
+    state: Literal["outside", "inside"] = "outside"  # of the attention's softmax
+    clean: Literal["simplex", "clamp"] = "simplex"
+    scaled: bool = False  # attention by 1 / sqrt(D)
+
+
+class Pairs(NamedTuple):
+    """What `denoise` needs of queries and candidates; a leading 1 is shared by all queries."""
+
+    query: Float[Array, "Q D"]  # q W_q
+    key: Float[Array, "#Q N D"]  # u W_k
+    value: Float[Array, "#Q N D"]  # u W_v
+    hidden: Float[Array, "Q N D2"]  # all of the decoder's first layer that the state leaves alone
+    mask: Bool[Array, "#Q N"]
+
+
+class Times(NamedTuple):
+    """What `denoise` needs of the step: rows for every query, or one for all."""
+
+    attention: Float[Array, "Q N"]  # logits of the candidates
+    value: Float[Array, "#Q D"]  # e W_v
+    hidden: Float[Array, "#Q D2"]
+
+
+def prepare(
+    w: HdanWeights,
+    query: Float[Array, "Q D"],
+    candidates: Float[Array, "#Q N D"],
+    local: Float[Array, "Q N"],
+    mask: Bool[Array, "#Q N"],
+    form: Form,
+) -> Pairs:
+    """The part of A1.5 that knows neither state nor step."""
+    d = query.shape[-1]
+    fused, own = w.inner[:d], w.inner[d:]  # rows for E_joint and for the candidate
+    value = candidates @ w.value
+    rest = 1 - form.gamma
+    constant = (form.gamma * w.lift_bias + rest * (w.depth_bias + w.out_bias)) @ fused
+    hidden = (rest * value * _row(w.depth, 3)) @ fused + candidates @ own
+    hidden = hidden + _row(constant + w.inner_bias, 3)
+    hidden = hidden + form.gamma * local[..., None] * _row(w.lift @ fused, 3)
+    return Pairs(query @ w.query, candidates @ w.key, value, hidden, mask)
+
+
+def at_time(w: HdanWeights, pairs: Pairs, k: Int[Array, " #Q"], form: Form) -> Times:
+    """The part that knows the step, but not the state."""
+    d = w.query.shape[0]
+    e = nn.silu(time_features(k, d) @ w.time_in + _row(w.time_in_bias, 2))
+    e = e @ w.time_out + _row(w.time_out_bias, 2)
+    # q and u both carry e; (q + e W_q) . e W_k is the same for all candidates and cancels.
+    query = pairs.query + e @ w.query
+    logits = (pairs.key @ query[:, :, None])[..., 0]
+    logits = logits / np.sqrt(d) if form.scaled else logits
+    value = e @ w.value
+    hidden = (1 - form.gamma) * (value * _row(w.depth, 2)) @ w.inner[:d]
+    return Times(logits, value, hidden)
+
+
+def denoise(
+    w: HdanWeights, pairs: Pairs, times: Times, x: Float[Array, "Q N"], form: Form
+) -> Float[Array, "Q N"]:
+    """p of A1.5 for a state x; softmax(100 p) over the candidates is X0_hat."""
+    d = pairs.query.shape[-1]
+    x = jnp.where(pairs.mask, x, 0.0)
+    inside = form.state == "inside"
+    logits = jnp.where(pairs.mask, times.attention + x if inside else times.attention, NOWHERE)
+    attention = jax.nn.softmax(logits, -1)
+    weight = attention if inside else attention + x
+    read = (weight[:, None, :] @ pairs.value)[:, 0] + weight.sum(-1, keepdims=True) * times.value
+    # read W_o reaches every candidate's hidden layer alike; its bias is in `prepare`.
+    step = (1 - form.gamma) * (read @ (w.out @ w.inner[:d])) + times.hidden
+    hidden = nn.relu(pairs.hidden + step[:, None, :])
+    return hidden @ w.outer + w.outer_bias + attention
+
+
+def log_clean(p: Float[Array, "Q N"], mask: Bool[Array, "#Q N"]) -> Float[Array, "Q N"]:
+    """log X0_hat: log softmax of 100 p over the real candidates."""
+    return jax.nn.log_softmax(jnp.where(mask, SHARPNESS * p, NOWHERE), -1)
+
+
+def clean(p: Float[Array, "Q N"], mask: Bool[Array, "#Q N"], form: Form) -> Array:
+    """X0_hat of a sampling step: on the simplex, or DiffusionRet's clamp (R26)."""
+    if form.clean == "simplex":
+        return jnp.exp(log_clean(p, mask))
+    return jnp.where(mask, jnp.clip(p, -1.0, 1.0), 0.0)
+
+
+def sample(
+    w: HdanWeights,
+    pairs: Pairs,
+    noise: Float[Array, "Q N"],
+    form: Form,
+    samples: int,
+    each: Callable[[Array], Array] | None = None,
+) -> tuple[Float[Array, "S Q N"], Array | None]:
+    """X0_hat after each visited step, the last being the result: DDIM without noise (A1.6).
+
+    `each`, where given, is called on p of every step; its values come back stacked. It is how
+    training reads the chain; with it, steps are recomputed in the backward pass.
+    """
+    steps = np.array(visited(form.steps, samples))
+    levels = alpha_bar(form.steps)
+    now, then = levels[steps], levels[np.append(steps[1:], 0)]
+    times = jax.vmap(lambda k: at_time(w, pairs, k[None], form))(jnp.asarray(steps))
+
+    def step(x: Array, inputs: tuple[Times, Array, Array]) -> tuple[Array, tuple]:
+        time, a, b = inputs
+        p = denoise(w, pairs, time, x, form)
+        x0 = clean(p, pairs.mask, form)
+        eps = (x - jnp.sqrt(a) * x0) / jnp.sqrt(1 - a)
+        seen = each(p) if each is not None else None
+        return jnp.sqrt(b) * x0 + jnp.sqrt(1 - b) * eps, (x0, seen)
+
+    step = jax.checkpoint(step) if each is not None else step
+    _, (x0, seen) = jax.lax.scan(step, noise, (times, jnp.float32(now), jnp.float32(then)))
+    return x0, seen
+
+
+def _row(vector: Array, rank: int) -> Array:
+    return vector.reshape((1,) * (rank - 1) + vector.shape)

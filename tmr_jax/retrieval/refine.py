@@ -1,0 +1,321 @@
+"""The second stage of DiffTMR over a pool: shortlist, perturbation, denoising (MODELS.md A1.7).
+
+In: both sides of a pool, encoded, each distinct input once. Out: for every query its shortlist in
+the order of s1, and what the denoiser makes of its head. Scores of a pair depend on that pair's
+inputs, on the other candidates of the shortlist and on the seed; never on the order of anything:
+ties go by a hash of the input, and so does the noise that a pair starts from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from tmr_jax.retrieval.index import unit
+from tmr_jax.retrieval.rank import score_chunks
+from tmr_jax.types import Ranking
+
+Direction = Literal["t2m", "m2t"]
+QUERIES = 16  # at once on the device; the last ones are filled up with copies
+
+
+class Side(NamedTuple):
+    """Distinct texts or molecules of a pool: one row each, and the rows of their parts."""
+
+    pooled: Float[np.ndarray, "n D"]  # h^t or h^g, not of length one
+    parts: Float[np.ndarray, "P D"]  # words or motifs, of length one, one item after another
+    offsets: Int[np.ndarray, " n1"]
+    weight: Float[np.ndarray, " P"] | None  # f of the words; None for molecules
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes of A1.7; a pool with fewer candidates has shorter lists."""
+
+    shortlist: int = 256  # K1
+    samples: int = 15  # F, perturbations of a molecule
+    candidates: int = 32  # K, denoised
+    steps: int = 50  # S, of the sampler
+    noises: int = 1  # R, initial states that are averaged
+    seed: int = 0
+
+
+class Refined(NamedTuple):
+    """Row i belongs to query i; columns are in the order of s1, ties by hash."""
+
+    item: Int[np.ndarray, "Q K1"]  # candidates, as rows of their side
+    first: Float[np.ndarray, "Q K1"]  # s0: cosine
+    perturbed: Float[np.ndarray, "Q K1"]  # s1: best of F
+    local: Float[np.ndarray, "Q K"]  # r, of the first K columns
+    clean: Float[np.ndarray, "Q K"]  # X0_hat, of the first K columns
+
+
+def refine(
+    apply: Callable[..., Any],
+    params: Any,
+    text: Side,
+    mol: Side,
+    direction: Direction,
+    queries: Int[np.ndarray, " Q"],
+    settings: Settings,
+    watch: Callable[[int], None] = lambda done: None,
+) -> Refined:
+    """Shortlists of the queries, rows of the asking side, against all of the other side.
+
+    `apply(params, *arrays, method=...)` runs `perturb` and `reconstruct` of the model. `watch` is
+    called with the number of queries done, as often as there is news.
+    """
+    stage = _Stage(apply, params, text, mol, direction, settings)
+    item, first = shortlist(stage.ask_rows[queries], stage.rows, stage.key, stage.count)
+    order = np.argsort(np.diff(stage.asking.offsets)[queries], kind="stable")
+    columns = []
+    for start in range(0, len(order), QUERIES):  # like sizes together: little padding
+        chunk = order[start : start + QUERIES]
+        columns.append(stage.refine(queries[chunk], item[chunk], first[chunk]))
+        watch(start + len(chunk))
+    place = np.argsort(order, kind="stable")
+    return Refined(*(np.concatenate(column)[place] for column in zip(*columns, strict=True)))
+
+
+def shortlist(
+    query: Float[np.ndarray, "Q D"],
+    candidate: Float[np.ndarray, "C D"],
+    key: Int[np.ndarray, " C"],
+    count: int,
+) -> tuple[Int[np.ndarray, "Q K"], Float[np.ndarray, "Q K"]]:
+    """The `count` best candidates by cosine, best first; of equals, those of lower keys."""
+    items, scores = [], []
+    for _, block in score_chunks(query, candidate, 256):
+        edge = np.partition(block, -count, axis=1)[:, -count]
+        for row, least in zip(block, edge, strict=True):
+            near = np.flatnonzero(row >= least)
+            chosen = near[np.lexsort((key[near], -row[near]))[:count]]
+            items.append(chosen)
+            scores.append(row[chosen])
+    return np.array(items), np.array(scores)
+
+
+def hashes(rows: Float[np.ndarray, "n D"]) -> Int[np.ndarray, " n"]:
+    """31 bits of the content of every row: what ties and noise go by, wherever the row stands."""
+    digests = (hashlib.blake2b(row.tobytes(), digest_size=4).digest() for row in rows)
+    return np.frombuffer(b"".join(digests), np.uint32).astype(np.int64) >> 1
+
+
+class _Stage:
+    """One direction of one pool: what is on the device, and the compiled pieces."""
+
+    def __init__(
+        self,
+        apply: Callable[..., Any],
+        params: Any,
+        text: Side,
+        mol: Side,
+        direction: Direction,
+        settings: Settings,
+    ) -> None:
+        self._t2m, self._params = direction == "t2m", params
+        self.asking, self._answering = (text, mol) if self._t2m else (mol, text)
+        self.ask_rows, self.rows = unit(self.asking.pooled), unit(self._answering.pooled)
+        # Of the unit rows: their bits do not depend on what batch an input was encoded in.
+        self._ask_key, self.key = hashes(self.ask_rows), hashes(self.rows)
+        self.count = min(settings.shortlist, len(self.rows))
+        self._head = min(settings.candidates, self.count)
+        self._parts = jnp.asarray(self._answering.parts)
+        self._weight = None if self._t2m else jnp.asarray(text.weight)
+        self._longest = bucket(int(np.diff(text.offsets).max()))
+        shape = (settings.samples, text.pooled.shape[1])
+        self._noise = jax.random.normal(jax.random.key(settings.seed), shape)
+        self._perturb = jax.jit(partial(_perturb_t2m if self._t2m else _perturb_m2t, apply))
+        self._local = jax.jit(_local_t2m if self._t2m else _local_m2t, static_argnums=0)
+        self._reconstruct = jax.jit(partial(_reconstruct, apply, direction, settings))
+
+    def refine(self, queries: np.ndarray, item: np.ndarray, first: np.ndarray) -> tuple:
+        """The columns of `Refined` for at most QUERIES queries and their shortlists."""
+        count = len(queries)
+        filled = np.minimum(np.arange(QUERIES), count - 1)  # one shape: the last query again
+        queries, item, first = queries[filled], item[filled], first[filled]
+        own, mask, weight = self._own_parts(queries)
+        s1, moved = self._perturb_shortlist(queries, item, own, mask)
+        by_score = np.lexsort((self.key[item], -s1), axis=1)
+        item, first, s1 = (np.take_along_axis(a, by_score, 1) for a in (item, first, s1))
+        head = item[:, : self._head]
+        index, segment = self._parts_of(head)
+        local = self._local(self._head, self._parts, index, segment, own, mask, weight)
+        candidates = jnp.asarray(self._answering.pooled[head])
+        if self._t2m:
+            candidates = jnp.take_along_axis(moved, by_score[:, : self._head, None], 1)
+        asking = self.asking.pooled[queries]
+        keys = self._ask_key[queries], self.key[head]
+        clean = self._reconstruct(self._params, asking, candidates, local, *keys)
+        columns = (item, first, s1, np.asarray(local), np.asarray(clean))
+        return tuple(column[:count] for column in columns)
+
+    def _perturb_shortlist(
+        self, queries: np.ndarray, item: np.ndarray, own: np.ndarray, mask: np.ndarray
+    ) -> tuple[np.ndarray, Array]:
+        """s1 [q, K1] and h_P [q, K1, D], by the text of each pair (R7)."""
+        asking, answering = self.asking.pooled[queries], self._answering.pooled[item]
+        if self._t2m:
+            words: tuple = (own, mask)
+        else:
+            begin, end = self._answering.offsets[item], self._answering.offsets[item + 1]
+            place = np.arange(self._longest)
+            real = place < (end - begin)[..., None]
+            index = np.where(real, begin[..., None] + place, 0)
+            words = (self._parts, index.astype(np.int32), real)
+        s1, moved = self._perturb(self._params, asking, answering, *words, self._noise)
+        return np.asarray(s1), moved
+
+    def _own_parts(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Parts of the queries, padded to a bucket: [q, P, D], mask and weights [q, P]."""
+        side = self.asking
+        begin, end = side.offsets[queries], side.offsets[queries + 1]
+        place = np.arange(bucket(int((end - begin).max())))
+        mask = place < (end - begin)[:, None]
+        index = np.where(mask, begin[:, None] + place, 0)
+        weight = np.ones(len(side.parts), np.float32) if side.weight is None else side.weight
+        return side.parts[index], mask, np.where(mask, weight[index], 0).astype(np.float32)
+
+    def _parts_of(self, items: np.ndarray) -> tuple[np.ndarray, Any]:
+        """Where the parts of the items lie, [q, A], and the column that each belongs to."""
+        offsets = self._answering.offsets
+        sizes = offsets[items + 1] - offsets[items]
+        budget = bucket(int(sizes.sum(1).max()))
+        index = np.zeros((len(items), budget), np.int32)
+        segment = np.full((len(items), budget), items.shape[1], np.int32)  # padding
+        for i, (own, counts) in enumerate(zip(items, sizes, strict=True)):
+            begin = np.repeat(offsets[own] - np.cumsum(counts) + counts, counts)
+            index[i, : len(begin)] = begin + np.arange(len(begin))
+            segment[i, : len(begin)] = np.repeat(np.arange(len(own)), counts)
+        if self._weight is None:
+            return index, segment
+        return index, (segment, self._weight[index])
+
+
+def bucket(size: int) -> int:
+    """The next power of two: few shapes to compile for."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
+def _goals(mol: Array) -> Array:
+    return mol / jnp.maximum(jnp.linalg.norm(mol, axis=-1, keepdims=True), 1e-8)
+
+
+def _perturb_t2m(apply, params, text, mol, words, mask, noise):
+    """text [q, D], mol [q, K, D], words [q, T, D]."""
+    cosines = _goals(mol) @ words.swapaxes(1, 2)
+    return apply(params, text[:, None], mol, cosines, mask[:, None], noise, method="perturb")
+
+
+def _perturb_m2t(apply, params, mol, text, all_words, index, mask, noise):
+    """mol [q, D], text [q, K, D], words of the K texts by index [q, K, T]."""
+    # One product with the words of all texts costs less than fetching the words of K texts.
+    cosines = _goals(mol) @ all_words.T
+    cosines = jnp.take_along_axis(cosines, index.reshape(len(mol), -1), 1).reshape(index.shape)
+    return apply(params, text, mol[:, None], cosines, mask, noise, method="perturb")
+
+
+def _local_t2m(count, motifs, index, segment, words, mask, weight):
+    """r [q, K]: every word of the query takes the nearest motif of each candidate."""
+    cosines = motifs[index] @ words.swapaxes(1, 2)  # [q, A, T]
+    nearest = jax.vmap(lambda c, s: jax.ops.segment_max(c, s, count + 1)[:-1])(cosines, segment)
+    return jnp.where(mask[:, None], nearest * weight[:, None], 0.0).sum(-1)
+
+
+def _local_m2t(count, words, index, segment_weight, motifs, mask, _):
+    """r [q, K]: every word of each candidate takes the nearest motif of the query."""
+    segment, weight = segment_weight
+    cosines = words[index] @ motifs.swapaxes(1, 2)  # [q, words, motifs]
+    nearest = jnp.where(mask[:, None], cosines, -jnp.inf).max(-1) * weight
+    return jax.vmap(lambda n, s: jax.ops.segment_sum(n, s, count + 1)[:-1])(nearest, segment)
+
+
+def _reconstruct(apply, direction, settings, params, query, candidates, local, ask_key, key):
+    """X0_hat [q, K] from noise that belongs to (query, candidate), not to a place (A1.6)."""
+    side = jax.random.fold_in(jax.random.key(settings.seed), direction == "t2m")
+
+    def noise(asks: Array, answers: Array) -> Array:
+        own = jax.random.fold_in(jax.random.fold_in(side, asks), answers)
+        return jax.random.normal(own, (settings.noises,))
+
+    drawn = jax.vmap(lambda a, row: jax.vmap(lambda c: noise(a, c))(row))(ask_key, key)
+    arrays = (query, candidates, local, jnp.moveaxis(drawn, -1, 0))
+    return apply(params, direction, *arrays, settings.steps, method="reconstruct")[-1]
+
+
+# Ranks by tiers
+
+TIERS = ("tapr", "fused", "x0")  # and "det", which needs nothing of this file
+ALPHAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+def levels(refined: Refined, tier: str, alpha: float = 0.0) -> Int[np.ndarray, "Q K1"]:
+    """Places of the shortlisted candidates as numbers: higher is better, equal is level.
+
+    `tapr`: all by s1. `fused`: the denoised head by s1 + alpha X0_hat, then the rest by s1. `x0`:
+    the head by X0_hat and, where that is equal, by s1; then the rest by s1 (A1.7). A candidate
+    cannot leave its tier, however large alpha is.
+    """
+    s1 = refined.perturbed.astype(np.float64)
+    head = refined.clean.shape[1]
+    first, second = s1.copy(), np.zeros_like(s1)
+    in_head = np.zeros(s1.shape, bool)
+    if tier != "tapr":
+        in_head[:, :head] = True
+        first[:, :head] = refined.clean
+        second[:, :head] = s1[:, :head]
+        if tier == "fused":
+            first[:, :head] = s1[:, :head] + alpha * refined.clean
+            second[:, :head] = 0
+    keys = np.stack([second, first, in_head])  # the last one counts most
+    order = np.lexsort(keys, axis=1)
+    ordered = np.take_along_axis(keys, order[None], 2)
+    steps = (ordered[:, :, 1:] != ordered[:, :, :-1]).any(0).cumsum(1)
+    found = np.zeros(s1.shape, np.int64)
+    np.put_along_axis(found, order[:, 1:], steps, 1)
+    return found
+
+
+def rank_refined(
+    refined: Refined,
+    level: Int[np.ndarray, "Q K1"],
+    query: Float[np.ndarray, "Q D"],
+    candidate: Float[np.ndarray, "n D"],
+    target: Int[np.ndarray, " Q"],
+    count: Int[np.ndarray, " n"],
+) -> Ranking:
+    """Ranks where the shortlist comes first, by level, and then the rest of the pool by cosine.
+
+    `candidate` are unit rows of distinct inputs, `count[c]` the candidates of the pool that have
+    input c, `target[i]` the input that is right for query i.
+    """
+    greater, equal = np.zeros(len(query), np.int64), np.zeros(len(query), np.int64)
+    held = count[refined.item]  # [Q, K1]
+    right = refined.item == target[:, None]
+    listed = right.any(1)
+    mine = np.where(right, level, -1).max(1, keepdims=True)
+    greater[listed] = np.where(level > mine, held, 0).sum(1)[listed]
+    equal[listed] = np.where(level == mine, held, 0).sum(1)[listed] - 1
+    rest = np.flatnonzero(~listed)
+    for start, scores in score_chunks(query[rest], candidate, 256):
+        rows = rest[start : start + len(scores)]
+        own = np.take_along_axis(scores, target[rows, None], 1)
+        weight = np.repeat(count[None], len(rows), 0)
+        np.put_along_axis(weight, refined.item[rows], 0, 1)
+        greater[rows] = held[rows].sum(1) + np.where(scores > own, weight, 0).sum(1)
+        equal[rows] = np.where(scores == own, weight, 0).sum(1) - 1
+    return Ranking(greater, equal, int(count.sum()))
+
+
+def recall(refined: Refined, target: Int[np.ndarray, " Q"]) -> tuple[float, float]:
+    """Share of queries whose target is on the shortlist, and in its denoised head."""
+    right = refined.item == target[:, None]
+    return float(right.any(1).mean()), float(right[:, : refined.clean.shape[1]].any(1).mean())
