@@ -26,6 +26,7 @@ from tmr_jax.data.batching import (
     declare_shapes,
     encode_batches_mol,
     encode_batches_text,
+    make_batch,
 )
 from tmr_jax.data.cache import (
     CACHE_FROM,
@@ -45,11 +46,13 @@ from tmr_jax.data.cache import (
     text_table,
     text_take,
 )
+from tmr_jax.data.likeness import structure_place
+from tmr_jax.features.fingerprint import fingerprints
 from tmr_jax.features.text import Tokenizer, load_tokenizer
 from tmr_jax.models import build_model
 from tmr_jax.nn.bert import BertConfig
-from tmr_jax.retrieval.index import distinct, encode, sequence_keys
-from tmr_jax.types import Batch, Pair
+from tmr_jax.retrieval.index import distinct, encode, encode_parts, sequence_keys, unit
+from tmr_jax.types import Batch, Pair, Side
 
 FEATURES, TOKENIZER, VOCABULARY = "features.json", "tokenizer.json", "vocab.npz"
 
@@ -73,9 +76,19 @@ class TrainingSet(NamedTuple):
     mol: MolTable
     text_group: np.ndarray  # int32 [n], equal where two texts are the same text
     mol_group: np.ndarray  # int32 [n], equal where two molecules are the same (InChIKey)
+    place: np.ndarray | None  # int64 [n]: molecules near in it are alike; None: nobody asks
     shapes: Shapes
     refused: list[Refused]  # index: of the pairs handed in
     unknown_atoms: int  # of these molecules, outside the vocabulary: 0 unless something is wrong
+
+    @property
+    def texts_cut(self) -> int:
+        return int(self.text.truncated.sum())
+
+    def batch(self, rows: np.ndarray, pad_token: int) -> Batch:
+        """The pairs `rows` as arrays of the smallest declared shapes."""
+        groups = (self.text_group, self.mol_group)
+        return make_batch(rows, self.text, self.mol, *groups, self.shapes, pad_token)
 
 
 # Building
@@ -109,14 +122,24 @@ def assemble_for_training(
     model = _model(config, bert, vocabulary)
     assembly = Assembly(config, model, tokenizer, bert, record, vocabulary)
     train = config.train
+    place = None
+    if train.alike > 1:
+        place = structure_place(fingerprints([p.smiles for p in rows]))
     training = TrainingSet(
         ids=tuple(p.id for p in rows),
         text=text,
         mol=mol,
         text_group=distinct(sequence_keys(text.tokens, text.offsets))[1].astype(np.int32),
         mol_group=molecule_groups([p.smiles for p in rows]),
+        place=place,
         shapes=declare_shapes(
-            mol, train.text_buckets, train.batch_size, np.diff(text.offsets), train.pool_batches
+            mol,
+            train.text_buckets,
+            train.batch_size,
+            np.diff(text.offsets),
+            train.pool_batches,
+            train.alike,
+            place,
         ),
         refused=refused,
         unknown_atoms=unknown,
@@ -151,6 +174,12 @@ def assemble_from_run(run: str | Path) -> Assembly:
     return Assembly(
         config, _model(config, bert, vocabulary), tokenizer, bert, features["weights"], vocabulary
     )
+
+
+def rebuilt(assembly: Assembly, config: Experiment, weights: dict[str, str]) -> Assembly:
+    """Another model on the same tokenizer, text encoder and vocabulary."""
+    model = _model(config, assembly.bert, assembly.vocabulary)
+    return assembly._replace(config=config, model=model, weights=weights)
 
 
 def save_assembly(run: Path, assembly: Assembly, shapes: Shapes) -> None:
@@ -293,25 +322,32 @@ class Encoded(NamedTuple):
 
     rows: np.ndarray  # float32 [n, D], of length one; equal bit for bit in a group
     group: np.ndarray  # int64 [n]
+    side: Side | None = None  # row `group` of it belongs to a string; of models that refine
+
+
+def refines(model: nn.Module) -> bool:
+    """Whether the model has a second stage (tmr_jax/retrieval/refine.py)."""
+    return hasattr(model, "reconstruct")
 
 
 class Encoder:
     """Strings in, unit rows out: an assembly with parameters. Each distinct input is encoded once.
 
     Give `params` another value to go on with other parameters and the same compiled functions.
+    With `parts` the words and atoms of every input are kept too, for a model that refines.
     `watch` is called with the number of items done after every batch; what it raises ends the work.
     """
 
-    def __init__(self, assembly: Assembly, params: Any) -> None:
-        self._assembly, self.params = assembly, params
+    def __init__(self, assembly: Assembly, params: Any, parts: bool = False) -> None:
+        self._assembly, self.params, self._parts = assembly, params, parts
         model = assembly.model
 
-        def pooled(method: str, params: Any, batch: Any) -> Any:
+        def read(method: str, params: Any, batch: Any) -> Any:
             out: Any = model.apply({"params": params}, batch, method=method)
-            return out.pooled
+            return out if parts else out.pooled
 
-        self._text = jax.jit(partial(pooled, "encode_text"))
-        self._mol = jax.jit(partial(pooled, "encode_molecule"))
+        self._text = jax.jit(partial(read, "encode_text"))
+        self._mol = jax.jit(partial(read, "encode_molecule"))
 
     def texts(
         self, texts: Sequence[str], watch: Callable[[int], None] = lambda done: None
@@ -332,8 +368,7 @@ class Encoder:
             a.config.train.text_buckets,
             a.tokenizer.pad_token,
         )
-        rows = self._rows(self._text, batches, len(first), watch)
-        return Encoded(rows[group], group)
+        return self._encoded(self._text, batches, first, group, watch)
 
     def molecules(
         self, smiles: Sequence[str], watch: Callable[[int], None] = lambda done: None
@@ -353,12 +388,16 @@ class Encoder:
         first, group = distinct(table.key)
         size = self._assembly.config.eval.batch_size
         batches = encode_batches_mol(table_take(table, first), size)
-        rows = self._rows(self._mol, batches, len(first), watch)
-        return Encoded(rows[group], group)
+        return self._encoded(self._mol, batches, first, group, watch)
 
-    def _rows(
-        self, apply: Any, batches: Iterable, count: int, watch: Callable[[int], None]
-    ) -> np.ndarray:
+    def _encoded(
+        self,
+        read: Any,
+        batches: Iterable,
+        first: np.ndarray,
+        group: np.ndarray,
+        watch: Callable[[int], None],
+    ) -> Encoded:
         def watched() -> Iterable:
             done = 0
             for indices, batch in batches:
@@ -367,6 +406,10 @@ class Encoder:
                 watch(done)
 
         def run(batch: Any) -> Any:
-            return apply(self.params, batch)
+            return read(self.params, batch)
 
-        return encode(run, watched(), count, self._assembly.config.model.dim)
+        count, dim = len(first), self._assembly.config.model.dim
+        if self._parts:
+            side = encode_parts(run, watched(), count, dim)
+            return Encoded(unit(side.pooled)[group], group, side)
+        return Encoded(encode(run, watched(), count, dim)[group], group)

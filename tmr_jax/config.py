@@ -66,6 +66,7 @@ class TextEncoderConfig:
     init: Literal["pretrained", "random"] = "pretrained"
     pooling: Literal["cls", "mean"] = "cls"
     dropout: float = 0.1  # R28: BERT's own
+    word_dropout: float = 0.0  # share of a training text's words that are not read
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class GraphEncoderConfig:
     layers: int = 3
     width: int = 600
     dropout: float = 0.0
+    atom_dropout: float = 0.0  # share of training atoms whose features are not read
     readout: Literal["mean", "mean_mlp"] = "mean"  # mean_mlp adds what mean, sum and maximum say
 
 
@@ -127,11 +129,25 @@ class TrainConfig:
     epochs: int = 60
     batch_size: int = 32
     text_buckets: tuple[int, ...] = (64, 96, 128, 192, 256)
-    pool_batches: int = 50  # batches sorted together by text length (STACK.md 3.5)
+    pool_batches: int = 50  # batches sorted together by text length (STACK.md 3.5); 0: none
+    alike: int = 1  # batches of like length that are sorted by structure: hard negatives
     precision: Literal["float32", "bfloat16"] = "float32"
     backward: Literal["auto", "autodiff", "cpu_fast"] = "auto"
+    start: str = ""  # two stages: the experiment, or the run by its path, with the encoder
     save_every: int = 200  # steps
     eval_every: int = 1  # epochs
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """The second stage, of `difftmr` only (MODELS.md A1.7)."""
+
+    shortlist: int = 256  # K1: best by cosine, perturbed
+    samples: int = 15  # F, perturbations of a molecule; 0: none
+    candidates: int = 32  # K: best by perturbation, denoised
+    steps: int = 0  # S, of the sampler; 0: as many as were trained
+    noises: int = 1  # R, initial states that are averaged
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -139,6 +155,7 @@ class EvalConfig:
     protocols: tuple[str, ...] = ()
     bootstrap: int = 1000
     batch_size: int = 64
+    refine: RefineConfig = field(default_factory=RefineConfig)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ rule and seed (MODELS.md 1.3).
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import functools
 import io
@@ -22,11 +23,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from tmr_jax.assembly import TOKENIZER, Assembly, Encoded, Encoder, assemble_from_run
+from tmr_jax.assembly import TOKENIZER, Assembly, Encoded, Encoder, assemble_from_run, refines
 from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import DataConfig, Experiment, did_you_mean, from_json, to_json
 from tmr_jax.features.text import Tokenizer, load_tokenizer
 from tmr_jax.memory import keep_freed_memory
+from tmr_jax.refinement import TIERS, Lists, Refiner, read_alpha, settings_of, write_alpha
 from tmr_jax.retrieval.index import distinct
 from tmr_jax.retrieval.metrics import NAMES, TIES, bounds, intervals, metrics, per_query
 from tmr_jax.retrieval.rank import rank, top
@@ -53,6 +55,7 @@ class Restored(NamedTuple):
     texts: Callable[[list[str]], Encoded]
     # Molecules that are refused have no row: the second value lists the items that have.
     molecules: Callable[[list[str]], tuple[Encoded, np.ndarray]]
+    refiner: Refiner | None = None  # of a model with a second stage
 
 
 class Score(NamedTuple):
@@ -64,6 +67,8 @@ class Score(NamedTuple):
     right: str  # PAIR or SAME_TEXT
     ranking: Ranking
     ceiling: Ceiling | None  # of PAIR; an identical text is no twin of the input
+    tier: str = ""  # det, tapr, fused or x0 of a model with a second stage
+    refined: dict[str, Any] | None = None  # what the second stage was told and what reached it
 
 
 @dataclass(frozen=True)
@@ -152,10 +157,14 @@ def evaluate(
     overlaps = {p.protocol: overlap(run, config, data, p) for p in pools}
     model = open_run(run, which)
     pools, texts, molecules, refused = encode_pools(model, pools)
+    alpha = chosen_alpha(run, config, data, model)
     scores = []
     for pool, text, mol in zip(pools, texts, molecules, strict=True):
-        scores += score_pool(pool, text, mol)
-        scores += baseline_scores(pool, data, run / TOKENIZER)
+        found = score_pool(pool, text, mol)
+        if model.refiner is not None:
+            found = [score._replace(tier="det") for score in found]
+            found += refined_scores(pool, text, mol, model.refiner, alpha)
+        scores += found + baseline_scores(pool, data, run / TOKENIZER)
     results = summary(run, config, model.checkpoint, command) | {
         "scores": [
             score_record(s, config, overlaps[s.protocol], refused[s.protocol]) for s in scores
@@ -163,9 +172,9 @@ def evaluate(
     }
     _write_json(run / "results.json", results)
     rankings = {
-        f"{s.protocol}, {s.direction}": s.ranking
+        ", ".join(filter(None, (s.protocol, s.direction, s.tier))): s.ranking
         for s in scores
-        if s.scorer == "model" and s.right == PAIR
+        if s.scorer == "model" and s.right == PAIR and s.tier in ("", "det", "fused")
     }
     examples = choose_examples(pools[0], texts[0], molecules[0], scores, config.train.seed)
     history = read_history(run / "metrics.jsonl")
@@ -218,7 +227,7 @@ def encode_pools(
 
 
 def _take(side: Encoded, items: list[int]) -> Encoded:
-    return Encoded(side.rows[items], side.group[items])
+    return Encoded(side.rows[items], side.group[items], side.side)
 
 
 def without(pool: Pool, keep: np.ndarray) -> Pool:
@@ -250,7 +259,7 @@ def _load_pool(protocol: str, data: DataConfig) -> Pool:
 
 def restored(assembly: Assembly, params: Any, checkpoint: dict[str, Any]) -> Restored:
     """Encoders of strings that show their progress on standard error."""
-    encoder = Encoder(assembly, params)
+    encoder = Encoder(assembly, params, parts=refines(assembly.model))
 
     def texts(strings: list[str]) -> Encoded:
         with _progress("encoding texts", len(strings)) as watch:
@@ -261,7 +270,10 @@ def restored(assembly: Assembly, params: Any, checkpoint: dict[str, Any]) -> Res
             rows, kept, _ = encoder.molecules(smiles, watch)
         return rows, kept
 
-    return Restored(checkpoint, texts, molecules)
+    refiner = None
+    if refines(assembly.model):
+        refiner = Refiner(assembly, params, settings_of(assembly.config))
+    return Restored(checkpoint, texts, molecules, refiner)
 
 
 @contextmanager
@@ -322,6 +334,46 @@ def score_pool(pool: Pool, text: Encoded, mol: Encoded, scorer: str = "model") -
         if repeated:
             found = rank(rows, candidate.rows, wanted, candidate.group, label)
             scores.append(Score(pool.protocol, direction, scorer, SAME_TEXT, found, None))
+    return scores
+
+
+def chosen_alpha(run: Path, config: Experiment, data: DataConfig, model: Restored) -> float:
+    """alpha of the second stage: as the run has it, or chosen now on the validation pool."""
+    if model.refiner is None:
+        return 0.0
+    from tmr_jax.data.pools import validation_protocol
+
+    known = read_alpha(run, model.checkpoint["sha256"])
+    if known is not None:
+        return known
+    protocol = validation_protocol(config.data)
+    pools, [text], [mol], _ = encode_pools(model, [_load_pool(protocol, data)])
+    lists = list(refined_lists(pools[0], text, mol, model.refiner).values())
+    return write_alpha(run, model.checkpoint["sha256"], protocol, lists)
+
+
+def refined_lists(pool: Pool, text: Encoded, mol: Encoded, refiner: Refiner) -> dict[str, Lists]:
+    """The second stage of both directions, where the pool has queries on that side."""
+    found = {}
+    for direction, target in (("t2m", pool.text_target), ("m2t", pool.mol_target)):
+        if asks := int((target >= 0).sum()):
+            with _progress(f"refining {pool.protocol}, {direction}", asks) as watch:
+                found[direction] = refiner.lists(text, mol, direction, target, watch)
+    return found
+
+
+def refined_scores(
+    pool: Pool, text: Encoded, mol: Encoded, refiner: Refiner, alpha: float
+) -> list[Score]:
+    """The tiers after `det`, of both directions (A1.7); all of them, whichever is best."""
+    scores = []
+    for direction, lists in refined_lists(pool, text, mol, refiner).items():
+        listed, head = lists.recall()
+        told = dataclasses.asdict(refiner.settings) | {"alpha": alpha}
+        told |= {"recall_shortlist": listed, "recall_denoised": head}
+        for tier in TIERS:
+            ranking = lists.ranking(tier, alpha)
+            scores.append(Score(pool.protocol, direction, "model", PAIR, ranking, None, tier, told))
     return scores
 
 
@@ -476,6 +528,8 @@ def score_record(
         "protocol": score.protocol,
         "direction": score.direction,
         "scorer": score.scorer,
+        "tier": score.tier,
+        "refined": score.refined,
         "right": score.right,
         "queries": len(score.ranking.greater),
         "pool": score.ranking.pool_size,
@@ -501,6 +555,13 @@ def about(record: dict[str, Any]) -> list[str]:
     ]
     if record["scorer"] != "model":
         lines.insert(0, f"baseline, {record['scorer']}")
+    if (told := record["refined"]) is not None:
+        lines.append(
+            f"K1 {told['shortlist']}, F {told['samples']}, K {told['candidates']}, "
+            f"S {told['steps']}, R {told['noises']}, alpha {told['alpha']:g} (of validation)"
+        )
+        listed, head = (100 * told[f"recall_{part}"] for part in ("shortlist", "denoised"))
+        lines.append(f"recall: shortlist {listed:.1f}, denoised {head:.1f}")
     if record["right"] != PAIR:
         lines.append(f"right: {record['right']}")
     if (limit := record["twin_ceiling"]) is not None:
@@ -556,7 +617,8 @@ def print_table(results: dict[str, Any]) -> None:
     for metric in NAMES:
         table.add_column(metric, justify="right")
     for score in results["scores"]:
-        name = f"[bold]{escape(score['protocol'])}, {score['direction']}[/bold]"
+        name = ", ".join(filter(None, (score["protocol"], score["direction"], score["tier"])))
+        name = f"[bold]{escape(name)}[/bold]"
         cells = []
         for metric in NAMES:
             low, high = (number(metric, value) for value in score["intervals"][metric])
@@ -590,6 +652,8 @@ def choose_examples(
     found = []
     for score in scores:
         if (score.protocol, score.scorer, score.right) != (pool.protocol, "model", PAIR):
+            continue
+        if score.tier not in ("", "det"):  # the examples are drawn with their cosines
             continue
         query, candidate, target, asked, answers = sides[score.direction]
         asks = np.flatnonzero(target >= 0)

@@ -41,17 +41,21 @@ from tmr_jax.training.rundir import (
 if TYPE_CHECKING:
     from tmr_jax.assembly import Assembly, TrainingSet
     from tmr_jax.data.table import Report
+    from tmr_jax.generator import FeatureSet
     from tmr_jax.training.checkpoint import Checkpoints
     from tmr_jax.training.report import Display, History
     from tmr_jax.training.state import TrainState
     from tmr_jax.training.step import Step
-    from tmr_jax.types import Batch
     from tmr_jax.validation import Validation
 
 NOT_FINITE, USER_ERROR, IN_USE = 1, 2, 3
 MAX_IN_A_ROW = 3  # steps that may be skipped one after another before the run stops
 IN_FLIGHT = 4  # steps that an accelerator may be ahead of what has been read from it
 BAD_STEPS = "nonfinite.json"
+TIERS = ("det", "tapr", "fused", "x0")
+SHOWN = ("alpha", *(f"{d}/{name}" for d in ("t2m", "m2t") for name in (
+    "hits@1", "mrr", *(f"{tier}/mrr" for tier in TIERS)
+)))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,9 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
     from tmr_jax.data.cache import cache_folder
     from tmr_jax.data.pools import load_pool, validation_protocol
     from tmr_jax.data.table import show_report
+    from tmr_jax.generator import assemble_for_generator, init_generator
     from tmr_jax.memory import keep_freed_memory
+    from tmr_jax.models.difftmr import GENERATOR
     from tmr_jax.training.checkpoint import Checkpoints
     from tmr_jax.training.optim import build_optimizer
     from tmr_jax.training.report import Display, History
@@ -198,17 +204,28 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
     show_report(report)
     pool = load_pool(validation_protocol(config.data), config.data)
     # model
-    assembly, data, text_weights = assemble_for_training(config, pairs)
-    validation = Validation(assembly, pool)
+    frozen: frozenset[str] = frozenset()
+    if config.train.start:
+        assembly, data, encoder = assemble_for_generator(
+            config, pairs, _started(config.train.start, run, signals)
+        )
+        validation = Validation(assembly, pool, encoder)
+        frozen = frozenset(encoder) - GENERATOR
+    else:
+        assembly, data, text_weights = assemble_for_training(config, pairs)
+        validation = Validation(assembly, pool)
     _save_report(run, report, data, validation)
     save_assembly(run, assembly, data.shapes)
     plan = Plan(config, data)
     # state
-    params = init_params(
-        assembly, _batch(plan.rows(0), data, assembly), config.train.seed, text_weights
-    )
-    optimizer = build_optimizer(config.optim, plan.total, params)
-    state = new_state(params, optimizer)
+    first = data.batch(plan.rows(0), assembly.tokenizer.pad_token)
+    if config.train.start:
+        params = init_generator(assembly, first, config.train.seed, encoder)
+    else:
+        params = init_params(assembly, first, config.train.seed, text_weights)
+    trained = {name: p for name, p in params.items() if name not in frozen}
+    optimizer = build_optimizer(config.optim, plan.total, trained)
+    state = new_state(params, optimizer, frozen)
     with Display(plan.total, config.train.batch_size) as display:
         checkpoints = Checkpoints(run, display.say)
         restored = checkpoints.restore(state)
@@ -224,7 +241,7 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
             assembly=assembly,
             data=data,
             plan=plan,
-            step=make_train_step(assembly.model, optimizer, shapes),
+            step=make_train_step(assembly.model, optimizer, shapes, frozen),
             validation=validation,
             checkpoints=checkpoints,
             history=history,
@@ -241,12 +258,12 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
 class Plan:
     """Which pairs make the batch of each step: a function of (seed, step)."""
 
-    def __init__(self, config: Experiment, data: TrainingSet) -> None:
+    def __init__(self, config: Experiment, data: TrainingSet | FeatureSet) -> None:
         import numpy as np
 
         train = config.train
-        self._seed, self._batch, self._pool = train.seed, train.batch_size, train.pool_batches
-        self._lengths = np.diff(data.text.offsets)
+        self._seed, lengths = train.seed, np.diff(data.text.offsets)
+        self._how = (lengths, train.batch_size, train.pool_batches, train.alike, data.place)
         self._epoch, self._rows = -1, np.zeros((0, 0), np.int64)
         self.epoch_steps = len(self._epoch_rows(0))
         self.total = train.epochs * self.epoch_steps
@@ -260,16 +277,27 @@ class Plan:
         from tmr_jax.data.batching import epoch_plan
 
         if epoch != self._epoch:
-            self._rows = epoch_plan(self._seed, epoch, self._lengths, self._batch, self._pool)
+            self._rows = epoch_plan(self._seed, epoch, *self._how)
             self._epoch = epoch
         return self._rows
 
 
-def _batch(rows: Any, data: TrainingSet, assembly: Assembly) -> Batch:
-    from tmr_jax.data.batching import make_batch
+def _started(start: str, run: Path, signals: Signals) -> Path:
+    """The run with the encoder of the first stage; an experiment is trained beside `run` if it
+    was not, or not to its end."""
+    from tmr_jax.generator import finished
 
-    pad = assembly.tokenizer.pad_token
-    return make_batch(rows, data.text, data.mol, data.text_group, data.mol_group, data.shapes, pad)
+    beside = Path(start) if "/" in start else run.parent / start
+    if finished(beside):
+        return beside
+    if "/" in start:
+        raise ValueError(
+            f"expected a finished run in {start} (--train.start); got none; train it to its end, "
+            "or name an experiment, which is then trained first"
+        )
+    print(f"first stage: {start}, in {beside}", flush=True)
+    train(load_experiment(start), beside, False, signals)
+    return beside
 
 
 class Taken(NamedTuple):
@@ -287,7 +315,7 @@ class Loop:
     config: Experiment
     run: Path
     assembly: Assembly
-    data: TrainingSet
+    data: TrainingSet | FeatureSet
     plan: Plan
     step: Step
     validation: Validation
@@ -337,7 +365,7 @@ class Loop:
         import jax
 
         rows = self.plan.rows(done)
-        batch = _batch(rows, self.data, self.assembly)
+        batch = self.data.batch(rows, self.assembly.tokenizer.pad_token)
         shape = tuple(leaf.shape for leaf in jax.tree.leaves(batch))
         start = time.perf_counter()
         state, metrics = self.step(state, batch, key)
@@ -346,7 +374,7 @@ class Loop:
             jax.block_until_ready(metrics)
             seconds = time.perf_counter() - start
             self.display.pause()
-            tokens, atoms = batch.text.tokens.shape[1], len(batch.mol.motif)
+            tokens, atoms = batch.text.tokens.shape[1], len(jax.tree.leaves(batch.mol)[0])
             self.display.say(f"compiled for {tokens} tokens, {atoms} atoms: {seconds:.1f} s")
         self._taken.append(Taken(done + 1, rows, metrics))
         # On CPU every step that waits already holds all its memory, and nothing is gained.
@@ -395,8 +423,7 @@ class Loop:
         scores = self.validation.scores(state.params, self.signals.check)
         seconds = time.perf_counter() - start
         self.history.add({"step": done, **{f"validation/{k}": v for k, v in scores.items()}})
-        shown = ("t2m/hits@1", "t2m/mrr", "m2t/hits@1", "m2t/mrr")
-        parts = [f"{k} {scores[k]:.3f}" for k in shown if k in scores]
+        parts = [f"{k} {scores[k]:.3f}" for k in SHOWN if k in scores]
         self.display.say(
             f"step {done}, {self.validation.protocol}: {'  '.join(parts)}  ({seconds:.1f} s)"
         )
@@ -418,7 +445,9 @@ class Loop:
         self.display.say(f"trained: {done} steps, in {self.run}")
 
 
-def _opening(config: Experiment, run: Path, data: TrainingSet, plan: Plan, step: int) -> str:
+def _opening(
+    config: Experiment, run: Path, data: TrainingSet | FeatureSet, plan: Plan, step: int
+) -> str:
     import jax
 
     where = f"{jax.default_backend()} ({jax.device_count()})"
@@ -429,7 +458,9 @@ def _opening(config: Experiment, run: Path, data: TrainingSet, plan: Plan, step:
     )
 
 
-def _save_report(run: Path, report: Report, data: TrainingSet, validation: Validation) -> None:
+def _save_report(
+    run: Path, report: Report, data: TrainingSet | FeatureSet, validation: Validation
+) -> None:
     """validation.json: the account of the rows, of reading and of making features."""
     reasons: dict[str, int] = {}
     for refused in data.refused:
@@ -446,7 +477,7 @@ def _save_report(run: Path, report: Report, data: TrainingSet, validation: Valid
         "training": {
             "pairs": len(data.ids),
             "molecules_refused": reasons,
-            "texts_cut": int(data.text.truncated.sum()),
+            "texts_cut": data.texts_cut,
         },
         "validation": {
             "protocol": validation.protocol,

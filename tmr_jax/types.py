@@ -81,6 +81,14 @@ class EncodedBatch(NamedTuple):
     mol_group: Int[Array, " B"]
 
 
+class Side(NamedTuple):
+    """Distinct texts or molecules as a model's encoder sees them: a row each, and rows of parts."""
+
+    pooled: np.ndarray  # float32 [n, D]: h^t or h^g, not of length one
+    parts: np.ndarray  # float32 [P, D]: words, or atoms (motifs), one item after another
+    offsets: np.ndarray  # int64 [n + 1]: parts of item i are offsets[i] to offsets[i + 1]
+
+
 class Pool(NamedTuple):
     """What an evaluation ranks. A target of -1 says that the item is a candidate but no query."""
 

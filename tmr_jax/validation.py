@@ -7,17 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from tmr_jax.assembly import Assembly, Encoder
+from tmr_jax.assembly import Assembly, Encoded, Encoder, refines
 from tmr_jax.data.cache import apply_vocabulary, molecule_table, text_table
+from tmr_jax.refinement import Refiner, settings_of, tier_scores
 from tmr_jax.retrieval.metrics import metrics
 from tmr_jax.retrieval.rank import rank
 from tmr_jax.types import Pool
 
 
 class Validation:
-    """A pool with its features, computed once; refused molecules leave with their texts."""
+    """A pool with its features, computed once; refused molecules leave with their texts.
 
-    def __init__(self, assembly: Assembly, pool: Pool) -> None:
+    `frozen` are parameters whose encoders never change: then the pool is encoded only once.
+    """
+
+    def __init__(self, assembly: Assembly, pool: Pool, frozen: Any = None) -> None:
         features = assembly.config.features
         self.protocol = pool.protocol
         self._mol, kept, self.refused = molecule_table(
@@ -28,28 +32,45 @@ class Validation:
         stays, self._text_target, self._mol_target = _without_refused(pool, kept)
         texts = [pool.texts[i] for i in stays]
         self._text = text_table(texts, assembly.tokenizer, features.max_tokens)
-        self._encoder = Encoder(assembly, None)
+        self._refiner = None
+        if refines(assembly.model):
+            self._refiner = Refiner(assembly, None, settings_of(assembly.config))
+        self._encoder = Encoder(assembly, frozen, parts=self._refiner is not None)
+        self._encoded = None if frozen is None else self._encode(lambda done: None)
 
     def scores(
         self, params: Any, watch: Callable[[int], None] = lambda done: None
     ) -> dict[str, float]:
-        """`t2m/hits@1` ... `m2t/mr` where the pool has such queries, and `mrr`, their mean MRR."""
-        self._encoder.params = params
-        text, mol = (
+        """`t2m/hits@1` ... `m2t/mr` where the pool has such queries, and `mrr`, their mean MRR.
+
+        Of a model with a second stage the names say the tier, `t2m/fused/hits@1`, and `mrr` is
+        that of `fused` with the best alpha.
+        """
+        if self._encoded is None:
+            self._encoder.params = params
+        text, mol = self._encoded or self._encode(watch)
+        if self._encoded is None:
+            self._encoder.params = None  # training goes on with this memory
+        sides = {"t2m": self._text_target, "m2t": self._mol_target}
+        sides = {direction: target for direction, target in sides.items() if (target >= 0).any()}
+        if self._refiner is not None:
+            self._refiner.params = params
+            lists = {d: self._refiner.lists(text, mol, d, t, watch) for d, t in sides.items()}
+            self._refiner.params = None
+            return tier_scores(lists)
+        found: dict[str, float] = {}
+        for direction, target in sides.items():
+            query, candidate = (text, mol) if direction == "t2m" else (mol, text)
+            asks = np.flatnonzero(target >= 0)
+            ranking = rank(query.rows[asks], candidate.rows, target[asks], candidate.group)
+            found |= {f"{direction}/{k}": v for k, v in metrics(ranking).items()}
+        return found | {"mrr": float(np.mean([v for k, v in found.items() if k.endswith("/mrr")]))}
+
+    def _encode(self, watch: Callable[[int], None]) -> tuple[Encoded, Encoded]:
+        return (
             self._encoder.text_rows(self._text, watch),
             self._encoder.mol_rows(self._mol, watch),
         )
-        self._encoder.params = None  # training goes on with this memory
-        found: dict[str, float] = {}
-        for direction, query, candidate, target in (
-            ("t2m", text, mol, self._text_target),
-            ("m2t", mol, text, self._mol_target),
-        ):
-            asks = np.flatnonzero(target >= 0)
-            if len(asks):
-                ranking = rank(query.rows[asks], candidate.rows, target[asks], candidate.group)
-                found |= {f"{direction}/{k}": v for k, v in metrics(ranking).items()}
-        return found | {"mrr": float(np.mean([v for k, v in found.items() if k.endswith("/mrr")]))}
 
 
 def _without_refused(pool: Pool, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -223,3 +223,14 @@ def test_molecules_stream_once_in_few_shapes_with_giants():
 def test_empty_tables_stream_nothing(mols):
     assert list(encode_batches_mol(table_take(mols, np.zeros(0, int)), 4)) == []
     assert list(encode_batches_text(texts([]), 4, (8,), 0)) == []
+
+
+def test_alike_batches_share_structure_and_stay_near_in_length():
+    random = np.random.default_rng(1)
+    lengths, place = random.integers(5, 90, 400), random.permutation(400)
+    plain = epoch_plan(0, 0, lengths, 8, 10)
+    plan = epoch_plan(0, 0, lengths, 8, 10, 5, place)
+    assert sorted(plan.ravel()) == sorted(plain.ravel())
+    assert np.ptp(place[plan], 1).mean() < 0.5 * np.ptp(place[plain], 1).mean()
+    assert np.ptp(lengths[plan], 1).mean() < 0.6 * np.ptp(lengths)  # 5 of the pool's 10
+    assert np.array_equal(plan, epoch_plan(0, 0, lengths, 8, 10, 5, place))

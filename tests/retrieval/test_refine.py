@@ -1,5 +1,6 @@
 """The second stage against a plain loop in float64; ties, tiers and what may not matter (A5)."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -18,13 +19,13 @@ from tmr_jax.retrieval.refine import (
     QUERIES,
     Refined,
     Settings,
-    Side,
     hashes,
     levels,
     rank_refined,
     recall,
     refine,
 )
+from tmr_jax.types import Side
 
 D, SLOTS = 8, 32
 BERT = BertConfig(vocab_size=5, hidden=8, layers=1, heads=2, intermediate=8)
@@ -49,16 +50,13 @@ def parameters(model=MODEL, seed=0):
     return jax.tree.map(lambda p: np.float32(random.normal(0, 0.1, p.shape)), tree)
 
 
-def side(items, sizes, seed, weighted):
+def side(items, sizes, seed):
     """Random parts of random numbers, `sizes` being the least and the most."""
     random = np.random.default_rng(seed)
     counts = random.integers(*sizes, items)
-    parts = unit(np.float32(random.normal(size=(counts.sum(), D))))
-    weight = None
-    if weighted:
-        weight = np.float32(random.random(counts.sum()))
+    parts = np.float32(random.normal(size=(counts.sum(), D)))
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    return Side(np.float32(random.normal(size=(items, D))), parts, offsets, weight)
+    return Side(np.float32(random.normal(size=(items, D))), parts, offsets)
 
 
 def apply(params, *arrays, method, model=MODEL):
@@ -66,8 +64,8 @@ def apply(params, *arrays, method, model=MODEL):
     return model.apply({"params": params}, *arrays, method=method)
 
 
-TEXT, MOL = side(21, (3, 20), 1, True), side(40, (1, 30), 2, False)
-SETTINGS = Settings(shortlist=12, samples=4, candidates=5, steps=6, seed=3)
+TEXT, MOL = side(21, (3, 20), 1), side(40, (1, 30), 2)
+SETTINGS = Settings(shortlist=12, samples=4, candidates=5, steps=6, noises=1, seed=3)
 PARAMS = parameters()
 
 
@@ -100,7 +98,7 @@ def test_equals_a_plain_loop_in_float64(direction):
             radius = reference.radius(cosines, mask, "matrix", wide)
             s1[c], f = reference.best_of(np.float64(TEXT.pooled[i]), goal, radius, noise)
             moved[c] = reference.perturbed(goal, radius, noise[f])
-            f = np.float64(TEXT.weight[TEXT.offsets[i] : TEXT.offsets[i + 1]])
+            f = reference.word_weights(words, mask, word_parameters())
             local[c] = reference.local_score(words, mask, atoms, np.ones(len(atoms), bool), f)
         order = sorted(best, key=lambda c: -s1[c])
         assert got.item[q].tolist() == order
@@ -113,6 +111,12 @@ def test_equals_a_plain_loop_in_float64(direction):
         state = np.float64(start(direction, asking, answering, q, head))
         wanted = reference.ddim(partial(predict, head), state, 50, SETTINGS.steps)
         np.testing.assert_allclose(got.clean[q], wanted[0], atol=1e-5)
+
+
+def word_parameters():
+    inner, outer = (PARAMS["word_weights"][k] for k in ("inner", "outer"))
+    found = {"W1": inner["kernel"], "b1": inner["bias"], "W2": outer["kernel"], "b2": outer["bias"]}
+    return {name: np.float64(value) for name, value in found.items()}
 
 
 def reconstructed(weights, query, u, local, head, x, k):
@@ -145,13 +149,12 @@ def test_order_of_candidates_and_of_queries_does_not_matter(direction):
 def shuffled(s, order):
     chosen = np.concatenate([np.arange(s.offsets[i], s.offsets[i + 1]) for i in order])
     offsets = np.concatenate([[0], np.cumsum(np.diff(s.offsets)[order])])
-    weight = None if s.weight is None else s.weight[chosen]
-    return Side(s.pooled[order], s.parts[chosen], offsets, weight)
+    return Side(s.pooled[order], s.parts[chosen], offsets)
 
 
 def test_texts_of_other_candidates_change_no_score_of_a_query():
     """A5.2: a molecule is perturbed by the query, never by a caption of its own."""
-    other = side(21, (3, 20), 9, True)
+    other = side(21, (3, 20), 9)
     before = refined("t2m")
     for q in (0, 7):
         kept = shuffled(TEXT, [q])
@@ -168,7 +171,6 @@ def joined(a, b):
         np.concatenate([a.pooled, b.pooled]),
         np.concatenate([a.parts, b.parts]),
         offsets,
-        np.concatenate([a.weight, b.weight]),
     )
 
 
@@ -207,7 +209,7 @@ def test_alpha_of_zero_is_tapr_and_one_candidate_is_stage_one():
     """A5.7."""
     found = refined("t2m")
     assert (levels(found, "fused", 0.0) == levels(found, "tapr")).all()
-    one = refined("t2m", settings=Settings(shortlist=12, samples=4, candidates=1, steps=6, seed=3))
+    one = refined("t2m", settings=dataclasses.replace(SETTINGS, candidates=1))
     for tier in ("fused", "x0"):
         assert (levels(one, tier, 1.0).argmax(1) == 0).all()
 

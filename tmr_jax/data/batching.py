@@ -35,6 +35,8 @@ def declare_shapes(
     batch_size: int,
     text_lengths: np.ndarray | None = None,
     pool_batches: int = 50,
+    alike: int = 1,
+    place: np.ndarray | None = None,
 ) -> Shapes:
     """Three graph levels: nine batches in ten fit the first, all but one in 200 the second, and
     `batch_size` copies' worth of the largest molecules the last.
@@ -47,9 +49,8 @@ def declare_shapes(
         rng = np.random.default_rng(0)
         rows = rng.integers(len(atoms), size=(_SAMPLED_BATCHES, batch_size))
     else:
-        rows = np.concatenate(
-            [epoch_plan(0, e, text_lengths, batch_size, pool_batches) for e in range(3)]
-        )
+        plan = (text_lengths, batch_size, pool_batches, alike, place)
+        rows = np.concatenate([epoch_plan(0, e, *plan) for e in range(3)])
     nodes, edges = _levels(atoms, rows, 64), _levels(bonds, rows, 128)
     distinct = sorted(set(zip(nodes, edges, strict=True)))
     return Shapes(
@@ -68,13 +69,20 @@ def _levels(sizes: np.ndarray, rows: np.ndarray, step: int) -> list[int]:
 
 
 def epoch_plan(
-    seed: int, epoch: int, text_lengths: np.ndarray, batch_size: int, pool_batches: int
+    seed: int,
+    epoch: int,
+    text_lengths: np.ndarray,
+    batch_size: int,
+    pool_batches: int,
+    alike: int = 1,
+    place: np.ndarray | None = None,
 ) -> np.ndarray:
     """Rows of every batch of an epoch, int64 [steps, B]: a pure function of its arguments.
 
     All rows are shuffled and cut to whole batches, so that the rows left out vary by epoch; pools
-    of `pool_batches` batches are sorted by text length; then the batches are shuffled. Raises
-    ValueError where there are fewer rows than one batch has.
+    of `pool_batches` batches (0: none) are sorted by text length; every `alike` batches of a pool
+    are sorted by the `place` of their pairs; then the batches are shuffled. Raises ValueError where
+    there are fewer rows than one batch has.
     """
     rows = len(text_lengths)
     if rows < batch_size:
@@ -85,10 +93,16 @@ def epoch_plan(
     rng = np.random.default_rng([seed, epoch])
     steps = rows // batch_size
     order = rng.permutation(rows)[: steps * batch_size]
-    pool = max(pool_batches, 1) * batch_size
+    pool = (pool_batches or steps) * batch_size
     for start in range(0, len(order), pool):
         part = order[start : start + pool]
-        order[start : start + pool] = part[np.argsort(text_lengths[part], kind="stable")]
+        if pool_batches:
+            part = part[np.argsort(text_lengths[part], kind="stable")]
+        if place is not None:
+            for low in range(0, len(part), alike * batch_size):
+                window = part[low : low + alike * batch_size]
+                part[low : low + len(window)] = window[np.argsort(place[window], kind="stable")]
+        order[start : start + pool] = part
     return rng.permutation(order.reshape(steps, batch_size), axis=0).astype(np.int64)
 
 

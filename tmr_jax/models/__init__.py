@@ -52,6 +52,7 @@ def build_model(
         motif=features.motif,
         dtype=jnp.dtype(train.precision),
         backward=backward,
+        word_dropout=model.text.word_dropout,
         **more,
     )
 

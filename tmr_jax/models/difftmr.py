@@ -46,6 +46,9 @@ class WordWeights(nn.Module):
         return jax.nn.softmax(jnp.where(mask, logits, -jnp.inf), -1)
 
 
+GENERATOR = frozenset({"coupling", "word_weights", "t2m", "m2t"})
+
+
 class DiffTMR(DualEncoder):
     """The encoders keep their names, so the parameters of a dual encoder fit in."""
 
@@ -139,23 +142,42 @@ class DiffTMR(DualEncoder):
         nearest = nearest.reshape(graphs, *text.mask.shape)  # [B molecules, B texts, T]
         return (nearest * self.word_weights(text.tokens, text.mask)[None]).sum(-1).T
 
-    def __call__(self, batch: Batch) -> Float[Array, "B B"]:
-        """All parameters are touched once: what `init` runs."""
+    def __call__(self, batch: Batch | EncodedBatch) -> Float[Array, "B B"]:
+        """What `init` runs: all parameters, of an encoded batch the generator's, are touched."""
         self.loss(batch, jax.random.key(0), train=False)
+        if isinstance(batch, EncodedBatch):
+            return self.similarity(batch.text, batch.mol)
         return super().__call__(batch)
 
     # Retrieval: the pieces that tmr_jax.retrieval.refine puts together
 
-    def weigh_words(self, text: TextOut) -> Float[Array, "B T"]:
+    def weigh_words(
+        self, tokens: Float[Array, "B T D"], mask: Bool[Array, "B T"]
+    ) -> Float[Array, "B T"]:
         """f of A1.5: weights of the words of each text, zero on padding."""
-        return self.word_weights(text.tokens, text.mask)
+        return self.word_weights(tokens, mask)
 
     def perturb(
         self,
-        text: Float[Array, "Q #K D"],
-        mol: Float[Array, "Q #K D"],
+        text: Float[
+            Array,
+            (
+                Q  # K D
+            ),
+        ],
+        mol: Float[
+            Array,
+            (
+                Q  # K D
+            ),
+        ],
         cosines: Float[Array, "Q K T"],
-        mask: Bool[Array, "Q #K T"],
+        mask: Bool[
+            Array,
+            (
+                Q  # K T
+            ),
+        ],
         noise: Float[Array, "F D"],
     ) -> tuple[Float[Array, "Q K"], Float[Array, "Q K D"]]:
         """s1 and h_P of A1.7 for pairs; the side that asks has one row for all K.

@@ -40,6 +40,12 @@ class GraphEncoder(nn.Module):
             hidden = jax.random.bernoulli(self.make_rng("dropout"), UNKNOWN_RATE, columns.shape)
             columns = jnp.where(hidden, 0, columns)
         nodes = ColumnEmbedding(self.node_sizes, self.dim, name="atoms")(columns)
+        if train and self.config.atom_dropout:
+            shape = (len(nodes), 1)
+            read = jax.random.bernoulli(
+                self.make_rng("dropout"), 1 - self.config.atom_dropout, shape
+            )
+            nodes = nodes * read
         if self.config.kind == "gcn":
             nodes = GCN(self.config.layers, self.config.width, self.dim, name="layers")(
                 graph, nodes
@@ -87,6 +93,7 @@ class DualEncoder(nn.Module):
     motif: Literal["none", "brics"]
     dtype: Any = jnp.float32
     backward: Backward = "autodiff"
+    word_dropout: float = 0.0
 
     def setup(self) -> None:
         self.text_encoder = Bert(self.bert, self.dtype, self.backward)
@@ -105,6 +112,12 @@ class DualEncoder(nn.Module):
         self.log_scale = self.param("log_scale", lambda _: jnp.log(1 / 0.07))  # R20
 
     def encode_text(self, text: TextBatch, train: bool = False) -> TextOut:
+        if train and self.word_dropout:
+            read = jax.random.bernoulli(
+                self.make_rng("dropout"), 1 - self.word_dropout, text.mask.shape
+            )
+            # [CLS] is always read, so that no text is empty.
+            text = text._replace(mask=text.mask & read.at[:, 0].set(True))
         states = self.text_encoder(text.tokens, text.mask, deterministic=not train)
         tokens = self.text_norm(self.text_projection(states.astype(jnp.float32)))  # R2
         pooled = tokens[:, 0] if self.pooling == "cls" else masked_mean(tokens, text.mask)

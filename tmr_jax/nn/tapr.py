@@ -54,8 +54,18 @@ class Tapr(nn.Module):
 
 
 def best_of(
-    text: Float[Array, "Q #K D"],
-    mol: Float[Array, "Q #K D"],
+    text: Float[
+        Array,
+        (
+            Q  # K D
+        ),
+    ],
+    mol: Float[
+        Array,
+        (
+            Q  # K D
+        ),
+    ],
     radius: Float[Array, "Q K D"],
     noise: Float[Array, "F D"],
 ) -> tuple[Float[Array, "Q K"], Float[Array, "Q K D"]]:

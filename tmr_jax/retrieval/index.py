@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from tmr_jax.types import MolOut, Side, TextOut
+
 
 def encode(
     apply: Callable[[Any], Any],
@@ -28,6 +30,49 @@ def encode(
     for indices, batch in batches:
         rows[indices] = np.asarray(apply(batch), np.float32)[: len(indices)]
         np.add.at(seen, indices, 1)
+    _check(rows, seen)
+    return unit(rows)
+
+
+def encode_parts(
+    apply: Callable[[Any], TextOut | MolOut],
+    batches: Iterable[tuple[Int[np.ndarray, " b"], Any]],
+    count: int,
+    dim: int,
+) -> Side:
+    """As `encode`, but embeddings as they are and the words or atoms of every item with them."""
+    pooled = np.zeros((count, dim), np.float32)
+    seen, sizes = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    found = []
+    for indices, batch in batches:
+        out = apply(batch)
+        pooled[indices] = np.asarray(out.pooled, np.float32)[: len(indices)]
+        np.add.at(seen, indices, 1)
+        parts, sizes[indices] = _parts(out, len(indices))
+        found.append((indices, parts))
+    _check(pooled, seen)
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    parts = np.empty((offsets[-1], dim), np.float32)
+    for indices, rows in found:
+        counts = sizes[indices]
+        shift = offsets[indices] - (np.cumsum(counts) - counts)
+        parts[np.repeat(shift, counts) + np.arange(len(rows))] = rows
+    return Side(pooled, parts, offsets)
+
+
+def _parts(out: TextOut | MolOut, items: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the parts of the first `items` items, in their order, and how many each has."""
+    if isinstance(out, TextOut):
+        mask = np.asarray(out.mask)[:items]
+        return np.asarray(out.tokens)[:items][mask], mask.sum(1)
+    of_item = np.asarray(out.node_graph)
+    order = np.argsort(of_item, kind="stable")  # motifs need not stand in the order of molecules
+    order = order[of_item[order] < items]
+    return np.asarray(out.nodes)[order], np.bincount(of_item[order], minlength=items)
+
+
+def _check(rows: np.ndarray, seen: np.ndarray) -> None:
+    count = len(rows)
     assert (seen == 1).all(), f"{(seen != 1).sum()} of {count} items not encoded exactly once"
     bad = ~np.isfinite(rows).all(1)
     if bad.any():
@@ -35,7 +80,6 @@ def encode(
             f"expected finite embeddings, got NaN or infinity for item {int(bad.argmax())} "
             f"({int(bad.sum())} of {count}); check that the run's training did not diverge"
         )
-    return unit(rows)
 
 
 def unit(rows: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:

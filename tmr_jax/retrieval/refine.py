@@ -21,31 +21,23 @@ from jaxtyping import Array, Float, Int
 
 from tmr_jax.retrieval.index import unit
 from tmr_jax.retrieval.rank import score_chunks
-from tmr_jax.types import Ranking
+from tmr_jax.types import Ranking, Side
 
 Direction = Literal["t2m", "m2t"]
 QUERIES = 16  # at once on the device; the last ones are filled up with copies
-
-
-class Side(NamedTuple):
-    """Distinct texts or molecules of a pool: one row each, and the rows of their parts."""
-
-    pooled: Float[np.ndarray, "n D"]  # h^t or h^g, not of length one
-    parts: Float[np.ndarray, "P D"]  # words or motifs, of length one, one item after another
-    offsets: Int[np.ndarray, " n1"]
-    weight: Float[np.ndarray, " P"] | None  # f of the words; None for molecules
+WEIGHED = 64  # texts at once whose words are weighed
 
 
 @dataclass(frozen=True)
 class Settings:
     """Sizes of A1.7; a pool with fewer candidates has shorter lists."""
 
-    shortlist: int = 256  # K1
-    samples: int = 15  # F, perturbations of a molecule
-    candidates: int = 32  # K, denoised
-    steps: int = 50  # S, of the sampler
-    noises: int = 1  # R, initial states that are averaged
-    seed: int = 0
+    shortlist: int  # K1
+    samples: int  # F, perturbations of a molecule
+    candidates: int  # K, denoised
+    steps: int  # S, of the sampler
+    noises: int  # R, initial states that are averaged
+    seed: int
 
 
 class Refined(NamedTuple):
@@ -70,8 +62,8 @@ def refine(
 ) -> Refined:
     """Shortlists of the queries, rows of the asking side, against all of the other side.
 
-    `apply(params, *arrays, method=...)` runs `perturb` and `reconstruct` of the model. `watch` is
-    called with the number of queries done, as often as there is news.
+    `apply(params, *arrays, method=...)` runs `weigh_words`, `perturb` and `reconstruct` of the
+    model. `watch` is called with the number of queries done, as often as there is news.
     """
     stage = _Stage(apply, params, text, mol, direction, settings)
     item, first = shortlist(stage.ask_rows[queries], stage.rows, stage.key, stage.count)
@@ -128,9 +120,10 @@ class _Stage:
         self._ask_key, self.key = hashes(self.ask_rows), hashes(self.rows)
         self.count = min(settings.shortlist, len(self.rows))
         self._head = min(settings.candidates, self.count)
-        self._parts = jnp.asarray(self._answering.parts)
-        self._weight = None if self._t2m else jnp.asarray(text.weight)
+        self._ask_parts = unit(self.asking.parts)
+        self._parts = jnp.asarray(unit(self._answering.parts))
         self._longest = bucket(int(np.diff(text.offsets).max()))
+        self._weight = _word_weights(apply, params, text, self._longest)
         shape = (settings.samples, text.pooled.shape[1])
         self._noise = jax.random.normal(jax.random.key(settings.seed), shape)
         self._perturb = jax.jit(partial(_perturb_t2m if self._t2m else _perturb_m2t, apply))
@@ -166,23 +159,15 @@ class _Stage:
         if self._t2m:
             words: tuple = (own, mask)
         else:
-            begin, end = self._answering.offsets[item], self._answering.offsets[item + 1]
-            place = np.arange(self._longest)
-            real = place < (end - begin)[..., None]
-            index = np.where(real, begin[..., None] + place, 0)
-            words = (self._parts, index.astype(np.int32), real)
+            words = (self._parts, *padded(self._answering.offsets, item, self._longest))
         s1, moved = self._perturb(self._params, asking, answering, *words, self._noise)
         return np.asarray(s1), moved
 
     def _own_parts(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Parts of the queries, padded to a bucket: [q, P, D], mask and weights [q, P]."""
-        side = self.asking
-        begin, end = side.offsets[queries], side.offsets[queries + 1]
-        place = np.arange(bucket(int((end - begin).max())))
-        mask = place < (end - begin)[:, None]
-        index = np.where(mask, begin[:, None] + place, 0)
-        weight = np.ones(len(side.parts), np.float32) if side.weight is None else side.weight
-        return side.parts[index], mask, np.where(mask, weight[index], 0).astype(np.float32)
+        index, mask = padded(self.asking.offsets, queries)
+        weight = self._weight[index] if self._t2m else mask
+        return self._ask_parts[index], mask, np.where(mask, weight, 0).astype(np.float32)
 
     def _parts_of(self, items: np.ndarray) -> tuple[np.ndarray, Any]:
         """Where the parts of the items lie, [q, A], and the column that each belongs to."""
@@ -195,14 +180,37 @@ class _Stage:
             begin = np.repeat(offsets[own] - np.cumsum(counts) + counts, counts)
             index[i, : len(begin)] = begin + np.arange(len(begin))
             segment[i, : len(begin)] = np.repeat(np.arange(len(own)), counts)
-        if self._weight is None:
-            return index, segment
-        return index, (segment, self._weight[index])
+        return index, segment if self._t2m else (segment, self._weight[index])
 
 
 def bucket(size: int) -> int:
     """The next power of two: few shapes to compile for."""
     return max(16, 1 << (size - 1).bit_length())
+
+
+def padded(
+    offsets: np.ndarray, items: np.ndarray, size: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the parts of each item lie, int32 [..., size], and which places are real."""
+    begin, end = offsets[items], offsets[items + 1]
+    place = np.arange(bucket(int((end - begin).max())) if size is None else size)
+    place = place.reshape((1,) * items.ndim + place.shape)
+    real = place < (end - begin)[..., None]
+    return np.where(real, begin[..., None] + place, 0).astype(np.int32), real
+
+
+def _word_weights(
+    apply: Callable[..., Any], params: Any, text: Side, size: int
+) -> Float[np.ndarray, " P"]:
+    """f of A1.5 for every word of every text."""
+    weigh = jax.jit(lambda p, tokens, mask: apply(p, tokens, mask, method="weigh_words"))
+    found = np.zeros(len(text.parts), np.float32)
+    items = np.arange(len(text.pooled))
+    for start in range(0, len(items), WEIGHED):
+        chunk = items[np.minimum(np.arange(start, start + WEIGHED), len(items) - 1)]
+        index, real = padded(text.offsets, chunk, size)
+        found[index[real]] = np.asarray(weigh(params, text.parts[index], real))[real]
+    return found
 
 
 def _goals(mol: Array) -> Array:

@@ -17,6 +17,9 @@ class TrainState(NamedTuple):
     optimizer: optax.OptState
 
 
-def new_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+def new_state(
+    params: Any, optimizer: optax.GradientTransformation, frozen: frozenset[str] = frozenset()
+) -> TrainState:
+    """The state before the first step; the optimizer does not see the parameters `frozen`."""
+    trained = {name: p for name, p in params.items() if name not in frozen}
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained))

@@ -1,0 +1,25 @@
+"""DiffTMR's generator on the encoder of det_open: two stages, hard negatives, all four tiers.
+
+Paper: none; scores are "open-pairs training" and compare with no published number.
+Run: TMR_JAX_DATA=../shared/data make train EXP=difftmr_open
+Hardware: 2 CPU cores; det_open is trained first where it was not, under 60 minutes in all.
+Result: experiments/README.md.
+Differs: det_open's encoder, frozen; TAPR and HDAN with the settings that LOG.md chose.
+"""
+
+from dataclasses import replace
+
+from tmr_jax.config import HdanConfig, OptimConfig, TaprConfig, load_experiment
+
+BASE = load_experiment("det_open")
+CONFIG = replace(
+    BASE,
+    model=replace(
+        BASE.model,
+        name="difftmr",
+        tapr=TaprConfig(mode="matrix", bias=-3.0),
+        hdan=HdanConfig(steps=50, gamma=0.4, objective="random_step"),
+    ),
+    optim=OptimConfig(denoiser_lr=1e-3, warmup=100),
+    train=replace(BASE.train, start="det_open", epochs=6, pool_batches=0, alike=16, eval_every=3),
+)

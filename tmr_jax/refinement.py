@@ -1,0 +1,155 @@
+"""A trained second stage at work on a pool: refined lists, ranks by tier, and the choice of alpha.
+
+alpha, the weight of the denoiser's answer beside the similarity, is chosen on the validation pool
+and nowhere else (MODELS.md A1.7); a run keeps it in refine.json with the checkpoint it belongs to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tmr_jax.assembly import Assembly, Encoded
+from tmr_jax.config import Experiment
+from tmr_jax.data.cache import take_ranges
+from tmr_jax.retrieval.index import unit
+from tmr_jax.retrieval.metrics import metrics
+from tmr_jax.retrieval.rank import rank
+from tmr_jax.retrieval.refine import (
+    ALPHAS,
+    TIERS,
+    Direction,
+    Refined,
+    Settings,
+    levels,
+    rank_refined,
+    recall,
+    refine,
+)
+from tmr_jax.training.rundir import write
+from tmr_jax.types import Ranking, Side
+
+REFINE = "refine.json"
+
+
+def settings_of(config: Experiment) -> Settings:
+    """The sizes of the second stage; 0 sampling steps are as many as were trained."""
+    chosen = config.eval.refine
+    steps = chosen.steps or config.model.hdan.steps
+    return Settings(**dataclasses.asdict(chosen) | {"steps": steps})
+
+
+class Lists(NamedTuple):
+    """One direction of a pool, refined; row i belongs to query i."""
+
+    refined: Refined
+    query: np.ndarray  # float32 [Q, D], unit rows
+    candidate: np.ndarray  # float32 [n, D], unit rows of the distinct inputs
+    target: np.ndarray  # int64 [Q], the distinct input that is right
+    count: np.ndarray  # int64 [n], candidates of the pool that have this input
+
+    def ranking(self, tier: str, alpha: float = 0.0) -> Ranking:
+        """Ranks of the targets under det, tapr, fused or x0."""
+        if tier == "det":
+            return rank_distinct(self)
+        level = levels(self.refined, tier, alpha)
+        return rank_refined(
+            self.refined, level, self.query, self.candidate, self.target, self.count
+        )
+
+    def recall(self) -> tuple[float, float]:
+        """Share of targets on the shortlist, and among those that are denoised."""
+        return recall(self.refined, self.target)
+
+
+def rank_distinct(lists: Lists) -> Ranking:
+    """Ranks by cosine over the pool that the lists are from, equal inputs level."""
+    group = np.repeat(np.arange(len(lists.count)), lists.count)
+    first = np.cumsum(lists.count) - lists.count
+    return rank(lists.query, lists.candidate[group], first[lists.target], group)
+
+
+class Refiner:
+    """The second stage of a model with its parameters."""
+
+    def __init__(self, assembly: Assembly, params: Any, settings: Settings) -> None:
+        self._model, self.params, self.settings = assembly.model, params, settings
+
+    def lists(
+        self,
+        text: Encoded,
+        mol: Encoded,
+        direction: Direction,
+        target: np.ndarray,
+        watch: Callable[[int], None] = lambda done: None,
+    ) -> Lists:
+        """Refined lists of every item with a target (an index of the other side, else -1)."""
+        asking, answering = (text, mol) if direction == "t2m" else (mol, text)
+        assert text.side is not None and mol.side is not None, "encode with parts"
+        used, place, count = np.unique(answering.group, return_inverse=True, return_counts=True)
+        asks = np.flatnonzero(target >= 0)
+        queries, own = np.unique(asking.group[asks], return_inverse=True)
+        pool = take(answering.side, used)
+        sides = (text.side, pool) if direction == "t2m" else (pool, mol.side)
+        found = refine(self._apply, self.params, *sides, direction, queries, self.settings, watch)
+        return Lists(
+            refined=Refined(*(column[own] for column in found)),
+            query=asking.rows[asks],
+            candidate=unit(pool.pooled),
+            target=place[target[asks]],
+            count=count,
+        )
+
+    def _apply(self, params: Any, *arrays: Any, method: str) -> Any:
+        return self._model.apply({"params": params}, *arrays, method=method)
+
+
+def take(side: Side | None, items: np.ndarray) -> Side:
+    """The items of a side, in that order."""
+    assert side is not None, "encode with parts"
+    parts, offsets = take_ranges(side.offsets, items)
+    return Side(side.pooled[items], side.parts[parts], offsets)
+
+
+def choose_alpha(lists: list[Lists]) -> tuple[float, dict[str, float]]:
+    """The alpha with the best MRR of `fused`, mean of the directions given, and all of them."""
+    tried = {
+        str(alpha): float(np.mean([metrics(one.ranking("fused", alpha))["mrr"] for one in lists]))
+        for alpha in ALPHAS
+    }
+    return max(ALPHAS, key=lambda alpha: tried[str(alpha)]), tried
+
+
+def tier_scores(lists: dict[str, Lists]) -> dict[str, float]:
+    """`t2m/fused/hits@1` ... of every tier, `alpha`, the recalls, and `mrr` of the fused tier."""
+    alpha, tried = choose_alpha(list(lists.values()))
+    found = {"alpha": alpha, "mrr": tried[str(alpha)]}
+    for direction, one in lists.items():
+        for tier in ("det", *TIERS):
+            scored = metrics(one.ranking(tier, alpha))
+            found |= {f"{direction}/{tier}/{name}": value for name, value in scored.items()}
+        listed, head = one.recall()
+        found |= {f"{direction}/recall/shortlist": listed, f"{direction}/recall/denoised": head}
+    return found
+
+
+def read_alpha(run: Path, checkpoint: str) -> float | None:
+    """alpha as it was chosen for this checkpoint (its SHA-256), or None."""
+    path = run / REFINE
+    if not path.is_file():
+        return None
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    return kept["alpha"] if kept["checkpoint"] == checkpoint else None
+
+
+def write_alpha(run: Path, checkpoint: str, protocol: str, lists: list[Lists]) -> float:
+    """Chooses alpha on lists of the validation pool and keeps it with all that was tried."""
+    alpha, tried = choose_alpha(lists)
+    content = {"alpha": alpha, "checkpoint": checkpoint, "chosen_on": protocol, "mrr": tried}
+    write(run / REFINE, json.dumps(content, indent=2) + "\n")
+    return alpha
