@@ -53,6 +53,7 @@ class Library(NamedTuple):
     rows: np.ndarray  # float32 [C, D]
     entries: Sequence[tuple[str, str]]  # a SMILES or a text, and its name
     account: Account
+    of_texts: bool = False
 
 
 # Reading

@@ -19,12 +19,14 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from tmr_jax.assembly import Assembly, Encoder, assemble_from_run
+from tmr_jax.assembly import Assembly, Encoder, assemble_from_run, refines
 from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import Experiment
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.library import Account, Library, library_of, open_library
+from tmr_jax.refinement import Refiner, read_alpha, settings_of
 from tmr_jax.retrieval.rank import top
+from tmr_jax.retrieval.refine import Direction, levels
 
 
 class Hit(NamedTuple):
@@ -32,6 +34,7 @@ class Hit(NamedTuple):
     score: float  # cosine, -1 to 1; higher is better
     content: str  # the SMILES, or the text of a library of texts
     name: str
+    refined: float | None = None  # score of the second stage, where the model has one
 
 
 class Checkpoint(NamedTuple):
@@ -51,7 +54,10 @@ def load(run: str | Path, which: Literal["best", "newest"] = "best") -> Retrieve
     use_compile_cache(cache_folder())
     assembly = assemble_from_run(run)
     params, step = restore_params(run, which)
-    return Retriever(assembly, params, Checkpoint(which, step, parameters_sha256(params)))
+    checkpoint = Checkpoint(which, step, parameters_sha256(params))
+    # Without an evaluation no alpha was chosen; the perturbed score alone then decides.
+    alpha = read_alpha(Path(run), checkpoint.sha256) or 0.0
+    return Retriever(assembly, params, checkpoint, alpha=alpha)
 
 
 def check_path(run: str | Path) -> None:
@@ -84,11 +90,16 @@ class Retriever:
         checkpoint: Checkpoint,
         encoder: Encoder | None = None,
         library: Library | None = None,
+        alpha: float = 0.0,
     ) -> None:
         self.checkpoint = checkpoint
-        self._assembly, self._params = assembly, params
+        self._assembly, self._params, self._alpha = assembly, params, alpha
         self._encoder = encoder or Encoder(assembly, params)
         self._library = library
+        self._refiner = None
+        if refines(assembly.model):
+            self._refiner = Refiner(assembly, params, settings_of(assembly.config))
+            self._reader = Encoder(assembly, params, parts=True)
 
     @property
     def config(self) -> Experiment:
@@ -150,15 +161,32 @@ class Retriever:
         rows = self.encode_text(texts)
         entries = [(text, f"row {i + 1}") for i, text in enumerate(texts)]
         account = Account("the texts given", len(rows), len(rows), {})
-        return self._with(Library(rows, entries, account))
+        return self._with(Library(rows, entries, account, of_texts=True))
 
     def search(self, text: str, k: int = 10) -> list[Hit]:
-        """The k items of the library that fit a description best, best first."""
-        return self._nearest(self.encode_text([text]), k)
+        """The k items of the library that fit a description best, best first.
+
+        A model with a second stage orders its shortlist anew (`Hit.refined`); what follows the
+        shortlist is in the order of the cosine.
+        """
+        query = self.encode_text([text])
+        if self._refiner is None or self._holds_texts:
+            return self._nearest(query, k)
+        return self._two_stages(self._refiner, "t2m", text, query, k)
 
     def search_molecule(self, smiles: str, k: int = 10) -> list[Hit]:
-        """The k items of the library nearest to a molecule: its like, or texts that describe it."""
-        return self._nearest(self.encode_molecules([smiles]), k)
+        """The k items of the library nearest to a molecule: its like, or texts that describe it.
+
+        Texts are put in a second order as in `search`.
+        """
+        query = self.encode_molecules([smiles])
+        if self._refiner is None or not self._holds_texts:
+            return self._nearest(query, k)
+        return self._two_stages(self._refiner, "m2t", smiles, query, k)
+
+    @property
+    def _holds_texts(self) -> bool:
+        return self._library is not None and self._library.of_texts
 
     def _nearest(self, query: np.ndarray, k: int) -> list[Hit]:
         if self._library is None:
@@ -174,8 +202,32 @@ class Retriever:
             for place, (i, s) in enumerate(zip(index[0], score[0], strict=True), 1)
         ]
 
+    def _two_stages(
+        self, refiner: Refiner, direction: Direction, asked: str, query: np.ndarray, k: int
+    ) -> list[Hit]:
+        """The k best hits; those of the shortlist in the order of the second stage."""
+        length = refiner.settings.shortlist
+        hits = self._nearest(query, max(k, length))
+        short, rest = hits[:length], hits[length:]
+        answers = [hit.content for hit in short]
+        if direction == "t2m":
+            text, mol = self._reader.texts([asked]), self._reader.molecules(answers)[0]
+            group = mol.group
+        else:
+            text, mol = self._reader.texts(answers), self._reader.molecules([asked])[0]
+            group = text.group
+        refined = refiner.lists(text, mol, direction, np.zeros(1, np.int64)).refined
+        level = levels(refined, "fused", self._alpha)[0]
+        score = refined.perturbed[0].copy()
+        score[: refined.clean.shape[1]] += self._alpha * refined.clean[0]
+        place = np.argsort(refined.item[0])  # the inputs 0, 1, ... of the shortlist
+        order = np.argsort(-level[place][group], kind="stable")  # equals as the cosine has them
+        ordered = [short[i]._replace(refined=float(score[place][group[i]])) for i in order]
+        return [hit._replace(rank=i) for i, hit in enumerate([*ordered, *rest][:k], 1)]
+
     def _with(self, library: Library) -> Retriever:
-        return Retriever(self._assembly, self._params, self.checkpoint, self._encoder, library)
+        kept = (self._assembly, self._params, self.checkpoint, self._encoder)
+        return Retriever(*kept, library, self._alpha)
 
 
 def _listed(strings: Sequence[str]) -> list[str]:

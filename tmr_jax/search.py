@@ -178,10 +178,15 @@ def print_tables(answers: list[Answer]) -> None:
         shown = Table(title=Text(printable(answer.query)), title_justify="left", box=None)
         shown.add_column("rank", justify="right")
         shown.add_column("score", justify="right")
+        refined = any(hit.refined is not None for hit in answer.hits)
+        if refined:
+            shown.add_column("refined", justify="right")
         shown.add_column("SMILES", overflow="fold")
         shown.add_column("name", overflow="fold")
         for hit in answer.hits:
-            cells = (str(hit.rank), f"{hit.score:.4f}", printable(hit.content), printable(hit.name))
+            second = [] if not refined else ["" if hit.refined is None else f"{hit.refined:.4f}"]
+            numbers = [str(hit.rank), f"{hit.score:.4f}", *second]
+            cells = (*numbers, printable(hit.content), printable(hit.name))
             shown.add_row(*(Text(cell) for cell in cells))
         console.print(shown)
 
@@ -197,6 +202,7 @@ def print_json(answers: list[Answer], retriever: Retriever) -> None:
             "query": answer.query,
             "hits": [
                 {"rank": h.rank, "score": h.score, "smiles": h.content, "name": h.name}
+                | ({} if h.refined is None else {"refined": h.refined})
                 for h in answer.hits
             ],
         }

@@ -1,0 +1,170 @@
+"""DiffTMR from training to search: joint, in two stages, all tiers told apart (A5.6, A5.7)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import tmr_jax
+from tmr_jax.assembly import Encoded
+from tmr_jax.config import HdanConfig, RefineConfig, load_experiment
+from tmr_jax.eval import evaluate
+from tmr_jax.models.difftmr import GENERATOR
+from tmr_jax.refinement import choose_alpha, read_alpha, take, write_alpha
+from tmr_jax.train import Signals, train
+from tmr_jax.training.checkpoint import restore_params
+from tmr_jax.types import Side
+
+TINY = load_experiment(str(Path(__file__).parent / "experiments" / "tiny.py"))
+JOINT = dataclasses.replace(
+    TINY,
+    model=dataclasses.replace(TINY.model, name="difftmr", hdan=HdanConfig(steps=5)),
+    train=dataclasses.replace(TINY.train, epochs=2),
+    eval=dataclasses.replace(TINY.eval, refine=RefineConfig(shortlist=8, samples=3, candidates=4)),
+)
+
+
+def trained(config, run: Path) -> Path:
+    with Signals() as signals:
+        train(config, run, False, signals)
+    return run
+
+
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory) -> Path:
+    return trained(JOINT, tmp_path_factory.mktemp("joint") / "run")
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory) -> tuple[Path, Path]:
+    """The run of the encoder and the run of the generator."""
+    folder = tmp_path_factory.mktemp("stages")
+    first = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, epochs=1))
+    encoder = trained(first, folder / "encoder")
+    second = dataclasses.replace(JOINT.train, start=str(encoder), pool_batches=0, alike=2, epochs=3)
+    config = dataclasses.replace(JOINT, train=second)
+    return encoder, trained(config, folder / "generator")
+
+
+def test_every_tier_of_both_directions_is_reported_with_what_it_depends_on(joint):
+    results = evaluate(joint)
+    scores = [s for s in results["scores"] if s["right"] == "its own partner"]
+    names = [(s["direction"], s["tier"]) for s in scores]
+    wanted = [(d, t) for d in ("t2m", "m2t") for t in ("det", "tapr", "fused", "x0")]
+    assert sorted(names) == sorted(wanted)
+    fused = next(s for s in scores if (s["direction"], s["tier"]) == ("t2m", "fused"))
+    assert fused["refined"]["samples"] == 3 and fused["refined"]["steps"] == 5
+    assert 0 <= fused["refined"]["recall_denoised"] <= fused["refined"]["recall_shortlist"] <= 1
+    kept = json.loads((joint / "refine.json").read_text())
+    assert kept["alpha"] == fused["refined"]["alpha"] and len(kept["mrr"]) == 8
+    assert kept["chosen_on"] == "table/validation"
+    page = (joint / "report.html").read_text()
+    assert "alpha" in page and "fused" in page
+
+
+def test_the_curves_of_training_have_every_tier_and_all_losses(joint):
+    rows = [json.loads(line) for line in (joint / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss/dis", "loss/gen_t2m", "loss/gen_m2t"} <= set(rows[0])
+    score = next(row for row in rows if "validation/mrr" in row)
+    assert {f"validation/t2m/{t}/mrr" for t in ("det", "tapr", "fused", "x0")} <= set(score)
+    tried = [score["validation/t2m/fused/mrr"], score["validation/m2t/fused/mrr"]]
+    assert score["validation/mrr"] == pytest.approx(np.mean(tried))
+
+
+def test_a_search_orders_its_shortlist_by_the_second_stage(joint):
+    evaluate(joint)
+    smiles = ["CCO", "CCN", "Nc1ccccc1", "c1ccccc1O", "CC(=O)O", "OCC", "CCCl", "CCBr", "CCI", "C"]
+    retriever = tmr_jax.load(joint).with_library([*smiles, "CCCCCCO", "CCCCCCN"])
+    hits = retriever.search("an alcohol", k=12)
+    assert [h.rank for h in hits] == list(range(1, 13))
+    assert sorted(h.content for h in hits) == sorted([*smiles, "CCCCCCO", "CCCCCCN"])
+    listed = [h for h in hits if h.refined is not None]
+    assert listed == hits[: len(listed)] and len(listed) == 8  # the shortlist comes first
+    assert [h.content for h in retriever.search("an alcohol", k=3)] == [h.content for h in hits[:3]]
+    same = {h.content: (h.score, h.refined) for h in hits}
+    assert same["CCO"] == same["OCC"]
+    back = retriever.with_texts(["an alcohol", "an amine", "a salt"]).search_molecule("CCO", k=3)
+    assert all(h.refined is not None for h in back)
+
+
+def test_the_second_stage_leaves_the_encoder_as_it_was(stages):
+    encoder, generator = stages
+    before, after = restore_params(encoder, "best")[0], restore_params(generator, "newest")[0]
+    assert set(after) - set(before) == GENERATOR
+    for name in before:
+        same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), before[name], after[name])
+        assert all(jax.tree.leaves(same)), name
+    first = restore_params(generator, "best")[0]
+    assert set(first) == set(after)
+    rows = [json.loads(line) for line in (generator / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert losses[-1] < losses[0]
+
+
+def test_the_generators_run_stands_alone(stages, tmp_path):
+    import shutil
+
+    encoder, generator = stages
+    alone = shutil.copytree(generator, tmp_path / "alone")
+    results = evaluate(alone)
+    det = next(s for s in results["scores"] if (s["direction"], s["tier"]) == ("t2m", "det"))
+    plain = evaluate(encoder)["scores"][0]
+    assert det["metrics"] == pytest.approx(plain["metrics"])
+    kept = json.loads((generator / "features.json").read_text())["weights"]
+    assert kept["start"].startswith(str(encoder))
+
+
+def test_another_encoder_and_an_unfinished_run_are_refused(stages, tmp_path):
+    encoder, _ = stages
+    other = dataclasses.replace(
+        JOINT,
+        model=dataclasses.replace(JOINT.model, dim=8),
+        train=dataclasses.replace(JOINT.train, start=str(encoder)),
+    )
+    with pytest.raises(ValueError, match="expected the encoder of .*; got another dim"):
+        trained(other, tmp_path / "other")
+    missing = dataclasses.replace(
+        JOINT, train=dataclasses.replace(JOINT.train, start=str(tmp_path / "nowhere"))
+    )
+    with pytest.raises(ValueError, match="expected a finished run"):
+        trained(missing, tmp_path / "missing")
+
+
+def test_a_collapsing_form_is_refused(tmp_path):
+    hdan = HdanConfig(state="outside", clean="clamp")
+    config = dataclasses.replace(JOINT, model=dataclasses.replace(JOINT.model, hdan=hdan))
+    with pytest.raises(ValueError, match="which collapses there"):
+        trained(config, tmp_path / "run")
+
+
+class FakeLists:
+    """MRR by alpha, as if lists had been ranked."""
+
+    def __init__(self, best: float) -> None:
+        self.best = best
+
+    def ranking(self, tier: str, alpha: float):
+        from tmr_jax.types import Ranking
+
+        ahead = round(10 * abs(alpha - self.best))
+        return Ranking(np.array([ahead]), np.array([0]), 100)
+
+
+def test_alpha_is_the_best_of_the_grid_and_belongs_to_a_checkpoint(tmp_path):
+    alpha, tried = choose_alpha([FakeLists(0.5), FakeLists(0.5)])
+    assert alpha == 0.5 and tried["0.5"] == 1.0 and len(tried) == 8
+    assert choose_alpha([FakeLists(0.0)])[0] == 0.0
+    assert write_alpha(tmp_path, "abc", "table/validation", [FakeLists(1.0)]) == 1.0
+    assert read_alpha(tmp_path, "abc") == 1.0 and read_alpha(tmp_path, "def") is None
+
+
+def test_take_keeps_the_parts_of_each_item():
+    side = Side(np.eye(3, dtype=np.float32), np.arange(12.0).reshape(6, 2), np.array([0, 1, 3, 6]))
+    got = take(side, np.array([2, 0]))
+    assert got.offsets.tolist() == [0, 3, 4] and got.parts[:, 0].tolist() == [6, 8, 10, 0]
+    assert Encoded(got.pooled, np.arange(2), got).side is got
