@@ -101,9 +101,8 @@ def test_the_second_stage_leaves_the_encoder_as_it_was(stages):
         assert all(jax.tree.leaves(same)), name
     first = restore_params(generator, "best")[0]
     assert set(first) == set(after)
-    rows = [json.loads(line) for line in (generator / "metrics.jsonl").read_text().splitlines()]
-    losses = [row["loss"] for row in rows if "loss" in row]
-    assert losses[-1] < losses[0]
+    for name in ("t2m", "m2t"):  # biases begin at zero
+        assert all(np.abs(v).max() > 0 for k, v in after[name].items() if k.endswith("_bias"))
 
 
 def test_the_generators_run_stands_alone(stages, tmp_path):
@@ -126,7 +125,7 @@ def test_another_encoder_and_an_unfinished_run_are_refused(stages, tmp_path):
         model=dataclasses.replace(JOINT.model, dim=8),
         train=dataclasses.replace(JOINT.train, start=str(encoder)),
     )
-    with pytest.raises(ValueError, match="expected the encoder of .*; got another dim"):
+    with pytest.raises(ValueError, match=r"expected the encoder of .*; got another dim"):
         trained(other, tmp_path / "other")
     missing = dataclasses.replace(
         JOINT, train=dataclasses.replace(JOINT.train, start=str(tmp_path / "nowhere"))

@@ -5,6 +5,9 @@ stay in memory; batches are cut out of them, and only the generator's parameters
 new run holds the encoder's parameters too and stands alone.
 """
 
+# pyright: reportArgumentType=false
+# (numpy arrays stand in for jax.Array in a batch until the step moves them to the device)
+
 from __future__ import annotations
 
 import json

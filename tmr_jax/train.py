@@ -218,7 +218,7 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
     save_assembly(run, assembly, data.shapes)
     plan = Plan(config, data)
     # state
-    first = data.batch(plan.rows(0), assembly.tokenizer.pad_token)
+    first: Any = data.batch(plan.rows(0), assembly.tokenizer.pad_token)
     if config.train.start:
         params = init_generator(assembly, first, config.train.seed, encoder)
     else:

@@ -12,6 +12,7 @@ from tmr_jax.data.cache import apply_vocabulary, molecule_table, text_table
 from tmr_jax.refinement import Refiner, settings_of, tier_scores
 from tmr_jax.retrieval.metrics import metrics
 from tmr_jax.retrieval.rank import rank
+from tmr_jax.retrieval.refine import Direction
 from tmr_jax.types import Pool
 
 
@@ -51,7 +52,7 @@ class Validation:
         text, mol = self._encoded or self._encode(watch)
         if self._encoded is None:
             self._encoder.params = None  # training goes on with this memory
-        sides = {"t2m": self._text_target, "m2t": self._mol_target}
+        sides: dict[Direction, Any] = {"t2m": self._text_target, "m2t": self._mol_target}
         sides = {direction: target for direction, target in sides.items() if (target >= 0).any()}
         if self._refiner is not None:
             self._refiner.params = params

@@ -14,6 +14,7 @@ from tmr_jax.config import GraphEncoderConfig, HdanConfig, TaprConfig
 from tmr_jax.models.difftmr import DiffTMR, objective
 from tmr_jax.nn.bert import BertConfig
 from tmr_jax.nn.diffusion import Form, Hdan, HdanWeights, prepare
+from tmr_jax.nn.tapr import best_of
 from tmr_jax.types import EncodedBatch, MolOut, TextOut
 
 B, D, SLOTS = 8, 16, 12
@@ -323,7 +324,7 @@ def toy(seed=0):
     random = np.random.default_rng(seed)
     centre = random.normal(size=(CLUSTERS, 300))[random.integers(0, CLUSTERS, POOL)]
     mol = centre + 0.6 * random.normal(size=(POOL, 300))
-    text = mol + 2.6 * random.normal(size=(POOL, 300))
+    text = mol + 4.5 * random.normal(size=(POOL, 300))
     return text, mol, random
 
 
@@ -344,7 +345,9 @@ def test_best_of_fifteen_gains_nothing_without_a_leak_and_much_with_one():
 
 def scored(text, mol, radius, noise):
     """Best of F with the same noise for all candidates, as the package has it."""
-    run = jax.jit(lambda t, g: best_of(t[:, None], g, jnp.full(g.shape, radius), noise)[0])
+    run = jax.jit(
+        lambda t, g: best_of(t[:, None], g, jnp.full(g.shape, radius), jnp.float32(noise))[0]
+    )
     blocks = (text[i : i + 20] for i in range(0, POOL, 20))
     return np.concatenate([run(t, np.broadcast_to(mol, (20, *mol.shape))) for t in blocks])
 

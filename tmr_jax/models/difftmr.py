@@ -159,25 +159,10 @@ class DiffTMR(DualEncoder):
 
     def perturb(
         self,
-        text: Float[
-            Array,
-            (
-                Q  # K D
-            ),
-        ],
-        mol: Float[
-            Array,
-            (
-                Q  # K D
-            ),
-        ],
+        text: Float[Array, "#Q #K D"],
+        mol: Float[Array, "#Q #K D"],
         cosines: Float[Array, "Q K T"],
-        mask: Bool[
-            Array,
-            (
-                Q  # K T
-            ),
-        ],
+        mask: Bool[Array, "#Q #K T"],
         noise: Float[Array, "F D"],
     ) -> tuple[Float[Array, "Q K"], Float[Array, "Q K D"]]:
         """s1 and h_P of A1.7 for pairs; the side that asks has one row for all K.

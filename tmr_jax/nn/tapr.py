@@ -54,18 +54,8 @@ class Tapr(nn.Module):
 
 
 def best_of(
-    text: Float[
-        Array,
-        (
-            Q  # K D
-        ),
-    ],
-    mol: Float[
-        Array,
-        (
-            Q  # K D
-        ),
-    ],
+    text: Float[Array, "#Q #K D"],
+    mol: Float[Array, "#Q #K D"],
     radius: Float[Array, "Q K D"],
     noise: Float[Array, "F D"],
 ) -> tuple[Float[Array, "Q K"], Float[Array, "Q K D"]]:
@@ -85,4 +75,4 @@ def best_of(
     norm = jnp.sqrt(jnp.maximum(norm2, NORM_FLOOR**2))  # rounding may leave it below zero
     cosines = inner / (length[..., None] * norm)
     chosen = jnp.argmax(cosines, -1)
-    return cosines.max(-1), mol + radius * noise[chosen]
+    return cosines.max(-1), mol + radius * jnp.take(noise, chosen, axis=0)

@@ -67,4 +67,6 @@ def make_train_step(
             **extra,
         }
 
+    # chex counts by the function's name, and a second stage has a step of its own.
+    chex.clear_trace_counter()
     return jax.jit(chex.assert_max_traces(step, n=shapes), donate_argnums=0)
