@@ -97,6 +97,9 @@ class HdanConfig:
     state: Literal["outside", "inside"] = "outside"  # X_k and the attention's softmax (R9)
     clean: Literal["simplex", "clamp"] = "simplex"  # X0_hat of a sampling step (R26)
     scaled: bool = False  # attention by 1 / sqrt(D) (R10)
+    # "as_is": A1.5; "unit": features of length one; "similarity": and attention that starts as the
+    # encoder's own softmax over the candidates
+    inputs: Literal["as_is", "unit", "similarity"] = "as_is"
     objective: Literal["random_step", "all_steps", "unrolled"] = "random_step"
     gradient: float = 0.0  # share of L_Gen's gradient that the encoders get (R22)
 

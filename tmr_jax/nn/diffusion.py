@@ -77,9 +77,14 @@ class HdanWeights(NamedTuple):
 
 
 class Hdan(nn.Module):
-    """Holds the parameters of one direction; the mathematics are the functions below."""
+    """Holds the parameters of one direction; the mathematics are the functions below.
+
+    With `similarity` W_q and W_k start near the root of it times the identity, so that features of
+    length one meet with `similarity` times their cosine.
+    """
 
     dim: int
+    similarity: float = 0.0
 
     @nn.compact
     def __call__(self) -> HdanWeights:
@@ -95,7 +100,13 @@ class Hdan(nn.Module):
             "inner": (2 * d,),
             "outer": (),
         }
-        weights = {name: self.param(name, small, s) for name, s in shape.items()}
+        same = np.sqrt(self.similarity) * np.eye(d, dtype=np.float32)
+
+        def near_same(key: Array, shape: tuple[int, ...]) -> Array:
+            return small(key, shape) + same
+
+        start = dict.fromkeys(("query", "key"), near_same) if self.similarity else {}
+        weights = {name: self.param(name, start.get(name, small), s) for name, s in shape.items()}
         biases = {
             f"{name}_bias": self.param(f"{name}_bias", nn.initializers.zeros, s)
             for name, s in bias.items()
