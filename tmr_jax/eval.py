@@ -81,6 +81,8 @@ class Arguments:
     """Pools to rank, e.g. chebi20-molt5/test-split; none: those of the run's configuration."""
     which: Which = "best"
     """Checkpoint: the best on validation, or the newest."""
+    draws: int = 0
+    """Refine the text queries so many times with other noise, to see how sure the model is."""
     data: DataConfig = field(default_factory=DataConfig)
     """Where table and demo pools come from; the default is the run's own data."""
 
@@ -94,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen = parse(words)
         command = f"python -m tmr_jax.eval {shlex.join(words)}"
-        evaluate(chosen.run, chosen.protocol, chosen.which, chosen.data, command)
+        evaluate(chosen.run, chosen.protocol, chosen.which, chosen.data, command, chosen.draws)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -140,8 +142,11 @@ def evaluate(
     which: Which = "best",
     data: DataConfig | None = None,
     command: str = "",
+    draws: int = 0,
 ) -> dict[str, Any]:
     """Rank every protocol with the run's model; print the table, write both result files.
+
+    `draws` of the second stage measure how sure it is; 0 leaves that out.
 
     Returns what results.json holds. Errors: ValueError for an unknown run or protocol, for data
     that are not at hand, and for training molecules in a foreign test set.
@@ -158,17 +163,20 @@ def evaluate(
     model = open_run(run, which)
     pools, texts, molecules, refused = encode_pools(model, pools)
     alpha = chosen_alpha(run, config, data, model)
-    scores = []
+    scores, analyses = [], []
     for pool, text, mol in zip(pools, texts, molecules, strict=True):
         found = score_pool(pool, text, mol)
         if model.refiner is not None:
+            lists = refined_lists(pool, text, mol, model.refiner)
             found = [score._replace(tier="det") for score in found]
-            found += refined_scores(pool, text, mol, model.refiner, alpha)
+            found += refined_scores(pool.protocol, lists, model.refiner, alpha)
+            analyses += analyse_pool(pool, (text, mol), lists, model.refiner, alpha, draws, data)
         scores += found + baseline_scores(pool, data, run / TOKENIZER)
     results = summary(run, config, model.checkpoint, command) | {
         "scores": [
             score_record(s, config, overlaps[s.protocol], refused[s.protocol]) for s in scores
-        ]
+        ],
+        "analysis": analyses,
     }
     _write_json(run / "results.json", results)
     rankings = {
@@ -363,18 +371,70 @@ def refined_lists(pool: Pool, text: Encoded, mol: Encoded, refiner: Refiner) -> 
 
 
 def refined_scores(
-    pool: Pool, text: Encoded, mol: Encoded, refiner: Refiner, alpha: float
+    protocol: str, lists: dict[str, Lists], refiner: Refiner, alpha: float
 ) -> list[Score]:
     """The tiers after `det`, of both directions (A1.7); all of them, whichever is best."""
     scores = []
-    for direction, lists in refined_lists(pool, text, mol, refiner).items():
-        listed, head = lists.recall()
+    for direction, one in lists.items():
+        listed, head = one.recall()
         told = dataclasses.asdict(refiner.settings) | {"alpha": alpha}
         told |= {"recall_shortlist": listed, "recall_denoised": head}
         for tier in TIERS:
-            ranking = lists.ranking(tier, alpha)
-            scores.append(Score(pool.protocol, direction, "model", PAIR, ranking, None, tier, told))
+            ranking = one.ranking(tier, alpha)
+            scores.append(Score(protocol, direction, "model", PAIR, ranking, None, tier, told))
     return scores
+
+
+def analyse_pool(
+    pool: Pool,
+    sides: tuple[Encoded, Encoded],
+    lists: dict[str, Lists],
+    refiner: Refiner,
+    alpha: float,
+    draws: int,
+    data: DataConfig,
+) -> list[dict[str, Any]]:
+    """Slices, variety and uncertainty of the text queries (tmr_jax/analysis.py), det and fused."""
+    from tmr_jax.analysis import first_items, sliced, slices, uncertainty, variety, winners
+    from tmr_jax.data import load_pairs
+    from tmr_jax.features.variety import Cabinet, scaffold
+
+    if "t2m" not in lists:
+        return []
+    one, asks = lists["t2m"], np.flatnonzero(pool.text_target >= 0)
+    train = [p for p in load_pairs(data) if p.split == "train"]
+    own = [scaffold(pool.smiles[i]) for i in pool.text_target[asks]]
+    known = {scaffold(s) for s in {p.smiles for p in train} if not _refused(s)}
+    parts = slices([pool.texts[i] for i in asks], own, [p.text for p in train], known)
+    # The lists name distinct inputs of this pool, in the order of their groups.
+    first = np.unique(sides[1].group, return_index=True)[1]
+    cabinet = Cabinet([pool.smiles[i] for i in first])
+    found = []
+    for tier in ("det", "fused"):
+        record = {
+            "protocol": pool.protocol,
+            "direction": "t2m",
+            "tier": tier,
+            "slices": sliced(one.ranking(tier, alpha), parts),
+            "variety": variety(cabinet, first_items(one, tier, alpha)),
+        }
+        if tier == "fused" and draws:
+            with _progress(f"drawing {draws} times", draws) as watch:
+                won = winners(refiner, *sides, "t2m", pool.text_target, alpha, draws, watch)
+            record["uncertainty"] = uncertainty(won, one.ranking(tier, alpha))
+        found.append(record)
+    return found
+
+
+@functools.cache
+def _refused(smiles: str) -> bool:
+    from tmr_jax.features.graph import BadMolecule, parse_smiles
+
+    try:
+        parse_smiles(smiles)
+    except BadMolecule:
+        return True
+    return False
 
 
 def baseline_scores(pool: Pool, data: DataConfig, tokenizer_file: Path) -> list[Score]:
@@ -608,7 +668,7 @@ def print_table(results: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from tmr_jax.evaluation_report import number
+    from tmr_jax.evaluation_report import number, score_name
 
     checkpoint = results["checkpoint"]
     title = f"{results['experiment']}: {checkpoint['which']} checkpoint, step {checkpoint['step']}"
@@ -617,8 +677,7 @@ def print_table(results: dict[str, Any]) -> None:
     for metric in NAMES:
         table.add_column(metric, justify="right")
     for score in results["scores"]:
-        name = ", ".join(filter(None, (score["protocol"], score["direction"], score["tier"])))
-        name = f"[bold]{escape(name)}[/bold]"
+        name = f"[bold]{escape(score_name(score))}[/bold]"
         cells = []
         for metric in NAMES:
             low, high = (number(metric, value) for value in score["intervals"][metric])
@@ -634,8 +693,35 @@ def print_table(results: dict[str, Any]) -> None:
         "that any ranking of these model inputs can expect. Also in training: the same InChIKey "
         "block 1 (connectivity)."
     )
+    for record in results["analysis"]:
+        for line in analysis_lines(record):
+            console.print(line, markup=False, highlight=False)
     for name in ("results.json", "report.html"):
         console.print(f"{results['run']}/{name}", markup=False, soft_wrap=True)
+
+
+def analysis_lines(record: dict[str, Any]) -> list[str]:
+    """What is said beside accuracy, in words."""
+    lines = [f"{record['protocol']}, {record['direction']}, {record['tier']}"]
+    for name, scores in record["slices"].items():
+        lines.append(
+            f"  {name}: {scores['queries']:,} queries, hits@1 {100 * scores['hits@1']:.1f}, "
+            f"hits@10 {100 * scores['hits@10']:.1f}"
+        )
+    varied = record["variety"]
+    lines.append(
+        f"  first ten: mean Tanimoto distance {varied['tanimoto_distance@10']:.3f}, "
+        f"{varied['scaffolds@10']:.2f} scaffolds"
+    )
+    if (drawn := record.get("uncertainty")) is not None:
+        shares = (drawn["hits@1_where_all_agree"], drawn["hits@1_elsewhere"])
+        sure, unsure = ("-" if share is None else f"{100 * share:.1f}" for share in shares)
+        lines.append(
+            f"  {drawn['draws']} draws: entropy {drawn['entropy']:.3f} nats, agreement "
+            f"{drawn['agreement']:.3f}; all agree on {100 * drawn['all_agree']:.1f} % of the "
+            f"queries: hits@1 {sure} there, {unsure} elsewhere"
+        )
+    return lines
 
 
 # Examples of the report

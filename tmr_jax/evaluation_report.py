@@ -137,8 +137,13 @@ def _row(score: dict[str, Any]) -> str:
         value = number(name, score["metrics"][name])
         cells.append(f"<td><b>{value}</b><br><small>{low} to {high}</small></td>")
     about = "<br>".join(escape(line) for line in score["about"])
-    name = escape(f"{score['protocol']}, {score['direction']}")
+    name = escape(score_name(score))
     return f'<tr><th scope="row">{name}<br><small>{about}</small></th>{"".join(cells)}</tr>'
+
+
+def score_name(score: dict[str, Any]) -> str:
+    """Protocol, direction and, of a model with a second stage, tier."""
+    return ", ".join(filter(None, (score["protocol"], score["direction"], score["tier"])))
 
 
 def number(name: str, value: float) -> str:
@@ -161,7 +166,9 @@ def _explanation(results: dict[str, Any]) -> str:
 def _curves(history: list[dict[str, Any]]) -> str:
     """Loss and its parts, then validation scores, where the run recorded them."""
     losses = series(history, lambda name: name == "loss" or name.startswith(("loss/", "loss_")))
-    watched = ("t2m/hits@1", "t2m/mrr", "m2t/hits@1", "m2t/mrr")
+    one_stage = ("t2m/hits@1", "t2m/mrr", "m2t/hits@1", "m2t/mrr")
+    tiers = (f"{d}/{t}/mrr" for d in ("t2m", "m2t") for t in ("det", "fused"))
+    watched = (*one_stage, *tiers)
     checks = series(history, lambda name: name.removeprefix("validation/") in watched)
     charts = [("loss by step", losses), ("validation scores by step", checks)]
     return "".join(_lines(title, points) for title, points in charts if points)

@@ -142,7 +142,8 @@ def init_generator(
 ) -> dict[str, Any]:
     """The encoder's parameters and fresh ones of the generator."""
     fresh = jax.jit(assembly.model.init)(jax.random.key(seed), batch)["params"]
-    return {**fresh, **jax.tree.map(jax.numpy.asarray, encoder)}
+    # Copies: a training step takes over what it is given.
+    return {**fresh, **jax.tree.map(jax.numpy.array, encoder)}
 
 
 def _check_same_encoder(ours: Experiment, theirs: Experiment, start: Path) -> None:

@@ -374,7 +374,8 @@ class Loop:
             jax.block_until_ready(metrics)
             seconds = time.perf_counter() - start
             self.display.pause()
-            tokens, atoms = batch.text.tokens.shape[1], len(jax.tree.leaves(batch.mol)[0])
+            tokens = batch.text.tokens.shape[1]
+            atoms = len(getattr(batch.mol, "motif", getattr(batch.mol, "nodes", ())))
             self.display.say(f"compiled for {tokens} tokens, {atoms} atoms: {seconds:.1f} s")
         self._taken.append(Taken(done + 1, rows, metrics))
         # On CPU every step that waits already holds all its memory, and nothing is gained.

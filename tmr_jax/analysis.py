@@ -1,0 +1,150 @@
+"""Beside accuracy: how sure a second stage is, how varied its answers are, who is hard to find.
+
+DiffTMR's second claim is that perturbation and diffusion give a distribution over candidates. Here
+it is drawn: the same query with other noise, one perturbation and one initial state a draw. All
+numbers are of queries in order; nothing here decides a rank.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from tmr_jax.assembly import Encoded
+from tmr_jax.refinement import Lists, Refiner
+from tmr_jax.retrieval.metrics import metrics
+from tmr_jax.retrieval.refine import Direction, levels
+from tmr_jax.types import Ranking
+
+TOP = 10
+RARE_ROLE = 5  # training texts that name a role at most so often
+LONG = 0.9  # quantile of the texts' lengths
+ROLE = re.compile(r"has (?:a )?roles? as (.*?)(?:\.|$)")
+ROLE_PARTS = re.compile(r",\s*(?:and\s+)?|\s+and\s+")
+
+
+# Uncertainty
+
+
+def winners(
+    refiner: Refiner,
+    text: Encoded,
+    mol: Encoded,
+    direction: Direction,
+    target: np.ndarray,
+    alpha: float,
+    draws: int,
+    watch: Callable[[int], None] = lambda done: None,
+) -> Int[np.ndarray, "draws Q"]:
+    """The candidate ranked first in each draw: one perturbation and one initial state each."""
+    chosen, found = refiner.settings, []
+    try:
+        for draw in range(draws):
+            refiner.settings = dataclasses.replace(
+                chosen, samples=min(chosen.samples, 1), noises=1, seed=chosen.seed + draw
+            )
+            refined = refiner.lists(text, mol, direction, target).refined
+            first = levels(refined, "fused", alpha).argmax(1)
+            found.append(np.take_along_axis(refined.item, first[:, None], 1)[:, 0])
+            watch(draw + 1)
+    finally:
+        refiner.settings = chosen
+    return np.stack(found)
+
+
+def agreement(won: Int[np.ndarray, "draws Q"]) -> Float[np.ndarray, " Q"]:
+    """Share of the draws that name the most named candidate: 1 where all agree."""
+    return np.array([max(Counter(column.tolist()).values()) for column in won.T]) / len(won)
+
+
+def entropy(won: Int[np.ndarray, "draws Q"]) -> Float[np.ndarray, " Q"]:
+    """Of the shares of the candidates among the draws, in nats: 0 where all agree."""
+    found = []
+    for column in won.T:
+        share = np.array(list(Counter(column.tolist()).values())) / len(won)
+        found.append(-(share * np.log(share)).sum())
+    return np.abs(np.array(found))  # no minus zero
+
+
+def uncertainty(won: np.ndarray, ranking: Ranking) -> dict[str, Any]:
+    """Means over queries, and Hits@1 of the queries on which all draws agree and of the others."""
+    agreed, right = agreement(won), (ranking.greater == 0) & (ranking.equal == 0)
+    sure = agreed == 1
+    return {
+        "draws": len(won),
+        "entropy": float(entropy(won).mean()),
+        "agreement": float(agreed.mean()),
+        "all_agree": float(sure.mean()),
+        "hits@1_where_all_agree": float(right[sure].mean()) if sure.any() else None,
+        "hits@1_elsewhere": float(right[~sure].mean()) if (~sure).any() else None,
+    }
+
+
+# Variety of the answers
+
+
+def first_items(lists: Lists, tier: str, alpha: float) -> Int[np.ndarray, "Q top"]:
+    """The first candidates of every query under a tier, as distinct inputs of the pool."""
+    if tier == "det":
+        order = np.argsort(-lists.refined.first, axis=1, kind="stable")
+    else:
+        order = np.argsort(-levels(lists.refined, tier, alpha), axis=1, kind="stable")
+    return np.take_along_axis(lists.refined.item, order[:, :TOP], 1)
+
+
+def variety(cabinet: Any, items: Int[np.ndarray, "Q top"]) -> dict[str, float]:
+    """Means over queries of the distance and the number of scaffolds among the first ten."""
+    found = [cabinet.variety(row) for row in items]
+    return {
+        "tanimoto_distance@10": float(np.mean([v.distance for v in found])),
+        "scaffolds@10": float(np.mean([v.scaffolds for v in found])),
+    }
+
+
+# Slices
+
+
+def roles(text: str) -> list[str]:
+    """What a description says that the molecule has a role as, without articles."""
+    found = []
+    for group in ROLE.findall(text):
+        for part in ROLE_PARTS.split(group):
+            name = re.sub(r"^(?:an?|the)\s+", "", part.strip())
+            if name:
+                found.append(name)
+    return found
+
+
+def slices(
+    texts: Sequence[str],
+    scaffolds: Sequence[str],
+    train_texts: Sequence[str],
+    train_scaffolds: set[str],
+) -> dict[str, Bool[np.ndarray, " Q"]]:
+    """Which queries are of each rare kind; text i and scaffold i belong to query i."""
+    known = Counter(role for text in train_texts for role in set(roles(text)))
+    lengths = np.array([len(text.split()) for text in texts])
+    return {
+        "all": np.ones(len(texts), bool),
+        "scaffold unseen in training": np.array([s not in train_scaffolds for s in scaffolds]),
+        "a role of at most 5 training texts": np.array(
+            [any(known[r] <= RARE_ROLE for r in roles(text)) for text in texts]
+        ),
+        "longest tenth of the texts": lengths >= np.quantile(lengths, LONG),
+    }
+
+
+def sliced(ranking: Ranking, parts: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Queries and metrics of each slice that has any."""
+    found = {}
+    for name, chosen in parts.items():
+        if chosen.any():
+            part = Ranking(ranking.greater[chosen], ranking.equal[chosen], ranking.pool_size)
+            found[name] = {"queries": int(chosen.sum())} | metrics(part)
+    return found

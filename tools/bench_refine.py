@@ -1,0 +1,110 @@
+"""Time and memory of the second stage on a run's own test pool, and time against S, F and K:
+
+    TMR_JAX_DATA=../shared/data python tools/bench_refine.py --run runs/difftmr_open
+
+First all queries of the pool in both directions with the run's settings, from features in memory,
+compilation included; then a fifth of the text queries for every value of one setting, the others as
+they are, compiled before (the second of two runs counts). Writes refine_time.png beside the
+results of the run. Absolute times are those of this machine; the shape of the curves is not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from tmr_jax.compile_cache import use_compile_cache
+from tmr_jax.data.cache import cache_folder
+from tmr_jax.data.pools import load_pool
+from tmr_jax.eval import default_protocols, encode_pools, open_run, read_config
+from tmr_jax.memory import keep_freed_memory
+from tmr_jax.types import Pool
+
+SWEEPS = {
+    "steps": (1, 5, 10, 25, 50),
+    "samples": (0, 5, 15, 30, 60),
+    "candidates": (8, 16, 32, 64, 128),
+}
+NAMES = {"steps": "S, sampling steps", "samples": "F, perturbations", "candidates": "K, denoised"}
+SHARE = 5  # one query in so many takes part in a sweep
+
+
+@dataclass(frozen=True)
+class Arguments:
+    run: Path
+    protocol: str = ""
+    """A pool with queries on both sides; without it the run's first."""
+
+
+def timed(refiner: Any, text: Any, mol: Any, direction: str, target: np.ndarray) -> float:
+    start = time.perf_counter()
+    refiner.lists(text, mol, direction, target)
+    return time.perf_counter() - start
+
+
+def peak_gb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def fewer(target: np.ndarray) -> np.ndarray:
+    kept = np.full_like(target, -1)
+    kept[::SHARE] = target[::SHARE]
+    return kept
+
+
+def draw(path: Path, found: dict[str, list[tuple[int, float]]], queries: int) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, (name, points) in enumerate(found.items(), 1):
+        axes = figure.add_subplot(1, len(found), place)
+        axes.plot(*zip(*points, strict=True), marker="o")
+        axes.set(xlabel=NAMES[name], ylabel="ms a query" if place == 1 else "", ylim=(0, None))
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"second stage, text to molecule, {queries} queries")
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    chosen = tyro.cli(Arguments, description=__doc__)
+    keep_freed_memory()
+    use_compile_cache(cache_folder())
+    config = read_config(chosen.run)
+    protocol = chosen.protocol or default_protocols(config)[0]
+    model = open_run(chosen.run, "best")
+    assert model.refiner is not None, "expected a run of a model with a second stage"
+    pools, [text], [mol], _ = encode_pools(model, [load_pool(protocol, config.data)])
+    pool: Pool = pools[0]
+    before = peak_gb()
+    total = 0.0
+    for direction, target in (("t2m", pool.text_target), ("m2t", pool.mol_target)):
+        seconds = timed(model.refiner, text, mol, direction, target)
+        total += seconds
+        print(f"{protocol}, {direction}: {(target >= 0).sum()} queries in {seconds:.1f} s")
+    print(f"both: {total:.1f} s; peak memory {peak_gb():.2f} GiB, {before:.2f} before refining")
+    print(f"settings: {model.refiner.settings}")
+    target, found = fewer(pool.text_target), {}
+    base = model.refiner.settings
+    for name, values in SWEEPS.items():
+        found[name] = []
+        for value in values:
+            changes: dict[str, Any] = {name: value}
+            model.refiner.settings = dataclasses.replace(base, **changes)
+            seconds = min(timed(model.refiner, text, mol, "t2m", target) for _ in range(2))
+            each = 1e3 * seconds / (target >= 0).sum()
+            found[name].append((value, each))
+            print(f"{NAMES[name]} = {value}: {each:.2f} ms a query", flush=True)
+    draw(chosen.run / "refine_time.png", found, int((target >= 0).sum()))
+
+
+if __name__ == "__main__":
+    main()
