@@ -167,3 +167,16 @@ def test_take_keeps_the_parts_of_each_item():
     got = take(side, np.array([2, 0]))
     assert got.offsets.tolist() == [0, 3, 4] and got.parts[:, 0].tolist() == [6, 8, 10, 0]
     assert Encoded(got.pooled, np.arange(2), got).side is got
+
+
+def test_the_report_works_one_query_out_part_by_part(joint):
+    evaluate(joint, draws=2)
+    page = (joint / "report.html").read_text(encoding="utf-8")
+    assert "One query, part by part" in page
+    for part in ("cosine (place)", "step by step", "cosines of words"):
+        assert part in page
+    results = json.loads((joint / "results.json").read_text())
+    fused = next(r for r in results["analysis"] if r["tier"] == "fused")
+    assert fused["uncertainty"]["draws"] == 2 and 0.5 <= fused["uncertainty"]["agreement"] <= 1
+    assert fused["slices"]["all"]["queries"] == 16
+    assert 0 < fused["variety"]["tanimoto_distance@10"] < 1

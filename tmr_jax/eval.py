@@ -32,6 +32,7 @@ from tmr_jax.refinement import TIERS, Lists, Refiner, read_alpha, settings_of, w
 from tmr_jax.retrieval.index import distinct
 from tmr_jax.retrieval.metrics import NAMES, TIES, bounds, intervals, metrics, per_query
 from tmr_jax.retrieval.rank import rank, top
+from tmr_jax.retrieval.refine import Direction
 from tmr_jax.retrieval.twins import Ceiling, ceiling
 from tmr_jax.training.rundir import describe_code, write
 from tmr_jax.types import Pool, Ranking
@@ -186,7 +187,10 @@ def evaluate(
     }
     examples = choose_examples(pools[0], texts[0], molecules[0], scores, config.train.seed)
     history = read_history(run / "metrics.jsonl")
-    write(run / "report.html", page(results, rankings, examples, history))
+    worked = ""
+    if model.refiner is not None:
+        worked = work_out(run, config, pools[0], (texts[0], molecules[0]), model.refiner, alpha)
+    write(run / "report.html", page(results, rankings, examples, history, worked))
     print_table(results)
     return results
 
@@ -362,8 +366,9 @@ def chosen_alpha(run: Path, config: Experiment, data: DataConfig, model: Restore
 
 def refined_lists(pool: Pool, text: Encoded, mol: Encoded, refiner: Refiner) -> dict[str, Lists]:
     """The second stage of both directions, where the pool has queries on that side."""
-    found = {}
-    for direction, target in (("t2m", pool.text_target), ("m2t", pool.mol_target)):
+    found: dict[str, Lists] = {}
+    sides: dict[Direction, np.ndarray] = {"t2m": pool.text_target, "m2t": pool.mol_target}
+    for direction, target in sides.items():
         if asks := int((target >= 0).sum()):
             with _progress(f"refining {pool.protocol}, {direction}", asks) as watch:
                 found[direction] = refiner.lists(text, mol, direction, target, watch)
@@ -424,6 +429,24 @@ def analyse_pool(
             record["uncertainty"] = uncertainty(won, one.ranking(tier, alpha))
         found.append(record)
     return found
+
+
+def work_out(
+    run: Path,
+    config: Experiment,
+    pool: Pool,
+    sides: tuple[Encoded, Encoded],
+    refiner: Refiner,
+    alpha: float,
+) -> str:
+    """One text query of the pool, drawn by the seed, for the report."""
+    from tmr_jax.worked_query import worked_query
+
+    asks = np.flatnonzero(pool.text_target >= 0)
+    query = int(np.random.default_rng(config.train.seed).choice(asks))
+    tokenizer = load_tokenizer(run / TOKENIZER)
+    words = tokenizer.pieces(pool.texts[query], config.features.max_tokens)
+    return worked_query(pool, *sides, query, refiner, alpha, words)
 
 
 @functools.cache

@@ -47,14 +47,16 @@ def page(
     rankings: dict[str, Ranking],
     examples: list[Example],
     history: list[dict[str, Any]],
+    worked: str = "",
 ) -> str:
-    """The whole document; `rankings` are named by "protocol, direction"."""
+    """The whole document; `rankings` are named by "protocol, direction", `worked` is HTML."""
     title = escape(f"{results['experiment']}: text-molecule retrieval")
     parts = [
         f"<header><h1>{title}</h1>{_facts(results)}</header>",
         _section("Scores", _table(results["scores"]) + _explanation(results)),
         _section("Training", _curves(history)),
         _section("Ranks", "".join(_histogram(n, r) for n, r in rankings.items())),
+        _section("One query, part by part", worked),
         _section("Hits", _examples([e for e in examples if e.rank <= 1.0])),
         _section("Misses", _examples([e for e in examples if e.rank > 1.0])),
     ]

@@ -26,10 +26,13 @@ from tmr_jax.retrieval.refine import (
     Direction,
     Refined,
     Settings,
+    bucket,
     levels,
     rank_refined,
     recall,
     refine,
+    refine_one,
+    word_weights,
 )
 from tmr_jax.training.rundir import write
 from tmr_jax.types import Ranking, Side
@@ -103,6 +106,16 @@ class Refiner:
             candidate=unit(pool.pooled),
             target=place[target[asks]],
             count=count,
+        )
+
+    def worked(self, text: Side, mol: Side, query: int) -> tuple[Refined, np.ndarray]:
+        """One text against all molecules, and X0_hat after every step, [S, K]."""
+        return refine_one(self._apply, self.params, text, mol, "t2m", query, self.settings)
+
+    def word_weights(self, text: Side) -> np.ndarray:
+        """f of A1.5 for all words of the texts, one after another."""
+        return word_weights(
+            self._apply, self.params, text, bucket(int(np.diff(text.offsets).max()))
         )
 
     def _apply(self, params: Any, *arrays: Any, method: str) -> Any:

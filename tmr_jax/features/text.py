@@ -78,6 +78,10 @@ class Tokenizer:
             rows.append(np.array(ids, np.int32))
         return rows, truncated
 
+    def pieces(self, text: str, max_tokens: int) -> list[str]:
+        """The word pieces that `encode` gives the ids of."""
+        return [self._inner.id_to_token(int(i)) for i in self.encode([text], max_tokens)[0][0]]
+
     @property
     def vocab_size(self) -> int:
         return self._inner.get_vocab_size()

@@ -105,8 +105,12 @@ class Hdan(nn.Module):
         def near_same(key: Array, shape: tuple[int, ...]) -> Array:
             return small(key, shape) + same
 
-        start = dict.fromkeys(("query", "key"), near_same) if self.similarity else {}
-        weights = {name: self.param(name, start.get(name, small), s) for name, s in shape.items()}
+        weights = {
+            name: self.param(
+                name, near_same if self.similarity and name in ("query", "key") else small, s
+            )
+            for name, s in shape.items()
+        }
         biases = {
             f"{name}_bias": self.param(f"{name}_bias", nn.initializers.zeros, s)
             for name, s in bias.items()

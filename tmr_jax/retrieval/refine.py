@@ -71,10 +71,27 @@ def refine(
     columns = []
     for start in range(0, len(order), QUERIES):  # like sizes together: little padding
         chunk = order[start : start + QUERIES]
-        columns.append(stage.refine(queries[chunk], item[chunk], first[chunk]))
+        columns.append(stage.refine(queries[chunk], item[chunk], first[chunk])[:-1])
         watch(start + len(chunk))
     place = np.argsort(order, kind="stable")
     return Refined(*(np.concatenate(column)[place] for column in zip(*columns, strict=True)))
+
+
+def refine_one(
+    apply: Callable[..., Any],
+    params: Any,
+    text: Side,
+    mol: Side,
+    direction: Direction,
+    query: int,
+    settings: Settings,
+) -> tuple[Refined, Float[np.ndarray, "S K"]]:
+    """`refine` for one query, and X0_hat after every step of the sampler."""
+    stage = _Stage(apply, params, text, mol, direction, settings)
+    asks = np.array([query])
+    lists = shortlist(stage.ask_rows[asks], stage.rows, stage.key, stage.count)
+    *columns, states = stage.refine(asks, *lists)
+    return Refined(*columns), states[:, 0]
 
 
 def shortlist(
@@ -123,7 +140,7 @@ class _Stage:
         self._ask_parts = unit(self.asking.parts)
         self._parts = jnp.asarray(unit(self._answering.parts))
         self._longest = bucket(int(np.diff(text.offsets).max()))
-        self._weight = _word_weights(apply, params, text, self._longest)
+        self._weight = word_weights(apply, params, text, self._longest)
         shape = (settings.samples, text.pooled.shape[1])
         self._noise = jax.random.normal(jax.random.key(settings.seed), shape)
         self._perturb = jax.jit(partial(_perturb_t2m if self._t2m else _perturb_m2t, apply))
@@ -131,7 +148,8 @@ class _Stage:
         self._reconstruct = jax.jit(partial(_reconstruct, apply, direction, settings))
 
     def refine(self, queries: np.ndarray, item: np.ndarray, first: np.ndarray) -> tuple:
-        """The columns of `Refined` for at most QUERIES queries and their shortlists."""
+        """The columns of `Refined` for at most QUERIES queries and their shortlists, and X0_hat
+        after every step, [S, q, K]."""
         count = len(queries)
         filled = np.minimum(np.arange(QUERIES), count - 1)  # one shape: the last query again
         queries, item, first = queries[filled], item[filled], first[filled]
@@ -147,9 +165,9 @@ class _Stage:
             candidates = jnp.take_along_axis(moved, by_score[:, : self._head, None], 1)
         asking = self.asking.pooled[queries]
         keys = self._ask_key[queries], self.key[head]
-        clean = self._reconstruct(self._params, asking, candidates, local, *keys)
-        columns = (item, first, s1, np.asarray(local), np.asarray(clean))
-        return tuple(column[:count] for column in columns)
+        states = np.asarray(self._reconstruct(self._params, asking, candidates, local, *keys))
+        columns = (item, first, s1, np.asarray(local), states[-1])
+        return (*(column[:count] for column in columns), states[:, :count])
 
     def _perturb_shortlist(
         self, queries: np.ndarray, item: np.ndarray, own: np.ndarray, mask: np.ndarray
@@ -199,7 +217,7 @@ def padded(
     return np.where(real, begin[..., None] + place, 0).astype(np.int32), real
 
 
-def _word_weights(
+def word_weights(
     apply: Callable[..., Any], params: Any, text: Side, size: int
 ) -> Float[np.ndarray, " P"]:
     """f of A1.5 for every word of every text."""
@@ -247,7 +265,7 @@ def _local_m2t(count, words, index, segment_weight, motifs, mask, _):
 
 
 def _reconstruct(apply, direction, settings, params, query, candidates, local, ask_key, key):
-    """X0_hat [q, K] from noise that belongs to (query, candidate), not to a place (A1.6)."""
+    """X0_hat [S, q, K] from noise that belongs to (query, candidate), not to a place (A1.6)."""
     side = jax.random.fold_in(jax.random.key(settings.seed), direction == "t2m")
 
     def noise(asks: Array, answers: Array) -> Array:
@@ -256,7 +274,7 @@ def _reconstruct(apply, direction, settings, params, query, candidates, local, a
 
     drawn = jax.vmap(lambda a, row: jax.vmap(lambda c: noise(a, c))(row))(ask_key, key)
     arrays = (query, candidates, local, jnp.moveaxis(drawn, -1, 0))
-    return apply(params, direction, *arrays, settings.steps, method="reconstruct")[-1]
+    return apply(params, direction, *arrays, settings.steps, method="reconstruct")
 
 
 # Ranks by tiers
