@@ -38,7 +38,7 @@ def worked_query(
     candidates = take(mol.side, mol.group[first])
     refined, states = refiner.worked(text.side, candidates, text.group[query])
     weight = refiner.word_weights(take(text.side, text.group[[query]]))
-    target = place[pool.text_target[query]]
+    target = int(place[pool.text_target[query]])
     smiles = [pool.smiles[i] for i in first]
     head = refined.item[0, : refined.clean.shape[1]]
     own = unit(take(text.side, text.group[[query]]).parts)

@@ -80,7 +80,8 @@ class Tokenizer:
 
     def pieces(self, text: str, max_tokens: int) -> list[str]:
         """The word pieces that `encode` gives the ids of."""
-        return [self._inner.id_to_token(int(i)) for i in self.encode([text], max_tokens)[0][0]]
+        ids = self.encode([text], max_tokens)[0][0]
+        return [self._inner.id_to_token(int(i)) or "" for i in ids]
 
     @property
     def vocab_size(self) -> int:
