@@ -180,3 +180,12 @@ def test_the_report_works_one_query_out_part_by_part(joint):
     assert fused["uncertainty"]["draws"] == 2 and 0.5 <= fused["uncertainty"]["agreement"] <= 1
     assert fused["slices"]["all"]["queries"] == 16
     assert 0 < fused["variety"]["tanimoto_distance@10"] < 1
+
+
+def test_the_data_of_the_first_stage_count_as_trained_on(stages):
+    from tmr_jax.generator import earlier_data
+
+    encoder, generator = stages
+    assert earlier_data(encoder) == [] and earlier_data(generator) == [TINY.data]
+    evaluate(generator)
+    assert (generator / "train_skeletons-1.json").is_file()

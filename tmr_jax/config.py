@@ -44,8 +44,9 @@ class DemoConfig:
 @dataclass(frozen=True)
 class DataConfig:
     name: Literal["chebi20", "pcdes", "open", "table", "demo"] = "demo"
-    # chebi20: text2mol (names in the text, published form) or molt5; pcdes: file-order or scaffold
-    version: Literal["", "text2mol", "molt5", "file-order", "scaffold"] = ""
+    # chebi20: text2mol (names in the text, published form) or molt5; pcdes: file-order or scaffold;
+    # open: unseen (pairs that the default leaves out, for a second stage)
+    version: Literal["", "text2mol", "molt5", "file-order", "scaffold", "unseen"] = ""
     validation: str = ""  # protocol of the validation pool; empty: the data set's own
     seed: int = 0  # of random and scaffold splits and of generated text
     table: TableConfig = field(default_factory=TableConfig)

@@ -27,6 +27,7 @@ from tmr_jax.assembly import TOKENIZER, Assembly, Encoded, Encoder, assemble_fro
 from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import DataConfig, Experiment, did_you_mean, from_json, to_json
 from tmr_jax.features.text import Tokenizer, load_tokenizer
+from tmr_jax.generator import earlier_data
 from tmr_jax.memory import keep_freed_memory
 from tmr_jax.refinement import TIERS, Lists, Refiner, read_alpha, settings_of, write_alpha
 from tmr_jax.retrieval.index import distinct
@@ -522,7 +523,8 @@ def overlap(run: Path, config: Experiment, data: DataConfig, pool: Pool) -> dict
     own = own_split(config.data, data, pool.protocol)
     record = {"queried": len(asked), "identity": "InChIKey block 1", "own_split": own}
     try:
-        trained = _training_skeletons(run, config.data)
+        stages = enumerate([config.data, *earlier_data(run)])
+        trained = set().union(*(_training_skeletons(run, d, i) for i, d in stages))
     except ValueError as error:
         if own:
             return record | {"in_training": None}
@@ -556,9 +558,10 @@ def _queried(pool: Pool) -> list[str]:
     return [pool.smiles[i] for i in sorted(asked)]
 
 
-def _training_skeletons(run: Path, data: DataConfig) -> set[str]:
+def _training_skeletons(run: Path, data: DataConfig, stage: int) -> set[str]:
     """Keys of the training molecules: some 30 s for ChEBI-20, so the run keeps them."""
-    path, made_of = run / "train_skeletons.json", json.loads(to_json(Experiment(data=data)))["data"]
+    path = run / f"train_skeletons{f'-{stage}' if stage else ''}.json"
+    made_of = json.loads(to_json(Experiment(data=data)))["data"]
     if path.is_file():
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["data"] == made_of:

@@ -10,6 +10,7 @@ new run holds the encoder's parameters too and stands alone.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from tmr_jax.assembly import (
     rebuilt,
     refines,
 )
-from tmr_jax.config import Experiment, from_json
+from tmr_jax.config import DataConfig, Experiment, from_json
 from tmr_jax.data.batching import Shapes, declare_shapes
 from tmr_jax.data.cache import (
     Refused,
@@ -38,7 +39,10 @@ from tmr_jax.data.likeness import structure_place
 from tmr_jax.refinement import take
 from tmr_jax.retrieval.index import unit
 from tmr_jax.retrieval.refine import padded
+from tmr_jax.training.rundir import write
 from tmr_jax.types import EncodedBatch, MolOut, Pair, Side, TextOut
+
+STAGES = "stages.json"
 
 
 class FeatureSet(NamedTuple):
@@ -85,6 +89,22 @@ def finished(run: Path) -> bool:
     except (OSError, ValueError):
         return False
     return step >= config.train.epochs * (pairs // config.train.batch_size)
+
+
+def earlier_data(run: Path) -> list[DataConfig]:
+    """The data sets of the stages before this run's own: its encoder saw them."""
+    path = run / STAGES
+    if not path.is_file():
+        return []
+    stages = json.loads(path.read_text(encoding="utf-8"))
+    return [from_json(json.dumps({"data": data})).data for data in stages]
+
+
+def write_earlier_data(run: Path, start: Path) -> None:
+    """What the run will have to say about molecules that it was trained on."""
+    own = from_json((start / "config.json").read_text(encoding="utf-8")).data
+    stages = [*earlier_data(start), own]
+    write(run / STAGES, json.dumps([dataclasses.asdict(data) for data in stages]) + "\n")
 
 
 def assemble_for_generator(

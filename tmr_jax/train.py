@@ -187,7 +187,7 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
     from tmr_jax.data.cache import cache_folder
     from tmr_jax.data.pools import load_pool, validation_protocol
     from tmr_jax.data.table import show_report
-    from tmr_jax.generator import assemble_for_generator, init_generator
+    from tmr_jax.generator import assemble_for_generator, init_generator, write_earlier_data
     from tmr_jax.memory import keep_freed_memory
     from tmr_jax.models.difftmr import GENERATOR
     from tmr_jax.training.checkpoint import Checkpoints
@@ -206,9 +206,9 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
     # model
     frozen: frozenset[str] = frozenset()
     if config.train.start:
-        assembly, data, encoder = assemble_for_generator(
-            config, pairs, _started(config.train.start, run, signals)
-        )
+        start = _started(config.train.start, run, signals)
+        write_earlier_data(run, start)
+        assembly, data, encoder = assemble_for_generator(config, pairs, start)
         validation = Validation(assembly, pool, encoder)
         frozen = frozenset(encoder) - GENERATOR
     else:

@@ -44,6 +44,8 @@ class Arguments:
     start: Path
     exp: str = "difftmr_open"
     steps: int = 600
+    version: str = ""
+    """Of the data: unseen, for pairs that the encoder was not trained on."""
     queries: int = 1000
     """Of the validation pool; all its candidates are ranked."""
 
@@ -97,6 +99,7 @@ def main() -> None:
     keep_freed_memory()
     use_compile_cache(cache_folder())
     config = load_experiment(chosen.exp)
+    config = changed(config, [f"data.version={chosen.version}"])
     pairs, _ = load_pairs_with_report(config.data)
     assembly, data, encoder = assemble_for_generator(config, pairs, chosen.start)
     pool = load_pool(validation_protocol(config.data), config.data)

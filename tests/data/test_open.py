@@ -25,3 +25,15 @@ def test_no_training_row_carries_a_flag_of_a_test_set() -> None:
     path = open_pairs.files.locate(open_pairs.PAIRS)
     marks = {str(c.row): c.values[0] for c in read(path, ["eval_skeletons"])}
     assert not any(flag in marks[p.id] for p in pairs for flag in open_pairs.EVALUATED)
+
+
+@pytest.mark.real_data
+def test_unseen_rows_are_those_that_only_the_validation_of_pcdes_keeps_out() -> None:
+    first = {p.id for p in load_pairs_with_report(DataConfig(name="open"))[0]}
+    pairs, report = load_pairs_with_report(DataConfig(name="open", version="unseen"))
+    assert len(pairs) == 1_410 and report.kept + report.dropped == 31_920
+    assert not first & {p.id for p in pairs}
+    path = open_pairs.files.locate(open_pairs.PAIRS)
+    marks = {str(c.row): c.values[0] for c in read(path, ["eval_skeletons"])}
+    assert all("pv" in marks[p.id] for p in pairs)
+    assert not any(flag in marks[p.id] for p in pairs for flag in ("cv", "ct", "pt"))

@@ -31,7 +31,7 @@ def load_pairs_with_report(config: DataConfig) -> tuple[list[Pair], Report]:
     if config.name == "pcdes":
         return pcdes.load(config.version or "file-order")
     if config.name == "open":
-        return open_pairs.load()
+        return open_pairs.load(config.version)
     if config.name == "table":
         return table.load(config.table, config.seed)
     if config.name == "demo":
