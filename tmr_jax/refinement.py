@@ -26,7 +26,6 @@ from tmr_jax.retrieval.refine import (
     Direction,
     Refined,
     Settings,
-    bucket,
     levels,
     rank_refined,
     recall,
@@ -114,9 +113,7 @@ class Refiner:
 
     def word_weights(self, text: Side) -> np.ndarray:
         """f of A1.5 for all words of the texts, one after another."""
-        return word_weights(
-            self._apply, self.params, text, bucket(int(np.diff(text.offsets).max()))
-        )
+        return word_weights(self._apply, self.params, text)
 
     def _apply(self, params: Any, *arrays: Any, method: str) -> Any:
         return self._model.apply({"params": params}, *arrays, method=method)

@@ -128,9 +128,9 @@ def reconstructed(weights, query, u, local, head, x, k):
 def start(direction, asking, answering, q, head):
     """The noise of each pair, from the hashes of its two inputs."""
     own = jax.random.fold_in(jax.random.key(SETTINGS.seed), direction == "t2m")
-    own = jax.random.fold_in(own, hashes(unit(asking.pooled))[q])
+    own = jax.random.fold_in(jax.random.split(own, 1)[0], hashes(unit(asking.pooled))[q])
     keys = [jax.random.fold_in(own, k) for k in hashes(unit(answering.pooled))[head]]
-    return np.array([[jax.random.normal(k, (1,))[0] for k in keys]])
+    return np.array([[jax.random.normal(k, ()) for k in keys]])
 
 
 @pytest.mark.parametrize("direction", ["t2m", "m2t"])

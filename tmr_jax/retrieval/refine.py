@@ -8,6 +8,7 @@ ties go by a hash of the input, and so does the noise that a pair starts from.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,6 +119,22 @@ def hashes(rows: Float[np.ndarray, "n D"]) -> Int[np.ndarray, " n"]:
     return np.frombuffer(b"".join(digests), np.uint32).astype(np.int64) >> 1
 
 
+@functools.lru_cache(maxsize=16)
+def _programs(apply: Callable[..., Any], direction: Direction, steps: int) -> tuple[Any, Any, Any]:
+    """The compiled pieces; the next pool, epoch or draw finds them as they are."""
+    t2m = direction == "t2m"
+    return (
+        jax.jit(partial(_perturb_t2m if t2m else _perturb_m2t, apply)),
+        jax.jit(_local_t2m if t2m else _local_m2t, static_argnums=0),
+        jax.jit(partial(_reconstruct, apply, direction, steps)),
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _weigher(apply: Callable[..., Any]) -> Any:
+    return jax.jit(partial(apply, method="weigh_words"))
+
+
 class _Stage:
     """One direction of one pool: what is on the device, and the compiled pieces."""
 
@@ -140,12 +157,13 @@ class _Stage:
         self._ask_parts = unit(self.asking.parts)
         self._parts = jnp.asarray(unit(self._answering.parts))
         self._longest = bucket(int(np.diff(text.offsets).max()))
-        self._weight = word_weights(apply, params, text, self._longest)
+        programs = _programs(apply, direction, settings.steps)
+        self._weight = word_weights(apply, params, text)
         shape = (settings.samples, text.pooled.shape[1])
         self._noise = jax.random.normal(jax.random.key(settings.seed), shape)
-        self._perturb = jax.jit(partial(_perturb_t2m if self._t2m else _perturb_m2t, apply))
-        self._local = jax.jit(_local_t2m if self._t2m else _local_m2t, static_argnums=0)
-        self._reconstruct = jax.jit(partial(_reconstruct, apply, direction, settings))
+        side = jax.random.fold_in(jax.random.key(settings.seed), self._t2m)
+        self._noises = jax.random.split(side, settings.noises)  # keys of the R initial states
+        self._perturb, self._local, self._reconstruct = programs
 
     def refine(self, queries: np.ndarray, item: np.ndarray, first: np.ndarray) -> tuple:
         """The columns of `Refined` for at most QUERIES queries and their shortlists, and X0_hat
@@ -164,7 +182,7 @@ class _Stage:
         if self._t2m:
             candidates = jnp.take_along_axis(moved, by_score[:, : self._head, None], 1)
         asking = self.asking.pooled[queries]
-        keys = self._ask_key[queries], self.key[head]
+        keys = self._ask_key[queries], self.key[head], self._noises
         states = np.asarray(self._reconstruct(self._params, asking, candidates, local, *keys))
         columns = (item, first, s1, np.asarray(local), states[-1])
         return (*(column[:count] for column in columns), states[:, :count])
@@ -217,17 +235,16 @@ def padded(
     return np.where(real, begin[..., None] + place, 0).astype(np.int32), real
 
 
-def word_weights(
-    apply: Callable[..., Any], params: Any, text: Side, size: int
-) -> Float[np.ndarray, " P"]:
+def word_weights(apply: Callable[..., Any], params: Any, text: Side) -> Float[np.ndarray, " P"]:
     """f of A1.5 for every word of every text."""
-    weigh = jax.jit(lambda p, tokens, mask: apply(p, tokens, mask, method="weigh_words"))
+    size = bucket(int(np.diff(text.offsets).max()))
     found = np.zeros(len(text.parts), np.float32)
     items = np.arange(len(text.pooled))
     for start in range(0, len(items), WEIGHED):
         chunk = items[np.minimum(np.arange(start, start + WEIGHED), len(items) - 1)]
         index, real = padded(text.offsets, chunk, size)
-        found[index[real]] = np.asarray(weigh(params, text.parts[index], real))[real]
+        weight = _weigher(apply)(params, text.parts[index], real)
+        found[index[real]] = np.asarray(weight)[real]
     return found
 
 
@@ -264,17 +281,18 @@ def _local_m2t(count, words, index, segment_weight, motifs, mask, _):
     return jax.vmap(lambda n, s: jax.ops.segment_sum(n, s, count + 1)[:-1])(nearest, segment)
 
 
-def _reconstruct(apply, direction, settings, params, query, candidates, local, ask_key, key):
+def _reconstruct(apply, direction, steps, params, query, candidates, local, ask_key, key, side):
     """X0_hat [S, q, K] from noise that belongs to (query, candidate), not to a place (A1.6)."""
-    side = jax.random.fold_in(jax.random.key(settings.seed), direction == "t2m")
 
-    def noise(asks: Array, answers: Array) -> Array:
-        own = jax.random.fold_in(jax.random.fold_in(side, asks), answers)
-        return jax.random.normal(own, (settings.noises,))
+    def noise(start: Array, asks: Array, answers: Array) -> Array:
+        own = jax.random.fold_in(jax.random.fold_in(start, asks), answers)
+        return jax.random.normal(own, ())
 
-    drawn = jax.vmap(lambda a, row: jax.vmap(lambda c: noise(a, c))(row))(ask_key, key)
-    arrays = (query, candidates, local, jnp.moveaxis(drawn, -1, 0))
-    return apply(params, direction, *arrays, settings.steps, method="reconstruct")
+    def drawn(start: Array) -> Array:
+        return jax.vmap(lambda a, row: jax.vmap(lambda c: noise(start, a, c))(row))(ask_key, key)
+
+    arrays = (query, candidates, local, jax.vmap(drawn)(side))
+    return apply(params, direction, *arrays, steps, method="reconstruct")
 
 
 # Ranks by tiers
