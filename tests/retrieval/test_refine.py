@@ -243,3 +243,26 @@ def test_without_perturbation_tapr_ranks_as_the_cosine():
     query, candidate = unit(TEXT.pooled), unit(MOL.pooled)
     got = rank_refined(found, levels(found, "tapr"), query, candidate, target, np.ones(40, int))
     assert (got.greater == rank(query, candidate, target).greater).all()
+
+
+def test_the_test_of_foreign_captions_fails_for_candidates_moved_by_their_own():
+    """A5.2 on the leak of T-MASS's released evaluation (MODELS.md 4.3), which is only here."""
+    other = side(21, (3, 20), 9)
+    noise = jax.random.normal(jax.random.key(SETTINGS.seed), (SETTINGS.samples, D))
+
+    def scores(captions, query):
+        found = []
+        for j in range(21):  # molecule j is summed up with caption j, whatever is asked
+            words = unit(captions.parts[captions.offsets[j] : captions.offsets[j + 1]])
+            cosines = (words @ unit(MOL.pooled[j : j + 1]).T).T[:, None]
+            real = np.ones(cosines.shape, bool)
+            s1, _ = apply(
+                PARAMS, query[None, None], MOL.pooled[None, j : j + 1], cosines, real, noise,
+                method="perturb",
+            )  # fmt: skip
+            found.append(float(s1[0, 0]))
+        return np.array(found)
+
+    query = TEXT.pooled[0]
+    foreign = joined(shuffled(TEXT, [0]), shuffled(other, range(1, 21)))
+    assert np.abs(scores(TEXT, query) - scores(foreign, query))[1:].max() > 1e-3
