@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 from pathlib import Path
 
 import jax
@@ -16,7 +17,7 @@ from tmr_jax.config import HdanConfig, RefineConfig, load_experiment
 from tmr_jax.eval import evaluate
 from tmr_jax.models.difftmr import GENERATOR
 from tmr_jax.refinement import choose_alpha, read_alpha, take, write_alpha
-from tmr_jax.train import Signals, train
+from tmr_jax.train import Signals, Stopped, train
 from tmr_jax.training.checkpoint import restore_params
 from tmr_jax.types import Side
 
@@ -40,15 +41,18 @@ def joint(tmp_path_factory) -> Path:
     return trained(JOINT, tmp_path_factory.mktemp("joint") / "run")
 
 
+def second_stage(encoder: Path):
+    second = dataclasses.replace(JOINT.train, start=str(encoder), pool_batches=0, alike=2, epochs=3)
+    return dataclasses.replace(JOINT, train=second)
+
+
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory) -> tuple[Path, Path]:
     """The run of the encoder and the run of the generator."""
     folder = tmp_path_factory.mktemp("stages")
     first = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, epochs=1))
     encoder = trained(first, folder / "encoder")
-    second = dataclasses.replace(JOINT.train, start=str(encoder), pool_batches=0, alike=2, epochs=3)
-    config = dataclasses.replace(JOINT, train=second)
-    return encoder, trained(config, folder / "generator")
+    return encoder, trained(second_stage(encoder), folder / "generator")
 
 
 def test_every_tier_of_both_directions_is_reported_with_what_it_depends_on(joint):
@@ -103,6 +107,29 @@ def test_the_second_stage_leaves_the_encoder_as_it_was(stages):
     assert set(first) == set(after)
     for name in ("t2m", "m2t"):  # biases begin at zero
         assert all(np.abs(v).max() > 0 for k, v in after[name].items() if k.endswith("_bias"))
+
+
+class Ended(Signals):
+    """As if SIGTERM came at the tenth step."""
+
+    steps = 0
+
+    def check(self, _: int = 0) -> None:
+        self.steps += 1
+        if self.steps == 10:
+            self._number = signal.SIGTERM
+        super().check()
+
+
+def test_a_second_stage_that_was_stopped_ends_as_one_that_was_not(stages, tmp_path):
+    encoder, whole = stages
+    config, run = second_stage(encoder), tmp_path / "run"
+    with Ended() as signals, pytest.raises(Stopped):
+        train(config, run, False, signals)
+    trained(config, run)
+    ours, theirs = (restore_params(r, "newest")[0] for r in (run, whole))
+    same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), ours, theirs)
+    assert all(jax.tree.leaves(same))
 
 
 def test_the_generators_run_stands_alone(stages, tmp_path):
