@@ -14,7 +14,8 @@ import pytest
 import tmr_jax
 from tmr_jax.assembly import Encoded
 from tmr_jax.config import HdanConfig, RefineConfig, load_experiment
-from tmr_jax.eval import evaluate
+from tmr_jax.data.pools import load_pool
+from tmr_jax.eval import encode_pools, evaluate, open_run
 from tmr_jax.models.difftmr import GENERATOR
 from tmr_jax.refinement import choose_alpha, read_alpha, take, write_alpha
 from tmr_jax.train import Signals, Stopped, train
@@ -190,9 +191,15 @@ def test_alpha_is_the_best_of_the_grid_and_belongs_to_a_checkpoint(tmp_path):
 
 
 def test_take_keeps_the_parts_of_each_item():
-    side = Side(np.eye(3, dtype=np.float32), np.arange(12.0).reshape(6, 2), np.array([0, 1, 3, 6]))
+    side = Side(
+        np.eye(3, dtype=np.float32),
+        np.arange(12.0).reshape(6, 2),
+        np.array([0, 1, 3, 6]),
+        np.arange(3),
+    )
     got = take(side, np.array([2, 0]))
     assert got.offsets.tolist() == [0, 3, 4] and got.parts[:, 0].tolist() == [6, 8, 10, 0]
+    assert got.key.tolist() == [9, 7]
     assert Encoded(got.pooled, np.arange(2), got).side is got
 
 
@@ -216,3 +223,23 @@ def test_the_data_of_the_first_stage_count_as_trained_on(stages):
     assert earlier_data(encoder) == [] and earlier_data(generator) == [TINY.data]
     evaluate(generator)
     assert (generator / "train_skeletons-1.json").is_file()
+
+
+def test_captions_of_other_molecules_change_no_score_of_any_tier(joint):
+    """A5.2 from strings to X0_hat: batches, word buckets and shortlists are other ones, too."""
+    model = open_run(joint, "best")
+    pool = load_pool("table/test", JOINT.data)
+    before = refined_rows(model, pool)
+    for i in (0, 9):
+        foreign = [f"a caption of number {j} that is much longer than it was" for j in range(16)]
+        foreign[i] = pool.texts[i]
+        after = refined_rows(model, pool._replace(texts=tuple(foreign)))
+        assert (before.item[i] == after.item[i]).all()
+        for name in ("first", "perturbed", "local", "clean"):
+            a, b = getattr(before, name)[i], getattr(after, name)[i]
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def refined_rows(model, pool):
+    pools, [text], [mol], _ = encode_pools(model, [pool])
+    return model.refiner.lists(text, mol, "t2m", pools[0].text_target).refined

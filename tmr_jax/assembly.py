@@ -361,14 +361,15 @@ class Encoder:
         self, table: TextTable, watch: Callable[[int], None] = lambda done: None
     ) -> Encoded:
         a = self._assembly
-        first, group = distinct(sequence_keys(table.tokens, table.offsets))
+        keys = sequence_keys(table.tokens, table.offsets)
+        first, group = distinct(keys)
         batches = encode_batches_text(
             text_take(table, first),
             a.config.eval.batch_size,
             a.config.train.text_buckets,
             a.tokenizer.pad_token,
         )
-        return self._encoded(self._text, batches, first, group, watch)
+        return self._encoded(self._text, batches, keys[first], group, watch)
 
     def molecules(
         self, smiles: Sequence[str], watch: Callable[[int], None] = lambda done: None
@@ -388,13 +389,13 @@ class Encoder:
         first, group = distinct(table.key)
         size = self._assembly.config.eval.batch_size
         batches = encode_batches_mol(table_take(table, first), size)
-        return self._encoded(self._mol, batches, first, group, watch)
+        return self._encoded(self._mol, batches, table.key[first], group, watch)
 
     def _encoded(
         self,
         read: Any,
         batches: Iterable,
-        first: np.ndarray,
+        keys: np.ndarray,
         group: np.ndarray,
         watch: Callable[[int], None],
     ) -> Encoded:
@@ -408,8 +409,8 @@ class Encoder:
         def run(batch: Any) -> Any:
             return read(self.params, batch)
 
-        count, dim = len(first), self._assembly.config.model.dim
+        dim = self._assembly.config.model.dim
         if self._parts:
-            side = encode_parts(run, watched(), count, dim)
+            side = encode_parts(run, watched(), keys, dim)
             return Encoded(unit(side.pooled)[group], group, side)
-        return Encoded(encode(run, watched(), count, dim)[group], group)
+        return Encoded(encode(run, watched(), len(keys), dim)[group], group)

@@ -123,7 +123,7 @@ def take(side: Side | None, items: np.ndarray) -> Side:
     """The items of a side, in that order."""
     assert side is not None, "encode with parts"
     parts, offsets = take_ranges(side.offsets, items)
-    return Side(side.pooled[items], side.parts[parts], offsets)
+    return Side(side.pooled[items], side.parts[parts], offsets, side.key[items])
 
 
 def choose_alpha(lists: list[Lists]) -> tuple[float, dict[str, float]]:

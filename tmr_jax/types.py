@@ -87,6 +87,7 @@ class Side(NamedTuple):
     pooled: np.ndarray  # float32 [n, D]: h^t or h^g, not of length one
     parts: np.ndarray  # float32 [P, D]: words, or atoms (motifs), one item after another
     offsets: np.ndarray  # int64 [n + 1]: parts of item i are offsets[i] to offsets[i + 1]
+    key: np.ndarray  # int64 [n]: 31 bits of a hash of the input itself
 
 
 class Pool(NamedTuple):

@@ -19,7 +19,6 @@ from tmr_jax.retrieval.refine import (
     QUERIES,
     Refined,
     Settings,
-    hashes,
     levels,
     rank_refined,
     recall,
@@ -56,7 +55,8 @@ def side(items, sizes, seed):
     counts = random.integers(*sizes, items)
     parts = np.float32(random.normal(size=(counts.sum(), D)))
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    return Side(np.float32(random.normal(size=(items, D))), parts, offsets)
+    pooled, key = np.float32(random.normal(size=(items, D))), random.integers(0, 2**31, items)
+    return Side(pooled, parts, offsets, key)
 
 
 def apply(params, *arrays, method, model=MODEL):
@@ -128,8 +128,8 @@ def reconstructed(weights, query, u, local, head, x, k):
 def start(direction, asking, answering, q, head):
     """The noise of each pair, from the hashes of its two inputs."""
     own = jax.random.fold_in(jax.random.key(SETTINGS.seed), direction == "t2m")
-    own = jax.random.fold_in(jax.random.split(own, 1)[0], hashes(unit(asking.pooled))[q])
-    keys = [jax.random.fold_in(own, k) for k in hashes(unit(answering.pooled))[head]]
+    own = jax.random.fold_in(jax.random.split(own, 1)[0], asking.key[q])
+    keys = [jax.random.fold_in(own, k) for k in answering.key[head]]
     return np.array([[jax.random.normal(k, ()) for k in keys]])
 
 
@@ -149,7 +149,7 @@ def test_order_of_candidates_and_of_queries_does_not_matter(direction):
 def shuffled(s, order):
     chosen = np.concatenate([np.arange(s.offsets[i], s.offsets[i + 1]) for i in order])
     offsets = np.concatenate([[0], np.cumsum(np.diff(s.offsets)[order])])
-    return Side(s.pooled[order], s.parts[chosen], offsets)
+    return Side(s.pooled[order], s.parts[chosen], offsets, s.key[np.array(order)])
 
 
 def test_texts_of_other_candidates_change_no_score_of_a_query():
@@ -171,6 +171,7 @@ def joined(a, b):
         np.concatenate([a.pooled, b.pooled]),
         np.concatenate([a.parts, b.parts]),
         offsets,
+        np.concatenate([a.key, b.key]),
     )
 
 

@@ -37,10 +37,14 @@ def encode(
 def encode_parts(
     apply: Callable[[Any], TextOut | MolOut],
     batches: Iterable[tuple[Int[np.ndarray, " b"], Any]],
-    count: int,
+    keys: UInt8[np.ndarray, "count W"],
     dim: int,
 ) -> Side:
-    """As `encode`, but embeddings as they are and the words or atoms of every item with them."""
+    """As `encode`, but embeddings as they are and the words or atoms of every item with them.
+
+    `keys` are digests of the inputs.
+    """
+    count = len(keys)
     pooled = np.zeros((count, dim), np.float32)
     seen, sizes = np.zeros(count, np.int64), np.zeros(count, np.int64)
     found = []
@@ -57,7 +61,8 @@ def encode_parts(
         counts = sizes[indices]
         shift = offsets[indices] - (np.cumsum(counts) - counts)
         parts[np.repeat(shift, counts) + np.arange(len(rows))] = rows
-    return Side(pooled, parts, offsets)
+    key = np.ascontiguousarray(keys[:, :4]).view(np.uint32)[:, 0].astype(np.int64) >> 1
+    return Side(pooled, parts, offsets, key)
 
 
 def _parts(out: TextOut | MolOut, items: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,6 @@ ties go by a hash of the input, and so does the noise that a pair starts from.
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -113,12 +112,6 @@ def shortlist(
     return np.array(items), np.array(scores)
 
 
-def hashes(rows: Float[np.ndarray, "n D"]) -> Int[np.ndarray, " n"]:
-    """31 bits of the content of every row: what ties and noise go by, wherever the row stands."""
-    digests = (hashlib.blake2b(row.tobytes(), digest_size=4).digest() for row in rows)
-    return np.frombuffer(b"".join(digests), np.uint32).astype(np.int64) >> 1
-
-
 @functools.lru_cache(maxsize=16)
 def _programs(apply: Callable[..., Any], direction: Direction, steps: int) -> tuple[Any, Any, Any]:
     """The compiled pieces; the next pool, epoch or draw finds them as they are."""
@@ -150,8 +143,8 @@ class _Stage:
         self._t2m, self._params = direction == "t2m", params
         self.asking, self._answering = (text, mol) if self._t2m else (mol, text)
         self.ask_rows, self.rows = unit(self.asking.pooled), unit(self._answering.pooled)
-        # Of the unit rows: their bits do not depend on what batch an input was encoded in.
-        self._ask_key, self.key = hashes(self.ask_rows), hashes(self.rows)
+        # Of the inputs, not of their embeddings, whose last bits know the batch they were made in.
+        self._ask_key, self.key = self.asking.key, self._answering.key
         self.count = min(settings.shortlist, len(self.rows))
         self._head = min(settings.candidates, self.count)
         self._ask_parts = unit(self.asking.parts)
