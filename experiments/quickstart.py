@@ -3,7 +3,7 @@
 Paper: none; the smallest honest run, a check that an installation trains and ranks.
 Run: make train EXP=quickstart
 Hardware: 2 CPU cores, under 15 minutes with the installation.
-Result: t2m Hits@1 67.3, m2t 64.7 in a pool of 1,000 (generated text), b266857, 2026-11-21.
+Result: t2m Hits@1 66.6, m2t 64.7 in a pool of 1,000 (generated text), d7897cd, 2026-11-21.
 Differs: MiniLM in place of SciBERT, bond-aware residual GCN, generated text.
 """
 
