@@ -18,8 +18,8 @@ CONFIG = replace(
         BASE.model,
         name="difftmr",
         tapr=TaprConfig(mode="matrix", bias=-3.0),
-        hdan=HdanConfig(steps=50, gamma=0.4, objective="random_step"),
+        hdan=HdanConfig(steps=50, gamma=0.4, inputs="similarity"),
     ),
     optim=OptimConfig(denoiser_lr=1e-3, warmup=100),
-    train=replace(BASE.train, start="det_open", epochs=6, pool_batches=0, alike=16, eval_every=3),
+    train=replace(BASE.train, start="det_open", epochs=6, pool_batches=0, alike=132, eval_every=3),
 )
