@@ -41,7 +41,7 @@ data: $(STAMP) ## fetch a public data set and verify it (SET=chebi20)
 	$(PY) tools/fetch_data.py $(SET) $(ARGS)
 
 test: $(STAMP) ## run the tests (ARGS="tests/nn -x")
-	$(PY) -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
+	$(PY) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP) ## check style and formatting
 	$(PY) -m ruff check .
