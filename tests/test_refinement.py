@@ -199,6 +199,28 @@ def test_take_keeps_the_parts_of_each_item():
     assert Encoded(got.pooled, np.arange(2), got).side is got
 
 
+def test_the_report_works_one_query_out_part_by_part(joint):
+    evaluate(joint, draws=2)
+    page = (joint / "report.html").read_text(encoding="utf-8")
+    assert "One query, part by part" in page
+    for part in ("cosine (place)", "step by step", "cosines of words"):
+        assert part in page
+    results = json.loads((joint / "results.json").read_text())
+    fused = next(r for r in results["analysis"] if r["tier"] == "fused")
+    assert fused["uncertainty"]["draws"] == 2 and 0.5 <= fused["uncertainty"]["agreement"] <= 1
+    assert fused["slices"]["all"]["queries"] == 16
+    assert 0 < fused["variety"]["tanimoto_distance@10"] < 1
+
+
+def test_the_data_of_the_first_stage_count_as_trained_on(stages):
+    from tmr_jax.generator import earlier_data
+
+    encoder, generator = stages
+    assert earlier_data(encoder) == [] and earlier_data(generator) == [TINY.data]
+    evaluate(generator)
+    assert (generator / "train_skeletons-1.json").is_file()
+
+
 def test_captions_of_other_molecules_change_no_score_of_any_tier(joint):
     """A5.2 from strings to X0_hat: batches, word buckets and shortlists are other ones, too."""
     model = open_run(joint, "best")
