@@ -141,3 +141,13 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoints.save(new_state(params, optax.adam(0.1)), 1, score=0.5)
     checkpoints.close()
     return run
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Programs that are run a few times: compiling them well costs more than it gives."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -20,6 +20,7 @@ from tmr_jax.eval import default_protocols
 FILES = sorted(
     p for p in (Path(__file__).parent.parent / "experiments").glob("*.py") if p.stem != "__init__"
 )
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 LINES = ("Paper:", "Run:", "Hardware:", "Result:", "Differs:")
 TINY = load_experiment(str(Path(__file__).parent / "experiments" / "tiny.py"))
 

@@ -22,6 +22,7 @@ from tmr_jax.train import Signals, Stopped, train
 from tmr_jax.training.checkpoint import restore_params
 from tmr_jax.types import Side
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 TINY = load_experiment(str(Path(__file__).parent / "experiments" / "tiny.py"))
 JOINT = dataclasses.replace(
     TINY,
@@ -38,7 +39,7 @@ def trained(config, run: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def joint(tmp_path_factory) -> Path:
+def joint(tmp_path_factory, quick_compilation) -> Path:
     return trained(JOINT, tmp_path_factory.mktemp("joint") / "run")
 
 
@@ -48,7 +49,7 @@ def second_stage(encoder: Path):
 
 
 @pytest.fixture(scope="module")
-def stages(tmp_path_factory) -> tuple[Path, Path]:
+def stages(tmp_path_factory, quick_compilation) -> tuple[Path, Path]:
     """The run of the encoder and the run of the generator."""
     folder = tmp_path_factory.mktemp("stages")
     first = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, epochs=1))

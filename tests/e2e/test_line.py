@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TINY = str(ROOT / "tests" / "experiments" / "tiny.py")
-DEMO = "--data.demo.train 640 --data.demo.validation 64 --data.demo.test 100 --train.epochs 4"
+DEMO = "--data.demo.train 640 --data.demo.validation 64 --data.demo.test 100 --train.epochs 3"
 SHORT = "--features.max-tokens 64 --train.text-buckets 64 --eval.bootstrap 100"
 
 
@@ -61,13 +61,13 @@ def library(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_quickstart_made_small(tmp_path: Path, library: Path) -> None:
-    """The pretrained text encoder and generated pairs: better than chance after forty steps."""
+    """The pretrained text encoder and generated pairs: better than chance after thirty steps."""
     results = walk(
         tmp_path / "run", library, ["--exp", "quickstart", *DEMO.split(), *SHORT.split()]
     )
     score = next(s for s in results["scores"] if (s["scorer"], s["direction"]) == ("model", "t2m"))
     assert score["protocol"] == "demo/test" and score["pool"] == 100
-    assert score["metrics"]["hits@10"] > 0.4  # 0.1 by chance; 0.71 when this was written
+    assert score["metrics"]["hits@10"] > 0.4  # 0.1 by chance
     assert any("generated" in label for label in results["labels"])
 
 
