@@ -2,9 +2,9 @@
 
 Paper: none; scores are "open-pairs training" and compare with no published number.
 Run: TMR_JAX_DATA=../shared/data make train EXP=difftmr_open
-Hardware: 2 CPU cores; det_open is trained first where it was not, under 60 minutes in all.
-Result: experiments/README.md.
-Differs: det_open's encoder, frozen; TAPR and HDAN with the settings that LOG.md chose.
+Hardware: 2 CPU cores; det_open is trained first where it was not; the whole was never timed.
+Result: none yet; never run to its end with these settings, and shorter runs gain nothing (LOG.md).
+Differs: det_open's encoder, frozen; HDAN on features of length one, as LOG.md has it.
 """
 
 from dataclasses import replace

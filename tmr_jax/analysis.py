@@ -10,23 +10,92 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from tmr_jax.assembly import Encoded
+from tmr_jax.config import DataConfig
 from tmr_jax.refinement import Lists, Refiner
 from tmr_jax.retrieval.metrics import metrics
 from tmr_jax.retrieval.refine import Direction, levels
-from tmr_jax.types import Ranking
+from tmr_jax.types import Pool, Ranking
 
 TOP = 10
 RARE_ROLE = 5  # training texts that name a role at most so often
 LONG = 0.9  # quantile of the texts' lengths
 ROLE = re.compile(r"has (?:a )?roles? as (.*?)(?:\.|$)")
 ROLE_PARTS = re.compile(r",\s*(?:and\s+)?|\s+and\s+")
+
+
+class Known(NamedTuple):
+    """What training has shown: of all stages, the encoder's too."""
+
+    texts: list[str]
+    scaffolds: set[str]
+
+
+def known_of(stages: Sequence[DataConfig]) -> Known | None:
+    """Texts and scaffolds of the training pairs; None where they are not at hand."""
+    from tmr_jax.data import load_pairs
+    from tmr_jax.features.graph import BadMolecule
+    from tmr_jax.features.variety import scaffold
+
+    try:
+        pairs = [p for data in stages for p in load_pairs(data) if p.split == "train"]
+    except ValueError:  # scores need no training pairs, and the record says what was left out
+        return None
+    scaffolds = set()
+    for smiles in {p.smiles for p in pairs}:
+        try:
+            scaffolds.add(scaffold(smiles))
+        except BadMolecule:  # training refused it, too
+            continue
+    return Known([p.text for p in pairs], scaffolds)
+
+
+def analyse_pool(
+    pool: Pool,
+    text: Encoded,
+    mol: Encoded,
+    lists: Lists,
+    known: Known | None,
+    refiner: Refiner,
+    alpha: float,
+    draws: int,
+) -> list[dict[str, Any]]:
+    """Slices, variety and uncertainty of the text queries, under det and fused.
+
+    `lists` are those of the text queries. Without `known` there are no slices.
+    """
+    from tmr_jax.features.variety import Cabinet, scaffold
+
+    asks = np.flatnonzero(pool.text_target >= 0)
+    parts = {}
+    if known is not None:
+        own = [scaffold(pool.smiles[i]) for i in pool.text_target[asks]]
+        parts = slices([pool.texts[i] for i in asks], own, known.texts, known.scaffolds)
+    # The lists name distinct inputs of this pool, in the order of their groups.
+    first = np.unique(mol.group, return_index=True)[1]
+    cabinet = Cabinet([pool.smiles[i] for i in first])
+    found = []
+    for tier in ("det", "fused"):
+        ranking = lists.ranking(tier, alpha)
+        record = {
+            "protocol": pool.protocol,
+            "direction": "t2m",
+            "tier": tier,
+            "training_at_hand": known is not None,
+            "slices": sliced(ranking, parts),
+            "variety": variety(cabinet, first_items(lists, tier, alpha)),
+        }
+        if tier == "fused" and draws:
+            won = winners(refiner, text, mol, "t2m", pool.text_target, alpha, draws)
+            record["uncertainty"] = uncertainty(won, ranking)
+        found.append(record)
+    return found
 
 
 # Uncertainty
@@ -40,19 +109,21 @@ def winners(
     target: np.ndarray,
     alpha: float,
     draws: int,
-    watch: Callable[[int], None] = lambda done: None,
 ) -> Int[np.ndarray, "draws Q"]:
     """The candidate ranked first in each draw: one perturbation and one initial state each."""
+    from rich.console import Console
+    from rich.progress import track
+
     chosen, found = refiner.settings, []
+    console = Console(stderr=True)
     try:
-        for draw in range(draws):
+        for draw in track(range(draws), "drawing", console=console):
             refiner.settings = dataclasses.replace(
                 chosen, samples=min(chosen.samples, 1), noises=1, seed=chosen.seed + draw
             )
             refined = refiner.lists(text, mol, direction, target).refined
             first = levels(refined, "fused", alpha).argmax(1)
             found.append(np.take_along_axis(refined.item, first[:, None], 1)[:, 0])
-            watch(draw + 1)
     finally:
         refiner.settings = chosen
     return np.stack(found)

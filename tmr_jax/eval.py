@@ -148,11 +148,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Rank every protocol with the run's model; print the table, write both result files.
 
-    `draws` of the second stage measure how sure it is; 0 leaves that out.
-
-    Returns what results.json holds. Errors: ValueError for an unknown run or protocol, for data
-    that are not at hand, and for training molecules in a foreign test set.
+    `draws` of the second stage measure how sure it is; 0 leaves that out. Returns what results.json
+    holds. Errors: ValueError for an unknown run or protocol, for data that are not at hand, and for
+    training molecules in a foreign test set.
     """
+    from tmr_jax.analysis import analyse_pool, known_of
     from tmr_jax.data.cache import cache_folder
     from tmr_jax.evaluation_report import page, read_history
 
@@ -164,7 +164,8 @@ def evaluate(
     overlaps = {p.protocol: overlap(run, config, data, p) for p in pools}
     model = open_run(run, which)
     pools, texts, molecules, refused = encode_pools(model, pools)
-    alpha = chosen_alpha(run, config, data, model)
+    alpha = chosen_alpha(run, config, model)
+    known = None if model.refiner is None else known_of([config.data, *earlier_data(run)])
     scores, analyses = [], []
     for pool, text, mol in zip(pools, texts, molecules, strict=True):
         found = score_pool(pool, text, mol)
@@ -172,7 +173,9 @@ def evaluate(
             lists = refined_lists(pool, text, mol, model.refiner)
             found = [score._replace(tier="det") for score in found]
             found += refined_scores(pool.protocol, lists, model.refiner, alpha)
-            analyses += analyse_pool(pool, (text, mol), lists, model.refiner, alpha, draws, data)
+            if "t2m" in lists:
+                of_text = (pool, text, mol, lists["t2m"], known)
+                analyses += analyse_pool(*of_text, model.refiner, alpha, draws)
         scores += found + baseline_scores(pool, data, run / TOKENIZER)
     results = summary(run, config, model.checkpoint, command) | {
         "scores": [
@@ -350,8 +353,8 @@ def score_pool(pool: Pool, text: Encoded, mol: Encoded, scorer: str = "model") -
     return scores
 
 
-def chosen_alpha(run: Path, config: Experiment, data: DataConfig, model: Restored) -> float:
-    """alpha of the second stage: as the run has it, or chosen now on the validation pool."""
+def chosen_alpha(run: Path, config: Experiment, model: Restored) -> float:
+    """alpha of the second stage: as the run has it, or chosen now on its own validation pool."""
     if model.refiner is None:
         return 0.0
     from tmr_jax.data.pools import validation_protocol
@@ -360,7 +363,7 @@ def chosen_alpha(run: Path, config: Experiment, data: DataConfig, model: Restore
     if known is not None:
         return known
     protocol = validation_protocol(config.data)
-    pools, [text], [mol], _ = encode_pools(model, [_load_pool(protocol, data)])
+    pools, [text], [mol], _ = encode_pools(model, [_load_pool(protocol, config.data)])
     lists = list(refined_lists(pools[0], text, mol, model.refiner).values())
     return write_alpha(run, model.checkpoint["sha256"], protocol, lists)
 
@@ -391,47 +394,6 @@ def refined_scores(
     return scores
 
 
-def analyse_pool(
-    pool: Pool,
-    sides: tuple[Encoded, Encoded],
-    lists: dict[str, Lists],
-    refiner: Refiner,
-    alpha: float,
-    draws: int,
-    data: DataConfig,
-) -> list[dict[str, Any]]:
-    """Slices, variety and uncertainty of the text queries (tmr_jax/analysis.py), det and fused."""
-    from tmr_jax.analysis import first_items, sliced, slices, uncertainty, variety, winners
-    from tmr_jax.data import load_pairs
-    from tmr_jax.features.variety import Cabinet, scaffold
-
-    if "t2m" not in lists:
-        return []
-    one, asks = lists["t2m"], np.flatnonzero(pool.text_target >= 0)
-    train = [p for p in load_pairs(data) if p.split == "train"]
-    own = [scaffold(pool.smiles[i]) for i in pool.text_target[asks]]
-    known = {scaffold(s) for s in {p.smiles for p in train} if not _refused(s)}
-    parts = slices([pool.texts[i] for i in asks], own, [p.text for p in train], known)
-    # The lists name distinct inputs of this pool, in the order of their groups.
-    first = np.unique(sides[1].group, return_index=True)[1]
-    cabinet = Cabinet([pool.smiles[i] for i in first])
-    found = []
-    for tier in ("det", "fused"):
-        record = {
-            "protocol": pool.protocol,
-            "direction": "t2m",
-            "tier": tier,
-            "slices": sliced(one.ranking(tier, alpha), parts),
-            "variety": variety(cabinet, first_items(one, tier, alpha)),
-        }
-        if tier == "fused" and draws:
-            with _progress(f"drawing {draws} times", draws) as watch:
-                won = winners(refiner, *sides, "t2m", pool.text_target, alpha, draws, watch)
-            record["uncertainty"] = uncertainty(won, one.ranking(tier, alpha))
-        found.append(record)
-    return found
-
-
 def work_out(
     run: Path,
     config: Experiment,
@@ -444,21 +406,12 @@ def work_out(
     from tmr_jax.worked_query import worked_query
 
     asks = np.flatnonzero(pool.text_target >= 0)
+    if not len(asks):
+        return ""
     query = int(np.random.default_rng(config.train.seed).choice(asks))
     tokenizer = load_tokenizer(run / TOKENIZER)
     words = tokenizer.pieces(pool.texts[query], config.features.max_tokens)
     return worked_query(pool, *sides, query, refiner, alpha, words)
-
-
-@functools.cache
-def _refused(smiles: str) -> bool:
-    from tmr_jax.features.graph import BadMolecule, parse_smiles
-
-    try:
-        parse_smiles(smiles)
-    except BadMolecule:
-        return True
-    return False
 
 
 def baseline_scores(pool: Pool, data: DataConfig, tokenizer_file: Path) -> list[Score]:

@@ -55,8 +55,7 @@ def load(run: str | Path, which: Literal["best", "newest"] = "best") -> Retrieve
     assembly = assemble_from_run(run)
     params, step = restore_params(run, which)
     checkpoint = Checkpoint(which, step, parameters_sha256(params))
-    # Without an evaluation no alpha was chosen; the perturbed score alone then decides.
-    alpha = read_alpha(Path(run), checkpoint.sha256) or 0.0
+    alpha = read_alpha(Path(run), checkpoint.sha256)
     return Retriever(assembly, params, checkpoint, alpha=alpha)
 
 
@@ -90,16 +89,21 @@ class Retriever:
         checkpoint: Checkpoint,
         encoder: Encoder | None = None,
         library: Library | None = None,
-        alpha: float = 0.0,
+        alpha: float | None = None,
     ) -> None:
         self.checkpoint = checkpoint
-        self._assembly, self._params, self._alpha = assembly, params, alpha
+        self._assembly, self._params, self.alpha = assembly, params, alpha
         self._encoder = encoder or Encoder(assembly, params)
         self._library = library
         self._refiner = None
         if refines(assembly.model):
             self._refiner = Refiner(assembly, params, settings_of(assembly.config))
             self._reader = Encoder(assembly, params, parts=True)
+
+    @property
+    def lacks_alpha(self) -> bool:
+        """Whether the run was never evaluated, so that the denoiser has no say in its order."""
+        return self._refiner is not None and self.alpha is None
 
     @property
     def config(self) -> Experiment:
@@ -217,9 +221,10 @@ class Retriever:
             text, mol = self._reader.texts(answers), self._reader.molecules([asked])[0]
             group = text.group
         refined = refiner.lists(text, mol, direction, np.zeros(1, np.int64)).refined
-        level = levels(refined, "fused", self._alpha)[0]
+        alpha = self.alpha or 0.0  # see lacks_alpha
+        level = levels(refined, "fused", alpha)[0]
         score = refined.perturbed[0].copy()
-        score[: refined.clean.shape[1]] += self._alpha * refined.clean[0]
+        score[: refined.clean.shape[1]] += alpha * refined.clean[0]
         place = np.argsort(refined.item[0])  # the inputs 0, 1, ... of the shortlist
         order = np.argsort(-level[place][group], kind="stable")  # equals as the cosine has them
         ordered = [short[i]._replace(refined=float(score[place][group[i]])) for i in order]
@@ -227,7 +232,7 @@ class Retriever:
 
     def _with(self, library: Library) -> Retriever:
         kept = (self._assembly, self._params, self.checkpoint, self._encoder)
-        return Retriever(*kept, library, self._alpha)
+        return Retriever(*kept, library, self.alpha)
 
 
 def _listed(strings: Sequence[str]) -> list[str]:

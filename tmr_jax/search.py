@@ -109,6 +109,8 @@ def open_retriever(chosen: Arguments) -> Retriever:
     from tmr_jax.retriever import load
 
     retriever = load(chosen.run)
+    if retriever.lacks_alpha:
+        _note(f"no alpha chosen, so the denoiser has no say: first tmr_jax.eval --run {chosen.run}")
     if chosen.library is None:
         protocol, smiles = _own_pool(retriever)
         _note(f"no --library: searching the {len(smiles):,} molecules of {protocol}")
