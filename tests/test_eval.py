@@ -43,7 +43,6 @@ from tmr_jax.eval import (
     baseline_scores,
     encode_pools,
     main,
-    own_split,
     score_pool,
     score_record,
     text_labels,
@@ -326,18 +325,6 @@ def test_an_ascii_terminal_no_home_and_a_path_with_spaces(run, tmp_path):
     assert b"bir ko\\u015fu/results.json" in found.stdout.replace(b"\n", b"")
     assert found.stdout.isascii()
     assert str(odd) in json.loads((odd / "results.json").read_text(encoding="utf-8"))["command"]
-
-
-def test_own_split():
-    chebi, pcdes = DataConfig(name="chebi20", version="molt5"), DataConfig(name="pcdes")
-    opened, demo = DataConfig(name="open"), DataConfig(name="demo")
-    assert own_split(chebi, chebi, "chebi20-text2mol/full-33010")
-    assert own_split(pcdes, pcdes, "pcdes/file-order-validation")
-    assert not own_split(pcdes, pcdes, "pcdes/scaffold")
-    assert not own_split(opened, opened, "chebi20-molt5/test-split")
-    assert not own_split(opened, opened, "open/validation")
-    assert own_split(demo, demo, "demo/test")
-    assert not own_split(demo, DataConfig(name="demo", seed=1), "demo/test")
 
 
 def test_identical_texts_have_a_second_number():

@@ -53,9 +53,8 @@ MAX_IN_A_ROW = 3  # steps that may be skipped one after another before the run s
 IN_FLIGHT = 4  # steps that an accelerator may be ahead of what has been read from it
 BAD_STEPS = "nonfinite.json"
 TIERS = ("det", "tapr", "fused", "x0")
-SHOWN = ("alpha", *(f"{d}/{name}" for d in ("t2m", "m2t") for name in (
-    "hits@1", "mrr", *(f"{tier}/mrr" for tier in TIERS)
-)))  # fmt: skip
+MEASURES = ("hits@1", "mrr", *(f"{tier}/mrr" for tier in TIERS))
+SHOWN = ("alpha", *(f"{side}/{measure}" for side in ("t2m", "m2t") for measure in MEASURES))
 
 
 @dataclass(frozen=True)

@@ -15,27 +15,29 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import tyro
 
-from tmr_jax.assembly import Assembly, rebuilt
+from tmr_jax.assembly import Assembly, Encoded, rebuilt
 from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import load_experiment
 from tmr_jax.data import load_pairs_with_report
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.data.pools import load_pool, validation_protocol
+from tmr_jax.eval import encode_pools, restored
 from tmr_jax.generator import FeatureSet, assemble_for_generator, init_generator
 from tmr_jax.memory import keep_freed_memory
 from tmr_jax.models.difftmr import GENERATOR
-from tmr_jax.refinement import Refiner, settings_of
+from tmr_jax.refinement import Refiner, settings_of, tier_scores
+from tmr_jax.retrieval.refine import Direction
 from tmr_jax.train import Plan
 from tmr_jax.training.optim import build_optimizer
 from tmr_jax.training.state import new_state
 from tmr_jax.training.step import make_train_step
-from tmr_jax.validation import Validation
+from tmr_jax.types import Pool
 
 
 @dataclass(frozen=True)
@@ -64,18 +66,30 @@ def _set(part: Any, path: list[str], value: str) -> Any:
     return dataclasses.replace(part, **{path[0]: new})
 
 
-def first_queries(validation: Validation, count: int) -> None:
-    """Only so many queries ask, evenly over the pool; the candidates stay."""
-    for name in ("_text_target", "_mol_target"):
-        target = getattr(validation, name)
-        asks = np.flatnonzero(target >= 0)
-        stays = asks[np.linspace(0, len(asks) - 1, min(count, len(asks))).astype(int)]
-        kept = np.full_like(target, -1)
-        kept[stays] = target[stays]
-        setattr(validation, name, kept)
+class Asked(NamedTuple):
+    """A validation pool, encoded once, of which some queries ask."""
+
+    text: Encoded
+    mol: Encoded
+    target: dict[Direction, np.ndarray]
 
 
-def run(assembly: Assembly, data: FeatureSet, encoder: Any, validation: Validation, steps: int):
+def asked(assembly: Assembly, encoder: Any, pool: Pool, count: int) -> Asked:
+    """`count` queries a direction, evenly over the pool; all its candidates stay."""
+    [sound], [text], [mol], _ = encode_pools(restored(assembly, encoder, {}), [pool])
+    t2m, m2t = (thinned(target, count) for target in (sound.text_target, sound.mol_target))
+    return Asked(text, mol, {"t2m": t2m, "m2t": m2t})
+
+
+def thinned(target: np.ndarray, count: int) -> np.ndarray:
+    asks = np.flatnonzero(target >= 0)
+    stays = asks[np.linspace(0, len(asks) - 1, min(count, len(asks))).astype(int)]
+    kept = np.full_like(target, -1)
+    kept[stays] = target[stays]
+    return kept
+
+
+def run(assembly: Assembly, data: FeatureSet, encoder: Any, pool: Asked, steps: int):
     """Mean losses of the last fifth, and the scores of the tiers."""
     config = assembly.config
     plan = Plan(config, data)
@@ -90,8 +104,9 @@ def run(assembly: Assembly, data: FeatureSet, encoder: Any, validation: Validati
     for i in range(steps):
         state, found = step(state, data.batch(plan.rows(i), pad), key)
         losses.append([float(found[f"loss/{n}"]) for n in ("dis", "gen_t2m", "gen_m2t")])
-    validation._refiner = Refiner(assembly, None, settings_of(config))
-    return np.mean(losses[-steps // 5 :], 0), validation.scores(state.params)
+    refiner = Refiner(assembly, state.params, settings_of(config))
+    lists = {d: refiner.lists(pool.text, pool.mol, d, t) for d, t in pool.target.items()}
+    return np.mean(losses[-steps // 5 :], 0), tier_scores(lists)
 
 
 def main() -> None:
@@ -103,8 +118,7 @@ def main() -> None:
     pairs, _ = load_pairs_with_report(config.data)
     assembly, data, encoder = assemble_for_generator(config, pairs, chosen.start)
     pool = load_pool(validation_protocol(config.data), config.data)
-    validation = Validation(assembly, pool, encoder)
-    first_queries(validation, chosen.queries)
+    queries = asked(assembly, encoder, pool, chosen.queries)
     print(
         f"{chosen.steps} steps, {pool.protocol}, {chosen.queries} queries a direction", flush=True
     )
@@ -112,7 +126,7 @@ def main() -> None:
         own = changed(config, [word for word in variant.split(",") if word])
         start = time.perf_counter()
         built = rebuilt(assembly, own, assembly.weights)
-        losses, scores = run(built, data, encoder, validation, chosen.steps)
+        losses, scores = run(built, data, encoder, queries, chosen.steps)
         chance = np.log(own.train.batch_size)
         parts = [f"{name} {v:.2f}" for name, v in zip(("dis", "t2m", "m2t"), losses, strict=True)]
         for direction in ("t2m", "m2t"):

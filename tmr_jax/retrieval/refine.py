@@ -241,20 +241,21 @@ def word_weights(apply: Callable[..., Any], params: Any, text: Side) -> Float[np
     return found
 
 
-def _goals(mol: Array) -> Array:
+def _unit(mol: Array) -> Array:
+    """On the device: `unit` is of NumPy's arrays."""
     return mol / jnp.maximum(jnp.linalg.norm(mol, axis=-1, keepdims=True), 1e-8)
 
 
 def _perturb_t2m(apply, params, text, mol, words, mask, noise):
     """text [q, D], mol [q, K, D], words [q, T, D]."""
-    cosines = _goals(mol) @ words.swapaxes(1, 2)
+    cosines = _unit(mol) @ words.swapaxes(1, 2)
     return apply(params, text[:, None], mol, cosines, mask[:, None], noise, method="perturb")
 
 
 def _perturb_m2t(apply, params, mol, text, all_words, index, mask, noise):
     """mol [q, D], text [q, K, D], words of the K texts by index [q, K, T]."""
     # One product with the words of all texts costs less than fetching the words of K texts.
-    cosines = _goals(mol) @ all_words.T
+    cosines = _unit(mol) @ all_words.T
     cosines = jnp.take_along_axis(cosines, index.reshape(len(mol), -1), 1).reshape(index.shape)
     return apply(params, text, mol[:, None], cosines, mask, noise, method="perturb")
 
