@@ -71,13 +71,16 @@ def test_only_queried_molecules_count(trained):
 
 def test_earlier_stages_count_too(trained):
     run, config = trained
-    own = DataConfig(name="demo")
+    own = run.parent / "own.csv"
+    own.write_text("text,smiles,split\nbenzene,c1ccccc1,train\n", encoding="utf-8")
+    table = dataclasses.replace(config.data.table, path=str(own))
+    second = Experiment(data=DataConfig(name="table", table=table))
     (run / "stages.json").write_text(
         json.dumps([dataclasses.asdict(config.data)]), encoding="utf-8"
     )
     pool = pool_of("table/test", "CCO")
     with pytest.raises(ValueError, match="1 of 1"):
-        overlap(run, Experiment(data=own), config.data, pool)
+        overlap(run, second, config.data, pool)
 
 
 def test_molecules_that_are_none_are_compared_as_written(trained):
