@@ -63,7 +63,9 @@ def test_every_tier_of_both_directions_is_reported_with_what_it_depends_on(joint
     names = [(s["direction"], s["tier"]) for s in scores]
     wanted = [(d, t) for d in ("t2m", "m2t") for t in ("det", "tapr", "fused", "x0")]
     assert sorted(names) == sorted(wanted)
-    fused = next(s for s in scores if (s["direction"], s["tier"]) == ("t2m", "fused"))
+    det, fused = (scores[names.index(("t2m", tier))] for tier in ("det", "fused"))
+    gained = fused["metrics"]["mrr"] - det["metrics"]["mrr"]
+    assert fused["over_det"]["mrr"][0] == pytest.approx(gained)
     assert fused["refined"]["samples"] == 3 and fused["refined"]["steps"] == 5
     assert 0 <= fused["refined"]["recall_denoised"] <= fused["refined"]["recall_shortlist"] <= 1
     kept = json.loads((joint / "refine.json").read_text())
@@ -163,10 +165,17 @@ def test_another_encoder_and_an_unfinished_run_are_refused(stages, tmp_path):
         trained(missing, tmp_path / "missing")
 
 
-def test_a_collapsing_form_is_refused(tmp_path):
-    hdan = HdanConfig(state="outside", clean="clamp")
+@pytest.mark.parametrize(
+    "form, why",
+    [
+        ({"state": "outside", "clean": "clamp"}, "which collapses there"),
+        ({"state": "inside", "clean": "clamp", "inputs": "posterior"}, "not near 0 or 1"),
+    ],
+)
+def test_a_collapsing_form_is_refused(tmp_path, form, why):
+    hdan = HdanConfig(**form)
     config = dataclasses.replace(JOINT, model=dataclasses.replace(JOINT.model, hdan=hdan))
-    with pytest.raises(ValueError, match="which collapses there"):
+    with pytest.raises(ValueError, match=why):
         trained(config, tmp_path / "run")
 
 

@@ -99,8 +99,8 @@ class HdanConfig:
     clean: Literal["simplex", "clamp"] = "simplex"  # X0_hat of a sampling step (R26)
     scaled: bool = False  # attention by 1 / sqrt(D) (R10)
     # "as_is": A1.5; "unit": features of length one; "similarity": and attention that starts as the
-    # encoder's own softmax over the candidates
-    inputs: Literal["as_is", "unit", "similarity"] = "as_is"
+    # encoder's own softmax over the candidates; "posterior": and X0_hat that starts as it
+    inputs: Literal["as_is", "unit", "similarity", "posterior"] = "as_is"
     objective: Literal["random_step", "all_steps", "unrolled"] = "random_step"
     gradient: float = 0.0  # share of L_Gen's gradient that the encoders get (R22)
 

@@ -31,7 +31,7 @@ from tmr_jax.memory import keep_freed_memory
 from tmr_jax.overlap import overlap
 from tmr_jax.refinement import TIERS, Lists, Refiner, read_alpha, settings_of, write_alpha
 from tmr_jax.retrieval.index import distinct
-from tmr_jax.retrieval.metrics import NAMES, TIES, bounds, intervals, metrics, per_query
+from tmr_jax.retrieval.metrics import NAMES, TIES, bounds, gains, intervals, metrics, per_query
 from tmr_jax.retrieval.rank import rank, top
 from tmr_jax.retrieval.refine import Direction
 from tmr_jax.retrieval.twins import Ceiling, ceiling
@@ -71,6 +71,7 @@ class Score(NamedTuple):
     ceiling: Ceiling | None  # of PAIR; an identical text is no twin of the input
     tier: str = ""  # det, tapr, fused or x0 of a model with a second stage
     refined: dict[str, Any] | None = None  # what the second stage was told and what reached it
+    base: Ranking | None = None  # of the first stage, the same queries
 
 
 @dataclass(frozen=True)
@@ -388,9 +389,10 @@ def refined_scores(
         listed, head = one.recall()
         told = dataclasses.asdict(refiner.settings) | {"alpha": alpha}
         told |= {"recall_shortlist": listed, "recall_denoised": head}
+        base = one.ranking("det")
         for tier in TIERS:
-            ranking = one.ranking(tier, alpha)
-            scores.append(Score(protocol, direction, "model", PAIR, ranking, None, tier, told))
+            found = one.ranking(tier, alpha)
+            scores.append(Score(protocol, direction, "model", PAIR, found, None, tier, told, base))
     return scores
 
 
@@ -498,12 +500,19 @@ def score_record(
         "labels": labels(config, score.protocol),
         "metrics": metrics(score.ranking),
         "intervals": intervals(score.ranking, config.eval.bootstrap, config.train.seed),
+        "over_det": _gains(score, config),
         "bounds": {"optimistic": kind, "pessimistic": harsh},
         "twin_ceiling": None if score.ceiling is None else score.ceiling._asdict(),
         "overlap": shared,
         "refused_molecules": refused,
     }
     return record | {"about": about(record)}
+
+
+def _gains(score: Score, config: Experiment) -> dict[str, tuple[float, float, float]] | None:
+    if score.base is None:
+        return None
+    return gains(score.ranking, score.base, config.eval.bootstrap, config.train.seed)
 
 
 def about(record: dict[str, Any]) -> list[str]:
@@ -521,6 +530,9 @@ def about(record: dict[str, Any]) -> list[str]:
         )
         listed, head = (100 * told[f"recall_{part}"] for part in ("shortlist", "denoised"))
         lines.append(f"recall: shortlist {listed:.1f}, denoised {head:.1f}")
+        for metric, scale, form in (("hits@1", 100, "+.1f"), ("mrr", 1, "+.4f")):
+            mean, low, high = (f"{scale * v:{form}}" for v in record["over_det"][metric])
+            lines.append(f"{metric} over det: {mean} ({low} to {high})")
     if record["right"] != PAIR:
         lines.append(f"right: {record['right']}")
     if (limit := record["twin_ceiling"]) is not None:

@@ -81,6 +81,24 @@ def test_denoiser_equals_the_float64_reference(form):
         np.testing.assert_allclose(exact, x0, atol=1e-9)
 
 
+def test_a_posterior_start_is_the_softmax_of_the_logits():
+    """With a silent decoder X0_hat is the attention itself; the decoder's part is as ever."""
+    w, (q, u, r, x, mask) = weights(spread=0.1), inputs()
+    k = jnp.array([1, 17, 50])
+    pairs = prepare(w, q, u, r, jnp.asarray(mask), Form())
+    times = at_time(w, pairs, k, Form())
+    logits = np.where(mask, np.float64(times.attention), -np.inf)
+    attention = np.exp(logits - logits.max(1, keepdims=True))
+    attention /= attention.sum(1, keepdims=True)
+    silent = w._replace(outer=jnp.zeros_like(w.outer), outer_bias=jnp.zeros(()))
+    form = Form(posterior=True)
+    p = denoise(silent, pairs, times, jnp.asarray(x), form)
+    np.testing.assert_allclose(clean(p, jnp.asarray(mask), form), attention, atol=1e-5)
+    heard = [[denoise(one, pairs, times, x, f) for one in (w, silent)] for f in (Form(), form)]
+    as_ever, here = (np.asarray(full - own)[mask] for full, own in heard)
+    np.testing.assert_allclose(here, as_ever, atol=1e-5)
+
+
 def denoise64(w, arrays, k, form):
     """X0_hat in float64: the hundredfold softmax would show float32 rounding, not mistakes."""
     with jax.enable_x64(True):

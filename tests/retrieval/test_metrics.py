@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tmr_jax.retrieval.metrics import bounds, check_mrr, intervals, metrics, per_query
+from tmr_jax.retrieval.metrics import bounds, check_mrr, gains, intervals, metrics, per_query
 from tmr_jax.types import Ranking
 
 
@@ -83,6 +83,24 @@ def test_intervals_are_seeded_and_hold_the_mean():
     share = metrics(found)["hits@1"]
     low, high = first["hits@1"]
     assert high - low == pytest.approx(3.92 * np.sqrt(share * (1 - share) / 300), rel=0.15)
+
+
+def test_gains_are_of_pairs_of_queries():
+    base = np.random.default_rng(0).geometric(0.2, 300)
+    better = base - (np.arange(300) % 3 == 0)  # every third query gains one place
+    none = np.zeros(300, int)
+    ours, theirs = ranking(better, none, 1000), ranking(base, none, 1000)
+    mean, low, high = gains(ours, theirs, 500)["mr"]
+    assert mean == pytest.approx(-1 / 3)
+    assert low < mean < high
+    # A share again: its interval knows nothing of how widely the ranks themselves vary.
+    assert high - low == pytest.approx(3.92 * np.sqrt((1 / 3) * (2 / 3) / 300), rel=0.15)
+    assert high - low < 0.3 * np.diff(intervals(ours, 500)["mr"])[0]
+
+
+def test_a_ranking_gains_nothing_over_itself():
+    found = ranking([2, 0, 7], [0, 1, 0], 9)
+    assert set(gains(found, found, 50).values()) == {(0.0, 0.0, 0.0)}
 
 
 def test_intervals_of_one_query_are_points():

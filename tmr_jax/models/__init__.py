@@ -65,6 +65,11 @@ def _check_generator(model: ModelConfig) -> None:
             "which collapses there (MODELS.md 5.1); for DiffusionRet's form also say "
             "--model.hdan.state inside"
         )
+    if (hdan.inputs, hdan.clean) == ("posterior", "clamp"):
+        raise ValueError(
+            "expected --model.hdan.clean simplex with --model.hdan.inputs posterior, whose p are "
+            "logits and not near 0 or 1; got clamp"
+        )
     if model.dim % 2:
         raise ValueError(
             f"expected an even --model.dim, half sines and half cosines of the step; got "

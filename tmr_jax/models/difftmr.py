@@ -61,13 +61,13 @@ class DiffTMR(DualEncoder):
         super().setup()
         self.coupling = Tapr(self.tapr.mode, self.slots, self.dim, self.tapr.bias)
         self.word_weights = WordWeights(self.dim)
-        start = SIMILARITY if self.hdan.inputs == "similarity" else 0.0
+        start = SIMILARITY if self.hdan.inputs in ("similarity", "posterior") else 0.0
         self.t2m, self.m2t = Hdan(self.dim, start), Hdan(self.dim, start)
 
     @property
     def form(self) -> Form:
         h = self.hdan
-        return Form(h.steps, h.gamma, h.state, h.clean, h.scaled)
+        return Form(h.steps, h.gamma, h.state, h.clean, h.scaled, h.inputs == "posterior")
 
     # Training
 

@@ -126,6 +126,8 @@ class Form(NamedTuple):
     state: Literal["outside", "inside"] = "outside"  # of the attention's softmax
     clean: Literal["simplex", "clamp"] = "simplex"
     scaled: bool = False  # attention by 1 / sqrt(D)
+    # p carries the attention's logits / d in place of the attention: X0_hat starts as the attention
+    posterior: bool = False
 
 
 class Pairs(NamedTuple):
@@ -194,7 +196,8 @@ def denoise(
     # read W_o reaches every candidate's hidden layer alike; its bias is in `prepare`.
     step = (1 - form.gamma) * (read @ (w.out @ w.inner[:d])) + times.hidden
     hidden = nn.relu(pairs.hidden + step[:, None, :])
-    return hidden @ w.outer + w.outer_bias + attention
+    own = logits / SHARPNESS if form.posterior else attention
+    return hidden @ w.outer + w.outer_bias + own
 
 
 def log_clean(p: Float[Array, "Q N"], mask: Bool[Array, "#Q N"]) -> Float[Array, "Q N"]:
