@@ -15,7 +15,7 @@ import tmr_jax
 from tmr_jax.assembly import Encoded
 from tmr_jax.config import HdanConfig, RefineConfig, load_experiment
 from tmr_jax.data.pools import load_pool
-from tmr_jax.eval import encode_pools, evaluate, open_run
+from tmr_jax.eval import encode_pools, evaluate, main, open_run
 from tmr_jax.models.difftmr import GENERATOR
 from tmr_jax.refinement import choose_alpha, read_alpha, take, write_alpha
 from tmr_jax.train import Signals, Stopped, train
@@ -73,6 +73,24 @@ def test_every_tier_of_both_directions_is_reported_with_what_it_depends_on(joint
     assert kept["chosen_on"] == "table/validation"
     page = (joint / "report.html").read_text()
     assert "alpha" in page and "fused" in page
+
+
+def test_other_sizes_may_be_evaluated_and_leave_the_choice_of_the_run_alone(joint, capsys):
+    evaluate(joint)
+    kept = (joint / "refine.json").read_bytes()
+    sizes = ("steps", "2", "samples", "0", "candidates", "4")
+    words = [f"--refine.{w}" if w.isalpha() else w for w in sizes]
+    assert main(["--run", str(joint), *words]) == 0
+    assert "F 0, K 4, S 2, R 1" in " ".join(capsys.readouterr().out.split())
+    assert (joint / "refine.json").read_bytes() == kept
+    told = json.loads((joint / "results.json").read_text())["scores"]
+    tapr = next(s for s in told if s["tier"] == "tapr")
+    assert tapr["refined"]["steps"] == 2
+    assert tapr["over_det"]["mrr"] == [0, 0, 0]  # without a perturbation it is the cosine
+    assert main(["--run", str(joint), "--refine.steps", "99"]) == 2
+    assert "expected 1 to 5 sampling steps" in capsys.readouterr().err
+    assert main(["--run", str(joint), "--refine.shortlist", "0"]) == 2
+    assert "a shortlist, candidates and noises of 1" in capsys.readouterr().err
 
 
 def test_the_curves_of_training_have_every_tier_and_all_losses(joint):

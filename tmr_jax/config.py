@@ -138,6 +138,9 @@ class TrainConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     backward: Literal["auto", "autodiff", "cpu_fast"] = "auto"
     start: str = ""  # two stages: the experiment, or the run by its path, with the encoder
+    # Of two stages: share of the words left out of each training text before the encoder reads it,
+    # so that it is no surer of a pair that it was trained on than of a new one
+    word_dropout: float = 0.0
     save_every: int = 200  # steps
     eval_every: int = 1  # epochs
 

@@ -24,12 +24,20 @@ import numpy as np
 
 from tmr_jax.assembly import TOKENIZER, Assembly, Encoded, Encoder, assemble_from_run, refines
 from tmr_jax.compile_cache import use_compile_cache
-from tmr_jax.config import DataConfig, Experiment, did_you_mean, from_json
+from tmr_jax.config import DataConfig, Experiment, RefineConfig, did_you_mean, from_json
 from tmr_jax.features.text import Tokenizer, load_tokenizer
 from tmr_jax.generator import earlier_data
 from tmr_jax.memory import keep_freed_memory
 from tmr_jax.overlap import overlap
-from tmr_jax.refinement import TIERS, Lists, Refiner, read_alpha, settings_of, write_alpha
+from tmr_jax.refinement import (
+    TIERS,
+    Lists,
+    Refiner,
+    choose_alpha,
+    read_alpha,
+    settings_of,
+    write_alpha,
+)
 from tmr_jax.retrieval.index import distinct
 from tmr_jax.retrieval.metrics import NAMES, TIES, bounds, gains, intervals, metrics, per_query
 from tmr_jax.retrieval.rank import rank, top
@@ -88,6 +96,8 @@ class Arguments:
     """Refine the text queries so many times with other noise, to see how sure the model is."""
     data: DataConfig = field(default_factory=DataConfig)
     """Where table and demo pools come from; the default is the run's own data."""
+    refine: RefineConfig = field(default_factory=RefineConfig)
+    """Sizes of the second stage; the default is the run's own, and search keeps to those."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,7 +109,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen = parse(words)
         command = f"python -m tmr_jax.eval {shlex.join(words)}"
-        evaluate(chosen.run, chosen.protocol, chosen.which, chosen.data, command, chosen.draws)
+        evaluate(
+            chosen.run,
+            chosen.protocol,
+            chosen.which,
+            chosen.data,
+            command,
+            chosen.draws,
+            chosen.refine,
+        )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -107,13 +125,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(words: list[str]) -> Arguments:
-    """Arguments whose defaults for --data.* are the run's own. Exits 2 on an unknown option."""
+    """Arguments; --data.* and --refine.* default to the run's. Exits 2 on an unknown option."""
     import tyro
 
     run, prog = _named_run(words), "python -m tmr_jax.eval"
     if run is None:
         return tyro.cli(Arguments, args=words, prog=prog)
-    default = Arguments(run=run, data=read_config(run).data)
+    config = read_config(run)
+    default = Arguments(run=run, data=config.data, refine=config.eval.refine)
     return tyro.cli(Arguments, args=words, prog=prog, default=default)
 
 
@@ -146,12 +165,15 @@ def evaluate(
     data: DataConfig | None = None,
     command: str = "",
     draws: int = 0,
+    refine: RefineConfig | None = None,
 ) -> dict[str, Any]:
     """Rank every protocol with the run's model; print the table, write both result files.
 
-    `draws` of the second stage measure how sure it is; 0 leaves that out. Returns what results.json
-    holds. Errors: ValueError for an unknown run or protocol, for data that are not at hand, and for
-    training molecules in a foreign test set.
+    `draws` of the second stage measure how sure it is; 0 leaves that out. `refine`: its sizes,
+    where they are not to be the run's. Returns what results.json holds.
+
+    Errors: ValueError for an unknown run or protocol, for data that are not at hand, for impossible
+    sizes, and for training molecules in a foreign test set.
     """
     from tmr_jax.analysis import analyse_pool, known_of
     from tmr_jax.data.cache import cache_folder
@@ -163,7 +185,7 @@ def evaluate(
     data = data or config.data
     pools = [_load_pool(name, data) for name in protocols or default_protocols(config)]
     overlaps = {p.protocol: overlap(run, config, data, p) for p in pools}
-    model = open_run(run, which)
+    model = open_run(run, which, refine)
     pools, texts, molecules, refused = encode_pools(model, pools)
     alpha = chosen_alpha(run, config, model)
     known = None if model.refiner is None else known_of([config.data, *earlier_data(run)])
@@ -313,12 +335,15 @@ def _progress(what: str, count: int) -> Iterator[Callable[[int], None]]:
         bar.stop()
 
 
-def open_run(run: Path, which: Which) -> Restored:
-    """The run's model, tokenizer, vocabulary and checkpoint."""
+def open_run(run: Path, which: Which, refine: RefineConfig | None = None) -> Restored:
+    """The run's model, tokenizer, vocabulary and checkpoint; its second stage may be resized."""
     from tmr_jax.retriever import parameters_sha256
     from tmr_jax.training.checkpoint import restore_params
 
     assembly = assemble_from_run(run)
+    if refine is not None:
+        sizes = dataclasses.replace(assembly.config.eval, refine=refine)
+        assembly = assembly._replace(config=dataclasses.replace(assembly.config, eval=sizes))
     params, step = restore_params(run, which)
     digest = parameters_sha256(params)
     return restored(assembly, params, {"which": which, "step": step, "sha256": digest})
@@ -360,12 +385,15 @@ def chosen_alpha(run: Path, config: Experiment, model: Restored) -> float:
         return 0.0
     from tmr_jax.data.pools import validation_protocol
 
-    known = read_alpha(run, model.checkpoint["sha256"])
+    own = model.refiner.settings == settings_of(config)
+    known = read_alpha(run, model.checkpoint["sha256"]) if own else None
     if known is not None:
         return known
     protocol = validation_protocol(config.data)
     pools, [text], [mol], _ = encode_pools(model, [_load_pool(protocol, config.data)])
     lists = list(refined_lists(pools[0], text, mol, model.refiner).values())
+    if not own:  # what the run keeps is for its own sizes, which search has too
+        return choose_alpha(lists)[0]
     return write_alpha(run, model.checkpoint["sha256"], protocol, lists)
 
 

@@ -135,18 +135,20 @@ def assemble_for_generator(
     unknown = 0
     if assembly.vocabulary is not None:
         table, unknown = apply_vocabulary(table, assembly.vocabulary)
-    words = text_table([p.text for p in rows], assembly.tokenizer, config.features.max_tokens)
+    train = config.train
+    texts = [p.text for p in rows]
+    read = with_dropout(texts, train.word_dropout, train.seed)
+    words = text_table(read, assembly.tokenizer, config.features.max_tokens)
     encoder = Encoder(assembly, params, parts=True)
     text, mol = encoder.text_rows(words), encoder.mol_rows(table)
     assert text.side is not None and mol.side is not None
-    train = config.train
     lengths, place = np.diff(words.offsets), structure_place(unit(text.rows + mol.rows))
     plan = (train.batch_size, lengths, train.pool_batches, train.alike, place)
     features = FeatureSet(
         ids=tuple(p.id for p in rows),
         text=take(text.side, text.group),
         mol=take(mol.side, mol.group),
-        text_group=text.group.astype(np.int32),
+        text_group=np.unique(np.array(texts, object), return_inverse=True)[1].astype(np.int32),
         mol_group=molecule_groups([p.smiles for p in rows]),
         place=place,
         shapes=declare_shapes(table, train.text_buckets, *plan),
@@ -155,6 +157,24 @@ def assemble_for_generator(
         texts_cut=int(words.truncated.sum()),
     )
     return assembly, features, params
+
+
+def with_dropout(texts: Sequence[str], share: float, seed: int) -> list[str]:
+    """The texts without a random share of their words; of each one word stays at least.
+
+    Errors: ValueError for a share that is not from 0 to below 1.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(
+            f"expected a share of words from 0 to below 1 as --train.word-dropout; got {share}"
+        )
+    random, found = np.random.default_rng(seed), []
+    for text in texts:
+        words = text.split()
+        stays = random.random(len(words)) >= share
+        stays[random.integers(len(words))] = True
+        found.append(" ".join(w for w, s in zip(words, stays, strict=True) if s))
+    return found if share else list(texts)
 
 
 def init_generator(

@@ -17,6 +17,7 @@ import numpy as np
 from tmr_jax.assembly import Assembly, Encoded
 from tmr_jax.config import Experiment
 from tmr_jax.data.cache import take_ranges
+from tmr_jax.nn.diffusion import visited
 from tmr_jax.retrieval.index import unit
 from tmr_jax.retrieval.metrics import metrics
 from tmr_jax.retrieval.rank import rank
@@ -40,9 +41,18 @@ REFINE = "refine.json"
 
 
 def settings_of(config: Experiment) -> Settings:
-    """The sizes of the second stage; 0 sampling steps are as many as were trained."""
+    """The sizes of the second stage; 0 sampling steps are as many as were trained.
+
+    Errors: ValueError for more steps than were trained, and for sizes below the least.
+    """
     chosen = config.eval.refine
     steps = chosen.steps or config.model.hdan.steps
+    visited(config.model.hdan.steps, steps)  # raises
+    if min(chosen.shortlist, chosen.candidates, chosen.noises) < 1 or chosen.samples < 0:
+        raise ValueError(
+            "expected a shortlist, candidates and noises of 1 at least, and samples of 0 at least; "
+            f"got {chosen.shortlist}, {chosen.candidates}, {chosen.noises} and {chosen.samples}"
+        )
     return Settings(**dataclasses.asdict(chosen) | {"steps": steps})
 
 

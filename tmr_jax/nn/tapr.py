@@ -69,7 +69,8 @@ def best_of(
     length = jnp.maximum(jnp.linalg.norm(text, axis=-1), NORM_FLOOR)
     square = (mol * mol).sum(-1)
     if len(noise) == 0:
-        return along / (length * jnp.maximum(jnp.sqrt(square), NORM_FLOOR)), mol
+        cosine = along / (length * jnp.maximum(jnp.sqrt(square), NORM_FLOOR))
+        return cosine, jnp.broadcast_to(mol, radius.shape)
     inner = along[..., None] + (text * radius) @ noise.T
     norm2 = square[..., None] + 2 * (mol * radius) @ noise.T + (radius * radius) @ (noise**2).T
     norm = jnp.sqrt(jnp.maximum(norm2, NORM_FLOOR**2))  # rounding may leave it below zero
