@@ -17,9 +17,17 @@ CONFIG = replace(
     model=replace(
         BASE.model,
         name="difftmr",
-        tapr=TaprConfig(mode="matrix", bias=-3.0),
-        hdan=HdanConfig(steps=50, gamma=0.4, inputs="similarity"),
+        tapr=TaprConfig(mode="matrix", bias=-5.0),
+        hdan=HdanConfig(steps=50, gamma=0.4, inputs="posterior"),
     ),
-    optim=OptimConfig(denoiser_lr=1e-3, warmup=100),
-    train=replace(BASE.train, start="det_open", epochs=6, pool_batches=0, alike=132, eval_every=3),
+    optim=OptimConfig(denoiser_lr=3e-4, warmup=100),
+    train=replace(
+        BASE.train,
+        start="det_open",
+        epochs=2,
+        pool_batches=0,
+        alike=132,
+        word_dropout=0.5,
+        eval_every=2,
+    ),
 )
