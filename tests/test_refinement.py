@@ -15,9 +15,10 @@ import tmr_jax
 from tmr_jax.assembly import Encoded
 from tmr_jax.config import HdanConfig, RefineConfig, load_experiment
 from tmr_jax.data.pools import load_pool
-from tmr_jax.eval import encode_pools, evaluate, main, open_run
+from tmr_jax.eval import chosen_alpha, encode_pools, evaluate, main, open_run
+from tmr_jax.generator import data_seen
 from tmr_jax.models.difftmr import GENERATOR
-from tmr_jax.refinement import choose_alpha, read_alpha, take, write_alpha
+from tmr_jax.refinement import choose_alpha, keep_alpha, read_alpha, take
 from tmr_jax.train import Signals, Stopped, train
 from tmr_jax.training.checkpoint import restore_params
 from tmr_jax.types import Side
@@ -68,7 +69,7 @@ def test_every_tier_of_both_directions_is_reported_with_what_it_depends_on(joint
     assert fused["over_det"]["mrr"][0] == pytest.approx(gained)
     assert fused["refined"]["samples"] == 3 and fused["refined"]["steps"] == 5
     assert 0 <= fused["refined"]["recall_denoised"] <= fused["refined"]["recall_shortlist"] <= 1
-    kept = json.loads((joint / "refine.json").read_text())
+    kept = json.loads((joint / "refine.json").read_text())[results["checkpoint"]["sha256"]]
     assert kept["alpha"] == fused["refined"]["alpha"] and len(kept["mrr"]) == 8
     assert kept["chosen_on"] == "table/validation"
     page = (joint / "report.html").read_text()
@@ -100,6 +101,14 @@ def test_the_curves_of_training_have_every_tier_and_all_losses(joint):
     assert {f"validation/t2m/{t}/mrr" for t in ("det", "tapr", "fused", "x0")} <= set(score)
     tried = [score["validation/t2m/fused/mrr"], score["validation/m2t/fused/mrr"]]
     assert score["validation/mrr"] == pytest.approx(np.mean(tried))
+
+
+def test_training_leaves_the_choice_of_every_checkpoint_that_evaluation_would_make(joint):
+    for which in ("best", "newest"):
+        model = open_run(joint, which)
+        own = read_alpha(joint, model.checkpoint["sha256"])
+        unknown = model._replace(checkpoint={**model.checkpoint, "sha256": f"not {which}"})
+        assert own is not None and own == chosen_alpha(joint, JOINT, unknown)
 
 
 def test_a_search_orders_its_shortlist_by_the_second_stage(joint):
@@ -213,9 +222,11 @@ class FakeLists:
 def test_alpha_is_the_best_of_the_grid_and_belongs_to_a_checkpoint(tmp_path):
     alpha, tried = choose_alpha([FakeLists(0.5), FakeLists(0.5)])
     assert alpha == 0.5 and tried["0.5"] == 1.0 and len(tried) == 8
-    assert choose_alpha([FakeLists(0.0)])[0] == 0.0
-    assert write_alpha(tmp_path, "abc", "table/validation", [FakeLists(1.0)]) == 1.0
-    assert read_alpha(tmp_path, "abc") == 1.0 and read_alpha(tmp_path, "def") is None
+    assert choose_alpha([FakeLists(0.0)]).alpha == 0.0
+    keep_alpha(tmp_path, "abc", "table/validation", choose_alpha([FakeLists(1.0)]))
+    keep_alpha(tmp_path, "def", "table/validation", choose_alpha([FakeLists(0.2)]))
+    assert read_alpha(tmp_path, "abc") == 1.0 and read_alpha(tmp_path, "def") == 0.2
+    assert read_alpha(tmp_path, "ghi") is None
 
 
 def test_take_keeps_the_parts_of_each_item():
@@ -241,12 +252,11 @@ def test_the_report_works_one_query_out_part_by_part(joint):
 
 
 def test_the_data_of_the_first_stage_count_as_trained_on(stages):
-    from tmr_jax.generator import earlier_data
-
     encoder, generator = stages
-    assert earlier_data(encoder) == [] and earlier_data(generator) == [TINY.data]
-    evaluate(generator)
-    assert (generator / "train_skeletons-1.json").is_file()
+    other = dataclasses.replace(TINY.data, seed=1)
+    assert data_seen(encoder, other) == [other]
+    assert data_seen(generator, other) == [other, TINY.data]
+    assert data_seen(generator, TINY.data) == [TINY.data]  # the same pairs count once
 
 
 def test_captions_of_other_molecules_change_no_score_of_any_tier(joint):

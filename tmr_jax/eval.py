@@ -26,7 +26,7 @@ from tmr_jax.assembly import TOKENIZER, Assembly, Encoded, Encoder, assemble_fro
 from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import DataConfig, Experiment, RefineConfig, did_you_mean, from_json
 from tmr_jax.features.text import Tokenizer, load_tokenizer
-from tmr_jax.generator import earlier_data
+from tmr_jax.generator import data_seen
 from tmr_jax.memory import keep_freed_memory
 from tmr_jax.overlap import overlap
 from tmr_jax.refinement import (
@@ -34,9 +34,9 @@ from tmr_jax.refinement import (
     Lists,
     Refiner,
     choose_alpha,
+    keep_alpha,
     read_alpha,
     settings_of,
-    write_alpha,
 )
 from tmr_jax.retrieval.index import distinct
 from tmr_jax.retrieval.metrics import NAMES, TIES, bounds, gains, intervals, metrics, per_query
@@ -188,7 +188,7 @@ def evaluate(
     model = open_run(run, which, refine)
     pools, texts, molecules, refused = encode_pools(model, pools)
     alpha = chosen_alpha(run, config, model)
-    known = None if model.refiner is None else known_of([config.data, *earlier_data(run)])
+    known = None if model.refiner is None else known_of(data_seen(run, config.data))
     scores, analyses = [], []
     for pool, text, mol in zip(pools, texts, molecules, strict=True):
         found = score_pool(pool, text, mol)
@@ -391,10 +391,10 @@ def chosen_alpha(run: Path, config: Experiment, model: Restored) -> float:
         return known
     protocol = validation_protocol(config.data)
     pools, [text], [mol], _ = encode_pools(model, [_load_pool(protocol, config.data)])
-    lists = list(refined_lists(pools[0], text, mol, model.refiner).values())
-    if not own:  # what the run keeps is for its own sizes, which search has too
-        return choose_alpha(lists)[0]
-    return write_alpha(run, model.checkpoint["sha256"], protocol, lists)
+    choice = choose_alpha(refined_lists(pools[0], text, mol, model.refiner).values())
+    if own:  # what the run keeps is for its own sizes, which search has too
+        keep_alpha(run, model.checkpoint["sha256"], protocol, choice)
+    return choice.alpha
 
 
 def refined_lists(pool: Pool, text: Encoded, mol: Encoded, refiner: Refiner) -> dict[str, Lists]:

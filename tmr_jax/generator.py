@@ -100,6 +100,11 @@ def earlier_data(run: Path) -> list[DataConfig]:
     return [from_json(json.dumps({"data": data})).data for data in stages]
 
 
+def data_seen(run: Path, own: DataConfig) -> list[DataConfig]:
+    """The data sets of all stages, each once: the run's own, then those before it."""
+    return list(dict.fromkeys([own, *earlier_data(run)]))
+
+
 def write_earlier_data(run: Path, start: Path) -> None:
     """What the run will have to say about molecules that it was trained on."""
     own = from_json((start / "config.json").read_text(encoding="utf-8")).data

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tmr_jax.config import DataConfig, Experiment, to_json
-from tmr_jax.generator import earlier_data
+from tmr_jax.generator import data_seen
 from tmr_jax.training.rundir import write
 from tmr_jax.types import Pool
 
@@ -29,7 +29,7 @@ def overlap(run: Path, config: Experiment, data: DataConfig, pool: Pool) -> dict
     own = own_split(config.data, data, pool.protocol)
     record = {"queried": len(asked), "identity": "InChIKey block 1", "own_split": own}
     try:
-        stages = enumerate([config.data, *earlier_data(run)])
+        stages = enumerate(data_seen(run, config.data))
         trained = set().union(*(_training_skeletons(run, d, i) for i, d in stages))
     except ValueError as error:
         if own:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,22 +136,29 @@ def take(side: Side | None, items: np.ndarray) -> Side:
     return Side(side.pooled[items], side.parts[parts], offsets, side.key[items])
 
 
-def choose_alpha(lists: list[Lists]) -> tuple[float, dict[str, float]]:
-    """The alpha with the best MRR of `fused`, mean of the directions given, and all of them."""
+class Choice(NamedTuple):
+    """The alpha with the best MRR of `fused`, mean of the directions, and all that were tried."""
+
+    alpha: float
+    mrr: dict[str, float]  # by alpha
+
+
+def choose_alpha(lists: Iterable[Lists]) -> Choice:
+    """On lists of the validation pool, one or both directions."""
+    sides = list(lists)
     tried = {
-        str(alpha): float(np.mean([metrics(one.ranking("fused", alpha))["mrr"] for one in lists]))
+        str(alpha): float(np.mean([metrics(one.ranking("fused", alpha))["mrr"] for one in sides]))
         for alpha in ALPHAS
     }
-    return max(ALPHAS, key=lambda alpha: tried[str(alpha)]), tried
+    return Choice(max(ALPHAS, key=lambda alpha: tried[str(alpha)]), tried)
 
 
-def tier_scores(lists: dict[str, Lists]) -> dict[str, float]:
+def tier_scores(lists: dict[str, Lists], choice: Choice) -> dict[str, float]:
     """`t2m/fused/hits@1` ... of every tier, `alpha`, the recalls, and `mrr` of the fused tier."""
-    alpha, tried = choose_alpha(list(lists.values()))
-    found = {"alpha": alpha, "mrr": tried[str(alpha)]}
+    found = {"alpha": choice.alpha, "mrr": choice.mrr[str(choice.alpha)]}
     for direction, one in lists.items():
         for tier in ("det", *TIERS):
-            scored = metrics(one.ranking(tier, alpha))
+            scored = metrics(one.ranking(tier, choice.alpha))
             found |= {f"{direction}/{tier}/{name}": value for name, value in scored.items()}
         listed, head = one.recall()
         found |= {f"{direction}/recall/shortlist": listed, f"{direction}/recall/denoised": head}
@@ -160,16 +167,16 @@ def tier_scores(lists: dict[str, Lists]) -> dict[str, float]:
 
 def read_alpha(run: Path, checkpoint: str) -> float | None:
     """alpha as it was chosen for this checkpoint (its SHA-256), or None."""
+    kept = _choices(run).get(checkpoint)
+    return None if kept is None else kept["alpha"]
+
+
+def keep_alpha(run: Path, checkpoint: str, protocol: str, choice: Choice) -> None:
+    """Beside those of other checkpoints: with what was tried, and on which pool."""
+    kept = _choices(run) | {checkpoint: {"chosen_on": protocol, **choice._asdict()}}
+    write(run / REFINE, json.dumps(kept, indent=2) + "\n")
+
+
+def _choices(run: Path) -> dict[str, Any]:
     path = run / REFINE
-    if not path.is_file():
-        return None
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    return kept["alpha"] if kept["checkpoint"] == checkpoint else None
-
-
-def write_alpha(run: Path, checkpoint: str, protocol: str, lists: list[Lists]) -> float:
-    """Chooses alpha on lists of the validation pool and keeps it with all that was tried."""
-    alpha, tried = choose_alpha(lists)
-    content = {"alpha": alpha, "checkpoint": checkpoint, "chosen_on": protocol, "mrr": tried}
-    write(run / REFINE, json.dumps(content, indent=2) + "\n")
-    return alpha
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

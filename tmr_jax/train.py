@@ -416,6 +416,8 @@ class Loop:
         return due or done == self.plan.total
 
     def _evaluate(self, state: TrainState, done: int) -> float:
+        from tmr_jax.refinement import keep_alpha
+        from tmr_jax.retriever import parameters_sha256
         from tmr_jax.training.report import draw_losses
 
         self._drain()
@@ -423,6 +425,9 @@ class Loop:
         scores = self.validation.scores(state.params, self.signals.check)
         seconds = time.perf_counter() - start
         self.history.add({"step": done, **{f"validation/{k}": v for k, v in scores.items()}})
+        if (choice := self.validation.choice) is not None:
+            digest = parameters_sha256(state.params)
+            keep_alpha(self.run, digest, self.validation.protocol, choice)
         parts = [f"{k} {scores[k]:.3f}" for k in SHOWN if k in scores]
         self.display.say(
             f"step {done}, {self.validation.protocol}: {'  '.join(parts)}  ({seconds:.1f} s)"

@@ -9,7 +9,7 @@ import numpy as np
 
 from tmr_jax.assembly import Assembly, Encoded, Encoder, refines
 from tmr_jax.data.cache import apply_vocabulary, molecule_table, text_table
-from tmr_jax.refinement import Refiner, settings_of, tier_scores
+from tmr_jax.refinement import Choice, Refiner, choose_alpha, settings_of, tier_scores
 from tmr_jax.retrieval.metrics import metrics
 from tmr_jax.retrieval.rank import rank
 from tmr_jax.retrieval.refine import Direction
@@ -34,6 +34,7 @@ class Validation:
         texts = [pool.texts[i] for i in stays]
         self._text = text_table(texts, assembly.tokenizer, features.max_tokens)
         self._refiner = None
+        self.choice: Choice | None = None  # of the last scores, where there is a second stage
         if refines(assembly.model):
             self._refiner = Refiner(assembly, None, settings_of(assembly.config))
         self._encoder = Encoder(assembly, frozen, parts=self._refiner is not None)
@@ -58,7 +59,8 @@ class Validation:
             self._refiner.params = params
             lists = {d: self._refiner.lists(text, mol, d, t, watch) for d, t in sides.items()}
             self._refiner.params = None
-            return tier_scores(lists)
+            self.choice = choose_alpha(lists.values())
+            return tier_scores(lists, self.choice)
         found: dict[str, float] = {}
         for direction, target in sides.items():
             query, candidate = (text, mol) if direction == "t2m" else (mol, text)

@@ -31,7 +31,7 @@ from tmr_jax.eval import encode_pools, restored
 from tmr_jax.generator import FeatureSet, assemble_for_generator, init_generator
 from tmr_jax.memory import keep_freed_memory
 from tmr_jax.models.difftmr import GENERATOR
-from tmr_jax.refinement import Refiner, settings_of, tier_scores
+from tmr_jax.refinement import Refiner, choose_alpha, settings_of, tier_scores
 from tmr_jax.retrieval.refine import Direction
 from tmr_jax.train import Plan
 from tmr_jax.training.optim import build_optimizer
@@ -106,7 +106,7 @@ def run(assembly: Assembly, data: FeatureSet, encoder: Any, pool: Asked, steps: 
         losses.append([float(found[f"loss/{n}"]) for n in ("dis", "gen_t2m", "gen_m2t")])
     refiner = Refiner(assembly, state.params, settings_of(config))
     lists = {d: refiner.lists(pool.text, pool.mol, d, t) for d, t in pool.target.items()}
-    return np.mean(losses[-steps // 5 :], 0), tier_scores(lists)
+    return np.mean(losses[-steps // 5 :], 0), tier_scores(lists, choose_alpha(lists.values()))
 
 
 def main() -> None:
