@@ -51,6 +51,7 @@ from tmr_jax.eval import (
 from tmr_jax.evaluation_report import (
     Candidate,
     Example,
+    _lines,
     page,
     rank_histogram,
     read_history,
@@ -125,7 +126,7 @@ def run(tmp_path, monkeypatch):
     ]
     lines = [json.dumps(row) for row in history]
     (folder / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 41, "lo', encoding="utf-8")
-    monkeypatch.setattr(evaluation, "open_run", lambda run, which: fake_model(noise=0.8))
+    monkeypatch.setattr(evaluation, "open_run", lambda run, which, refine: fake_model(noise=0.8))
     return folder
 
 
@@ -301,7 +302,7 @@ sys.path.insert(0, {tests!r})
 import test_eval
 from tmr_jax import eval as evaluation
 from tmr_jax.assembly import Encoded
-evaluation.open_run = lambda run, which: test_eval.fake_model(0.8)
+evaluation.open_run = lambda run, which, refine: test_eval.fake_model(0.8)
 sys.exit(evaluation.main())
 """  # as a user starts it, but with the fake model
 
@@ -429,3 +430,10 @@ def test_rank_histogram_counts_every_query_once():
     ranking = Ranking(np.array([0, 0, 4, 9, 29]), np.array([0, 1, 0, 0, 0]), 30)
     bars = dict(rank_histogram(ranking))
     assert bars == {"1": 1, "2-5": 2, "6-10": 1, "11-20": 0, "21-30": 1}
+    far = Ranking(np.array([700]), np.array([0]), 33_008)
+    assert [name for name, count in rank_histogram(far) if count] == ["501+"]
+
+
+def test_a_curve_of_one_point_is_seen():
+    assert "<circle" in _lines("title", {"loss": [(526.0, 0.366)]})
+    assert "<circle" not in _lines("title", {"loss": [(1.0, 0.3), (2.0, 0.2)]})

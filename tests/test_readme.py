@@ -69,7 +69,11 @@ def options(verb: str, words: list[str]) -> None:
             continue
         from tmr_jax.config import Experiment
 
-        held: object = Experiment()
+        held: object = Experiment()  # whose fields training has at its top
+        if name in fields:
+            make = fields[name].default_factory
+            assert callable(make)
+            held, name, *parts = make(), *parts
         for part in (name, *parts):
             assert hasattr(held, part), f"{verb} has no option {option}"
             held = getattr(held, part)

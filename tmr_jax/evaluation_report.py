@@ -99,9 +99,16 @@ def rank_histogram(ranking: Ranking) -> list[tuple[str, int]]:
     # A tie puts an expected rank between two whole ones: 1.5 counts with 2.
     counts = np.histogram(np.ceil(ranks), edges)[0]
     return [
-        (f"{low:,}" if high == low + 1 else f"{low:,}-{high - 1:,}", int(count))
+        (_range(low, high - 1), int(count))
         for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
     ]
+
+
+def _range(low: int, high: int) -> str:
+    """As a label below its bar, which is too narrow for two long numbers."""
+    if low == high:
+        return f"{low:,}"
+    return f"{low:,}+" if low > 500 else f"{low}-{high}"
 
 
 def _section(title: str, body: str) -> str:
@@ -191,6 +198,9 @@ def _lines(title: str, curves: dict[str, list[tuple[float, float]]]) -> str:
     for colour, (name, points) in zip(COLOURS, shown.items(), strict=False):
         path = " ".join(place(*point) for point in points)
         lines.append(f'<polyline points="{path}" style="stroke:{colour}"/>')
+        if len(points) == 1:  # a line of one point cannot be seen
+            x, y = path.split(",")
+            lines.append(f'<circle cx="{x}" cy="{y}" r="3" style="fill:{colour}"/>')
         last = f"{curves[name][-1][1]:.3g}"
         legend.append(f'<span><i style="background:{colour}"></i>{escape(name)} ({last})</span>')
     marks = _axis_labels((low, high), (x0, x1))

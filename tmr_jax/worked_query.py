@@ -55,11 +55,16 @@ def worked_query(
 
 def _parts_table(refined: Any, alpha: float, target: int, smiles: list[str]) -> str:
     """The first candidates under `fused` with the score of every part and the place it gives."""
-    order = np.argsort(-levels(refined, "fused", alpha)[0], kind="stable")[:SHOWN]
+    every = np.argsort(-levels(refined, "fused", alpha)[0], kind="stable")
+    order = every[:SHOWN]
+    found = np.flatnonzero(refined.item[0, every] == target)
+    if len(found) and found[0] >= SHOWN:  # the right one is shown wherever it came
+        order = np.append(order, every[found])
     by_cosine = np.argsort(np.argsort(-refined.first[0], kind="stable"))
     head = refined.clean.shape[1]
     rows = []
-    for rank, column in enumerate(order, 1):
+    for column in order:
+        rank = int(np.flatnonzero(every == column)[0]) + 1
         item, inside = refined.item[0, column], column < head
         local, clean = (
             (f"{refined.local[0, column]:.3f}", f"{refined.clean[0, column]:.3f}")
@@ -77,9 +82,10 @@ def _parts_table(refined: Any, alpha: float, target: int, smiles: list[str]) -> 
         rows.append(f"<tr>{name}{''.join(f'<td>{c}</td>' for c in cells)}</tr>")
     heads = ("cosine (place)", "perturbed (place)", "words and atoms", "denoised")
     titles = "".join(f'<th scope="col">{name}</th>' for name in heads)
+    missing = "" if len(found) else f"<p>The right one is not on the shortlist of {len(every)}.</p>"
     return (
         f'<div class="scroll"><table><thead><tr><th scope="col">final order, alpha {alpha:g}</th>'
-        f"{titles}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"{titles}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{missing}"
     )
 
 
