@@ -32,7 +32,7 @@ CONFIG = Experiment(
         batch_size=64,
         text_buckets=(16, 32, 64, 96, 128),
         precision="bfloat16",
-        eval_every=3,
+        eval_every=5,
     ),
     eval=EvalConfig(
         protocols=("chebi20-molt5/test-split", "chebi20-molt5/full-33008", "pcdes/file-order")

@@ -45,7 +45,9 @@ def joint(tmp_path_factory, quick_compilation) -> Path:
 
 
 def second_stage(encoder: Path):
-    second = dataclasses.replace(JOINT.train, start=str(encoder), pool_batches=0, alike=2, epochs=3)
+    second = dataclasses.replace(
+        JOINT.train, start=str(encoder), pool_batches=0, alike=2, epochs=3, word_dropout=0.3
+    )
     return dataclasses.replace(JOINT, train=second)
 
 

@@ -7,6 +7,7 @@ and nowhere else (MODELS.md A1.7); a run keeps it in refine.json with the checkp
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -86,11 +87,21 @@ def rank_distinct(lists: Lists) -> Ranking:
     return rank(lists.query, lists.candidate[group], first[lists.target], group)
 
 
+@functools.lru_cache(maxsize=16)
+def _applied(model: Any) -> Callable[..., Any]:
+    """The same function for equal models, so that what was compiled for one serves the next."""
+
+    def apply(params: Any, *arrays: Any, method: str) -> Any:
+        return model.apply({"params": params}, *arrays, method=method)
+
+    return apply
+
+
 class Refiner:
     """The second stage of a model with its parameters."""
 
     def __init__(self, assembly: Assembly, params: Any, settings: Settings) -> None:
-        self._model, self.params, self.settings = assembly.model, params, settings
+        self._apply, self.params, self.settings = _applied(assembly.model), params, settings
 
     def lists(
         self,
@@ -124,9 +135,6 @@ class Refiner:
     def word_weights(self, text: Side) -> np.ndarray:
         """f of A1.5 for all words of the texts, one after another."""
         return word_weights(self._apply, self.params, text)
-
-    def _apply(self, params: Any, *arrays: Any, method: str) -> Any:
-        return self._model.apply({"params": params}, *arrays, method=method)
 
 
 def take(side: Side | None, items: np.ndarray) -> Side:
