@@ -3,21 +3,26 @@
     python tools/seeds_table.py runs/difftmr_open runs/difftmr_open-1 runs/difftmr_open-2
 
 A row for every pool, direction and tier that all runs have: mean over the runs, the range between
-the seeds, and the widest 95 % bootstrap interval of any of them. Reads results.json of each run.
+the seeds, and the widest 95 % bootstrap interval of any of them; last, what MRR gains over det, of
+pairs of queries. Reads results.json of each run.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from tmr_jax.eval import PAIR
 from tmr_jax.evaluation_report import number
 
 SHOWN = ("hits@1", "hits@10", "mrr")
+TIERS = ("", "det", "tapr", "fused", "x0")
 Key = tuple[str, str, str]  # protocol, direction, tier
 
 
@@ -37,32 +42,40 @@ def scores(run: Path) -> dict[Key, dict[str, Any]]:
             f"expected {path}; it is not there: evaluate the run (make eval RUN={run})"
         )
     found = json.loads(path.read_text(encoding="utf-8"))["scores"]
-    own = [s for s in found if s["scorer"] == "model" and s["right"] == "its own partner"]
+    own = [s for s in found if s["scorer"] == "model" and s["right"] == PAIR]
     return {(s["protocol"], s["direction"], s["tier"]): s for s in own}
 
 
-def cell(metric: str, records: list[dict[str, Any]]) -> str:
+def cell(values: list[float], bounds: list[tuple[float, float]], show: Callable) -> str:
     """Mean, range of the seeds in round brackets, widest interval in square ones."""
-    values = [r["metrics"][metric] for r in records]
-    bounds = [r["intervals"][metric] for r in records]
-    show = [number(metric, v) for v in (sum(values) / len(values), min(values), max(values))]
+    mean = sum(values) / len(values)
     low, high = min(b[0] for b in bounds), max(b[1] for b in bounds)
-    return f"{show[0]} ({show[1]}-{show[2]}) [{number(metric, low)}-{number(metric, high)}]"
+    seeds = f"{show(min(values))} to {show(max(values))}"
+    return f"{show(mean)} ({seeds}) [{show(low)} to {show(high)}]"
+
+
+def row(key: Key, records: list[dict[str, Any]]) -> str:
+    cells = []
+    for metric in SHOWN:
+        values = [r["metrics"][metric] for r in records]
+        bounds = [r["intervals"][metric] for r in records]
+        cells.append(cell(values, bounds, partial(number, metric)))
+    alpha = gain = ""
+    if key[2] not in ("", "det"):
+        gains = [r["over_det"]["mrr"] for r in records]
+        gain = cell([g[0] for g in gains], [(g[1], g[2]) for g in gains], "{:+.4f}".format)
+    if key[2] == "fused":
+        alpha = ", ".join(f"{r['refined']['alpha']:g}" for r in records)
+    return f"| {' | '.join((*key, alpha, *cells, gain))} |"
 
 
 def table(runs: list[dict[Key, dict[str, Any]]]) -> str:
-    lines = [
-        f"| pool | direction | tier | alpha | {' | '.join(SHOWN)} |",
-        "|" + "---|" * (4 + len(SHOWN)),
-    ]
-    for key in runs[0]:
-        if not all(key in run for run in runs):
-            continue
-        records = [run[key] for run in runs]
-        refined = [r["refined"] for r in records if r["refined"]]
-        alpha = ", ".join(f"{r['alpha']:g}" for r in refined) if key[2] == "fused" else ""
-        cells = [cell(metric, records) for metric in SHOWN]
-        lines.append(f"| {' | '.join((*key, alpha, *cells))} |")
+    heads = ("pool", "direction", "tier", "alpha", *SHOWN, "mrr over det")
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    pools = list(dict.fromkeys(key[:2] for key in runs[0]))
+    shared = [key for key in runs[0] if all(key in run for run in runs)]
+    for key in sorted(shared, key=lambda k: (pools.index(k[:2]), TIERS.index(k[2]))):
+        lines.append(row(key, [run[key] for run in runs]))
     return "\n".join(lines)
 
 
