@@ -49,6 +49,8 @@ def test_commands_name_what_exists(command: str) -> None:
         experiment = settings.get("EXP", "quickstart")
         assert experiment == "NAME" or (ROOT / "experiments" / f"{experiment}.py").is_file()
         options(words[1], shlex.split(settings.get("ARGS", "")))
+    elif words[1].startswith("tools/"):
+        assert words[0] == "python" and (ROOT / words[1]).is_file(), command
     else:
         assert words[:2] == ["python", "-m"], command
         assert (ROOT / (words[2].replace(".", "/") + ".py")).is_file()

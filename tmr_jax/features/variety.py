@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,9 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from tmr_jax.features.graph import parse_smiles
 
+KEPT = 100_000  # molecules whose scaffold and fingerprint stay in memory: pools overlap
+MORGAN = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048, includeChirality=True)
+
 
 class Variety(NamedTuple):
     distance: float  # mean 1 - Tanimoto over pairs, Morgan radius 2, 2,048 bits, chirality
@@ -19,28 +23,30 @@ class Variety(NamedTuple):
 
 
 class Cabinet:
-    """Fingerprints and scaffolds of molecules that are looked at again and again."""
+    """Molecules of a pool, of which some are compared; only those are read."""
 
     def __init__(self, smiles: Sequence[str]) -> None:
-        generator = rdFingerprintGenerator.GetMorganGenerator(
-            radius=2, fpSize=2048, includeChirality=True
-        )
-        mols = [parse_smiles(s) for s in smiles]
-        self._bits = [generator.GetFingerprint(mol) for mol in mols]
-        self.scaffolds = [MurckoScaffold.MurckoScaffoldSmiles(mol=mol) for mol in mols]
+        self._smiles = smiles
 
     def variety(self, items: Sequence[int]) -> Variety:
         """Of the molecules `items`, by their place; a single one has distance zero."""
-        bits = [self._bits[i] for i in items]
+        chosen = [self._smiles[i] for i in items]
+        bits = [_fingerprint(s) for s in chosen]
         near = [
             s
             for i in range(1, len(bits))
             for s in DataStructs.BulkTanimotoSimilarity(bits[i], bits[:i])
         ]
         distance = 1 - float(np.mean(near)) if near else 0.0
-        return Variety(distance, len({self.scaffolds[i] for i in items}))
+        return Variety(distance, len({scaffold(s) for s in chosen}))
 
 
+@functools.lru_cache(maxsize=KEPT)
 def scaffold(smiles: str) -> str:
     """The Bemis-Murcko scaffold as SMILES, "" of a molecule without a ring."""
     return MurckoScaffold.MurckoScaffoldSmiles(mol=parse_smiles(smiles))
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _fingerprint(smiles: str) -> DataStructs.ExplicitBitVect:
+    return MORGAN.GetFingerprint(parse_smiles(smiles))
