@@ -208,6 +208,13 @@ def test_a_collapsing_form_is_refused(tmp_path, form, why):
         trained(config, tmp_path / "run")
 
 
+def test_dropout_of_the_second_stage_is_refused_in_one_stage(tmp_path):
+    config = dataclasses.replace(JOINT, train=dataclasses.replace(JOINT.train, word_dropout=0.5))
+    with pytest.raises(ValueError, match="which is of the second of two"):
+        trained(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()  # nothing was begun
+
+
 class FakeLists:
     """MRR by alpha, as if lists had been ranked."""
 

@@ -109,15 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen = parse(words)
         command = f"python -m tmr_jax.eval {shlex.join(words)}"
-        evaluate(
-            chosen.run,
-            chosen.protocol,
-            chosen.which,
-            chosen.data,
-            command,
-            chosen.draws,
-            chosen.refine,
-        )
+        told = {"command": command, "draws": chosen.draws, "refine": chosen.refine}
+        evaluate(chosen.run, chosen.protocol, chosen.which, chosen.data, **told)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

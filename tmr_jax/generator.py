@@ -153,6 +153,7 @@ def assemble_for_generator(
         ids=tuple(p.id for p in rows),
         text=take(text.side, text.group),
         mol=take(mol.side, mol.group),
+        # Of the whole texts: what dropout left says nothing of who is a duplicate.
         text_group=np.unique(np.array(texts, object), return_inverse=True)[1].astype(np.int32),
         mol_group=molecule_groups([p.smiles for p in rows]),
         place=place,
@@ -173,13 +174,15 @@ def with_dropout(texts: Sequence[str], share: float, seed: int) -> list[str]:
         raise ValueError(
             f"expected a share of words from 0 to below 1 as --train.word-dropout; got {share}"
         )
+    if not share:
+        return list(texts)
     random, found = np.random.default_rng(seed), []
     for text in texts:
         words = text.split()
         stays = random.random(len(words)) >= share
         stays[random.integers(len(words))] = True
         found.append(" ".join(w for w, s in zip(words, stays, strict=True) if s))
-    return found if share else list(texts)
+    return found
 
 
 def init_generator(

@@ -165,6 +165,11 @@ class Signals:
 
 def train(config: Experiment, run: Path, fresh: bool, signals: Signals) -> None:
     """Trains an experiment in a directory, or goes on with it. Errors: see the module's head."""
+    if config.train.word_dropout and not config.train.start:
+        raise ValueError(
+            "expected --train.start beside --train.word-dropout, which is of the second of two "
+            "stages; got none; in one stage say --model.text.word-dropout"
+        )
     open_directory(run)
     if fresh and any(p.name != LOCK for p in run.iterdir()):
         with hold(run / LOCK):
