@@ -28,11 +28,11 @@ CONFIG = Experiment(
     ),
     optim=OptimConfig(text_lr=1e-4, base_lr=7e-4, warmup=300, schedule="cosine"),
     train=TrainConfig(
-        epochs=10,
+        epochs=8,
         batch_size=64,
         text_buckets=(16, 32, 64, 96, 128),
         precision="bfloat16",
-        eval_every=5,
+        eval_every=4,
     ),
     eval=EvalConfig(
         protocols=("chebi20-molt5/test-split", "chebi20-molt5/full-33008", "pcdes/file-order")
