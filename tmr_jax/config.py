@@ -72,7 +72,8 @@ class TextEncoderConfig:
 
 @dataclass(frozen=True)
 class GraphEncoderConfig:
-    kind: Literal["gcn", "residual"] = "gcn"
+    # gcn: of DiffTMR; gcn_mlp: of Memory Bank, with a network for each atom on top; residual: ours
+    kind: Literal["gcn", "gcn_mlp", "residual"] = "gcn"
     layers: int = 3
     width: int = 600
     dropout: float = 0.0
@@ -106,6 +107,26 @@ class HdanConfig:
 
 
 @dataclass(frozen=True)
+class BankConfig:
+    """Memory bank, of `mbank` only (MODELS.md A2)."""
+
+    slots: int = 28  # R; 0: no memory, the mean of words and of atoms
+    first_order: Literal["triplet", "info_nce", "none"] = "triplet"
+    adversarial: float = 2e-4  # weight of L_G; 0: no critic
+
+
+@dataclass(frozen=True)
+class SecondOrderConfig:
+    """Second-order losses, of every model (MODELS.md 6.2); a weight of 0 leaves one out."""
+
+    u2u: float = 0.0
+    u2c: float = 0.0
+    kernel: Literal["euclid_pos", "euclid_neg", "cos"] = "euclid_pos"
+    temperature_u2u: float = 1.0
+    temperature_u2c: float = 1.0
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     name: str = "dual"
     dim: int = 300
@@ -113,6 +134,8 @@ class ModelConfig:
     graph: GraphEncoderConfig = field(default_factory=GraphEncoderConfig)
     tapr: TaprConfig = field(default_factory=TaprConfig)
     hdan: HdanConfig = field(default_factory=HdanConfig)
+    bank: BankConfig = field(default_factory=BankConfig)
+    second_order: SecondOrderConfig = field(default_factory=SecondOrderConfig)
 
 
 @dataclass(frozen=True)
@@ -121,6 +144,7 @@ class OptimConfig:
     base_lr: float = 1e-4
     coupling_lr: float = 1e-5  # Theta of TAPR
     denoiser_lr: float = 1e-3  # both HDANs and the word weights: cosine to zero, no warm-up
+    critic_lr: float = 1e-4  # of Memory Bank's adversary: constant
     warmup: int = 1000  # steps; short runs use min(warmup, 10 % of all steps) (R23)
     schedule: Literal["linear", "cosine", "released"] = "linear"
     clip: float = 1.0
@@ -137,6 +161,8 @@ class TrainConfig:
     alike: int = 1  # batches of like length that are sorted by structure: hard negatives
     precision: Literal["float32", "bfloat16"] = "float32"
     backward: Literal["auto", "autodiff", "cpu_fast"] = "auto"
+    # text: the text encoder (BERT) stays as it is, and what it says of each text is computed once
+    freeze: Literal["none", "text"] = "none"
     start: str = ""  # two stages: the experiment, or the run by its path, with the encoder
     # Of two stages: share of the words left out of each training text before the encoder reads it,
     # so that it is no surer of a pair that it was trained on than of a new one
