@@ -49,10 +49,12 @@ from tmr_jax.data.cache import (
 from tmr_jax.data.likeness import structure_place
 from tmr_jax.features.fingerprint import fingerprints
 from tmr_jax.features.text import Tokenizer, load_tokenizer
+from tmr_jax.frozen_text import States, text_states, with_states
 from tmr_jax.models import build_model
 from tmr_jax.nn.bert import BertConfig
 from tmr_jax.retrieval.index import distinct, encode, encode_parts, sequence_keys, unit
-from tmr_jax.types import Batch, Pair, Side
+from tmr_jax.training.state import joined, parameters_sha256, variables
+from tmr_jax.types import Batch, Pair, Side, TextBatch
 
 FEATURES, TOKENIZER, VOCABULARY = "features.json", "tokenizer.json", "vocab.npz"
 
@@ -80,6 +82,7 @@ class TrainingSet(NamedTuple):
     shapes: Shapes
     refused: list[Refused]  # index: of the pairs handed in
     unknown_atoms: int  # of these molecules, outside the vocabulary: 0 unless something is wrong
+    states: States | None = None  # of a frozen text encoder, which batches then carry
 
     @property
     def texts_cut(self) -> int:
@@ -88,7 +91,10 @@ class TrainingSet(NamedTuple):
     def batch(self, rows: np.ndarray, pad_token: int) -> Batch:
         """The pairs `rows` as arrays of the smallest declared shapes."""
         groups = (self.text_group, self.mol_group)
-        return make_batch(rows, self.text, self.mol, *groups, self.shapes, pad_token)
+        batch = make_batch(rows, self.text, self.mol, *groups, self.shapes, pad_token)
+        if self.states is None:
+            return batch
+        return batch._replace(text=self.states.batch(rows, batch.text))
 
 
 # Building
@@ -205,12 +211,43 @@ def init_params(
     assembly: Assembly, batch: Batch, seed: int, text_weights: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Parameters of a new run: random by the seed, the text encoder's replaced where given."""
-    params = jax.jit(assembly.model.init)(jax.random.key(seed), batch)["params"]
+    params = joined(jax.jit(assembly.model.init)(jax.random.key(seed), batch))
     if text_weights is None:
         return params
     ours, theirs = (jax.tree.map(np.shape, tree) for tree in (params["text_encoder"], text_weights))
     assert ours == theirs, "the pretrained text weights are not those of the text encoder built"
     return {**params, "text_encoder": jax.tree.map(jax.numpy.asarray, text_weights)}
+
+
+def started_text(assembly: Assembly, start: Path) -> tuple[Assembly, dict[str, Any]]:
+    """The assembly, now saying where its text encoder is from, and that encoder's weights.
+
+    Raises ValueError where the run `start` has another text encoder than the experiment.
+    """
+    from tmr_jax.training.checkpoint import restore_params
+
+    before = assemble_from_run(start)
+    ours, theirs = ((a.bert, a.tokenizer.sha256) for a in (assembly, before))
+    if ours != theirs:
+        raise ValueError(
+            f"expected the text encoder and tokenizer of {start} (--train.start); got others in "
+            f"the experiment, {assembly.config.model.text.source}; take both from one source"
+        )
+    params, step = restore_params(start, "best")
+    origin = {"start": f"{start}, step {step}", "start_sha256": parameters_sha256(params)}
+    return assembly._replace(weights=assembly.weights | origin), params["text_encoder"]
+
+
+def freeze_text(assembly: Assembly, data: TrainingSet, params: Any) -> TrainingSet:
+    """The training set with the text encoder's states of its texts, which stay as they are."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("states of the frozen text encoder", total=len(data.ids))
+        encoder = Encoder(assembly, params)
+        states = encoder.states(data.text, lambda done: bar.update(task, completed=done))
+    return data._replace(states=states)
 
 
 def _text_encoder(
@@ -343,11 +380,14 @@ class Encoder:
         model = assembly.model
 
         def read(method: str, params: Any, batch: Any) -> Any:
-            out: Any = model.apply({"params": params}, batch, method=method)
+            out: Any = model.apply(variables(params), batch, method=method)
             return out if parts else out.pooled
 
         self._text = jax.jit(partial(read, "encode_text"))
         self._mol = jax.jit(partial(read, "encode_molecule"))
+        self._states = jax.jit(
+            lambda params, batch: model.apply(variables(params), batch, method="text_states")
+        )
 
     def texts(
         self, texts: Sequence[str], watch: Callable[[int], None] = lambda done: None
@@ -363,13 +403,25 @@ class Encoder:
         a = self._assembly
         keys = sequence_keys(table.tokens, table.offsets)
         first, group = distinct(keys)
-        batches = encode_batches_text(
-            text_take(table, first),
-            a.config.eval.batch_size,
-            a.config.train.text_buckets,
-            a.tokenizer.pad_token,
-        )
+        table = text_take(table, first)
+        batches = self._batches(table)
+        # A handful of texts is read at once: its states would only fill the disk.
+        if a.config.train.freeze == "text" and len(first) >= CACHE_FROM:
+            batches = with_states(batches, self.states(table, watch))
         return self._encoded(self._text, batches, keys[first], group, watch)
+
+    def states(self, table: TextTable, watch: Callable[[int], None] = lambda done: None) -> States:
+        """The text encoder's states of all texts, kept in the cache folder."""
+        dtype = self._assembly.config.train.precision
+        weights = parameters_sha256(self.params["text_encoder"])
+        read = partial(self._states, self.params)
+        return text_states(read, weights, table, self._batches(table), dtype, watch)
+
+    def _batches(self, table: TextTable) -> Iterable[tuple[np.ndarray, TextBatch]]:
+        a = self._assembly
+        return encode_batches_text(
+            table, a.config.eval.batch_size, a.config.train.text_buckets, a.tokenizer.pad_token
+        )
 
     def molecules(
         self, smiles: Sequence[str], watch: Callable[[int], None] = lambda done: None

@@ -40,6 +40,7 @@ from tmr_jax.refinement import take
 from tmr_jax.retrieval.index import unit
 from tmr_jax.retrieval.refine import padded
 from tmr_jax.training.rundir import write
+from tmr_jax.training.state import joined
 from tmr_jax.types import EncodedBatch, MolOut, Pair, Side, TextOut
 
 STAGES = "stages.json"
@@ -119,8 +120,8 @@ def assemble_for_generator(
 
     Raises ValueError where the encoder that the experiment describes is not the one in `start`.
     """
-    from tmr_jax.retriever import parameters_sha256
     from tmr_jax.training.checkpoint import restore_params
+    from tmr_jax.training.state import parameters_sha256
 
     before = assemble_from_run(start)
     _check_same_encoder(config, before.config, start)
@@ -189,7 +190,7 @@ def init_generator(
     assembly: Assembly, batch: EncodedBatch, seed: int, encoder: dict[str, Any]
 ) -> dict[str, Any]:
     """The encoder's parameters and fresh ones of the generator."""
-    fresh = jax.jit(assembly.model.init)(jax.random.key(seed), batch)["params"]
+    fresh = joined(jax.jit(assembly.model.init)(jax.random.key(seed), batch))
     # Copies: a training step takes over what it is given.
     return {**fresh, **jax.tree.map(jax.numpy.array, encoder)}
 

@@ -36,6 +36,7 @@ from tmr_jax.retrieval.refine import (
     word_weights,
 )
 from tmr_jax.training.rundir import write
+from tmr_jax.training.state import variables
 from tmr_jax.types import Ranking, Side
 
 REFINE = "refine.json"
@@ -92,7 +93,7 @@ def _applied(model: Any) -> Callable[..., Any]:
     """The same function for equal models, so that what was compiled for one serves the next."""
 
     def apply(params: Any, *arrays: Any, method: str) -> Any:
-        return model.apply({"params": params}, *arrays, method=method)
+        return model.apply(variables(params), *arrays, method=method)
 
     return apply
 

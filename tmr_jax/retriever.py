@@ -8,14 +8,12 @@ for hit in retriever.search("an aromatic amine", k=5):
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -67,16 +65,6 @@ def check_path(run: str | Path) -> None:
             f"expected a path in the encoding of this locale ({sys.getfilesystemencoding()}), got "
             f"{path.encode('ascii', 'backslashreplace').decode()}; set PYTHONUTF8=1 or move it"
         )
-
-
-def parameters_sha256(params: Any) -> str:
-    """Of all parameters by name: the same for the same model, however its files are packed."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape} ".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 class Retriever:

@@ -165,10 +165,12 @@ class Signals:
 
 def train(config: Experiment, run: Path, fresh: bool, signals: Signals) -> None:
     """Trains an experiment in a directory, or goes on with it. Errors: see the module's head."""
-    if config.train.word_dropout and not config.train.start:
+    second_stage = config.train.start and config.train.freeze == "none"
+    if config.train.word_dropout and not second_stage:
         raise ValueError(
-            "expected --train.start beside --train.word-dropout, which is of the second of two "
-            "stages; got none; in one stage say --model.text.word-dropout"
+            "expected --train.start, and no --train.freeze, beside --train.word-dropout, which is "
+            "of the second of two stages; got another plan; in one stage say "
+            "--model.text.word-dropout"
         )
     open_directory(run)
     if fresh and any(p.name != LOCK for p in run.iterdir()):
@@ -185,7 +187,13 @@ def train(config: Experiment, run: Path, fresh: bool, signals: Signals) -> None:
 
 
 def _train(config: Experiment, run: Path, signals: Signals) -> None:
-    from tmr_jax.assembly import assemble_for_training, init_params, save_assembly
+    from tmr_jax.assembly import (
+        assemble_for_training,
+        freeze_text,
+        init_params,
+        save_assembly,
+        started_text,
+    )
     from tmr_jax.compile_cache import use_compile_cache
     from tmr_jax.data import load_pairs_with_report
     from tmr_jax.data.cache import cache_folder
@@ -195,9 +203,9 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
     from tmr_jax.memory import keep_freed_memory
     from tmr_jax.models.difftmr import GENERATOR
     from tmr_jax.training.checkpoint import Checkpoints
-    from tmr_jax.training.optim import build_optimizer
+    from tmr_jax.training.optim import build_adversary, build_optimizer
     from tmr_jax.training.report import Display, History
-    from tmr_jax.training.state import new_state
+    from tmr_jax.training.state import STATISTICS, new_state, without
     from tmr_jax.training.step import make_train_step
     from tmr_jax.validation import Validation
 
@@ -209,27 +217,36 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
     pool = load_pool(validation_protocol(config.data), config.data)
     # model
     frozen: frozenset[str] = frozenset()
+    start, freezes = None, config.train.freeze == "text"
     if config.train.start:
         start = _started(config.train.start, run, signals)
         write_earlier_data(run, start)
+    second_stage = start is not None and not freezes
+    if second_stage:
         assembly, data, encoder = assemble_for_generator(config, pairs, start)
         validation = Validation(assembly, pool, encoder)
         frozen = frozenset(encoder) - GENERATOR
     else:
         assembly, data, text_weights = assemble_for_training(config, pairs)
+        if start is not None:
+            assembly, text_weights = started_text(assembly, start)
         validation = Validation(assembly, pool)
     _save_report(run, report, data, validation)
     save_assembly(run, assembly, data.shapes)
     plan = Plan(config, data)
     # state
     first: Any = data.batch(plan.rows(0), assembly.tokenizer.pad_token)
-    if config.train.start:
+    if second_stage:
         params = init_generator(assembly, first, config.train.seed, encoder)
     else:
         params = init_params(assembly, first, config.train.seed, text_weights)
-    trained = {name: p for name, p in params.items() if name not in frozen}
+    if freezes:
+        data, frozen = freeze_text(assembly, data, params), frozenset({"text_encoder"})
+    rivals = assembly.model.adversary
+    trained = without(params, frozen | rivals | {STATISTICS})
     optimizer = build_optimizer(config.optim, plan.total, trained)
-    state = new_state(params, optimizer, frozen)
+    adversary = build_adversary(config.optim) if rivals else None
+    state = new_state(params, optimizer, frozen, adversary, rivals)
     with Display(plan.total, config.train.batch_size) as display:
         checkpoints = Checkpoints(run, display.say)
         restored = checkpoints.restore(state)
@@ -245,7 +262,7 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
             assembly=assembly,
             data=data,
             plan=plan,
-            step=make_train_step(assembly.model, optimizer, shapes, frozen),
+            step=make_train_step(assembly.model, optimizer, shapes, frozen, adversary),
             validation=validation,
             checkpoints=checkpoints,
             history=history,
@@ -422,8 +439,8 @@ class Loop:
 
     def _evaluate(self, state: TrainState, done: int) -> float:
         from tmr_jax.refinement import keep_alpha
-        from tmr_jax.retriever import parameters_sha256
         from tmr_jax.training.report import draw_losses
+        from tmr_jax.training.state import parameters_sha256
 
         self._drain()
         start = time.perf_counter()

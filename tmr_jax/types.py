@@ -40,7 +40,7 @@ class MolFeatures(NamedTuple):
 
 
 class TextBatch(NamedTuple):
-    tokens: Int[Array, "B T"]
+    tokens: Int[Array, "B T"] | Float[Array, "B T W"]  # ids, or a frozen text encoder's states
     mask: Bool[Array, "B T"]  # True where real
 
 

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 from tmr_jax.config import FeatureConfig, ModelConfig, TrainConfig, did_you_mean
 from tmr_jax.models.difftmr import DiffTMR
 from tmr_jax.models.dual import DualEncoder
+from tmr_jax.models.memory_bank import MemoryBank
 from tmr_jax.nn.bert import BertConfig
+from tmr_jax.nn.memory import HEADS
 
-MODELS = {"dual": DualEncoder, "difftmr": DiffTMR}
+MODELS = {"dual": DualEncoder, "difftmr": DiffTMR, "mbank": MemoryBank}
 
 
 def build_model(
@@ -38,6 +40,9 @@ def build_model(
     if model.name == "difftmr":
         _check_generator(model)
         more = {"slots": features.max_tokens, "tapr": model.tapr, "hdan": model.hdan}
+    if model.name == "mbank":
+        _check_bank(model)
+        more = {"bank": model.bank}
     backward = train.backward
     if backward == "auto":
         backward = "cpu_fast" if jax.default_backend() == "cpu" else "autodiff"
@@ -53,6 +58,7 @@ def build_model(
         dtype=jnp.dtype(train.precision),
         backward=backward,
         word_dropout=model.text.word_dropout,
+        second_order=model.second_order,
         **more,
     )
 
@@ -79,4 +85,18 @@ def _check_generator(model: ModelConfig) -> None:
         raise ValueError(
             "expected at least one of --model.hdan.steps, and gamma and gradient from 0 to 1; got "
             f"{hdan.steps}, {hdan.gamma} and {hdan.gradient}"
+        )
+
+
+def _check_bank(model: ModelConfig) -> None:
+    if model.bank.slots < 0 or model.dim % HEADS:
+        raise ValueError(
+            f"expected --model.bank.slots of at least 0 and a --model.dim that {HEADS} heads share "
+            f"evenly; got {model.bank.slots} and {model.dim}; 0 slots leave the memory out"
+        )
+    weights = (model.second_order.u2u, model.second_order.u2c, model.bank.adversarial)
+    if model.bank.first_order == "none" and not any(weights[:2]):
+        raise ValueError(
+            "expected something to train: a --model.bank.first-order, or a weight in "
+            "--model.second-order; got none of them"
         )

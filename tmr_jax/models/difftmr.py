@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from tmr_jax.config import HdanConfig, TaprConfig
-from tmr_jax.losses.contrastive import info_nce, same_pair
+from tmr_jax.losses.contrastive import same_pair
 from tmr_jax.losses.diffusion import clean_rows, denoising_kl
-from tmr_jax.models.dual import MAX_LOG_SCALE, DualEncoder
+from tmr_jax.models.dual import DualEncoder
 from tmr_jax.nn.diffusion import (
     Form,
     Hdan,
@@ -75,21 +75,18 @@ class DiffTMR(DualEncoder):
         self, batch: Batch | EncodedBatch, key: Key[Array, ""], train: bool = True
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """L = L_Dis + L_Gen (A1.4, A1.5). One noise vector for each molecule (R6)."""
-        if isinstance(batch, EncodedBatch):
-            text, mol = batch.text, batch.mol
-        else:
-            text = self.encode_text(batch.text, train)
-            mol = self.encode_molecule(batch.mol, train)
+        batch = self.encode(batch, train)
+        text, mol = batch.text, batch.mol
         duplicate = same_pair(batch.text_group, batch.mol_group)
         for_noise, for_t2m, for_m2t = jax.random.split(key, 3)
         noise = jax.random.normal(for_noise, mol.pooled.shape)
         scores, perturbed = self._perturb_batch(text, mol, noise)
-        scale = jnp.exp(jnp.clip(self.log_scale, None, MAX_LOG_SCALE))
-        dis, parts = info_nce(scale * scores, duplicate)
+        dis, parts = self.contrast(scores, batch)
         t2m, m2t = self._generative(text, mol, perturbed, duplicate, for_t2m, for_m2t)
-        total = dis + t2m + m2t
+        second, more = self.agreement(batch)
+        total = dis + t2m + m2t + second
         parts |= {"loss/dis": dis, "loss/gen_t2m": t2m, "loss/gen_m2t": m2t}
-        return total, parts | {"loss": total, "scale": scale}
+        return total, parts | more | {"loss": total}
 
     def _perturb_batch(self, text: TextOut, mol: MolOut, noise: Array) -> tuple[Array, Array]:
         """s_ij of every text with every molecule, and h_P, [1, B, D] or by text [B, B, D]."""

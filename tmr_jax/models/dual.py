@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from tmr_jax.config import GraphEncoderConfig
+from tmr_jax.config import GraphEncoderConfig, SecondOrderConfig
 from tmr_jax.losses.contrastive import info_nce, same_pair
+from tmr_jax.losses.second_order import second_order_losses
 from tmr_jax.nn.bert import Backward, Bert, BertConfig
 from tmr_jax.nn.gcn import GCN, ColumnEmbedding, ResidualGCN, node_graph
 from tmr_jax.nn.pooling import Readout, masked_mean, segment_mean, unit
-from tmr_jax.types import Batch, MolBatch, MolOut, TextBatch, TextOut
+from tmr_jax.types import Batch, EncodedBatch, MolBatch, MolOut, TextBatch, TextOut
 
 MAX_LOG_SCALE = 4.605170185988092  # log 100 (R20)
 UNKNOWN_RATE = 0.01  # of atoms shown as unknown in training, so that the slot is trained (1.1)
@@ -50,6 +51,11 @@ class GraphEncoder(nn.Module):
             nodes = GCN(self.config.layers, self.config.width, self.dim, name="layers")(
                 graph, nodes
             )
+        elif self.config.kind == "gcn_mlp":
+            nodes = GCN(self.config.layers, self.config.width, self.config.width, name="layers")(
+                graph, nodes
+            )
+            nodes = NodeMlp(self.config.width, self.dim, name="mlp")(nodes)
         else:
             nodes = ResidualGCN(
                 self.config.layers,
@@ -70,6 +76,19 @@ class GraphEncoder(nn.Module):
         if self.config.readout == "mean_mlp":
             pooled = pooled + Readout(name="readout")(nodes, of_graph, graphs)[:-1]
         return MolOut(pooled, nodes, of_graph)
+
+
+class NodeMlp(nn.Module):
+    """600 -> 600 -> 600 -> 300 for each atom (A2)."""
+
+    width: int
+    dim: int
+
+    @nn.compact
+    def __call__(self, nodes: Float[Array, "N W"]) -> Float[Array, "N D"]:
+        for i in range(2):
+            nodes = nn.relu(nn.Dense(self.width, name=f"inner_{i}")(nodes))
+        return nn.Dense(self.dim, name="outer")(nodes)
 
 
 def _motifs(nodes: Array, of_graph: Array, motif: Array, graphs: int) -> tuple[Array, Array]:
@@ -94,6 +113,9 @@ class DualEncoder(nn.Module):
     dtype: Any = jnp.float32
     backward: Backward = "autodiff"
     word_dropout: float = 0.0
+    second_order: SecondOrderConfig = SecondOrderConfig()
+
+    adversary = frozenset()  # names of parameters with a loss of their own, that step first
 
     def setup(self) -> None:
         self.text_encoder = Bert(self.bert, self.dtype, self.backward)
@@ -118,10 +140,16 @@ class DualEncoder(nn.Module):
             )
             # [CLS] is always read, so that no text is empty.
             text = text._replace(mask=text.mask & read.at[:, 0].set(True))
-        states = self.text_encoder(text.tokens, text.mask, deterministic=not train)
+        states = text.tokens
+        if text.tokens.ndim == 2:  # ids; of a frozen text encoder its states come in their place
+            states = self.text_encoder(text.tokens, text.mask, deterministic=not train)
         tokens = self.text_norm(self.text_projection(states.astype(jnp.float32)))  # R2
         pooled = tokens[:, 0] if self.pooling == "cls" else masked_mean(tokens, text.mask)
         return TextOut(pooled, tokens, text.mask)
+
+    def text_states(self, text: TextBatch) -> Float[Array, "B T W"]:
+        """Last hidden states of the text encoder: what `encode_text` takes in the place of ids."""
+        return self.text_encoder(text.tokens, text.mask, deterministic=True)
 
     def encode_molecule(self, mol: MolBatch, train: bool = False) -> MolOut:
         return self.graph_encoder(mol, train)
@@ -129,16 +157,44 @@ class DualEncoder(nn.Module):
     def similarity(self, text: TextOut, mol: MolOut) -> Float[Array, "Q C"]:
         return unit(text.pooled) @ unit(mol.pooled).T
 
+    def encode(self, batch: Batch | EncodedBatch, train: bool) -> EncodedBatch:
+        """Both sides of a batch, text then molecule; one that is encoded already stays as it is."""
+        if isinstance(batch, EncodedBatch):
+            return batch
+        text = self.encode_text(batch.text, train)
+        mol = self.encode_molecule(batch.mol, train)
+        return EncodedBatch(text, mol, batch.text_group, batch.mol_group)
+
     def loss(
-        self, batch: Batch, key: Key[Array, ""], train: bool = True
+        self, batch: Batch | EncodedBatch, key: Key[Array, ""], train: bool = True
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """L_Dis of A1.4 without perturbation; `key` is unused: dropout keys come through apply."""
-        scores = self.similarity(
-            self.encode_text(batch.text, train), self.encode_molecule(batch.mol, train)
-        )
+        batch = self.encode(batch, train)
+        dis, parts = self.contrast(self.similarity(batch.text, batch.mol), batch)
+        second, more = self.agreement(batch)
+        return dis + second, parts | more | {"loss": dis + second}
+
+    def contrast(
+        self, scores: Float[Array, "B B"], batch: EncodedBatch
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """InfoNCE of cosines at the learned scale (A1.4, R20)."""
         scale = jnp.exp(jnp.clip(self.log_scale, None, MAX_LOG_SCALE))
         loss, parts = info_nce(scale * scores, same_pair(batch.text_group, batch.mol_group))
-        return loss, parts | {"loss": loss, "scale": scale}
+        return loss, parts | {"scale": scale}
+
+    def agreement(self, batch: EncodedBatch) -> tuple[Float[Array, ""] | float, dict[str, Array]]:
+        """Weighted second-order losses of the global embeddings; none where none is wanted."""
+        told = self.second_order
+        if not (told.u2u or told.u2c):
+            return 0.0, {}
+        u2u, u2c = second_order_losses(
+            unit(batch.text.pooled),
+            unit(batch.mol.pooled),
+            kernel=told.kernel,
+            temperature_u2u=told.temperature_u2u,
+            temperature_u2c=told.temperature_u2c,
+        )
+        return told.u2u * u2u + told.u2c * u2c, {"loss/u2u": u2u, "loss/u2c": u2c}
 
     def __call__(self, batch: Batch) -> Float[Array, "B B"]:
         """All parameters are touched once: what `init` runs."""

@@ -66,7 +66,7 @@ class Checkpoints:
             return
         self._remove(step)
         # The step that follows reuses the memory of the state, and on CPU orbax would read from it.
-        params, leaves = jax.tree.map(jnp.copy, (state.params, _leaves(state.optimizer)))
+        params, leaves = jax.tree.map(jnp.copy, (state.params, _leaves(_optimizers(state))))
         self._pending = Manifest(step, score, {}, _describe(params))
         items = {"params": params, "optimizer": leaves}
         saves = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
@@ -110,11 +110,11 @@ class Checkpoints:
                 f"{difference}; the code has changed since: go back to the commit in git.txt, or "
                 "start again with --fresh"
             )
-        items = {"params": like.params, "optimizer": _leaves(like.optimizer)}
+        items = {"params": like.params, "optimizer": _leaves(_optimizers(like))}
         read = _read(self._folder / str(manifest.step), jax.tree.map(_abstract, items))
         flat = [read["optimizer"][name] for name in sorted(read["optimizer"])]
-        optimizer = jax.tree.unflatten(jax.tree.structure(like.optimizer), flat)
-        state = TrainState(jnp.asarray(manifest.step, jnp.int32), read["params"], optimizer)
+        optimizers = jax.tree.unflatten(jax.tree.structure(_optimizers(like)), flat)
+        state = TrainState(jnp.asarray(manifest.step, jnp.int32), read["params"], *optimizers)
         return Restored(state, manifest.step, manifest.score)
 
     def close(self) -> None:
@@ -290,6 +290,10 @@ def _sha256(path: Path) -> str:
 def _leaves(tree: Any) -> dict[str, Any]:
     """Leaves by their number: the optimiser's own types stay out of the file."""
     return {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
+
+
+def _optimizers(state: TrainState) -> tuple[Any, Any]:
+    return state.optimizer, state.adversary
 
 
 def _describe(params: Any) -> dict[str, list]:

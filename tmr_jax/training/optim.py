@@ -52,6 +52,11 @@ def build_optimizer(
     return optax.apply_if_finite(inner, max_consecutive_errors=NEVER)
 
 
+def build_adversary(config: OptimConfig) -> optax.GradientTransformation:
+    """Adam at a constant rate, for the parameters of a rival (MODELS.md 6.3)."""
+    return optax.apply_if_finite(optax.adam(config.critic_lr), max_consecutive_errors=NEVER)
+
+
 def group_of(path: tuple[str, ...]) -> str:
     """Which group of R23 a parameter belongs to, by the path of its names."""
     return GROUPS.get(path[0], "base")

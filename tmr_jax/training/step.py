@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Key
 
 from tmr_jax.training.optim import skipped
-from tmr_jax.training.state import TrainState
+from tmr_jax.training.state import STATISTICS, TrainState, only, variables, without
 from tmr_jax.types import Batch, EncodedBatch
 
 Metrics = dict[str, Array]
@@ -26,35 +26,74 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     shapes: int,
     frozen: frozenset[str] = frozenset(),
+    adversary: optax.GradientTransformation | None = None,
 ) -> Step:
     """The compiled step; it may be compiled once for each of `shapes` batch shapes, no more.
 
     Parameters below the names `frozen` are left as they are, and the optimizer knows none of them.
+    Those that the model names in `model.adversary` have the optimizer `adversary`: they step first,
+    on the detached features of the batch, and the model's own loss then sees them as they became.
 
     It takes over (donates) the state it is given. The key is that of the run: the step folds its
     own number into it. Metrics are scalars on the device: the model's own, `grad_norm`,
     `skipped` (updates left out up to now) and `skipped_in_a_row`.
     """
+    rivals: frozenset[str] = getattr(model, "adversary", frozenset())
+    assert bool(rivals) == (adversary is not None), "an adversary and its optimizer come together"
 
-    def step(
-        state: TrainState, batch: Batch | EncodedBatch, key: Key[Array, ""]
-    ) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: AnyBatch, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
         for_loss, for_dropout = jax.random.split(jax.random.fold_in(key, state.step))
+        kept = frozen | rivals | {STATISTICS}
+        fixed = only(state.params, kept)
 
-        fixed = {name: state.params[name] for name in frozen}
-        trained = {name: p for name, p in state.params.items() if name not in frozen}
-
-        def loss(params: Any) -> tuple[Array, Metrics]:
-            variables = {"params": {**fixed, **params}}
+        def apply(params: Any, *arguments: Any, method: str) -> tuple[Any, Any]:
+            """What the method returns, and the statistics after it."""
             rngs = {"dropout": for_dropout}
-            found: Any = model.apply(variables, batch, for_loss, True, method="loss", rngs=rngs)
-            return found
+            collections = variables(params)
+            return model.apply(
+                collections, *arguments, method=method, rngs=rngs, mutable=[STATISTICS]
+            )
 
-        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
+        def loss(trained: Any) -> tuple[Array, tuple[Metrics, Any, Any]]:
+            params = {**fixed, **trained}
+            if adversary is None:
+                (value, metrics), moved = apply(params, batch, for_loss, True, method="loss")
+                return value, (metrics, moved, state.adversary)
+            encoded, moved = apply(params, batch, True, method="encode")
+            rival, rival_state, more = oppose(params, encoded)
+            params = {**params, **rival}
+            (value, metrics), _ = apply(params, encoded, for_loss, True, method="loss")
+            return value, (metrics | more, {**moved, **rival}, rival_state)
+
+        def oppose(params: Any, encoded: Any) -> tuple[Any, Any, Metrics]:
+            """The adversary's step: its parameters and state after it."""
+            assert adversary is not None
+            params, encoded = jax.lax.stop_gradient((params, encoded))
+            own = only(params, rivals)
+
+            def loss(own: Any) -> tuple[Array, Metrics]:
+                for_rival = jax.random.fold_in(for_loss, 1)
+                found, _ = apply({**params, **own}, encoded, for_rival, method="adversary_loss")
+                return found
+
+            (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(own)
+            updates, new = adversary.update(gradients, state.adversary, own)
+            return optax.apply_updates(own, updates), new, metrics
+
+        trained = without(state.params, kept)
+        found, gradients = jax.value_and_grad(loss, has_aux=True)(trained)
+        value, (metrics, moved, rival_state) = found
         # A loss that is no number must not train, whatever its gradients are.
-        gradients = jax.tree.map(lambda g: jnp.where(jnp.isfinite(value), g, jnp.nan), gradients)
+        sound = jnp.isfinite(value)
+        gradients = jax.tree.map(lambda g: jnp.where(sound, g, jnp.nan), gradients)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, trained)
         params: Any = optax.apply_updates(trained, updates)
+        # Nor may it leave its traces in the statistics, or in the rival.
+        moved, rival_state = jax.tree.map(
+            lambda new, old: jnp.where(sound, new, old),
+            (moved, rival_state),
+            (only(state.params, frozenset(moved)), state.adversary),
+        )
         in_a_row, in_all = skipped(optimizer_state)
         extra = {
             "loss": value,
@@ -62,10 +101,10 @@ def make_train_step(
             "skipped": in_all,
             "skipped_in_a_row": in_a_row,
         }
-        return TrainState(state.step + 1, {**fixed, **params}, optimizer_state), {
-            **metrics,
-            **extra,
-        }
+        after = TrainState(
+            state.step + 1, {**fixed, **params, **moved}, optimizer_state, rival_state
+        )
+        return after, {**metrics, **extra}
 
     # chex counts by the function's name, and a second stage has a step of its own.
     chex.clear_trace_counter()

@@ -1,0 +1,101 @@
+"""Memory Bank: a bank of learned vectors reads both modalities, one head ends both (MODELS.md A2).
+
+Losses of 6.2: first order (batch-hard triplet as released), adversarial with a critic that steps
+first, and second order, u2u and u2c.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from tmr_jax.config import BankConfig
+from tmr_jax.losses.adversarial import critic_loss, generator_loss
+from tmr_jax.losses.contrastive import same_pair
+from tmr_jax.losses.triplet import batch_hard_triplet
+from tmr_jax.models.dual import DualEncoder
+from tmr_jax.nn.memory import Critic, Memory, SharedHead
+from tmr_jax.nn.pooling import masked_mean, segment_mean
+from tmr_jax.types import Batch, EncodedBatch, MolBatch, MolOut, TextBatch, TextOut
+
+
+class MemoryBank(DualEncoder):
+    """`pooled` is z, of length one; words and atoms stay as they were before the memory."""
+
+    bank: BankConfig = BankConfig()
+
+    def setup(self) -> None:
+        super().setup()
+        self.memory = Memory(self.bank.slots, self.dim)
+        self.head = SharedHead(self.dim)
+        if self.adversary:
+            self.critic = Critic()
+
+    @property
+    def adversary(self) -> frozenset[str]:
+        return frozenset({"critic"}) if self.bank.adversarial else frozenset()
+
+    def encode_text(self, text: TextBatch, train: bool = False) -> TextOut:
+        out = super().encode_text(text, train)
+        return out._replace(pooled=self.head(self.memory.texts(out.tokens, out.mask), train))
+
+    def encode_molecule(self, mol: MolBatch, train: bool = False) -> MolOut:
+        out = super().encode_molecule(mol, train)
+        graphs = len(mol.graph.n_node)  # the last one absorbs the padding
+        read = self.memory.molecules(out.nodes, out.node_graph, graphs)[:-1]
+        return out._replace(pooled=self.head(read, train))
+
+    def loss(
+        self, batch: Batch | EncodedBatch, key: Key[Array, ""], train: bool = True
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """L = first order + adversarial L_G + w_uu L_u2u + w_uc L_u2c; `key` is unused."""
+        batch = self.encode(batch, train)
+        total, parts = self._first_order(batch)
+        second, more = self.agreement(batch)
+        parts |= more
+        if self.adversary:
+            fooling = generator_loss(self.critic, before_memory(batch)[1])
+            parts["loss/adversarial"] = fooling
+            total = total + self.bank.adversarial * fooling
+        total = total + second
+        return total, parts | {"loss": total}
+
+    def _first_order(self, batch: EncodedBatch) -> tuple[Float[Array, ""], dict[str, Array]]:
+        if self.bank.first_order == "info_nce":
+            return self.contrast(self.similarity(batch.text, batch.mol), batch)
+        if self.bank.first_order == "none":
+            return jnp.zeros(()), {}
+        duplicate = same_pair(batch.text_group, batch.mol_group)
+        return batch_hard_triplet(batch.text.pooled, batch.mol.pooled, duplicate)
+
+    def adversary_loss(
+        self, batch: EncodedBatch, key: Key[Array, ""]
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """L_D of 6.2, of the critic's parameters alone; the step detaches the batch."""
+        return critic_loss(self.critic, *before_memory(batch), key)
+
+    def slot_sharpness(
+        self, text: TextOut, mol: MolOut
+    ) -> tuple[Float[Array, "B M"], Float[Array, "B M"]]:
+        """How far from even each slot's attention is, for each text and each molecule."""
+        graphs = len(mol.pooled) + 1
+        return (
+            self.memory.text_sharpness(text.tokens, text.mask),
+            self.memory.atom_sharpness(mol.nodes, mol.node_graph, graphs)[:-1],
+        )
+
+    def __call__(self, batch: Batch) -> Float[Array, "B B"]:
+        """What `init` runs: all parameters are touched."""
+        if self.adversary:
+            self.critic(jnp.zeros((1, self.dim)))
+        return super().__call__(batch)
+
+
+def before_memory(batch: EncodedBatch) -> tuple[Float[Array, "B D"], Float[Array, "B D"]]:
+    """u^t and u^m: means of the words and of the atoms of each item (6.2)."""
+    text, mol = batch.text, batch.mol
+    graphs = len(mol.pooled) + 1
+    return (
+        masked_mean(text.tokens, text.mask),
+        segment_mean(mol.nodes, mol.node_graph, graphs)[:-1],
+    )

@@ -1,0 +1,127 @@
+"""The memory bank that reads both modalities, its head, and the critic (MODELS.md 6.1, A2)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from tmr_jax.nn.pooling import masked_mean, segment_mean, unit
+
+HEADS = 4
+THETA = 0.07  # the factor is exp(theta)
+
+
+class Memory(nn.Module):
+    """o of A2: attention of M learned vectors over the words, or the atoms, of an item.
+
+    One bank and one set of projections for both modalities. The mean over the slots is taken before
+    the output projection, which is linear: the same number, and no item needs M rows of its own.
+    """
+
+    slots: int  # M; 0: the mean of the parts, without memory
+    dim: int
+
+    def setup(self) -> None:
+        self.theta = self.param("theta", lambda _: jnp.float32(THETA))
+        if self.slots:
+            self.bank = self.param("bank", _bank, (self.slots, self.dim))
+            # Their start is unstated: Flax's own, as for every dense layer that A2 says nothing of.
+            self.query, self.key, self.value = (nn.Dense(self.dim) for _ in range(3))
+            self.out = nn.Dense(self.dim)
+
+    def texts(self, tokens: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
+        """o^t; padding is not looked at."""
+        if not self.slots:
+            return jnp.exp(self.theta) * masked_mean(tokens, mask)
+        weight = self._text_attention(tokens, mask).mean(-1)  # [B, T, H]
+        return self._read((self._values(tokens) * weight[..., None]).sum(1))
+
+    def molecules(
+        self, nodes: Float[Array, "N D"], of_graph: Int[Array, " N"], graphs: int
+    ) -> Float[Array, "G D"]:
+        """o^m of each of `graphs` graphs; an empty one gives the projection's bias."""
+        if not self.slots:
+            return jnp.exp(self.theta) * segment_mean(nodes, of_graph, graphs)
+        weight = self._atom_attention(nodes, of_graph, graphs).mean(-1)  # [N, H]
+        values = self._values(nodes) * weight[..., None]
+        return self._read(jax.ops.segment_sum(values, of_graph, graphs))
+
+    def text_sharpness(
+        self, tokens: Float[Array, "B T D"], mask: Bool[Array, "B T"]
+    ) -> Float[Array, "B M"]:
+        """How far each slot's attention is from even, in each text: 0 even, 1 on a single word."""
+        weight = self._text_attention(tokens, mask)
+        entropy = -jax.scipy.special.xlogy(weight, weight).sum(1).mean(1)  # [B, M]
+        return 1 - entropy / _even(mask.sum(1))[:, None]
+
+    def atom_sharpness(
+        self, nodes: Float[Array, "N D"], of_graph: Int[Array, " N"], graphs: int
+    ) -> Float[Array, "G M"]:
+        """As `text_sharpness`, of molecules."""
+        weight = self._atom_attention(nodes, of_graph, graphs)
+        entropy = -jax.scipy.special.xlogy(weight, weight).mean(1)  # [N, M]
+        count = jax.ops.segment_sum(jnp.ones(len(nodes)), of_graph, graphs)
+        return 1 - jax.ops.segment_sum(entropy, of_graph, graphs) / _even(count)[:, None]
+
+    def _text_attention(
+        self, tokens: Float[Array, "B T D"], mask: Bool[Array, "B T"]
+    ) -> Float[Array, "B T H M"]:
+        logits = jnp.where(mask[..., None, None], self._logits(tokens), -jnp.inf)
+        return jax.nn.softmax(logits, axis=1)
+
+    def _atom_attention(
+        self, nodes: Float[Array, "N D"], of_graph: Int[Array, " N"], graphs: int
+    ) -> Float[Array, "N H M"]:
+        logits = self._logits(nodes)
+        top = jax.lax.stop_gradient(jax.ops.segment_max(logits, of_graph, graphs))
+        weight = jnp.exp(logits - top[of_graph])
+        return weight / jax.ops.segment_sum(weight, of_graph, graphs)[of_graph]
+
+    def _logits(self, parts: Float[Array, "*parts D"]) -> Float[Array, "*parts H M"]:
+        asked = self._heads(self.query(self.bank))  # [M, H, D / H]
+        found = self._heads(self.key(parts))
+        return jnp.einsum("...hd,mhd->...hm", found, asked) / jnp.sqrt(self.dim / HEADS)
+
+    def _values(self, parts: Float[Array, "*parts D"]) -> Float[Array, "*parts H d"]:
+        return self._heads(self.value(parts))
+
+    def _heads(self, x: Array) -> Array:
+        return x.reshape(*x.shape[:-1], HEADS, self.dim // HEADS)
+
+    def _read(self, values: Float[Array, "B H d"]) -> Float[Array, "B D"]:
+        return jnp.exp(self.theta) * self.out(values.reshape(len(values), self.dim))
+
+
+def _bank(key: Array, shape: tuple[int, int]) -> Float[Array, "M D"]:
+    """N(0, 1) with a first row of zeros: a side effect of the released code that A2 keeps."""
+    return jax.random.normal(key, shape).at[0].set(0.0)
+
+
+def _even(count: Array) -> Array:
+    """Entropy of even attention over so many parts; one part alone is even and sharp at once."""
+    return jnp.log(jnp.maximum(count, 2).astype(jnp.float32))
+
+
+class SharedHead(nn.Module):
+    """z of A2: Linear, BatchNorm, tanh, length one; one for both modalities."""
+
+    dim: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B D"], train: bool) -> Float[Array, "B D"]:
+        x = nn.Dense(self.dim, name="linear")(x)
+        # 0.9 here is torch's 0.1. Flax's running variance is the biased one, torch's is not.
+        norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name="norm")
+        return unit(jnp.tanh(norm(x)))
+
+
+class Critic(nn.Module):
+    """D of MODELS.md 6.2: 300 -> 512 -> 256 -> 1, LeakyReLU of 0.2."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B D"]) -> Float[Array, " B"]:
+        for i, width in enumerate((512, 256)):
+            x = nn.leaky_relu(nn.Dense(width, name=f"inner_{i}")(x), 0.2)
+        return nn.Dense(1, name="outer")(x)[..., 0]
