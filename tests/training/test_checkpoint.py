@@ -10,8 +10,8 @@ import pytest
 
 from tmr_jax.config import OptimConfig
 from tmr_jax.training.checkpoint import Checkpoints, restore_params
-from tmr_jax.training.optim import build_optimizer
-from tmr_jax.training.state import TrainState, new_state
+from tmr_jax.training.optim import build_adversary, build_optimizer
+from tmr_jax.training.state import TrainState, new_state, without
 
 
 def state_at(step: int) -> TrainState:
@@ -19,10 +19,17 @@ def state_at(step: int) -> TrainState:
     params = {
         "text_encoder": {"dense": {"kernel": jnp.full((3, 4), 1.0 * step), "bias": jnp.zeros(4)}},
         "log_scale": jnp.asarray(0.5 + step),
+        "critic": {"kernel": jnp.full(3, 3.0 * step)},
+        "batch_stats": {"norm": {"mean": jnp.full(2, 0.25 * step)}},
     }
-    state = new_state(params, build_optimizer(OptimConfig(), 100, params))
-    moments = jax.tree.map(lambda m: m + step if m.dtype == jnp.float32 else m, state.optimizer)
-    return TrainState(jnp.asarray(step, jnp.int32), params, moments)
+    config, rivals = OptimConfig(), frozenset({"critic"})
+    trained = without(params, rivals | {"batch_stats"})
+    optimizer = build_optimizer(config, 100, trained)
+    state = new_state(params, optimizer, frozenset(), build_adversary(config), rivals)
+    moments, rival = jax.tree.map(
+        lambda m: m + step if m.dtype == jnp.float32 else m, (state.optimizer, state.adversary)
+    )
+    return TrainState(jnp.asarray(step, jnp.int32), params, moments, rival)
 
 
 def saved(run, scores):

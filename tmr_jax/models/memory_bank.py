@@ -7,7 +7,7 @@ first, and second order, u2u and u2c.
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from tmr_jax.config import BankConfig
 from tmr_jax.losses.adversarial import critic_loss, generator_loss
@@ -41,8 +41,13 @@ class MemoryBank(DualEncoder):
 
     def encode_molecule(self, mol: MolBatch, train: bool = False) -> MolOut:
         out = super().encode_molecule(mol, train)
+        nodes, of_graph = out.nodes, out.node_graph
+        if self.graph.readout == "mean_mlp":
+            # Ours: what attention over atoms cannot say, how many there are, as one more of them.
+            nodes = jnp.concatenate([nodes, out.pooled])
+            of_graph = jnp.concatenate([of_graph, jnp.arange(len(out.pooled))])
         graphs = len(mol.graph.n_node)  # the last one absorbs the padding
-        read = self.memory.molecules(out.nodes, out.node_graph, graphs)[:-1]
+        read = self.memory.molecules(nodes, of_graph, graphs)[:-1]
         return out._replace(pooled=self.head(read, train))
 
     def loss(
@@ -57,6 +62,8 @@ class MemoryBank(DualEncoder):
             fooling = generator_loss(self.critic, before_memory(batch)[1])
             parts["loss/adversarial"] = fooling
             total = total + self.bank.adversarial * fooling
+        if self.bank.slots:
+            parts["bank/norm"] = jnp.linalg.norm(self.memory.bank, axis=1).mean()
         total = total + second
         return total, parts | {"loss": total}
 
@@ -75,14 +82,10 @@ class MemoryBank(DualEncoder):
         return critic_loss(self.critic, *before_memory(batch), key)
 
     def slot_sharpness(
-        self, text: TextOut, mol: MolOut
-    ) -> tuple[Float[Array, "B M"], Float[Array, "B M"]]:
-        """How far from even each slot's attention is, for each text and each molecule."""
-        graphs = len(mol.pooled) + 1
-        return (
-            self.memory.text_sharpness(text.tokens, text.mask),
-            self.memory.atom_sharpness(mol.nodes, mol.node_graph, graphs)[:-1],
-        )
+        self, parts: Float[Array, "B T D"], mask: Bool[Array, "B T"]
+    ) -> Float[Array, "B M"]:
+        """How far from even each slot's attention is to the words of a text, or to atoms."""
+        return self.memory.sharpness(parts, mask)
 
     def __call__(self, batch: Batch) -> Float[Array, "B B"]:
         """What `init` runs: all parameters are touched."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from tmr_jax.nn.pooling import masked_mean, segment_mean, unit
+from tmr_jax.nn.pooling import NORM_FLOOR, masked_mean, segment_mean, unit
 
 HEADS = 4
 THETA = 0.07  # the factor is exp(theta)
@@ -48,22 +48,15 @@ class Memory(nn.Module):
         values = self._values(nodes) * weight[..., None]
         return self._read(jax.ops.segment_sum(values, of_graph, graphs))
 
-    def text_sharpness(
-        self, tokens: Float[Array, "B T D"], mask: Bool[Array, "B T"]
+    def sharpness(
+        self, parts: Float[Array, "B T D"], mask: Bool[Array, "B T"]
     ) -> Float[Array, "B M"]:
-        """How far each slot's attention is from even, in each text: 0 even, 1 on a single word."""
-        weight = self._text_attention(tokens, mask)
+        """How far each slot's attention to an item's parts, be they words or atoms, is from even:
+        0 even, 1 on a single part. An item of one part is read evenly."""
+        weight = self._text_attention(parts, mask)
         entropy = -jax.scipy.special.xlogy(weight, weight).sum(1).mean(1)  # [B, M]
-        return 1 - entropy / _even(mask.sum(1))[:, None]
-
-    def atom_sharpness(
-        self, nodes: Float[Array, "N D"], of_graph: Int[Array, " N"], graphs: int
-    ) -> Float[Array, "G M"]:
-        """As `text_sharpness`, of molecules."""
-        weight = self._atom_attention(nodes, of_graph, graphs)
-        entropy = -jax.scipy.special.xlogy(weight, weight).mean(1)  # [N, M]
-        count = jax.ops.segment_sum(jnp.ones(len(nodes)), of_graph, graphs)
-        return 1 - jax.ops.segment_sum(entropy, of_graph, graphs) / _even(count)[:, None]
+        even = jnp.log(mask.sum(1).astype(jnp.float32))[:, None]
+        return jnp.where(even > 0, 1 - entropy / jnp.maximum(even, NORM_FLOOR), 0.0)
 
     def _text_attention(
         self, tokens: Float[Array, "B T D"], mask: Bool[Array, "B T"]
@@ -97,11 +90,6 @@ class Memory(nn.Module):
 def _bank(key: Array, shape: tuple[int, int]) -> Float[Array, "M D"]:
     """N(0, 1) with a first row of zeros: a side effect of the released code that A2 keeps."""
     return jax.random.normal(key, shape).at[0].set(0.0)
-
-
-def _even(count: Array) -> Array:
-    """Entropy of even attention over so many parts; one part alone is even and sharp at once."""
-    return jnp.log(jnp.maximum(count, 2).astype(jnp.float32))
 
 
 class SharedHead(nn.Module):

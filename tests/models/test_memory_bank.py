@@ -1,0 +1,231 @@
+"""Memory Bank as a whole: who trains what, in which order, and that it learns (MODELS.md A2)."""
+
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tmr_jax.config import (
+    BankConfig,
+    FeatureConfig,
+    GraphEncoderConfig,
+    ModelConfig,
+    OptimConfig,
+    SecondOrderConfig,
+    TextEncoderConfig,
+    TrainConfig,
+)
+from tmr_jax.data.batching import declare_shapes, make_batch
+from tmr_jax.data.cache import apply_vocabulary, build_vocabulary, molecule_table, text_table
+from tmr_jax.features.text import load_tokenizer
+from tmr_jax.losses.adversarial import generator_loss
+from tmr_jax.models import build_model
+from tmr_jax.models.memory_bank import before_memory
+from tmr_jax.nn.bert import BertConfig
+from tmr_jax.nn.memory import Critic
+from tmr_jax.training.optim import build_adversary, build_optimizer
+from tmr_jax.training.state import STATISTICS, joined, new_state, variables, without
+from tmr_jax.training.step import make_train_step
+
+TOKENIZER = Path(__file__).parent.parent / "experiments" / "tiny_bert"
+SMILES = ["C", "[Na+].[Cl-]", "c1ccccc1O", "C[C@H](N)C(=O)O", "CC(=O)OCC", "CCCCN"]
+TEXTS = ["one atom", "a salt", "an aromatic ring with oxygen", "an acid", "an ester", "an amine"]
+ALL = SecondOrderConfig(u2u=1.0, u2c=1.0)
+
+
+def built(
+    smiles=SMILES,
+    texts=TEXTS,
+    bank=BankConfig(slots=5),  # noqa: B008 - frozen
+    second_order=ALL,
+    dim=16,
+    vocabulary=TOKENIZER,
+    name="mbank",
+):
+    """A small model on the paper's features and graph encoder, and one batch of all the pairs."""
+    tokenizer = load_tokenizer(vocabulary)
+    text = text_table(texts, tokenizer, 64)
+    mol, _, _ = molecule_table(smiles, "morgan1", "none")
+    atoms = build_vocabulary(mol)
+    mol, _ = apply_vocabulary(mol, atoms)
+    model = build_model(
+        ModelConfig(
+            name=name,
+            dim=dim,
+            text=TextEncoderConfig(dropout=0.0),
+            graph=GraphEncoderConfig("gcn_mlp", 3, 24),
+            bank=bank,
+            second_order=second_order,
+        ),
+        FeatureConfig("morgan1"),
+        TrainConfig(),
+        BertConfig(tokenizer.vocab_size, 32, 2, 4, 64, pooler=False),
+        (len(atoms.identifiers) + 1,),
+        (),
+    )
+    rows = np.arange(len(smiles))
+    shapes = declare_shapes(mol, (64,), len(smiles))
+    return model, make_batch(rows, text, mol, rows, rows, shapes, tokenizer.pad_token)
+
+
+def begun(model, batch):
+    return joined(jax.jit(model.init)(jax.random.key(0), batch))
+
+
+def stepper(model, params, config=OptimConfig(base_lr=1e-3, text_lr=1e-3, warmup=0)):  # noqa: B008
+    adversary = build_adversary(config) if model.adversary else None
+    trained = without(params, model.adversary | {STATISTICS})
+    optimizer = build_optimizer(config, 1000, trained)
+    state = new_state(params, optimizer, frozenset(), adversary, model.adversary)
+    return make_train_step(model, optimizer, 2, frozenset(), adversary), state
+
+
+def copied(tree):
+    return jax.tree.map(jnp.array, tree)
+
+
+def loss_of(model, params, batch, train=False):
+    rngs = {"dropout": jax.random.key(3)}
+    arguments = (batch, jax.random.key(1), train)
+    return model.apply(
+        variables(params), *arguments, method="loss", rngs=rngs, mutable=[STATISTICS]
+    )[0]
+
+
+def test_each_parameter_learns_from_one_loss_alone():
+    model, batch = built()
+    params = begun(model, batch)
+    gradient = jax.jit(jax.grad(lambda p: loss_of(model, p, batch)[0]))(params)
+    learned = without(gradient, model.adversary | {STATISTICS})
+    silent = {
+        jax.tree_util.keystr(path)
+        for path, g in jax.tree_util.tree_leaves_with_path(learned)
+        if float(jnp.abs(g).max()) == 0.0
+    }
+    # softmax ignores a key's bias, and rounding may hide it; InfoNCE alone has a scale
+    assert {s for s in silent if "'key']['bias'" not in s} == {"['log_scale']"}
+
+
+def test_the_critic_steps_first_and_the_encoders_see_what_it_became():
+    model, batch = built()
+    params = begun(model, batch)
+    step, state = stepper(model, copied(params))
+    after, metrics = step(state, batch, jax.random.key(0))
+    for name in ("critic", "memory", "head", "text_encoder", STATISTICS):
+        pairs = zip(*(jax.tree.leaves(p[name]) for p in (params, after.params)), strict=True)
+        assert max(float(jnp.abs(a - b).max()) for a, b in pairs) > 0, name
+    encoded = model.apply(
+        variables(params),
+        batch,
+        True,
+        method="encode",
+        mutable=[STATISTICS],
+        rngs={"dropout": jax.random.split(jax.random.fold_in(jax.random.key(0), 0))[1]},
+    )[0]
+
+    def fooled(critic):
+        return generator_loss(
+            lambda rows: Critic().apply({"params": critic}, rows), before_memory(encoded)[1]
+        )
+
+    new, old = fooled(after.params["critic"]), fooled(params["critic"])
+    np.testing.assert_allclose(metrics["loss/adversarial"], new, rtol=1e-3)
+    assert abs(float(new - old)) > 1e-2 * abs(float(metrics["loss/adversarial"] - new))
+    assert {"loss/critic", "loss/u2u", "loss/u2c", "loss/triplet"} <= set(metrics)
+
+
+def test_the_critic_learns_to_tell_the_modalities_apart():
+    model, batch = built()
+    step, state = stepper(model, begun(model, batch), OptimConfig(0.0, 0.0, critic_lr=1e-3))
+    distances = []
+    for _ in range(40):
+        state, metrics = step(state, batch, jax.random.key(0))
+        distances.append(float(metrics["critic/distance"]))
+    assert distances[-1] > distances[0] + 0.5
+
+
+def test_a_loss_that_is_no_number_leaves_statistics_and_critic_alone():
+    model, batch = built()
+    params = begun(model, batch)
+    params["text_norm"]["scale"] = params["text_norm"]["scale"].at[0].set(jnp.nan)
+    step, state = stepper(model, copied(params))
+    after, metrics = step(state, batch, jax.random.key(0))
+    assert not np.isfinite(metrics["loss"])
+    for name in (STATISTICS, "critic", "memory"):
+        jax.tree.map(np.testing.assert_array_equal, params[name], after.params[name])
+
+
+def test_an_embedding_depends_on_nothing_but_its_item():
+    """With the statistics of training, a batch is no part of an item's embedding."""
+    model, batch = built()
+    params = begun(model, batch)
+    order = np.array([0, 1, 2, 2, 2, 2])  # the same first two among others
+    text = batch.text._replace(tokens=batch.text.tokens[order], mask=batch.text.mask[order])
+    _, few = built(SMILES, TEXTS[:2] + ["other"] * 4)
+    rows = [
+        np.asarray(model.apply(variables(params), t, method="encode_text").pooled)
+        for t in (batch.text, text, few.text)
+    ]
+    np.testing.assert_allclose(rows[0][:2], rows[1][:2], atol=1e-5)
+    np.testing.assert_allclose(rows[0][:2], rows[2][:2], atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(rows[0], axis=1), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "bank, present, absent",
+    [
+        (BankConfig(slots=0), "loss/triplet", "x"),
+        (BankConfig(slots=4, adversarial=0.0), "loss/triplet", "loss/critic"),
+        (BankConfig(slots=4, first_order="info_nce"), "loss/t2m", "loss/triplet"),
+        (BankConfig(slots=4, first_order="none"), "loss/u2u", "loss/triplet"),
+    ],
+)
+def test_switches(bank, present, absent):
+    model, batch = built(bank=bank)
+    params = begun(model, batch)
+    assert ("critic" in params) == bool(bank.adversarial)
+    assert ("bank" in params["memory"]) == bool(bank.slots)
+    step, state = stepper(model, params)
+    _, metrics = step(state, batch, jax.random.key(0))
+    assert present in metrics and absent not in metrics and np.isfinite(metrics["loss"])
+
+
+def test_second_order_losses_serve_every_model():
+    """Of the dual encoder too they are added, by weight, to what it had."""
+    plain, batch = built(name="dual", second_order=SecondOrderConfig())
+    both, _ = built(name="dual", second_order=SecondOrderConfig(u2u=2.0, u2c=3.0))
+    params = begun(plain, batch)
+    (less, _), (more, parts) = (loss_of(m, params, batch) for m in (plain, both))
+    np.testing.assert_allclose(
+        more - less, 2 * parts["loss/u2u"] + 3 * parts["loss/u2c"], rtol=1e-3
+    )
+
+
+def test_nothing_to_train_is_refused():
+    with pytest.raises(ValueError, match="first-order"):
+        built(bank=BankConfig(first_order="none"), second_order=SecondOrderConfig())
+    with pytest.raises(ValueError, match="heads"):
+        built(dim=18)
+
+
+@pytest.mark.real_data
+def test_overfits_twenty_real_pairs():
+    from tmr_jax.config import DataConfig
+    from tmr_jax.data.pools import load_pool
+
+    words = Path(os.environ["TMR_JAX_DATA"]) / "scibert_vocab" / "vocab.txt.gz"
+    pool = load_pool("chebi20-molt5/validation", DataConfig("open"))
+    rows = np.flatnonzero(pool.text_target >= 0)[:20]
+    texts = [pool.texts[i] for i in rows]
+    smiles = [pool.smiles[pool.text_target[i]] for i in rows]
+    model, batch = built(smiles, texts, BankConfig(), dim=32, vocabulary=words)
+    step, state = stepper(model, begun(model, batch), OptimConfig(3e-3, 3e-3, warmup=0))
+    for _ in range(120):
+        state, _ = step(state, batch, jax.random.key(0))
+    scores = np.asarray(model.apply(variables(state.params), batch))
+    own = np.diagonal(scores)
+    assert (scores.argmax(1) == np.arange(20)).all() and (scores.argmax(0) == np.arange(20)).all()
+    assert ((scores == own[:, None]).sum(1) == 1).all()  # no tie passed for a hit
