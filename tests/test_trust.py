@@ -1,0 +1,246 @@
+"""Trust records of small pools whose numbers can be told by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tmr_jax.assembly import Encoded
+from tmr_jax.config import DataConfig, DemoConfig, TableConfig
+from tmr_jax.data.unrelated import SENTENCES
+from tmr_jax.retrieval.index import unit
+from tmr_jax.trust import (
+    UNRELATED,
+    Sides,
+    calibration,
+    companions,
+    geometry,
+    known_texts,
+    slot_lines,
+    slot_record,
+    strangeness,
+    trained_temperature,
+    trust_lines,
+    trust_of,
+)
+from tmr_jax.types import Pool, Side
+
+COUNT, DIM = 40, 12
+
+
+def rows(seed, count=COUNT, dim=DIM):
+    return unit(np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32))
+
+
+def sides(protocol, text, mol, side=None):
+    index = np.arange(len(text))
+    names = tuple(f"text {i}" for i in index), tuple(f"molecule {i}" for i in index)
+    pool = Pool(protocol, *names, index, index)
+    return Sides(pool, Encoded(text, index, side), Encoded(mol, index, side))
+
+
+def near(mol, seed, noise=0.3):
+    """Texts near their molecules."""
+    moved = mol + noise * np.random.default_rng(seed).normal(size=mol.shape).astype(np.float32)
+    return unit(moved)
+
+
+def domain(protocol, seed):
+    """Pairs in the half-space where the first coordinate is large."""
+    mol = rows(seed)
+    mol[:, 0] = 1.5
+    mol = unit(mol)
+    return sides(protocol, near(mol, seed + 1), mol)
+
+
+def away(seed, count=20):
+    found = rows(seed, count)
+    found[:, 0] = -1.5
+    return unit(found)
+
+
+def full_record(trained=0.07):
+    other = sides("pcdes/file-order", away(7, COUNT), away(8, COUNT))
+    same = domain("chebi20-molt5/full-33008", 30)
+    tested, watched = (domain(f"chebi20-molt5/{name}", i) for name, i in (("test", 1), ("v", 4)))
+    return trust_of(tested, watched, [other, same], away(9), trained)
+
+
+def test_a_record_tells_strangers_from_the_domain():
+    record = full_record()
+    assert record["ood"]["auroc"] == {UNRELATED: 1.0, "pcdes/file-order": 1.0}
+    assert record["ood"]["flagged"][UNRELATED] == 1.0
+    assert record["ood"]["queries"][UNRELATED] == 10  # every second one
+    counts = record["ood"]["histogram"]["counts"]
+    assert {name: sum(c) for name, c in counts.items()} == record["ood"]["queries"]
+    assert [c["direction"] for c in record["calibration"]] == ["t2m", "m2t"]
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+
+
+def test_pools_of_the_own_data_set_are_no_other_domain():
+    record = full_record()
+    assert "chebi20-molt5/full-33008" not in record["ood"]["queries"]
+    names = record["similarity"]["counts"]
+    assert set(names) == {
+        "positive, chebi20-molt5/test",
+        "negative, chebi20-molt5/test",
+        "positive, pcdes/file-order",
+        "negative, pcdes/file-order",
+    }
+    assert sum(names["positive, pcdes/file-order"]) == COUNT
+    assert sum(names["negative, pcdes/file-order"]) == COUNT * (COUNT - 1)
+
+
+def test_the_signal_is_chosen_without_the_tested_pool():
+    watched, strange = domain("a/validation", 4), away(9)
+    chosen = [
+        strangeness(test, watched, [], strange)
+        for test in (domain("a/test", 1), sides("a/test", away(20), away(21)))
+    ]
+    for name in ("reference", "neighbours", "tried", "threshold"):
+        assert chosen[0][name] == chosen[1][name]
+    assert chosen[1]["auroc"][UNRELATED] < 0.9
+
+
+def test_the_sentences_that_choose_do_not_measure():
+    tested, watched = domain("a/test", 1), domain("a/validation", 4)
+    strange = away(9)
+    moved = strange.copy()
+    moved[1::2] = tested.text.rows[:10]  # those that measure
+    plain, other = (strangeness(tested, watched, [], r) for r in (strange, moved))
+    assert plain["tried"] == other["tried"] and plain["threshold"] == other["threshold"]
+    assert other["auroc"][UNRELATED] < plain["auroc"][UNRELATED]
+
+
+def test_a_text_is_no_neighbour_of_itself():
+    """Validation texts that are known are not asked: else each would be at distance 0."""
+    basis = np.eye(8, dtype=np.float32)
+    watched = sides("a/validation", basis, basis)
+    assert known_texts(watched).tolist() == basis[[0, 2, 4, 6]].tolist()
+    found = strangeness(watched, watched, [], -basis)
+    assert found["threshold"] == pytest.approx(1.0)  # the others are orthogonal to all known
+
+
+def test_the_signal_that_tells_best_is_chosen():
+    """All texts are at right angles to one another, and only the molecules know the familiar."""
+    basis = np.eye(8, dtype=np.float32)
+    watched = sides("a/validation", basis, basis)
+    found = strangeness(watched, watched, [], -basis[[1, 3, 5, 7]])
+    assert (found["reference"], found["neighbours"]) == ("candidates", 1)
+    assert [t["auroc"] for t in found["tried"]] == [0.5, 0.5, 0.5, 1.0, 1.0, 1.0]
+    assert found["threshold"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_calibration_by_hand():
+    """Three of four are right at a margin of 1: T is 1 / log 3, as sure as it is right."""
+    axes = np.eye(2, dtype=np.float32)
+    text, target = axes[[0, 0, 0, 0]], np.array([0, 0, 0, 1])
+    pool = Pool("a/test", ("t",) * 4, ("m",) * 2, target, np.array([-1, -1]))
+    four = Sides(pool, Encoded(text, np.zeros(4, int)), Encoded(axes, np.arange(2)))
+    found = calibration(four, four, "t2m", None)
+    assert found["temperature"] == pytest.approx(1 / np.log(3), rel=2e-3)
+    assert found["ece"] == pytest.approx(0.0, abs=1e-3)
+    sure = 1 / (1 + np.exp(-1))
+    assert found["temperature_before"] == 1.0
+    assert found["ece_before"] == pytest.approx(0.75 - sure, abs=1e-6)
+    assert found["hits@1"] == 0.75 and sum(found["bins"]["count"]) == 4
+
+
+def test_twins_are_right_half_the_time():
+    axes = np.eye(2, dtype=np.float32)
+    pool = Pool("a/test", ("t",), ("m",) * 3, np.array([0]), np.full(3, -1))
+    mol = Encoded(axes[[0, 0, 1]], np.array([0, 0, 1]))
+    found = calibration(*[Sides(pool, Encoded(axes[:1], np.zeros(1, int)), mol)] * 2, "t2m", 0.01)
+    assert found["hits@1"] == 0.5 and found["ece_before"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_texts_that_are_only_queries_have_one_direction():
+    tested = domain("a/test", 1)
+    queries = tested.pool._replace(mol_target=np.full(COUNT, -1))
+    record = trust_of(tested._replace(pool=queries), domain("a/v", 4), [], away(9), None)
+    assert record is not None and [c["direction"] for c in record["calibration"]] == ["t2m"]
+
+
+def test_a_pool_of_one_text_has_no_record():
+    one = sides("a/test", rows(0, 1), rows(1, 1))
+    assert trust_of(one, domain("a/v", 4), [], away(9), None) is None
+    assert trust_of(domain("a/v", 4), one, [], away(9), None) is None
+
+
+def test_gap_of_parts_is_that_of_the_means_of_words():
+    axes = np.eye(4, dtype=np.float32)
+    parts = np.stack([3 * axes[0], axes[0], 5 * axes[1]])  # two words, one word
+    words = Side(axes[:2], parts, np.array([0, 2, 3]), np.zeros(2, int))
+    atoms = Side(axes[:2], axes[2:], np.array([0, 1, 2]), np.zeros(2, int))
+    found = sides("a/test", axes[:2], axes[:2])
+    assert geometry(found)["gap_of_parts"] is None
+    found = found._replace(text=found.text._replace(side=words), mol=found.mol._replace(side=atoms))
+    shape = geometry(found)
+    assert shape["gap_of_parts"] == pytest.approx(1.0)  # (1, 1, 0, 0) / 2 from (0, 0, 1, 1) / 2
+    assert shape["modality_gap"] == 0.0 and shape["alignment"] == 0.0
+    assert shape["uniformity_text"] == pytest.approx(-4.0)
+
+
+def test_slots_that_stay_and_look_at_everything_are_dead():
+    start = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 2.0], [0.0, 1.0]])
+    moved = np.array([[0.0, 1.0], [0.0, 1.0], [0.001, 0.0], [0.001, 0.0], [1.0, 0.0]])
+    sharpness = np.array([0.3, 0.2, 0.0, 0.3, 0.001])
+    found = slot_record(start, start + moved, sharpness)
+    assert found["dead"] == [2]  # slot 3 stays but reads sharply, slot 4 reads evenly but moved
+    assert found["moved"] == pytest.approx([1, 1, 0.001, 0.001, 1])
+    assert found["norm_start"] == [0, 1, 1, 2, 1]
+    assert found["cosine"][0] is None and found["cosine"][1] == pytest.approx(np.sqrt(0.5))
+    assert "dead slots: 2" in slot_lines(found)[0]
+    assert "no dead slot" in slot_lines(found | {"dead": []})[0]
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_bank_that_never_moved_is_dead_where_it_reads_evenly():
+    bank = rows(0, 3)
+    assert slot_record(bank, bank, np.array([0.0, 0.5, 0.0]))["dead"] == [0, 2]
+
+
+def test_lines_say_every_number():
+    lines = "\n".join(trust_lines(full_record()))
+    assert "AUROC 1.000 against unrelated sentences (10, 100.0 % above" in lines
+    assert "AUROC 1.000 against pcdes/file-order (40," in lines
+    assert lines.count("ECE") == 2 and "at T 0.0700" in lines
+    assert "alignment" in lines and "modality gap" in lines
+
+
+def test_the_temperature_of_training():
+    assert trained_temperature({"log_scale": np.log(20.0)}) == pytest.approx(0.05)
+    assert trained_temperature({"log_scale": np.float32(9.0)}) == pytest.approx(0.01)  # its limit
+    assert trained_temperature({"bank": np.zeros(2)}) is None
+
+
+def test_generated_text_has_no_other_data_set():
+    config = DataConfig(name="demo", demo=DemoConfig(train=6, validation=4, test=4))
+    assert [pool.protocol for pool in companions(config)] == ["demo/validation"]
+
+
+def test_a_run_without_validation_pairs_has_no_companions(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("description,SMILES,split\nethanol,CCO,train\nwater,O,test\n")
+    table = TableConfig(path=str(path), split="column", split_column="split")
+    assert companions(DataConfig(name="table", table=table)) == []
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("open", ["open/validation", "pcdes/file-order"]),
+        ("pcdes", ["pcdes/file-order-validation", "chebi20-molt5/test-split"]),
+    ],
+)
+def test_companions_of_real_data(name, found):
+    assert [pool.protocol for pool in companions(DataConfig(name=name))] == found
+
+
+def test_sentences_are_many_distinct_and_of_many_lengths():
+    assert len(SENTENCES) >= 200 and len(set(SENTENCES)) == len(SENTENCES)
+    lengths = [len(s.split()) for s in SENTENCES]
+    assert min(lengths) <= 2 and max(lengths) >= 40
+    text = " ".join(SENTENCES).lower()
+    assert not any(word in text for word in ("molecul", "acid", "chemi", "compound"))
