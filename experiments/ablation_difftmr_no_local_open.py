@@ -1,0 +1,15 @@
+"""Ablation on real pairs: DiffTMR without the local score.
+
+Paper: DiffTMR (ACM MM 2025), gamma = 0, in small; no number in MODELS.md.
+Run: TMR_JAX_DATA=../shared/data make train EXP=ablation_difftmr_no_local_open
+Hardware: 2 CPU cores, minutes: the text encoder's states are computed once.
+Result: not run yet; the table: make table NAME=ablation_open.
+Differs: as ablation_difftmr_open; nothing else.
+"""
+
+from dataclasses import replace
+
+from tmr_jax.config import load_experiment
+
+BASE = load_experiment("ablation_difftmr_open")
+CONFIG = replace(BASE, model=replace(BASE.model, hdan=replace(BASE.model.hdan, gamma=0.0)))

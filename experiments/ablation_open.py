@@ -1,0 +1,18 @@
+"""The base of the ablation on real pairs: the dual encoder on det_open's frozen text encoder.
+
+Paper: none; all rows of the table ablation_open have this encoder start and this budget.
+Run: TMR_JAX_DATA=../shared/data make train EXP=ablation_open
+Hardware: 2 CPU cores, minutes: the text encoder's states are computed once.
+Result: not run yet; the table: make table NAME=ablation_open.
+Differs: det_open's text encoder is frozen, so seeds and variants cost minutes each.
+"""
+
+from dataclasses import replace
+
+from tmr_jax.config import load_experiment
+
+BASE = load_experiment("det_open")
+CONFIG = replace(
+    BASE,
+    train=replace(BASE.train, freeze="text", start="det_open", epochs=4, eval_every=4),
+)

@@ -1,0 +1,15 @@
+"""DiffTMR on ChEBI-20 with the parameter-free perturbation exp(mean c).
+
+Paper: DiffTMR (ACM MM 2025), form of P, text to molecule 63.4 Hits@1 (its MRR is impossible).
+Run: make train EXP=difftmr_chebi_tapr_mean
+Hardware: one GPU; the paper names an A40 and gives no time.
+Result: not run here: the training texts and SciBERT's weights need a network.
+Differs: as difftmr_chebi; nothing else.
+"""
+
+from dataclasses import replace
+
+from tmr_jax.config import load_experiment
+
+BASE = load_experiment("difftmr_chebi")
+CONFIG = replace(BASE, model=replace(BASE.model, tapr=replace(BASE.model.tapr, mode="mean")))

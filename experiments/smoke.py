@@ -1,0 +1,37 @@
+"""Seconds on generated text: what `make table NAME=smoke` trains to walk the whole path.
+
+Paper: none; scores say that the path works, and nothing else.
+Run: make train EXP=smoke
+Hardware: one CPU core, seconds.
+Result: none; eight steps from random parameters.
+Differs: the tests' text encoder of two layers, 256 word pieces and no weights.
+"""
+
+from pathlib import Path
+
+from tmr_jax.config import (
+    DataConfig,
+    DemoConfig,
+    EvalConfig,
+    Experiment,
+    FeatureConfig,
+    GraphEncoderConfig,
+    ModelConfig,
+    OptimConfig,
+    TextEncoderConfig,
+    TrainConfig,
+)
+
+TINY = Path(__file__).resolve().parent.parent / "tests" / "experiments" / "tiny_bert"
+CONFIG = Experiment(
+    data=DataConfig(name="demo", demo=DemoConfig(train=64, validation=16, test=32)),
+    features=FeatureConfig(molecule="ogb", max_tokens=64),
+    model=ModelConfig(
+        dim=16,
+        text=TextEncoderConfig(source=str(TINY), init="random", pooling="mean"),
+        graph=GraphEncoderConfig(kind="residual", layers=1, width=16),
+    ),
+    optim=OptimConfig(text_lr=1e-3, base_lr=1e-3, warmup=2),
+    train=TrainConfig(epochs=2, batch_size=16, text_buckets=(64,), eval_every=2),
+    eval=EvalConfig(bootstrap=100, batch_size=16),
+)
