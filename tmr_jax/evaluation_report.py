@@ -17,6 +17,7 @@ import numpy as np
 
 from tmr_jax.drawing import molecule_svg
 from tmr_jax.retrieval.metrics import NAMES, TIES
+from tmr_jax.trust import gap_words, signal_words
 from tmr_jax.types import Ranking
 
 RANK_EDGES = (1, 2, 6, 11, 21, 51, 101, 501, 1001, 5001)  # first rank of each bar
@@ -56,6 +57,8 @@ def page(
         _section("Scores", _table(results["scores"]) + _explanation(results)),
         _section("Training", _curves(history)),
         _section("Ranks", "".join(_histogram(n, r) for n, r in rankings.items())),
+        _section("Trust", "".join(map(_trust, results.get("trust") or []))),
+        _section("Memory bank", _slots(results.get("slots"))),
         _section("One query, part by part", worked),
         _section("Hits", _examples([e for e in examples if e.rank <= 1.0])),
         _section("Misses", _examples([e for e in examples if e.rank > 1.0])),
@@ -203,7 +206,7 @@ def _lines(title: str, curves: dict[str, list[tuple[float, float]]]) -> str:
             lines.append(f'<circle cx="{x}" cy="{y}" r="3" style="fill:{colour}"/>')
         last = f"{curves[name][-1][1]:.3g}"
         legend.append(f'<span><i style="background:{colour}"></i>{escape(name)} ({last})</span>')
-    marks = _axis_labels((low, high), (x0, x1))
+    marks = _axis_labels((low, high), [f"{x0:,.0f}", f"step {x1:,.0f}"])
     return _figure(title, "".join(lines) + marks, "".join(legend))
 
 
@@ -214,14 +217,14 @@ def smoothed(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(sum(x for x, _ in p) / len(p), sum(y for _, y in p) / len(p)) for p in parts]
 
 
-def _axis_labels(y: tuple[float, float], x: tuple[float, float]) -> str:
+def _axis_labels(y: tuple[float, float], x: list[str]) -> str:
     base = HEIGHT - BOTTOM
     return (
         f'<path d="M{LEFT} 10V{base}H{WIDTH - 10}" class="axis"/>'
         f'<text x="{LEFT - 6}" y="18" text-anchor="end">{y[1]:.3g}</text>'
         f'<text x="{LEFT - 6}" y="{base}" text-anchor="end">{y[0]:.3g}</text>'
-        f'<text x="{LEFT}" y="{HEIGHT - 10}">{x[0]:,.0f}</text>'
-        f'<text x="{WIDTH - 10}" y="{HEIGHT - 10}" text-anchor="end">step {x[1]:,.0f}</text>'
+        f'<text x="{LEFT}" y="{HEIGHT - 10}">{x[0]}</text>'
+        f'<text x="{WIDTH - 10}" y="{HEIGHT - 10}" text-anchor="end">{x[1]}</text>'
     )
 
 
@@ -242,6 +245,115 @@ def _histogram(name: str, ranking: Ranking) -> str:
         )
     size = f"{len(ranking.greater):,} queries, pool of {ranking.pool_size:,}, ties {TIES}"
     return _figure(f"rank of the right candidate: {name}", "".join(drawn), escape(size))
+
+
+def _trust(record: dict[str, Any]) -> str:
+    """Strangeness, reliability and similarities of one tested pool, in pictures and a line each."""
+    name, strange, shape = record["protocol"], record["ood"], record["geometry"]
+    aurocs = [f"AUROC {v:.3f} against {other}" for other, v in strange["auroc"].items()]
+    figures = [
+        _densities(
+            f"strangeness of text queries: {name}",
+            strange["histogram"],
+            f"1 - mean cosine to {signal_words(strange)}, chosen on {record['validation']}; "
+            + "; ".join(aurocs),
+        ),
+        *(_reliability(one, name) for one in record["calibration"]),
+        _densities(
+            f"cosines of partners and of strangers: {name}",
+            record["similarity"],
+            "positive: a text and its molecule; negative: a text and any other molecule",
+        ),
+    ]
+    return f"{''.join(figures)}<p>{escape(_shape_words(name, shape))}</p>"
+
+
+def _shape_words(name: str, shape: dict[str, Any]) -> str:
+    return (
+        f"{name}: alignment {shape['alignment']:.3f} (mean squared distance of partners), "
+        f"uniformity of texts {shape['uniformity_text']:.3f}, of molecules "
+        f"{shape['uniformity_mol']:.3f} (0 to -4, lower is better spread), modality gap "
+        f"{gap_words(shape)}."
+    )
+
+
+def _densities(title: str, histogram: dict[str, Any], caption: str) -> str:
+    """Outlines of histograms over the same edges, each as shares of its own count."""
+    counts = histogram["counts"]
+    shares = {name: np.array(c) / max(sum(c), 1) for name, c in counts.items()}
+    used = np.flatnonzero(sum(shares.values()))
+    inside = slice(used[0], used[-1] + 1)
+    ends = np.array(histogram["edges"])[used[0] : used[-1] + 2]
+    most = max(float(share.max()) for share in shares.values())
+    across = LEFT + (ends - ends[0]) / (ends[-1] - ends[0]) * (WIDTH - LEFT - 10)
+    base = HEIGHT - BOTTOM
+    lines, legend = [], []
+    for i, (name, share) in enumerate(shares.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        heights = np.repeat(base - share[inside] / most * (base - 10), 2)
+        steps = zip(np.repeat(across, 2)[1:-1], heights, strict=True)
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in steps)
+        lines.append(f'<polyline points="{path}" style="stroke:{colour}"/>')
+        label = escape(f"{name} ({sum(counts[name]):,})")
+        legend.append(f'<span><i style="background:{colour}"></i>{label}</span>')
+    marks = _axis_labels((0.0, most), [f"{ends[0]:.2f}", f"{ends[-1]:.2f}"])
+    return _figure(title, "".join(lines) + marks, f"{''.join(legend)}<br>{escape(caption)}")
+
+
+def _reliability(one: dict[str, Any], name: str) -> str:
+    """Share of right first places by confidence; bars on the diagonal are what they claim."""
+    bins, base = one["bins"], HEIGHT - BOTTOM
+    step, height = (WIDTH - LEFT - 10) / len(bins["count"]), base - 10
+    drawn = []
+    for i, (count, correct) in enumerate(zip(bins["count"], bins["correct"], strict=True)):
+        if not count:
+            continue
+        left, tall = LEFT + i * step, correct * height
+        drawn.append(
+            f'<rect x="{left + 1:.1f}" y="{base - tall:.1f}" width="{step - 2:.1f}" '
+            f'height="{tall:.1f}"/><text x="{left + step / 2:.1f}" y="{base - tall - 1:.1f}" '
+            f'text-anchor="middle">{count:,}</text>'
+        )
+    diagonal = f'<polyline points="{LEFT},{base} {WIDTH - 10},10" style="stroke:var(--b)"/>'
+    caption = (
+        f"share of queries whose first candidate is right, by confidence, with their number; "
+        f"line: as sure as right. ECE {one['ece']:.3f} at T {one['temperature']:.4f} of "
+        f"validation, {one['ece_before']:.3f} at T {one['temperature_before']:.4f} before"
+    )
+    marks = _axis_labels((0.0, 1.0), ["0", "confidence 1"])
+    title = f"reliability: {name}, {one['direction']}"
+    return _figure(title, "".join(drawn) + diagonal + marks, escape(caption))
+
+
+def _slots(record: dict[str, Any] | None) -> str:
+    """How far each slot moved and how sharply it reads; dead ones are marked."""
+    if record is None:
+        return ""
+    dead = record["dead"]
+    named = f"dead slots: {', '.join(map(str, dead))}" if dead else "no dead slot"
+    rule = "dead: moved at most 1 % of the median slot, and its attention is even within 1 %"
+    charts = {
+        "distance that each slot moved in training": record["moved"],
+        "norm of each slot": record["norm_end"],
+        "sharpness of each slot's attention (0 even, 1 on one part)": record["sharpness"],
+    }
+    return "".join(
+        _slot_bars(title, values, dead, f"{named}; {rule}") for title, values in charts.items()
+    )
+
+
+def _slot_bars(title: str, values: list[float], dead: list[int], caption: str) -> str:
+    most, base = max(values) or 1.0, HEIGHT - BOTTOM
+    step, drawn = (WIDTH - LEFT - 10) / len(values), []
+    for i, value in enumerate(values):
+        tall = max(value, 0.0) / most * (base - 10)
+        colour = ' style="fill:var(--b)"' if i in dead else ""
+        drawn.append(
+            f'<rect x="{LEFT + i * step + 1:.1f}" y="{base - tall:.1f}" '
+            f'width="{step - 2:.1f}" height="{tall:.1f}"{colour}/>'
+        )
+    marks = _axis_labels((0.0, most), ["slot 0", f"slot {len(values) - 1}"])
+    return _figure(title, "".join(drawn) + marks, escape(caption))
 
 
 def _figure(title: str, drawing: str, caption: str) -> str:
