@@ -6,6 +6,7 @@ EXTRAS ?= dev
 EXP ?= quickstart
 RUN ?= runs/$(basename $(notdir $(EXP)))
 SET ?= chebi20
+NAME ?= smoke
 LIB ?=
 Q ?=
 ARGS ?=
@@ -16,7 +17,7 @@ STAMP := $(VENV)/.installed-$(EXTRAS)
 export PYTHON LIB Q # to the shell as they are, whatever marks are in them
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval search data test lint types format check
+.PHONY: help setup train eval table search data test lint types format check
 
 help: ## list these verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +34,9 @@ train: $(STAMP) ## train an experiment, then evaluate it (EXP=quickstart, ARGS="
 
 eval: $(STAMP) ## rank the pools of a run again (RUN=runs/quickstart, ARGS="--protocol demo/test")
 	$(PY) -m tmr_jax.eval --run $(RUN) $(ARGS)
+
+table: $(STAMP) ## run what a table of results lacks, then print it (NAME=smoke)
+	$(PY) -m tmr_jax.table --name $(NAME) $(ARGS)
 
 search: $(STAMP) ## ask a run (RUN=runs/quickstart LIB=library.smi Q="an aromatic amine")
 	@$(PY) -m tmr_jax.search --run $(RUN) $${LIB:+--library "$$LIB"} $(ARGS) "$$Q"

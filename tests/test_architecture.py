@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "retrieval": {"types", "retrieval"},
     "training": {"types", "training", "config"},
 }
-ENTRY_POINTS = {"cli", "train", "eval", "search"}  # nothing imports them but one another
+ENTRY_POINTS = {"cli", "train", "eval", "search", "table"}  # nothing imports them but one another
 # The configuration is read by builders; a model's file takes the section it is built from.
 BUILDERS = ("data/__init__.py", "models/", "training/optim.py")
 

@@ -1,0 +1,1 @@
+"""One file is one table of results: `make table NAME=...`; published.py is what papers printed."""

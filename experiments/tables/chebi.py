@@ -1,0 +1,15 @@
+"""ChEBI-20: every published model beside the two that are here (MODELS.md A4)."""
+
+from tmr_jax.table_plan import Row, Table, published
+
+FULL, SPLIT = "chebi20-text2mol/full-33010", "chebi20-text2mol/test-split"
+CITED = published()["CHEBI20"]
+OURS = {"Memory Bank": "mbank_chebi", "DiffTMR": "difftmr_chebi"}
+
+TABLE = Table(
+    title="ChEBI-20, text with names, trained from scratch",
+    rows=(
+        *(Row(label, OURS.get(label, ""), FULL, cited=cited) for label, cited in CITED.items()),
+        *(Row(f"{label}, small pool", name, SPLIT) for label, name in OURS.items()),
+    ),
+)

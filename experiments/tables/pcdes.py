@@ -1,0 +1,15 @@
+"""PCdes, paragraph level: every published model beside the two that are here (MODELS.md A4)."""
+
+from tmr_jax.table_plan import Row, Table, published
+
+OURS = {"Memory Bank": "mbank_pcdes", "DiffTMR": "difftmr_pcdes"}
+CITED = published()["PCDES"]
+
+TABLE = Table(
+    title="PCdes, paragraphs, split by file order",
+    metrics=("hits@1", "hits@5", "hits@10", "mrr"),
+    rows=tuple(
+        Row(label, OURS.get(label, ""), "pcdes/file-order", cited=CITED.get(label))
+        for label in dict.fromkeys((*CITED, *OURS))
+    ),
+)

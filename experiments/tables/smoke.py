@@ -1,0 +1,18 @@
+"""Generated text, seconds a run: that every part of a table works. Its numbers say nothing else."""
+
+from tmr_jax.table_plan import Claim, Row, Table
+
+POOL, FEW = "demo/test", ("--refine.samples", "1")
+
+TABLE = Table(
+    title="Smoke: three small models on generated text",
+    metrics=("hits@1", "hits@10", "mrr"),
+    rows=(
+        Row("dual", "smoke", POOL),
+        Row("mbank", "smoke_mbank", POOL),
+        Row("difftmr, F = 2", "smoke_difftmr", POOL, at=(2,)),
+        Row("difftmr, F = 1", "smoke_difftmr", POOL, eval_overrides=FEW, at=(1,)),
+    ),
+    claims=(Claim("the memory bank helps", "nobody", "mbank", "dual"),),
+    curve="perturbations F",
+)

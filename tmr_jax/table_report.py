@@ -1,0 +1,309 @@
+"""A table as Markdown, and as one HTML file with its plots, all inline and without scripts.
+
+In: the declaration and its lines. Every line says what its numbers depend on: pool, direction, what
+counts as right, the rule of ties, seeds. Published numbers stand beside, those that no ranking can
+have marked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from tmr_jax.evaluation_report import (
+    _HEAD,
+    _STYLE,
+    BOTTOM,
+    COLOURS,
+    HEIGHT,
+    LEFT,
+    WIDTH,
+    _densities,
+    _figure,
+    _section,
+    number,
+)
+from tmr_jax.retrieval.protocols import find
+from tmr_jax.table_lines import Line, sentence, spread
+from tmr_jax.table_plan import Cited, Table, impossible
+
+FACTS = ("row", "protocol", "pool", "direction", "relevance", "ties", "seeds")
+REST = ("published", "training", "memory", "notes")
+NONE = "-"
+BAR = 22  # height of a bar of costs and the space below it
+LABEL = 200  # width of the labels beside such bars
+
+
+def markdown(table: Table, found: Sequence[Line]) -> str:
+    heads = (*FACTS, *table.metrics, *REST)
+    rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for line in found:
+        cells = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells_of(line, table))
+        rows.append(f"| {' | '.join(cells)} |")
+    parts = [f"# {table.title}", explanation(table), "\n".join(rows)]
+    if table.claims:
+        said = "\n".join(f"- {sentence(claim, found)}" for claim in table.claims)
+        parts.append(f"## Claims\n\n{said}")
+    return "\n\n".join(parts) + "\n"
+
+
+def explanation(table: Table) -> str:
+    return (
+        f"Mean ± standard deviation over the seeds {', '.join(map(str, table.seeds))} [widest "
+        "95 % bootstrap interval over queries of any seed]; Hits@k in per cent. Published numbers "
+        "are in the order of the columns and of the papers' own runs; a line whose seeds say "
+        "“cited” is only that. Impossible: no ranking has these Hits@k and this MRR. Training: "
+        "wall time of one seed on this machine, without the stages before; memory: the most that "
+        "its process held."
+    )
+
+
+def cells_of(line: Line, table: Table) -> list[str]:
+    """The cells of a line as plain text, in the order of the heads."""
+    if line.records:
+        told = [_measured(line, metric) for metric in table.metrics]
+    else:
+        first = "cited" if line.cited_only else f"not run: {line.missing}"
+        told = [first, *[NONE] * (len(table.metrics) - 1)]
+    cited = _published(line.row.cited, line.direction, table.metrics)
+    return [*_facts(line), *told, cited, *_costs(line), _notes(line)]
+
+
+def _facts(line: Line) -> list[str]:
+    row = line.row
+    if line.records:
+        seeds = ", ".join(map(str, line.seeds))
+        pool, right, ties = f"{line.said('pool'):,}", line.said("right"), line.said("ties")
+        return [row.label, row.protocol, pool, line.direction, right, ties, seeds]
+    size = row.cited.pool if row.cited else find(row.protocol, "").size
+    seeds = "cited" if line.cited_only else NONE
+    pool = f"{size:,}" if size else NONE
+    return [row.label, row.protocol, pool, line.direction, NONE, NONE, seeds]
+
+
+def _measured(line: Line, metric: str) -> str:
+    found = spread(line, metric)
+    mean, low, high = (number(metric, v) for v in (found.mean, found.low, found.high))
+    std = "" if found.std is None else f" ± {number(metric, found.std)}"
+    return f"{mean}{std} [{low} to {high}]"
+
+
+def _published(cited: Cited | None, direction: str, metrics: Sequence[str]) -> str:
+    if cited is None or not (printed := cited.of(direction)):
+        return NONE
+    shown = " / ".join(number(m, printed[m]) if m in printed else NONE for m in metrics)
+    mark = "; IMPOSSIBLE" if impossible(printed) else ""
+    return f"{shown} ({cited.source}{mark})"
+
+
+def _costs(line: Line) -> list[str]:
+    if not line.costs:
+        return [NONE, NONE]
+    seconds = float(np.mean([cost.train_seconds for cost in line.costs]))
+    return [_time(seconds), f"{max(c.peak_bytes for c in line.costs) / 1e9:.1f} GB"]
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def _notes(line: Line) -> str:
+    if not line.records:
+        return NONE
+    record = line.records[0]
+    notes = [f"tier {record['tier']}"] if record["tier"] else []
+    if (told := record["refined"]) is not None:
+        notes.append(f"F {told['samples']}, S {told['steps']}")
+    notes += record["labels"]
+    if line.missing:
+        notes.append(f"other seeds not run: {line.missing}")
+    return "; ".join(notes) or NONE
+
+
+# HTML
+
+
+def page(table: Table, found: Sequence[Line]) -> str:
+    """The whole document."""
+    claims = "".join(f"<li>{escape(sentence(claim, found))}</li>" for claim in table.claims)
+    parts = [
+        f"<header><h1>{escape(table.title)}</h1><p>{escape(explanation(table))}</p></header>",
+        _section("Rows", _rows(table, found)),
+        _section("Claims", f"<ul>{claims}</ul>" if claims else ""),
+        _section("Curve", _curve(table, [x for x in found if len(x.row.at) == 1])),
+        _section("Grid", _grid(table, [x for x in found if len(x.row.at) == 2])),
+        _section("Similarity of partners and of strangers", _similarities(found)),
+        _section("Cost of each row", _bars(found)),
+    ]
+    head = _HEAD.format(title=escape(table.title), style=_STYLE)
+    return head + "\n".join(parts) + "\n</main></body></html>\n"
+
+
+def _rows(table: Table, found: Sequence[Line]) -> str:
+    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in (*FACTS, *table.metrics, *REST))
+    rows = []
+    for line in found:
+        label, *cells = cells_of(line, table)
+        told = "".join(f"<td>{_small(cell)}</td>" for cell in cells)
+        rows.append(f'<tr><th scope="row">{escape(label)}</th>{told}</tr>')
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _small(cell: str) -> str:
+    """An interval goes below its value."""
+    value, bracket, rest = escape(cell).partition(" [")
+    return f"{value}<br><small>{rest.removesuffix(']')}</small>" if bracket else value
+
+
+def _curve(table: Table, found: list[Line]) -> str:
+    """The first metric by what the rows count: ours with its deviation, and what was published."""
+    metric, curves = table.metrics[0], {}
+    for line in found:
+        if line.records:
+            ours = curves.setdefault(f"ours, {line.direction}", [])
+            ours.append((line.row.at[0], spread(line, metric).mean))
+        printed = line.row.cited.of(line.direction) if line.row.cited else {}
+        if metric in printed:
+            theirs = curves.setdefault(f"published, {line.direction}", [])
+            theirs.append((line.row.at[0], printed[metric]))
+    return _lines(f"{metric} by {table.curve}", metric, curves) if curves else ""
+
+
+def _lines(title: str, metric: str, curves: dict[str, list[tuple[int, float]]]) -> str:
+    points = np.array([point for curve in curves.values() for point in curve], float)
+    (x0, low), (x1, high) = points.min(0), points.max(0)
+    across, up = _scale(x0, x1, LEFT, WIDTH - 20), _scale(low, high, HEIGHT - BOTTOM, 14)
+    drawn, legend = [], []
+    for colour, (name, curve) in zip(COLOURS, curves.items(), strict=False):
+        places = [(across(x), up(y)) for x, y in sorted(curve)]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        drawn.append(f'<polyline points="{path}" style="stroke:{colour}"/>')
+        drawn += [
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" style="fill:{colour}"/>' for x, y in places
+        ]
+        legend.append(f'<span><i style="background:{colour}"></i>{escape(name)}</span>')
+    drawn += [
+        f'<text x="{across(x):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{x:g}</text>'
+        for x in sorted(set(points[:, 0]))
+    ]
+    drawn += [
+        f'<text x="{LEFT - 6}" y="{up(y) + 4:.1f}" text-anchor="end">{number(metric, y)}</text>'
+        for y in sorted({low, high})
+    ]
+    return _figure(title, "".join(drawn), "".join(legend))
+
+
+def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    """From values to places of a drawing."""
+    return lambda value: start + (value - low) / ((high - low) or 1.0) * (end - start)
+
+
+def _grid(table: Table, found: list[Line]) -> str:
+    """A heat map of the first metric: trained with so many steps down, evaluated across."""
+    metric, figures = table.metrics[0], []
+    for direction in dict.fromkeys(line.direction for line in found):
+        here = [line for line in found if line.direction == direction]
+        ours = {x.row.at: spread(x, metric).mean for x in here if x.records}
+        printed = {x.row.at: x.row.cited.of(direction).get(metric) for x in here if x.row.cited}
+        title = f"{metric}, {direction}: {table.curve}"
+        if ours or any(printed.values()):
+            figures.append(_figure(title, _cells(metric, ours, printed), "below: as published"))
+    return "".join(figures)
+
+
+def _cells(metric: str, ours: dict[tuple, float], printed: dict[tuple, Any]) -> str:
+    downs, acrosses = ([*dict.fromkeys(sorted(p[i] for p in {*ours, *printed}))] for i in (0, 1))
+    width, height = (WIDTH - LEFT - 10) / len(acrosses), (HEIGHT - BOTTOM - 10) / len(downs)
+    weight = _scale(*_ends(ours.values()), 0.15, 0.75)
+    drawn = []
+    for place in {**ours, **printed}:
+        left, top = LEFT + acrosses.index(place[1]) * width, 10 + downs.index(place[0]) * height
+        opacity = weight(ours[place]) if place in ours else 0.05
+        middle = f'x="{left + width / 2:.1f}" text-anchor="middle"'
+        own = number(metric, ours[place]) if place in ours else "not run"
+        theirs = printed.get(place)
+        drawn.append(
+            f'<rect x="{left + 1:.1f}" y="{top + 1:.1f}" width="{width - 2:.1f}" '
+            f'height="{height - 2:.1f}" style="fill-opacity:{opacity:.2f}"/>'
+            f'<text {middle} y="{top + height / 2:.1f}">{own}</text>'
+            f'<text {middle} y="{top + height / 2 + 14:.1f}">'
+            f"{'' if theirs is None else number(metric, theirs)}</text>"
+        )
+    for i, steps in enumerate(downs):
+        y = 10 + (i + 0.5) * height
+        drawn.append(f'<text x="{LEFT - 6}" y="{y:.1f}" text-anchor="end">{steps:,}</text>')
+    for i, steps in enumerate(acrosses):
+        x = LEFT + (i + 0.5) * width
+        drawn.append(f'<text x="{x:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{steps:,}</text>')
+    return "".join(drawn)
+
+
+def _ends(values: Any) -> tuple[float, float]:
+    held = list(values) or [0.0]
+    return min(held), max(held)
+
+
+def _similarities(found: Sequence[Line]) -> str:
+    """For each run, cosines in every pool that its rows rank: in and out of its domain."""
+    groups: dict[tuple, dict[str, dict[str, Any]]] = {}
+    for line in found:
+        for record in line.trust[0] if line.trust else ():  # of the first seed
+            if record["protocol"] == line.row.protocol:
+                pools = groups.setdefault((line.row.experiment, line.row.overrides), {})
+                pools[record["protocol"]] = record["similarity"]
+    figures = []
+    for (experiment, overrides), pools in groups.items():
+        edges = next(iter(pools.values()))["edges"]
+        counts = {
+            f"{kind}, {pool}": count
+            for pool, similarity in pools.items()
+            if similarity["edges"] == edges
+            for kind, count in similarity["counts"].items()
+        }
+        name = f"cosines of {' '.join((experiment, *overrides))}"
+        caption = "positive: a text and its molecule; negative: a text and any other; first seed"
+        figures.append(_densities(name, {"edges": edges, "counts": counts}, caption))
+    return "".join(figures)
+
+
+def _bars(found: Sequence[Line]) -> str:
+    """Training time and memory, one bar for each run that rows share."""
+    costs = {(x.row.experiment, x.row.overrides): x.costs for x in found if x.costs}
+    if not costs:
+        return ""
+    names = [" ".join((experiment, *overrides)) for experiment, overrides in costs]
+    seconds = [float(np.mean([c.train_seconds for c in held])) for held in costs.values()]
+    ranked = [float(np.mean([c.eval_seconds for c in held])) for held in costs.values()]
+    memory = [max(c.peak_bytes for c in held) / 1e9 for held in costs.values()]
+    return (
+        _bar_chart("training, wall time", names, seconds, _time)
+        + _bar_chart("evaluation, wall time", names, ranked, _time)
+        + _bar_chart("memory of the training process", names, memory, "{:.2f} GB".format)
+    )
+
+
+def _bar_chart(
+    title: str, names: list[str], values: list[float], show: Callable[[float], str]
+) -> str:
+    """Bars below one another; long names need the width."""
+    most, drawn = max(values) or 1.0, []
+    for i, (name, value) in enumerate(zip(names, values, strict=True)):
+        top, length = 6 + i * BAR, value / most * (WIDTH - LABEL - 80)
+        drawn.append(
+            f'<text x="{LABEL - 6}" y="{top + 12}" text-anchor="end">{escape(name[-34:])}</text>'
+            f'<rect x="{LABEL}" y="{top}" width="{length:.1f}" height="{BAR - 6}"/>'
+            f'<text x="{LABEL + length + 6:.1f}" y="{top + 12}">{show(value)}</text>'
+        )
+    height = 10 + len(names) * BAR
+    return (
+        f"<figure><h3>{escape(title)}</h3>"
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">'
+        f"{''.join(drawn)}</svg></figure>"
+    )
