@@ -1,4 +1,4 @@
-"""Every experiment loads, says what it is, builds, and takes one step when shrunk."""
+"""Every experiment loads, says what it is and builds; one of each kind takes a step when shrunk."""
 
 from __future__ import annotations
 
@@ -11,18 +11,27 @@ import chex
 import jax
 import numpy as np
 import pytest
+import tyro
 
 from tmr_jax.assembly import init_params
 from tmr_jax.config import Experiment, from_json, load_experiment, to_json
 from tmr_jax.data.pools import PROTOCOLS
 from tmr_jax.eval import default_protocols
+from tmr_jax.retrieval.protocols import find
+from tmr_jax.table import run_of
+from tmr_jax.table_plan import PUBLISHED, load_table
 
 FILES = sorted(
     p for p in (Path(__file__).parent.parent / "experiments").glob("*.py") if p.stem != "__init__"
 )
+TABLES = sorted(
+    p for p in (FILES[0].parent / "tables").glob("*.py") if p.stem not in ("__init__", PUBLISHED)
+)
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 LINES = ("Paper:", "Run:", "Hardware:", "Result:", "Differs:")
 TINY = load_experiment(str(Path(__file__).parent / "experiments" / "tiny.py"))
+
+BATCHES: dict[tuple, Any] = {}
 
 each = pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 
@@ -64,8 +73,8 @@ def shrunk(config: Experiment) -> Experiment:
     )
 
 
-def tiny_assembly(config: Experiment) -> tuple[Any, Any, Any]:
-    """Assembly, training set and first batch."""
+def tiny_assembly(config: Experiment) -> tuple[Any, Any]:
+    """Assembly and first batch."""
     from tmr_jax.assembly import assemble_for_training
     from tmr_jax.data import load_pairs
     from tmr_jax.data.batching import make_batch
@@ -73,42 +82,102 @@ def tiny_assembly(config: Experiment) -> tuple[Any, Any, Any]:
     assembly, data, _ = assemble_for_training(config, load_pairs(config.data))
     rows, groups = np.arange(config.train.batch_size), (data.text_group, data.mol_group)
     pad = assembly.tokenizer.pad_token
-    return assembly, data, make_batch(rows, data.text, data.mol, *groups, data.shapes, pad)
+    return assembly, make_batch(rows, data.text, data.mol, *groups, data.shapes, pad)
 
 
-@each
+def one_of_each_kind() -> list[Path]:
+    """One file for each pair of model and graph encoder: compiling a step takes seconds."""
+    kinds = {}
+    for path in FILES:
+        model = load_experiment(path.stem).model
+        kinds.setdefault((model.name, model.graph.kind), path)
+    return list(kinds.values())
+
+
+@pytest.mark.parametrize("path", one_of_each_kind(), ids=lambda p: p.stem)
 def test_takes_one_step(path: Path) -> None:
-    from tmr_jax.training.optim import build_optimizer
-    from tmr_jax.training.state import new_state
+    from tmr_jax.training.optim import build_adversary, build_optimizer
+    from tmr_jax.training.state import STATISTICS, new_state, without
     from tmr_jax.training.step import make_train_step
 
     chex.clear_trace_counter()  # it counts by name, and every experiment has a step of its own
     config = shrunk(load_experiment(path.stem))
-    assembly, _, batch = tiny_assembly(config)
+    assembly, batch = tiny_assembly(config)
     params = init_params(assembly, batch, config.train.seed, None)
     before = jax.tree.map(np.array, params)
-    optimizer = build_optimizer(config.optim, 100, params)
-    step = make_train_step(assembly.model, optimizer, 1)
-    state, metrics = step(new_state(params, optimizer), batch, jax.random.key(0))
+    rivals = assembly.model.adversary
+    optimizer = build_optimizer(config.optim, 100, without(params, rivals | {STATISTICS}))
+    adversary = build_adversary(config.optim) if rivals else None
+    step = make_train_step(assembly.model, optimizer, 1, frozenset(), adversary)
+    state = new_state(params, optimizer, frozenset(), adversary, rivals)
+    state, metrics = step(state, batch, jax.random.key(0))
     assert np.isfinite(float(metrics["loss"]))
     moved = jax.tree.map(lambda a, b: bool((a != np.asarray(b)).any()), before, state.params)
     assert any(jax.tree.leaves(moved["text_encoder"]))
     assert any(jax.tree.leaves(moved["graph_encoder"]))
 
 
+def batch_of(config: Experiment) -> Any:
+    """A batch of the experiment's own features, made once for all that have the same."""
+    features = dataclasses.astuple(config.features)
+    if features not in BATCHES:
+        BATCHES[features] = tiny_assembly(config)[1]
+    return BATCHES[features]
+
+
 @each
 def test_builds_in_full_size(path: Path) -> None:
-    """Shapes only: nothing is computed, and no weights are needed."""
+    """Shapes only, of parameters and loss: nothing is computed, and no weights are needed."""
     from tmr_jax.features.atoms import EDGE_SIZES, NODE_SIZES
     from tmr_jax.models import build_model
     from tmr_jax.nn.bert import BertConfig
 
     config = load_experiment(path.stem)
-    _, _, batch = tiny_assembly(shrunk(config))
+    batch = batch_of(shrunk(config))
     hidden = 384 if config.model.text.source == "minilm" else 768
     bert = BertConfig(vocab_size=31_090, hidden=hidden, layers=2, heads=12, intermediate=4 * hidden)
     morgan = config.features.molecule == "morgan1"
     sizes = ((1000,), ()) if morgan else (NODE_SIZES, EDGE_SIZES)
     model = build_model(config.model, config.features, config.train, bert, *sizes)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
-    assert shapes["text_projection"]["kernel"].shape == (hidden, config.model.dim)
+
+    def build(key: Any) -> Any:
+        """Parameters and loss in one: the loss touches all of them."""
+        keys = {"params": key, "dropout": key}
+        return model.init_with_output(keys, batch, key, True, method="loss")
+
+    (value, parts), shapes = jax.eval_shape(build, jax.random.key(0))
+    assert value.shape == () and parts["loss"].shape == ()
+    projection = shapes["params"]["text_projection"]["kernel"]
+    assert projection.shape == (hidden, config.model.dim)
+
+
+# Tables
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda p: p.stem)
+def test_a_table_asks_for_what_there_is(path: Path) -> None:
+    """Its experiments, words of training and of evaluation, and pools all exist; nothing is run."""
+    from tmr_jax.eval import Arguments as Evaluation
+    from tmr_jax.table import jobs
+    from tmr_jax.train import parse
+
+    table = load_table(path.stem)
+    assert len(table.seeds) >= 3
+    configs = {
+        job.run: parse(["--exp", job.experiment, *job.overrides]).config
+        for job in jobs(table, Path("runs"))
+        if job.seed == table.seeds[0]
+    }
+    for row in (row for row in table.rows if row.experiment):
+        config = configs[run_of(row, table.seeds[0], Path("runs"))]
+        default = Evaluation(Path("run"), data=config.data, refine=config.eval.refine)
+        told = tyro.cli(Evaluation, args=list(row.eval_overrides), default=default)
+        ranked = told.protocol or default_protocols(config)
+        assert row.protocol in ranked
+        assert find(row.protocol, "").name == row.protocol
+        assert not row.tier or config.model.name == "difftmr"
+
+
+def test_every_row_file_is_a_line_of_a_table() -> None:
+    asked = {row.experiment for path in TABLES for row in load_table(path.stem).rows}
+    assert {path.stem for path in FILES} - asked == {"quickstart"}  # of the first README lines

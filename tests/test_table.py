@@ -276,7 +276,8 @@ def test_memory_and_the_error_are_of_the_program_itself(tmp_path, monkeypatch):
     ended = program.program("eval", [], tmp_path / "run")
     assert 300_000_000 < ended.peak_bytes < 600_000_000
     assert ended.error == "expected a; got b"
-    script(tmp_path / "program", monkeypatch, "raise OSError('disk is full')")
+    advice = "import atexit; atexit.register(print, 'set this or that')"
+    script(tmp_path / "program", monkeypatch, advice, "raise OSError('disk is full')")
     assert program.program("eval", [], tmp_path / "run").error == "OSError: disk is full"
 
 

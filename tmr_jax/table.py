@@ -34,6 +34,7 @@ from tmr_jax.training.rundir import CONFIG, write
 
 TRAIN = ("train",)
 COST = "cost.json"  # in a run: what its training and evaluations took
+EXCEPTION = re.compile(r"[\w.]+(Error|Exception): ")  # last line of a traceback
 POLL = 0.2  # seconds between looks at a program at work
 USER_ERROR = 2
 
@@ -320,13 +321,14 @@ def wait(child: subprocess.Popen) -> tuple[int, int]:
 
 
 def first_error(log: Path, begin: int, status: int) -> str:
-    """What the program said on standard error, or its last line, or its exit status."""
+    """What the program said was wrong, or the exception it ended with, or its last line."""
     with log.open("rb") as file:
         file.seek(begin)
         said = file.read().decode("utf-8", "replace").splitlines()
     errors = [x.removeprefix("error: ") for x in said if x.startswith("error: ")]
+    raised = [x for x in said if EXCEPTION.match(x)][-1:]  # JAX adds advice after it
     last = [x.strip() for x in said if x.strip()][-1:]
-    return next(iter(errors + last), f"exit status {status}")
+    return next(iter(errors + raised + last), f"exit status {status}")
 
 
 # Progress
