@@ -35,17 +35,23 @@ from tmr_jax.data.batching import Shapes, make_batch
 from tmr_jax.data.cache import molecule_table, text_table
 from tmr_jax.data.pools import load_pool
 from tmr_jax.eval import (
+    ALL_TWINS,
     BASELINE,
-    PAIR,
+    NO_TWIN,
     PIECES_BASELINE,
-    SAME_TEXT,
+    SAME,
     Restored,
+    asked,
     baseline_scores,
     encode_pools,
+    identity_labels,
+    in_whole_batches,
     main,
+    refined_by_identity,
     score_pool,
     score_record,
-    text_labels,
+    score_sides,
+    with_clean,
     without,
 )
 from tmr_jax.evaluation_report import (
@@ -62,11 +68,14 @@ from tmr_jax.features.atoms import EDGE_SIZES, NODE_SIZES
 from tmr_jax.features.text import Tokenizer
 from tmr_jax.models import build_model
 from tmr_jax.nn.bert import BertConfig
+from tmr_jax.refinement import Lists
+from tmr_jax.retrieval import protocols
 from tmr_jax.retrieval.index import unit
 from tmr_jax.retrieval.metrics import TIES, metrics
-from tmr_jax.retriever import parameters_sha256
+from tmr_jax.retrieval.protocols import CLEAN, IDENTITY, PAIR, find
+from tmr_jax.retrieval.refine import Refined
 from tmr_jax.training.checkpoint import Checkpoints
-from tmr_jax.training.state import new_state
+from tmr_jax.training.state import new_state, parameters_sha256
 from tmr_jax.types import Pool, Ranking
 
 MARKS = ("F", "Cl", "Br", "I", "O", "S")
@@ -140,7 +149,13 @@ def test_main_prints_and_writes_what_every_number_depends_on(run, capsys):
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     assert results["checkpoint"] == {"which": "best", "step": 40, "sha256": "0" * 64}
     assert results["command"] == f"python -m tmr_jax.eval --run {run}"
-    assert [s["direction"] for s in results["scores"]] == ["t2m", "m2t"]
+    main_lines = [s for s in results["scores"] if s["right"] == PAIR]
+    assert [s["direction"] for s in main_lines] == ["t2m", "m2t"]
+    for score in main_lines:
+        assert score["declared"]["leakage"] == "molecule or text"
+        assert score["overlap"]["left_out"] == 0
+        assert "queries whose molecule or text was trained on, left out: 0" in score["about"]
+        assert SAME in score["about"]
     for score in results["scores"]:
         assert score["ties"] == TIES and score["pool"] == 16 and score["seed"] == 0
         for name, value in score["metrics"].items():
@@ -220,6 +235,7 @@ def test_hostile_strings_stay_text(tmp_path):
     [
         (["--protocol", "table/tset"], "did you mean table/test"),
         (["--protocol", "demo/test"], "--data.name"),
+        (["--protocol", "ood/open->pcdes"], "got one trained on table"),
     ],
 )
 def test_a_wrong_protocol_is_explained(run, capsys, words, hint):
@@ -328,16 +344,16 @@ def test_an_ascii_terminal_no_home_and_a_path_with_spaces(run, tmp_path):
     assert str(odd) in json.loads((odd / "results.json").read_text(encoding="utf-8"))["command"]
 
 
-def test_identical_texts_have_a_second_number():
+def test_identical_texts_have_a_number_by_identity():
     pool = Pool("table/test", ("a", "a", "b"), ("C", "CC", "CCC"), np.arange(3), np.arange(3))
     rows = np.eye(3, dtype=np.float32)
     # Both texts "a" are one input and point at the second molecule.
     text = Encoded(rows[[1, 1, 2]], np.array([0, 0, 1]))
     found = {(s.direction, s.right): s for s in score_pool(pool, text, Encoded(rows, np.arange(3)))}
     assert found["t2m", PAIR].ranking.greater.tolist() == [1, 0, 0]
-    assert found["t2m", SAME_TEXT].ranking.greater.tolist() == [0, 0, 0]
+    assert found["t2m", IDENTITY].ranking.greater.tolist() == [0, 0, 0]
     assert found["m2t", PAIR].ranking.equal.tolist() == [1 + 1, 1, 0]
-    assert found["m2t", SAME_TEXT].ranking.equal.tolist() == [1, 0, 0]
+    assert found["m2t", IDENTITY].ranking.equal.tolist() == [1, 0, 0]
     assert found["m2t", PAIR].ceiling.hits1 == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
 
 
@@ -347,9 +363,10 @@ def test_generated_text_has_a_baseline_beside_it():
     wanted = [(d, name) for name in (BASELINE, PIECES_BASELINE) for d in ("t2m", "m2t")]
     assert [(s.direction, s.scorer) for s in found] == wanted
     assert all(metrics(s.ranking)["mr"] < 11 for s in found)  # chance: 15.5
-    record = score_record(
-        found[0], Experiment(data=data), {"in_training": 0, "queried": 30}, refused=0
-    )
+    counts = {"refused_molecules": 0, "dropped_pairs": 0}
+    shared = {"in_training": 0, "queried": 30, "left_out": 0}
+    own = find("demo/test", "demo/test")
+    record = score_record(found[0], Experiment(data=data), own, shared, counts)
     assert record["about"][0] == f"baseline, {BASELINE}"
     assert record["about"][-1] == "generated text"
 
@@ -359,11 +376,116 @@ def test_no_baseline_on_other_text():
     assert baseline_scores(pool, DataConfig(name="table"), TINY_BERT) == []
 
 
-def test_labels_of_molecules_without_a_text_are_their_own():
+def test_who_has_no_other_half_is_like_nobody():
     pool = Pool("x/full", ("a", "a"), ("C", "CC", "CCC"), np.array([2, 0]), np.full(3, -1))
-    text, mol = text_labels(pool)
-    assert text[0] == text[1] == mol[0] == mol[2]
-    assert mol[1] not in (mol[0], *text)
+    text, mol = identity_labels(pool)
+    assert text[0, 0] == text[0, 1] == mol[0, 0] == mol[0, 2]
+    assert mol[0, 1] == -1 and -1 not in text
+    assert text[1].tolist() == mol[1, [2, 0]].tolist()
+    assert len(set(mol[1])) == 3
+
+
+def test_pairs_that_do_not_ask_have_an_identity():
+    """Test queries in a full pool: a training molecule of the same text is as right."""
+    pool = Pool("x/full", ("a", "a", "b"), ("C", "CC", "CCC"), *2 * [np.array([-1, 1, 2])])
+    rows = np.eye(3, dtype=np.float32)
+    text = Encoded(rows[[0, 0, 2]], np.array([0, 0, 1]))
+    found = {(s.direction, s.right): s for s in score_pool(pool, text, Encoded(rows, np.arange(3)))}
+    assert found["t2m", PAIR].ranking.greater.tolist() == [1, 0]
+    assert found["t2m", IDENTITY].ranking.greater.tolist() == [0, 0]
+
+
+def test_one_molecule_written_in_two_ways_is_right_twice():
+    # 0 and 1 share the molecule, 1 and 2 the text: that makes 2 no answer to 0.
+    pool = Pool("x/test", ("a", "b", "b"), ("OCC", "CCO", "CCN"), np.arange(3), np.arange(3))
+    scores = np.float32([[0.1, 0.2, 0.9], [0.1, 0.2, 0.9], [0.1, 0.2, 0.9]])
+    mol = Encoded(np.eye(3, dtype=np.float32), np.arange(3))
+    pair, identity, *_ = score_pool(pool, Encoded(scores, np.arange(3)), mol)
+    assert pair.ranking.greater.tolist() == [2, 1, 0]
+    assert (identity.right, identity.ranking.greater.tolist()) == (IDENTITY, [1, 0, 0])
+
+
+def test_a_score_that_is_the_same_by_identity_says_so_in_a_line():
+    pool = Pool("x/test", ("a", "b"), ("C", "CC"), np.arange(2), np.arange(2))
+    rows = Encoded(np.eye(2, dtype=np.float32), np.arange(2))
+    assert [(s.right, s.notes) for s in score_pool(pool, rows, rows)] == 2 * [(PAIR, (SAME,))]
+
+
+def clean_of(scores, pool, rows, *blocks):
+    return with_clean(scores, pool, asked(pool, rows, rows), frozenset(blocks))
+
+
+def test_queries_without_a_connectivity_twin_have_a_line_from_the_same_ranks():
+    pool = Pool("x/test", ("a", "b", "c"), ("CCO", "CC", "CCC"), np.arange(3), np.arange(3))
+    rows = Encoded(np.eye(3, dtype=np.float32)[[0, 0, 2]], np.array([0, 0, 2]))
+    scores = score_pool(pool, rows, rows)
+    found = clean_of(scores, pool, rows, "LFQSCWFLJHTTHZ")  # ethanol
+    assert [s.right for s in found] == [PAIR, CLEAN, PAIR, CLEAN]
+    assert found[1].ranking.equal.tolist() == [1, 0] and found[1].ranking.pool_size == 3
+    assert found[1].ceiling.hits1 == 0.75 and found[0].ceiling.hits1 == pytest.approx(2 / 3)
+    assert found[1].notes == ()
+    none = clean_of(scores, pool, rows)
+    assert [s.right for s in none] == [PAIR, PAIR] and none[0].notes == (SAME, NO_TWIN)
+    ethanol = pool._replace(smiles=("CCO", "OCC", "C(O)C"))
+    every = clean_of(scores[:1], ethanol, rows, "LFQSCWFLJHTTHZ")
+    assert [(s.right, s.notes) for s in every] == [(PAIR, (SAME, ALL_TWINS))]
+    assert with_clean(scores, pool, [], None) == scores
+
+
+def test_of_a_second_stage_the_best_of_the_right_ones_counts():
+    # 0 is right by index and on no list; 1 has its text and is listed third, 2 to 4 are others.
+    pool = Pool("x", ("a", "a", "b", "c", "d"), ("C", "CC", "CCC", "CN", "CS"), *2 * [np.arange(5)])
+    axes = np.eye(5, dtype=np.float32)
+    one = Lists(
+        refined=Refined(
+            item=np.array([[2, 3, 1], [1, 2, 3]]),
+            first=np.float32([[0.9, 0.8, 0.7], [0.9, 0.8, 0.7]]),
+            perturbed=np.float32([[0.9, 0.8, 0.7], [0.9, 0.9, 0.7]]),
+            local=np.zeros((2, 2), np.float32),
+            clean=np.zeros((2, 2), np.float32),
+        ),
+        query=np.float32([[0.1, 0.7, 0.9, 0.8, 0.2], [0.1, 0.9, 0.8, 0.7, 0.2]]),
+        candidate=axes,
+        target=np.array([0, 1]),
+        count=np.ones(5, np.int64),
+    )
+    rows = Encoded(axes, np.arange(5))
+    side = asked(pool._replace(text_target=np.array([0, 1, -1, -1, -1])), rows, rows)[0]
+    assert one.ranking("tapr").greater.tolist() == [4, 0]
+    found = refined_by_identity(one, side, "tapr", 0.0)
+    assert (found.greater.tolist(), found.equal.tolist()) == ([2, 0], [0, 1])
+    det = refined_by_identity(one, side, "det", 0.0)
+    assert (det.greater.tolist(), det.equal.tolist()) == ([2, 0], [0, 0])
+
+
+def test_batches_are_whole_and_a_small_pool_has_none():
+    pool = Pool("x", tuple("abcde"), tuple("CNOSF"), *2 * [np.array([0, 1, -1, 3, 4])])
+    rows = Encoded(np.eye(5, dtype=np.float32), np.arange(5))
+    found, text, mol = in_whole_batches(pool, rows, rows, 2)
+    assert found.texts == tuple("abcd") and len(text.rows) == len(mol.rows) == 4
+    t2m = score_sides(found.protocol, asked(found, text, mol, 2))[0]
+    assert (len(t2m.ranking.greater), t2m.ranking.pool_size) == (3, 2)
+    with pytest.raises(ValueError, match="at least 6 pairs for x; got 5"):
+        in_whole_batches(pool, rows, rows, 6)
+
+
+def test_in_batch_scores_say_how_they_were_cut(run, capsys, monkeypatch):
+    monkeypatch.setattr(protocols, "BATCH", 6)
+    assert main(["--run", str(run), "--protocol", "inbatch-64"]) == 0
+    assert "inbatch-64/table/test, t2m" in capsys.readouterr().out
+    score = json.loads((run / "results.json").read_text(encoding="utf-8"))["scores"][0]
+    assert (score["pool"], score["queries"], score["declared"]["batch"]) == (6, 12, 6)
+    assert "batches in file order; pairs at the end dropped: 4" in score["about"]
+
+
+def test_queries_that_were_trained_on_are_left_out_and_counted(run, capsys):
+    table = from_json((run / "config.json").read_text(encoding="utf-8")).data.table.path
+    with Path(table).open("a", encoding="utf-8") as file:
+        file.write(f"{SMILES[30]},{SMILES[2]},test\n")  # a trained molecule with a new text
+    assert main(["--run", str(run)]) == 0
+    score = json.loads((run / "results.json").read_text(encoding="utf-8"))["scores"][0]
+    assert (score["pool"], score["queries"]) == (17, 16)
+    assert "queries whose molecule or text was trained on, left out: 1" in score["about"]
 
 
 def test_a_pool_of_queries_on_one_side_is_ranked_one_way():

@@ -3,7 +3,8 @@
 In: a run directory. Out: a table, and results.json and report.html in the run. Everything comes
 from the run; experiments/ is never read, so old runs outlive edits. Each distinct text and molecule
 of all chosen pools is encoded once. Every score carries its protocol, direction, pool size, tie
-rule and seed (MODELS.md 1.3).
+rule and seed (MODELS.md 1.3); beside it stand the score by identity and that of the queries
+without a connectivity twin in training.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ import numpy as np
 from tmr_jax.assembly import TOKENIZER, Assembly, Encoded, Encoder, assemble_from_run, refines
 from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import DataConfig, Experiment, RefineConfig, did_you_mean, from_json
+from tmr_jax.data.pools import check_complete, load_pool, own_text, validation_protocol
 from tmr_jax.features.text import Tokenizer, load_tokenizer
 from tmr_jax.generator import data_seen
 from tmr_jax.memory import keep_freed_memory
-from tmr_jax.overlap import overlap
+from tmr_jax.overlap import check, check_data, have_twin, molecule_keys, own_test
 from tmr_jax.refinement import (
     TIERS,
     Lists,
@@ -39,21 +41,31 @@ from tmr_jax.refinement import (
     settings_of,
 )
 from tmr_jax.retrieval.index import distinct
-from tmr_jax.retrieval.metrics import NAMES, TIES, bounds, gains, intervals, metrics, per_query
-from tmr_jax.retrieval.rank import rank, top
-from tmr_jax.retrieval.refine import Direction
+from tmr_jax.retrieval.metrics import NAMES, bounds, gains, intervals, metrics, of_rows, per_query
+from tmr_jax.retrieval.protocols import (
+    CLEAN,
+    IDENTITY,
+    PAIR,
+    Protocol,
+    find,
+    rank_within,
+    within,
+)
+from tmr_jax.retrieval.rank import count, score_chunks, top
+from tmr_jax.retrieval.refine import Direction, levels
 from tmr_jax.retrieval.twins import Ceiling, ceiling
 from tmr_jax.training.rundir import describe_code, write
 from tmr_jax.types import Pool, Ranking
 
 Which = Literal["best", "newest"]
-PAIR = "its own partner"
-SAME_TEXT = "any candidate with the identical text"
 BASELINE = "ridge: bag of words to fingerprint"
 # Generated text writes groups and parent as one word, which words cannot take apart and word
 # pieces can: without this line the first one would flatter the model.
 PIECES_BASELINE = "ridge: bag of word pieces to fingerprint"
 WHOLE_TEXT = 512  # word pieces; no generated text has as many
+SAME = "by identity (text or molecule): the same"
+NO_TWIN = "no query has a connectivity twin in training"
+ALL_TWINS = "every query has a connectivity twin in training"
 SHOWN = 5  # candidates drawn for an example of the report
 EXAMPLES = 3  # hits, and as many misses, of each direction
 
@@ -68,18 +80,33 @@ class Restored(NamedTuple):
     refiner: Refiner | None = None  # of a model with a second stage
 
 
+class Asked(NamedTuple):
+    """One direction of a pool: who asks whom."""
+
+    direction: Direction
+    query: np.ndarray  # float32 [Q, D]
+    candidate: np.ndarray  # float32 [C, D]
+    target: np.ndarray  # int64 [Q], the candidate of the query's own pair
+    group: np.ndarray  # int64 [C], equal where candidates are one input (of one batch)
+    labels: np.ndarray  # int64 [2, C], equal where texts, or molecules, are the same
+    molecule: np.ndarray  # int64 [Q], the molecule of the query's own pair
+    batch: int  # candidates of a query; 0: all
+
+
 class Score(NamedTuple):
     """One line of the table: one protocol, one direction, one notion of a right answer."""
 
     protocol: str
     direction: str  # t2m or m2t
     scorer: str  # "model", or the name of a baseline
-    right: str  # PAIR or SAME_TEXT
+    right: str  # PAIR, IDENTITY or CLEAN
     ranking: Ranking
-    ceiling: Ceiling | None  # of PAIR; an identical text is no twin of the input
+    ceiling: Ceiling | None  # by index; an identical text is no twin of the input
     tier: str = ""  # det, tapr, fused or x0 of a model with a second stage
-    refined: dict[str, Any] | None = None  # what the second stage was told and what reached it
+    refined: dict[str, Any] | None = None  # what the second stage was told
+    reached: np.ndarray | None = None  # bool [Q, 2]: is the partner on the shortlist, in its head
     base: Ranking | None = None  # of the first stage, the same queries
+    notes: tuple[str, ...] = ()  # what else the line says
 
 
 @dataclass(frozen=True)
@@ -89,7 +116,8 @@ class Arguments:
     run: Path
     """Directory that training wrote, e.g. runs/quickstart."""
     protocol: tuple[str, ...] = ()
-    """Pools to rank, e.g. chebi20-molt5/test-split; none: those of the run's configuration."""
+    """What to rank, e.g. chebi20-molt5/test-split, inbatch-64 or "ood/open->pcdes"; none: what the
+    run's configuration names."""
     which: Which = "best"
     """Checkpoint: the best on validation, or the newest."""
     draws: int = 0
@@ -165,8 +193,9 @@ def evaluate(
     `draws` of the second stage measure how sure it is; 0 leaves that out. `refine`: its sizes,
     where they are not to be the run's. Returns what results.json holds.
 
-    Errors: ValueError for an unknown run or protocol, for data that are not at hand, for impossible
-    sizes, and for training molecules in a foreign test set.
+    Errors: ValueError for an unknown run or protocol, for data that are not at hand or lack
+    published rows, for impossible sizes, for training molecules in a foreign test set, and for
+    scores that are no numbers.
     """
     from tmr_jax.analysis import analyse_pool, known_of
     from tmr_jax.data.cache import cache_folder
@@ -176,27 +205,37 @@ def evaluate(
     use_compile_cache(cache_folder())
     run, config = Path(run), read_config(Path(run))
     data = data or config.data
-    pools = [_load_pool(name, data) for name in protocols or default_protocols(config)]
-    overlaps = {p.protocol: overlap(run, config, data, p) for p in pools}
+    own = own_test(config.data, data)
+    declared = [find(name, own) for name in protocols or default_protocols(config)]
+    for protocol in declared:  # before anything is read
+        check_data(run, config, protocol)
+    checked = [check(run, config, p, declared_pool(p, data)) for p in declared]
     model = open_run(run, which, refine)
-    pools, texts, molecules, refused = encode_pools(model, pools)
+    pools, texts, molecules, refused = encode_pools(model, [c.pool for c in checked])
     alpha = chosen_alpha(run, config, model)
     known = None if model.refiner is None else known_of(data_seen(run, config.data))
-    scores, analyses = [], []
-    for pool, text, mol in zip(pools, texts, molecules, strict=True):
-        found = score_pool(pool, text, mol)
+    records, scores, analyses = [], [], []
+    encoded = zip(pools, texts, molecules, strict=True)
+    for protocol, (_, shared, blocks), whole in zip(declared, checked, encoded, strict=True):
+        pool, text, mol = in_whole_batches(*whole, protocol.batch)
+        sides = asked(pool, text, mol, protocol.batch)
+        found = score_sides(pool.protocol, sides)
         if model.refiner is not None:
-            lists = refined_lists(pool, text, mol, model.refiner)
             found = [score._replace(tier="det") for score in found]
-            found += refined_scores(pool.protocol, lists, model.refiner, alpha)
+        if model.refiner is not None and not protocol.batch:
+            lists = refined_lists(pool, text, mol, model.refiner)
+            found += refined_scores(pool.protocol, sides, lists, model.refiner, alpha)
             if "t2m" in lists:
                 of_text = (pool, text, mol, lists["t2m"], known)
                 analyses += analyse_pool(*of_text, model.refiner, alpha, draws)
-        scores += found + baseline_scores(pool, data, run / TOKENIZER)
+        found = with_clean(found, pool, sides, blocks)
+        found += baseline_scores(pool, data, run / TOKENIZER)
+        dropped = len(whole[0].smiles) - len(pool.smiles)
+        counts = {"refused_molecules": refused[protocol.name], "dropped_pairs": dropped}
+        records += [score_record(s, config, protocol, shared, counts) for s in found]
+        scores += found
     results = summary(run, config, model.checkpoint, command) | {
-        "scores": [
-            score_record(s, config, overlaps[s.protocol], refused[s.protocol]) for s in scores
-        ],
+        "scores": records,
         "analysis": analyses,
     }
     _write_json(run / "results.json", results)
@@ -205,7 +244,9 @@ def evaluate(
         for s in scores
         if s.scorer == "model" and s.right == PAIR and s.tier in ("", "det", "fused")
     }
-    examples = choose_examples(pools[0], texts[0], molecules[0], scores, config.train.seed)
+    examples = []
+    if not declared[0].batch:  # an example shows the best of the whole pool
+        examples = choose_examples(pools[0], texts[0], molecules[0], scores, config.train.seed)
     history = read_history(run / "metrics.jsonl")
     worked = ""
     if model.refiner is not None:
@@ -219,14 +260,8 @@ def default_protocols(config: Experiment) -> tuple[str, ...]:
     """What the configuration names, else the test pool of the run's own data set."""
     if config.eval.protocols:
         return config.eval.protocols
-    data = config.data
-    if data.name == "chebi20":
-        return (f"chebi20-{data.version or 'text2mol'}/test-split",)
-    if data.name == "pcdes":
-        return (f"pcdes/{data.version or 'file-order'}",)
-    if data.name == "open":
-        return ("chebi20-molt5/test-split", "pcdes/file-order")
-    return (f"{data.name}/test",)
+    own = own_test(config.data, config.data)
+    return (own,) if own else ("chebi20-molt5/test-split", "pcdes/file-order")
 
 
 # Pools
@@ -283,10 +318,28 @@ def without(pool: Pool, keep: np.ndarray) -> Pool:
     )
 
 
-def _load_pool(protocol: str, data: DataConfig) -> Pool:
-    from tmr_jax.data.pools import load_pool
+def declared_pool(protocol: Protocol, data: DataConfig) -> Pool:
+    """The protocol's pool under the protocol's name, complete where its size is published."""
+    pool = load_pool(protocol.source, data)
+    check_complete(pool, protocol.source, protocol.size)
+    return pool._replace(protocol=protocol.name)
 
-    return load_pool(protocol, data)
+
+def in_whole_batches(
+    pool: Pool, text: Encoded, mol: Encoded, batch: int
+) -> tuple[Pool, Encoded, Encoded]:
+    """A pool of pairs without those at its end that fill no batch; 0: the pool as it is."""
+    if not batch:
+        return pool, text, mol
+    whole = len(pool.texts) // batch * batch
+    if not whole:
+        raise ValueError(
+            f"expected at least {batch} pairs for {pool.protocol}; got {len(pool.texts)}; "
+            "rank the whole pool instead"
+        )
+    targets = pool.text_target[:whole], pool.mol_target[:whole]
+    cut = Pool(pool.protocol, pool.texts[:whole], pool.smiles[:whole], *targets)
+    return cut, _take(text, list(range(whole))), _take(mol, list(range(whole)))
 
 
 def restored(assembly: Assembly, params: Any, checkpoint: dict[str, Any]) -> Restored:
@@ -330,8 +383,8 @@ def _progress(what: str, count: int) -> Iterator[Callable[[int], None]]:
 
 def open_run(run: Path, which: Which, refine: RefineConfig | None = None) -> Restored:
     """The run's model, tokenizer, vocabulary and checkpoint; its second stage may be resized."""
-    from tmr_jax.retriever import parameters_sha256
     from tmr_jax.training.checkpoint import restore_params
+    from tmr_jax.training.state import parameters_sha256
 
     assembly = assemble_from_run(run)
     if refine is not None:
@@ -345,45 +398,93 @@ def open_run(run: Path, which: Which, refine: RefineConfig | None = None) -> Res
 # Scores
 
 
-def score_pool(pool: Pool, text: Encoded, mol: Encoded, scorer: str = "model") -> list[Score]:
-    """Both directions, where the pool has queries on both sides.
+def asked(pool: Pool, text: Encoded, mol: Encoded, batch: int = 0) -> list[Asked]:
+    """Both directions, where the pool has queries on both sides."""
+    text_label, mol_label = identity_labels(pool)
+    found = []
+    if len(asks := np.flatnonzero(pool.text_target >= 0)):
+        right = pool.text_target[asks]
+        groups = within(batch, mol.group), within(batch, mol_label)
+        found.append(Asked("t2m", text.rows[asks], mol.rows, right, *groups, right, batch))
+    if len(asks := np.flatnonzero(pool.mol_target >= 0)):
+        right = pool.mol_target[asks]
+        groups = within(batch, text.group), within(batch, text_label)
+        found.append(Asked("m2t", mol.rows[asks], text.rows, right, *groups, asks, batch))
+    return found
 
-    Where texts repeat, a second line counts any candidate with the identical text as right
-    (DATA.md 5): a description that fits thirteen molecules cannot point at one of them.
-    """
-    text_label, mol_label = text_labels(pool)
-    repeated = len(np.unique(text_label)) < len(text_label)
-    sides = (
-        ("t2m", text, mol, pool.text_target, mol_label),
-        ("m2t", mol, text, pool.mol_target, text_label),
-    )
+
+def score_pool(pool: Pool, text: Encoded, mol: Encoded, scorer: str = "model") -> list[Score]:
+    """Scores of both directions of a pool that is ranked as a whole."""
+    return score_sides(pool.protocol, asked(pool, text, mol), scorer)
+
+
+def score_sides(protocol: str, sides: list[Asked], scorer: str = "model") -> list[Score]:
+    """Each direction by index and, where that is another number, by identity (DATA.md 5)."""
     scores = []
-    for direction, query, candidate, target, label in sides:
-        asks = np.flatnonzero(target >= 0)
-        if not len(asks):
-            continue
-        rows, wanted = query.rows[asks], target[asks]
-        found = rank(rows, candidate.rows, wanted, candidate.group)
-        limit = ceiling(candidate.group, wanted)
-        scores.append(Score(pool.protocol, direction, scorer, PAIR, found, limit))
-        if repeated:
-            found = rank(rows, candidate.rows, wanted, candidate.group, label)
-            scores.append(Score(pool.protocol, direction, scorer, SAME_TEXT, found, None))
+    for side in sides:
+        rows = side.batch, side.query, side.candidate, side.target, side.group
+        limit = ceiling(side.group, side.target)
+        score = Score(protocol, side.direction, scorer, PAIR, rank_within(*rows), limit)
+        scores += with_identity(score, rank_within(*rows, side.labels))
     return scores
+
+
+def with_identity(score: Score, ranking: Ranking, base: Ranking | None = None) -> list[Score]:
+    """The score and what it is by identity: a line of its own, or a note where ranks are equal."""
+    same = np.array_equal(score.ranking.greater, ranking.greater)
+    if same and np.array_equal(score.ranking.equal, ranking.equal):
+        return [score._replace(notes=(SAME,))]
+    return [score, score._replace(right=IDENTITY, ranking=ranking, ceiling=None, base=base)]
+
+
+def with_clean(
+    scores: list[Score], pool: Pool, sides: list[Asked], blocks: frozenset[str] | None
+) -> list[Score]:
+    """After each score by index that of the queries without a connectivity twin in training.
+
+    The pool stays as it is, and so do the ranks: rows of them are taken. `blocks` are those of
+    training; None: not at hand, which the line says already.
+    """
+    if blocks is None:
+        return scores
+    twins = {s.direction: have_twin([pool.smiles[i] for i in s.molecule], blocks) for s in sides}
+    by_name = {side.direction: side for side in sides}
+    found = []
+    for score in scores:
+        clean = ~twins[score.direction]
+        if score.right == PAIR and clean.all():
+            score = score._replace(notes=(*score.notes, NO_TWIN))
+        elif score.right == PAIR and not clean.any():
+            score = score._replace(notes=(*score.notes, ALL_TWINS))
+        elif score.right == PAIR:
+            found.append(score)
+            score = _of_queries(score, by_name[score.direction], clean)
+        found.append(score)
+    return found
+
+
+def _of_queries(score: Score, side: Asked, chosen: np.ndarray) -> Score:
+    """The score of some of its queries."""
+    return score._replace(
+        right=CLEAN,
+        ranking=of_rows(score.ranking, chosen),
+        ceiling=None if score.ceiling is None else ceiling(side.group, side.target[chosen]),
+        base=None if score.base is None else of_rows(score.base, chosen),
+        reached=None if score.reached is None else score.reached[chosen],
+        notes=(),
+    )
 
 
 def chosen_alpha(run: Path, config: Experiment, model: Restored) -> float:
     """alpha of the second stage: as the run has it, or chosen now on its own validation pool."""
     if model.refiner is None:
         return 0.0
-    from tmr_jax.data.pools import validation_protocol
-
     own = model.refiner.settings == settings_of(config)
     known = read_alpha(run, model.checkpoint["sha256"]) if own else None
     if known is not None:
         return known
     protocol = validation_protocol(config.data)
-    pools, [text], [mol], _ = encode_pools(model, [_load_pool(protocol, config.data)])
+    pools, [text], [mol], _ = encode_pools(model, [load_pool(protocol, config.data)])
     choice = choose_alpha(refined_lists(pools[0], text, mol, model.refiner).values())
     if own:  # what the run keeps is for its own sizes, which search has too
         keep_alpha(run, model.checkpoint["sha256"], protocol, choice)
@@ -402,19 +503,43 @@ def refined_lists(pool: Pool, text: Encoded, mol: Encoded, refiner: Refiner) -> 
 
 
 def refined_scores(
-    protocol: str, lists: dict[str, Lists], refiner: Refiner, alpha: float
+    protocol: str,
+    sides: list[Asked],
+    lists: dict[str, Lists],
+    refiner: Refiner,
+    alpha: float,
 ) -> list[Score]:
     """The tiers after `det`, of both directions (A1.7); all of them, whichever is best."""
     scores = []
-    for direction, one in lists.items():
-        listed, head = one.recall()
-        told = dataclasses.asdict(refiner.settings) | {"alpha": alpha}
-        told |= {"recall_shortlist": listed, "recall_denoised": head}
-        base = one.ranking("det")
+    told = dataclasses.asdict(refiner.settings) | {"alpha": alpha}
+    for side in sides:
+        one = lists[side.direction]
+        listed = one.refined.item == one.target[:, None]
+        reached = np.stack([listed.any(1), listed[:, : one.refined.clean.shape[1]].any(1)], 1)
+        score = Score(protocol, side.direction, "model", PAIR, one.ranking("det"), None)
+        score = score._replace(refined=told, reached=reached, base=score.ranking)
+        base = refined_by_identity(one, side, "det", alpha)
         for tier in TIERS:
-            found = one.ranking(tier, alpha)
-            scores.append(Score(protocol, direction, "model", PAIR, found, None, tier, told, base))
+            found = score._replace(tier=tier, ranking=one.ranking(tier, alpha))
+            scores += with_identity(found, refined_by_identity(one, side, tier, alpha), base)
     return scores
+
+
+def refined_by_identity(lists: Lists, side: Asked, tier: str, alpha: float) -> Ranking:
+    """Ranks under a tier where any candidate of the same text or molecule is right."""
+    column = np.unique(side.group, return_inverse=True)[1]  # as the lists number distinct inputs
+    return count(_heights(lists, tier, alpha), side.target, column, side.labels)
+
+
+def _heights(lists: Lists, tier: str, alpha: float) -> Iterator[tuple[int, np.ndarray]]:
+    """Cosines of all distinct inputs, and above them the levels of those that were refined."""
+    refined = lists.refined
+    for start, scores in score_chunks(lists.query, lists.candidate, 256):
+        rows = slice(start, start + len(scores))
+        if tier != "det":
+            above = np.float32(2 + levels(refined, tier, alpha)[rows])  # a cosine is below 2
+            np.put_along_axis(scores, refined.item[rows], above, 1)
+        yield start, scores
 
 
 def work_out(
@@ -473,17 +598,21 @@ def ridge_lines(
     return score_pool(pool, text, Encoded(molecule_rows(ridge, bits[2]), mol_group), name)
 
 
-def text_labels(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of texts and of molecules: equal where the texts are the same string.
+def identity_labels(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
+    """Labels [2, n] of texts and of molecules: equal where the texts, the molecules are the same.
 
-    A molecule has the label of its own text; one without a text has a label to itself.
+    The first row is of the text, the second of the molecule of each one's pair; -1 is of who has
+    none, and no target's. Nothing else ever reads a candidate's other half.
     """
-    label = np.unique(np.array(pool.texts, object), return_inverse=True)[1]
-    own = pool.mol_target.copy()
-    asks = np.flatnonzero(pool.text_target >= 0)
-    own[pool.text_target[asks]] = asks
-    alone = len(pool.texts) + np.arange(len(own))
-    return label, np.where(own >= 0, label[own], alone)
+    own = own_text(pool)
+    has = np.flatnonzero(own >= 0)
+    text_label, text_key = np.full((2, len(pool.texts)), -1)
+    mol_label, mol_key = np.full((2, len(pool.smiles)), -1)
+    text_label[:] = np.unique(np.array(pool.texts, object), return_inverse=True)[1]
+    keys = molecule_keys(pool.smiles, "identity of molecules")
+    mol_key[:] = np.unique(keys, return_inverse=True)[1]
+    mol_label[has], text_key[own[has]] = text_label[own[has]], mol_key[has]
+    return np.stack([text_label, text_key]), np.stack([mol_label, mol_key])
 
 
 # Records
@@ -492,7 +621,7 @@ def text_labels(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
 def labels(config: Experiment, protocol: str) -> list[str]:
     """What a reader must know before comparing a number of this run with another."""
     found = []
-    if protocol.startswith("demo/"):
+    if "demo/" in protocol:  # or in batches of it
         found.append("generated text")
     elif config.data.name == "demo":
         found.append("trained on generated text")
@@ -502,20 +631,28 @@ def labels(config: Experiment, protocol: str) -> list[str]:
 
 
 def score_record(
-    score: Score, config: Experiment, shared: dict[str, Any], refused: int
+    score: Score,
+    config: Experiment,
+    protocol: Protocol,
+    shared: dict[str, Any],
+    counts: dict[str, int],
 ) -> dict[str, Any]:
-    """One line of results.json: every number with what it depends on."""
+    """One line of results.json: every number with what it depends on.
+
+    `shared` is what `overlap.check` says of the pool, `counts` what left it.
+    """
     kind, harsh = bounds(score.ranking)
     record = {
         "protocol": score.protocol,
+        "declared": dataclasses.asdict(protocol),
         "direction": score.direction,
         "scorer": score.scorer,
         "tier": score.tier,
-        "refined": score.refined,
+        "refined": _refined(score),
         "right": score.right,
         "queries": len(score.ranking.greater),
         "pool": score.ranking.pool_size,
-        "ties": TIES,
+        "ties": protocol.ties,
         "tied_queries": int((score.ranking.equal > 0).sum()),
         "seed": config.train.seed,
         "labels": labels(config, score.protocol),
@@ -525,9 +662,17 @@ def score_record(
         "bounds": {"optimistic": kind, "pessimistic": harsh},
         "twin_ceiling": None if score.ceiling is None else score.ceiling._asdict(),
         "overlap": shared,
-        "refused_molecules": refused,
+        "notes": list(score.notes),
+        **counts,
     }
     return record | {"about": about(record)}
+
+
+def _refined(score: Score) -> dict[str, Any] | None:
+    if score.refined is None or score.reached is None:
+        return None
+    listed, head = score.reached.mean(0)
+    return score.refined | {"recall_shortlist": float(listed), "recall_denoised": float(head)}
 
 
 def _gains(score: Score, config: Experiment) -> dict[str, tuple[float, float, float]] | None:
@@ -542,6 +687,10 @@ def about(record: dict[str, Any]) -> list[str]:
         f"pool {record['pool']:,}, {record['queries']:,} queries, seed {record['seed']}",
         f"ties: {record['ties']}",
     ]
+    if record["declared"]["batch"]:
+        lines.append(f"batches in file order; pairs at the end dropped: {record['dropped_pairs']}")
+        if record["tier"]:
+            lines.append("first stage only: batches are not refined")
     if record["scorer"] != "model":
         lines.insert(0, f"baseline, {record['scorer']}")
     if (told := record["refined"]) is not None:
@@ -559,12 +708,27 @@ def about(record: dict[str, Any]) -> list[str]:
     if (limit := record["twin_ceiling"]) is not None:
         share = f"{100 * limit['queries_with_twin']:.1f} % have a twin"
         lines.append(f"twin ceiling {100 * limit['hits1']:.1f} ({share})")
-    shared = record["overlap"]
-    known = "unknown" if shared["in_training"] is None else f"{shared['in_training']:,}"
-    lines.append(f"molecules also in training: {known} of {shared['queried']:,}")
+    lines += [*_about_training(record), *record["notes"]]
     if record["refused_molecules"]:
         lines.append(f"molecules refused and left out: {record['refused_molecules']:,}")
     return lines + record["labels"]
+
+
+def _about_training(record: dict[str, Any]) -> list[str]:
+    """What training has shown of the test, and what was left out for it."""
+    shared, declared = record["overlap"], record["declared"]
+    known, lost = (
+        "unknown" if shared[name] is None else f"{shared[name]:,}"
+        for name in ("in_training", "left_out")
+    )
+    lines = []
+    if record["right"] != CLEAN:
+        lines.append(f"molecules also in training: {known} of {shared['queried']:,}")
+    if declared["filter"] != "none":
+        own = declared["leakage"] == "molecule or text"
+        which = "whose molecule or text was trained on" if own else "with a twin in training"
+        lines.append(f"queries {which}, left out: {lost}")
+    return lines
 
 
 def summary(

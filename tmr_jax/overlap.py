@@ -1,97 +1,224 @@
-"""Training molecules in a test set: counted for a data set's own split, refused for any other.
+"""What training has shown of a test: refused, left out or counted, as its protocol declares.
 
-In: what a run was trained on, of all its stages, and the pool it is to rank. Out: what every score
-line says of them (MODELS.md A5.13).
+In: what a run was trained on, of all its stages, and the pool it is to rank. Out: the pool with
+the queries that may be asked, and what every score line says of them (MODELS.md A5.13).
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
 from tmr_jax.config import DataConfig, Experiment, to_json
+from tmr_jax.data.pools import final_protocol
 from tmr_jax.generator import data_seen
+from tmr_jax.retrieval.protocols import Protocol
 from tmr_jax.training.rundir import write
 from tmr_jax.types import Pool
 
+TRAINED_ON = "trained_on.json"
+WATCHED_FROM = 1000  # molecules whose keys are worth a progress bar
 
-def overlap(run: Path, config: Experiment, data: DataConfig, pool: Pool) -> dict[str, Any]:
-    """How many queried molecules share the first block of their InChIKey with a training one.
 
-    A data set's own split may share some, and says how many. Any other score claims that nothing
-    of the test was trained on: one shared molecule is an error (MODELS.md A5.13).
+class Trained(NamedTuple):
+    """What the training pairs of all stages hold."""
+
+    molecules: frozenset[str]  # InChIKeys
+    blocks: frozenset[str]  # their first blocks: connectivity
+    texts: frozenset[str]  # digests
+
+
+class Checked(NamedTuple):
+    """A pool that may be ranked; a query that was left out is a candidate still."""
+
+    pool: Pool
+    record: dict[str, Any]  # what a score line says
+    blocks: frozenset[str] | None  # `Trained.blocks`; None: training pairs are not at hand
+
+
+def check(run: Path, config: Experiment, protocol: Protocol, pool: Pool) -> Checked:
+    """Hold the protocol's rule of leakage against the run's training pairs.
+
+    Where these are not at hand, the own split of a data set is ranked and says so; any other
+    score claims that nothing of the test was trained on, and is refused.
+    Errors: ValueError for a breach of the rule, with the number of queries, unless the protocol
+    leaves them out; and where it leaves out all of them.
     """
-    asked = _queried(pool)
-    own = own_split(config.data, data, pool.protocol)
-    record = {"queried": len(asked), "identity": "InChIKey block 1", "own_split": own}
+    own = protocol.leakage == "molecule or text"
+    record: dict[str, Any] = {"identity": "InChIKey block 1", "own_split": own}
     try:
-        stages = enumerate(data_seen(run, config.data))
-        trained = set().union(*(_training_skeletons(run, d, i) for i, d in stages))
+        trained = trained_on(run, config.data)
     except ValueError as error:
         if own:
-            return record | {"in_training": None}
+            unknown = {"queried": len(queried(pool)), "in_training": None, "left_out": None}
+            return Checked(pool, record | unknown, None)
         raise ValueError(
             f"expected the training pairs of {run}, to make sure that none is in the test of "
-            f"{pool.protocol}; got: {error}"
+            f"{protocol.name}; got: {error}"
         ) from error
-    shared = sum(_skeleton(smiles) in trained for smiles in asked)
-    if shared and not own:
+    asked = queried(pool)
+    pool = _without_queries(pool, *leaked(pool, protocol, trained))
+    left = queried(pool)
+    if lost := len(asked) - len(left):
+        _check_filtered(config, protocol, lost, len(asked))
+    twins = int(have_twin([pool.smiles[i] for i in left], trained.blocks).sum())
+    found = {"queried": len(left), "in_training": twins, "left_out": lost}
+    return Checked(pool, record | found, trained.blocks)
+
+
+def check_data(run: Path, config: Experiment, protocol: Protocol) -> None:
+    """Raises ValueError for a run that was trained on other data than the protocol is about."""
+    names = sorted({data.name for data in data_seen(run, config.data)})
+    if protocol.trained_on and names != [protocol.trained_on]:
         raise ValueError(
-            f"expected no training molecule in the test of {pool.protocol}, which is foreign to "
-            f"{config.data.name}; got {shared:,} of {len(asked):,} by InChIKey block 1; train on "
-            "data without them (table: drop_column, drop_values), or choose the data set's own pool"
+            f"expected a run that was trained on {protocol.trained_on} for {protocol.name}; got "
+            f"one trained on {' and '.join(names)}; choose another run or another protocol"
         )
-    return record | {"in_training": shared}
 
 
-def own_split(trained: DataConfig, data: DataConfig, protocol: str) -> bool:
-    """Whether the protocol's test is the published counterpart of the training split."""
-    family, part = protocol.split("/")
-    if family.startswith("chebi20-"):
-        return trained.name == "chebi20"  # both versions divide the same molecules alike
-    if family == "pcdes":
-        division = part.removesuffix("-validation")
-        return trained.name == "pcdes" and (trained.version or "file-order") == division
-    return trained == data and family == trained.name and family != "open"
+def own_test(trained: DataConfig, data: DataConfig) -> str:
+    """The test pool of the data that a run was trained on; "" where `data` have none of it."""
+    if trained.name in ("table", "demo") and trained != data:
+        return ""
+    return final_protocol(trained)
 
 
-def _queried(pool: Pool) -> list[str]:
+def leaked(
+    pool: Pool, protocol: Protocol, trained: Trained
+) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " C"]]:
+    """Text queries and molecule queries whose pair training must not have shown, but has."""
+    own = protocol.leakage == "molecule or text"
+    mol = np.zeros(len(pool.smiles), bool)
+    for i in queried(pool):
+        key = molecule_key(pool.smiles[i])
+        mol[i] = key in trained.molecules if own else first_block(key) in trained.blocks
+    text = np.array([own and digest(t) in trained.texts for t in pool.texts])
+    return (
+        (pool.text_target >= 0) & (text | mol[pool.text_target]),
+        (pool.mol_target >= 0) & (mol | text[pool.mol_target]),
+    )
+
+
+def queried(pool: Pool) -> list[int]:
+    """The molecules of all pairs that are asked for on either side, in order."""
     asked = set(pool.text_target[pool.text_target >= 0]) | set(np.flatnonzero(pool.mol_target >= 0))
-    return [pool.smiles[i] for i in sorted(asked)]
+    return sorted(int(i) for i in asked)
 
 
-def _training_skeletons(run: Path, data: DataConfig, stage: int) -> set[str]:
-    """Keys of the training molecules: some 30 s for ChEBI-20, so the run keeps them."""
-    path = run / f"train_skeletons{f'-{stage}' if stage else ''}.json"
-    made_of = json.loads(to_json(Experiment(data=data)))["data"]
+def have_twin(smiles: Sequence[str], blocks: frozenset[str]) -> Bool[np.ndarray, " n"]:
+    """Which molecules share their connectivity with one of those blocks."""
+    return np.array([first_block(molecule_key(s)) in blocks for s in smiles], bool)
+
+
+def _without_queries(pool: Pool, text: np.ndarray, mol: np.ndarray) -> Pool:
+    return pool._replace(
+        text_target=np.where(text, -1, pool.text_target),
+        mol_target=np.where(mol, -1, pool.mol_target),
+    )
+
+
+def _check_filtered(config: Experiment, protocol: Protocol, lost: int, asked: int) -> None:
+    """Refuse what the protocol does not leave out, and a test that is left with no query."""
+    if protocol.filter == "test side" and lost < asked:
+        return
+    if protocol.filter == "test side":
+        raise ValueError(
+            f"expected queries of {protocol.name} that the run was not trained on; got none: "
+            f"training has shown all {asked:,}; choose a test that was kept out of training"
+        )
+    if protocol.leakage == "molecule or text":
+        raise ValueError(
+            f"expected no query of {protocol.name} whose molecule (InChIKey) or text was trained "
+            f"on; got {lost:,} of {asked:,}; train without them (table: drop_column, drop_values)"
+        )
+    instead = "choose the data set's own pool"
+    if protocol.trained_on:
+        instead = f"let {protocol.name}/filtered leave these queries out"
+    raise ValueError(
+        f"expected no training molecule in the test of {protocol.name}, which is foreign to "
+        f"{config.data.name}; got {lost:,} of {asked:,} by InChIKey block 1; train on data without "
+        f"them (table: drop_column, drop_values), or {instead}"
+    )
+
+
+# What a run was trained on
+
+
+def trained_on(run: Path, own: DataConfig) -> Trained:
+    """Keys of the training pairs of all stages, as the run keeps them in trained_on.json.
+
+    Errors: ValueError where the run has no record of a stage and its pairs are not at hand.
+    """
+    path, kept = run / TRAINED_ON, []
     if path.is_file():
         kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["data"] == made_of:
-            return set(kept["skeletons"])
-    from rich.console import Console
-    from rich.progress import track
+    stages = [_recorded(data, kept) for data in data_seen(run, own)]
+    if stages != kept:
+        write(path, json.dumps(stages) + "\n")
+    keys = frozenset(key for stage in stages for key in stage["molecules"])
+    texts = frozenset(text for stage in stages for text in stage["texts"])
+    return Trained(keys, frozenset(map(first_block, keys)), texts)
 
+
+def _recorded(data: DataConfig, kept: list[dict[str, Any]]) -> dict[str, Any]:
+    """The record of one stage: some 30 s for ChEBI-20, so the run keeps it."""
+    made_of = json.loads(to_json(Experiment(data=data)))["data"]
+    for stage in kept:
+        if stage["data"] == made_of:
+            return stage
     from tmr_jax.data import load_pairs
 
-    smiles = list(dict.fromkeys(p.smiles for p in load_pairs(data) if p.split == "train"))
-    watched = track(smiles, "training molecules", console=Console(stderr=True))
-    keys = {_skeleton(s) for s in watched}
-    content = {"data": made_of, "skeletons": sorted(keys)}
-    write(path, json.dumps(content, indent=2) + "\n")
-    return keys
+    pairs = [p for p in load_pairs(data) if p.split == "train"]
+    keys = molecule_keys([p.smiles for p in pairs], "training molecules")
+    texts = {digest(p.text) for p in pairs}
+    return {"data": made_of, "molecules": sorted(set(keys)), "texts": sorted(texts)}
+
+
+def molecule_keys(smiles: Sequence[str], what: str) -> list[str]:
+    """The key of each molecule; many show their progress on standard error."""
+    distinct = list(dict.fromkeys(smiles))
+    if len(distinct) >= WATCHED_FROM:
+        from rich.console import Console
+        from rich.progress import track
+
+        for one in track(distinct, what, console=Console(stderr=True)):
+            molecule_key(one)
+    return [molecule_key(s) for s in smiles]
 
 
 @functools.cache
-def _skeleton(smiles: str) -> str:
-    """The molecule's first block; a refused molecule is compared as it is written."""
+def molecule_key(smiles: str) -> str:
+    """The molecule's InChIKey; a refused molecule is compared as it is written."""
+    from tmr_jax.features import identity
+    from tmr_jax.features.graph import BadMolecule
+
+    try:
+        return identity.molecule_key(smiles)
+    except BadMolecule:
+        return f"SMI:{smiles}"
+
+
+@functools.cache
+def first_block(key: str) -> str:
+    """Of an InChIKey all up to the first hyphen; of a SMILES that has none, its skeleton."""
     from tmr_jax.features.graph import BadMolecule
     from tmr_jax.features.identity import skeleton_key
 
+    if not key.startswith("SMI:"):
+        return key.split("-", 1)[0]
     try:
-        return skeleton_key(smiles)
+        return skeleton_key(key.removeprefix("SMI:"))
     except BadMolecule:
-        return f"SMI:{smiles}"
+        return key
+
+
+def digest(text: str) -> str:
+    """Equal for equal texts, without keeping them."""
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()

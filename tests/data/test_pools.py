@@ -5,8 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tmr_jax.data import DataConfig, TableConfig
-from tmr_jax.data.pools import PROTOCOLS, load_pool, matched, validation_protocol
+from tmr_jax.data import DataConfig, TableConfig, chebi20, pcdes
+from tmr_jax.data.pools import (
+    PROTOCOLS,
+    check_complete,
+    final_protocol,
+    load_pool,
+    matched,
+    own_text,
+    validation_protocol,
+)
+from tmr_jax.retrieval.protocols import POOLS
 from tmr_jax.types import Pair, Pool
 
 
@@ -84,6 +93,65 @@ def test_every_data_set_has_a_validation_pool() -> None:
     assert validation_protocol(DataConfig(validation="pcdes/scaffold")) == "pcdes/scaffold"
 
 
+def test_the_final_pool_of_every_data_set() -> None:
+    names = {n: final_protocol(DataConfig(name=n)) for n in ("chebi20", "pcdes", "open", "demo")}
+    assert names == {
+        "chebi20": "chebi20-text2mol/test-split",
+        "pcdes": "pcdes/file-order",
+        "open": "",
+        "demo": "demo/test",
+    }
+    assert final_protocol(DataConfig(name="pcdes", version="scaffold")) == "pcdes/scaffold"
+
+
+def test_pairs_that_do_not_ask_have_their_text_too(toy_chebi20) -> None:
+    pool = load_pool("chebi20-molt5/full-33008", DataConfig())
+    assert own_text(pool).tolist() == [0, 1, 2, 3, 4]
+    toy_chebi20.remove_training_texts()
+    pool = load_pool("chebi20-molt5/full-33008", DataConfig())
+    assert own_text(pool).tolist() == [-1, -1, -1, 0, 1]
+
+
+def test_a_pool_with_missing_rows_is_refused_by_name(toy_chebi20) -> None:
+    named = toy_chebi20.folder / "text2mol_test.txt"
+    lines = [line for line in named.read_text().splitlines() if not line.startswith("5\t")]
+    toy_chebi20.put(chebi20.TEXT2MOL_PARTS, "test", "\n".join(lines) + "\n")
+    source = "chebi20-text2mol/test-split"
+    pool = load_pool(source, DataConfig())
+    check_complete(pool, source, 0)
+    check_complete(pool, source, 2)
+    with pytest.raises(ValueError, match=r"got 2 and 0 refused, 1 missing \(5\); .*data SET"):
+        check_complete(pool, source, 3)
+    with pytest.raises(ValueError, match="1 too many"):
+        check_complete(pool, source, 1)
+
+
+@pytest.fixture
+def lines_of_pcdes(monkeypatch):
+    """The test of PCdes with one line that is no molecule, less the lines in what is returned."""
+    lost: set[int] = set()
+
+    def rows():
+        for line in range(pcdes.TEST, pcdes.LINES):
+            if line not in lost:
+                yield Pair(str(line), f"text {line}", "?" if line == 12_007 else "C", "test")
+
+    monkeypatch.setattr(pcdes, "_staged_rows", rows)
+    return lost
+
+
+def test_a_refused_line_of_pcdes_is_no_missing_one(lines_of_pcdes) -> None:
+    pool = load_pool("pcdes/file-order", DataConfig())
+    assert len(pool.smiles) == 2999
+    check_complete(pool, "pcdes/file-order", 3000)
+    lines_of_pcdes |= set(range(12_010, 12_022))
+    pool = load_pool("pcdes/file-order", DataConfig())
+    with pytest.raises(ValueError) as error:
+        check_complete(pool, "pcdes/file-order", 3000)
+    named = ", ".join(str(line) for line in range(12_010, 12_020))
+    assert f"got 2,987 and 1 refused, 12 missing ({named}, ...); fetch" in str(error.value)
+
+
 @pytest.mark.real_data
 @pytest.mark.parametrize(
     "protocol, texts, smiles, molecules_ask",
@@ -103,4 +171,5 @@ def test_the_real_pools(protocol, texts, smiles, molecules_ask) -> None:
     assert len(pool.texts) == (pool.text_target >= 0).sum() == texts
     assert len(pool.smiles) == smiles
     assert (pool.mol_target >= 0).sum() == molecules_ask
+    check_complete(pool, protocol, POOLS[protocol])
     assert whole(pool)

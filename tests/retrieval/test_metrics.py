@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from tmr_jax.retrieval.metrics import bounds, check_mrr, gains, intervals, metrics, per_query
+from tmr_jax.retrieval.metrics import (
+    bounds,
+    check_mrr,
+    gains,
+    intervals,
+    metrics,
+    of_rows,
+    per_query,
+)
 from tmr_jax.types import Ranking
 
 
@@ -105,6 +113,12 @@ def test_a_ranking_gains_nothing_over_itself():
 
 def test_intervals_of_one_query_are_points():
     assert intervals(ranking([2], [0], 5), 50)["mr"] == (3.0, 3.0)
+
+
+def test_some_of_the_queries_keep_their_ranks_and_their_pool():
+    found = of_rows(ranking([0, 4, 2], [1, 0, 3], 50), np.array([True, False, True]))
+    assert found.greater.tolist() == [0, 2] and found.equal.tolist() == [1, 3]
+    assert found.pool_size == 50
 
 
 def test_the_bound_of_mrr_holds_for_every_ranking_and_refuses_the_impossible():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tmr_jax.retrieval.index import unit
-from tmr_jax.retrieval.rank import TILE, rank, score_chunks, top
+from tmr_jax.retrieval.rank import TILE, count, rank, score_chunks, top
 
 
 def rows(count, dim=12, seed=0):
@@ -95,24 +95,47 @@ def test_weights_count_every_member_of_a_better_group():
 def test_a_label_lets_the_best_of_the_equally_right_stand_for_the_target():
     scores = np.array([[0.9, 0.2, 0.8, 0.3, 0.5]])
     assert from_scores(scores, np.array([1])).greater.tolist() == [4]
-    label = np.array([0, 7, 7, 3, 7])
-    found = from_scores(scores, np.array([1]), label=label)
+    labels = np.array([[0, 7, 7, 3, 7]])
+    found = from_scores(scores, np.array([1]), labels=labels)
     assert (found.greater.tolist(), found.equal.tolist()) == ([1], [0])
 
 
 def test_twins_with_other_labels_still_tie():
     candidate = rows(5)
     candidate[4] = candidate[0]
-    found = rank(candidate[:1], candidate, np.array([0]), label=np.array([1, 2, 3, 1, 2]))
+    found = rank(candidate[:1], candidate, np.array([0]), labels=np.array([[1, 2, 3, 1, 2]]))
     assert (found.greater.tolist(), found.equal.tolist()) == ([0], [1])
 
 
 def test_unique_labels_change_nothing():
     query, candidate, target = rows(20), rows(30, seed=1), np.arange(20)
     candidate[9] = candidate[2]
-    plain, labelled = (rank(query, candidate, target, label=x) for x in (None, np.arange(30)))
+    own = np.arange(30)[None]
+    plain, labelled = (rank(query, candidate, target, labels=x) for x in (None, own))
     assert np.array_equal(plain.greater, labelled.greater)
     assert np.array_equal(plain.equal, labelled.equal)
+
+
+def test_any_of_several_labels_makes_right_and_none_makes_a_chain():
+    # 1 shares its text with 0, 3 its molecule with 0; 2 shares its text with 3 only.
+    labels = np.array([[0, 0, 2, 2], [0, 1, 2, 0]])
+    scores = np.array([[0.5, 0.8, 0.9, 0.6], [0.5, 0.6, 0.9, 0.8]])
+    found = from_scores(scores, np.array([0, 0]), labels=labels)
+    assert (found.greater.tolist(), found.equal.tolist()) == ([1, 1], [0, 0])
+
+
+def test_the_right_ones_leave_the_ties_of_the_best_of_them():
+    candidate = rows(6)[[0, 0, 0, 1, 1, 2]]
+    # 0, 1 and 2 are one input; 0 and 1 are right, 2 is level with them.
+    found = rank(candidate[:1], candidate, np.array([1]), labels=np.array([[7, 7, 2, 3, 4, 5]]))
+    assert (found.greater.tolist(), found.equal.tolist()) == ([0], [1])
+
+
+def test_scores_at_hand_are_counted_like_those_of_rows():
+    scores = np.float32([[0.9, 0.5, 0.1], [0.1, 0.5, 0.5]])
+    chunks = [(0, scores[:1]), (1, scores[1:])]
+    found = count(chunks, np.array([1, 3]), np.array([0, 1, 0, 2]))
+    assert (found.greater.tolist(), found.equal.tolist()) == ([2, 0], [0, 1])
 
 
 def test_nan_names_the_query():

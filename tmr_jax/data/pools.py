@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int
 
 from tmr_jax.data import DataConfig, did_you_mean, load_pairs
 from tmr_jax.types import Pair, Pool
 
 # validation of `open` is ChEBI-20's real one, neither trained on (flag cv) nor tested
 OPEN_VALIDATION = "chebi20-molt5/validation"
+NAMED = 10  # missing rows of a pool that an error names
 PROTOCOLS = (
     "chebi20-text2mol/full-33010",
     "chebi20-text2mol/test-split",
@@ -78,11 +80,76 @@ def validation_protocol(config: DataConfig) -> str:
     return f"{config.name}/validation"
 
 
+def final_protocol(config: DataConfig) -> str:
+    """The test pool of the data set itself; "" where it has none."""
+    if config.name == "chebi20":
+        return f"chebi20-{config.version or 'text2mol'}/test-split"
+    if config.name == "pcdes":
+        return f"pcdes/{config.version or 'file-order'}"
+    return "" if config.name == "open" else f"{config.name}/test"
+
+
 def matched(protocol: str, pairs: Sequence[Pair]) -> Pool:
     """The pool in which text i and molecule i belong together and both sides ask."""
     index = np.arange(len(pairs), dtype=np.int64)
     texts, smiles = tuple(p.text for p in pairs), tuple(p.smiles for p in pairs)
     return Pool(protocol, texts, smiles, index, index.copy())
+
+
+def own_text(pool: Pool) -> Int[np.ndarray, " C"]:
+    """The text of each molecule's own pair, whether the pair asks or not; -1 where none is here."""
+    if len(pool.texts) == len(pool.smiles):  # of pairs: `matched`
+        return np.arange(len(pool.smiles))
+    own = pool.mol_target.copy()
+    asks = np.flatnonzero(pool.text_target >= 0)
+    own[pool.text_target[asks]] = asks
+    return own
+
+
+def check_complete(pool: Pool, source: str, size: int) -> None:
+    """Hold a pool against its published size; rows whose SMILES was refused are no missing ones.
+
+    `source` is the protocol that the pool was loaded by; 0: no size is published.
+    Errors: ValueError with the rows that are missing, as far as any file at hand names them.
+    """
+    if not size or len(pool.smiles) == size:
+        return
+    absent, refused = _absent(source)
+    count = size - len(pool.smiles) - refused
+    if not count:
+        return
+    named = ", ".join([*absent[:NAMED], *(["..."] if count > NAMED else [])])
+    got = f"{count:,} missing ({named or 'no file names them'})"
+    if count < 0:
+        got = f"{-count:,} too many"
+    raise ValueError(
+        f"expected the {size:,} candidates that are published as {source}; got "
+        f"{len(pool.smiles):,} and {refused:,} refused, {got}; fetch the files again: "
+        f"make data SET={source.split('/')[0].split('-')[0]}"
+    )
+
+
+def _absent(source: str) -> tuple[list[str], int]:
+    """Ids of the test rows, or of all in a full pool, that no file has; how many were refused."""
+    from tmr_jax.data import chebi20, pcdes
+
+    family, part = source.split("/")
+    if part == "file-order":
+        lines = [p.id for p in pcdes._staged_rows() if p.split == "test"]
+        kept = len(pcdes.load_split(part, "test")[0])
+        wanted = map(str, range(pcdes.TEST, pcdes.LINES))
+        there = set(lines)
+        return [line for line in wanted if line not in there], len(lines) - kept
+    if family == "pcdes":
+        report = pcdes.load_split(part, "test")[1]
+        return [], report.rows - report.kept
+    version = family.removeprefix("chebi20-")
+    # Of a pool of molecules only, no other file says which rows there should be.
+    alone = part == "test-split" or chebi20.has_molecules_only(version)
+    splits = ("test",) if alone else chebi20.SPLITS
+    ids = [cid for split in splits for cid, _ in chebi20.molecules(version, split)]
+    there = {p.id for split in splits for p in chebi20.load_split(version, split)}
+    return [cid for cid in ids if cid not in there], 0
 
 
 def _chebi20(version: str, pool: str, protocol: str) -> Pool:

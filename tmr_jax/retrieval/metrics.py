@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from tmr_jax.types import Ranking
 
@@ -42,6 +42,11 @@ def per_query(ranking: Ranking) -> dict[str, Float[np.ndarray, " Q"]]:
     values["mrr"] = (harmonic[greater + equal + 1] - harmonic[greater]) / places
     values["mr"] = 1.0 + greater + equal / 2.0
     return values
+
+
+def of_rows(ranking: Ranking, rows: Bool[np.ndarray, " Q"]) -> Ranking:
+    """The ranks of some of the queries, in the same pool."""
+    return Ranking(ranking.greater[rows], ranking.equal[rows], ranking.pool_size)
 
 
 def bounds(ranking: Ranking) -> Bounds:

@@ -7,7 +7,7 @@ the same model input share one column of the score matrix, so they tie exactly.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -24,16 +24,15 @@ def rank(
     candidate: Float[np.ndarray, "C D"],
     target: Int[np.ndarray, " Q"],
     group: Int[np.ndarray, " C"] | None = None,
-    label: Int[np.ndarray, " C"] | None = None,
+    labels: Int[np.ndarray, "L C"] | None = None,
     chunk: int = 256,
 ) -> Ranking:
     """Count, for each query, the candidates above its target and those level with it.
 
     Inputs: `target[i]` is the row of `candidate` that belongs to query i. `group` is equal where
     two candidates are the same model input (left out: where their rows are equal bit for bit);
-    only the first row of a group is scored. `label`, where given, is equal where two candidates
-    are equally right: the best scored of them then stands for the target and the others leave
-    the pool. `chunk` queries x C candidates of scores are held at once.
+    only the first row of a group is scored. `labels`: see `count`. `chunk` queries x C candidates
+    of scores are held at once.
     Errors: ValueError for a target outside the candidates and for a score that is not a number.
     """
     target = np.asarray(target, np.int64)
@@ -41,22 +40,50 @@ def rank(
     if group is None:
         group = _groups(candidate)
     first, group = np.unique(group, return_index=True, return_inverse=True)[1:]
-    kind = np.arange(len(candidate)) if label is None else np.asarray(label)
-    column, weight = _columns(group, None if label is None else kind)
-    greater, equal = np.zeros(len(query), np.int64), np.zeros(len(query), np.int64)
-    for start, scores in score_chunks(query, candidate[first], chunk):
+    return count(score_chunks(query, candidate[first], chunk), target, group, labels)
+
+
+def count(
+    chunks: Iterable[tuple[int, Float[np.ndarray, "q G"]]],
+    target: Int[np.ndarray, " Q"],
+    group: Int[np.ndarray, " C"],
+    labels: Int[np.ndarray, "L C"] | None = None,
+) -> Ranking:
+    """`rank` on scores that are at hand: (first query, rows of scores), a column for each group.
+
+    Inputs: `group` 0..G-1 is the column of each candidate. `labels`, where given: a candidate is
+    as right as the target where any of its labels is the target's; the best scored of them then
+    stands for the target and the others leave the pool. That is no chain: who shares a label with
+    another right candidate only is not right.
+    """
+    weight = np.bincount(group)
+    # Columns count once, and those that stand for several candidates once more for each other one.
+    many = np.flatnonzero(weight > 1)
+    more = weight[many] - 1.0  # a matrix product of floats is fast, and exact far beyond any pool
+    greater, equal = np.zeros(len(target), np.int64), np.zeros(len(target), np.int64)
+    for start, scores in chunks:
         rows = slice(start, start + len(scores))
-        if label is None:
-            mine = np.take_along_axis(scores, group[target[rows], None], 1)
-            greater[rows] = (scores > mine) @ weight
-            equal[rows] = (scores == mine) @ weight - 1
-            continue
-        scores = scores[:, column[:, 0]]
-        right = column[:, 1] == kind[target[rows], None]
-        best = np.where(right, scores, -np.inf).max(1, keepdims=True)
-        greater[rows] = ((scores > best) & ~right) @ weight
-        equal[rows] = ((scores == best) & ~right) @ weight
-    return Ranking(greater, equal, len(candidate))
+        query, right = _right(target[rows], labels)
+        reached = scores[query, group[right]]
+        best = np.full((len(scores), 1), -np.inf, scores.dtype)
+        np.maximum.at(best[:, 0], query, reached)
+        # No right candidate is above the best of them; those level with it leave, it stays.
+        above, level = scores > best, scores == best
+        greater[rows] = np.count_nonzero(above, 1) + above[:, many] @ more
+        equal[rows] = np.count_nonzero(level, 1) + level[:, many] @ more
+        equal[rows] -= np.bincount(query[reached == best[query, 0]], minlength=len(scores))
+    return Ranking(greater, equal, len(group))
+
+
+def _right(target: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (query, candidate) of all that are right, the target among them."""
+    if labels is None:
+        return np.arange(len(target)), target
+    same = np.zeros((len(target), labels.shape[1]), bool)
+    for label in labels:
+        same |= label == label[target, None]
+    query, right = np.nonzero(same)
+    return query, right
 
 
 def score_chunks(
@@ -112,17 +139,6 @@ def _groups(candidate: np.ndarray) -> np.ndarray:
     if not rows.size:
         return np.zeros(len(rows), np.int64)
     return np.unique(rows.view(f"V{rows.strides[0]}")[:, 0], return_inverse=True)[1]
-
-
-def _columns(group: np.ndarray, label: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct (group, label) columns [P, 2] and how many candidates each stands for, [P].
-
-    Counts are float64: a matrix product of floats is fast, and exact far beyond any pool.
-    """
-    if label is None:
-        return np.empty((0, 2), np.int64), np.bincount(group).astype(np.float64)
-    column, weight = np.unique(np.stack([group, label], 1), axis=0, return_counts=True)
-    return column, weight.astype(np.float64)
 
 
 def _check(candidate: np.ndarray, target: np.ndarray) -> None:
