@@ -125,7 +125,7 @@ def test_bars_of_reliability_are_as_high_as_the_share_that_is_right():
 def test_outlines_are_shares_over_the_range_in_use():
     histogram = {
         "edges": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5],
-        "counts": {"few": [0, 1, 1, 0, 0], "many": [0, 0, 0, 100, 0]},
+        "counts": {"few": [0, 1, 1, 0, 0], "many": [0, 25, 25, 50, 0]},
     }
     svg = drawing(_densities("title", histogram, ""))
     lines = [
@@ -135,7 +135,7 @@ def test_outlines_are_shares_over_the_range_in_use():
     left, right = (lines[0][i][0] for i in (0, -1))
     assert lines[1][0][0] == left and lines[1][-1][0] == right
     heights = [{y for _, y in line} for line in lines]
-    assert heights == [{110.0, 210.0}, {10.0, 210.0}]  # half of the few, all of the many
+    assert heights == [{10.0, 210.0}, {110.0, 10.0}]  # a half is the highest share of both
     assert [t.text for t in svg.findall("text")][2:] == ["0.10", "0.40"]
 
 

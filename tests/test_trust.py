@@ -1,6 +1,7 @@
 """Trust records of small pools whose numbers can be told by hand."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from tmr_jax.trust import (
     Sides,
     calibration,
     companions,
+    fit,
     geometry,
-    known_texts,
     slot_lines,
     slot_record,
     strangeness,
@@ -59,11 +60,17 @@ def away(seed, count=20):
     return unit(found)
 
 
+def fitted(validation, unrelated=None):
+    found = fit(validation, away(9) if unrelated is None else unrelated)
+    assert found is not None
+    return found
+
+
 def full_record(trained=0.07):
     other = sides("pcdes/file-order", away(7, COUNT), away(8, COUNT))
     same = domain("chebi20-molt5/full-33008", 30)
     tested, watched = (domain(f"chebi20-molt5/{name}", i) for name, i in (("test", 1), ("v", 4)))
-    return trust_of(tested, watched, [other, same], away(9), trained)
+    return trust_of(tested, fitted(watched), [other, same], away(9), trained)
 
 
 def test_a_record_tells_strangers_from_the_domain():
@@ -91,15 +98,19 @@ def test_pools_of_the_own_data_set_are_no_other_domain():
     assert sum(names["negative, pcdes/file-order"]) == COUNT * (COUNT - 1)
 
 
-def test_the_signal_is_chosen_without_the_tested_pool():
-    watched, strange = domain("a/validation", 4), away(9)
-    chosen = [
-        strangeness(test, watched, [], strange)
-        for test in (domain("a/test", 1), sides("a/test", away(20), away(21)))
-    ]
-    for name in ("reference", "neighbours", "tried", "threshold"):
-        assert chosen[0][name] == chosen[1][name]
-    assert chosen[1]["auroc"][UNRELATED] < 0.9
+@pytest.mark.parametrize("name", ["pcdes/scaffold", "ood/open→pcdes/filtered"])
+def test_a_pool_is_no_other_domain_for_its_own_data_set(name):
+    other = sides("pcdes/file-order", away(7, COUNT), away(8, COUNT))
+    record = trust_of(domain(name, 1), fitted(domain("open/v", 4)), [other], away(9), None)
+    assert record is not None and set(record["ood"]["queries"]) == {name, UNRELATED}
+
+
+def test_the_signal_and_the_tested_pool_are_strangers():
+    """What `fit` gives is all that comes from validation, and a strange pool looks strange."""
+    known = fitted(domain("a/validation", 4))
+    found = strangeness(sides("a/test", away(20), away(21)), known, [], away(9))
+    assert found["auroc"][UNRELATED] < 0.9 and found["flagged"]["a/test"] == 1.0
+    assert found["threshold"] == known.threshold
 
 
 def test_the_sentences_that_choose_do_not_measure():
@@ -107,28 +118,32 @@ def test_the_sentences_that_choose_do_not_measure():
     strange = away(9)
     moved = strange.copy()
     moved[1::2] = tested.text.rows[:10]  # those that measure
-    plain, other = (strangeness(tested, watched, [], r) for r in (strange, moved))
-    assert plain["tried"] == other["tried"] and plain["threshold"] == other["threshold"]
-    assert other["auroc"][UNRELATED] < plain["auroc"][UNRELATED]
+    plain, other = (fitted(watched, r) for r in (strange, moved))
+    assert plain.tried == other.tried and plain.threshold == other.threshold
+    measured = [strangeness(tested, plain, [], r)["auroc"][UNRELATED] for r in (strange, moved)]
+    assert measured[1] < measured[0]
 
 
 def test_a_text_is_no_neighbour_of_itself():
     """Validation texts that are known are not asked: else each would be at distance 0."""
     basis = np.eye(8, dtype=np.float32)
-    watched = sides("a/validation", basis, basis)
-    assert known_texts(watched).tolist() == basis[[0, 2, 4, 6]].tolist()
-    found = strangeness(watched, watched, [], -basis)
-    assert found["threshold"] == pytest.approx(1.0)  # the others are orthogonal to all known
+    found = fitted(sides("a/validation", basis, basis), -basis)
+    assert found.known.tolist() == basis[[0, 2, 4, 6]].tolist()
+    assert found.threshold == pytest.approx(1.0)  # the others are at right angles to all known
 
 
 def test_the_signal_that_tells_best_is_chosen():
     """All texts are at right angles to one another, and only the molecules know the familiar."""
     basis = np.eye(8, dtype=np.float32)
-    watched = sides("a/validation", basis, basis)
-    found = strangeness(watched, watched, [], -basis[[1, 3, 5, 7]])
-    assert (found["reference"], found["neighbours"]) == ("candidates", 1)
-    assert [t["auroc"] for t in found["tried"]] == [0.5, 0.5, 0.5, 1.0, 1.0, 1.0]
-    assert found["threshold"] == pytest.approx(0.0, abs=1e-6)
+    watched, strange = sides("a/validation", basis, basis), -basis[[1, 3, 5, 7]]
+    found = fitted(watched, strange)
+    assert found.signal == ("candidates", 1)
+    assert list(found.tried.values()) == [0.5, 0.5, 0.5, 1.0, 1.0, 1.0]
+    assert found.threshold == pytest.approx(0.0, abs=1e-6)
+    # The candidates are those of the tested pool.
+    turned = sides("a/test", basis, -basis)
+    measured = strangeness(turned, found, [], strange)
+    assert measured["auroc"][UNRELATED] == pytest.approx(0.0)
 
 
 def test_calibration_by_hand():
@@ -137,8 +152,10 @@ def test_calibration_by_hand():
     text, target = axes[[0, 0, 0, 0]], np.array([0, 0, 0, 1])
     pool = Pool("a/test", ("t",) * 4, ("m",) * 2, target, np.array([-1, -1]))
     four = Sides(pool, Encoded(text, np.zeros(4, int)), Encoded(axes, np.arange(2)))
-    found = calibration(four, four, "t2m", None)
-    assert found["temperature"] == pytest.approx(1 / np.log(3), rel=2e-3)
+    known = fitted(four, axes)
+    assert list(known.temperature) == ["t2m"]  # no molecule asks
+    assert known.temperature["t2m"] == pytest.approx(1 / np.log(3), rel=2e-3)
+    found = calibration(four, "t2m", known.temperature["t2m"], None)
     assert found["ece"] == pytest.approx(0.0, abs=1e-3)
     sure = 1 / (1 + np.exp(-1))
     assert found["temperature_before"] == 1.0
@@ -150,21 +167,23 @@ def test_twins_are_right_half_the_time():
     axes = np.eye(2, dtype=np.float32)
     pool = Pool("a/test", ("t",), ("m",) * 3, np.array([0]), np.full(3, -1))
     mol = Encoded(axes[[0, 0, 1]], np.array([0, 0, 1]))
-    found = calibration(*[Sides(pool, Encoded(axes[:1], np.zeros(1, int)), mol)] * 2, "t2m", 0.01)
+    found = calibration(Sides(pool, Encoded(axes[:1], np.zeros(1, int)), mol), "t2m", 0.5, 0.01)
     assert found["hits@1"] == 0.5 and found["ece_before"] == pytest.approx(0.0, abs=1e-6)
+    assert found["ece"] == pytest.approx(0.5 - 1 / (2 + np.exp(-2)))
 
 
 def test_texts_that_are_only_queries_have_one_direction():
     tested = domain("a/test", 1)
     queries = tested.pool._replace(mol_target=np.full(COUNT, -1))
-    record = trust_of(tested._replace(pool=queries), domain("a/v", 4), [], away(9), None)
+    known = fitted(domain("a/v", 4))
+    record = trust_of(tested._replace(pool=queries), known, [], away(9), None)
     assert record is not None and [c["direction"] for c in record["calibration"]] == ["t2m"]
 
 
 def test_a_pool_of_one_text_has_no_record():
     one = sides("a/test", rows(0, 1), rows(1, 1))
-    assert trust_of(one, domain("a/v", 4), [], away(9), None) is None
-    assert trust_of(domain("a/v", 4), one, [], away(9), None) is None
+    assert trust_of(one, fitted(domain("a/v", 4)), [], away(9), None) is None
+    assert fit(one, away(9)) is None
 
 
 def test_gap_of_parts_is_that_of_the_means_of_words():
@@ -214,7 +233,8 @@ def test_the_temperature_of_training():
     assert trained_temperature({"bank": np.zeros(2)}) is None
 
 
-def test_generated_text_has_no_other_data_set():
+def test_generated_text_has_no_other_data_set(monkeypatch):
+    monkeypatch.setattr("tmr_jax.data.fetch.find", lambda part: Path("here"))
     config = DataConfig(name="demo", demo=DemoConfig(train=6, validation=4, test=4))
     assert [pool.protocol for pool in companions(config)] == ["demo/validation"]
 

@@ -1,8 +1,8 @@
 """Can an answer be trusted? Strangeness of queries, calibration, geometry, slots of a memory bank.
 
 In: encoded pools: the tested one, the run's validation pool and, where it is at hand, another data
-set's. Out: a record for results.json and its lines for the terminal. Whatever is fitted or chosen
-is so on validation; the tested pool is only measured. All of it is about cosines: of a model with
+set's. Out: a record for results.json and its lines for the terminal. `fit` sees validation alone;
+with what it gives, the tested pool is only measured. All of it is about cosines: of a model with
 a second stage, about the tier `det`.
 """
 
@@ -58,6 +58,17 @@ class Signal(NamedTuple):
     neighbours: int
 
 
+class Fitted(NamedTuple):
+    """All that is chosen or fitted, and on validation alone. Search can use it as it is."""
+
+    protocol: str  # of the validation pool
+    known: np.ndarray  # float32 [R, D]: texts that a text is compared with
+    signal: Signal
+    tried: dict[Signal, float]  # AUROC
+    threshold: float  # of strangeness: KEPT of the validation queries are below it
+    temperature: dict[Direction, float]
+
+
 # Texts first: the first of equals is chosen, and it tells the same whatever library is searched.
 SIGNALS = (
     Signal("validation texts", 1),
@@ -105,30 +116,56 @@ def trained_temperature(params: Any) -> float | None:
     return math.exp(-min(float(params["log_scale"]), MAX_LOG_SCALE))
 
 
+def fit(validation: Sides, unrelated: Float[np.ndarray, "S D"]) -> Fitted | None:
+    """The signal of strangeness, its threshold and the temperatures; None below two text queries.
+
+    Every second validation text is known, so that no text is its own neighbour; the others are to
+    be told from every second of `unrelated`, the rows of SENTENCES.
+    """
+    texts, candidates, _ = _queries(validation, "t2m")
+    if len(texts) < 2:
+        return None
+    known, familiar = texts[::2], texts[1::2]
+    references = {"validation texts": known, "candidates": candidates.rows}
+
+    def scores(signal: Signal, rows: np.ndarray) -> np.ndarray:
+        return ood_scores(rows, references[signal.reference], signal.neighbours)
+
+    tried = {s: auroc(scores(s, familiar), scores(s, unrelated[::2])) for s in SIGNALS}
+    signal = max(tried, key=lambda s: tried[s])
+    threshold = float(np.quantile(scores(signal, familiar), KEPT))
+    fitted: dict[Direction, float] = {}
+    for direction in DIRECTIONS:
+        query, candidates, target = _queries(validation, direction)
+        if len(query):
+            fitted[direction] = temperature(query, candidates.rows, target)
+    return Fitted(validation.pool.protocol, known, signal, tried, threshold, fitted)
+
+
 def trust_of(
     test: Sides,
-    validation: Sides,
+    fitted: Fitted,
     others: Sequence[Sides],
     unrelated: Float[np.ndarray, "S D"],
     trained: float | None,
 ) -> dict[str, Any] | None:
-    """The record of one tested pool; None where either pool has fewer than two text queries.
+    """The record of one tested pool; None where it has fewer than two text queries.
 
     `others` of the tested pool's own data set are left out. `unrelated` are rows of SENTENCES,
     `trained` is the temperature of training.
     """
-    if min(len(_pairs(sides)[0]) for sides in (test, validation)) < 2:
+    if len(_pairs(test)[0]) < 2:
         return None
     family = _family(test.pool)
     others = [o for o in others if _family(o.pool) != family and len(_pairs(o)[0]) > 1]
     return {
         "protocol": test.pool.protocol,
-        "validation": validation.pool.protocol,
-        "ood": strangeness(test, validation, others, unrelated),
+        "validation": fitted.protocol,
+        "ood": strangeness(test, fitted, others, unrelated),
         "calibration": [
-            calibration(test, validation, direction, trained)
-            for direction in DIRECTIONS
-            if len(_queries(test, direction)[2]) and len(_queries(validation, direction)[2])
+            calibration(test, direction, value, trained)
+            for direction, value in fitted.temperature.items()
+            if len(_queries(test, direction)[2])
         ],
         "geometry": geometry(test),
         "similarity": {
@@ -139,7 +176,8 @@ def trust_of(
 
 
 def _family(pool: Pool) -> str:
-    return pool.protocol.split("/")[0].split("-")[0]
+    """The data set of a pool: "pcdes" of pcdes/file-order and of ood/open→pcdes."""
+    return pool.protocol.split("→")[-1].split("/")[0].split("-")[0]
 
 
 def _pairs(sides: Sides) -> tuple[np.ndarray, np.ndarray]:
@@ -160,47 +198,24 @@ def _queries(sides: Sides, direction: Direction) -> tuple[np.ndarray, Encoded, n
 # Strangeness
 
 
-def known_texts(validation: Sides) -> Float[np.ndarray, "R D"]:
-    """Rows that a text is compared with. Only every second: a text is no neighbour of itself."""
-    return _queries(validation, "t2m")[0][::2]
-
-
 def strangeness(
-    test: Sides, validation: Sides, others: Sequence[Sides], unrelated: Float[np.ndarray, "S D"]
+    test: Sides, fitted: Fitted, others: Sequence[Sides], unrelated: Float[np.ndarray, "S D"]
 ) -> dict[str, Any]:
-    """AUROC of the signal that tells validation queries from unrelated sentences best.
-
-    Every second validation text is known; the others choose the signal and its threshold, with
-    every second sentence. The tested pool meets the sentences that are left. To say the same of a
-    query of its own, search needs `known_texts` (or its candidates), `neighbours` and `threshold`.
-    """
-    known, familiar = known_texts(validation), _queries(validation, "t2m")[0][1::2]
-    candidates = {"validation": validation.mol.rows, "test": test.mol.rows}
-
-    def scores(signal: Signal, rows: np.ndarray, pool: str) -> np.ndarray:
-        reference = known if signal.reference == "validation texts" else candidates[pool]
-        return ood_scores(rows, reference, signal.neighbours)
-
-    tried = {
-        s: auroc(scores(s, familiar, "validation"), scores(s, unrelated[::2], "validation"))
-        for s in SIGNALS
-    }
-    signal = max(tried, key=lambda s: tried[s])
-    asked = {test.pool.protocol: _queries(test, "t2m")[0]}
-    asked |= {other.pool.protocol: _queries(other, "t2m")[0] for other in others}
+    """AUROC of the chosen signal, against the sentences that did not choose it and `others`."""
+    signal = fitted.signal
+    own_texts = signal.reference == "validation texts"
+    reference = fitted.known if own_texts else test.mol.rows
+    asked = {sides.pool.protocol: _queries(sides, "t2m")[0] for sides in (test, *others)}
     asked[UNRELATED] = unrelated[1::2]
-    found = {name: scores(signal, rows, "test") for name, rows in asked.items()}
+    found = {name: ood_scores(rows, reference, signal.neighbours) for name, rows in asked.items()}
     own = found[test.pool.protocol]
-    threshold = float(np.quantile(scores(signal, familiar, "validation"), KEPT))
     return {
         **signal._asdict(),
-        "tried": [{**s._asdict(), "auroc": value} for s, value in tried.items()],
-        "threshold": threshold,
+        "tried": [{**s._asdict(), "auroc": value} for s, value in fitted.tried.items()],
+        "threshold": fitted.threshold,
         "queries": {name: len(values) for name, values in found.items()},
-        "flagged": {name: float((values > threshold).mean()) for name, values in found.items()},
-        "auroc": {
-            name: auroc(own, values) for name, values in found.items() if name != test.pool.protocol
-        },
+        "flagged": {n: float((values > fitted.threshold).mean()) for n, values in found.items()},
+        "auroc": {n: auroc(own, v) for n, v in found.items() if n != test.pool.protocol},
         "histogram": _histogram(found),
     }
 
@@ -215,24 +230,21 @@ def _histogram(found: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def calibration(
-    test: Sides, validation: Sides, direction: Direction, trained: float | None
+    test: Sides, direction: Direction, fitted: float, trained: float | None
 ) -> dict[str, Any]:
-    """ECE of the first place on the tested pool, before and after T is fitted on validation.
+    """ECE of the first place under the temperature of training, or 1, and under the fitted one.
 
-    Before: under the temperature of training, or 1. Where candidates tie for the first place, it
-    is right with the chance that a random order gives.
+    Where candidates tie for the first place, it is right with the chance that a random order gives.
     """
-    query, candidate, target = _queries(validation, direction)
-    fitted = temperature(query, candidate.rows, target)
     query, candidate, target = _queries(test, direction)
     correct = per_query(rank(query, candidate.rows, target, candidate.group))["hits@1"]
-    before = confidence(query, candidate.rows, 1.0 if trained is None else trained)
-    after = confidence(query, candidate.rows, fitted)
+    given = 1.0 if trained is None else trained
+    before, after = (confidence(query, candidate.rows, t) for t in (given, fitted))
     bins = reliability(after, correct)
     return {
         "direction": direction,
         "queries": len(target),
-        "temperature_before": 1.0 if trained is None else trained,
+        "temperature_before": given,
         "temperature": fitted,
         "ece_before": ece(before, correct),
         "ece": ece(after, correct),
@@ -265,15 +277,12 @@ def geometry(test: Sides) -> dict[str, Any]:
 
 
 def _means(encoded: Encoded, items: np.ndarray) -> Any:
-    """Unit rows: of each item, the mean of its words or atoms."""
+    """Unit rows: of each item, the mean of its words or atoms, whose direction is their sum's."""
     side = encoded.side
     if side is None:
         return None
-    counts = np.diff(side.offsets)
-    assert (counts > 0).all(), "an item without words or atoms was encoded"
-    return unit(np.add.reduceat(side.parts, side.offsets[:-1]) / counts[:, None])[
-        encoded.group[items]
-    ]
+    assert (np.diff(side.offsets) > 0).all(), "an item without words or atoms was encoded"
+    return unit(np.add.reduceat(side.parts, side.offsets[:-1]))[encoded.group[items]]
 
 
 def _cosines(sides: Sides) -> dict[str, list[int]]:
