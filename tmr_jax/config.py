@@ -113,6 +113,8 @@ class BankConfig:
     slots: int = 28  # R; 0: no memory, the mean of words and of atoms
     first_order: Literal["triplet", "info_nce", "none"] = "triplet"
     adversarial: float = 2e-4  # weight of L_G; 0: no critic
+    # BatchNorm's running statistics: mixed, as released, or each modality its own, as in training
+    statistics: Literal["mixed", "own"] = "mixed"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tmr_jax.nn.memory import Critic, Memory, SharedHead
 
@@ -82,28 +83,36 @@ def test_sharpness_is_zero_for_even_attention_and_one_for_a_single_word():
     np.testing.assert_array_equal(one, np.zeros((2, SLOTS)))
 
 
-def test_statistics_of_the_head_mix_both_modalities_text_then_molecule():
-    """Flax keeps 0.9 of what it had: after text t and molecule m, 0.9 (0.9 x 0 + 0.1 t) + 0.1 m."""
-
-    head = SharedHead(2)
+@pytest.mark.parametrize(
+    "kind, means",
+    [
+        # Flax keeps 0.9 of what it had: after text t and molecule m, 0.9 (0.9 x 0 + 0.1 t) + 0.1 m.
+        ("mixed", {"norm": [0.9 * 0.1 * 2, 0.1 * 20]}),
+        ("own", {"norm_text": [0.1 * 2, 0.0], "norm_mol": [0.0, 0.1 * 20]}),
+    ],
+)
+def test_statistics_of_the_head_mix_both_modalities_text_then_molecule(kind, means):
+    head = SharedHead(2, kind)
     text, mol = jnp.array([[1.0, 0.0], [3.0, 0.0]]), jnp.array([[0.0, 10.0], [0.0, 30.0]])
-    variables = head.init(KEY, text, False)
-    variables = {**variables, "params": {**variables["params"]}}
-    variables["params"]["linear"] = {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}
 
-    def both(module):
-        return module(text, True), module(mol, True)
+    def both(module, train=True):
+        return module(text, "text", train), module(mol, "mol", train)
 
+    variables = head.init(KEY, False, method=both)
+    linear = {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}
+    variables = {**variables, "params": {**variables["params"], "linear": linear}}
     _, moved = head.apply(variables, method=both, mutable=["batch_stats"])
-    mean = moved["batch_stats"]["norm"]["mean"]
-    np.testing.assert_allclose(mean, [0.9 * 0.1 * 2, 0.1 * 20], rtol=1e-5)
+    found = {name: s["mean"] for name, s in moved["batch_stats"].items()}
+    assert found.keys() == means.keys()
+    for name, mean in means.items():
+        np.testing.assert_allclose(found[name], mean, rtol=1e-5)
 
 
 def test_the_head_ends_in_rows_of_length_one():
     head = SharedHead(DIM)
     rows = 5 * jax.random.normal(KEY, (6, DIM))
-    variables = head.init(KEY, rows, False)
-    out, _ = head.apply(variables, rows, True, mutable=["batch_stats"])
+    variables = head.init(KEY, rows, "text", False)
+    out, _ = head.apply(variables, rows, "text", True, mutable=["batch_stats"])
     np.testing.assert_allclose(jnp.linalg.norm(out, axis=1), np.ones(6), rtol=1e-5)
 
 

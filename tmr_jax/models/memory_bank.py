@@ -27,7 +27,7 @@ class MemoryBank(DualEncoder):
     def setup(self) -> None:
         super().setup()
         self.memory = Memory(self.bank.slots, self.dim)
-        self.head = SharedHead(self.dim)
+        self.head = SharedHead(self.dim, self.bank.statistics)
         if self.adversary:
             self.critic = Critic()
 
@@ -37,7 +37,8 @@ class MemoryBank(DualEncoder):
 
     def encode_text(self, text: TextBatch, train: bool = False) -> TextOut:
         out = super().encode_text(text, train)
-        return out._replace(pooled=self.head(self.memory.texts(out.tokens, out.mask), train))
+        read = self.memory.texts(out.tokens, out.mask)
+        return out._replace(pooled=self.head(read, "text", train))
 
     def encode_molecule(self, mol: MolBatch, train: bool = False) -> MolOut:
         out = super().encode_molecule(mol, train)
@@ -48,7 +49,7 @@ class MemoryBank(DualEncoder):
             of_graph = jnp.concatenate([of_graph, jnp.arange(len(out.pooled))])
         graphs = len(mol.graph.n_node)  # the last one absorbs the padding
         read = self.memory.molecules(nodes, of_graph, graphs)[:-1]
-        return out._replace(pooled=self.head(read, train))
+        return out._replace(pooled=self.head(read, "mol", train))
 
     def loss(
         self, batch: Batch | EncodedBatch, key: Key[Array, ""], train: bool = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -93,16 +95,34 @@ def _bank(key: Array, shape: tuple[int, int]) -> Float[Array, "M D"]:
 
 
 class SharedHead(nn.Module):
-    """z of A2: Linear, BatchNorm, tanh, length one; one for both modalities."""
+    """z of A2: Linear, BatchNorm, tanh, length one; one for both modalities.
+
+    In training each modality is normalised by its own batch. Later, as released, by running
+    statistics that mix both (`mixed`), which is another map than the one that was trained wherever
+    the modalities differ before it; `own` keeps statistics of each.
+    """
 
     dim: int
+    statistics: Literal["mixed", "own"] = "mixed"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B D"], train: bool) -> Float[Array, "B D"]:
+    def __call__(
+        self, x: Float[Array, "B D"], modality: Literal["text", "mol"], train: bool
+    ) -> Float[Array, "B D"]:
         x = nn.Dense(self.dim, name="linear")(x)
+        name = "norm" if self.statistics == "mixed" else f"norm_{modality}"
         # 0.9 here is torch's 0.1. Flax's running variance is the biased one, torch's is not.
-        norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name="norm")
-        return unit(jnp.tanh(norm(x)))
+        norm = nn.BatchNorm(
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            use_scale=False,
+            use_bias=False,
+            name=name,
+        )
+        scale = self.param("scale", nn.initializers.ones, (self.dim,))
+        bias = self.param("bias", nn.initializers.zeros, (self.dim,))
+        return unit(jnp.tanh(norm(x) * scale[None] + bias[None]))
 
 
 class Critic(nn.Module):
