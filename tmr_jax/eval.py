@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -54,8 +55,18 @@ from tmr_jax.retrieval.protocols import (
 from tmr_jax.retrieval.rank import count, score_chunks, top
 from tmr_jax.retrieval.refine import Direction, levels
 from tmr_jax.retrieval.twins import Ceiling, ceiling
+from tmr_jax.slots import bank_record, has_slots
 from tmr_jax.training.rundir import describe_code, write
-from tmr_jax.types import Pool, Ranking
+from tmr_jax.trust import (
+    Sides,
+    companions,
+    fit,
+    slot_lines,
+    trained_temperature,
+    trust_lines,
+    trust_of,
+)
+from tmr_jax.types import Pool, Ranking, Side
 
 Which = Literal["best", "newest"]
 BASELINE = "ridge: bag of words to fingerprint"
@@ -78,6 +89,9 @@ class Restored(NamedTuple):
     # Molecules that are refused have no row: the second value lists the items that have.
     molecules: Callable[[list[str]], tuple[Encoded, np.ndarray]]
     refiner: Refiner | None = None  # of a model with a second stage
+    temperature: float | None = None  # what training divided the cosines by
+    # Of a memory bank: the record of its slots, from words and atoms of a pool's two sides
+    slots: Callable[[Side, Side], dict[str, Any]] | None = None
 
 
 class Asked(NamedTuple):
@@ -234,10 +248,15 @@ def evaluate(
         counts = {"refused_molecules": refused[protocol.name], "dropped_pairs": dropped}
         records += [score_record(s, config, protocol, shared, counts) for s in found]
         scores += found
+    tested = map(Sides, pools, texts, molecules)  # in batches they would be the same pairs again
+    whole = [sides for p, sides in zip(declared, tested, strict=True) if not p.batch]
     results = summary(run, config, model.checkpoint, command) | {
         "scores": records,
         "analysis": analyses,
+        "trust": trust_records(model, config, whole),
     }
+    if model.slots is not None and texts[0].side is not None and molecules[0].side is not None:
+        results["slots"] = model.slots(texts[0].side, molecules[0].side)
     _write_json(run / "results.json", results)
     rankings = {
         ", ".join(filter(None, (s.protocol, s.direction, s.tier))): s.ranking
@@ -342,9 +361,26 @@ def in_whole_batches(
     return cut, _take(text, list(range(whole))), _take(mol, list(range(whole)))
 
 
+def trust_records(model: Restored, config: Experiment, tested: list[Sides]) -> list[dict[str, Any]]:
+    """Can the answers be trusted? Nothing for a run without validation pairs."""
+    from tmr_jax.data.unrelated import SENTENCES
+
+    beside = companions(config.data)
+    if not beside:
+        return []
+    own, *others = (Sides(*s) for s in zip(*encode_pools(model, beside)[:3], strict=True))
+    strange = model.texts(list(SENTENCES)).rows
+    fitted = fit(own, strange)
+    if fitted is None:
+        return []
+    found = (trust_of(s, fitted, others, strange, model.temperature) for s in tested)
+    return [record for record in found if record is not None]
+
+
 def restored(assembly: Assembly, params: Any, checkpoint: dict[str, Any]) -> Restored:
     """Encoders of strings that show their progress on standard error."""
-    encoder = Encoder(assembly, params, parts=refines(assembly.model))
+    slots = partial(bank_record, assembly, params) if has_slots(assembly) else None
+    encoder = Encoder(assembly, params, parts=refines(assembly.model) or slots is not None)
 
     def texts(strings: list[str]) -> Encoded:
         with _progress("encoding texts", len(strings)) as watch:
@@ -358,7 +394,10 @@ def restored(assembly: Assembly, params: Any, checkpoint: dict[str, Any]) -> Res
     refiner = None
     if refines(assembly.model):
         refiner = Refiner(assembly, params, settings_of(assembly.config))
-    return Restored(checkpoint, texts, molecules, refiner)
+    scaled = assembly.config.model.bank.first_order == "info_nce"
+    scaled = scaled or assembly.config.model.name != "mbank"  # a triplet trains no scale
+    temperature = trained_temperature(params) if scaled else None
+    return Restored(checkpoint, texts, molecules, refiner, temperature, slots)
 
 
 @contextmanager
@@ -791,6 +830,12 @@ def print_table(results: dict[str, Any]) -> None:
     )
     for record in results["analysis"]:
         for line in analysis_lines(record):
+            console.print(line, markup=False, highlight=False)
+    for record in results["trust"]:
+        for line in trust_lines(record):
+            console.print(line, markup=False, highlight=False)
+    if "slots" in results:
+        for line in slot_lines(results["slots"]):
             console.print(line, markup=False, highlight=False)
     for name in ("results.json", "report.html"):
         console.print(f"{results['run']}/{name}", markup=False, soft_wrap=True)

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from tmr_jax.config import DataConfig, Experiment, to_json
+from tmr_jax.data.cache import VERSION, cache_folder
 from tmr_jax.data.pools import final_protocol
 from tmr_jax.generator import data_seen
 from tmr_jax.retrieval.protocols import Protocol
@@ -24,7 +25,7 @@ from tmr_jax.training.rundir import write
 from tmr_jax.types import Pool
 
 TRAINED_ON = "trained_on.json"
-WATCHED_FROM = 1000  # molecules whose keys are worth a progress bar
+WATCHED_FROM = 1000  # molecules whose keys take seconds: with a progress bar, and kept
 
 
 class Trained(NamedTuple):
@@ -182,15 +183,34 @@ def _recorded(data: DataConfig, kept: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def molecule_keys(smiles: Sequence[str], what: str) -> list[str]:
-    """The key of each molecule; many show their progress on standard error."""
-    distinct = list(dict.fromkeys(smiles))
-    if len(distinct) >= WATCHED_FROM:
-        from rich.console import Console
-        from rich.progress import track
+    """The key of each molecule; many show their progress and are kept in the cache folder."""
+    from rich.console import Console
+    from rich.progress import track
 
-        for one in track(distinct, what, console=Console(stderr=True)):
-            molecule_key(one)
-    return [molecule_key(s) for s in smiles]
+    distinct = list(dict.fromkeys(smiles))
+    if len(distinct) < WATCHED_FROM:
+        return [molecule_key(s) for s in smiles]
+    digest = hashlib.sha256(json.dumps(["keys", VERSION, *distinct]).encode()).hexdigest()
+    path = cache_folder() / f"keys-{digest[:32]}.json"
+    keys = _kept(path, len(distinct))
+    if keys is None:
+        keys = [molecule_key(s) for s in track(distinct, what, console=Console(stderr=True))]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path, json.dumps(keys))
+        except OSError as error:  # the work itself needs no cache
+            print(f"keys of molecules are not kept for the next time: {error}")
+    key = dict(zip(distinct, keys, strict=True))
+    return [key[s] for s in smiles]
+
+
+def _kept(path: Path, count: int) -> list[str] | None:
+    try:
+        keys = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or one that something has cut short
+        return None
+    sound = isinstance(keys, list) and len(keys) == count and all(isinstance(k, str) for k in keys)
+    return keys if sound else None
 
 
 @functools.cache

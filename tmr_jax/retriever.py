@@ -25,6 +25,7 @@ from tmr_jax.library import Account, Library, library_of, open_library
 from tmr_jax.refinement import Refiner, read_alpha, settings_of
 from tmr_jax.retrieval.rank import top
 from tmr_jax.retrieval.refine import Direction, levels
+from tmr_jax.training.state import parameters_sha256
 
 
 class Hit(NamedTuple):

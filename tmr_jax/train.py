@@ -199,7 +199,12 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
     from tmr_jax.data.cache import cache_folder
     from tmr_jax.data.pools import load_pool, validation_protocol
     from tmr_jax.data.table import show_report
-    from tmr_jax.generator import assemble_for_generator, init_generator, write_earlier_data
+    from tmr_jax.generator import (
+        FeatureSet,
+        assemble_for_generator,
+        init_generator,
+        write_earlier_data,
+    )
     from tmr_jax.memory import keep_freed_memory
     from tmr_jax.models.difftmr import GENERATOR
     from tmr_jax.training.checkpoint import Checkpoints
@@ -221,8 +226,7 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
     if config.train.start:
         start = _started(config.train.start, run, signals)
         write_earlier_data(run, start)
-    second_stage = start is not None and not freezes
-    if second_stage:
+    if start is not None and not freezes:
         assembly, data, encoder = assemble_for_generator(config, pairs, start)
         validation = Validation(assembly, pool, encoder)
         frozen = frozenset(encoder) - GENERATOR
@@ -236,12 +240,12 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
     plan = Plan(config, data)
     # state
     first: Any = data.batch(plan.rows(0), assembly.tokenizer.pad_token)
-    if second_stage:
+    if isinstance(data, FeatureSet):
         params = init_generator(assembly, first, config.train.seed, encoder)
     else:
         params = init_params(assembly, first, config.train.seed, text_weights)
-    if freezes:
-        data, frozen = freeze_text(assembly, data, params), frozenset({"text_encoder"})
+        if freezes:
+            data, frozen = freeze_text(assembly, data, params), frozenset({"text_encoder"})
     rivals = assembly.model.adversary
     trained = without(params, frozen | rivals | {STATISTICS})
     optimizer = build_optimizer(config.optim, plan.total, trained)
