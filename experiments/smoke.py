@@ -25,13 +25,13 @@ from tmr_jax.config import (
 TINY = Path(__file__).resolve().parent.parent / "tests" / "experiments" / "tiny_bert"
 CONFIG = Experiment(
     data=DataConfig(name="demo", demo=DemoConfig(train=64, validation=16, test=32)),
-    features=FeatureConfig(molecule="ogb", max_tokens=96),
+    features=FeatureConfig(molecule="ogb", max_tokens=128),
     model=ModelConfig(
         dim=16,
         text=TextEncoderConfig(source=str(TINY), init="random", pooling="mean"),
         graph=GraphEncoderConfig(kind="residual", layers=1, width=16),
     ),
     optim=OptimConfig(text_lr=1e-3, base_lr=1e-3, warmup=2),
-    train=TrainConfig(epochs=2, batch_size=16, text_buckets=(96,), eval_every=2),
+    train=TrainConfig(epochs=2, batch_size=16, text_buckets=(128,), eval_every=2),
     eval=EvalConfig(bootstrap=100, batch_size=16),
 )
