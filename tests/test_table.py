@@ -395,7 +395,7 @@ def test_cited_rows_and_marks_are_printed(programs, tmp_path):
     text = markdown(one, found).splitlines()
     theirs = next(x for x in text if x.startswith("| theirs"))
     assert theirs.startswith(f"| theirs | {POOL} | 33,010 | t2m | - | - | cited | cited |")
-    assert all("63.4 / 90.1 / 0.792 / - (a paper; IMPOSSIBLE)" in x for x in text if "| t2m |" in x)
+    assert all("63.4 / 90.1 / 0.792 / - IMPOSSIBLE (a paper)" in x for x in text if "| t2m |" in x)
 
 
 # Declarations and pages
@@ -438,6 +438,8 @@ def test_the_page_has_its_plots_and_no_script(programs, tmp_path):
         "memory of the training process",
     ]
     assert "<script" not in text and "few <b>" not in text and "few &lt;b&gt;" in text
+    assert "<td>30.0 ± 10.0<br><small>15.0 to 45.0</small></td>" in text
+    assert "<small>a &lt;paper&gt;</small>" in text
     assert "ours, t2m" in text and "published, t2m" in text
     assert f"positive, {POOL} (10)" in text
     assert ">not run</text>" in text  # of the grid

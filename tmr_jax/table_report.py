@@ -7,6 +7,7 @@ have marked.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
@@ -95,8 +96,8 @@ def _published(cited: Cited | None, direction: str, metrics: Sequence[str]) -> s
     if cited is None or not (printed := cited.of(direction)):
         return NONE
     shown = " / ".join(number(m, printed[m]) if m in printed else NONE for m in metrics)
-    mark = "; IMPOSSIBLE" if impossible(printed) else ""
-    return f"{shown} ({cited.source}{mark})"
+    mark = " IMPOSSIBLE" if impossible(printed) else ""
+    return f"{shown}{mark} ({cited.source})"
 
 
 def _costs(line: Line) -> list[str]:
@@ -144,12 +145,16 @@ def page(table: Table, found: Sequence[Line]) -> str:
 
 
 def _rows(table: Table, found: Sequence[Line]) -> str:
-    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in (*FACTS, *table.metrics, *REST))
+    """What a line depends on goes below its name, so that its numbers need no scrolling."""
+    heads = (FACTS[0], *table.metrics, *REST)
+    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in heads)
     rows = []
     for line in found:
-        label, *cells = cells_of(line, table)
-        told = "".join(f"<td>{_small(cell)}</td>" for cell in cells)
-        rows.append(f'<tr><th scope="row">{escape(label)}</th>{told}</tr>')
+        cells = cells_of(line, table)
+        label, *facts = (escape(cell) for cell in cells[: len(FACTS)])
+        about = "<br>".join(f"{name}: {fact}" for name, fact in zip(FACTS[1:], facts, strict=True))
+        told = "".join(f"<td>{_small(cell)}</td>" for cell in cells[len(FACTS) :])
+        rows.append(f'<tr><th scope="row">{label}<br><small>{about}</small></th>{told}</tr>')
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
@@ -157,9 +162,11 @@ def _rows(table: Table, found: Sequence[Line]) -> str:
 
 
 def _small(cell: str) -> str:
-    """An interval goes below its value."""
-    value, bracket, rest = escape(cell).partition(" [")
-    return f"{value}<br><small>{rest.removesuffix(']')}</small>" if bracket else value
+    """An interval, or who published a number, goes below it."""
+    value, *below = re.split(r" [\[(]", escape(cell), maxsplit=1)
+    if not below or cell[-1] not in "])":
+        return escape(cell)
+    return f"{value}<br><small>{below[0][:-1]}</small>"
 
 
 def _curve(table: Table, found: list[Line]) -> str:
@@ -226,7 +233,7 @@ def _cells(metric: str, ours: dict[tuple, float], printed: dict[tuple, Any]) -> 
     for place in {**ours, **printed}:
         left, top = LEFT + acrosses.index(place[1]) * width, 10 + downs.index(place[0]) * height
         opacity = weight(ours[place]) if place in ours else 0.05
-        middle = f'x="{left + width / 2:.1f}" text-anchor="middle"'
+        middle = f'x="{left + width / 2:.1f}" text-anchor="middle" style="fill:var(--ink)"'
         own = number(metric, ours[place]) if place in ours else "not run"
         theirs = printed.get(place)
         drawn.append(
