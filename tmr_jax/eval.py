@@ -225,12 +225,14 @@ def evaluate(
         check_data(run, config, protocol)
     checked = [check(run, config, p, declared_pool(p, data)) for p in declared]
     model = open_run(run, which, refine)
-    pools, texts, molecules, refused = encode_pools(model, [c.pool for c in checked])
+    beside = companions(config.data)
+    pools, texts, molecules, refused = encode_pools(model, [*(c.pool for c in checked), *beside])
     alpha = chosen_alpha(run, config, model)
     known = None if model.refiner is None else known_of(data_seen(run, config.data))
     records, scores, analyses = [], [], []
-    encoded = zip(pools, texts, molecules, strict=True)
-    for protocol, (_, shared, blocks), whole in zip(declared, checked, encoded, strict=True):
+    encoded = [Sides(*sides) for sides in zip(pools, texts, molecules, strict=True)]
+    tested, beside = encoded[: len(declared)], encoded[len(declared) :]
+    for protocol, (_, shared, blocks), whole in zip(declared, checked, tested, strict=True):
         pool, text, mol = in_whole_batches(*whole, protocol.batch)
         sides = asked(pool, text, mol, protocol.batch)
         found = score_sides(pool.protocol, sides)
@@ -244,16 +246,16 @@ def evaluate(
                 analyses += analyse_pool(*of_text, model.refiner, alpha, draws)
         found = with_clean(found, pool, sides, blocks)
         found += baseline_scores(pool, data, run / TOKENIZER)
-        dropped = len(whole[0].smiles) - len(pool.smiles)
+        dropped = len(whole.pool.smiles) - len(pool.smiles)
         counts = {"refused_molecules": refused[protocol.name], "dropped_pairs": dropped}
         records += [score_record(s, config, protocol, shared, counts) for s in found]
         scores += found
-    tested = map(Sides, pools, texts, molecules)  # in batches they would be the same pairs again
-    whole = [sides for p, sides in zip(declared, tested, strict=True) if not p.batch]
+    # In batches they would be the same pairs again.
+    tested = [sides for p, sides in zip(declared, tested, strict=True) if not p.batch]
     results = summary(run, config, model.checkpoint, command) | {
         "scores": records,
         "analysis": analyses,
-        "trust": trust_records(model, config, whole),
+        "trust": trust_records(model, tested, beside),
     }
     if model.slots is not None and texts[0].side is not None and molecules[0].side is not None:
         results["slots"] = model.slots(texts[0].side, molecules[0].side)
@@ -361,14 +363,16 @@ def in_whole_batches(
     return cut, _take(text, list(range(whole))), _take(mol, list(range(whole)))
 
 
-def trust_records(model: Restored, config: Experiment, tested: list[Sides]) -> list[dict[str, Any]]:
-    """Can the answers be trusted? Nothing for a run without validation pairs."""
+def trust_records(
+    model: Restored, tested: list[Sides], beside: list[Sides]
+) -> list[dict[str, Any]]:
+    """Can the answers be trusted? `beside`: the validation pool, then other data sets'; nothing
+    for a run without validation pairs."""
     from tmr_jax.data.unrelated import SENTENCES
 
-    beside = companions(config.data)
     if not beside:
         return []
-    own, *others = (Sides(*s) for s in zip(*encode_pools(model, beside)[:3], strict=True))
+    own, *others = beside
     strange = model.texts(list(SENTENCES)).rows
     fitted = fit(own, strange)
     if fitted is None:

@@ -131,7 +131,8 @@ class DualEncoder(nn.Module):
             self.dtype,
             self.backward,
         )
-        self.log_scale = self.param("log_scale", lambda _: jnp.log(1 / 0.07))  # R20
+        # Of a fixed type: a weak one would have the first step compiled twice. R20
+        self.log_scale = self.param("log_scale", lambda _: jnp.float32(jnp.log(1 / 0.07)))
 
     def encode_text(self, text: TextBatch, train: bool = False) -> TextOut:
         if train and self.word_dropout:
