@@ -4,15 +4,20 @@ Paper: Memory Bank (BIBM 2024), main row, in small.
 Run: TMR_JAX_DATA=../shared/data make train EXP=ablation_mbank_open
 Hardware: 2 CPU cores, minutes: the text encoder's states are computed once.
 Result: not run yet; the table: make table NAME=ablation_open.
-Differs: as ablation_open; nothing else.
+Differs: as ablation_open; running statistics of each modality (LOG.md), not mixed.
 """
 
 from dataclasses import replace
 
-from tmr_jax.config import SecondOrderConfig, load_experiment
+from tmr_jax.config import BankConfig, SecondOrderConfig, load_experiment
 
 BASE = load_experiment("ablation_open")
 CONFIG = replace(
     BASE,
-    model=replace(BASE.model, name="mbank", second_order=SecondOrderConfig(u2u=1.0, u2c=1.0)),
+    model=replace(
+        BASE.model,
+        name="mbank",
+        bank=BankConfig(statistics="own"),
+        second_order=SecondOrderConfig(u2u=1.0, u2c=1.0),
+    ),
 )

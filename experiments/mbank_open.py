@@ -4,7 +4,7 @@ Paper: none; scores are "open-pairs training" and compare with no published numb
 Run: TMR_JAX_DATA=../shared/data make train EXP=mbank_open
 Hardware: 2 CPU cores, about as long as det_open.
 Result: not run yet.
-Differs: MiniLM, bond-aware graph encoder, InfoNCE in place of the triplet, 8 epochs of 64.
+Differs: MiniLM, bond-aware graph encoder, InfoNCE, statistics of each modality, 8 epochs of 64.
 """
 
 from dataclasses import replace
@@ -17,7 +17,7 @@ CONFIG = replace(
     model=replace(
         BASE.model,
         name="mbank",
-        bank=BankConfig(slots=28, first_order="info_nce"),
+        bank=BankConfig(slots=28, first_order="info_nce", statistics="own"),
         second_order=SecondOrderConfig(u2u=1.0, u2c=1.0),
     ),
 )

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from tmr_jax.evaluation_report import _densities, _reliability, _slot_bars, page
+from tmr_jax.evaluation_report import _reliability, _slot_bars, densities, page
 from tmr_jax.trust import slot_record
 
 BAD = "</p><script>alert(1)</script>\"'&"
@@ -127,7 +127,7 @@ def test_outlines_are_shares_over_the_range_in_use():
         "edges": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5],
         "counts": {"few": [0, 1, 1, 0, 0], "many": [0, 25, 25, 50, 0]},
     }
-    svg = drawing(_densities("title", histogram, ""))
+    svg = drawing(densities("title", histogram, ""))
     lines = [
         [tuple(map(float, point.split(","))) for point in line.get("points").split()]
         for line in svg.findall("polyline")

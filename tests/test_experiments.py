@@ -17,6 +17,7 @@ from tmr_jax.assembly import init_params
 from tmr_jax.config import Experiment, from_json, load_experiment, to_json
 from tmr_jax.data.pools import PROTOCOLS
 from tmr_jax.eval import default_protocols
+from tmr_jax.overlap import own_test
 from tmr_jax.retrieval.protocols import find
 from tmr_jax.table import run_of
 from tmr_jax.table_plan import PUBLISHED, load_table
@@ -52,7 +53,8 @@ def test_is_the_same_after_json_and_names_pools_that_exist(path: Path) -> None:
     config = load_experiment(path.stem)
     assert from_json(to_json(config)) == config
     measured = default_protocols(config)  # those it names, or its own data set's test pool
-    assert measured and set(measured) <= set(PROTOCOLS)
+    own = own_test(config.data, config.data)
+    assert measured and {find(name, own).source for name in measured} <= set(PROTOCOLS)
     assert config.features.max_tokens <= max(config.train.text_buckets)
 
 

@@ -16,6 +16,7 @@ VERBS = {
         "tmr_jax.search",
         'ask a run: tmr search --run runs/quickstart --library my.smi "an aromatic amine"',
     ),
+    "table": ("tmr_jax.table", "run what a table of results lacks: tmr table --name smoke"),
     "data": ("tmr_jax.data.fetch", "fetch a public data set and verify it: tmr data chebi20"),
 }
 

@@ -54,16 +54,16 @@ def page(
     title = escape(f"{results['experiment']}: text-molecule retrieval")
     parts = [
         f"<header><h1>{title}</h1>{_facts(results)}</header>",
-        _section("Scores", _table(results["scores"]) + _explanation(results)),
-        _section("Training", _curves(history)),
-        _section("Ranks", "".join(_histogram(n, r) for n, r in rankings.items())),
-        _section("Trust", "".join(map(_trust, results.get("trust") or []))),
-        _section("Memory bank", _slots(results.get("slots"))),
-        _section("One query, part by part", worked),
-        _section("Hits", _examples([e for e in examples if e.rank <= 1.0])),
-        _section("Misses", _examples([e for e in examples if e.rank > 1.0])),
+        section("Scores", _table(results["scores"]) + _explanation(results)),
+        section("Training", _curves(history)),
+        section("Ranks", "".join(_histogram(n, r) for n, r in rankings.items())),
+        section("Trust", "".join(map(_trust, results.get("trust") or []))),
+        section("Memory bank", _slots(results.get("slots"))),
+        section("One query, part by part", worked),
+        section("Hits", _examples([e for e in examples if e.rank <= 1.0])),
+        section("Misses", _examples([e for e in examples if e.rank > 1.0])),
     ]
-    return _HEAD.format(title=title, style=_STYLE) + "\n".join(parts) + "\n</main></body></html>\n"
+    return HEAD.format(title=title, style=STYLE) + "\n".join(parts) + "\n</main></body></html>\n"
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
@@ -114,7 +114,7 @@ def _range(low: int, high: int) -> str:
     return f"{low:,}+" if low > 500 else f"{low}-{high}"
 
 
-def _section(title: str, body: str) -> str:
+def section(title: str, body: str) -> str:
     return f"<section><h2>{title}</h2>{body}</section>" if body else ""
 
 
@@ -207,7 +207,7 @@ def _lines(title: str, curves: dict[str, list[tuple[float, float]]]) -> str:
         last = f"{curves[name][-1][1]:.3g}"
         legend.append(f'<span><i style="background:{colour}"></i>{escape(name)} ({last})</span>')
     marks = _axis_labels((low, high), [f"{x0:,.0f}", f"step {x1:,.0f}"])
-    return _figure(title, "".join(lines) + marks, "".join(legend))
+    return figure(title, "".join(lines) + marks, "".join(legend))
 
 
 def smoothed(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -244,7 +244,7 @@ def _histogram(name: str, ranking: Ranking) -> str:
             f'<text {middle} y="{HEIGHT - 12}">{label}</text>'
         )
     size = f"{len(ranking.greater):,} queries, pool of {ranking.pool_size:,}, ties {TIES}"
-    return _figure(f"rank of the right candidate: {name}", "".join(drawn), escape(size))
+    return figure(f"rank of the right candidate: {name}", "".join(drawn), escape(size))
 
 
 def _trust(record: dict[str, Any]) -> str:
@@ -252,14 +252,14 @@ def _trust(record: dict[str, Any]) -> str:
     name, strange, shape = record["protocol"], record["ood"], record["geometry"]
     aurocs = [f"AUROC {v:.3f} against {other}" for other, v in strange["auroc"].items()]
     figures = [
-        _densities(
+        densities(
             f"strangeness of text queries: {name}",
             strange["histogram"],
             f"1 - mean cosine to {signal_words(strange)}, chosen on {record['validation']}; "
             + "; ".join(aurocs),
         ),
         *(_reliability(one, name) for one in record["calibration"]),
-        _densities(
+        densities(
             f"cosines of partners and of strangers: {name}",
             record["similarity"],
             "positive: a text and its molecule; negative: a text and any other molecule",
@@ -277,7 +277,7 @@ def _shape_words(name: str, shape: dict[str, Any]) -> str:
     )
 
 
-def _densities(title: str, histogram: dict[str, Any], caption: str) -> str:
+def densities(title: str, histogram: dict[str, Any], caption: str) -> str:
     """Outlines of histograms over the same edges, each as shares of its own count."""
     counts = histogram["counts"]
     shares = {name: np.array(c) / max(sum(c), 1) for name, c in counts.items()}
@@ -297,7 +297,7 @@ def _densities(title: str, histogram: dict[str, Any], caption: str) -> str:
         label = escape(f"{name} ({sum(counts[name]):,})")
         legend.append(f'<span><i style="background:{colour}"></i>{label}</span>')
     marks = _axis_labels((0.0, most), [f"{ends[0]:.2f}", f"{ends[-1]:.2f}"])
-    return _figure(title, "".join(lines) + marks, f"{''.join(legend)}<br>{escape(caption)}")
+    return figure(title, "".join(lines) + marks, f"{''.join(legend)}<br>{escape(caption)}")
 
 
 def _reliability(one: dict[str, Any], name: str) -> str:
@@ -322,7 +322,7 @@ def _reliability(one: dict[str, Any], name: str) -> str:
     )
     marks = _axis_labels((0.0, 1.0), ["0", "confidence 1"])
     title = f"reliability: {name}, {one['direction']}"
-    return _figure(title, "".join(drawn) + diagonal + marks, escape(caption))
+    return figure(title, "".join(drawn) + diagonal + marks, escape(caption))
 
 
 def _slots(record: dict[str, Any] | None) -> str:
@@ -353,10 +353,10 @@ def _slot_bars(title: str, values: list[float], dead: list[int], caption: str) -
             f'width="{step - 2:.1f}" height="{tall:.1f}"{colour}/>'
         )
     marks = _axis_labels((0.0, most), ["slot 0", f"slot {len(values) - 1}"])
-    return _figure(title, "".join(drawn) + marks, escape(caption))
+    return figure(title, "".join(drawn) + marks, escape(caption))
 
 
-def _figure(title: str, drawing: str, caption: str) -> str:
+def figure(title: str, drawing: str, caption: str) -> str:
     return (
         f"<figure><h3>{escape(title)}</h3>"
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
@@ -401,7 +401,7 @@ def _content(content: str, kind: str) -> str:
     )
 
 
-_HEAD = """<!doctype html>
+HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
@@ -409,7 +409,7 @@ _HEAD = """<!doctype html>
 <title>{title}</title><style>{style}</style></head><body><main>
 """
 
-_STYLE = """
+STYLE = """
 :root{color-scheme:light dark;--ink:#1d2430;--paper:#fff;--soft:#f2f4f8;--line:#d5dae3;
 --dim:#5d6878;--a:#2f6fde;--b:#d9622b;--c:#2c9a62;--d:#8a55c7}
 @media(prefers-color-scheme:dark){:root{--ink:#e6eaf2;--paper:#12161d;--soft:#1c222c;

@@ -129,14 +129,18 @@ def open_retriever(chosen: Arguments) -> Retriever:
 
 def _own_pool(retriever: Retriever) -> tuple[str, list[str]]:
     from tmr_jax.data.pools import load_pool
+    from tmr_jax.overlap import own_test
+    from tmr_jax.retrieval import protocols
 
+    data = retriever.config.data
     if not retriever.config.eval.protocols:
         raise ValueError(
             "expected molecules to search, got no --library, and this run names no test pool; "
             "give --library a .smi, .csv or .sdf file"
         )
-    protocol = retriever.config.eval.protocols[0]
-    return protocol, list(load_pool(protocol, retriever.config.data).smiles)
+    name = retriever.config.eval.protocols[0]
+    source = protocols.find(name, own_test(data, data)).source
+    return source, list(load_pool(source, data).smiles)
 
 
 def find(retriever: Retriever, queries: Sequence[str], k: int, molecule: bool) -> list[Answer]:

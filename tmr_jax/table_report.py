@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 
 from tmr_jax.evaluation_report import (
-    _HEAD,
-    _STYLE,
     BOTTOM,
     COLOURS,
+    HEAD,
     HEIGHT,
     LEFT,
+    STYLE,
     WIDTH,
-    _densities,
-    _figure,
-    _section,
+    densities,
+    figure,
     number,
+    section,
 )
 from tmr_jax.retrieval.protocols import find
 from tmr_jax.table_lines import Line, sentence, spread
@@ -133,14 +133,14 @@ def page(table: Table, found: Sequence[Line]) -> str:
     claims = "".join(f"<li>{escape(sentence(claim, found))}</li>" for claim in table.claims)
     parts = [
         f"<header><h1>{escape(table.title)}</h1><p>{escape(explanation(table))}</p></header>",
-        _section("Rows", _rows(table, found)),
-        _section("Claims", f"<ul>{claims}</ul>" if claims else ""),
-        _section("Curve", _curve(table, [x for x in found if len(x.row.at) == 1])),
-        _section("Grid", _grid(table, [x for x in found if len(x.row.at) == 2])),
-        _section("Similarity of partners and of strangers", _similarities(found)),
-        _section("Cost of each row", _bars(found)),
+        section("Rows", _rows(table, found)),
+        section("Claims", f"<ul>{claims}</ul>" if claims else ""),
+        section("Curve", _curve(table, [x for x in found if len(x.row.at) == 1])),
+        section("Grid", _grid(table, [x for x in found if len(x.row.at) == 2])),
+        section("Similarity of partners and of strangers", _similarities(found)),
+        section("Cost of each row", _bars(found)),
     ]
-    head = _HEAD.format(title=escape(table.title), style=_STYLE)
+    head = HEAD.format(title=escape(table.title), style=STYLE)
     return head + "\n".join(parts) + "\n</main></body></html>\n"
 
 
@@ -204,7 +204,7 @@ def _lines(title: str, metric: str, curves: dict[str, list[tuple[int, float]]]) 
         f'<text x="{LEFT - 6}" y="{up(y) + 4:.1f}" text-anchor="end">{number(metric, y)}</text>'
         for y in sorted({low, high})
     ]
-    return _figure(title, "".join(drawn), "".join(legend))
+    return figure(title, "".join(drawn), "".join(legend))
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
@@ -221,7 +221,7 @@ def _grid(table: Table, found: list[Line]) -> str:
         printed = {x.row.at: x.row.cited.of(direction).get(metric) for x in here if x.row.cited}
         title = f"{metric}, {direction}: {table.curve}"
         if ours or any(printed.values()):
-            figures.append(_figure(title, _cells(metric, ours, printed), "below: as published"))
+            figures.append(figure(title, _cells(metric, ours, printed), "below: as published"))
     return "".join(figures)
 
 
@@ -276,7 +276,7 @@ def _similarities(found: Sequence[Line]) -> str:
         }
         name = f"cosines of {' '.join((experiment, *overrides))}"
         caption = "positive: a text and its molecule; negative: a text and any other; first seed"
-        figures.append(_densities(name, {"edges": edges, "counts": counts}, caption))
+        figures.append(densities(name, {"edges": edges, "counts": counts}, caption))
     return "".join(figures)
 
 

@@ -25,6 +25,16 @@ def parameters(mode):
     return jax.tree.map(lambda p: jnp.float32(random.normal(size=p.shape)), fresh.get("params", {}))
 
 
+def test_padding_beyond_the_slots_changes_nothing():
+    """Evaluation pads words to a power of two, which max_tokens need not be."""
+    cosines, mask = drawn(2, SLOTS), np.ones((2, SLOTS), bool)
+    params = parameters("matrix")
+    wide = np.pad(cosines, ((0, 0), (0, 2)), constant_values=9), np.pad(mask, ((0, 0), (0, 2)))
+    module = Tapr("matrix", SLOTS, D, -3.0)
+    got, padded = (module.apply({"params": params}, *x) for x in ((cosines, mask), wide))
+    np.testing.assert_array_equal(got, padded)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_radius_equals_the_reference(mode):
     words, mol = drawn(2, T, D), drawn(2, D, seed=1)

@@ -41,8 +41,10 @@ class Tapr(nn.Module):
             # T-MASS starts from the rectangular identity: each word moves a channel of its own.
             kernel = self.param("kernel", lambda _: jnp.eye(self.slots, self.dim))
             bias = self.param("bias", nn.initializers.constant(self.bias), (self.dim,))
-            # Empty slots hold zeros, so the rows of Theta beyond the text's bucket drop out.
-            log_radius = cosines @ kernel[: cosines.shape[-1]] + bias.reshape(
+            # Empty slots hold zeros, so the rows of Theta beyond the text's bucket drop out. Where
+            # the bucket has more places than there are slots, what is beyond them is padding.
+            read = min(cosines.shape[-1], self.slots)
+            log_radius = cosines[..., :read] @ kernel[:read] + bias.reshape(
                 (1,) * (len(shape) - 1) + (self.dim,)
             )
         else:
