@@ -150,6 +150,10 @@ def test_main_prints_and_writes_what_every_number_depends_on(run, capsys):
     assert results["checkpoint"] == {"which": "best", "step": 40, "sha256": "0" * 64}
     assert results["command"] == f"python -m tmr_jax.eval --run {run}"
     main_lines = [s for s in results["scores"] if s["right"] == PAIR]
+    ranks = json.loads((run / "ranks.json").read_text(encoding="utf-8"))
+    for score in main_lines:
+        own = ranks[f"table/test, {score['direction']}"]
+        np.testing.assert_allclose(np.mean(own), score["metrics"]["mr"], atol=0.01)
     assert [s["direction"] for s in main_lines] == ["t2m", "m2t"]
     for score in main_lines:
         assert score["declared"]["leakage"] == "molecule or text"

@@ -87,6 +87,8 @@ class Programs:
         told = {"checkpoint": {"sha256": self.digest}, "command": command}
         content = told | {"scores": [*scores, baseline]}
         (run / "results.json").write_text(json.dumps(content))
+        ranks = {f"{POOL}, t2m": [1.0, 2.0 + seed + few], f"{POOL}, m2t": [1.0, 9.0]}
+        (run / "ranks.json").write_text(json.dumps(ranks))
 
 
 @pytest.fixture
@@ -109,6 +111,13 @@ def filled(one: Table, runs: Path) -> list[Line]:
 
 
 # What is run
+
+
+def test_lines_have_the_ranks_of_their_own_evaluation(programs, tmp_path):
+    rows = (Row("plain", TINY, POOL), Row("few", TINY, POOL, eval_overrides=FEW))
+    found = filled(table(*rows, seeds=(0, 1)), tmp_path)
+    ranks = [[r["ranks"] for r in line.records] for line in found if line.direction == "t2m"]
+    assert ranks == [[[1.0, 2.0], [1.0, 3.0]], [[1.0, 2.25], [1.0, 3.25]]]
 
 
 def test_runs_what_is_missing_and_nothing_twice(programs, tmp_path):

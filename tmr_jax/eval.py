@@ -1,10 +1,10 @@
 """python -m tmr_jax.eval --run runs/NAME: restore, encode, rank, metrics, report.
 
-In: a run directory. Out: a table, and results.json and report.html in the run. Everything comes
-from the run; experiments/ is never read, so old runs outlive edits. Each distinct text and molecule
-of all chosen pools is encoded once. Every score carries its protocol, direction, pool size, tie
-rule and seed (MODELS.md 1.3); beside it stand the score by identity and that of the queries
-without a connectivity twin in training.
+In: a run directory. Out: a table, and results.json, report.html and ranks.json (the expected rank
+of every query's own partner) in the run. Everything comes from the run; experiments/ is never read,
+so old runs outlive edits. Each distinct text and molecule of all chosen pools is encoded once.
+Every score carries its protocol, direction, pool size, tie rule and seed (MODELS.md 1.3); beside it
+stand the score by identity and that of the queries without a connectivity twin in training.
 """
 
 from __future__ import annotations
@@ -259,12 +259,12 @@ def evaluate(
     }
     if model.slots is not None and texts[0].side is not None and molecules[0].side is not None:
         results["slots"] = model.slots(texts[0].side, molecules[0].side)
+    own = [s for s in scores if s.scorer == "model" and s.right == PAIR]
+    named = {", ".join(filter(None, (s.protocol, s.direction, s.tier))): s for s in own}
+    ranks = {name: per_query(s.ranking)["mr"].round(2).tolist() for name, s in named.items()}
+    write(run / "ranks.json", json.dumps(ranks) + "\n")  # first: who has results has ranks
     _write_json(run / "results.json", results)
-    rankings = {
-        ", ".join(filter(None, (s.protocol, s.direction, s.tier))): s.ranking
-        for s in scores
-        if s.scorer == "model" and s.right == PAIR and s.tier in ("", "det", "fused")
-    }
+    rankings = {n: s.ranking for n, s in named.items() if s.tier in ("", "det", "fused")}
     examples = []
     if not declared[0].batch:  # an example shows the best of the whole pool
         examples = choose_examples(pools[0], texts[0], molecules[0], scores, config.train.seed)

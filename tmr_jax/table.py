@@ -124,6 +124,11 @@ def results_of(run: Path, words: tuple[str, ...]) -> Path:
     return run / (f"results-{slug(words)}.json" if words else "results.json")
 
 
+def ranks_of(results: Path) -> Path:
+    """Beside the results: the rank of every query."""
+    return results.with_name(results.name.replace("results", "ranks", 1))
+
+
 def jobs(table: Table, runs: Path) -> list[Job]:
     """Every run of the table once, all experiments of the first seed before the second."""
     found: dict[Path, Job] = {}
@@ -235,7 +240,9 @@ def evaluate(run: Path, words: tuple[str, ...]) -> None:
     ended.check()
     path = results_of(run, words)
     if words:
-        write(path, (run / "results.json").read_text(encoding="utf-8"))
+        own = results_of(run, ())
+        for source, place in ((ranks_of(own), ranks_of(path)), (own, path)):
+            write(place, source.read_text(encoding="utf-8"))
     keep_cost(run, path.name, ended.seconds, ended.peak_bytes)
 
 
@@ -397,11 +404,18 @@ def _found(row: Row, seed: int, runs: Path, outcome: Outcome) -> Found:
         return Found(seed, [], None, None, next(filter(None, why), "stopped before it"))
     results = json.loads(path.read_text(encoding="utf-8"))
     own = [s for s in results["scores"] if s["scorer"] == "model" and s["right"] == PAIR]
+    if ranks_of(path).is_file():
+        ranks = json.loads(ranks_of(path).read_text(encoding="utf-8"))
+        own = [s | {"ranks": ranks[_name(s)]} for s in own]
     took = None
     if {"train", path.name} <= cost.keys():
         train = cost["train"]
         took = Cost(train["seconds"], cost[path.name]["seconds"], train["peak_bytes"])
     return Found(seed, own, took, results.get("trust"))
+
+
+def _name(score: dict[str, Any]) -> str:
+    return ", ".join(filter(None, (score["protocol"], score["direction"], score["tier"])))
 
 
 def write_table(table: Table, found: list[Line], out: Path) -> None:
