@@ -269,17 +269,25 @@ def test_a_signal_reaches_the_program_once_and_is_waited_for(tmp_path, monkeypat
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
+    # As a terminal starts it: a program begun in the background may ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt).start()
     ended = program.program("train", [], tmp_path / "run")
     assert ended.signal == signal.SIGINT and log.read_text() == "alone True\nsaved\n"
     assert ended.seconds < 20
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
     with pytest.raises(program.Stopped):
         ended.check()
 
 
 def test_memory_and_the_error_are_of_the_program_itself(tmp_path, monkeypatch):
-    lines = ("held = bytearray(300_000_000)", "print('error: expected a; got b'); sys.exit(2)")
+    more = "time.sleep(0.5)"  # longer than between two looks at it
+    lines = (
+        "held = bytearray(300_000_000)",
+        more,
+        "print('error: expected a; got b'); sys.exit(2)",
+    )
     script(tmp_path / "program", monkeypatch, *lines)
     (tmp_path / "run.log").write_text("error: of an earlier program\n")
     ended = program.program("eval", [], tmp_path / "run")

@@ -319,12 +319,28 @@ def handed_on() -> Iterator[tuple[list[int], Callable[[subprocess.Popen], None]]
 
 
 def wait(child: subprocess.Popen) -> tuple[int, int]:
-    """Exit status and the most memory that this one program held, in bytes."""
+    """Exit status and the most memory that this one program held, in bytes.
+
+    What the system says at the end holds our own memory too, which the child shared for a moment
+    before it became another program; where it can be asked while it runs, that counts.
+    """
+    peak = 0
     while not (ended := os.wait4(child.pid, os.WNOHANG))[0]:
+        peak = max(peak, _high_water(child.pid))
         time.sleep(POLL)
     child.returncode = os.waitstatus_to_exitcode(ended[1])
     unit = 1 if sys.platform == "darwin" else 1024
-    return child.returncode, ended[2].ru_maxrss * unit
+    return child.returncode, peak or ended[2].ru_maxrss * unit
+
+
+def _high_water(pid: int) -> int:
+    """Bytes; 0 where the system has no such file, or the program has just ended."""
+    try:
+        said = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^VmHWM:\s+(\d+) kB", said, re.M)
+    return int(found[1]) * 1024 if found else 0
 
 
 def first_error(log: Path, begin: int, status: int) -> str:
