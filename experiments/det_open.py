@@ -2,8 +2,8 @@
 
 Paper: none; scores are "open-pairs training" and compare with no published number.
 Run: TMR_JAX_DATA=../shared/data make train EXP=det_open
-Hardware: 2 CPU cores, 54 minutes of training.
-Result: chebi20-molt5/test-split t2m 22.7, m2t 21.3 Hits@1; 65.5, 63.2 @10; 3ed244d, 2026-11-21.
+Hardware: 2 CPU cores, 50 minutes of training, other work beside it.
+Result: chebi20-molt5/test-split t2m 21.6, m2t 19.7 Hits@1; 65.7, 61.5 @10; 07e3899, 2026-11-21.
 Differs: 16,872 pairs without the test sets' connectivity, MiniLM, stereo-aware graph encoder.
 """
 

@@ -2,8 +2,8 @@
 
 Paper: none; scores are "open-pairs training" and compare with no published number.
 Run: TMR_JAX_DATA=../shared/data make train EXP=difftmr_open
-Hardware: 2 CPU cores; 5 minutes of training after the encoder's 54.
-Result: chebi20-molt5/test-split fused t2m 22.8, m2t 21.1 Hits@1, as det; f220551, 2026-11-21.
+Hardware: 2 CPU cores; 6 minutes of training after the encoder's 50.
+Result: chebi20-molt5/test-split fused t2m 21.5, m2t 19.7 Hits@1, as det; 07e3899, 2026-11-21.
 Differs: det_open's encoder, frozen; HDAN starts as its posterior; half of each text (LOG.md).
 """
 
