@@ -61,3 +61,13 @@ def test_an_item_with_equal_parts_is_read_evenly(run):
     parts = np.ones((6, assembly.config.model.dim), np.float32)
     side = Side(parts[:2], parts, np.array([0, 2, 6]), np.arange(2))
     np.testing.assert_allclose(slot_sharpness(assembly, params, side), np.zeros(SLOTS), atol=1e-5)
+
+
+def test_states_in_the_place_of_ids_change_no_embedding(run, monkeypatch, tmp_path):
+    """Few texts are read by BERT, many through its kept states: the same rows either way."""
+    assembly, params = assemble_from_run(run), restore_params(run, "newest")[0]
+    plain = Encoder(assembly, params).texts(TEXTS).rows
+    monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path))
+    monkeypatch.setattr("tmr_jax.assembly.CACHE_FROM", 1)
+    np.testing.assert_allclose(Encoder(assembly, params).texts(TEXTS).rows, plain, atol=1e-5)
+    assert len(list(tmp_path.glob("states-*.npy"))) == 1

@@ -239,11 +239,12 @@ def test_generated_text_has_no_other_data_set(monkeypatch):
     assert [pool.protocol for pool in companions(config)] == ["demo/validation"]
 
 
-def test_a_run_without_validation_pairs_has_no_companions(tmp_path):
+def test_a_run_without_validation_pairs_has_no_companions_and_says_so(tmp_path, capsys):
     path = tmp_path / "pairs.csv"
     path.write_text("description,SMILES,split\nethanol,CCO,train\nwater,O,test\n")
     table = TableConfig(path=str(path), split="column", split_column="split")
     assert companions(DataConfig(name="table", table=table)) == []
+    assert "no record of trust" in capsys.readouterr().err
 
 
 @pytest.mark.real_data

@@ -398,9 +398,7 @@ def restored(assembly: Assembly, params: Any, checkpoint: dict[str, Any]) -> Res
     refiner = None
     if refines(assembly.model):
         refiner = Refiner(assembly, params, settings_of(assembly.config))
-    scaled = assembly.config.model.bank.first_order == "info_nce"
-    scaled = scaled or assembly.config.model.name != "mbank"  # a triplet trains no scale
-    temperature = trained_temperature(params) if scaled else None
+    temperature = trained_temperature(params) if assembly.model.trains_scale else None
     return Restored(checkpoint, texts, molecules, refiner, temperature, slots)
 
 

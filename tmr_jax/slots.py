@@ -28,7 +28,7 @@ CHUNK = 50
 
 
 def has_slots(assembly: Assembly) -> bool:
-    return assembly.config.model.name == "mbank" and assembly.config.model.bank.slots > 0
+    return hasattr(assembly.model, "slot_sharpness") and assembly.model.bank.slots > 0
 
 
 def bank_record(assembly: Assembly, params: Any, text: Side, mol: Side) -> dict[str, Any]:

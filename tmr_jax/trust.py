@@ -9,6 +9,7 @@ a second stage, about the tier `det`.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -89,7 +90,8 @@ def companions(data: DataConfig) -> list[Pool]:
 
     try:
         found = [load_pool(validation_protocol(data), data)]
-    except ValueError:  # scores need no validation pairs, and the record is left out
+    except ValueError as error:  # scores need no validation pairs: only this record is left out
+        print(f"no record of trust, for lack of validation pairs: {error}", file=sys.stderr)
         return []
     other = _other_protocol(data)
     return found + ([] if other is None else [load_pool(other, data)])

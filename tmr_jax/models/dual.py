@@ -116,6 +116,7 @@ class DualEncoder(nn.Module):
     second_order: SecondOrderConfig = SecondOrderConfig()
 
     adversary = frozenset()  # names of parameters with a loss of their own, that step first
+    trains_scale = True  # whether the loss divides cosines by a temperature that it learns
 
     def setup(self) -> None:
         self.text_encoder = Bert(self.bert, self.dtype, self.backward)

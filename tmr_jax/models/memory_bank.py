@@ -35,6 +35,10 @@ class MemoryBank(DualEncoder):
     def adversary(self) -> frozenset[str]:
         return frozenset({"critic"}) if self.bank.adversarial else frozenset()
 
+    @property
+    def trains_scale(self) -> bool:
+        return self.bank.first_order == "info_nce"
+
     def encode_text(self, text: TextBatch, train: bool = False) -> TextOut:
         out = super().encode_text(text, train)
         read = self.memory.texts(out.tokens, out.mask)
