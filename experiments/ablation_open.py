@@ -14,5 +14,5 @@ from tmr_jax.config import load_experiment
 BASE = load_experiment("det_open")
 CONFIG = replace(
     BASE,
-    train=replace(BASE.train, freeze="text", start="det_open", epochs=4, eval_every=4),
+    train=replace(BASE.train, freeze="text", start="det_open", epochs=2, eval_every=2),
 )

@@ -2,7 +2,7 @@
 
 Paper: none; scores are "open-pairs training" and compare with no published number.
 Run: TMR_JAX_DATA=../shared/data make train EXP=det_open
-Hardware: 2 CPU cores, 50 minutes of training, other work beside it.
+Hardware: 2 CPU cores, 45 minutes of training.
 Result: chebi20-molt5/test-split t2m 21.6, m2t 19.7 Hits@1; 65.7, 61.5 @10; 07e3899, 2026-11-21.
 Differs: 16,872 pairs without the test sets' connectivity, MiniLM, stereo-aware graph encoder.
 """
@@ -28,11 +28,11 @@ CONFIG = Experiment(
     ),
     optim=OptimConfig(text_lr=1e-4, base_lr=7e-4, warmup=300, schedule="cosine"),
     train=TrainConfig(
-        epochs=8,
+        epochs=7,
         batch_size=64,
         text_buckets=(16, 32, 64, 96, 128),
         precision="bfloat16",
-        eval_every=4,
+        eval_every=7,
     ),
     eval=EvalConfig(
         protocols=("chebi20-molt5/test-split", "chebi20-molt5/full-33008", "pcdes/file-order")

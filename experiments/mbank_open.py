@@ -4,7 +4,7 @@ Paper: none; scores are "open-pairs training" and compare with no published numb
 Run: TMR_JAX_DATA=../shared/data make train EXP=mbank_open
 Hardware: 2 CPU cores, about as long as det_open.
 Result: not run yet.
-Differs: MiniLM, bond-aware graph encoder, InfoNCE, statistics of each modality, 8 epochs of 64.
+Differs: MiniLM, bond-aware graph encoder, InfoNCE, statistics of each modality, 7 epochs of 64.
 """
 
 from dataclasses import replace
