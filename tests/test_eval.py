@@ -34,26 +34,7 @@ from tmr_jax.config import (
 from tmr_jax.data.batching import Shapes, make_batch
 from tmr_jax.data.cache import molecule_table, text_table
 from tmr_jax.data.pools import load_pool
-from tmr_jax.eval import (
-    ALL_TWINS,
-    BASELINE,
-    NO_TWIN,
-    PIECES_BASELINE,
-    SAME,
-    Restored,
-    asked,
-    baseline_scores,
-    encode_pools,
-    identity_labels,
-    in_whole_batches,
-    main,
-    refined_by_identity,
-    score_pool,
-    score_record,
-    score_sides,
-    with_clean,
-    without,
-)
+from tmr_jax.eval import Restored, encode_pools, in_whole_batches, main, without
 from tmr_jax.evaluation_report import (
     Candidate,
     Example,
@@ -74,6 +55,21 @@ from tmr_jax.retrieval.index import unit
 from tmr_jax.retrieval.metrics import TIES, metrics
 from tmr_jax.retrieval.protocols import CLEAN, IDENTITY, PAIR, find
 from tmr_jax.retrieval.refine import Refined
+from tmr_jax.score_lines import score_record
+from tmr_jax.scoring import (
+    ALL_TWINS,
+    BASELINE,
+    NO_TWIN,
+    PIECES_BASELINE,
+    SAME,
+    asked,
+    baseline_scores,
+    identity_labels,
+    refined_by_identity,
+    score_pool,
+    score_sides,
+    with_clean,
+)
 from tmr_jax.training.checkpoint import Checkpoints
 from tmr_jax.training.state import new_state, parameters_sha256
 from tmr_jax.types import Pool, Ranking
@@ -531,10 +527,10 @@ def test_each_distinct_string_of_all_pools_is_encoded_once():
 
     one = Pool("one", ("a", "b"), ("C", "CC"), np.arange(2), np.arange(2))
     two = Pool("two", ("b", "d"), ("CC", "?"), np.arange(2), np.arange(2))
-    pools, encoded, _, refused = encode_pools(Restored({}, texts, molecules), [one, two])
+    sides, refused = encode_pools(Restored({}, texts, molecules), [one, two])
     assert seen == [["C", "CC", "?"], ["a", "b"]]
     assert refused == {"one": 0, "two": 1}
-    assert pools[1].texts == ("b",) and encoded[1].rows.tolist() == [[0.0, 1.0]]
+    assert sides[1].pool.texts == ("b",) and sides[1].text.rows.tolist() == [[0.0, 1.0]]
 
 
 def test_history_skips_what_a_killed_run_left_and_what_is_no_number(tmp_path):

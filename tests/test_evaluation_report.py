@@ -146,6 +146,9 @@ def test_dead_slots_are_marked():
     record = slot_record(start, start + np.diag([1.0, 0.0, 1.0]), np.array([0.5, 0.0, 0.5]))
     found = Names(page(results(slots=record), {}, [], []))
     assert found.names.count("svg") == 3 and "dead slots: 1;" in found.text
+    history = [{"step": i, "bank/norm_mean": 1.0 + i, "loss_scale": None} for i in range(3)]
+    found = Names(page(results(slots=record), {}, [], history))
+    assert found.names.count("svg") == 4 and "bank/norm_mean (3)" in found.text
 
 
 def test_a_bank_that_stood_still_is_drawn():

@@ -284,5 +284,5 @@ def test_captions_of_other_molecules_change_no_score_of_any_tier(joint):
 
 
 def refined_rows(model, pool):
-    pools, [text], [mol], _ = encode_pools(model, [pool])
-    return model.refiner.lists(text, mol, "t2m", pools[0].text_target).refined
+    [(pool, text, mol)], _ = encode_pools(model, [pool])
+    return model.refiner.lists(text, mol, "t2m", pool.text_target).refined

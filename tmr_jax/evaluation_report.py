@@ -58,7 +58,7 @@ def page(
         section("Training", _curves(history)),
         section("Ranks", "".join(_histogram(n, r) for n, r in rankings.items())),
         section("Trust", "".join(map(_trust, results.get("trust") or []))),
-        section("Memory bank", _slots(results.get("slots"))),
+        section("Memory bank", _slots(results.get("slots"), history)),
         section("One query, part by part", worked),
         section("Hits", _examples([e for e in examples if e.rank <= 1.0])),
         section("Misses", _examples([e for e in examples if e.rank > 1.0])),
@@ -325,8 +325,8 @@ def _reliability(one: dict[str, Any], name: str) -> str:
     return figure(title, "".join(drawn) + diagonal + marks, escape(caption))
 
 
-def _slots(record: dict[str, Any] | None) -> str:
-    """How far each slot moved and how sharply it reads; dead ones are marked."""
+def _slots(record: dict[str, Any] | None, history: list[dict[str, Any]]) -> str:
+    """How far each slot moved and how sharply it reads, dead ones marked; norms by step."""
     if record is None:
         return ""
     dead = record["dead"]
@@ -337,9 +337,9 @@ def _slots(record: dict[str, Any] | None) -> str:
         "norm of each slot": record["norm_end"],
         "sharpness of each slot's attention (0 even, 1 on one part)": record["sharpness"],
     }
-    return "".join(
-        _slot_bars(title, values, dead, f"{named}; {rule}") for title, values in charts.items()
-    )
+    bars = (_slot_bars(title, values, dead, f"{named}; {rule}") for title, values in charts.items())
+    norms = series(history, lambda name: name.startswith("bank/norm_"))
+    return "".join(bars) + (_lines("norms of the slots by step", norms) if norms else "")
 
 
 def _slot_bars(title: str, values: list[float], dead: list[int], caption: str) -> str:

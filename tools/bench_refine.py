@@ -25,7 +25,6 @@ from tmr_jax.data.cache import cache_folder
 from tmr_jax.data.pools import load_pool
 from tmr_jax.eval import default_protocols, encode_pools, open_run, read_config
 from tmr_jax.memory import keep_freed_memory
-from tmr_jax.types import Pool
 
 SWEEPS = {
     "steps": (1, 5, 10, 25, 50),
@@ -82,8 +81,7 @@ def main() -> None:
     protocol = chosen.protocol or default_protocols(config)[0]
     model = open_run(chosen.run, "best")
     assert model.refiner is not None, "expected a run of a model with a second stage"
-    pools, [text], [mol], _ = encode_pools(model, [load_pool(protocol, config.data)])
-    pool: Pool = pools[0]
+    [(pool, text, mol)], _ = encode_pools(model, [load_pool(protocol, config.data)])
     before = peak_gb()
     total = 0.0
     for direction, target in (("t2m", pool.text_target), ("m2t", pool.mol_target)):

@@ -18,8 +18,8 @@ from typing import Any
 
 import tyro
 
-from tmr_jax.eval import PAIR
 from tmr_jax.evaluation_report import number
+from tmr_jax.retrieval.protocols import PAIR
 
 SHOWN = ("hits@1", "hits@10", "mrr")
 TIERS = ("", "det", "tapr", "fused", "x0")

@@ -167,8 +167,8 @@ def test_an_embedding_depends_on_nothing_but_its_item():
 @pytest.mark.parametrize(
     "bank, present, absent",
     [
-        (BankConfig(slots=0), "loss/triplet", "bank/norm"),
-        (BankConfig(slots=4, adversarial=0.0), "bank/norm", "loss/adversarial"),
+        (BankConfig(slots=0), "loss/triplet", "bank/norm_mean"),
+        (BankConfig(slots=4, adversarial=0.0), "bank/norm_mean", "loss/adversarial"),
         (BankConfig(slots=4, first_order="info_nce"), "loss/t2m", "loss/triplet"),
         (BankConfig(slots=4, first_order="none"), "loss/u2u", "loss/triplet"),
     ],

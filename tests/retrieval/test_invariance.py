@@ -10,11 +10,13 @@ from tmr_jax.assembly import Assembly
 from tmr_jax.config import Experiment, FeatureConfig, GraphEncoderConfig, ModelConfig, TrainConfig
 from tmr_jax.data.batching import encode_batches_mol, encode_batches_text
 from tmr_jax.data.cache import apply_vocabulary, build_vocabulary, molecule_table, text_table
-from tmr_jax.eval import PAIR, encode_pools, restored, score_pool
+from tmr_jax.eval import encode_pools, restored
 from tmr_jax.features.graph import EDGE_SIZES, NODE_SIZES
 from tmr_jax.features.text import Tokenizer
 from tmr_jax.models import build_model
 from tmr_jax.nn.bert import BertConfig
+from tmr_jax.retrieval.protocols import PAIR
+from tmr_jax.scoring import score_pool
 from tmr_jax.types import Pool
 
 WORDS = ("acid", "alcohol", "ring", "chain", "amine", "ether", "ketone", "ester", "salt", "long")
@@ -88,7 +90,7 @@ def encoder():
 
 
 def scores(encoder, pool):
-    _, [text], [mol], _ = encode_pools(encoder, [pool])
+    [(_, text, mol)], _ = encode_pools(encoder, [pool])
     return text.rows @ mol.rows.T
 
 
@@ -98,8 +100,8 @@ def test_fifty_texts_rank_333_molecules_and_back(encoder):
     back = np.full(333, -1)
     back[target] = np.arange(50)
     pool = Pool("table/test", random_texts(50, 1), amines(333), target, back)
-    pools, [text], [mol], _ = encode_pools(encoder, [pool])
-    t2m, m2t = (s for s in score_pool(pools[0], text, mol) if s.right == PAIR)
+    [(pool, text, mol)], _ = encode_pools(encoder, [pool])
+    t2m, m2t = (s for s in score_pool(pool, text, mol) if s.right == PAIR)
     assert (len(t2m.ranking.greater), t2m.ranking.pool_size) == (50, 333)
     assert (len(m2t.ranking.greater), m2t.ranking.pool_size) == (50, 50)
     all_scores = text.rows @ mol.rows.T
@@ -150,9 +152,9 @@ def test_stereo_twins_tie_exactly_under_morgan1():
     encoder = make_encoder("morgan1", STEREO_TWINS)
     target = np.arange(len(STEREO_TWINS))
     pool = Pool("table/test", random_texts(7, 6), STEREO_TWINS, target, target)
-    pools, [text], [mol], _ = encode_pools(encoder, [pool])
+    [(pool, text, mol)], _ = encode_pools(encoder, [pool])
     assert mol.group.tolist() == [0, 0, 1, 1, 2, 2, 3]
-    found = score_pool(pools[0], text, mol)[0]
+    found = score_pool(pool, text, mol)[0]
     assert found.ranking.equal.tolist() == [1, 1, 1, 1, 1, 1, 0]
     assert found.ceiling.hits1 == pytest.approx((6 / 2 + 1) / 7)
 

@@ -16,7 +16,7 @@ from tmr_jax.losses.triplet import batch_hard_triplet
 from tmr_jax.models.dual import DualEncoder
 from tmr_jax.nn.memory import Critic, Memory, SharedHead
 from tmr_jax.nn.pooling import masked_mean, segment_mean
-from tmr_jax.types import Batch, EncodedBatch, MolBatch, MolOut, TextBatch, TextOut
+from tmr_jax.types import Batch, EncodedBatch, MolBatch, MolOut, PackedText, TextBatch, TextOut
 
 
 class MemoryBank(DualEncoder):
@@ -39,7 +39,7 @@ class MemoryBank(DualEncoder):
     def trains_scale(self) -> bool:
         return self.bank.first_order == "info_nce"
 
-    def encode_text(self, text: TextBatch, train: bool = False) -> TextOut:
+    def encode_text(self, text: TextBatch | PackedText, train: bool = False) -> TextOut:
         out = super().encode_text(text, train)
         read = self.memory.texts(out.tokens, out.mask)
         return out._replace(pooled=self.head(read, "text", train))
@@ -68,7 +68,9 @@ class MemoryBank(DualEncoder):
             parts["loss/adversarial"] = fooling
             total = total + self.bank.adversarial * fooling
         if self.bank.slots:
-            parts["bank/norm"] = jnp.linalg.norm(self.memory.bank, axis=1).mean()
+            norms = jnp.linalg.norm(self.memory.bank, axis=1)
+            spread = {"smallest": norms.min(), "mean": norms.mean(), "largest": norms.max()}
+            parts |= {f"bank/norm_{name}": value for name, value in spread.items()}
         total = total + second
         return total, parts | {"loss": total}
 
