@@ -22,7 +22,9 @@ import numpy as np
 
 from tmr_jax.config import Experiment, from_json
 from tmr_jax.data.batching import (
+    Composition,
     Shapes,
+    declare_rows,
     declare_shapes,
     encode_batches_mol,
     encode_batches_text,
@@ -78,7 +80,7 @@ class TrainingSet(NamedTuple):
     mol: MolTable
     text_group: np.ndarray  # int32 [n], equal where two texts are the same text
     mol_group: np.ndarray  # int32 [n], equal where two molecules are the same (InChIKey)
-    place: np.ndarray | None  # int64 [n]: molecules near in it are alike; None: nobody asks
+    composition: Composition
     shapes: Shapes
     refused: list[Refused]  # index: of the pairs handed in
     unknown_atoms: int  # of these molecules, outside the vocabulary: 0 unless something is wrong
@@ -94,6 +96,7 @@ class TrainingSet(NamedTuple):
         batch = make_batch(rows, self.text, self.mol, *groups, self.shapes, pad_token)
         if self.states is None:
             return batch
+        assert isinstance(batch.text, TextBatch), "a text encoder that is frozen reads buckets"
         return batch._replace(text=self.states.batch(rows, batch.text))
 
 
@@ -127,30 +130,42 @@ def assemble_for_training(
     text = text_table([p.text for p in rows], tokenizer, config.features.max_tokens)
     model = _model(config, bert, vocabulary)
     assembly = Assembly(config, model, tokenizer, bert, record, vocabulary)
-    train = config.train
-    place = None
-    if train.alike > 1:
-        place = structure_place(fingerprints([p.smiles for p in rows]))
+    composition = _composition(config, text, [p.smiles for p in rows])
     training = TrainingSet(
         ids=tuple(p.id for p in rows),
         text=text,
         mol=mol,
         text_group=distinct(sequence_keys(text.tokens, text.offsets))[1].astype(np.int32),
         mol_group=molecule_groups([p.smiles for p in rows]),
-        place=place,
-        shapes=declare_shapes(
-            mol,
-            train.text_buckets,
-            train.batch_size,
-            np.diff(text.offsets),
-            train.pool_batches,
-            train.alike,
-            place,
-        ),
+        composition=composition,
+        shapes=_shapes(config, composition, mol),
         refused=refused,
         unknown_atoms=unknown,
     )
     return assembly, training, text_weights
+
+
+def _composition(config: Experiment, text: TextTable, smiles: list[str]) -> Composition:
+    train = config.train
+    packed = train.texts == "packed" and train.freeze == "none"  # states are no ids to pack
+    if packed and train.alike > 1:
+        raise ValueError(
+            "expected --train.texts buckets beside --train.alike, whose batches are of like "
+            "lengths; got packed"
+        )
+    place = structure_place(fingerprints(smiles)) if train.alike > 1 else None
+    lengths = np.diff(text.offsets)
+    return Composition(lengths, train.batch_size, packed, train.pool_batches, train.alike, place)
+
+
+def _shapes(config: Experiment, composition: Composition, mol: MolTable) -> Shapes:
+    planned = composition.sample()
+    shapes = declare_shapes(mol, config.train.text_buckets, composition.batch_size, planned)
+    if not composition.packed:
+        return shapes
+    row = config.features.max_tokens
+    rows = declare_rows(composition.text_lengths, planned, row)
+    return shapes._replace(text=(row,), rows=rows)
 
 
 def assemble_from_run(run: str | Path) -> Assembly:

@@ -158,6 +158,8 @@ class TrainConfig:
     seed: int = 0
     epochs: int = 60
     batch_size: int = 32
+    # buckets: batches of like lengths, padded; packed: any lengths, side by side in rows
+    texts: Literal["buckets", "packed"] = "buckets"
     text_buckets: tuple[int, ...] = (64, 96, 128, 192, 256)
     pool_batches: int = 50  # batches sorted together by text length (STACK.md 3.5); 0: none
     alike: int = 1  # batches of like length that are sorted by structure: hard negatives

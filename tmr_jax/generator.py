@@ -28,7 +28,7 @@ from tmr_jax.assembly import (
     refines,
 )
 from tmr_jax.config import DataConfig, Experiment, from_json
-from tmr_jax.data.batching import Shapes, declare_shapes
+from tmr_jax.data.batching import Composition, Shapes, declare_shapes
 from tmr_jax.data.cache import (
     Refused,
     apply_vocabulary,
@@ -54,7 +54,7 @@ class FeatureSet(NamedTuple):
     mol: Side
     text_group: np.ndarray  # int32 [n]
     mol_group: np.ndarray
-    place: np.ndarray  # int64 [n]: near in it, near in the shared space
+    composition: Composition  # its `place`: near in it, near in the shared space
     shapes: Shapes
     refused: list[Refused]
     unknown_atoms: int
@@ -149,7 +149,10 @@ def assemble_for_generator(
     text, mol = encoder.text_rows(words), encoder.mol_rows(table)
     assert text.side is not None and mol.side is not None
     lengths, place = np.diff(words.offsets), structure_place(unit(text.rows + mol.rows))
-    plan = (train.batch_size, lengths, train.pool_batches, train.alike, place)
+    # Words are vectors here, and rows of them as long as the longest text of the batch.
+    how = (lengths, train.batch_size, False, train.pool_batches, train.alike, place)
+    composition = Composition(*how)
+    planned = composition.sample()
     features = FeatureSet(
         ids=tuple(p.id for p in rows),
         text=take(text.side, text.group),
@@ -157,8 +160,8 @@ def assemble_for_generator(
         # Of the whole texts: what dropout left says nothing of who is a duplicate.
         text_group=np.unique(np.array(texts, object), return_inverse=True)[1].astype(np.int32),
         mol_group=molecule_groups([p.smiles for p in rows]),
-        place=place,
-        shapes=declare_shapes(table, train.text_buckets, *plan),
+        composition=composition,
+        shapes=declare_shapes(table, train.text_buckets, train.batch_size, planned),
         refused=refused,
         unknown_atoms=unknown,
         texts_cut=int(words.truncated.sum()),

@@ -41,11 +41,11 @@ from tmr_jax.training.rundir import (
 if TYPE_CHECKING:
     from tmr_jax.assembly import Assembly, TrainingSet
     from tmr_jax.data.table import Report
+    from tmr_jax.feed import HostFeed, ResidentFeed
     from tmr_jax.generator import FeatureSet
     from tmr_jax.training.checkpoint import Checkpoints
     from tmr_jax.training.report import Display, History
     from tmr_jax.training.state import TrainState
-    from tmr_jax.training.step import Step
     from tmr_jax.validation import Validation
 
 NOT_FINITE, USER_ERROR, IN_USE = 1, 2, 3
@@ -199,6 +199,7 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
     from tmr_jax.data.cache import cache_folder
     from tmr_jax.data.pools import load_pool, validation_protocol
     from tmr_jax.data.table import show_report
+    from tmr_jax.feed import feed_of
     from tmr_jax.generator import (
         FeatureSet,
         assemble_for_generator,
@@ -211,7 +212,6 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
     from tmr_jax.training.optim import build_adversary, build_optimizer
     from tmr_jax.training.report import Display, History
     from tmr_jax.training.state import STATISTICS, new_state, without
-    from tmr_jax.training.step import make_train_step
     from tmr_jax.validation import Validation
 
     keep_freed_memory()
@@ -239,7 +239,8 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
     save_assembly(run, assembly, data.shapes)
     plan = Plan(config, data)
     # state
-    first: Any = data.batch(plan.rows(0), assembly.tokenizer.pad_token)
+    pad_token = assembly.tokenizer.pad_token
+    first: Any = data.batch(plan.rows(0, 1)[0], pad_token)
     if isinstance(data, FeatureSet):
         params = init_generator(assembly, first, config.train.seed, encoder)
     else:
@@ -259,14 +260,13 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
             state, step, evaluated = restored.state, restored.step, restored.score is not None
         history = History(run, step, evaluated)
         display.say(_opening(config, run, data, plan, step))
-        shapes = len(data.shapes.text) * len(data.shapes.nodes)
         loop = Loop(
             config=config,
             run=run,
             assembly=assembly,
             data=data,
             plan=plan,
-            step=make_train_step(assembly.model, optimizer, shapes, frozen, adversary),
+            feed=feed_of(data, assembly.model, optimizer, frozen, adversary, pad_token),
             validation=validation,
             checkpoints=checkpoints,
             history=history,
@@ -284,27 +284,17 @@ class Plan:
     """Which pairs make the batch of each step: a function of (seed, step)."""
 
     def __init__(self, config: Experiment, data: TrainingSet | FeatureSet) -> None:
-        import numpy as np
+        self._seed, self._composition = config.train.seed, data.composition
+        self._epoch, self._rows = 0, data.composition.epoch(self._seed, 0)
+        self.epoch_steps = len(self._rows)
+        self.total = config.train.epochs * self.epoch_steps
 
-        train = config.train
-        self._seed, lengths = train.seed, np.diff(data.text.offsets)
-        self._how = (lengths, train.batch_size, train.pool_batches, train.alike, data.place)
-        self._epoch, self._rows = -1, np.zeros((0, 0), np.int64)
-        self.epoch_steps = len(self._epoch_rows(0))
-        self.total = train.epochs * self.epoch_steps
-
-    def rows(self, step: int) -> Any:
-        """Indices of the pairs of step `step`, counted from 0: int64 [B]."""
+    def rows(self, step: int, count: int) -> Any:
+        """Pairs of the steps from `step`, counted from 0, within its epoch: int64 [count, B]."""
         epoch, place = divmod(step, self.epoch_steps)
-        return self._epoch_rows(epoch)[place]
-
-    def _epoch_rows(self, epoch: int) -> Any:
-        from tmr_jax.data.batching import epoch_plan
-
         if epoch != self._epoch:
-            self._rows = epoch_plan(self._seed, epoch, *self._how)
-            self._epoch = epoch
-        return self._rows
+            self._epoch, self._rows = epoch, self._composition.epoch(self._seed, epoch)
+        return self._rows[place : place + count]
 
 
 def _started(start: str, run: Path, signals: Signals) -> Path:
@@ -326,11 +316,18 @@ def _started(start: str, run: Path, signals: Signals) -> Path:
 
 
 class Taken(NamedTuple):
-    """A step that the device was given; its metrics are read some steps later."""
+    """Steps that the device was given in one call; their metrics are read some calls later."""
 
-    step: int  # steps done after it
-    rows: Any
-    metrics: dict[str, Any]
+    before: int  # steps done before them
+    rows: Any  # int64 [steps, B]
+    metrics: dict[str, Any]  # arrays [steps]
+
+
+class Skipped(NamedTuple):
+    """A step that was not finite."""
+
+    step: int
+    rows: Any  # int64 [B]
 
 
 @dataclass
@@ -342,7 +339,7 @@ class Loop:
     assembly: Assembly
     data: TrainingSet | FeatureSet
     plan: Plan
-    step: Step
+    feed: HostFeed | ResidentFeed
     validation: Validation
     checkpoints: Checkpoints
     history: History
@@ -351,8 +348,8 @@ class Loop:
 
     def __post_init__(self) -> None:
         self._taken: deque[Taken] = deque()
-        self._skipped: deque[Taken] = deque(maxlen=MAX_IN_A_ROW)
-        self._shapes: set[tuple] = set()
+        self._skipped: deque[Skipped] = deque(maxlen=MAX_IN_A_ROW)
+        self._shapes: set[str] = set()
 
     def go(self, state: TrainState, done: int, evaluated: bool) -> None:
         """From `done` steps to the last; everything is saved when it returns or raises Stopped."""
@@ -371,8 +368,8 @@ class Loop:
                 self.signals.check()
                 if done == self.plan.total:
                     break
-                state = self._advance(state, done, key)
-                done, evaluated = done + 1, False
+                state, steps = self._advance(state, done, key)
+                done, evaluated = done + steps, False
                 self.checkpoints.poll()
             self._end(done)
         except Stopped:
@@ -386,40 +383,48 @@ class Loop:
             self.checkpoints.close()
             raise
 
-    def _advance(self, state: TrainState, done: int, key: Any) -> TrainState:
+    def _advance(self, state: TrainState, done: int, key: Any) -> tuple[TrainState, int]:
+        """One call of the feed; the state after it, and how many steps it was."""
         import jax
 
-        rows = self.plan.rows(done)
-        batch = self.data.batch(rows, self.assembly.tokenizer.pad_token)
-        shape = tuple(leaf.shape for leaf in jax.tree.leaves(batch))
+        rows = self.plan.rows(done, self._steps_of_a_call(done))
         start = time.perf_counter()
-        state, metrics = self.step(state, batch, key)
+        state, metrics, shape = self.feed(state, rows, key)
         if shape not in self._shapes:
             self._shapes.add(shape)
             jax.block_until_ready(metrics)
-            seconds = time.perf_counter() - start
             self.display.pause()
-            tokens = batch.text.tokens.shape[1]
-            atoms = len(getattr(batch.mol, "motif", getattr(batch.mol, "nodes", ())))
-            self.display.say(f"compiled for {tokens} tokens, {atoms} atoms: {seconds:.1f} s")
-        self._taken.append(Taken(done + 1, rows, metrics))
+            self.display.say(f"compiled for {shape}: {time.perf_counter() - start:.1f} s")
+        self._taken.append(Taken(done, rows, metrics))
         # On CPU every step that waits already holds all its memory, and nothing is gained.
         while len(self._taken) > (0 if jax.default_backend() == "cpu" else IN_FLIGHT):
             self._read(self._taken.popleft())
-        return state
+        return state, len(rows)
+
+    def _steps_of_a_call(self, done: int) -> int:
+        """A whole call, or a single step where the epoch's end or the next save comes before."""
+        left = (-done % n or n for n in (self.plan.epoch_steps, self.config.train.save_every))
+        return self.feed.per_call if min(left) >= self.feed.per_call else 1
 
     def _read(self, taken: Taken) -> None:
-        """Waits for a step's metrics, shows and writes them. NotFinite: one too many were not."""
-        values = {k: v.item() for k, v in taken.metrics.items()}
+        """Waits for the metrics of some steps, shows and writes them. NotFinite: one too many were
+        not."""
+        import jax
+
+        values = {name: array.tolist() for name, array in jax.device_get(taken.metrics).items()}
         in_a_row = values.pop("skipped_in_a_row")
-        row = {"step": taken.step, "epoch": (taken.step - 1) // self.plan.epoch_steps, **values}
+        self.display.clock(taken.before + len(taken.rows))
         speed = round(self.display.pairs_per_second(), 1)
-        self.history.add({**row, "pairs_per_second": speed} if speed else row)
-        self.display.step(row)
-        if in_a_row:
-            self._skipped.append(taken)
-        if in_a_row >= MAX_IN_A_ROW:
-            self._give_up()
+        for i, rows in enumerate(taken.rows):
+            step = taken.before + i + 1
+            row = {"step": step, "epoch": (step - 1) // self.plan.epoch_steps}
+            row |= {name: numbers[i] for name, numbers in values.items()}
+            self.history.add({**row, "pairs_per_second": speed} if speed else row)
+            self.display.step(row)
+            if in_a_row[i]:
+                self._skipped.append(Skipped(step, rows))
+            if in_a_row[i] >= MAX_IN_A_ROW:
+                self._give_up()
 
     def _drain(self) -> None:
         while self._taken:

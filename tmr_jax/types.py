@@ -6,7 +6,7 @@ Axis legend (a letter never changes meaning, in annotations, comments and einsum
     N  atoms, flat over a batch  E  directed bonds, flat    G  graphs with padding (G = B + 1)
     F  input features            H  attention heads         M  memory slots
     Q  queries                   C  corpus items            K  retrieved
-    S  diffusion steps
+    S  diffusion steps           R  rows of packed texts      L  places of such a row
 """
 
 from __future__ import annotations
@@ -44,6 +44,16 @@ class TextBatch(NamedTuple):
     mask: Bool[Array, "B T"]  # True where real
 
 
+class PackedText(NamedTuple):
+    """The texts of a batch side by side in R rows of L places; a row holds whole texts."""
+
+    tokens: Int[Array, "R L"]
+    text: Int[Array, "R L"]  # which text a place belongs to; B: padding
+    position: Int[Array, "R L"]  # within its text
+    places: Int[Array, "B T"]  # of the tokens of each text, in the rows laid end to end
+    mask: Bool[Array, "B T"]  # True where real
+
+
 class MolBatch(NamedTuple):
     """B molecules as one padded graph; graph number B (the last) absorbs all the padding."""
 
@@ -54,7 +64,7 @@ class MolBatch(NamedTuple):
 class Batch(NamedTuple):
     """Rows belong together: text i describes molecule i."""
 
-    text: TextBatch
+    text: TextBatch | PackedText
     mol: MolBatch
     text_group: Int[Array, " B"]  # equal where two texts are the same text
     mol_group: Int[Array, " B"]  # equal where two molecules are the same molecule

@@ -100,7 +100,7 @@ def main() -> None:
     plan = Plan(config, data)
 
     def batch(step: int):
-        rows = plan.rows(step)
+        rows = plan.rows(step, 1)[0]
         mol = mol_batch(rows, data.mol, data.shapes.nodes, data.shapes.edges)
         return vectors[rows], mol, same_pair(data.text_group[rows], data.mol_group[rows])
 

@@ -76,7 +76,7 @@ class Asked(NamedTuple):
 
 def asked(assembly: Assembly, encoder: Any, pool: Pool, count: int) -> Asked:
     """`count` queries a direction, evenly over the pool; all its candidates stay."""
-    [sound], [text], [mol], _ = encode_pools(restored(assembly, encoder, {}), [pool])
+    [(sound, text, mol)], _ = encode_pools(restored(assembly, encoder, {}), [pool])
     t2m, m2t = (thinned(target, count) for target in (sound.text_target, sound.mol_target))
     return Asked(text, mol, {"t2m": t2m, "m2t": m2t})
 
@@ -94,7 +94,9 @@ def run(assembly: Assembly, data: FeatureSet, encoder: Any, pool: Asked, steps: 
     config = assembly.config
     plan = Plan(config, data)
     pad = assembly.tokenizer.pad_token
-    params = init_generator(assembly, data.batch(plan.rows(0), pad), config.train.seed, encoder)
+    params = init_generator(
+        assembly, data.batch(plan.rows(0, 1)[0], pad), config.train.seed, encoder
+    )
     frozen = frozenset(encoder) - GENERATOR
     trained = {name: p for name, p in params.items() if name not in frozen}
     optimizer = build_optimizer(config.optim, steps, trained)
@@ -102,7 +104,7 @@ def run(assembly: Assembly, data: FeatureSet, encoder: Any, pool: Asked, steps: 
     step = make_train_step(assembly.model, optimizer, 10_000, frozen)
     key, losses = jax.random.key(config.train.seed), []
     for i in range(steps):
-        state, found = step(state, data.batch(plan.rows(i), pad), key)
+        state, found = step(state, data.batch(plan.rows(i, 1)[0], pad), key)
         losses.append([float(found[f"loss/{n}"]) for n in ("dis", "gen_t2m", "gen_m2t")])
     refiner = Refiner(assembly, state.params, settings_of(config))
     lists = {d: refiner.lists(pool.text, pool.mol, d, t) for d, t in pool.target.items()}

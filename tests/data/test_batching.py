@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 
 from tmr_jax.data.batching import (
+    Composition,
     Shapes,
+    declare_rows,
     declare_shapes,
     encode_batches_mol,
     encode_batches_text,
     epoch_plan,
     make_batch,
     mol_batch,
+    spread_plan,
     text_batch,
 )
 from tmr_jax.data.cache import (
@@ -24,6 +27,7 @@ from tmr_jax.data.cache import (
     table_get,
     table_take,
 )
+from tmr_jax.data.packing import pack
 
 SMILES = ["CCO", "C", "CC(=O)NC", "[Na+].[Cl-]", "c1ccccc1"]
 LENGTHS = np.random.default_rng(1).integers(4, 250, 203)
@@ -79,6 +83,45 @@ def test_pools_bring_like_lengths_together_and_batches_are_shuffled():
 def test_fewer_rows_than_a_batch_say_what_to_set():
     with pytest.raises(ValueError, match=r"one batch of 8 training pairs, got 5; .*batch-size"):
         epoch_plan(0, 0, LENGTHS[:5], 8, 4)
+
+
+def test_a_spread_plan_gives_every_batch_its_share_of_every_length():
+    lengths = np.random.default_rng(0).permutation(203) + 4
+    plan = spread_plan(3, 5, lengths, 8)
+    assert plan.shape == (25, 8) and len(np.unique(plan)) == 200
+    assert ((lengths[plan] <= np.median(lengths[plan])).sum(1) == 4).all()
+    random = epoch_plan(3, 5, lengths, 8, 0)
+    assert lengths[plan].sum(1).std() < 0.6 * lengths[random].sum(1).std()
+    assert np.array_equal(plan, spread_plan(3, 5, lengths, 8))
+    assert not np.array_equal(plan, spread_plan(3, 6, lengths, 8))
+    places = [spread_plan(0, e, LENGTHS, 8).argmax() % 8 for e in range(20)]
+    assert len(set(places)) > 1  # the place in the batch says nothing of the length
+
+
+def test_texts_of_one_length_meet_in_a_batch_nearly_as_often_as_others():
+    lengths = np.repeat(np.arange(10, 110), 4)  # four texts of each length
+    together = np.zeros((400, 400))
+    for epoch in range(60):
+        for rows in spread_plan(0, epoch, lengths, 40):
+            together[np.ix_(rows, rows)] += 1
+    np.fill_diagonal(together, np.nan)
+    same = lengths[:, None] == lengths[None, :]
+    assert 0.6 < np.nanmean(together[same]) / np.nanmean(together[~same]) < 0.9
+
+
+def test_a_composition_is_one_plan_or_the_other():
+    for packed in (False, True):
+        found = Composition(LENGTHS, 8, packed, 4).epoch(1, 2)
+        other = spread_plan(1, 2, LENGTHS, 8) if packed else epoch_plan(1, 2, LENGTHS, 8, 4)
+        assert np.array_equal(found, other)
+
+
+def test_rows_of_packed_batches_are_as_many_as_any_needs_and_one_for_each_text():
+    plan = Composition(LENGTHS, 8, True).sample()
+    levels = declare_rows(LENGTHS, plan, 256)
+    used = [pack(LENGTHS[rows], 256)[2] for rows in plan]
+    assert levels == (max(used), 8) and max(used) < 8
+    assert declare_rows(np.full(16, 200), np.arange(16).reshape(2, 8), 256) == (8,)
 
 
 # Texts
@@ -175,12 +218,21 @@ def test_make_batch_joins_rows(mols):
     assert batch.text_group.tolist() == [9, 6] and batch.mol_group.tolist() == [-9, -6]
 
 
+def test_packed_texts_come_where_rows_are_declared(mols):
+    shapes = Shapes((8,), (32,), (64,), (1, 2))
+    groups = np.arange(5)
+    batch = make_batch(np.array([4, 1]), texts([2, 3, 2, 2, 4]), mols, groups, groups, shapes, 0)
+    assert batch.text.tokens.tolist() == [[5, 5, 5, 5, 2, 2, 2, 0]]
+    assert shapes.count == 2
+
+
 def test_declared_shapes_hold_every_batch_and_mostly_the_smallest():
     table = molecule_table(["C" * n for n in range(1, 41)], "ogb", "none")[0]
     many = table_take(table, np.random.default_rng(0).integers(40, size=400))
     lengths = np.diff(many.node_offsets)
-    for text_lengths, pool in ((None, 1), (lengths, 4)):
-        shapes = declare_shapes(many, (64, 32), 8, text_lengths, pool)
+    for pool in (0, 4):
+        planned = Composition(lengths, 8, False, pool).sample() if pool else None
+        shapes = declare_shapes(many, (64, 32), 8, planned)
         assert shapes.text == (32, 64) and 1 <= len(shapes.nodes) == len(shapes.edges) <= 3
         assert list(shapes.nodes) == sorted(set(shapes.nodes))
         worst = np.argsort(lengths)[::-1][:8]

@@ -43,6 +43,7 @@ def test_the_picture_is_drawn_even_of_nothing(tmp_path):
 def test_lines_come_now_and_then_where_there_is_no_terminal(capsys):
     with Display(total=1000, batch_size=8) as display:
         for step in range(1, 200):
+            display.clock(step)
             display.step({"step": step, "loss": 1.5, "scale": 3.0})
         assert display.pairs_per_second() > 0
         display.step({"step": 1000, "loss": 0.25, "skipped": 2})

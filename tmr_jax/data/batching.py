@@ -16,42 +16,43 @@ import jraph
 import numpy as np
 
 from tmr_jax.data.cache import MolTable, TextTable, take_ranges
+from tmr_jax.data.packing import pack, packed_text
 from tmr_jax.types import Batch, MolBatch, TextBatch
 
 _SAMPLED_BATCHES = 2000  # random batches whose sizes the graph budgets are read from
+DEALT = 4  # rows of a stratum of lengths that one batch has
 
 
 class Shapes(NamedTuple):
-    """The shapes that a run compiles: every text bucket with every graph level."""
+    """The shapes that a run compiles: every shape of the texts with every graph level."""
 
-    text: tuple[int, ...]  # tokens, ascending
+    text: tuple[int, ...]  # tokens of a bucket, ascending; of packed texts the length of a row
     nodes: tuple[int, ...]  # atoms of each graph level, ascending, padding included
     edges: tuple[int, ...]  # directed bonds of the same levels
+    rows: tuple[int, ...] = ()  # packed texts: rows of each level, ascending; (): not packed
+
+    @property
+    def count(self) -> int:
+        return len(self.text) * max(len(self.rows), 1) * len(self.nodes)
 
 
 def declare_shapes(
     mol_table: MolTable,
     text_buckets: Sequence[int],
     batch_size: int,
-    text_lengths: np.ndarray | None = None,
-    pool_batches: int = 50,
-    alike: int = 1,
-    place: np.ndarray | None = None,
+    planned: np.ndarray | None = None,
 ) -> Shapes:
     """Three graph levels: nine batches in ten fit the first, all but one in 200 the second, and
     `batch_size` copies' worth of the largest molecules the last.
 
-    With `text_lengths` the batches looked at are those of `epoch_plan`, in which long texts, and
-    with them large molecules, come together; without it they are random rows.
+    The batches looked at are those `planned`, rows of the table [batches, B]: where long texts come
+    together, so do large molecules. Without it they are random rows.
     """
     atoms, bonds = np.diff(mol_table.node_offsets), np.diff(mol_table.edge_offsets)
-    if text_lengths is None:
+    if planned is None:
         rng = np.random.default_rng(0)
-        rows = rng.integers(len(atoms), size=(_SAMPLED_BATCHES, batch_size))
-    else:
-        plan = (text_lengths, batch_size, pool_batches, alike, place)
-        rows = np.concatenate([epoch_plan(0, e, *plan) for e in range(3)])
-    nodes, edges = _levels(atoms, rows, 64), _levels(bonds, rows, 128)
+        planned = rng.integers(len(atoms), size=(_SAMPLED_BATCHES, batch_size))
+    nodes, edges = _levels(atoms, planned, 64), _levels(bonds, planned, 128)
     distinct = sorted(set(zip(nodes, edges, strict=True)))
     return Shapes(
         tuple(sorted(text_buckets)),
@@ -60,12 +61,41 @@ def declare_shapes(
     )
 
 
+def declare_rows(text_lengths: np.ndarray, planned: np.ndarray, row: int) -> tuple[int, ...]:
+    """Levels of rows that packed batches take: as many as any of the batches `planned`, which are
+    alike enough that others fit too, and a row for each text, which holds every batch."""
+    most = max(pack(text_lengths[rows], row)[2] for rows in planned)
+    return (most, planned.shape[1]) if most < planned.shape[1] else (most,)
+
+
 def _levels(sizes: np.ndarray, rows: np.ndarray, step: int) -> list[int]:
     """Budgets for batches `rows` of items of `sizes`, rounded up to `step`, one place spare."""
     sums = sizes[rows].sum(1)
     worst = np.sort(sizes)[::-1][: rows.shape[1]].sum()
     wanted = [np.quantile(sums, 0.9), np.quantile(sums, 0.995), worst]
     return [(int(np.ceil(min(w, worst))) // step + 1) * step for w in wanted]
+
+
+class Composition(NamedTuple):
+    """How the pairs of a training set make batches: all that `epoch_plan` or `spread_plan` asks."""
+
+    text_lengths: np.ndarray  # int64 [n], tokens
+    batch_size: int
+    packed: bool  # texts side by side, so that batches need not be of like lengths
+    pool_batches: int = 0
+    alike: int = 1
+    place: np.ndarray | None = None
+
+    def epoch(self, seed: int, epoch: int) -> np.ndarray:
+        """Rows of every batch of an epoch, int64 [steps, B]."""
+        if self.packed:
+            return spread_plan(seed, epoch, self.text_lengths, self.batch_size)
+        how = (self.text_lengths, self.batch_size, self.pool_batches, self.alike, self.place)
+        return epoch_plan(seed, epoch, *how)
+
+    def sample(self) -> np.ndarray:
+        """Batches of three epochs, which budgets of shapes are read from."""
+        return np.concatenate([self.epoch(0, e) for e in range(3)])
 
 
 def epoch_plan(
@@ -84,15 +114,9 @@ def epoch_plan(
     are sorted by the `place` of their pairs; then the batches are shuffled. Raises ValueError where
     there are fewer rows than one batch has.
     """
-    rows = len(text_lengths)
-    if rows < batch_size:
-        raise ValueError(
-            f"expected at least one batch of {batch_size} training pairs, got {rows}; "
-            f"set --train.batch-size to {rows} or less"
-        )
     rng = np.random.default_rng([seed, epoch])
-    steps = rows // batch_size
-    order = rng.permutation(rows)[: steps * batch_size]
+    order = whole_batches(rng, len(text_lengths), batch_size)
+    steps = len(order) // batch_size
     pool = (pool_batches or steps) * batch_size
     for start in range(0, len(order), pool):
         part = order[start : start + pool]
@@ -104,6 +128,36 @@ def epoch_plan(
                 part[low : low + len(window)] = window[np.argsort(place[window], kind="stable")]
         order[start : start + pool] = part
     return rng.permutation(order.reshape(steps, batch_size), axis=0).astype(np.int64)
+
+
+def whole_batches(rng: np.random.Generator, rows: int, batch_size: int) -> np.ndarray:
+    """All rows in random order, less those at its end that fill no batch."""
+    if rows < batch_size:
+        raise ValueError(
+            f"expected at least one batch of {batch_size} training pairs, got {rows}; "
+            f"set --train.batch-size to {rows} or less"
+        )
+    return rng.permutation(rows)[: rows // batch_size * batch_size]
+
+
+def spread_plan(seed: int, epoch: int, text_lengths: np.ndarray, batch_size: int) -> np.ndarray:
+    """Rows of every batch of an epoch, int64 [steps, B]: each has its share of every text length.
+
+    As `epoch_plan`, but the rows are cut into strata by length, and every batch is dealt four
+    random rows of each: texts of nearly one length still meet in a batch, three quarters as often
+    as any other two. All batches then have nearly as many tokens and, packed, one shape.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = whole_batches(rng, len(text_lengths), batch_size)
+    steps = len(order) // batch_size
+    order = order[np.argsort(text_lengths[order], kind="stable")]
+    dealt = []
+    for start in range(0, batch_size, DEALT):
+        share = min(DEALT, batch_size - start)
+        stratum = order[start * steps : (start + share) * steps]
+        dealt.append(rng.permutation(stratum).reshape(steps, share))
+    plan = rng.permuted(np.concatenate(dealt, axis=1), axis=1)
+    return rng.permutation(plan, axis=0).astype(np.int64)
 
 
 def make_batch(
@@ -122,7 +176,9 @@ def make_batch(
     """
     indices = np.asarray(indices, np.int64)
     return Batch(
-        text=text_batch(indices, text, shapes.text, pad_token),
+        text=packed_text(indices, text, shapes.text[0], shapes.rows, pad_token)
+        if shapes.rows
+        else text_batch(indices, text, shapes.text, pad_token),
         mol=mol_batch(indices, mol, shapes.nodes, shapes.edges),
         text_group=text_group[indices].astype(np.int32),
         mol_group=mol_group[indices].astype(np.int32),
@@ -165,7 +221,7 @@ def mol_batch(
     atoms, node_offsets = take_ranges(table.node_offsets, indices)
     bonds, edge_offsets = take_ranges(table.edge_offsets, indices)
     size, ties = len(atoms), len(bonds)
-    level = _smallest_level(size, ties, node_budgets, edge_budgets)
+    level = smallest_level(size, ties, node_budgets, edge_budgets)
     nodes = np.zeros((node_budgets[level], table.nodes.shape[1]), np.int32)
     nodes[:size] = table.nodes[atoms]
     edges = np.zeros((edge_budgets[level], table.edges.shape[1]), np.int32)
@@ -186,9 +242,10 @@ def mol_batch(
     return MolBatch(graph, _batch_motifs(table.motif[atoms], node_offsets, len(nodes)))
 
 
-def _smallest_level(
+def smallest_level(
     size: int, ties: int, node_budgets: tuple[int, ...], edge_budgets: tuple[int, ...]
 ) -> int:
+    """The first level that holds so many atoms and directed bonds; ValueError where none does."""
     for level, budget in enumerate(zip(node_budgets, edge_budgets, strict=True)):
         if size < budget[0] and ties <= budget[1]:  # one atom is always padding
             return level

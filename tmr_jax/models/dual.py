@@ -15,7 +15,7 @@ from tmr_jax.losses.second_order import second_order_losses
 from tmr_jax.nn.bert import Backward, Bert, BertConfig
 from tmr_jax.nn.gcn import GCN, ColumnEmbedding, ResidualGCN, node_graph
 from tmr_jax.nn.pooling import Readout, masked_mean, segment_mean, unit
-from tmr_jax.types import Batch, EncodedBatch, MolBatch, MolOut, TextBatch, TextOut
+from tmr_jax.types import Batch, EncodedBatch, MolBatch, MolOut, PackedText, TextBatch, TextOut
 
 MAX_LOG_SCALE = 4.605170185988092  # log 100 (R20)
 UNKNOWN_RATE = 0.01  # of atoms shown as unknown in training, so that the slot is trained (1.1)
@@ -135,7 +135,9 @@ class DualEncoder(nn.Module):
         # Of a fixed type: a weak one would have the first step compiled twice. R20
         self.log_scale = self.param("log_scale", lambda _: jnp.float32(jnp.log(1 / 0.07)))
 
-    def encode_text(self, text: TextBatch, train: bool = False) -> TextOut:
+    def encode_text(self, text: TextBatch | PackedText, train: bool = False) -> TextOut:
+        if isinstance(text, PackedText):
+            return self._encode_packed(text, train)
         if train and self.word_dropout:
             read = jax.random.bernoulli(
                 self.make_rng("dropout"), 1 - self.word_dropout, text.mask.shape
@@ -148,6 +150,30 @@ class DualEncoder(nn.Module):
         tokens = self.text_norm(self.text_projection(states.astype(jnp.float32)))  # R2
         pooled = tokens[:, 0] if self.pooling == "cls" else masked_mean(tokens, text.mask)
         return TextOut(pooled, tokens, text.mask)
+
+    def _encode_packed(self, text: PackedText, train: bool) -> TextOut:
+        """The same of texts side by side: each reads itself alone, at positions of its own."""
+        count = len(text.places)
+        read, mask = text.text < count, text.mask
+        if train and self.word_dropout:
+            kept = jax.random.bernoulli(
+                self.make_rng("dropout"), 1 - self.word_dropout, text.text.shape
+            )
+            read &= kept | (text.position == 0)
+            mask &= read.reshape(-1)[text.places]
+        # Padding reads the padding of its row: a softmax over nothing would be no number.
+        own = text.text[:, :, None] == text.text[:, None, :]
+        visible = own & (read | (text.text == count))[:, None, :]
+        states = self.text_encoder(
+            text.tokens, visible, text.position, deterministic=not train
+        ).astype(jnp.float32)
+        flat = self.text_norm(self.text_projection(states)).reshape(-1, self.dim)
+        if self.pooling == "cls":
+            pooled = flat[text.places[:, 0]]
+        else:
+            of_text = jnp.where(read, text.text, count).reshape(-1)
+            pooled = segment_mean(flat, of_text, count + 1)[:-1]
+        return TextOut(pooled, flat[text.places], mask)
 
     def text_states(self, text: TextBatch) -> Float[Array, "B T W"]:
         """Last hidden states of the text encoder: what `encode_text` takes in the place of ids."""

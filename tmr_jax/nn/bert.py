@@ -65,16 +65,20 @@ fast_dense.defvjp(_dense_forward, _dense_backward)
 
 
 def _probabilities(q, k, mask):
-    """Softmax in float32 over real keys: q, k [B, T, H, d], mask [B, T] -> [B, H, T, T]."""
+    """Softmax in float32 over the keys of `mask`: q, k [B, T, H, d] -> [B, H, T, T].
+
+    mask [B, T] names the keys that all of a row may read, [B, T, T] those of each query.
+    """
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k).astype(jnp.float32) * q.shape[-1] ** -0.5
-    scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
+    mask = mask if mask.ndim == 3 else mask[:, None, :]
+    scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(scores, axis=-1)
 
 
 def plain_attention(q: Array, k: Array, v: Array, mask: Array, keep: Array | None) -> Array:
     """Multi-head attention; `keep` [B, H, T, T] multiplies the probabilities (dropout) or is None.
 
-    q, k, v [B, T, H, d]; mask [B, T]; returns [B, T, H, d].
+    q, k, v [B, T, H, d]; mask [B, T] or [B, T, T]; returns [B, T, H, d].
     """
     p = _probabilities(q, k, mask)
     p = p if keep is None else p * keep
@@ -161,7 +165,11 @@ class BertLayer(nn.Module):
 
 
 class Bert(nn.Module):
-    """tokens [B, T], mask [B, T] -> hidden states [B, T, hidden] in `dtype`."""
+    """tokens [B, T], mask -> hidden states [B, T, hidden] in `dtype`.
+
+    The mask says which places of a row are real, [B, T], or which each place may read, [B, T, T],
+    where a row holds several texts; `positions` then say where in its text a place is.
+    """
 
     config: BertConfig
     dtype: Any = jnp.float32
@@ -181,9 +189,15 @@ class Bert(nn.Module):
             self.pooler = Dense(c.hidden, self.backward)
 
     def __call__(
-        self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], *, deterministic: bool = True
+        self,
+        tokens: Int[Array, "B T"],
+        mask: Bool[Array, "B T"] | Bool[Array, "B T T"],
+        positions: Int[Array, "B T"] | None = None,
+        *,
+        deterministic: bool = True,
     ) -> Float[Array, "B T hidden"]:
-        positions = jnp.arange(tokens.shape[1])[None, :]
+        if positions is None:
+            positions = jnp.arange(tokens.shape[1])[None, :]
         x = self.word_embeddings(tokens) + self.position_embeddings(positions)
         x = x + self.token_type_embeddings(jnp.zeros_like(positions))  # one segment only
         x = self.embeddings_norm(x).astype(self.dtype)

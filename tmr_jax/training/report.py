@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 METRICS, PICTURE = "metrics.jsonl", "loss.png"
 PLAIN_EVERY_S = 20.0  # between two lines where there is no terminal
-WINDOW = 50  # steps that a speed is the mean of
+WINDOW = 50  # calls that a speed is the mean of
 SHOWN = ("/hits@1", "/mrr")  # validation scores in the picture
 
 Row = dict[str, Any]
@@ -121,7 +121,7 @@ class Display:
     def __init__(self, total: int, batch_size: int) -> None:
         self.console = Console(soft_wrap=True)
         self._total, self._batch = total, batch_size
-        self._times: deque[float] = deque(maxlen=WINDOW)
+        self._times: deque[tuple[float, int]] = deque(maxlen=WINDOW)  # when how many were done
         self._said = 0.0
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -147,13 +147,17 @@ class Display:
         self._times.clear()
 
     def pairs_per_second(self) -> float:
-        if len(self._times) < 2 or self._times[-1] <= self._times[0]:
+        if len(self._times) < 2:
             return 0.0
-        return (len(self._times) - 1) * self._batch / (self._times[-1] - self._times[0])
+        (start, before), (end, after) = self._times[0], self._times[-1]
+        return (after - before) * self._batch / (end - start) if end > start else 0.0
+
+    def clock(self, done: int) -> None:
+        """So many steps are done by now."""
+        self._times.append((time.perf_counter(), done))
 
     def step(self, row: Row) -> None:
         """One step is done, `row` its metrics."""
-        self._times.append(time.perf_counter())
         now = self._now(row)
         self._bar.update(self._task, completed=row["step"], now=now)
         if self._bar.disable and self._due(row["step"]):

@@ -19,6 +19,7 @@ from tmr_jax.types import Batch, EncodedBatch
 Metrics = dict[str, Array]
 AnyBatch = Batch | EncodedBatch
 Step = Callable[[TrainState, AnyBatch, Key[Array, ""]], tuple[TrainState, Metrics]]
+Call = Callable[..., tuple[TrainState, Metrics]]
 
 
 def make_train_step(
@@ -28,15 +29,52 @@ def make_train_step(
     frozen: frozenset[str] = frozenset(),
     adversary: optax.GradientTransformation | None = None,
 ) -> Step:
-    """The compiled step; it may be compiled once for each of `shapes` batch shapes, no more.
+    """`train_step`, compiled; once for each of `shapes` batch shapes, no more.
+
+    It takes over (donates) the state it is given.
+    """
+    step = train_step(model, optimizer, frozen, adversary)
+    # chex counts by the function's name, and a second stage has a step of its own.
+    chex.clear_trace_counter()
+    return jax.jit(chex.assert_max_traces(step, n=shapes), donate_argnums=0)
+
+
+def make_train_call(step: Step, take: Callable[..., Batch], shapes: int) -> Call:
+    """Several steps in one compiled call: (state, tables, chosen [steps, ...], key, size).
+
+    `take(tables, chosen, size)` makes the batch of one step on the device. Compiled once for each
+    of `shapes` pairs of a size and a number of steps, no more. It takes over (donates) the state;
+    metrics come as arrays [steps].
+    """
+
+    def call(
+        state: TrainState, tables: Any, chosen: Any, key: Key[Array, ""], size: Any
+    ) -> tuple[TrainState, Metrics]:
+        def one(state: TrainState, chosen: Any) -> tuple[TrainState, Metrics]:
+            return step(state, take(tables, chosen, size), key)
+
+        return jax.lax.scan(one, state, chosen)
+
+    chex.clear_trace_counter()
+    guarded = chex.assert_max_traces(call, n=shapes)
+    return jax.jit(guarded, donate_argnums=0, static_argnums=4)
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    frozen: frozenset[str] = frozenset(),
+    adversary: optax.GradientTransformation | None = None,
+) -> Step:
+    """One step as a function to be compiled.
 
     Parameters below the names `frozen` are left as they are, and the optimizer knows none of them.
     Those that the model names in `model.adversary` have the optimizer `adversary`: they step first,
     on the detached features of the batch, and the model's own loss then sees them as they became.
 
-    It takes over (donates) the state it is given. The key is that of the run: the step folds its
-    own number into it. Metrics are scalars on the device: the model's own, `grad_norm`,
-    `skipped` (updates left out up to now) and `skipped_in_a_row`.
+    The key is that of the run: the step folds its own number into it. Metrics are scalars on the
+    device: the model's own, `grad_norm`, `skipped` (updates left out up to now) and
+    `skipped_in_a_row`.
     """
     rivals: frozenset[str] = getattr(model, "adversary", frozenset())
     assert bool(rivals) == (adversary is not None), "an adversary and its optimizer come together"
@@ -106,6 +144,4 @@ def make_train_step(
         )
         return after, {**metrics, **extra}
 
-    # chex counts by the function's name, and a second stage has a step of its own.
-    chex.clear_trace_counter()
-    return jax.jit(chex.assert_max_traces(step, n=shapes), donate_argnums=0)
+    return step

@@ -1,0 +1,107 @@
+"""Packed batches made on the host and taken on the device, one or several a call: the same run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from tmr_jax import feed
+from tmr_jax.assembly import assemble_for_training, init_params
+from tmr_jax.config import load_experiment
+from tmr_jax.data import load_pairs
+from tmr_jax.feed import HostFeed, ResidentFeed, feed_of
+from tmr_jax.train import main
+from tmr_jax.training.checkpoint import restore_params
+from tmr_jax.training.state import new_state
+from tmr_jax.training.step import make_train_step, train_step
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+TINY = str(Path(__file__).parent / "experiments" / "tiny.py")
+
+
+@pytest.fixture(scope="module")
+def packed():
+    """Assembly, training set and three batches of the tiny experiment, its texts packed."""
+    config = load_experiment(TINY)
+    train = dataclasses.replace(config.train, texts="packed")
+    text = dataclasses.replace(config.model.text, dropout=0.0)
+    config = dataclasses.replace(
+        config, train=train, model=dataclasses.replace(config.model, text=text)
+    )
+    assembly, data, _ = assemble_for_training(config, load_pairs(config.data))
+    return assembly, data, data.composition.epoch(0, 0)[:3]
+
+
+def steps_of(packed, feed_class, lengths):
+    """Metrics and parameters after the three steps in calls of `lengths`."""
+    assembly, data, rows = packed
+    optimizer = optax.apply_if_finite(optax.adam(1e-3), 1)
+    pad = assembly.tokenizer.pad_token
+    if feed_class is HostFeed:
+        one = make_train_step(assembly.model, optimizer, data.shapes.count)
+        advance = HostFeed(data, one, pad)
+    else:
+        advance = ResidentFeed(data, train_step(assembly.model, optimizer), pad, max(lengths))
+    state = new_state(init_params(assembly, data.batch(rows[0], pad), 0, None), optimizer)
+    found, done = [], 0
+    for length in lengths:
+        state, metrics, shape = advance(state, rows[done : done + length], jax.random.key(0))
+        assert len(metrics["loss"]) == length and "tokens" in shape
+        found += metrics["loss"].tolist()
+        done += length
+    return found, state.params
+
+
+def test_host_and_device_take_the_same_steps(packed):
+    assert packed[1].shapes.rows  # texts are packed
+    wanted, parameters = steps_of(packed, HostFeed, [1, 1, 1])
+    for lengths in ([1, 1, 1], [2, 1]):
+        found, other = steps_of(packed, ResidentFeed, lengths)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+        for a, b in zip(jax.tree.leaves(parameters), jax.tree.leaves(other), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_what_cannot_be_packed_is_fed_by_the_host(packed):
+    assembly, data, _ = packed
+    optimizer = optax.apply_if_finite(optax.adam(1e-3), 1)
+    how = (assembly.model, optimizer, frozenset(), None, 0)
+    assert isinstance(feed_of(data, *how), ResidentFeed)
+    padded = data._replace(composition=data.composition._replace(packed=False))
+    assert isinstance(feed_of(padded, *how), HostFeed)
+
+
+def losses(run: Path) -> dict[int, float]:
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+def test_a_run_of_calls_of_five_steps_is_that_of_single_steps(tmp_path, monkeypatch, capsys):
+    """Eight steps an epoch and a save every seven: calls of five never cross either."""
+    words = ["--exp", TINY, "--train.texts", "packed", "--train.epochs", "2"]
+    words += ["--train.save-every", "7"]
+    runs = []
+    for per_call in (1, 5):
+        monkeypatch.setattr(feed, "steps_per_call", lambda n=per_call: n)
+        runs.append(tmp_path / str(per_call))
+        assert main([*words, "--run", str(runs[-1])]) == 0
+    assert "compiled for 5 steps of" in capsys.readouterr().out
+    single, several = map(losses, runs)
+    assert list(several) == list(range(1, 17)) == list(single)
+    np.testing.assert_allclose(list(several.values()), list(single.values()), rtol=1e-4)
+    ours, theirs = (restore_params(run, "newest")[0] for run in runs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_hard_negatives_by_length_and_packed_texts_exclude_each_other(tmp_path, capfd):
+    words = ["--exp", TINY, "--train.texts", "packed", "--train.alike", "2"]
+    assert main([*words, "--run", str(tmp_path / "run")]) == 2
+    assert "expected --train.texts buckets beside --train.alike" in capfd.readouterr().err

@@ -1,0 +1,175 @@
+"""The training set on the device: a step is told which pairs, and takes them from there.
+
+In: tables of all texts and molecules, moved once. Out: inside a compiled step, the `Batch` that
+`data.batching.make_batch` would build on the host, array by array. What the host sends for a step
+is two numbers for each pair.
+"""
+
+# pyright: reportArgumentType=false
+# (numpy arrays stand in for jax.Array until they are moved)
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from tmr_jax.data.batching import Shapes, smallest_level
+from tmr_jax.data.cache import MolTable, TextTable
+from tmr_jax.data.packing import pack
+from tmr_jax.types import Batch, Graphs, MolBatch, PackedText
+
+
+class Tables(NamedTuple):
+    """All pairs, item after item; item i has rows offsets[i] to offsets[i + 1] of its table."""
+
+    tokens: Int[Array, " tokens"]
+    text_offsets: Int[Array, " n1"]
+    nodes: Int[Array, "atoms F"]
+    edges: Int[Array, "bonds F_edge"]
+    senders: Int[Array, " bonds"]  # atom of its own molecule
+    receivers: Int[Array, " bonds"]
+    motif: Int[Array, " atoms"]  # of its own molecule
+    node_offsets: Int[Array, " n1"]
+    edge_offsets: Int[Array, " n1"]
+    motifs: Int[Array, " n"]  # how many each molecule has
+    text_group: Int[Array, " n"]
+    mol_group: Int[Array, " n"]
+
+
+class Chosen(NamedTuple):
+    """What the host says of a step."""
+
+    rows: Int[Array, " B"]
+    first: Int[Array, " B"]  # where each text begins, in the packed rows laid end to end
+
+
+class Size(NamedTuple):
+    """One shape of a batch."""
+
+    rows: int  # R of the packed texts
+    row: int  # L
+    nodes: int
+    edges: int
+
+
+def tables_of(
+    text: TextTable, mol: MolTable, text_group: np.ndarray, mol_group: np.ndarray
+) -> Tables:
+    """The same tables as int32 arrays of numpy, ready to be moved.
+
+    Raises ValueError where a table has more rows than 32 bits can count.
+    """
+    assert mol.nodes.dtype.itemsize <= 4, "morgan1 identifiers go through apply_vocabulary first"
+    longest = max(len(text.tokens), len(mol.nodes), len(mol.edges))
+    if longest > np.iinfo(np.int32).max:
+        raise ValueError(
+            f"expected tables of fewer than 2**31 rows on the device; got {longest:,}; "
+            "train on fewer pairs, or with --train.texts buckets"
+        )
+    count = len(mol.node_offsets) - 1
+    motifs = np.zeros(count, np.int64)
+    np.maximum.at(motifs, np.repeat(np.arange(count), np.diff(mol.node_offsets)), mol.motif + 1)
+    columns = (
+        *(text.tokens, text.offsets, mol.nodes, mol.edges, mol.senders, mol.receivers, mol.motif),
+        *(mol.node_offsets, mol.edge_offsets, motifs, text_group, mol_group),
+    )
+    return Tables(*(np.asarray(column, np.int32) for column in columns))
+
+
+class Steps(NamedTuple):
+    """What the host says of several steps of one shape."""
+
+    chosen: Chosen  # arrays [steps, B]
+    size: Size
+
+
+def planned(rows: np.ndarray, text: TextTable, mol: MolTable, shapes: Shapes) -> Steps:
+    """Packs the texts of the batches `rows` [steps, B], and finds the shape that holds them all."""
+    row = shapes.text[0]
+    first, used, level = np.zeros(rows.shape, np.int32), 0, 0
+    for step, batch in enumerate(rows):
+        at, start, needed = pack(text.offsets[batch + 1] - text.offsets[batch], row)
+        first[step], used = at * row + start, max(used, needed)
+        atoms, bonds = (
+            int((offsets[batch + 1] - offsets[batch]).sum())
+            for offsets in (mol.node_offsets, mol.edge_offsets)
+        )
+        level = max(level, smallest_level(atoms, bonds, shapes.nodes, shapes.edges))
+    height = next(n for n in shapes.rows if n >= used)
+    size = Size(height, row, shapes.nodes[level], shapes.edges[level])
+    return Steps(Chosen(rows.astype(np.int32), first), size)
+
+
+def taken(tables: Tables, chosen: Chosen, size: Size, pad_token: int) -> Batch:
+    """The batch of the pairs `chosen`; the host has seen to it that they fit."""
+    return Batch(
+        text=_texts(tables, chosen, size, pad_token),
+        mol=_molecules(tables, chosen.rows, size),
+        text_group=tables.text_group[chosen.rows],
+        mol_group=tables.mol_group[chosen.rows],
+    )
+
+
+def _texts(tables: Tables, chosen: Chosen, size: Size, pad_token: int) -> PackedText:
+    count = len(chosen.rows)
+    begin = tables.text_offsets[chosen.rows]
+    length = tables.text_offsets[chosen.rows + 1] - begin
+    order = jnp.argsort(chosen.first)
+    place = jnp.arange(size.rows * size.row)
+    # The text that begins last before a place, and perhaps ends before it too.
+    text = order[jnp.searchsorted(chosen.first[order], place, side="right") - 1]
+    position = place - chosen.first[text]
+    real = position < length[text]
+    token = tables.tokens[jnp.where(real, begin[text] + position, 0)]
+    inside = jnp.arange(size.row)[None, :]
+    mask = inside < length[:, None]
+    shape = (size.rows, size.row)
+    return PackedText(
+        tokens=jnp.where(real, token, pad_token).reshape(shape),
+        text=jnp.where(real, text, count).reshape(shape),
+        position=jnp.where(real, position, 0).reshape(shape),
+        places=jnp.where(mask, chosen.first[:, None] + inside, 0),
+        mask=mask,
+    )
+
+
+def _molecules(tables: Tables, rows: Int[Array, " B"], size: Size) -> MolBatch:
+    n_node, n_edge = (
+        jnp.diff(offsets)[rows] for offsets in (tables.node_offsets, tables.edge_offsets)
+    )
+    atom, of_atom, is_atom = _places(tables.node_offsets, rows, n_node, size.nodes)
+    bond, of_bond, is_bond = _places(tables.edge_offsets, rows, n_edge, size.edges)
+    first_atom = jnp.cumsum(n_node) - n_node
+    first_motif = jnp.cumsum(tables.motifs[rows]) - tables.motifs[rows]
+    atoms, bonds = n_node.sum(), n_edge.sum()
+    ends = (
+        jnp.where(is_bond, column[bond] + first_atom[of_bond], atoms)
+        for column in (tables.senders, tables.receivers)
+    )
+    senders, receivers = ends
+    graph = Graphs(
+        nodes=jnp.where(is_atom[:, None], tables.nodes[atom], 0),
+        edges=jnp.where(is_bond[:, None], tables.edges[bond], 0),
+        senders=senders,
+        receivers=receivers,
+        n_node=jnp.append(n_node, size.nodes - atoms),
+        n_edge=jnp.append(n_edge, size.edges - bonds),
+        globals=None,
+    )
+    motif = tables.motif[atom] + first_motif[of_atom]
+    return MolBatch(graph, jnp.where(is_atom, motif, size.nodes - 1))
+
+
+def _places(
+    offsets: Int[Array, " n1"], rows: Int[Array, " B"], counts: Int[Array, " B"], size: int
+) -> tuple[Int[Array, " S"], Int[Array, " S"], Bool[Array, " S"]]:
+    """For each of `size` places: the row of the table, which item it is of, whether it is real."""
+    ends, place = jnp.cumsum(counts), jnp.arange(size)
+    item = jnp.searchsorted(ends, place, side="right")
+    real = item < len(rows)
+    item = jnp.minimum(item, len(rows) - 1)
+    inside = place - (ends - counts)[item]
+    return jnp.where(real, offsets[rows[item]] + inside, 0), item, real
