@@ -2,8 +2,8 @@
 
 Paper: none; scores are "open-pairs training" and compare with no published number.
 Run: TMR_JAX_DATA=../shared/data make train EXP=det_open
-Hardware: 2 CPU cores, 45 minutes of training.
-Result: chebi20-molt5/test-split t2m 21.6, m2t 19.7 Hits@1; 65.7, 61.5 @10; 07e3899, 2026-11-21.
+Hardware: 2 CPU cores, 40 minutes of training.
+Result: chebi20-molt5/test-split t2m 22.5, m2t 20.1 Hits@1; 65.2, 61.8 @10; 681c1f9, 2026-11-21.
 Differs: 16,872 pairs without the test sets' connectivity, MiniLM, stereo-aware graph encoder.
 """
 

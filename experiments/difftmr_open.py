@@ -2,8 +2,8 @@
 
 Paper: none; scores are "open-pairs training" and compare with no published number.
 Run: TMR_JAX_DATA=../shared/data make train EXP=difftmr_open
-Hardware: 2 CPU cores; 6 minutes of training after the encoder's 50.
-Result: chebi20-molt5/test-split fused t2m 21.5, m2t 19.7 Hits@1, as det; 07e3899, 2026-11-21.
+Hardware: 2 CPU cores; 6 minutes of training after the encoder's 40.
+Result: chebi20-molt5/test-split fused m2t MRR .0041 above det, t2m as det; 681c1f9, 2026-11-21.
 Differs: det_open's encoder, frozen; HDAN starts as its posterior; half of each text (LOG.md).
 """
 
