@@ -14,5 +14,13 @@ from tmr_jax.config import load_experiment
 BASE = load_experiment("det_open")
 CONFIG = replace(
     BASE,
-    train=replace(BASE.train, freeze="text", start="det_open", epochs=2, eval_every=2),
+    train=replace(
+        BASE.train,
+        freeze="text",
+        start="det_open",
+        epochs=2,
+        text_buckets=(128,),  # padding costs little where no BERT runs, a shape to compile does
+        pool_batches=0,
+        eval_every=2,
+    ),
 )
