@@ -255,7 +255,7 @@ def test_a_thousand_fuzzed_smiles_are_features_or_a_reason():
     good = bytes_of(featurise(MOLECULES[-1], "ogb", "brics"))
     outcomes = {"": 0}
     for i, smiles in enumerate(fuzzed(1000)):
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             f = featurise(smiles, "ogb", "brics")
             outcomes[""] += 1
@@ -263,7 +263,7 @@ def test_a_thousand_fuzzed_smiles_are_features_or_a_reason():
             assert (f.edges >= 0).all() and (f.edges < EDGE_SIZES).all()
         except BadMolecule as error:
             outcomes[error.reason] = outcomes.get(error.reason, 0) + 1
-        assert time.perf_counter() - start < 2, smiles[:80]
+        assert time.process_time() - start < 2, smiles[:80]
         if i % 100 == 0:
             assert bytes_of(featurise(MOLECULES[-1], "ogb", "brics")) == good
     assert sum(outcomes.values()) == 1000 and outcomes[""] > 100
