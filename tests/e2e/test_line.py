@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TINY = str(ROOT / "tests" / "experiments" / "tiny.py")
-DEMO = "--data.demo.train 320 --data.demo.validation 64 --data.demo.test 100"
+DEMO = "--data.demo.train 448 --data.demo.validation 64 --data.demo.test 100"
 SHORT = "--features.max-tokens 48 --train.text-buckets 48 --train.batch-size 32 --train.epochs 3"
 ONCE = "--train.pool-batches 0 --train.eval-every 3 --eval.bootstrap 100"
 
@@ -62,13 +62,13 @@ def library(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_quickstart_made_small(tmp_path: Path, library: Path) -> None:
-    """The pretrained text encoder and generated pairs: better than chance after thirty steps."""
+    """The pretrained text encoder and generated pairs: better than chance after forty steps."""
     results = walk(
         tmp_path / "run", library, ["--exp", "quickstart", *f"{DEMO} {SHORT} {ONCE}".split()]
     )
     score = next(s for s in results["scores"] if (s["scorer"], s["direction"]) == ("model", "t2m"))
     assert score["protocol"] == "demo/test" and score["pool"] == 100
-    assert score["metrics"]["hits@10"] > 0.3  # 0.1 by chance
+    assert score["metrics"]["hits@10"] > 0.4  # 0.1 by chance
     assert any("generated" in label for label in results["labels"])
 
 
