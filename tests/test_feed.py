@@ -16,6 +16,7 @@ from tmr_jax.assembly import assemble_for_training, init_params
 from tmr_jax.config import load_experiment
 from tmr_jax.data import load_pairs
 from tmr_jax.feed import HostFeed, ResidentFeed, feed_of
+from tmr_jax.generator import assemble_for_generator
 from tmr_jax.train import main
 from tmr_jax.training.checkpoint import restore_params
 from tmr_jax.training.state import new_state
@@ -101,7 +102,14 @@ def test_a_run_of_calls_of_five_steps_is_that_of_single_steps(tmp_path, monkeypa
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-def test_hard_negatives_by_length_and_packed_texts_exclude_each_other(tmp_path, capfd):
-    words = ["--exp", TINY, "--train.texts", "packed", "--train.alike", "2"]
+@pytest.mark.parametrize("other", ["--train.alike 2", "--train.freeze text"])
+def test_what_cannot_go_with_packed_texts_is_said(other, tmp_path, capfd):
+    words = ["--exp", TINY, "--train.texts", "packed", *other.split()]
     assert main([*words, "--run", str(tmp_path / "run")]) == 2
-    assert "expected --train.texts buckets beside --train.alike" in capfd.readouterr().err
+    said = f"expected --train.texts buckets beside {other.removesuffix(' 2')}"
+    assert said in capfd.readouterr().err
+
+
+def test_a_second_stage_takes_no_packed_texts(packed, tmp_path):
+    with pytest.raises(ValueError, match="buckets in the second of two stages"):
+        assemble_for_generator(packed[0].config, [], tmp_path)

@@ -147,11 +147,16 @@ def assemble_for_training(
 
 def _composition(config: Experiment, text: TextTable, smiles: list[str]) -> Composition:
     train = config.train
-    packed = train.texts == "packed" and train.freeze == "none"  # states are no ids to pack
+    packed = train.texts == "packed"
     if packed and train.alike > 1:
         raise ValueError(
             "expected --train.texts buckets beside --train.alike, whose batches are of like "
             "lengths; got packed"
+        )
+    if packed and train.freeze == "text":
+        raise ValueError(
+            "expected --train.texts buckets beside --train.freeze text, whose states are read by "
+            "the text and not packed; got packed"
         )
     place = structure_place(fingerprints(smiles)) if train.alike > 1 else None
     lengths = np.diff(text.offsets)

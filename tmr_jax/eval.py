@@ -224,7 +224,7 @@ def evaluate(
     if model.slots is not None and words is not None and atoms is not None:
         results["slots"] = model.slots(words, atoms)
     scores = [score for found in measured for score in found.scores]
-    leave(told, results, scores, model, declared[0], tested[0])
+    write_results(told, results, scores, model, declared[0], tested[0])
     print_table(results)
     return results
 
@@ -257,7 +257,7 @@ def measure(
     return Measured(scores, records, analyses)
 
 
-def leave(
+def write_results(
     told: Told,
     results: dict[str, Any],
     scores: list[Score],

@@ -123,6 +123,11 @@ def assemble_for_generator(
     from tmr_jax.training.checkpoint import restore_params
     from tmr_jax.training.state import parameters_sha256
 
+    if config.train.texts == "packed":
+        raise ValueError(
+            "expected --train.texts buckets in the second of two stages, which reads words as "
+            "vectors; got packed; say it in the experiment of the first stage alone"
+        )
     before = assemble_from_run(start)
     _check_same_encoder(config, before.config, start)
     params, step = restore_params(start, "best")
@@ -149,7 +154,6 @@ def assemble_for_generator(
     text, mol = encoder.text_rows(words), encoder.mol_rows(table)
     assert text.side is not None and mol.side is not None
     lengths, place = np.diff(words.offsets), structure_place(unit(text.rows + mol.rows))
-    # Words are vectors here, and rows of them as long as the longest text of the batch.
     how = (lengths, train.batch_size, False, train.pool_batches, train.alike, place)
     composition = Composition(*how)
     planned = composition.sample()

@@ -6,7 +6,7 @@ Axis legend (a letter never changes meaning, in annotations, comments and einsum
     N  atoms, flat over a batch  E  directed bonds, flat    G  graphs with padding (G = B + 1)
     F  input features            H  attention heads         M  memory slots
     Q  queries                   C  corpus items            K  retrieved
-    S  diffusion steps           R  rows of packed texts      L  places of such a row
+    S  diffusion steps
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class TextBatch(NamedTuple):
 
 
 class PackedText(NamedTuple):
-    """The texts of a batch side by side in R rows of L places; a row holds whole texts."""
+    """The texts of a batch side by side in rows of one width; a row holds whole texts."""
 
-    tokens: Int[Array, "R L"]
-    text: Int[Array, "R L"]  # which text a place belongs to; B: padding
-    position: Int[Array, "R L"]  # within its text
+    tokens: Int[Array, "rows width"]
+    text: Int[Array, "rows width"]  # which text a place belongs to; B: padding
+    position: Int[Array, "rows width"]  # within its text
     places: Int[Array, "B T"]  # of the tokens of each text, in the rows laid end to end
     mask: Bool[Array, "B T"]  # True where real
 

@@ -263,10 +263,16 @@ def _counts(sizes: np.ndarray, graphs: int, budget: int) -> np.ndarray:
     return counts
 
 
+def motif_counts(motif: np.ndarray, node_offsets: np.ndarray) -> np.ndarray:
+    """How many motifs each molecule has, int64 [n]; `motif` numbers them within the molecule."""
+    counts = np.zeros(len(node_offsets) - 1, np.int64)
+    np.maximum.at(counts, np.repeat(np.arange(len(counts)), np.diff(node_offsets)), motif + 1)
+    return counts
+
+
 def _batch_motifs(motif: np.ndarray, node_offsets: np.ndarray, budget: int) -> np.ndarray:
     """Motifs numbered over the batch, int32 [N]; number N - 1 is the padding's."""
-    used = np.zeros(len(node_offsets) - 1, np.int64)
-    np.maximum.at(used, np.repeat(np.arange(len(used)), np.diff(node_offsets)), motif + 1)
+    used = motif_counts(motif, node_offsets)
     first = np.concatenate([[0], np.cumsum(used)[:-1]]) if len(used) else used
     numbered = np.full(budget, budget - 1, np.int32)
     numbered[: len(motif)] = motif + np.repeat(first, np.diff(node_offsets))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from tmr_jax.data.batching import Shapes, smallest_level
+from tmr_jax.data.batching import Shapes, motif_counts, smallest_level
 from tmr_jax.data.cache import MolTable, TextTable
 from tmr_jax.data.packing import pack
 from tmr_jax.types import Batch, Graphs, MolBatch, PackedText
@@ -49,8 +49,8 @@ class Chosen(NamedTuple):
 class Size(NamedTuple):
     """One shape of a batch."""
 
-    rows: int  # R of the packed texts
-    row: int  # L
+    rows: int  # of packed texts
+    row: int  # places in each of them
     nodes: int
     edges: int
 
@@ -69,9 +69,7 @@ def tables_of(
             f"expected tables of fewer than 2**31 rows on the device; got {longest:,}; "
             "train on fewer pairs, or with --train.texts buckets"
         )
-    count = len(mol.node_offsets) - 1
-    motifs = np.zeros(count, np.int64)
-    np.maximum.at(motifs, np.repeat(np.arange(count), np.diff(mol.node_offsets)), mol.motif + 1)
+    motifs = motif_counts(mol.motif, mol.node_offsets)
     columns = (
         *(text.tokens, text.offsets, mol.nodes, mol.edges, mol.senders, mol.receivers, mol.motif),
         *(mol.node_offsets, mol.edge_offsets, motifs, text_group, mol_group),
