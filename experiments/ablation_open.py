@@ -23,4 +23,5 @@ CONFIG = replace(
         pool_batches=0,
         eval_every=2,
     ),
+    eval=replace(BASE.eval, protocols=("chebi20-molt5/test-split",)),
 )

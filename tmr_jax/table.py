@@ -195,9 +195,10 @@ def evaluated(job: Job, digest: str, outcome: Outcome) -> None:
 
 
 def _configured_as(run: Path, config: Any) -> bool:
-    from tmr_jax.config import to_json
+    """Fields that are newer than the run have their defaults in it."""
+    from tmr_jax.config import from_json
 
-    return json.loads((run / CONFIG).read_text()) == json.loads(to_json(config))
+    return from_json((run / CONFIG).read_text(encoding="utf-8")) == config
 
 
 def best_digest(run: Path) -> str:
