@@ -49,12 +49,15 @@ def steps_of(packed, feed_class, lengths):
         one = make_train_step(assembly.model, optimizer, data.shapes.count)
         advance = HostFeed(data, one, pad)
     else:
-        advance = ResidentFeed(data, train_step(assembly.model, optimizer), pad, max(lengths))
+        step = train_step(assembly.model, optimizer)
+        advance = ResidentFeed(data, step, pad, max(lengths))
     state = new_state(init_params(assembly, data.batch(rows[0], pad), 0, None), optimizer)
     found, done = [], 0
     for length in lengths:
-        state, metrics, shape = advance(state, rows[done : done + length], jax.random.key(0))
-        assert len(metrics["loss"]) == length and "tokens" in shape
+        answer = advance(state, rows[done : done + length], jax.random.key(0))
+        state, metrics = answer.state, answer.metrics
+        assert len(metrics["loss"]) == length and "tokens" in answer.shape
+        assert answer.work.pairs == rows[done : done + length].size
         found += metrics["loss"].tolist()
         done += length
     return found, state.params
@@ -68,6 +71,21 @@ def test_host_and_device_take_the_same_steps(packed):
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
         for a, b in zip(jax.tree.leaves(parameters), jax.tree.leaves(other), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_operations_of_a_step_do_not_depend_on_how_many_a_call_has(packed):
+    assembly, data, rows = packed
+    optimizer = optax.apply_if_finite(optax.adam(1e-3), 1)
+    step = train_step(assembly.model, optimizer)
+    found = []
+    for count in (1, 3):
+        feed_of_one = ResidentFeed(data, step, 0, count, assembly.bert)
+        state = new_state(init_params(assembly, data.batch(rows[0], 0), 0, None), optimizer)
+        answer = feed_of_one(state, rows[:count], jax.random.key(0))
+        assert answer.compiled is not None and answer.work.steps == count
+        found.append(answer.work.xla / count)
+    assert found[0] > answer.work.text / 3 > 0
+    assert found[1] == pytest.approx(found[0], rel=0.1)
 
 
 def test_what_cannot_be_packed_is_fed_by_the_host(packed):

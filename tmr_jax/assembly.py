@@ -85,6 +85,7 @@ class TrainingSet(NamedTuple):
     refused: list[Refused]  # index: of the pairs handed in
     unknown_atoms: int  # of these molecules, outside the vocabulary: 0 unless something is wrong
     states: States | None = None  # of a frozen text encoder, which batches then carry
+    shards: int = 1  # parts of a batch that are encoded apart
 
     @property
     def texts_cut(self) -> int:
@@ -93,7 +94,7 @@ class TrainingSet(NamedTuple):
     def batch(self, rows: np.ndarray, pad_token: int) -> Batch:
         """The pairs `rows` as arrays of the smallest declared shapes."""
         groups = (self.text_group, self.mol_group)
-        batch = make_batch(rows, self.text, self.mol, *groups, self.shapes, pad_token)
+        batch = make_batch(rows, self.text, self.mol, *groups, self.shapes, pad_token, self.shards)
         if self.states is None:
             return batch
         assert isinstance(batch.text, TextBatch), "a text encoder that is frozen reads buckets"
@@ -104,10 +105,11 @@ class TrainingSet(NamedTuple):
 
 
 def assemble_for_training(
-    config: Experiment, pairs: Sequence[Pair]
+    config: Experiment, pairs: Sequence[Pair], shards: int = 1
 ) -> tuple[Assembly, TrainingSet, dict[str, Any] | None]:
     """The assembly of an experiment, its training set, and pretrained text weights if it wants any.
 
+    `shards` is the number of parts of a batch that are encoded apart: the shapes are a part's.
     `pairs` of other splits than train are not looked at. Raises ValueError where the sections of
     the experiment contradict each other or no pair is left.
     """
@@ -138,9 +140,10 @@ def assemble_for_training(
         text_group=distinct(sequence_keys(text.tokens, text.offsets))[1].astype(np.int32),
         mol_group=molecule_groups([p.smiles for p in rows]),
         composition=composition,
-        shapes=_shapes(config, composition, mol),
+        shapes=_shapes(config, composition, mol, shards),
         refused=refused,
         unknown_atoms=unknown,
+        shards=shards,
     )
     return assembly, training, text_weights
 
@@ -163,9 +166,11 @@ def _composition(config: Experiment, text: TextTable, smiles: list[str]) -> Comp
     return Composition(lengths, train.batch_size, packed, train.pool_batches, train.alike, place)
 
 
-def _shapes(config: Experiment, composition: Composition, mol: MolTable) -> Shapes:
-    planned = composition.sample()
-    shapes = declare_shapes(mol, config.train.text_buckets, composition.batch_size, planned)
+def _shapes(config: Experiment, composition: Composition, mol: MolTable, shards: int) -> Shapes:
+    """Of the share of a batch that a device has."""
+    share = composition.batch_size // shards
+    planned = composition.sample().reshape(-1, share)
+    shapes = declare_shapes(mol, config.train.text_buckets, share, planned)
     if not composition.packed:
         return shapes
     row = config.features.max_tokens

@@ -171,6 +171,8 @@ class TrainConfig:
     # Of two stages: share of the words left out of each training text before the encoder reads it,
     # so that it is no surer of a pair that it was trained on than of a new one
     word_dropout: float = 0.0
+    parallel: Literal["jit", "pmap"] = "jit"  # how several devices share a step
+    chunk: int = 0  # pairs that a device encodes at a time, for large batches; 0: all of its share
     save_every: int = 200  # steps
     eval_every: int = 1  # epochs
 

@@ -59,6 +59,7 @@ class FeatureSet(NamedTuple):
     refused: list[Refused]
     unknown_atoms: int
     texts_cut: int
+    shards: int = 1  # a generator by itself is little work: one device does it
 
     def batch(self, rows: np.ndarray, pad_token: int) -> EncodedBatch:
         """The pairs `rows`, words padded to a text bucket, atoms to a level of atoms."""

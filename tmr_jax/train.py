@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shlex
 import signal
 import sys
+import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,13 +45,15 @@ if TYPE_CHECKING:
     from tmr_jax.data.table import Report
     from tmr_jax.feed import HostFeed, ResidentFeed
     from tmr_jax.generator import FeatureSet
-    from tmr_jax.training.checkpoint import Checkpoints
+    from tmr_jax.training.checkpoint import Checkpoints, NoCheckpoints
     from tmr_jax.training.report import Display, History
     from tmr_jax.training.state import TrainState
+    from tmr_jax.training.throughput import Throughput, Work
     from tmr_jax.validation import Validation
 
 NOT_FINITE, USER_ERROR, IN_USE = 1, 2, 3
 MAX_IN_A_ROW = 3  # steps that may be skipped one after another before the run stops
+AGREE_EVERY = 16  # steps between two looks of several processes at each other's signals
 IN_FLIGHT = 4  # steps that an accelerator may be ahead of what has been read from it
 BAD_STEPS = "nonfinite.json"
 TIERS = ("det", "tapr", "fused", "x0")
@@ -90,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     again = f"python -m tmr_jax.train {shlex.join(w for w in words if w != '--fresh')}"
     try:
         chosen = parse(words)
+        if not _leads():
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the program lives
         run = chosen.run or Path("runs") / chosen.config.name
         with Signals() as signals:
             train(chosen.config, run, chosen.fresh, signals)
@@ -104,6 +110,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped as stop:
         print(f"stopped by {stop}; to go on: {again}", flush=True)
         return 128 + stop.number
+
+
+def _several() -> bool:
+    """Whether this is one of several processes that train together."""
+    return any(os.environ.get(name) for name in ("JAX_COORDINATOR_ADDRESS", "TMR_JAX_CLUSTER"))
+
+
+def _leads() -> bool:
+    """Joins the other processes if there are any; whether this one speaks and saves for them."""
+    if not _several():
+        return True
+    from tmr_jax.training.parallel import join_processes
+
+    return join_processes()
 
 
 def _fail(error: Exception, status: int) -> int:
@@ -157,6 +177,11 @@ class Signals:
         finally:
             self._deferred = False
 
+    def share(self, any_process: Callable[[bool], bool]) -> None:
+        """What came to one of several processes came to all; they call it together."""
+        if any_process(bool(self._number)) and not self._number:
+            self._number = signal.SIGTERM
+
     def check(self, _: int = 0) -> None:
         """Raises Stopped if a signal came meanwhile."""
         if self._number:
@@ -172,6 +197,24 @@ def train(config: Experiment, run: Path, fresh: bool, signals: Signals) -> None:
             "of the second of two stages; got another plan; in one stage say "
             "--model.text.word-dropout"
         )
+    with _directory(config, run, fresh) as out:
+        _train(config, run, out, signals)
+
+
+@contextmanager
+def _directory(config: Experiment, run: Path, fresh: bool) -> Iterator[Path]:
+    """The run's directory, locked, with the configuration in it. A process that does not lead has
+    one that is thrown away."""
+    if _several():
+        import jax
+
+        from tmr_jax.training.parallel import meet
+
+        if jax.process_index():
+            with tempfile.TemporaryDirectory() as other:
+                meet("the run's directory")
+                yield Path(other)
+            return
     open_directory(run)
     if fresh and any(p.name != LOCK for p in run.iterdir()):
         with hold(run / LOCK):
@@ -183,10 +226,15 @@ def train(config: Experiment, run: Path, fresh: bool, signals: Signals) -> None:
             print(f"the lock of {stale} was left behind; it is ours now")
         if not settle_config(run, to_json(config)):
             write(run / GIT, describe_code())
-        _train(config, run, signals)
+        if _several():
+            meet("the run's directory")
+        yield run
 
 
-def _train(config: Experiment, run: Path, signals: Signals) -> None:
+def _train(config: Experiment, run: Path, out: Path, signals: Signals) -> None:
+    """Reads what other runs have beside `run`, and writes into `out`."""
+    import jax
+
     from tmr_jax.assembly import (
         assemble_for_training,
         freeze_text,
@@ -208,10 +256,12 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
     )
     from tmr_jax.memory import keep_freed_memory
     from tmr_jax.models.difftmr import GENERATOR
-    from tmr_jax.training.checkpoint import Checkpoints
+    from tmr_jax.training.checkpoint import Checkpoints, NoCheckpoints
     from tmr_jax.training.optim import build_adversary, build_optimizer
+    from tmr_jax.training.parallel import WHOLE, everywhere, spread_over, training_devices
     from tmr_jax.training.report import Display, History
     from tmr_jax.training.state import STATISTICS, new_state, without
+    from tmr_jax.training.throughput import Throughput
     from tmr_jax.validation import Validation
 
     keep_freed_memory()
@@ -221,30 +271,35 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
     show_report(report)
     pool = load_pool(validation_protocol(config.data), config.data)
     # model
+    how = config.train.parallel, config.train.batch_size, config.train.chunk
+    spread = spread_over(training_devices(), *how)
     frozen: frozenset[str] = frozenset()
     start, freezes = None, config.train.freeze == "text"
     if config.train.start:
         start = _started(config.train.start, run, signals)
-        write_earlier_data(run, start)
+        write_earlier_data(out, start)
     if start is not None and not freezes:
         assembly, data, encoder = assemble_for_generator(config, pairs, start)
         validation = Validation(assembly, pool, encoder)
         frozen = frozenset(encoder) - GENERATOR
+        spread = WHOLE
     else:
-        assembly, data, text_weights = assemble_for_training(config, pairs)
+        assembly, data, text_weights = assemble_for_training(config, pairs, spread.parts)
         if start is not None:
             assembly, text_weights = started_text(assembly, start)
         validation = Validation(assembly, pool)
-    _save_report(run, report, data, validation)
-    save_assembly(run, assembly, data.shapes)
+    _save_report(out, report, data, validation)
+    save_assembly(out, assembly, data.shapes)
     plan = Plan(config, data)
     # state
     pad_token = assembly.tokenizer.pad_token
-    first: Any = data.batch(plan.rows(0, 1)[0], pad_token)
     if isinstance(data, FeatureSet):
+        first = data.batch(plan.rows(0, 1)[0], pad_token)
         params = init_generator(assembly, first, config.train.seed, encoder)
     else:
-        params = init_params(assembly, first, config.train.seed, text_weights)
+        share = plan.rows(0, 1)[0][: config.train.batch_size // data.shards]
+        one = data._replace(shards=1).batch(share, pad_token)
+        params = init_params(assembly, one, config.train.seed, text_weights)
         if freezes:
             data, frozen = freeze_text(assembly, data, params), frozenset({"text_encoder"})
     rivals = assembly.model.adversary
@@ -253,31 +308,43 @@ def _train(config: Experiment, run: Path, signals: Signals) -> None:
     adversary = build_adversary(config.optim) if rivals else None
     state = new_state(params, optimizer, frozen, adversary, rivals)
     with Display(plan.total, config.train.batch_size) as display:
-        checkpoints = Checkpoints(run, display.say)
+        leads = jax.process_index() == 0
+        checkpoints = Checkpoints(out, display.say) if leads else NoCheckpoints()
         restored = checkpoints.restore(state)
         step, evaluated = 0, False
         if restored is not None:
             state, step, evaluated = restored.state, restored.step, restored.score is not None
-        history = History(run, step, evaluated)
+        state, step, evaluated = _agreed(state, step, evaluated)
+        history = History(out, step, evaluated)
         display.say(_opening(config, run, data, plan, step))
         loop = Loop(
             config=config,
-            run=run,
+            run=out,
             assembly=assembly,
             data=data,
             plan=plan,
-            feed=feed_of(data, assembly.model, optimizer, frozen, adversary, pad_token),
+            feed=feed_of(data, assembly.model, optimizer, frozen, adversary, pad_token, spread),
             validation=validation,
             checkpoints=checkpoints,
             history=history,
             display=display,
+            throughput=Throughput(spread.devices, jax.devices()[0].device_kind),
             signals=signals,
         )
         try:
             with signals.deferred():
-                loop.go(state, step, evaluated)
+                key = everywhere(jax.random.key(config.train.seed), spread)
+                loop.go(everywhere(state, spread), key, step, evaluated)
         finally:
             history.close()
+
+
+def _agreed(state: TrainState, step: int, evaluated: bool) -> tuple[TrainState, int, bool]:
+    """Where the leading process begins, which alone has read the checkpoints."""
+    from tmr_jax.training.parallel import of_the_leader
+
+    state, begins = of_the_leader((state, (step, evaluated)))
+    return state, int(begins[0]), bool(begins[1])
 
 
 class Plan:
@@ -321,6 +388,8 @@ class Taken(NamedTuple):
     before: int  # steps done before them
     rows: Any  # int64 [steps, B]
     metrics: dict[str, Any]  # arrays [steps]
+    work: Work
+    compiled: bool  # before them: the time that this took is no step's
 
 
 class Skipped(NamedTuple):
@@ -341,21 +410,18 @@ class Loop:
     plan: Plan
     feed: HostFeed | ResidentFeed
     validation: Validation
-    checkpoints: Checkpoints
+    checkpoints: Checkpoints | NoCheckpoints
     history: History
     display: Display
+    throughput: Throughput
     signals: Signals
 
     def __post_init__(self) -> None:
         self._taken: deque[Taken] = deque()
         self._skipped: deque[Skipped] = deque(maxlen=MAX_IN_A_ROW)
-        self._shapes: set[str] = set()
 
-    def go(self, state: TrainState, done: int, evaluated: bool) -> None:
+    def go(self, state: TrainState, key: Any, done: int, evaluated: bool) -> None:
         """From `done` steps to the last; everything is saved when it returns or raises Stopped."""
-        import jax
-
-        key = jax.random.key(self.config.train.seed)
         saved = done
         try:
             while True:
@@ -365,7 +431,7 @@ class Loop:
                 elif done % self.config.train.save_every == 0 and done > saved:
                     self._save(state, done, None)
                     saved = done
-                self.signals.check()
+                self._check_signals(done)
                 if done == self.plan.total:
                     break
                 state, steps = self._advance(state, done, key)
@@ -388,18 +454,26 @@ class Loop:
         import jax
 
         rows = self.plan.rows(done, self._steps_of_a_call(done))
-        start = time.perf_counter()
-        state, metrics, shape = self.feed(state, rows, key)
-        if shape not in self._shapes:
-            self._shapes.add(shape)
-            jax.block_until_ready(metrics)
-            self.display.pause()
-            self.display.say(f"compiled for {shape}: {time.perf_counter() - start:.1f} s")
-        self._taken.append(Taken(done, rows, metrics))
+        state, metrics, shape, compiled, work = self.feed(state, rows, key)
+        if compiled is not None:
+            self.throughput.compiled(compiled)
+            self.display.say(f"compiled for {shape}: {compiled:.1f} s")
+        self._taken.append(Taken(done, rows, metrics, work, compiled is not None))
         # On CPU every step that waits already holds all its memory, and nothing is gained.
         while len(self._taken) > (0 if jax.default_backend() == "cpu" else IN_FLIGHT):
             self._read(self._taken.popleft())
         return state, len(rows)
+
+    def _check_signals(self, done: int) -> None:
+        """Raises Stopped if a signal came meanwhile. Several processes agree on it now and then,
+        for a step needs them all."""
+        if not _several():
+            self.signals.check()
+        elif done % AGREE_EVERY < self.feed.per_call:
+            from tmr_jax.training.parallel import any_process
+
+            self.signals.share(any_process)
+            self.signals.check()
 
     def _steps_of_a_call(self, done: int) -> int:
         """A whole call, or a single step where the epoch's end or the next save comes before."""
@@ -413,6 +487,9 @@ class Loop:
 
         values = {name: array.tolist() for name, array in jax.device_get(taken.metrics).items()}
         in_a_row = values.pop("skipped_in_a_row")
+        if taken.compiled:
+            self._pause()
+        self.throughput.done(taken.work)
         self.display.clock(taken.before + len(taken.rows))
         speed = round(self.display.pairs_per_second(), 1)
         for i, rows in enumerate(taken.rows):
@@ -425,6 +502,11 @@ class Loop:
                 self._skipped.append(Skipped(step, rows))
             if in_a_row[i] >= MAX_IN_A_ROW:
                 self._give_up()
+
+    def _pause(self) -> None:
+        """Something else took time: speeds are measured anew from here."""
+        self.display.pause()
+        self.throughput.pause()
 
     def _drain(self) -> None:
         while self._taken:
@@ -448,14 +530,23 @@ class Loop:
 
     def _evaluate(self, state: TrainState, done: int) -> float:
         from tmr_jax.refinement import keep_alpha
+        from tmr_jax.training.parallel import local
         from tmr_jax.training.report import draw_losses
         from tmr_jax.training.state import parameters_sha256
 
         self._drain()
         start = time.perf_counter()
-        scores = self.validation.scores(state.params, self.signals.check)
+        stop = (lambda done: None) if _several() else self.signals.check
+        scores = self.validation.scores(local(state.params), stop)
         seconds = time.perf_counter() - start
-        self.history.add({"step": done, **{f"validation/{k}": v for k, v in scores.items()}})
+        speed = self.throughput.summary()
+        self.history.add(
+            {
+                "step": done,
+                **{f"validation/{k}": v for k, v in scores.items()},
+                **{f"throughput/{k}": v for k, v in speed.items()},
+            }
+        )
         if (choice := self.validation.choice) is not None:
             digest = parameters_sha256(state.params)
             keep_alpha(self.run, digest, self.validation.protocol, choice)
@@ -464,20 +555,22 @@ class Loop:
             f"step {done}, {self.validation.protocol}: {'  '.join(parts)}  ({seconds:.1f} s)"
         )
         draw_losses(self.run)
-        self.display.pause()
+        self._pause()
         return scores["mrr"]
 
     def _save(self, state: TrainState, done: int, score: float | None) -> None:
         """What is in metrics.jsonl up to this step comes first: a resumed run writes none of it."""
         self._drain()
         self.checkpoints.save(state, done, score)
-        self.display.pause()
+        self._pause()
 
     def _end(self, done: int) -> None:
         from tmr_jax.training.report import draw_losses
+        from tmr_jax.training.throughput import sentence
 
         self.checkpoints.close()
         draw_losses(self.run)
+        self.display.say(sentence(self.throughput.summary()))
         self.display.say(f"trained: {done} steps, in {self.run}")
 
 

@@ -5,12 +5,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from tests import reference_difftmr as reference
 from tests.nn.test_diffusion import for_reference
 from tmr_jax.config import GraphEncoderConfig, HdanConfig, TaprConfig
+from tmr_jax.models import difftmr
 from tmr_jax.models.difftmr import DiffTMR, objective
 from tmr_jax.nn.bert import BertConfig
 from tmr_jax.nn.diffusion import Form, Hdan, HdanWeights, prepare
@@ -109,9 +109,9 @@ def cross_entropy(logits):
 
 def generative(weights, query, u, local, target, key):
     """L_Gen of one direction under `random_step`, with the keys of `objective`."""
-    for_step, for_noise = jax.random.split(key)
-    k = np.asarray(jax.random.randint(for_step, (B,), 1, 51))
-    noise = np.float64(jax.random.normal(for_noise, (B, B)))
+    drawn = [jax.random.split(own) for own in jax.random.split(key, B)]
+    k = np.array([jax.random.randint(for_step, (), 1, 51) for for_step, _ in drawn])
+    noise = np.float64([jax.random.normal(for_noise, (B,)) for _, for_noise in drawn])
     level = reference.alpha_bar(50)[k][:, None]
     x, real = np.sqrt(level) * target + np.sqrt(1 - level) * noise, np.ones((B, B), bool)
     named = for_reference(HdanWeights(**weights))
@@ -166,19 +166,41 @@ def test_all_steps_is_the_mean_of_the_single_steps():
     random = np.random.default_rng(0)
     q, u = (jnp.float32(random.normal(size=s)) for s in ((B, D), (1, B, D)))
     pairs = prepare(w, q, u, jnp.zeros((B, B)), jnp.ones((1, B), bool), form)
-    key = jax.random.key(2)
-    got = objective("all_steps", w, pairs, jnp.eye(B), key, form)
-    _, for_noise = jax.random.split(key)
+    keys = jax.random.split(jax.random.key(2), B)
+    got = objective("all_steps", w, pairs, jnp.eye(B), keys, form)
+    for_noise = [jax.random.split(key)[1] for key in keys]
     levels = reference.alpha_bar(4)
     wanted = []
     for k in range(1, 5):
-        noise = np.float64(jax.random.normal(jax.random.fold_in(for_noise, k), (B, B)))
+        drawn = [jax.random.normal(jax.random.fold_in(key, k), (B,)) for key in for_noise]
+        noise = np.float64(drawn)
         x = np.sqrt(levels[k]) * np.eye(B) + np.sqrt(1 - levels[k]) * noise
         u_all, real = np.broadcast_to(np.float64(u), (B, B, D)), np.ones((B, B), bool)
         named, r = for_reference(w), np.zeros((B, B))
         p, _ = reference.hdan(named, np.float64(q), u_all, r, x, np.full(B, k), real, gamma=0.4)
-        wanted.append(reference.kl(np.eye(B), 100 * p, real).mean())
-    np.testing.assert_allclose(got, np.mean(wanted), rtol=1e-5)
+        wanted.append(reference.kl(np.eye(B), 100 * p, real))
+    np.testing.assert_allclose(got, np.mean(wanted, axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["random_step", "all_steps", "unrolled"])
+def test_a_block_of_queries_at_a_time_is_all_of_them(kind, monkeypatch):
+    """Where the pairs of a large batch would fill the memory."""
+    m, batch = model(HdanConfig(objective=kind, steps=3)), features()
+    params = m.init(jax.random.key(0), batch)["params"]
+
+    def found():
+        def total(p):
+            return loss(m, p, batch, jax.random.key(3))[0]
+
+        return jax.value_and_grad(total)(params)
+
+    whole, slope = found()
+    monkeypatch.setattr(difftmr, "BLOCK", 2 * D * B)  # one query's pairs
+    cut, other = found()
+    np.testing.assert_allclose(cut, whole, rtol=1e-5)
+    size = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(slope)))
+    for a, b in zip(jax.tree.leaves(slope), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * size)
 
 
 # A5.4 and A5.5: fresh random features at every step, so that nothing can be memorised

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import jax
 import jraph
 import numpy as np
 
@@ -168,21 +169,45 @@ def make_batch(
     mol_group: np.ndarray,
     shapes: Shapes,
     pad_token: int,
+    shards: int = 1,
 ) -> Batch:
     """The pairs `indices` as numpy arrays of the smallest declared shapes that hold them.
 
-    `text_group` and `mol_group` are those of all rows. Raises ValueError where no shape is large
-    enough.
+    `text_group` and `mol_group` are those of all rows. Several `shards` of equally many pairs, a
+    batch of one shape each, follow one another along the first axis of every array; each numbers
+    its own graphs, atoms and rows from 0. Raises ValueError where no shape is large enough.
     """
-    indices = np.asarray(indices, np.int64)
-    return Batch(
-        text=packed_text(indices, text, shapes.text[0], shapes.rows, pad_token)
-        if shapes.rows
-        else text_batch(indices, text, shapes.text, pad_token),
-        mol=mol_batch(indices, mol, shapes.nodes, shapes.edges),
-        text_group=text_group[indices].astype(np.int32),
-        mol_group=mol_group[indices].astype(np.int32),
+    parts = np.asarray(indices, np.int64).reshape(shards, -1)
+    shapes = _common(parts, text, mol, shapes) if shards > 1 else shapes
+    made = [
+        Batch(
+            text=packed_text(part, text, shapes.text[0], shapes.rows, pad_token)
+            if shapes.rows
+            else text_batch(part, text, shapes.text, pad_token),
+            mol=mol_batch(part, mol, shapes.nodes, shapes.edges),
+            text_group=text_group[part].astype(np.int32),
+            mol_group=mol_group[part].astype(np.int32),
+        )
+        for part in parts
+    ]
+    return made[0] if shards == 1 else jax.tree.map(lambda *each: np.concatenate(each), *made)
+
+
+def _common(parts: np.ndarray, text: TextTable, mol: MolTable, shapes: Shapes) -> Shapes:
+    """The smallest shape that holds every one of the parts; all of them where none does."""
+    lengths = np.diff(text.offsets)
+    atoms, bonds = (np.diff(offsets)[parts] for offsets in (mol.node_offsets, mol.edge_offsets))
+    level = max(
+        smallest_level(a.sum(), b.sum(), shapes.nodes, shapes.edges)
+        for a, b in zip(atoms, bonds, strict=True)
     )
+    held, rows = shapes.text, shapes.rows
+    if rows:
+        used = max(pack(lengths[part], held[0])[2] for part in parts)
+        rows = tuple(n for n in rows if n >= used)[:1]
+    else:
+        held = tuple(n for n in held if n >= lengths[parts].max())[:1] or held
+    return Shapes(held, (shapes.nodes[level],), (shapes.edges[level],), rows)
 
 
 def text_batch(

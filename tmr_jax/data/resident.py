@@ -84,8 +84,16 @@ class Steps(NamedTuple):
     size: Size
 
 
-def planned(rows: np.ndarray, text: TextTable, mol: MolTable, shapes: Shapes) -> Steps:
-    """Packs the texts of the batches `rows` [steps, B], and finds the shape that holds them all."""
+def planned(
+    rows: np.ndarray, text: TextTable, mol: MolTable, shapes: Shapes, shards: int = 1
+) -> Steps:
+    """Packs the texts of the batches `rows` [steps, B], and finds the shape that holds them all.
+
+    Each of several `shards` of a batch has a shape, and rows of texts, of its own.
+    """
+    if shards > 1:
+        steps = planned(rows.reshape(len(rows) * shards, -1), text, mol, shapes)
+        return Steps(Chosen(*(part.reshape(rows.shape) for part in steps.chosen)), steps.size)
     row = shapes.text[0]
     first, used, level = np.zeros(rows.shape, np.int32), 0, 0
     for step, batch in enumerate(rows):

@@ -41,7 +41,7 @@ def build_model(
         _check_generator(model)
         more = {"slots": features.max_tokens, "tapr": model.tapr, "hdan": model.hdan}
     if model.name == "mbank":
-        _check_bank(model)
+        _check_bank(model, train)
         more = {"bank": model.bank}
     backward = train.backward
     if backward == "auto":
@@ -88,7 +88,12 @@ def _check_generator(model: ModelConfig) -> None:
         )
 
 
-def _check_bank(model: ModelConfig) -> None:
+def _check_bank(model: ModelConfig, train: TrainConfig) -> None:
+    if train.chunk:
+        raise ValueError(
+            "expected --train.chunk 0 with --model.name mbank, whose BatchNorm is of a whole "
+            f"batch; got {train.chunk}; make --train.batch-size smaller, or take more devices"
+        )
     if model.bank.slots < 0 or model.dim % HEADS:
         raise ValueError(
             f"expected --model.bank.slots of at least 0 and a --model.dim that {HEADS} heads share "

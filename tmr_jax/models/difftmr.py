@@ -7,6 +7,9 @@ a finished encoder, `joint` beside the encoder in one loss.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -120,17 +123,37 @@ class DiffTMR(DualEncoder):
         text = text._replace(pooled=gate(text.pooled), tokens=gate(text.tokens))
         mol = mol._replace(pooled=gate(mol.pooled), nodes=gate(mol.nodes))
         local = self.local_scores(text, mol)
-        real = jnp.ones((1, len(local)), bool)
-        goal = clean_rows(
-            duplicate
-        )  # of texts and of molecules alike: who is a duplicate is mutual
-        t2m, m2t = self.t2m(), self.m2t()
-        pairs = self._prepared(t2m, text.pooled, gate(perturbed), local, real)
-        back = self._prepared(m2t, mol.pooled, text.pooled[None], local.T, real)
+        # of texts and of molecules alike: who is a duplicate is mutual
+        goal = clean_rows(duplicate)
+        t2m = text.pooled, gate(perturbed), local
+        m2t = mol.pooled, text.pooled[None], local.T
         return (
-            objective(self.hdan.objective, t2m, pairs, goal, for_t2m, self.form),
-            objective(self.hdan.objective, m2t, back, goal, for_m2t, self.form),
+            self._generate(self.t2m(), *t2m, goal, for_t2m),
+            self._generate(self.m2t(), *m2t, goal, for_m2t),
         )
+
+    def _generate(
+        self,
+        weights: HdanWeights,
+        query: Float[Array, "B D"],
+        candidates: Float[Array, "#B B D"],
+        local: Float[Array, "B B"],
+        goal: Float[Array, "B B"],
+        key: Key[Array, ""],
+    ) -> Float[Array, ""]:
+        """L_Gen of one direction, some queries at a time where the pairs of all fill the memory."""
+        real = jnp.ones((1, len(goal)), bool)
+        each = candidates if len(candidates) > 1 else None  # a row for every query, or one for all
+        rows = (query, each, local, goal, jax.random.split(key, len(goal)))
+
+        def of(rows: tuple) -> Array:
+            query, each, local, goal, keys = rows
+            pairs = self._prepared(
+                weights, query, candidates if each is None else each, local, real
+            )
+            return objective(self.hdan.objective, weights, pairs, goal, keys, self.form)
+
+        return in_blocks(of, rows, len(goal), len(goal) * 2 * self.dim).mean()
 
     def _prepared(
         self, weights: HdanWeights, query: Array, candidates: Array, local: Array, real: Array
@@ -145,10 +168,16 @@ class DiffTMR(DualEncoder):
         """r_ij: each word of text i takes the motif of molecule j nearest to it (A1.5)."""
         words, motifs = unit(text.tokens), unit(mol.nodes)
         graphs = len(mol.pooled)
-        cosines = motifs @ words.reshape(-1, words.shape[-1]).T  # [N, B T]
-        nearest = jax.ops.segment_max(cosines, mol.node_graph, graphs + 1)[:-1]
-        nearest = nearest.reshape(graphs, *text.mask.shape)  # [B molecules, B texts, T]
-        return (nearest * self.word_weights(text.tokens, text.mask)[None]).sum(-1).T
+
+        def of(rows: tuple) -> Array:
+            words, weights = rows  # of some texts
+            cosines = motifs @ words.reshape(-1, words.shape[-1]).T  # [N, b T]
+            nearest = jax.ops.segment_max(cosines, mol.node_graph, graphs + 1)[:-1]
+            nearest = nearest.reshape(graphs, *weights.shape)  # [B molecules, b texts, T]
+            return (nearest * weights[None]).sum(-1).T
+
+        rows = words, self.word_weights(text.tokens, text.mask)
+        return in_blocks(of, rows, len(words), len(motifs) * words.shape[1])
 
     def __call__(self, batch: Batch | EncodedBatch) -> Float[Array, "B B"]:
         """What `init` runs: all parameters, of an encoded batch the generator's, are touched."""
@@ -196,40 +225,65 @@ class DiffTMR(DualEncoder):
         return jnp.stack(traces).mean(0)
 
 
+BLOCK = 2**28  # numbers that one array of pairs may have: a gigabyte in float32
+
+
+def in_blocks(of: Callable[[Any], Array], rows: Any, count: int, width: int) -> Array:
+    """`of(rows)` [count, ...], for as many of the rows at a time as keeps `width` numbers a row
+    below BLOCK. What one block keeps for its gradient is made again when it is asked for."""
+    blocks = next(
+        n
+        for n in range(1, count + 1)
+        if (count % n == 0 and count * width <= n * BLOCK) or n == count
+    )
+    if blocks == 1:
+        return of(rows)
+    cut = jax.tree.map(lambda x: x.reshape(blocks, count // blocks, *x.shape[1:]), rows)
+    found = jax.lax.map(jax.checkpoint(of), cut)
+    return found.reshape(count, *found.shape[2:])
+
+
 def objective(
     kind: str,
     weights: HdanWeights,
     pairs: Pairs,
-    goal: Float[Array, "B B"],
-    key: Key[Array, ""],
+    goal: Float[Array, "Q N"],
+    keys: Key[Array, " Q"],
     form: Form,
-) -> Float[Array, ""]:
-    """Mean KL(X_0 || X0_hat) over queries and, by kind, over steps (A1.8)."""
-    for_step, for_noise = jax.random.split(key)
+) -> Float[Array, " Q"]:
+    """KL(X_0 || X0_hat) of each query and, by kind, its mean over steps (A1.8).
+
+    Each query has a key of its own, so that it draws the same whichever others are looked at.
+    """
+    drawn = jax.vmap(jax.random.split)(keys)
+    for_step, for_noise = drawn[:, 0], drawn[:, 1]
     levels = jnp.asarray(alpha_bar(form.steps), jnp.float32)
+    candidates = goal.shape[1:]
 
     def kl(p: Array) -> Array:
-        return denoising_kl(goal, log_clean(p, pairs.mask)).mean()
+        return denoising_kl(goal, log_clean(p, pairs.mask))
 
-    def noised(k: Int[Array, " #B"], noise: Array) -> Array:
+    def noised(k: Int[Array, " #Q"], noise: Array) -> Array:
         """KL where the clean rows are mixed with noise to the level of step k."""
         level = levels[k][:, None]
         state = jnp.sqrt(level) * goal + jnp.sqrt(1 - level) * noise
         return kl(denoise(weights, pairs, at_time(weights, pairs, k, form), state, form))
 
     if kind == "random_step":
-        k = jax.random.randint(for_step, (len(goal),), 1, form.steps + 1)
-        return noised(k, jax.random.normal(for_noise, goal.shape))
+        k = jax.vmap(lambda key: jax.random.randint(key, (), 1, form.steps + 1))(for_step)
+        return noised(k, jax.vmap(lambda key: jax.random.normal(key, candidates))(for_noise))
     if kind == "unrolled":
-        noise = jax.random.normal(for_noise, goal.shape)
+        noise = jax.vmap(lambda key: jax.random.normal(key, candidates))(for_noise)
         _, seen = sample(weights, pairs, noise, form, form.steps, kl)
         assert seen is not None
-        return seen.mean()
+        return seen.mean(0)
 
     def step(total: Array, k: Array) -> tuple[Array, None]:
-        noise = jax.random.normal(jax.random.fold_in(for_noise, k), goal.shape)
+        at_step = jax.vmap(lambda key: jax.random.fold_in(key, k))(for_noise)
+        noise = jax.vmap(lambda key: jax.random.normal(key, candidates))(at_step)
         return total + noised(k[None], noise), None
 
     # Kept from each of the T steps would be B x B hidden layers: they are made again instead.
-    total, _ = jax.lax.scan(jax.checkpoint(step), jnp.zeros(()), jnp.arange(1, form.steps + 1))
+    steps = jnp.arange(1, form.steps + 1)
+    total, _ = jax.lax.scan(jax.checkpoint(step), jnp.zeros(len(goal)), steps)
     return total / form.steps

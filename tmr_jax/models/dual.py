@@ -114,6 +114,7 @@ class DualEncoder(nn.Module):
     backward: Backward = "autodiff"
     word_dropout: float = 0.0
     second_order: SecondOrderConfig = SecondOrderConfig()
+    axis: str | None = None  # the devices that share a batch, where several do
 
     adversary = frozenset()  # names of parameters with a loss of their own, that step first
     trains_scale = True  # whether the loss divides cosines by a temperature that it learns

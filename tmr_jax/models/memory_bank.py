@@ -27,7 +27,7 @@ class MemoryBank(DualEncoder):
     def setup(self) -> None:
         super().setup()
         self.memory = Memory(self.bank.slots, self.dim)
-        self.head = SharedHead(self.dim, self.bank.statistics)
+        self.head = SharedHead(self.dim, self.bank.statistics, self.axis)
         if self.adversary:
             self.critic = Critic()
 

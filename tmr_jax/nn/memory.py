@@ -104,6 +104,7 @@ class SharedHead(nn.Module):
 
     dim: int
     statistics: Literal["mixed", "own"] = "mixed"
+    axis: str | None = None  # the batch is all that the devices of this axis have
 
     @nn.compact
     def __call__(
@@ -118,6 +119,7 @@ class SharedHead(nn.Module):
             epsilon=1e-5,
             use_scale=False,
             use_bias=False,
+            axis_name=self.axis,
             name=name,
         )
         scale = self.param("scale", nn.initializers.ones, (self.dim,))

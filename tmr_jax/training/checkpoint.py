@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from tmr_jax.training.parallel import local
 from tmr_jax.training.state import TrainState
 
 KEPT = 2  # newest ones: the second is there for the day the first turns out damaged
@@ -66,7 +67,10 @@ class Checkpoints:
             return
         self._remove(step)
         # The step that follows reuses the memory of the state, and on CPU orbax would read from it.
-        params, leaves = jax.tree.map(jnp.copy, (state.params, _leaves(_optimizers(state))))
+        # Of several processes one saves, and orbax takes arrays of its own devices for a mistake.
+        copy = jnp.copy if jax.process_count() == 1 else np.array
+        kept = local((state.params, _leaves(_optimizers(state))))
+        params, leaves = jax.tree.map(copy, kept)
         self._pending = Manifest(step, score, {}, _describe(params))
         items = {"params": params, "optimizer": leaves}
         saves = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
@@ -150,6 +154,22 @@ class Checkpoints:
         if step in self._manager.all_steps():
             self._manager.delete(step)
         self._bad.discard(step)
+
+
+class NoCheckpoints:
+    """For a process that helps another one, which keeps the checkpoints of both."""
+
+    def save(self, state: TrainState, step: int, score: float | None = None) -> None:
+        pass
+
+    def poll(self) -> None:
+        pass
+
+    def restore(self, like: TrainState) -> Restored | None:
+        return None
+
+    def close(self) -> None:
+        pass
 
 
 def restore_params(
@@ -311,8 +331,11 @@ def _difference(found: dict[str, list], wanted: dict[str, list]) -> str:
     return "the same ones in another order"
 
 
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    """Where and as what to read an array: where it is now, else on the first device."""
+def _abstract(leaf: Any) -> Any:
+    """Where and as what to read an array: where it is now, else on the first device; of several
+    processes as an array of numpy."""
+    if jax.process_count() > 1:
+        return np.empty(leaf.shape, leaf.dtype)
     sharding = getattr(leaf, "sharding", None)
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
@@ -325,11 +348,23 @@ def _manager(folder: Path) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
         max_to_keep=None,  # what goes is decided here, once a newer one is known to be whole
         enable_async_checkpointing=True,
+        multiprocessing_options=_alone(),
+        create=False,  # the folder is there
     )
     return ocp.CheckpointManager(folder, options=options)
 
 
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Of several processes the one that saves or reads does so without the others."""
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process-{own}"
+    )
+
+
 def _read(place: Path, items: dict[str, Any]) -> dict[str, Any]:
     """The items of a checkpoint, each of the structure given."""
-    with ocp.StandardCheckpointer() as reader:
+    with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
         return {name: reader.restore(place / name, tree) for name, tree in items.items()}

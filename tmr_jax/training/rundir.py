@@ -11,6 +11,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from tmr_jax.config import from_json, to_json
+
 CONFIG, GIT, LOCK = "config.json", "git.txt", "lock"
 MAX_DIFF = 1 << 20  # characters of uncommitted changes kept in git.txt
 
@@ -36,7 +38,9 @@ def settle_config(run: Path, text: str) -> bool:
     """
     path = run / CONFIG
     if path.is_file():
-        _same(run, json.loads(path.read_text(encoding="utf-8")), json.loads(text))
+        # A field that is newer than the run has its default in it.
+        old = to_json(from_json(path.read_text(encoding="utf-8")))
+        _same(run, json.loads(old), json.loads(text))
         return True
     others = sorted(p.name for p in run.iterdir() if p.name != LOCK)
     if others:

@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Key
 
 from tmr_jax.training.optim import skipped
+from tmr_jax.training.parallel import WHOLE, Spread, averaged, compiled, encoder_of, shared_out
 from tmr_jax.training.state import STATISTICS, TrainState, only, variables, without
 from tmr_jax.types import Batch, EncodedBatch
 
@@ -28,18 +29,21 @@ def make_train_step(
     shapes: int,
     frozen: frozenset[str] = frozenset(),
     adversary: optax.GradientTransformation | None = None,
+    spread: Spread = WHOLE,
 ) -> Step:
     """`train_step`, compiled; once for each of `shapes` batch shapes, no more.
 
     It takes over (donates) the state it is given.
     """
-    step = train_step(model, optimizer, frozen, adversary)
+    step = train_step(model, optimizer, frozen, adversary, spread)
     # chex counts by the function's name, and a second stage has a step of its own.
     chex.clear_trace_counter()
-    return jax.jit(chex.assert_max_traces(step, n=shapes), donate_argnums=0)
+    return compiled(chex.assert_max_traces(step, n=shapes), spread, (False, True, False))
 
 
-def make_train_call(step: Step, take: Callable[..., Batch], shapes: int) -> Call:
+def make_train_call(
+    step: Step, take: Callable[..., Batch], shapes: int, spread: Spread = WHOLE
+) -> Call:
     """Several steps in one compiled call: (state, tables, chosen [steps, ...], key, size).
 
     `take(tables, chosen, size)` makes the batch of one step on the device. Compiled once for each
@@ -51,13 +55,14 @@ def make_train_call(step: Step, take: Callable[..., Batch], shapes: int) -> Call
         state: TrainState, tables: Any, chosen: Any, key: Key[Array, ""], size: Any
     ) -> tuple[TrainState, Metrics]:
         def one(state: TrainState, chosen: Any) -> tuple[TrainState, Metrics]:
-            return step(state, take(tables, chosen, size), key)
+            made = shared_out(lambda tables, chosen: take(tables, chosen, size), spread)
+            return step(state, made(tables, chosen), key)
 
         return jax.lax.scan(one, state, chosen)
 
     chex.clear_trace_counter()
     guarded = chex.assert_max_traces(call, n=shapes)
-    return jax.jit(guarded, donate_argnums=0, static_argnums=4)
+    return compiled(guarded, spread, (False, False, True, False, False), (4,))
 
 
 def train_step(
@@ -65,6 +70,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     frozen: frozenset[str] = frozenset(),
     adversary: optax.GradientTransformation | None = None,
+    spread: Spread = WHOLE,
 ) -> Step:
     """One step as a function to be compiled.
 
@@ -78,29 +84,24 @@ def train_step(
     """
     rivals: frozenset[str] = getattr(model, "adversary", frozenset())
     assert bool(rivals) == (adversary is not None), "an adversary and its optimizer come together"
+    encode = encoder_of(model, spread)
 
     def step(state: TrainState, batch: AnyBatch, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
         for_loss, for_dropout = jax.random.split(jax.random.fold_in(key, state.step))
+        for_dropout = cheap(for_dropout)
         kept = frozen | rivals | {STATISTICS}
         fixed = only(state.params, kept)
 
-        def apply(params: Any, *arguments: Any, method: str) -> tuple[Any, Any]:
-            """What the method returns, and the statistics after it."""
-            rngs = {"dropout": for_dropout}
-            collections = variables(params)
-            return model.apply(
-                collections, *arguments, method=method, rngs=rngs, mutable=[STATISTICS]
-            )
+        def apply(params: Any, *arguments: Any, method: str) -> Any:
+            return model.apply(variables(params), *arguments, method=method)
 
         def loss(trained: Any) -> tuple[Array, tuple[Metrics, Any, Any]]:
             params = {**fixed, **trained}
-            if adversary is None:
-                (value, metrics), moved = apply(params, batch, for_loss, True, method="loss")
-                return value, (metrics, moved, state.adversary)
-            encoded, moved = apply(params, batch, True, method="encode")
-            rival, rival_state, more = oppose(params, encoded)
-            params = {**params, **rival}
-            (value, metrics), _ = apply(params, encoded, for_loss, True, method="loss")
+            encoded, moved = encode(params, batch, for_dropout)
+            rival, rival_state, more = {}, state.adversary, {}
+            if adversary is not None:
+                rival, rival_state, more = oppose(params, encoded)
+            value, metrics = apply({**params, **rival}, encoded, for_loss, True, method="loss")
             return value, (metrics | more, {**moved, **rival}, rival_state)
 
         def oppose(params: Any, encoded: Any) -> tuple[Any, Any, Metrics]:
@@ -111,8 +112,7 @@ def train_step(
 
             def loss(own: Any) -> tuple[Array, Metrics]:
                 for_rival = jax.random.fold_in(for_loss, 1)
-                found, _ = apply({**params, **own}, encoded, for_rival, method="adversary_loss")
-                return found
+                return apply({**params, **own}, encoded, for_rival, method="adversary_loss")
 
             (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(own)
             updates, new = adversary.update(gradients, state.adversary, own)
@@ -121,6 +121,7 @@ def train_step(
         trained = without(state.params, kept)
         found, gradients = jax.value_and_grad(loss, has_aux=True)(trained)
         value, (metrics, moved, rival_state) = found
+        gradients = averaged(gradients, spread)
         # A loss that is no number must not train, whatever its gradients are.
         sound = jnp.isfinite(value)
         gradients = jax.tree.map(lambda g: jnp.where(sound, g, jnp.nan), gradients)
@@ -145,3 +146,11 @@ def train_step(
         return after, {**metrics, **extra}
 
     return step
+
+
+def cheap(key: Key[Array, ""]) -> Key[Array, ""]:
+    """The key for an accelerator's own generator, where there is one: dropout draws a number for
+    every pair of tokens and head, and threefry would take longer for it than attention itself."""
+    if jax.default_backend() == "cpu":
+        return key
+    return jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")

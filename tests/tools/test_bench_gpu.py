@@ -1,0 +1,33 @@
+"""The accelerator's benchmark, on a toy model: every line of it is printed."""
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+TOOL = runpy.run_path(str(Path(__file__).resolve().parents[2] / "tools" / "bench_gpu.py"))
+bench_gpu = SimpleNamespace(**TOOL)
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def test_it_prints_every_line(capsys):
+    bench_gpu.main(bench_gpu.Arguments(shrunk=True))
+    said = capsys.readouterr().out
+    for line in ("a large product", "packed: ", "buckets: ", "60 epochs", "evaluation", "graph"):
+        assert line in said, line
+    assert said.count("target") == 4
+
+
+def test_generated_lengths_are_those_of_chebi20():
+    lengths = np.diff(bench_gpu.texts(20_000, bench_gpu.FULL, 0).offsets)
+    assert 83 < lengths.mean() < 87 and 38 < lengths.std() < 46 and lengths.max() == 256
+
+
+def test_generated_molecules_hold_together():
+    mol = bench_gpu.molecules(200, 0)
+    sizes = np.repeat(np.diff(mol.node_offsets), np.diff(mol.edge_offsets))
+    assert (mol.senders < sizes).all() and (mol.receivers < sizes).all()
+    assert 25 < np.diff(mol.node_offsets).mean() < 35

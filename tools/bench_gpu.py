@@ -1,0 +1,300 @@
+"""What an accelerator makes of the work, in a few minutes: python tools/bench_gpu.py
+
+Self-contained: random weights of SciBERT's size, texts of ChEBI-20's lengths, molecules drawn at
+random; no data set and no network. It prints, each with the target that was set for an H200:
+
+- the training step, all of DiffTMR's loss with dropout, batch 512: pairs a second and MFU on real
+  tokens, texts packed and in buckets, and packed with each way to read attention;
+- the published schedule: batch 32, how long 60 epochs of 26,408 pairs take;
+- the ratio to PyTorch's best options on the same card (--torch-python, an environment with torch);
+- evaluation of 33,010 candidates in both directions, F = 15, S = 50, K1 = 256, K = 32;
+- molecules a second through the graph encoder, from features.
+
+--shrunk is the same with a toy model, for a test on CPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from tmr_jax.assembly import Encoded, TrainingSet
+from tmr_jax.compile_cache import use_compile_cache
+from tmr_jax.config import Experiment, load_experiment
+from tmr_jax.data.batching import Composition, declare_rows, declare_shapes, encode_batches_mol
+from tmr_jax.data.cache import MolTable, TextTable, cache_folder
+from tmr_jax.feed import feed_of
+from tmr_jax.models import build_model
+from tmr_jax.nn.bert import BertConfig
+from tmr_jax.refinement import Refiner, settings_of
+from tmr_jax.training.optim import build_optimizer
+from tmr_jax.training.state import joined, new_state, variables
+from tmr_jax.training.throughput import Throughput, sentence
+from tmr_jax.types import Side
+
+SCIBERT = BertConfig(31_090, 768, 12, 12, 3_072, pooler=False)
+TOY = BertConfig(50, 16, 2, 2, 32, max_positions=64, pooler=False)
+EPOCHS, PAIRS = 60, 26_408  # of the published schedule on ChEBI-20
+VOCABULARY = 5_000  # atom environments
+
+
+@dataclass(frozen=True)
+class Arguments:
+    shrunk: bool = False
+    """A toy model and few repeats: what a test runs on CPU."""
+
+
+class Sizes(NamedTuple):
+    bert: BertConfig
+    width: int  # of a row of packed texts, and the longest text
+    pairs: int
+    large: int  # batch
+    small: int
+    steps: int  # timed
+    pool: int
+    queries: int
+
+
+FULL = Sizes(SCIBERT, 256, 26_408, 512, 32, 96, 33_010, 3_301)
+SHRUNK = Sizes(TOY, 64, 96, 16, 8, 4, 70, 20)
+
+
+# What is drawn
+
+
+def texts(count: int, size: Sizes, seed: int) -> TextTable:
+    """Lengths as those of ChEBI-20 in word pieces: mean 85, deviation 43, up to a row."""
+    random = np.random.default_rng(seed)
+    mean = 85 * size.width / 256
+    spread = np.sqrt(np.log(1 + (43 / 85) ** 2))
+    lengths = random.lognormal(np.log(mean) - spread**2 / 2, spread, count)
+    lengths = np.clip(lengths.round(), 8, size.width).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = random.integers(5, size.bert.vocab_size, offsets[-1]).astype(np.int32)
+    return TextTable(tokens, offsets, np.zeros(count, bool))
+
+
+def molecules(count: int, seed: int) -> MolTable:
+    """Chains with a few rings, of 30 atoms on average, every atom an environment of its own."""
+    random = np.random.default_rng(seed)
+    sizes = np.clip(random.lognormal(3.3, 0.45, count).round(), 1, 150).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    bonds = [_bonds(int(n), random) for n in sizes]
+    edges = np.concatenate([[0], np.cumsum([b.shape[1] for b in bonds])])
+    ends = np.concatenate(bonds, axis=1).astype(np.int32)
+    atoms = int(offsets[-1])
+    return MolTable(
+        nodes=random.integers(1, VOCABULARY, (atoms, 1)).astype(np.int32),
+        edges=np.zeros((int(edges[-1]), 0), np.uint8),
+        senders=ends[0],
+        receivers=ends[1],
+        motif=np.concatenate([np.arange(n) for n in sizes]).astype(np.int32),
+        node_offsets=offsets.astype(np.int64),
+        edge_offsets=edges.astype(np.int64),
+        key=random.integers(0, 256, (count, 16)).astype(np.uint8),
+    )
+
+
+def _bonds(atoms: int, random: np.random.Generator) -> np.ndarray:
+    """Both directions, int [2, e]."""
+    chain = np.stack([np.arange(atoms - 1), np.arange(1, atoms)])
+    rings = random.integers(0, atoms, (2, atoms // 8))
+    rings = rings[:, rings[0] != rings[1]]
+    one = np.concatenate([chain, rings], axis=1)
+    return np.concatenate([one, one[::-1]], axis=1)
+
+
+def side(items: int, parts: np.ndarray, dim: int, seed: int) -> Side:
+    """Random embeddings of items with so many words or atoms each."""
+    random = np.random.default_rng(seed)
+    offsets = np.concatenate([[0], np.cumsum(parts)]).astype(np.int64)
+    rows = [random.normal(size=(n, dim)).astype(np.float32) for n in (items, int(offsets[-1]))]
+    return Side(*rows, offsets, random.integers(0, 2**31, items))
+
+
+# The model and its data
+
+
+def experiment(texts: str, batch: int, width: int) -> Experiment:
+    base = load_experiment("difftmr_chebi")
+    train = dataclasses.replace(
+        base.train,
+        texts=texts,
+        batch_size=batch,
+        text_buckets=(*(n for n in base.train.text_buckets if n < width), width),
+        precision="bfloat16",
+    )
+    features = dataclasses.replace(base.features, max_tokens=width)
+    return dataclasses.replace(base, train=train, features=features)
+
+
+class Work(NamedTuple):
+    config: Experiment
+    model: Any
+    data: TrainingSet
+
+
+def work(size: Sizes, how: str, batch: int) -> Work:
+    config = experiment(how, batch, size.width)
+    text, mol = texts(size.pairs, size, 0), molecules(size.pairs, 1)
+    lengths = np.diff(text.offsets)
+    composition = Composition(lengths, batch, how == "packed", config.train.pool_batches)
+    planned = composition.sample()
+    shapes = declare_shapes(mol, config.train.text_buckets, batch, planned)
+    if how == "packed":
+        rows = declare_rows(lengths, planned, size.width)
+        shapes = shapes._replace(text=(size.width,), rows=rows)
+    each = np.arange(size.pairs, dtype=np.int32)
+    ids = tuple(map(str, each))
+    data = TrainingSet(ids, text, mol, each, each, composition, shapes, [], 0)
+    model = build_model(config.model, config.features, config.train, size.bert, (VOCABULARY,), ())
+    return Work(config, model, data)
+
+
+def parameters(task: Work) -> dict[str, Any]:
+    few = task.data.composition.epoch(0, 0)[0][:2]
+    one = task.data._replace(shapes=declare_shapes(task.data.mol, task.data.shapes.text, 2))
+    return joined(jax.jit(task.model.init)(jax.random.key(0), one.batch(few, 0)))
+
+
+# What is measured
+
+
+def train(task: Work, calls: int) -> dict[str, Any]:
+    """`calls` calls after those that compile, and what they came to."""
+    params = parameters(task)
+    optimizer = build_optimizer(task.config.optim, 10_000, params)
+    state = new_state(params, optimizer)
+    feed = feed_of(task.data, task.model, optimizer, frozenset(), None, 0)
+    plan, key = task.data.composition.epoch(0, 0), jax.random.key(0)
+    clock = Throughput(1, jax.devices()[0].device_kind)
+    per_call = min(feed.per_call, len(plan))
+    waiting: list[Any] = []
+    start = 0
+    for number in range(calls + 2):
+        start = start if start + per_call <= len(plan) else 0
+        answer = feed(state, plan[start : start + per_call], key)
+        state, start = answer.state, start + per_call
+        if answer.compiled is not None:
+            clock.compiled(answer.compiled)
+        waiting.append(answer)
+        if number == 1 or answer.compiled is not None:  # the queue is full, or was emptied
+            _ready(waiting.pop(0), clock, pause=True)
+        elif len(waiting) > 2:
+            _ready(waiting.pop(0), clock)
+    while waiting:
+        _ready(waiting.pop(0), clock)
+    return clock.summary()
+
+
+def _ready(answer: Any, clock: Throughput, pause: bool = False) -> None:
+    jax.block_until_ready(answer.metrics)
+    if pause:
+        clock.pause()
+    clock.done(answer.work)
+
+
+def step(size: Sizes) -> None:
+    for how in ("packed", "buckets"):
+        found = train(work(size, how, size.large), max(size.steps // 16, 2))
+        print(f"step, batch {size.large}, {how}: {sentence(found)}", flush=True)
+    print("  target: MFU 45 %, which is about 8,000 pairs/s")
+
+
+def schedule(size: Sizes) -> None:
+    found = train(work(size, "packed", size.small), max(size.steps // 8, 2))
+    minutes = EPOCHS * (PAIRS // size.small) * size.small / found["pairs_per_second"] / 60
+    print(
+        f"batch {size.small}: {sentence(found)}\n"
+        f"  {EPOCHS} epochs of {PAIRS:,} pairs would take {minutes:.1f} minutes; target: 5",
+        flush=True,
+    )
+
+
+def evaluation(size: Sizes) -> None:
+    task = work(size, "packed", size.small)
+    params = parameters(task)
+    dim = task.config.model.dim
+    lengths = np.diff(texts(size.pool, size, 2).offsets)
+    atoms = np.diff(molecules(size.pool, 3).node_offsets)
+    assembly: Any = dataclasses.make_dataclass("Assembly", ["model", "config"])(
+        task.model, task.config
+    )
+    refiner = Refiner(assembly, params, settings_of(task.config))
+    sides = [side(size.pool, parts, dim, i) for i, parts in enumerate((lengths, atoms))]
+    each = np.arange(size.pool)
+    text, mol = (Encoded(_unit(s.pooled), each, s) for s in sides)
+    target = np.where(each < size.queries, each, -1)
+    for attempt in ("with compilation", "again"):
+        start = time.perf_counter()
+        for direction in ("t2m", "m2t"):
+            refiner.lists(text, mol, direction, target).ranking("fused", 0.2)
+        seconds = time.perf_counter() - start
+        print(
+            f"evaluation, {size.queries:,} queries each way among {size.pool:,}: {seconds:.1f} s "
+            f"{attempt}",
+            flush=True,
+        )
+    print("  target: 10 s")
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def graphs(size: Sizes) -> None:
+    """Batches of integer features that are made before; what is timed is from there to rows."""
+    task = work(size, "packed", size.small)
+    params = jax.device_put(parameters(task))
+    mol = molecules(size.pool, 4)
+
+    @jax.jit
+    def encode(params: Any, batch: Any) -> jax.Array:
+        return task.model.apply(variables(params), batch, method="encode_molecule").pooled
+
+    batches = [batch for _, batch in encode_batches_mol(mol, min(2_048, size.pool))]
+
+    def run() -> float:
+        start = time.perf_counter()
+        found = [encode(params, batch) for batch in batches]
+        jax.block_until_ready(found)
+        return time.perf_counter() - start
+
+    run()
+    rate = size.pool / min(run() for _ in range(3))
+    print(f"graph encoder: {rate:,.0f} molecules/s from features; target: 500,000", flush=True)
+
+
+def product() -> float:
+    """TFLOP/s of a bfloat16 product of two squares: what the card gives at best."""
+    side = 8_192 if jax.default_backend() != "cpu" else 512
+    a = jnp.ones((side, side), jnp.bfloat16)
+    multiply = jax.jit(lambda x: x @ x * jnp.bfloat16(1e-4))
+    jax.block_until_ready(multiply(a))
+    start, x = time.perf_counter(), a
+    for _ in range(10):
+        x = multiply(x)
+    jax.block_until_ready(x)
+    return 10 * 2 * side**3 / (time.perf_counter() - start) / 1e12
+
+
+def main(arguments: Arguments) -> None:
+    use_compile_cache(cache_folder())
+    size = SHRUNK if arguments.shrunk else FULL
+    kind = jax.devices()[0].device_kind
+    print(f"jax {jax.__version__} on {kind}; a large product: {product():.3g} TFLOP/s", flush=True)
+    parts: tuple[Callable[[Sizes], None], ...] = (step, schedule, evaluation, graphs)
+    for part in parts:
+        part(size)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))

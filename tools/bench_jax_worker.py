@@ -1,0 +1,203 @@
+"""The project's own training step and text encoding, timed for tools/bench_vs_torch.py.
+
+It speaks in lines: a JSON command on standard input, a JSON answer on standard output. When it
+begins it writes what the rival needs into the folder: work.npz, params.npz and meta.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from tmr_jax.assembly import Encoder, assemble_for_training, init_params
+from tmr_jax.compile_cache import use_compile_cache
+from tmr_jax.config import DataConfig, Experiment, load_experiment
+from tmr_jax.data.cache import CACHE_FROM, cache_folder, text_take
+from tmr_jax.data.pools import load_pool
+from tmr_jax.feed import feed_of
+from tmr_jax.memory import keep_freed_memory
+from tmr_jax.training.optim import build_optimizer
+from tmr_jax.training.state import new_state, variables
+from tmr_jax.types import Pair
+
+POOL = "chebi20-molt5/test-split"
+ENCODE_BATCH = 32  # of every contestant
+TEXTS = {"tmr_jax, buckets": "buckets", "tmr_jax, packed": "packed"}
+
+
+def experiment(texts: str, precision: str = "bfloat16") -> Experiment:
+    """The published row, but MiniLM in the place of SciBERT, whose weights nobody ships."""
+    base = load_experiment("difftmr_chebi")
+    return replace(
+        base,
+        model=replace(base.model, text=replace(base.model.text, source="minilm")),
+        train=replace(base.train, texts=texts, precision=precision),
+        eval=replace(base.eval, batch_size=ENCODE_BATCH),
+    )
+
+
+class Contestant:
+    """One way to carry the step out, with everything compiled that it needs."""
+
+    def __init__(self, texts: str, pairs: list[Pair]) -> None:
+        config = experiment(texts)
+        self.assembly, self.data, weights = assemble_for_training(config, pairs)
+        self.plan = self.data.composition.epoch(0, 0)
+        pad = self.assembly.tokenizer.pad_token
+        first = self.data.batch(self.plan[0], pad)
+        self.params = jax.device_get(init_params(self.assembly, first, 0, weights))
+        self.optimizer = build_optimizer(config.optim, 10_000, self.params)
+        self.feed = feed_of(self.data, self.assembly.model, self.optimizer, frozenset(), None, pad)
+        self.encoder = Encoder(self.assembly, self.params)
+        self.compiled = False
+
+    def take(self) -> dict[str, Any]:
+        """Begins anew; the first time, every shape of the plan is compiled."""
+        seconds = 0.0
+        if not self.compiled:
+            start, seen = time.perf_counter(), set()
+            self.state = self._state()
+            for rows in self.plan:
+                shape = self._shape(rows)
+                if shape not in seen:
+                    seen.add(shape)
+                    self._step(rows)
+            seconds, self.compiled = time.perf_counter() - start, True
+        self.state = self._state()
+        return {"compile_seconds": seconds}
+
+    def _state(self) -> Any:
+        params = jax.tree.map(jax.numpy.asarray, self.params)
+        return new_state(params, self.optimizer, frozenset(), None, frozenset())
+
+    def _shape(self, rows: np.ndarray) -> str:
+        batch = self.data.batch(rows, self.assembly.tokenizer.pad_token)
+        return str(jax.tree.map(np.shape, batch))
+
+    def _step(self, rows: np.ndarray) -> float:
+        self.state, metrics, _ = self.feed(self.state, rows[None], jax.random.key(0))
+        return float(jax.device_get(metrics["loss"])[-1])
+
+    def train(self, first: int, count: int) -> dict[str, Any]:
+        rows = [self.plan[i % len(self.plan)] for i in range(first, first + count)]
+        start = time.perf_counter()
+        losses = [self._step(r) for r in rows]
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, "pairs": count * self.plan.shape[1], "loss": losses[-1]}
+
+    def encode(self, texts: int) -> dict[str, Any]:
+        table = text_take(self.data.text, np.arange(texts))
+        start = time.perf_counter()
+        self.encoder.text_rows(table)
+        return {"seconds": time.perf_counter() - start, "texts": texts}
+
+
+def pairs_of_pool() -> list[Pair]:
+    pool = load_pool(POOL, DataConfig(name="chebi20", version="molt5"))
+    asked = [(i, j) for i, j in enumerate(pool.text_target) if j >= 0]
+    return [Pair(str(i), pool.texts[i], pool.smiles[j], "train") for i, j in asked]
+
+
+def write_work(folder: Path, one: Contestant) -> dict[str, Any]:
+    """What the rival reads; returns loss and norm of the gradients of a batch with known noise."""
+    data, config = one.data, one.assembly.config
+    rng = np.random.default_rng(0)
+    steps = len(data.ids) // config.train.batch_size
+    shuffled = rng.permutation(len(data.ids))[: steps * config.train.batch_size]
+    rows = shuffled[: config.train.batch_size]
+    found, drawn = checked(one, rows)
+    arrays = {
+        "tokens": data.text.tokens,
+        "text_offsets": data.text.offsets,
+        "nodes": data.mol.nodes[:, 0],
+        "senders": data.mol.senders,
+        "receivers": data.mol.receivers,
+        "node_offsets": data.mol.node_offsets,
+        "edge_offsets": data.mol.edge_offsets,
+        "text_group": data.text_group,
+        "mol_group": data.mol_group,
+        "random_plan": shuffled.reshape(steps, -1),
+        "sorted_plan": one.plan,
+        "buckets": np.array(config.train.text_buckets),
+        "encode_batch": np.array(config.eval.batch_size),
+        "pad": np.array(one.assembly.tokenizer.pad_token),
+        "check_rows": rows,
+        **{f"check_{name}": value for name, value in drawn.items()},
+    }
+    np.savez(folder / "work.npz", **arrays)
+    flat = jax.tree_util.tree_leaves_with_path(one.params)
+    names = ("/".join(str(key.key) for key in path) for path, _ in flat)
+    np.savez(folder / "params.npz", **dict(zip(names, (leaf for _, leaf in flat), strict=True)))
+    bert = one.assembly.bert
+    meta = {
+        "bert": {name: getattr(bert, name) for name in bert.__dataclass_fields__},
+        "dropout": config.model.text.dropout,
+        "dim": config.model.dim,
+        "width": config.model.graph.width,
+        "atoms": len(one.params["graph_encoder"]["atoms"]["embedding"]),
+        "steps": config.model.hdan.steps,
+        "gamma": config.model.hdan.gamma,
+        "device": "cuda" if jax.default_backend() == "gpu" else "cpu",
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return found
+
+
+def checked(one: Contestant, rows: np.ndarray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Loss in float32 without dropout, and the noise that the model drew, for the rival to use."""
+    from tmr_jax.assembly import rebuilt
+
+    config = one.assembly.config
+    plain = replace(config.train, precision="float32", backward="autodiff")
+    model = rebuilt(one.assembly, replace(config, train=plain), one.assembly.weights).model
+    batch = one.data.batch(rows, one.assembly.tokenizer.pad_token)
+    key = jax.random.key(1)
+
+    def loss(params: Any) -> Any:
+        return model.apply(variables(params), batch, key, False, method="loss")[0]
+
+    value, gradients = jax.jit(jax.value_and_grad(loss))(one.params)
+    norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(gradients)))
+    # As DiffTMR.loss and objective draw it.
+    count, most = len(rows), config.model.hdan.steps
+    for_noise, *sides = jax.random.split(key, 3)
+    drawn = {"eps": jax.random.normal(for_noise, (count, config.model.dim))}
+    for i, side in enumerate(sides):
+        split = jax.vmap(jax.random.split)(jax.random.split(side, count))
+        draw = jax.vmap(lambda key: jax.random.randint(key, (), 1, most + 1))
+        drawn[f"k{i}"] = draw(split[:, 0])
+        drawn[f"x{i}"] = jax.vmap(lambda key: jax.random.normal(key, (count,)))(split[:, 1])
+    return {"loss": float(value), "gradient": norm}, jax.device_get(drawn)
+
+
+def answers(contestants: dict[str, Contestant]) -> Iterator[dict[str, Any]]:
+    for line in sys.stdin:
+        command = json.loads(line)
+        one = contestants[command.pop("name")]
+        yield getattr(one, command.pop("do"))(**command)
+
+
+def main() -> None:
+    keep_freed_memory()
+    use_compile_cache(cache_folder())
+    folder = Path(sys.argv[1])
+    pairs = pairs_of_pool()
+    assert len(pairs) >= CACHE_FROM, "a pool of this size is featurised once"
+    contestants = {name: Contestant(texts, pairs) for name, texts in TEXTS.items()}
+    check = write_work(folder, contestants["tmr_jax, buckets"])
+    hello = {"jax": jax.__version__, "backend": jax.default_backend(), "check": check}
+    print(json.dumps(hello), flush=True)
+    for answer in answers(contestants):
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

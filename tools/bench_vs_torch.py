@@ -1,0 +1,172 @@
+"""The training step and text encoding against PyTorch, side by side:
+
+    python3.11 -m venv torchenv && torchenv/bin/pip install torch==2.13.0 transformers numpy
+    python tools/bench_vs_torch.py --torch-python torchenv/bin/python
+
+Both programs have the same weights (MiniLM), the same texts and molecules (ChEBI-20's test pairs),
+the same model (all of DiffTMR's loss, dropout on) and batch 32. First they must agree: loss and
+norm of the gradients of one batch with the same noise. Then they take turns, one working while the
+other waits, a matrix product of fixed size timed before and after each turn. The recipe is the
+published one: float32, random batches, every text padded to 256 tokens.
+
+Every ratio is of two turns of one round, so that a machine that is slow for a while is slow for
+both; median and range over the rounds are printed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tyro
+
+TOOLS = Path(__file__).parent
+RECIPE, OURS = "recipe", ("tmr_jax, buckets", "tmr_jax, packed")
+RIVALS = (RECIPE, "float32, sorted", "bfloat16, sorted", "bfloat16, sorted, compiled")
+SQUARE = 2_048  # side of the matrices of the fixed product
+TOLERANCE = 1e-3  # relative, of loss and gradients in float32
+
+
+@dataclass(frozen=True)
+class Arguments:
+    torch_python: Path
+    """Python of an environment with torch and transformers."""
+    rounds: int = 5
+    """Turns that everyone has."""
+    steps: int = 48
+    """Of a turn of training; the recipe, whose steps are all alike, has a quarter."""
+    texts: int = 3200
+    """Of a turn of encoding; the recipe has an eighth."""
+    contestants: tuple[str, ...] = (*RIVALS, *OURS)
+    """Who takes part; the first is what the others are compared with."""
+
+
+class Turn(NamedTuple):
+    rate: float  # pairs or texts a second
+    gflops: float  # of the fixed product before and after, mean
+
+
+class Program:
+    """A worker that answers commands, one line each."""
+
+    def __init__(self, python: Path | str, script: str, folder: Path) -> None:
+        command = [str(python), str(TOOLS / script), str(folder)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.hello = self._answer()
+
+    def ask(self, **command: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        print(json.dumps(command), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise SystemExit(f"a worker ended with status {self._process.wait()}; see above")
+
+    def close(self) -> None:
+        self._process.terminate()
+
+
+def gflops() -> float:
+    """Of a float32 product of two squares, best of three."""
+    a = np.random.default_rng(0).random((SQUARE, SQUARE), np.float32)
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    return 2 * SQUARE**3 / min(times) / 1e9
+
+
+def turn(work: Callable[[], dict[str, Any]], unit: str) -> Turn:
+    before = gflops()
+    found = work()
+    return Turn(found[unit] / found["seconds"], (before + gflops()) / 2)
+
+
+def agree(ours: dict[str, float], theirs: dict[str, float]) -> None:
+    for what, value in ours.items():
+        print(f"{what} of one batch: tmr_jax {value:.6f}, PyTorch {theirs[what]:.6f}", flush=True)
+        if not math.isclose(value, theirs[what], rel_tol=TOLERANCE):
+            raise SystemExit(f"expected the same {what}; the two programs do different work")
+
+
+def table(turns: dict[str, list[Turn]], unit: str) -> None:
+    """Medians and, of each other contestant's rate, how much of it the last ones have."""
+    mine = [name for name in OURS if name in turns]
+    against = "".join(f" {name} : this |" for name in mine)
+    print(f"| {unit} | {unit} a second, median (range) | GFLOP/s beside it |{against}")
+    print("|---" * (3 + len(mine)) + "|")
+    for name, found in turns.items():
+        rates = [t.rate for t in found]
+        speed = statistics.median(t.gflops for t in found)
+        cells = [f"{statistics.median(rates):.1f} ({min(rates):.1f} to {max(rates):.1f})"]
+        cells.append(f"{speed:.0f}")
+        for other in mine:
+            ratios = [a.rate / b.rate for a, b in zip(turns[other], found, strict=True)]
+            median = statistics.median(ratios)
+            cells.append(f"{median:.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        print(f"| {name} | {' | '.join(cells)} |")
+    print(flush=True)
+
+
+def main(arguments: Arguments) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        jax_worker = Program(sys.executable, "bench_jax_worker.py", Path(folder))
+        torch_worker = Program(arguments.torch_python, "bench_torch_worker.py", Path(folder))
+        workers = {name: jax_worker if name in OURS else torch_worker for name in (*RIVALS, *OURS)}
+        print(
+            f"jax {jax_worker.hello['jax']} on {jax_worker.hello['backend']}, "
+            f"torch {torch_worker.hello['torch']}, {torch_worker.hello['threads']} threads"
+        )
+        agree(jax_worker.hello["check"], torch_worker.ask(do="check"))
+        training: dict[str, list[Turn]] = {name: [] for name in arguments.contestants}
+        encoding: dict[str, list[Turn]] = {name: [] for name in arguments.contestants}
+        for number in range(arguments.rounds + 1):  # the first one is to warm up
+            for name in arguments.contestants:
+                ask, part = workers[name].ask, 4 if name == RECIPE else 1
+                told = ask(do="take", name=name)
+                if number == 0 and "compile_seconds" in told:
+                    print(f"{name}: all shapes compiled in {told['compile_seconds']:.0f} s")
+                steps, texts = arguments.steps // part, arguments.texts // (2 * part)
+                first = number * steps
+
+                def train(name=name, ask=ask, first=first, steps=steps) -> dict[str, Any]:
+                    return ask(do="train", name=name, first=first, count=steps)
+
+                def encode(name=name, ask=ask, texts=texts) -> dict[str, Any]:
+                    return ask(do="encode", name=name, texts=texts)
+
+                one, other = turn(train, "pairs"), turn(encode, "texts")
+                print(
+                    f"round {number}, {name}: {one.rate:.1f} pairs/s, {other.rate:.1f} texts/s, "
+                    f"{one.gflops:.0f} and {other.gflops:.0f} GFLOP/s beside them",
+                    flush=True,
+                )
+                if number:
+                    training[name].append(one)
+                    encoding[name].append(other)
+        print()
+        table(training, "pairs")
+        table(encoding, "texts")
+        jax_worker.close()
+        torch_worker.close()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
