@@ -98,14 +98,22 @@ def test_takes_one_step(path: Path) -> None:
     with jax.disable_jit():
         params = init_params(assembly, batch, config.train.seed, None)
         rivals = assembly.model.adversary
-        optimizer = build_optimizer(config.optim, 100, without(params, rivals | {STATISTICS}))
+        freezes = config.train.freeze == "text"
+        frozen = frozenset({"text_encoder"} if freezes else ())
+        if freezes:  # states in the place of ids, zeros where there is no token
+            mask = np.asarray(batch.text.mask)
+            states = np.random.default_rng(0).normal(size=(*mask.shape, assembly.bert.hidden))
+            states = np.float32(states * mask[..., None])
+            batch = batch._replace(text=batch.text._replace(tokens=states))
+        trained = without(params, frozen | rivals | {STATISTICS})
+        optimizer = build_optimizer(config.optim, 100, trained)
         adversary = build_adversary(config.optim) if rivals else None
-        step = train_step(assembly.model, optimizer, frozenset(), adversary)
-        state = new_state(params, optimizer, frozenset(), adversary, rivals)
+        step = train_step(assembly.model, optimizer, frozen, adversary)
+        state = new_state(params, optimizer, frozen, adversary, rivals)
         state, metrics = step(state, batch, jax.random.key(0))
-    assert np.isfinite(float(metrics["loss"]))
+    assert np.isfinite(float(metrics["loss"])) and int(metrics["skipped"]) == 0
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), params, state.params)
-    assert any(jax.tree.leaves(moved["text_encoder"]))
+    assert any(jax.tree.leaves(moved["text_encoder"])) != freezes
     assert any(jax.tree.leaves(moved["graph_encoder"]))
 
 

@@ -11,8 +11,13 @@ NORM_FLOOR = 1e-8  # A1.3
 
 
 def unit(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-    """Rows of length one; a zero row stays zero."""
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), NORM_FLOOR)
+    """Rows of length one; a zero row stays zero.
+
+    Its gradient is finite there too, where that of a norm is not: padding may be all zeros, and a
+    mask that comes later turns no NaN to zero.
+    """
+    square = jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), NORM_FLOOR**2)
+    return x / jnp.sqrt(square)
 
 
 def masked_mean(x: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
