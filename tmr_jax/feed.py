@@ -21,11 +21,11 @@ import optax
 from tmr_jax.assembly import TrainingSet
 from tmr_jax.data.resident import planned, tables_of, taken
 from tmr_jax.generator import FeatureSet
-from tmr_jax.nn.bert import BertConfig
+from tmr_jax.nn.bert import BertConfig, text_operations
 from tmr_jax.training.parallel import WHOLE, Spread, everywhere, placed
 from tmr_jax.training.state import TrainState
 from tmr_jax.training.step import Call, Step, make_train_call, make_train_step, train_step
-from tmr_jax.training.throughput import Work, text_operations
+from tmr_jax.training.throughput import Work
 from tmr_jax.types import PackedText
 
 PER_CALL = 16  # steps, where one takes less than the host needs to ask for it

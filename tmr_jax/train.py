@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
-from tmr_jax.config import Experiment, load_experiment, to_json
+from tmr_jax.config import Experiment, from_json, load_experiment, to_json
 from tmr_jax.training.lock import Locked, hold
 from tmr_jax.training.rundir import (
     GIT,
@@ -224,7 +224,7 @@ def _directory(config: Experiment, run: Path, fresh: bool) -> Iterator[Path]:
     with hold(run / LOCK) as stale:
         if stale:
             print(f"the lock of {stale} was left behind; it is ours now")
-        if not settle_config(run, to_json(config)):
+        if not settle_config(run, to_json(config), lambda old: to_json(from_json(old))):
             write(run / GIT, describe_code())
         if _several():
             meet("the run's directory")

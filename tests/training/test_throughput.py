@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tmr_jax.nn.bert import BertConfig
+from tmr_jax.nn.bert import BertConfig, text_operations
 from tmr_jax.training import throughput
-from tmr_jax.training.throughput import Throughput, Work, peak_of, sentence, text_operations
+from tmr_jax.training.throughput import Throughput, Work, peak_of, sentence
 
 SCIBERT = BertConfig(31_090, 768, 12, 12, 3_072)
 SMALL = BertConfig(vocab_size=9, hidden=2, layers=1, heads=1, intermediate=3)

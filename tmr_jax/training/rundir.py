@@ -8,10 +8,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from tmr_jax.config import from_json, to_json
 
 CONFIG, GIT, LOCK = "config.json", "git.txt", "lock"
 MAX_DIFF = 1 << 20  # characters of uncommitted changes kept in git.txt
@@ -31,15 +30,16 @@ def open_directory(run: Path) -> None:
         ) from error
 
 
-def settle_config(run: Path, text: str) -> bool:
+def settle_config(run: Path, text: str, completed: Callable[[str], str] = str) -> bool:
     """Leaves the configuration in the directory; True where it already was there.
+
+    `completed` gives what an older one lacks its default.
 
     Raises ValueError where another experiment, or something that is no run, lives there.
     """
     path = run / CONFIG
     if path.is_file():
-        # A field that is newer than the run has its default in it.
-        old = to_json(from_json(path.read_text(encoding="utf-8")))
+        old = completed(path.read_text(encoding="utf-8"))
         _same(run, json.loads(old), json.loads(text))
         return True
     others = sorted(p.name for p in run.iterdir() if p.name != LOCK)

@@ -14,9 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tmr_jax.nn.bert import BertConfig
-
-BACKWARD = 3  # forward once, backward twice that
 # Dense bfloat16 operations a second of one device, by a part of the name that jax gives it. Of
 # H100 and H200 what their power limit lets large products reach, the bound that issue and README
 # count by; of the others the data sheet's.
@@ -44,18 +41,6 @@ class Work(NamedTuple):
     places: int  # for tokens, padding included
     xla: float  # operations of the compiled program; 0 where XLA does not count them
     text: float  # operations of the text encoder on the real tokens
-
-
-def text_operations(bert: BertConfig, lengths: np.ndarray) -> float:
-    """Of one step forward and backward: the matrix products, of texts of `lengths` tokens.
-
-    A text of T tokens costs 2 (4 h^2 + 2 h f) T in the linear maps of a layer and 4 h T^2 in its
-    attention, h the width and f the inner one.
-    """
-    h, total = bert.hidden, lengths.astype(np.float64)
-    linear = 2.0 * (4 * h * h + 2 * h * bert.intermediate) * total.sum()
-    attention = 4.0 * h * np.square(total).sum()
-    return BACKWARD * bert.layers * (linear + attention)
 
 
 def peak_of(device_kind: str) -> float | None:
