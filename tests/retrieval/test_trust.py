@@ -92,6 +92,13 @@ def test_temperature_makes_the_share_of_hits_the_confidence():
     assert confidence(query, candidate, found) == pytest.approx([0.75] * 4, abs=1e-3)
 
 
+def test_temperature_does_not_care_how_far_below_a_missed_target_is():
+    query, candidate = AXES[[0, 0, 0, 0]], np.stack([AXES[0], AXES[1], -AXES[0]])
+    missed = [temperature(query, candidate, np.array([0, 0, 0, i])) for i in (1, 2)]
+    # x = exp(-1/T), 1 / (1 + x + x^2) = 3/4
+    assert missed == pytest.approx([-1 / np.log((np.sqrt(7 / 3) - 1) / 2)] * 2, rel=2e-3)
+
+
 def test_temperature_is_found_again():
     random = np.random.default_rng(0)
     query, candidate = random_rows(3000, 6, 1), random_rows(12, 6, 2)

@@ -18,6 +18,7 @@ from tmr_jax.retrieval.rank import score_chunks
 
 BINS = 15  # of equal width: Guo et al. 2017
 COLDEST, WARMEST = 1e-3, 10.0  # temperatures of cosines; what training learns is 0.01 to 0.07
+TINY = 1e-12  # no confidence is nearer to 0 or 1: a log loss stays finite
 EDGES = np.linspace(-1.0, 1.0, 81)  # of histograms of cosines
 
 
@@ -76,7 +77,12 @@ def temperature(
     candidate: Float[np.ndarray, "C D"],
     target: Int[np.ndarray, " Q"],
 ) -> float:
-    """T for which softmax(cosines / T) is likeliest to name the targets (Guo et al. 2017, 4.2)."""
+    """T for which the confidence of a first place is likeliest to be its chance of being right.
+
+    The log loss of `confidence` against hits (Guo et al. 2017, 4.2 has the likelihood of the target
+    instead: here that is held down by the thousands of other candidates and leaves first places
+    underconfident, LOG.md 2026-11-22). A tie at the top is right in part.
+    """
     from scipy.optimize import minimize_scalar
 
     def surprise(log_t: float) -> float:
@@ -84,7 +90,9 @@ def temperature(
         for rows, scores in _chunks(query, candidate):
             best = scores.max(1)
             mine = np.take_along_axis(scores, target[rows, None], 1)[:, 0]
-            total += float((np.log(_mass(scores, scale)) + (best - mine) * scale).sum())
+            right = (mine == best) / (scores == best[:, None]).sum(1)
+            sure = np.clip(1.0 / _mass(scores, scale), TINY, 1.0 - TINY)
+            total -= float((right * np.log(sure) + (1.0 - right) * np.log1p(-sure)).sum())
         return total / len(query)
 
     bounds = math.log(COLDEST), math.log(WARMEST)
