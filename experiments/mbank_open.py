@@ -1,10 +1,10 @@
-"""Memory Bank on the open pairs: what stands above the text encoder of det_open.
+"""Memory Bank on the open pairs: a bank and a head above the encoders of det_open.
 
 Paper: none; scores are "open-pairs training" and compare with no published number.
 Run: TMR_JAX_DATA=../shared/data make train EXP=mbank_open
 Hardware: 2 CPU cores, 40 minutes for det_open if it is not there, then minutes.
-Result: not run in this form; InfoNCE from scratch, 8 epochs: LOG.md, 2026-11-22.
-Differs: det_open's text encoder, frozen; its graph encoder anew; statistics of each modality.
+Result: not run in this form; others: LOG.md, 2026-11-22.
+Differs: begins with det_open's encoders, that of texts frozen; statistics of each modality.
 """
 
 from dataclasses import replace
@@ -23,8 +23,9 @@ CONFIG = replace(
     train=replace(
         BASE.train,
         start="det_open",
+        start_with="encoders",
         freeze="text",
-        epochs=5,
+        epochs=2,
         text_buckets=(128,),
         pool_batches=0,
         eval_every=1,

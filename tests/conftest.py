@@ -137,7 +137,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows, data.text, data.mol, *groups, data.shapes, assembly.tokenizer.pad_token
     )
     checkpoints = Checkpoints(run)
-    params = init_params(assembly, batch, 0, None)
+    params = init_params(assembly, batch, 0)
     checkpoints.save(new_state(params, optax.adam(0.1)), 1, score=0.5)
     checkpoints.close()
     return run

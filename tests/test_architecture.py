@@ -29,9 +29,11 @@ MAY_IMPORT = {
     "losses": {"types", "losses"},
     "models": {"types", "nn", "losses", "models", "config"},
     "retrieval": {"types", "retrieval"},
+    "store": {"types", "store"},
     "training": {"types", "training", "config"},
 }
-ENTRY_POINTS = {"cli", "train", "eval", "search", "table"}  # nothing imports them but one another
+# Nothing imports them but one another.
+ENTRY_POINTS = {"cli", "train", "eval", "index", "search", "table"}
 # The configuration is read by builders; a model's file takes the section it is built from.
 BUILDERS = ("data/__init__.py", "models/", "training/optim.py")
 

@@ -297,7 +297,7 @@ def test_a_run_on_disk_is_restored_and_ranked(run, monkeypatch):
     text = text_table(["It is amine"], assembly.tokenizer, 16)
     mol = molecule_table(["CCN"], "ogb", "none")[0]
     zero, shapes = np.zeros(1, int), Shapes((16,), (64,), (128,))
-    params = init_params(assembly, make_batch(zero, text, mol, zero, zero, shapes, 0), 0, None)
+    params = init_params(assembly, make_batch(zero, text, mol, zero, zero, shapes, 0), 0)
     checkpoints = Checkpoints(run)
     checkpoints.save(new_state(params, optax.adam(0.1)), 3, score=0.5)
     checkpoints.close()

@@ -96,7 +96,7 @@ def test_takes_one_step(path: Path) -> None:
     config = shrunk(load_experiment(path.stem))
     assembly, batch = tiny_assembly(config)
     with jax.disable_jit():
-        params = init_params(assembly, batch, config.train.seed, None)
+        params = init_params(assembly, batch, config.train.seed)
         rivals = assembly.model.adversary
         freezes = config.train.freeze == "text"
         frozen = frozenset({"text_encoder"} if freezes else ())

@@ -51,7 +51,7 @@ def steps_of(packed, feed_class, lengths):
     else:
         step = train_step(assembly.model, optimizer)
         advance = ResidentFeed(data, step, pad, max(lengths))
-    state = new_state(init_params(assembly, data.batch(rows[0], pad), 0, None), optimizer)
+    state = new_state(init_params(assembly, data.batch(rows[0], pad), 0), optimizer)
     found, done = [], 0
     for length in lengths:
         answer = advance(state, rows[done : done + length], jax.random.key(0))
@@ -80,7 +80,7 @@ def test_operations_of_a_step_do_not_depend_on_how_many_a_call_has(packed):
     found = []
     for count in (1, 3):
         feed_of_one = ResidentFeed(data, step, 0, count, assembly.bert)
-        state = new_state(init_params(assembly, data.batch(rows[0], 0), 0, None), optimizer)
+        state = new_state(init_params(assembly, data.batch(rows[0], 0), 0), optimizer)
         answer = feed_of_one(state, rows[:count], jax.random.key(0))
         assert answer.compiled is not None and answer.work.steps == count
         found.append(answer.work.xla / count)

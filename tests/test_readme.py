@@ -60,11 +60,12 @@ def test_commands_name_what_exists(command: str) -> None:
 def options(verb: str, words: list[str]) -> None:
     """Each option of a command is one that the program has."""
     from tmr_jax.eval import Arguments as Eval
+    from tmr_jax.index import Build
     from tmr_jax.search import Arguments as Search
     from tmr_jax.table import Arguments as Table
     from tmr_jax.train import Arguments as Train
 
-    programs = {"train": Train, "eval": Eval, "search": Search, "table": Table}
+    programs = {"train": Train, "eval": Eval, "index": Build, "search": Search, "table": Table}
     for option in (w for w in words if w.startswith("--")):
         fields = programs[verb].__dataclass_fields__
         name, *parts = option.removeprefix("--").replace("-", "_").split(".")

@@ -17,9 +17,10 @@ from tmr_jax.config import HdanConfig, RefineConfig, load_experiment
 from tmr_jax.data.pools import load_pool
 from tmr_jax.eval import chosen_alpha, encode_pools, evaluate, main, open_run
 from tmr_jax.generator import data_seen
+from tmr_jax.loop import Signals, Stopped
 from tmr_jax.models.difftmr import GENERATOR
 from tmr_jax.refinement import choose_alpha, keep_alpha, read_alpha, take
-from tmr_jax.train import Signals, Stopped, train
+from tmr_jax.train import train
 from tmr_jax.training.checkpoint import restore_params
 from tmr_jax.types import Side
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import tmr_jax
-from tmr_jax import library as libraries
+from tmr_jax import index_build
+from tmr_jax.data import molecules
+from tmr_jax.filters import parse_filter
 from tmr_jax.retriever import Retriever
 
 SMILES = [
@@ -93,9 +95,9 @@ def test_files_give_molecules_names_and_an_account(
 
 def test_lines_that_are_no_text_or_too_long_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "odd.smi"
-    long = b"C" * (3 * libraries.MAX_LINE)
+    long = b"C" * (3 * molecules.MAX_LINE)
     path.write_bytes(b"CCO\n\xff\xfe\n" + long + b"\nCCN amine\n" + long)
-    rows = list(libraries.read_rows(path))
+    rows = list(molecules.read_rows(path))
     assert [row.refused for row in rows] == ["", "not-utf-8", "too-long", "", "too-long"]
     assert rows[3] == ("CCN", "amine", "")
 
@@ -111,7 +113,7 @@ def test_a_library_is_encoded_once_and_again_when_anything_changed(
     written = [p.stat().st_mtime_ns for p in kept]
     assert retriever.with_library(path).search("an amine") == first
     assert [p.stat().st_mtime_ns for p in kept] == written
-    rows = kept[0] / libraries.ROWS
+    rows = next(kept[0].glob("shards/*/rows.f32"))
     rows.write_bytes(rows.read_bytes()[:-4])  # damaged: made again
     assert retriever.with_library(path).search("an amine") == first
     path.write_text("CCO\nCCN\nCCS\n")
@@ -119,16 +121,58 @@ def test_a_library_is_encoded_once_and_again_when_anything_changed(
     assert len(list((tmp_path / "cache").iterdir())) == 2  # no temporary folder is left
 
 
-def test_chunks_change_no_row(
+def test_chunks_and_shards_change_no_row(
     retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(index_build, "CHUNK", 2)
+    monkeypatch.setattr(index_build, "SHARD", 3)
     path = tmp_path / "my.smi"
     path.write_text("\n".join(SMILES))
-    whole = retriever.encode_molecules(SMILES)
-    monkeypatch.setattr(libraries, "CHUNK", 2)
-    library = libraries.open_library(path, retriever._encoder, ["chunks"], "", "")
-    np.testing.assert_allclose(library.rows, whole, atol=1e-6)
-    assert [entry[0] for entry in library.entries] == SMILES
+    searched = retriever.with_library(path)
+    found = {hit.id: hit for hit in searched.search("an acid", k=20)}
+    assert [found[i].content for i in range(len(SMILES))] == SMILES
+    cosines = retriever.encode_molecules(SMILES) @ retriever.encode_text(["an acid"])[0]
+    np.testing.assert_allclose([found[i].score for i in range(len(SMILES))], cosines, atol=1e-6)
+
+
+def test_a_filter_leaves_only_what_meets_it(retriever: Retriever, tmp_path: Path) -> None:
+    path = tmp_path / "my.smi"
+    path.write_text("CCO\nCCN\nc1ccccc1O\n[Na+].[Cl-]\n")
+    searched = retriever.with_library(path)
+    hits = searched.search("an alcohol", where=parse_filter(["mw<60", "unsalted", "!alcohol"]))
+    assert [hit.content for hit in hits] == ["CCN"] and hits[0].columns["heavy_atoms"] == 3
+    assert searched.search("an alcohol", where=parse_filter(["mw>1000"])) == []
+    with pytest.raises(ValueError, match="properties to filter by, got a list"):
+        retriever.with_library(["CCO"]).search("x", where=parse_filter(["mw<60"]))
+
+
+def test_a_damaged_library_answers_from_the_rest(
+    retriever: Retriever, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_build, "SHARD", 3)
+    path, out = tmp_path / "my.smi", tmp_path / "lib"
+    path.write_text("\n".join(SMILES))
+    index_build.build(index_build.Source(path), out, index_build.model_of(tiny_run))
+    assert not retriever.with_library(out).is_partial
+    (out / "shards" / "000000" / "rows.f32").unlink()
+    rest = retriever.with_library(out)
+    assert rest.is_partial
+    assert sorted(hit.id for hit in rest.search("an acid", k=20)) == list(range(3, len(SMILES)))
+
+
+def test_a_library_of_another_model_is_refused(
+    retriever: Retriever, tiny_run: Path, tmp_path: Path
+) -> None:
+    path, out = tmp_path / "my.smi", tmp_path / "lib"
+    path.write_text("CCO\nCCN\n")
+    model = index_build.model_of(tiny_run)
+    index_build.build(index_build.Source(path), out, model)
+    assert retriever.with_library(out).library.kept == 2
+    head = out / "library.json"
+    ours, theirs = model.checkpoint, "f" * 64
+    head.write_text(head.read_text().replace(ours, theirs))
+    with pytest.raises(ValueError, match=rf"model {ours} .* got .* is of {theirs}"):
+        retriever.with_library(out)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ import jax
 import numpy as np
 import pytest
 
-from tmr_jax.train import Plan, main
+from tmr_jax.loop import Plan
+from tmr_jax.train import main
 from tmr_jax.training.checkpoint import Checkpoints, restore_params
 
 TINY = str(Path(__file__).parent / "experiments" / "tiny.py")
@@ -197,7 +198,7 @@ def test_where_all_checkpoints_are_damaged_it_exits_2_and_deletes_nothing(
     assert "all damaged" in capfd.readouterr().err
     assert {p: p.read_bytes() for p in (run / "checkpoints").rglob("*") if p.is_file()} == before
     with pytest.MonkeyPatch.context() as patch:  # begun afresh, not trained once more
-        patch.setattr("tmr_jax.train.Loop.go", lambda *_: None)
+        patch.setattr("tmr_jax.loop.Loop.go", lambda *_: None)
         assert main(["--exp", TINY, "--run", str(run), "--fresh"]) == 0
     aside = tmp_path / "run.old-1" / "checkpoints"
     assert {aside / p.relative_to(run / "checkpoints") for p in before} <= set(aside.rglob("*"))
@@ -217,7 +218,7 @@ def test_three_steps_in_a_row_that_are_not_finite_stop_the_run(
 ):
     """F8: from step 40 on, in a copy that is told to train on, the parameters are infinite."""
     run = copied(unbroken, tmp_path)
-    monkeypatch.setattr("tmr_jax.train.Plan.__init__", _longer(Plan.__init__))
+    monkeypatch.setattr("tmr_jax.loop.Plan.__init__", _longer(Plan.__init__))
     monkeypatch.setattr(Checkpoints, "restore", _spoilt(Checkpoints.restore))
     assert main(["--exp", TINY, "--run", str(run)]) == 1
     assert "3 steps in a row" in capfd.readouterr().err

@@ -11,10 +11,11 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import cycle
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -55,6 +56,7 @@ from tmr_jax.frozen_text import States, text_states, with_states
 from tmr_jax.models import build_model
 from tmr_jax.nn.bert import BertConfig
 from tmr_jax.retrieval.index import distinct, encode, encode_parts, sequence_keys, unit
+from tmr_jax.training.parallel import devices_at_hand
 from tmr_jax.training.state import joined, parameters_sha256, variables
 from tmr_jax.types import Batch, Pair, Side, TextBatch
 
@@ -233,19 +235,32 @@ def save_assembly(run: Path, assembly: Assembly, shapes: Shapes) -> None:
 
 
 def init_params(
-    assembly: Assembly, batch: Batch, seed: int, text_weights: dict[str, Any] | None
+    assembly: Assembly, batch: Batch, seed: int, given: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Parameters of a new run: random by the seed, the text encoder's replaced where given."""
+    """Parameters of a new run: random by the seed, but for the parts that are given by name.
+
+    Raises ValueError where a given part is not of the model's sizes.
+    """
     params = joined(jax.jit(assembly.model.init)(jax.random.key(seed), batch))
-    if text_weights is None:
-        return params
-    ours, theirs = (jax.tree.map(np.shape, tree) for tree in (params["text_encoder"], text_weights))
-    assert ours == theirs, "the pretrained text weights are not those of the text encoder built"
-    return {**params, "text_encoder": jax.tree.map(jax.numpy.asarray, text_weights)}
+    for name, part in (given or {}).items():
+        ours, theirs = (jax.tree.map(np.shape, tree) for tree in (params[name], part))
+        if ours != theirs:
+            raise ValueError(
+                f"expected the {name} that the run begins with to be of the experiment's sizes, "
+                "got another; take model.dim and model.graph from the experiment of --train.start"
+            )
+        params[name] = jax.tree.map(jax.numpy.asarray, part)
+    return params
 
 
-def started_text(assembly: Assembly, start: Path) -> tuple[Assembly, dict[str, Any]]:
-    """The assembly, now saying where its text encoder is from, and that encoder's weights.
+TEXT_ENCODER = "text_encoder"
+ENCODERS = (TEXT_ENCODER, "text_projection", "text_norm", "graph_encoder")  # of every model
+
+
+def started(
+    assembly: Assembly, start: Path, what: Literal["text", "encoders"]
+) -> tuple[Assembly, dict[str, Any]]:
+    """The assembly, now saying what it began with, and those parameters by name.
 
     Raises ValueError where the run `start` has another text encoder than the experiment.
     """
@@ -260,7 +275,9 @@ def started_text(assembly: Assembly, start: Path) -> tuple[Assembly, dict[str, A
         )
     params, step = restore_params(start, "best")
     origin = {"start": f"{start}, step {step}", "start_sha256": parameters_sha256(params)}
-    return assembly._replace(weights=assembly.weights | origin), params["text_encoder"]
+    names = ENCODERS if what == "encoders" else (TEXT_ENCODER,)
+    taken = {name: params[name] for name in names}
+    return assembly._replace(weights=assembly.weights | origin), taken
 
 
 def freeze_text(assembly: Assembly, data: TrainingSet, params: Any) -> TrainingSet:
@@ -483,8 +500,13 @@ class Encoder:
                 done += len(indices)
                 watch(done)
 
+        # Each device has the parameters and every so-manieth batch.
+        devices = devices_at_hand()
+        held = [jax.device_put(self.params, d) for d in devices] if len(devices) > 1 else None
+        turn = cycle(held or [self.params])
+
         def run(batch: Any) -> Any:
-            return read(self.params, batch)
+            return read(next(turn), batch)
 
         dim = self._assembly.config.model.dim
         if self._parts:

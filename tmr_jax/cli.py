@@ -16,6 +16,10 @@ VERBS = {
         "tmr_jax.search",
         'ask a run: tmr search --run runs/quickstart --library my.smi "an aromatic amine"',
     ),
+    "index": (
+        "tmr_jax.index",
+        "make a library: tmr index --run runs/quickstart --library my.smi --out lib",
+    ),
     "table": ("tmr_jax.table", "run what a table of results lacks: tmr table --name smoke"),
     "data": ("tmr_jax.data.fetch", "fetch a public data set and verify it: tmr data chebi20"),
 }

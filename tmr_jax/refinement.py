@@ -35,6 +35,7 @@ from tmr_jax.retrieval.refine import (
     refine_one,
     word_weights,
 )
+from tmr_jax.training.parallel import devices_at_hand
 from tmr_jax.training.rundir import write
 from tmr_jax.training.state import variables
 from tmr_jax.types import Ranking, Side
@@ -120,7 +121,16 @@ class Refiner:
         queries, own = np.unique(asking.group[asks], return_inverse=True)
         pool = take(answering.side, used)
         sides = (text.side, pool) if direction == "t2m" else (pool, mol.side)
-        found = refine(self._apply, self.params, *sides, direction, queries, self.settings, watch)
+        found = refine(
+            self._apply,
+            self.params,
+            *sides,
+            direction,
+            queries,
+            self.settings,
+            watch,
+            devices_at_hand(),
+        )
         return Lists(
             refined=Refined(*(column[own] for column in found)),
             query=asking.rows[asks],

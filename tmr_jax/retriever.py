@@ -7,10 +7,8 @@ for hit in retriever.search("an aromatic amine", k=5):
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,10 +19,11 @@ from tmr_jax.assembly import Assembly, Encoder, assemble_from_run, refines
 from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import Experiment
 from tmr_jax.data.cache import cache_folder
-from tmr_jax.library import Account, Library, library_of, open_library
+from tmr_jax.index_build import Model
+from tmr_jax.library import Account, Library, Listed, listed, open_library
 from tmr_jax.refinement import Refiner, read_alpha, settings_of
-from tmr_jax.retrieval.rank import top
 from tmr_jax.retrieval.refine import Direction, levels
+from tmr_jax.store import Filter
 from tmr_jax.training.state import parameters_sha256
 
 
@@ -34,6 +33,8 @@ class Hit(NamedTuple):
     content: str  # the SMILES, or the text of a library of texts
     name: str
     refined: float | None = None  # score of the second stage, where the model has one
+    id: int = -1  # row of the file, from 0; -1 of an item of a list
+    columns: Mapping[str, Any] = {}  # of a library on disk: properties, groups and flags
 
 
 class Checkpoint(NamedTuple):
@@ -55,7 +56,7 @@ def load(run: str | Path, which: Literal["best", "newest"] = "best") -> Retrieve
     params, step = restore_params(run, which)
     checkpoint = Checkpoint(which, step, parameters_sha256(params))
     alpha = read_alpha(Path(run), checkpoint.sha256)
-    return Retriever(assembly, params, checkpoint, alpha=alpha)
+    return Retriever(assembly, params, checkpoint, alpha=alpha, run=str(run))
 
 
 def check_path(run: str | Path) -> None:
@@ -79,8 +80,9 @@ class Retriever:
         encoder: Encoder | None = None,
         library: Library | None = None,
         alpha: float | None = None,
+        run: str = "",
     ) -> None:
-        self.checkpoint = checkpoint
+        self.checkpoint, self.run = checkpoint, run
         self._assembly, self._params, self.alpha = assembly, params, alpha
         self._encoder = encoder or Encoder(assembly, params)
         self._library = library
@@ -103,6 +105,16 @@ class Retriever:
     def library(self) -> Account | None:
         """What became of the rows of the library; None without one."""
         return None if self._library is None else self._library.account
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether a part of the library on disk cannot be read, so that hits may be missing."""
+        return self._library is not None and self._library.partial
+
+    @property
+    def _model(self) -> Model:
+        a = self._assembly
+        return Model(self._encoder, a.config, a.vocabulary, self.checkpoint.sha256, self.run)
 
     def encode_text(self, texts: Sequence[str]) -> Float[np.ndarray, "n D"]:
         """Rows of length one; equal bit for bit for equal texts.
@@ -134,54 +146,50 @@ class Retriever:
     def with_library(
         self, source: str | Path | Sequence[str], smiles_column: str = "", name_column: str = ""
     ) -> Retriever:
-        """The same model with molecules to search: a file, or a list of SMILES.
+        """The same model with molecules to search: a library's folder, a file, or a list of SMILES.
 
         Files: .smi (SMILES, then a name), CSV, TSV, Parquet, SDF, gzipped or not. What is no
-        molecule is left out and counted in `library`. Raises ValueError where none is left.
+        molecule is left out and counted in `library`. Raises ValueError where none is left, and
+        where a folder is of another model.
         """
         if isinstance(source, (str, Path)):
-            features = json.dumps(dataclasses.asdict(self.config.features))
-            identity = (self.checkpoint.sha256, features)
-            library = open_library(
-                Path(source), self._encoder, identity, smiles_column, name_column
-            )
-        else:
-            library = library_of(_listed(source), self._encoder)
-        return self._with(library)
+            return self._with(open_library(Path(source), self._model, smiles_column, name_column))
+        return self._with(listed(_listed(source), self._model))
 
     def with_texts(self, texts: Sequence[str]) -> Retriever:
         """The same model with descriptions to search, for the way from a molecule to its text."""
         rows = self.encode_text(texts)
         entries = [(text, f"row {i + 1}") for i, text in enumerate(texts)]
         account = Account("the texts given", len(rows), len(rows), {})
-        return self._with(Library(rows, entries, account, of_texts=True))
+        return self._with(Listed(rows, entries, account, of_texts=True))
 
-    def search(self, text: str, k: int = 10) -> list[Hit]:
+    def search(self, text: str, k: int = 10, where: Filter | None = None) -> list[Hit]:
         """The k items of the library that fit a description best, best first.
 
         A model with a second stage orders its shortlist anew (`Hit.refined`); what follows the
-        shortlist is in the order of the cosine.
+        shortlist is in the order of the cosine. Of a library on disk `where` lets only those
+        compete that meet it (tmr_jax.filters.parse_filter).
         """
         query = self.encode_text([text])
         if self._refiner is None or self._holds_texts:
-            return self._nearest(query, k)
-        return self._two_stages(self._refiner, "t2m", text, query, k)
+            return self._nearest(query, k, where)
+        return self._two_stages(self._refiner, "t2m", text, query, k, where)
 
-    def search_molecule(self, smiles: str, k: int = 10) -> list[Hit]:
+    def search_molecule(self, smiles: str, k: int = 10, where: Filter | None = None) -> list[Hit]:
         """The k items of the library nearest to a molecule: its like, or texts that describe it.
 
         Texts are put in a second order as in `search`.
         """
         query = self.encode_molecules([smiles])
         if self._refiner is None or not self._holds_texts:
-            return self._nearest(query, k)
-        return self._two_stages(self._refiner, "m2t", smiles, query, k)
+            return self._nearest(query, k, where)
+        return self._two_stages(self._refiner, "m2t", smiles, query, k, where)
 
     @property
     def _holds_texts(self) -> bool:
         return self._library is not None and self._library.of_texts
 
-    def _nearest(self, query: np.ndarray, k: int) -> list[Hit]:
+    def _nearest(self, query: np.ndarray, k: int, where: Filter | None) -> list[Hit]:
         if self._library is None:
             raise ValueError(
                 "expected a library to search, got a retriever without one; "
@@ -189,18 +197,25 @@ class Retriever:
             )
         if k < 1:
             raise ValueError(f"expected k of at least 1, got {k}; ask for 10")
-        index, score = top(query, self._library.rows, k)
         return [
-            Hit(place, float(s), *self._library.entries[int(i)])
-            for place, (i, s) in enumerate(zip(index[0], score[0], strict=True), 1)
+            Hit(rank, item.score, item.content, item.name, None, item.id, item.columns)
+            for rank, item in enumerate(self._library.find(query, k, where), 1)
         ]
 
     def _two_stages(
-        self, refiner: Refiner, direction: Direction, asked: str, query: np.ndarray, k: int
+        self,
+        refiner: Refiner,
+        direction: Direction,
+        asked: str,
+        query: np.ndarray,
+        k: int,
+        where: Filter | None,
     ) -> list[Hit]:
         """The k best hits; those of the shortlist in the order of the second stage."""
         length = refiner.settings.shortlist
-        hits = self._nearest(query, max(k, length))
+        hits = self._nearest(query, max(k, length), where)
+        if not hits:  # none meets the filter
+            return []
         short, rest = hits[:length], hits[length:]
         answers = [hit.content for hit in short]
         if direction == "t2m":
@@ -221,7 +236,7 @@ class Retriever:
 
     def _with(self, library: Library) -> Retriever:
         kept = (self._assembly, self._params, self.checkpoint, self._encoder)
-        return Retriever(*kept, library, self.alpha)
+        return Retriever(*kept, library, self.alpha, self.run)
 
 
 def _listed(strings: Sequence[str]) -> list[str]:

@@ -22,6 +22,7 @@ import tyro
 
 if TYPE_CHECKING:
     from tmr_jax.retriever import Hit, Retriever
+    from tmr_jax.store import Filter
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet run a cell
 
@@ -35,10 +36,13 @@ class Arguments:
     run: Path
     """Directory that training wrote, e.g. runs/quickstart."""
     library: Path | None = None
-    """Molecules to search: .smi, .csv, .tsv, .parquet or .sdf, gzipped or not. Without one, those
-    of the run's own test pool."""
+    """Molecules to search: .smi, .csv, .tsv, .parquet or .sdf, gzipped or not, or the folder that
+    tmr index has made of one. Without one, those of the run's own test pool."""
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
     """How many matches to show."""
+    where: tuple[str, ...] = ()
+    """Only molecules that meet all of these: "mw<500", charge=0, nitrile, "!nitro", unsalted (no
+    salts), distinct (no duplicates), parents (one of each but for salt and charge)."""
     molecule: bool = False
     """The queries are SMILES: find the molecules most like them."""
     smiles_column: str = ""
@@ -69,10 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m tmr_jax.search",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    from tmr_jax.filters import parse_filter
+
     try:
         _check(chosen)
         retriever = open_retriever(chosen)
-        answers = find(retriever, chosen.queries, chosen.k, chosen.molecule)
+        where = parse_filter(chosen.where) if chosen.where else None
+        answers = find(retriever, chosen.queries, chosen.k, chosen.molecule, where)
         if chosen.html:
             write_page(chosen.html, answers, _about(retriever))
             _note(f"drawn in {chosen.html}")
@@ -122,6 +129,8 @@ def open_retriever(chosen: Arguments) -> Retriever:
     if account.refused:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(account.refused.items()))
         _note(f"{account.kept:,} of {account.rows:,} rows are molecules; left out: {reasons}")
+    if retriever.is_partial:
+        _note(f"a part of {chosen.library} cannot be read: tmr index check {chosen.library}")
     if account.kept < chosen.k:
         _note(f"the library has {account.kept:,} molecules, so {account.kept:,} are shown")
     return retriever
@@ -143,7 +152,13 @@ def _own_pool(retriever: Retriever) -> tuple[str, list[str]]:
     return source, list(load_pool(source, data).smiles)
 
 
-def find(retriever: Retriever, queries: Sequence[str], k: int, molecule: bool) -> list[Answer]:
+def find(
+    retriever: Retriever,
+    queries: Sequence[str],
+    k: int,
+    molecule: bool,
+    where: Filter | None = None,
+) -> list[Answer]:
     """The k best matches of every query."""
     answers = []
     for query in queries:
@@ -151,7 +166,7 @@ def find(retriever: Retriever, queries: Sequence[str], k: int, molecule: bool) -
             tokens = retriever.config.features.max_tokens
             _note(f"only the first {tokens} word pieces of a query are read: {query[:60]!r}...")
         search = retriever.search_molecule if molecule else retriever.search
-        answers.append(Answer(query, search(query, k)))
+        answers.append(Answer(query, search(query, k, where)))
     return answers
 
 

@@ -55,7 +55,7 @@ def first_params(assembly: Assembly) -> dict[str, Any]:
     one = np.zeros(1, np.int64)
     shapes = declare_shapes(mol, config.train.text_buckets, 1)
     batch = make_batch(one, text, mol, one, one, shapes, assembly.tokenizer.pad_token)
-    return init_params(assembly, batch, config.train.seed, None)
+    return init_params(assembly, batch, config.train.seed)
 
 
 def slot_sharpness(assembly: Assembly, params: Any, side: Side) -> Float[np.ndarray, " M"]:

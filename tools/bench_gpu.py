@@ -4,7 +4,8 @@ Self-contained: random weights of SciBERT's size, texts of ChEBI-20's lengths, m
 random; no data set and no network. It prints, each with the target that was set for an H200:
 
 - the training step, all of DiffTMR's loss with dropout, batch 512: pairs a second and MFU on real
-  tokens, texts packed and in buckets, and packed with each way to read attention;
+  tokens, texts packed and in buckets;
+- one layer's attention over packed rows, forward and backward, by each way there is to do it;
 - the published schedule: batch 32, how long 60 epochs of 26,408 pairs take;
 - the ratio to PyTorch's best options on the same card (--torch-python, an environment with torch);
 - evaluation of 33,010 candidates in both directions, F = 15, S = 50, K1 = 256, K = 32;
@@ -16,9 +17,11 @@ random; no data set and no network. It prints, each with the target that was set
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -31,9 +34,10 @@ from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import Experiment, load_experiment
 from tmr_jax.data.batching import Composition, declare_rows, declare_shapes, encode_batches_mol
 from tmr_jax.data.cache import MolTable, TextTable, cache_folder
+from tmr_jax.data.packing import pack
 from tmr_jax.feed import feed_of
 from tmr_jax.models import build_model
-from tmr_jax.nn.bert import BertConfig
+from tmr_jax.nn.bert import BertConfig, plain_attention
 from tmr_jax.refinement import Refiner, settings_of
 from tmr_jax.training.optim import build_optimizer
 from tmr_jax.training.state import joined, new_state, variables
@@ -50,6 +54,8 @@ VOCABULARY = 5_000  # atom environments
 class Arguments:
     shrunk: bool = False
     """A toy model and few repeats: what a test runs on CPU."""
+    torch_python: Path | None = None
+    """Python of an environment with torch and transformers: the ratio is printed, too."""
 
 
 class Sizes(NamedTuple):
@@ -202,11 +208,86 @@ def _ready(answer: Any, clock: Throughput, pause: bool = False) -> None:
     clock.done(answer.work)
 
 
-def step(size: Sizes) -> None:
+def step(size: Sizes, torch_python: Path | None) -> None:
+    rates = {}
     for how in ("packed", "buckets"):
         found = train(work(size, how, size.large), max(size.steps // 16, 2))
+        rates[how] = found["pairs_per_second"]
         print(f"step, batch {size.large}, {how}: {sentence(found)}", flush=True)
     print("  target: MFU 45 %, which is about 8,000 pairs/s")
+    if torch_python is None:
+        print("PyTorch: not compared, no --torch-python was given; target: 1.3 times", flush=True)
+        return
+    for name, rate in rival(size, torch_python).items():
+        ratio = max(rates.values()) / rate
+        print(f"PyTorch, {name}: {rate:,.0f} pairs/s; ours has {ratio:.2f} times", flush=True)
+    print("  target: 1.3 times")
+
+
+def rival(size: Sizes, python: Path) -> dict[str, float]:
+    """Pairs a second of PyTorch's best options on the same card, texts, molecules and weights."""
+    from bench_jax_worker import write_work
+    from bench_vs_torch import RIVALS, Program
+
+    task, rates = work(size, "buckets", size.large), {}
+    with tempfile.TemporaryDirectory() as place:
+        folder, params = Path(place), jax.device_get(parameters(task))
+        write_work(folder, task.data, params, task.config, size.bert, 0, {})
+        worker = Program(python, "bench_torch_worker.py", folder)
+        for name in (name for name in RIVALS if name.startswith("bfloat16")):
+            worker.ask(do="take", name=name)
+            worker.ask(do="train", name=name, first=0, count=max(size.steps // 8, 2))
+            found = worker.ask(do="train", name=name, first=0, count=max(size.steps // 4, 2))
+            rates[name] = found["pairs"] / found["seconds"]
+        worker.close()
+    return rates
+
+
+def attention(size: Sizes) -> None:
+    """Rows of packed texts as a batch has them, the mask of each place, bfloat16."""
+    c = size.bert
+    lengths = np.diff(texts(size.large, size, 5).offsets)
+    row, start, rows = pack(lengths, size.width)
+    segment = np.full((rows, size.width), -1)  # padding reads padding
+    for i, (r, first) in enumerate(zip(row, start, strict=True)):
+        segment[r, first : first + lengths[i]] = i
+    mask = jnp.asarray(segment[:, :, None] == segment[:, None])
+    shape = (rows, size.width, c.heads, c.hidden // c.heads)
+    q, k, v = jax.random.normal(jax.random.key(0), (3, *shape), jnp.bfloat16)
+    keep = jax.random.bernoulli(jax.random.key(1), 0.9, (rows, c.heads, size.width, size.width))
+    keep = keep.astype(jnp.float32) / 0.9
+
+    def library(how: str) -> Callable[..., jax.Array]:
+        def read(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], implementation=how)
+
+        return read
+
+    ways: dict[str, Callable[..., jax.Array]] = {
+        "as trained, with dropout": lambda q, k, v: plain_attention(q, k, v, mask, keep),
+        "as trained, no dropout": lambda q, k, v: plain_attention(q, k, v, mask, None),
+        "jax.nn, XLA, no dropout": library("xla"),
+        "jax.nn, cuDNN, no dropout": library("cudnn"),
+    }
+    for name, read in ways.items():
+        gradient = jax.jit(jax.grad(lambda q, k, v, read=read: read(q, k, v).sum(), (0, 1, 2)))
+        try:
+            seconds = fastest(lambda g=gradient: jax.block_until_ready(g(q, k, v)))
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            print(f"attention, {name}: not here ({str(error).splitlines()[0][:80]})", flush=True)
+            continue
+        print(f"attention, {name}: {seconds * 1e3:.2f} ms a layer", flush=True)
+
+
+def fastest(work: Callable[[], object], runs: int = 5) -> float:
+    """Seconds of the fastest run but the first."""
+    work()
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def schedule(size: Sizes) -> None:
@@ -291,8 +372,8 @@ def main(arguments: Arguments) -> None:
     size = SHRUNK if arguments.shrunk else FULL
     kind = jax.devices()[0].device_kind
     print(f"jax {jax.__version__} on {kind}; a large product: {product():.3g} TFLOP/s", flush=True)
-    parts: tuple[Callable[[Sizes], None], ...] = (step, schedule, evaluation, graphs)
-    for part in parts:
+    step(size, arguments.torch_python)
+    for part in (attention, schedule, evaluation, graphs):
         part(size)
 
 

@@ -17,13 +17,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from tmr_jax.assembly import Encoder, assemble_for_training, init_params
+from tmr_jax.assembly import Encoder, TrainingSet, assemble_for_training, init_params
 from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import DataConfig, Experiment, load_experiment
+from tmr_jax.data.batching import Composition
 from tmr_jax.data.cache import CACHE_FROM, cache_folder, text_take
 from tmr_jax.data.pools import load_pool
 from tmr_jax.feed import feed_of
 from tmr_jax.memory import keep_freed_memory
+from tmr_jax.nn.bert import BertConfig
 from tmr_jax.training.optim import build_optimizer
 from tmr_jax.training.state import new_state, variables
 from tmr_jax.types import Pair
@@ -53,7 +55,9 @@ class Contestant:
         self.plan = self.data.composition.epoch(0, 0)
         pad = self.assembly.tokenizer.pad_token
         first = self.data.batch(self.plan[0], pad)
-        self.params = jax.device_get(init_params(self.assembly, first, 0, weights))
+        self.params = jax.device_get(
+            init_params(self.assembly, first, 0, {"text_encoder": weights})
+        )
         self.optimizer = build_optimizer(config.optim, 10_000, self.params)
         self.feed = feed_of(self.data, self.assembly.model, self.optimizer, frozenset(), None, pad)
         self.encoder = Encoder(self.assembly, self.params)
@@ -83,8 +87,9 @@ class Contestant:
         return str(jax.tree.map(np.shape, batch))
 
     def _step(self, rows: np.ndarray) -> float:
-        self.state, metrics, _ = self.feed(self.state, rows[None], jax.random.key(0))
-        return float(jax.device_get(metrics["loss"])[-1])
+        answer = self.feed(self.state, rows[None], jax.random.key(0))
+        self.state = answer.state
+        return float(jax.device_get(answer.metrics["loss"])[-1])
 
     def train(self, first: int, count: int) -> dict[str, Any]:
         rows = [self.plan[i % len(self.plan)] for i in range(first, first + count)]
@@ -106,14 +111,32 @@ def pairs_of_pool() -> list[Pair]:
     return [Pair(str(i), pool.texts[i], pool.smiles[j], "train") for i, j in asked]
 
 
-def write_work(folder: Path, one: Contestant) -> dict[str, Any]:
+def write_checked(folder: Path, one: Contestant) -> dict[str, Any]:
     """What the rival reads; returns loss and norm of the gradients of a batch with known noise."""
-    data, config = one.data, one.assembly.config
-    rng = np.random.default_rng(0)
-    steps = len(data.ids) // config.train.batch_size
-    shuffled = rng.permutation(len(data.ids))[: steps * config.train.batch_size]
-    rows = shuffled[: config.train.batch_size]
+    rows = np.random.default_rng(0).permutation(len(one.data.ids))
+    rows = rows[: one.assembly.config.train.batch_size]
     found, drawn = checked(one, rows)
+    known = {"check_rows": rows, **{f"check_{name}": value for name, value in drawn.items()}}
+    a = one.assembly
+    write_work(folder, one.data, one.params, a.config, a.bert, a.tokenizer.pad_token, known)
+    return found
+
+
+def write_work(
+    folder: Path,
+    data: TrainingSet,
+    params: Any,
+    config: Experiment,
+    bert: BertConfig,
+    pad: int,
+    known: dict[str, np.ndarray],
+) -> None:
+    """The same texts, molecules, weights and sizes for PyTorch; `known` arrays go with them."""
+    size = config.train.batch_size
+    steps = len(data.ids) // size
+    shuffled = np.random.default_rng(0).permutation(len(data.ids))[: steps * size]
+    lengths = np.diff(data.text.offsets)
+    by_length = Composition(lengths, size, False, config.train.pool_batches).epoch(0, 0)
     arrays = {
         "tokens": data.text.tokens,
         "text_offsets": data.text.offsets,
@@ -125,30 +148,27 @@ def write_work(folder: Path, one: Contestant) -> dict[str, Any]:
         "text_group": data.text_group,
         "mol_group": data.mol_group,
         "random_plan": shuffled.reshape(steps, -1),
-        "sorted_plan": one.plan,
+        "sorted_plan": by_length,
         "buckets": np.array(config.train.text_buckets),
         "encode_batch": np.array(config.eval.batch_size),
-        "pad": np.array(one.assembly.tokenizer.pad_token),
-        "check_rows": rows,
-        **{f"check_{name}": value for name, value in drawn.items()},
+        "pad": np.array(pad),
+        **known,
     }
     np.savez(folder / "work.npz", **arrays)
-    flat = jax.tree_util.tree_leaves_with_path(one.params)
+    flat = jax.tree_util.tree_leaves_with_path(params)
     names = ("/".join(str(key.key) for key in path) for path, _ in flat)
     np.savez(folder / "params.npz", **dict(zip(names, (leaf for _, leaf in flat), strict=True)))
-    bert = one.assembly.bert
     meta = {
         "bert": {name: getattr(bert, name) for name in bert.__dataclass_fields__},
         "dropout": config.model.text.dropout,
         "dim": config.model.dim,
         "width": config.model.graph.width,
-        "atoms": len(one.params["graph_encoder"]["atoms"]["embedding"]),
+        "atoms": len(params["graph_encoder"]["atoms"]["embedding"]),
         "steps": config.model.hdan.steps,
         "gamma": config.model.hdan.gamma,
         "device": "cuda" if jax.default_backend() == "gpu" else "cpu",
     }
     (folder / "meta.json").write_text(json.dumps(meta))
-    return found
 
 
 def checked(one: Contestant, rows: np.ndarray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -192,7 +212,7 @@ def main() -> None:
     pairs = pairs_of_pool()
     assert len(pairs) >= CACHE_FROM, "a pool of this size is featurised once"
     contestants = {name: Contestant(texts, pairs) for name, texts in TEXTS.items()}
-    check = write_work(folder, contestants["tmr_jax, buckets"])
+    check = write_checked(folder, contestants["tmr_jax, buckets"])
     hello = {"jax": jax.__version__, "backend": jax.default_backend(), "check": check}
     print(json.dumps(hello), flush=True)
     for answer in answers(contestants):

@@ -28,6 +28,7 @@ from tmr_jax.data import load_pairs_with_report
 from tmr_jax.data.batching import encode_batches_mol, encode_batches_text, mol_batch
 from tmr_jax.data.cache import TextTable, cache_folder, molecule_table, text_table
 from tmr_jax.data.pools import load_pool, validation_protocol
+from tmr_jax.loop import Plan
 from tmr_jax.losses.contrastive import info_nce, same_pair
 from tmr_jax.memory import keep_freed_memory
 from tmr_jax.models.dual import MAX_LOG_SCALE, GraphEncoder
@@ -36,7 +37,7 @@ from tmr_jax.nn.pooling import masked_mean, unit
 from tmr_jax.retrieval.index import encode
 from tmr_jax.retrieval.metrics import metrics
 from tmr_jax.retrieval.rank import rank
-from tmr_jax.train import Plan, parse
+from tmr_jax.train import parse
 from tmr_jax.training.optim import build_optimizer
 
 

@@ -29,11 +29,11 @@ from tmr_jax.data.cache import cache_folder
 from tmr_jax.data.pools import load_pool, validation_protocol
 from tmr_jax.eval import encode_pools, restored
 from tmr_jax.generator import FeatureSet, assemble_for_generator, init_generator
+from tmr_jax.loop import Plan
 from tmr_jax.memory import keep_freed_memory
 from tmr_jax.models.difftmr import GENERATOR
 from tmr_jax.refinement import Refiner, choose_alpha, settings_of, tier_scores
 from tmr_jax.retrieval.refine import Direction
-from tmr_jax.train import Plan
 from tmr_jax.training.optim import build_optimizer
 from tmr_jax.training.state import new_state
 from tmr_jax.training.step import make_train_step

@@ -74,6 +74,18 @@ def refined(direction, text=TEXT, mol=MOL, queries=None, settings=SETTINGS, para
     return refine(apply, params, text, mol, direction, queries, settings)
 
 
+@pytest.mark.parametrize("direction", ["t2m", "m2t"])
+def test_eight_devices_refine_as_one_does(direction):
+    queries = np.arange(20)
+    one, eight = (
+        refine(apply, PARAMS, TEXT, MOL, direction, queries, SETTINGS, devices=devices)
+        for devices in ((), jax.devices()[:8])
+    )
+    np.testing.assert_array_equal(one.item, eight.item)
+    for ours, theirs in zip(one, eight, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
 def parts(s, i):
     return np.float64(s.parts[s.offsets[i] : s.offsets[i + 1]])
 

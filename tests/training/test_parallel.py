@@ -55,7 +55,7 @@ def one_step(model, devices, how, texts="buckets", chunk=0):
     assembly, data, _ = assemble_for_training(config, load_pairs(config.data), spread.parts)
     pad, rows = assembly.tokenizer.pad_token, data.composition.epoch(0, 0)
     one = data._replace(shards=1).batch(rows[0][: 16 // spread.parts], pad)
-    params = init_params(assembly, one, 0, None)
+    params = init_params(assembly, one, 0)
     plain = optax.apply_if_finite(optax.sgd(1.0), 1)
     rivals = assembly.model.adversary
     adversary = plain if rivals else None

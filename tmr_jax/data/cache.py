@@ -175,7 +175,7 @@ def _featurise_distinct(
         )
     parts = list(packed)
     reasons = [r for part in parts for r in json.loads(part["reasons"].tobytes())]
-    return _joined(parts), reasons
+    return joined_table(parts), reasons
 
 
 def pack_chunk(smiles: list[str], molecule: Molecule, motif: Motif) -> dict[str, np.ndarray]:
@@ -187,6 +187,13 @@ def pack_chunk(smiles: list[str], molecule: Molecule, motif: Motif) -> dict[str,
             reasons.append("")
         except BadMolecule as error:
             reasons.append(error.reason)
+    return pack(features, reasons, molecule, motif)
+
+
+def pack(
+    features: list[MolFeatures], reasons: list[str], molecule: Molecule, motif: Motif
+) -> dict[str, np.ndarray]:
+    """Packed arrays of molecules, and for each SMILES they are from its refusal or ""."""
     methane = featurise("C", molecule, motif)  # goes first, so that no features have columns too
     width = {"ogb": np.uint8, "ogb_morgan": np.uint16, "morgan1": np.int64}[molecule]
     joined = {
@@ -213,7 +220,8 @@ def _digest(features: MolFeatures) -> np.ndarray:
     return np.frombuffer(digest.digest(), np.uint8)
 
 
-def _joined(parts: list[dict[str, np.ndarray]]) -> MolTable:
+def joined_table(parts: list[dict[str, np.ndarray]]) -> MolTable:
+    """The molecules of all chunks, one after another."""
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     fields = {name: whole[name] for name in (*MolFeatures._fields, "key")}
     return MolTable(

@@ -1,7 +1,8 @@
-"""Molecule features in several processes: chunks out as JSON lines, arrays back as .npz.
+"""RDKit's work in several processes: jobs out as JSON lines, arrays back as .npz.
 
 The processes are plain subprocesses rather than a `multiprocessing` pool: forking a process that
-runs JAX can hang, and spawning would run the user's script a second time.
+runs JAX can hang, spawning would run the user's script a second time, and a process that hangs
+inside of RDKit can only be killed.
 """
 
 from __future__ import annotations
@@ -10,52 +11,108 @@ import contextlib
 import io
 import json
 import os
-import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+Arrays = dict[str, np.ndarray]
+AHEAD = 4  # jobs handed out for each process before the first result is taken
 
-def in_workers(jobs: list[list]) -> Iterator[dict[str, np.ndarray]]:
-    """`pack_chunk(*job)` of every job, in order. RuntimeError where a process dies."""
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for i in range(len(jobs)):
-        waiting.put(i)
-    results: list = [None] * len(jobs)
-    done = [threading.Event() for _ in jobs]
-    workers = [_start() for _ in range(min(_cores(), len(jobs)))]
-    threads = [
-        threading.Thread(target=_feed, args=(w, jobs, waiting, results, done), daemon=True)
-        for w in workers
-    ]
+
+class Died(RuntimeError):
+    """A process ended over its job, or was ended because it took too long."""
+
+
+class Worker:
+    """One process that does a job at a time and can be killed over it; starts with its first."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen | None = None
+
+    def ask(self, task: str, job: list, limit: float | None = None) -> Arrays:
+        """`TASKS[task](*job)`; Died where the process ends or needs more than `limit` seconds.
+
+        The next job has a new process then.
+        """
+        process = self._process = self._process or _start()
+        assert process.stdin is not None and process.stdout is not None
+        timer = None if limit is None else threading.Timer(limit, process.kill)
+        try:
+            if timer is not None:
+                timer.start()
+            process.stdin.write(json.dumps([task, job]).encode() + b"\n")
+            process.stdin.flush()
+            return _receive(process.stdout)
+        except (OSError, ValueError) as error:
+            self.close()
+            raise Died(f"the process ended over {task}") from error
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def close(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):  # an unsent rest trips over the closed pipe
+                assert pipe is not None
+                pipe.close()
+
+
+def in_workers(
+    jobs: Iterable[Any], do: Callable[[Worker, Any], Arrays] | None = None, ahead: int = AHEAD
+) -> Generator[Arrays, None, None]:
+    """`do(worker, job)` of every job, in order; `jobs` is read so far ahead and no further.
+
+    Without `do`: the features of [smiles, molecule, motif]; RuntimeError where a process dies.
+    """
+    count, workers, idle = _cores(), [], deque()
+
+    def run(job: Any) -> Arrays:
+        try:
+            worker = idle.pop()
+        except IndexError:  # every process is at work; there are no more threads than `count`
+            workers.append(worker := Worker())
+        try:
+            return (do or _features)(worker, job)
+        finally:
+            idle.append(worker)
+
+    waiting: deque[Future] = deque()
+    pool = ThreadPoolExecutor(count)
     try:
-        for thread in threads:
-            thread.start()
-        for i, event in enumerate(done):
-            while not event.wait(1.0):
-                if not any(thread.is_alive() for thread in threads) and not event.is_set():
-                    raise RuntimeError(_died(jobs[i]))
-            if results[i] is None:
-                raise RuntimeError(_died(jobs[i]))
-            yield results[i]
-            results[i] = None
+        for job in jobs:
+            waiting.append(pool.submit(run, job))
+            if len(waiting) >= ahead * count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
+        pool.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
-            worker.kill()
-            worker.wait()
-        for thread in threads:
-            thread.join()
+            worker.close()
+        pool.shutdown(wait=True)
 
 
-def _died(job: list) -> str:
-    return (
-        f"expected features of the {len(job[0])} molecules from {job[0][0]!r} on, but the process "
-        "that computed them ended; try again with fewer molecules to find the one it fails on"
-    )
+def _features(worker: Worker, job: list) -> Arrays:
+    try:
+        return worker.ask("features", job)
+    except Died as error:
+        raise RuntimeError(
+            f"expected features of the {len(job[0])} molecules from {job[0][0]!r} on, but the "
+            "process that computed them ended; try again with fewer molecules to find the one it "
+            "fails on"
+        ) from error
 
 
 def _cores() -> int:
@@ -76,33 +133,7 @@ def _start() -> subprocess.Popen:
     )
 
 
-def _feed(
-    worker: subprocess.Popen,
-    jobs: list[list],
-    waiting: queue.SimpleQueue[int],
-    results: list,
-    done: list[threading.Event],
-) -> None:
-    """Gives one worker a job at a time until none is left."""
-    assert worker.stdin is not None and worker.stdout is not None
-    # A worker that was killed leaves an unsent rest behind that closing the pipe trips over.
-    with contextlib.suppress(OSError), worker.stdin as jobs_out, worker.stdout as arrays_in:
-        while True:
-            try:
-                i = waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                jobs_out.write(json.dumps(jobs[i]).encode() + b"\n")
-                jobs_out.flush()
-                results[i] = _receive(arrays_in)
-            except (OSError, ValueError):
-                return
-            finally:
-                done[i].set()
-
-
-def _receive(stream) -> dict[str, np.ndarray]:
+def _receive(stream: Any) -> Arrays:
     size = stream.read(8)
     content = stream.read(int.from_bytes(size, "little"))
     if len(size) < 8:
@@ -111,12 +142,24 @@ def _receive(stream) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def main() -> None:
-    from tmr_jax.data.cache import pack_chunk
+def _task(name: str) -> Callable[..., Arrays]:
+    """What a process can be asked for; each is imported by the first who asks."""
+    if name == "features":
+        from tmr_jax.data.cache import pack_chunk
 
+        return pack_chunk  # type: ignore[return-value]
+    if name == "entries":
+        from tmr_jax.data.entries import describe_chunk
+
+        return describe_chunk  # type: ignore[return-value]
+    raise ValueError(f"expected a task, got {name!r}")
+
+
+def main() -> None:
     for line in sys.stdin.buffer:
+        task, job = json.loads(line)
         buffer = io.BytesIO()
-        np.savez(buffer, **pack_chunk(*json.loads(line)))  # type: ignore[arg-type]
+        np.savez(buffer, **_task(task)(*job))  # type: ignore[arg-type]
         content = buffer.getvalue()
         sys.stdout.buffer.write(len(content).to_bytes(8, "little") + content)
         sys.stdout.buffer.flush()

@@ -6,6 +6,7 @@ molecules that the features cannot tell apart, give equal arrays, byte for byte.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -87,10 +88,13 @@ def parse_smiles(smiles: str) -> Chem.Mol:
     """The sanitised molecule without explicit hydrogens; `BadMolecule` with a reason otherwise."""
     smiles = _check_text(smiles)
     with rdBase.BlockLogs():
-        _check_size(smiles)
+        # So few characters cannot write too many atoms or rings (a ring closure takes two).
+        if len(smiles) > 2 * MAX_RINGS:
+            _check_size(smiles)
         mol = Chem.MolFromSmiles(smiles)
-    if mol is None:
-        raise BadMolecule("impossible-chemistry", smiles)
+        if mol is None or not mol.GetNumAtoms():
+            _check_size(smiles)
+            raise BadMolecule("impossible-chemistry", smiles)
     return mol
 
 
@@ -103,13 +107,22 @@ def featurise(
     `ogb`: nodes and edges are the columns of `NODE_SIZES` and `EDGE_SIZES`; `ogb_morgan`: the same
     with two more atom columns, of `ENVIRONMENT_SIZES`.
     """
-    mol = parse_smiles(smiles)
+    return featurise_mol(parse_smiles(smiles), molecule, motif)
+
+
+def featurise_mol(
+    mol: Chem.Mol,
+    molecule: Literal["morgan1", "ogb", "ogb_morgan"],
+    motif: Literal["none", "brics"],
+) -> MolFeatures:
+    """The same arrays from what `parse_smiles` has returned."""
     with rdBase.BlockLogs():
         nodes, bonds = _morgan1(mol) if molecule == "morgan1" else _ogb(mol := _rewritten(mol))
         if molecule == "ogb_morgan":
             nodes = np.concatenate([nodes, np.array(environment_columns(mol), np.int64)], axis=1)
+        between = map(mol.GetBondWithIdx, range(mol.GetNumBonds()))
         ends = np.array(
-            [(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds()], np.int32
+            [(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in between], np.int32
         ).reshape(-1, 2)
         motifs = brics_motifs(mol) if motif == "brics" else np.arange(len(nodes), dtype=np.int32)
         rank = _canonical_rank(nodes, bonds, ends)
@@ -118,6 +131,9 @@ def featurise(
 
 def _rewritten(mol: Chem.Mol) -> Chem.Mol:
     """The molecule as its canonical SMILES writes it: chirality tags depend on the writing."""
+    atoms = map(mol.GetAtomWithIdx, range(mol.GetNumAtoms()))
+    if all(atom.GetChiralTag() == Chem.CHI_UNSPECIFIED for atom in atoms):
+        return mol  # nothing else does, as a test on thousands of molecules says
     again = Chem.MolFromSmiles(Chem.MolToSmiles(mol))
     # A few metal complexes cannot be read back; their tags then follow the given writing.
     return mol if again is None else again
@@ -131,8 +147,9 @@ def _morgan1(mol: Chem.Mol) -> tuple[np.ndarray, np.ndarray]:
 def _ogb(mol: Chem.Mol) -> tuple[np.ndarray, np.ndarray]:
     _label_stereo(mol)
     rings = mol.GetRingInfo()
-    nodes = [atom_columns(atom, rings) for atom in mol.GetAtoms()]
-    bonds = [bond_columns(bond) for bond in mol.GetBonds()]
+    # By number: the sequences that RDKit returns ask for their length at every item.
+    nodes = [atom_columns(mol.GetAtomWithIdx(i), rings) for i in range(mol.GetNumAtoms())]
+    bonds = [bond_columns(mol.GetBondWithIdx(i)) for i in range(mol.GetNumBonds())]
     return (
         np.array(nodes, np.int64).reshape(-1, len(NODE_SIZES)),
         np.array(bonds, np.int64).reshape(-1, len(EDGE_SIZES)),
@@ -145,8 +162,10 @@ def _label_stereo(mol: Chem.Mol) -> None:
     They do not to bonds of no integer order, nor where they would take too long (cages of hundreds
     of like atoms).
     """
-    centres = [a.GetIdx() for a in mol.GetAtoms() if a.GetChiralTag() != Chem.CHI_UNSPECIFIED]
-    double = [b.GetIdx() for b in mol.GetBonds() if b.GetStereo() > Chem.BondStereo.STEREOANY]
+    atoms = map(mol.GetAtomWithIdx, range(mol.GetNumAtoms()))
+    bonds = map(mol.GetBondWithIdx, range(mol.GetNumBonds()))
+    centres = [a.GetIdx() for a in atoms if a.GetChiralTag() != Chem.CHI_UNSPECIFIED]
+    double = [b.GetIdx() for b in bonds if b.GetStereo() > Chem.BondStereo.STEREOANY]
     if not centres and not double:
         return
     try:
@@ -161,20 +180,29 @@ def _canonical_rank(nodes: np.ndarray, bonds: np.ndarray, ends: np.ndarray) -> n
     RDKit ranks the atoms of a stand-in: a dummy atom for each atom, whose isotope says which
     features it has, and a bond whose type says which features the bond has.
     """
-    atom_class = np.unique(nodes, axis=0, return_inverse=True)[1].ravel()
-    bond_class = np.unique(bonds, axis=0, return_inverse=True)[1].ravel() if bonds.size else None
     stand_in = Chem.RWMol()
-    for kind in atom_class.tolist():
-        atom = Chem.Atom(0)
-        atom.SetIsotope(kind + 1)
-        atom.SetNoImplicit(True)
-        stand_in.AddAtom(atom)
-    for i, (begin, end) in enumerate(ends.tolist()):
-        kind = 0 if bond_class is None else min(int(bond_class[i]), len(_BOND_KINDS) - 1)
-        stand_in.AddBond(begin, end, _BOND_KINDS[kind])
+    for kind in _classes(nodes):
+        stand_in.AddAtom(_stand_in_atom(kind))
+    for (begin, end), kind in zip(ends.tolist(), _classes(bonds), strict=True):
+        stand_in.AddBond(begin, end, _BOND_KINDS[min(kind, len(_BOND_KINDS) - 1)])
     stand_in.UpdatePropertyCache(strict=False)
     Chem.FastFindRings(stand_in)
     return np.array(Chem.CanonicalRankAtoms(stand_in, breakTies=True), np.int64)
+
+
+def _classes(rows: np.ndarray) -> list[int]:
+    """Place of each row among the distinct rows in their order."""
+    listed = [tuple(row) for row in rows.tolist()]  # molecules are small: faster than np.unique
+    place = {row: i for i, row in enumerate(sorted(set(listed)))}
+    return [place[row] for row in listed]
+
+
+@cache
+def _stand_in_atom(kind: int) -> Chem.Atom:
+    atom = Chem.Atom(0)
+    atom.SetIsotope(kind + 1)
+    atom.SetNoImplicit(True)
+    return atom
 
 
 def canonical(features: MolFeatures) -> MolFeatures:

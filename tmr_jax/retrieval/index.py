@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from tmr_jax.types import MolOut, Side, TextOut
+
+AHEAD = 4  # batches on their way, one for each device of an ordinary machine
 
 
 def encode(
@@ -27,8 +30,8 @@ def encode(
     """
     rows = np.zeros((count, dim), np.float32)
     seen = np.zeros(count, np.int64)
-    for indices, batch in batches:
-        rows[indices] = np.asarray(apply(batch), np.float32)[: len(indices)]
+    for indices, out in _applied(apply, batches):
+        rows[indices] = np.asarray(out, np.float32)[: len(indices)]
         np.add.at(seen, indices, 1)
     _check(rows, seen)
     return unit(rows)
@@ -48,8 +51,7 @@ def encode_parts(
     pooled = np.zeros((count, dim), np.float32)
     seen, sizes = np.zeros(count, np.int64), np.zeros(count, np.int64)
     found = []
-    for indices, batch in batches:
-        out = apply(batch)
+    for indices, out in _applied(apply, batches):
         pooled[indices] = np.asarray(out.pooled, np.float32)[: len(indices)]
         np.add.at(seen, indices, 1)
         parts, sizes[indices] = _parts(out, len(indices))
@@ -63,6 +65,16 @@ def encode_parts(
         parts[np.repeat(shift, counts) + np.arange(len(rows))] = rows
     key = np.ascontiguousarray(keys[:, :4]).view(np.uint32)[:, 0].astype(np.int64) >> 1
     return Side(pooled, parts, offsets, key)
+
+
+def _applied(apply: Callable[[Any], Any], batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple]:
+    """(indices, result) of every batch, so late that devices work while batches are made."""
+    waiting: deque[tuple] = deque()
+    for indices, batch in batches:
+        waiting.append((indices, apply(batch)))
+        if len(waiting) > AHEAD:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def _parts(out: TextOut | MolOut, items: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ ties go by a hash of the input, and so does the noise that a pair starts from.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from tmr_jax.retrieval.index import unit
@@ -24,7 +25,8 @@ from tmr_jax.retrieval.rank import score_chunks
 from tmr_jax.types import Ranking, Side
 
 Direction = Literal["t2m", "m2t"]
-QUERIES = 16  # at once on the device; the last ones are filled up with copies
+QUERIES = 16  # at once on each device; the last ones are filled up with copies
+AXIS = "data"
 WEIGHED = 64  # texts at once whose words are weighed
 
 
@@ -59,18 +61,20 @@ def refine(
     queries: Int[np.ndarray, " Q"],
     settings: Settings,
     watch: Callable[[int], None] = lambda done: None,
+    devices: Sequence[Any] = (),
 ) -> Refined:
     """Shortlists of the queries, rows of the asking side, against all of the other side.
 
     `apply(params, *arrays, method=...)` runs `weigh_words`, `perturb` and `reconstruct` of the
-    model. `watch` is called with the number of queries done, as often as there is news.
+    model. `watch` is called with the number of queries done, as often as there is news. Each of
+    `devices` (without any: the first) has the shortlists of its own queries.
     """
-    stage = _Stage(apply, params, text, mol, direction, settings)
+    stage = _Stage(apply, params, text, mol, direction, settings, devices)
     item, first = shortlist(stage.ask_rows[queries], stage.rows, stage.key, stage.count)
     order = np.argsort(np.diff(stage.asking.offsets)[queries], kind="stable")
     columns = []
-    for start in range(0, len(order), QUERIES):  # like sizes together: little padding
-        chunk = order[start : start + QUERIES]
+    for start in range(0, len(order), stage.held):  # like sizes together: little padding
+        chunk = order[start : start + stage.held]
         columns.append(stage.refine(queries[chunk], item[chunk], first[chunk])[:-1])
         watch(start + len(chunk))
     place = np.argsort(order, kind="stable")
@@ -139,8 +143,11 @@ class _Stage:
         mol: Side,
         direction: Direction,
         settings: Settings,
+        devices: Sequence[Any] = (),
     ) -> None:
-        self._t2m, self._params = direction == "t2m", params
+        self._mesh = Mesh(np.array(devices), (AXIS,)) if len(devices) > 1 else None
+        self.held = QUERIES * max(len(devices), 1)
+        self._t2m, self._params = direction == "t2m", self._everywhere(params)
         self.asking, self._answering = (text, mol) if self._t2m else (mol, text)
         self.ask_rows, self.rows = unit(self.asking.pooled), unit(self._answering.pooled)
         # Of the inputs, not of their embeddings, whose last bits know the batch they were made in.
@@ -148,7 +155,7 @@ class _Stage:
         self.count = min(settings.shortlist, len(self.rows))
         self._head = min(settings.candidates, self.count)
         self._ask_parts = unit(self.asking.parts)
-        self._parts = jnp.asarray(unit(self._answering.parts))
+        self._parts = self._everywhere(jnp.asarray(unit(self._answering.parts)))
         self._longest = bucket(int(np.diff(text.offsets).max()))
         programs = _programs(apply, direction, settings.steps)
         self._weight = word_weights(apply, params, text)
@@ -159,36 +166,53 @@ class _Stage:
         self._perturb, self._local, self._reconstruct = programs
 
     def refine(self, queries: np.ndarray, item: np.ndarray, first: np.ndarray) -> tuple:
-        """The columns of `Refined` for at most QUERIES queries and their shortlists, and X0_hat
+        """The columns of `Refined` for at most `held` queries and their shortlists, and X0_hat
         after every step, [S, q, K]."""
         count = len(queries)
-        filled = np.minimum(np.arange(QUERIES), count - 1)  # one shape: the last query again
+        filled = np.minimum(np.arange(self.held), count - 1)  # one shape: the last query again
         queries, item, first = queries[filled], item[filled], first[filled]
-        own, mask, weight = self._own_parts(queries)
+        own, mask, weight = self._shared(self._own_parts(queries))
         s1, moved = self._perturb_shortlist(queries, item, own, mask)
         by_score = np.lexsort((self.key[item], -s1), axis=1)
         item, first, s1 = (np.take_along_axis(a, by_score, 1) for a in (item, first, s1))
         head = item[:, : self._head]
-        index, segment = self._parts_of(head)
+        index, segment = self._shared(self._parts_of(head))
         local = self._local(self._head, self._parts, index, segment, own, mask, weight)
-        candidates = jnp.asarray(self._answering.pooled[head])
+        candidates = self._shared(jnp.asarray(self._answering.pooled[head]))
         if self._t2m:
-            candidates = jnp.take_along_axis(moved, by_score[:, : self._head, None], 1)
-        asking = self.asking.pooled[queries]
-        keys = self._ask_key[queries], self.key[head], self._noises
+            place = self._shared(by_score[:, : self._head, None])
+            candidates = jnp.take_along_axis(moved, place, 1)
+        asking, *keys = self._shared(
+            (self.asking.pooled[queries], self._ask_key[queries], self.key[head])
+        )
+        keys.append(self._noises)
         states = np.asarray(self._reconstruct(self._params, asking, candidates, local, *keys))
         columns = (item, first, s1, np.asarray(local), states[-1])
         return (*(column[:count] for column in columns), states[:, :count])
+
+    def _shared(self, arrays: Any) -> Any:
+        """Every device gets the rows of its queries."""
+        if self._mesh is None:
+            return arrays
+        return jax.device_put(arrays, NamedSharding(self._mesh, PartitionSpec(AXIS)))
+
+    def _everywhere(self, arrays: Any) -> Any:
+        if self._mesh is None:
+            return arrays
+        return jax.device_put(arrays, NamedSharding(self._mesh, PartitionSpec()))
 
     def _perturb_shortlist(
         self, queries: np.ndarray, item: np.ndarray, own: np.ndarray, mask: np.ndarray
     ) -> tuple[np.ndarray, Array]:
         """s1 [q, K1] and h_P [q, K1, D], by the text of each pair (R7)."""
-        asking, answering = self.asking.pooled[queries], self._answering.pooled[item]
+        asking, answering = self._shared(
+            (self.asking.pooled[queries], self._answering.pooled[item])
+        )
         if self._t2m:
             words: tuple = (own, mask)
         else:
-            words = (self._parts, *padded(self._answering.offsets, item, self._longest))
+            places = padded(self._answering.offsets, item, self._longest)
+            words = (self._parts, *self._shared(places))
         s1, moved = self._perturb(self._params, asking, answering, *words, self._noise)
         return np.asarray(s1), moved
 

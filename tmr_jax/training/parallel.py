@@ -57,6 +57,11 @@ def training_devices() -> list[Any]:
     return jax.devices()
 
 
+def devices_at_hand() -> list[Any]:
+    """Those of this process, for work that processes do not share; of a CPU one."""
+    return jax.local_devices()[: 1 if jax.default_backend() == "cpu" else None]
+
+
 def spread_over(devices: Sequence[Any], how: How, batch_size: int, chunk: int = 0) -> Spread:
     """How `devices` share a batch, of which each encodes `chunk` pairs at a time (0: its share).
 

@@ -1,0 +1,89 @@
+"""What a library keeps of a molecule beside its vector, computed with the features in one parse.
+
+In: SMILES. Out: arrays for the columns of a library, and the features that the model reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from rdkit import Chem, rdBase
+from rdkit.Chem.MolStandardize import rdMolStandardize
+
+from tmr_jax.data.cache import Molecule, Motif, pack
+from tmr_jax.features.graph import BadMolecule, featurise_mol, parse_smiles
+from tmr_jax.features.properties import Properties, group_mask, properties
+
+RDKIT = rdBase.rdkitVersion  # by which a library's columns and features were computed
+NUMBERS = {
+    "mw": np.float32,
+    "logp": np.float32,
+    "tpsa": np.float32,
+    "hbd": np.int32,
+    "hba": np.int32,
+    "rings": np.int32,
+    "charge": np.int32,
+    "heavy_atoms": np.int32,
+}
+assert tuple(NUMBERS) == Properties._fields
+
+
+def describe_chunk(smiles: list[str], molecule: Molecule, motif: Motif) -> dict[str, np.ndarray]:
+    """`pack` of the molecules that parse, and one row of every column for each of them.
+
+    `identity` int64: equal where the canonical SMILES are equal. `parent` int64: the same of the
+    largest part without its charge, so that a salt and its acid agree. `groups` int64: a mask of
+    `GROUPS`. `salt` bool: more than one part.
+    """
+    features, reasons, rows = [], [], []
+    for s in smiles:
+        try:
+            mol = parse_smiles(s)
+            found = featurise_mol(mol, molecule, motif)
+            with rdBase.BlockLogs():
+                row = _row(mol)
+        except BadMolecule as error:
+            reasons.append(error.reason)
+            continue
+        except RuntimeError:  # RDKit's own invariants, over molecules stranger than its parser
+            reasons.append("no-properties")
+            continue
+        rows.append(row)
+        features.append(found)
+        reasons.append("")
+    columns = list(zip(*rows, strict=True)) or [()] * (len(NUMBERS) + 4)
+    kinds = [*NUMBERS.values(), np.int64, np.bool_, np.int64, np.int64]
+    names = [*NUMBERS, "groups", "salt", "identity", "parent"]
+    arrays = {n: np.array(c, k) for n, c, k in zip(names, columns, kinds, strict=True)}
+    return pack(features, reasons, molecule, motif) | arrays
+
+
+def _row(mol: Chem.Mol) -> tuple:
+    canonical = Chem.MolToSmiles(mol)
+    salt = "." in canonical
+    return (
+        *properties(mol),
+        group_mask(mol),
+        salt,
+        _digest(canonical),
+        _digest(_parent(mol, canonical)),
+    )
+
+
+def _parent(mol: Chem.Mol, canonical: str) -> str:
+    """Canonical SMILES of the largest part, protonated or deprotonated to no charge if it can be.
+
+    What cannot be told from a permanent charge is left as it is.
+    """
+    if "." not in canonical and not Chem.GetFormalCharge(mol):
+        return canonical
+    parts = [(p.GetNumHeavyAtoms(), Chem.MolToSmiles(p), p) for p in Chem.GetMolFrags(mol, True)]
+    largest = max(parts, key=lambda part: part[:2])[2]
+    return Chem.MolToSmiles(rdMolStandardize.Uncharger().uncharge(largest))
+
+
+def _digest(text: str) -> int:
+    """64 bits of a text, as a signed number."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)

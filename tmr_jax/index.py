@@ -1,0 +1,146 @@
+"""python -m tmr_jax.index --run runs/NAME --library FILE --out FOLDER: a file becomes a library.
+
+In: a trained run and a file of molecules (.smi, .csv, .tsv, .parquet, .sdf, gzipped or not). Out:
+a folder with a vector, properties and functional groups of every molecule, to search with
+`tmr search --library FOLDER`. What is no molecule is listed in refused.tsv with the reason. Killed
+or stopped, the same words go on. `tmr index check FOLDER` reads every byte of a library again.
+"""
+
+# Heavy imports wait inside the functions: a wrong word is said at once.
+from __future__ import annotations
+
+import io
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import tyro
+
+if TYPE_CHECKING:
+    from tmr_jax.index_build import Account
+
+USER_ERROR, LOCKED = 2, 3
+
+
+@dataclass(frozen=True)
+class Build:
+    """Make a library of a file."""
+
+    run: Path
+    """Directory that training wrote: the library answers to this model only."""
+    library: Path
+    """Molecules: .smi, .csv, .tsv, .parquet or .sdf, gzipped or not."""
+    out: Path
+    """Folder of the library; one of the same file and model is gone on with."""
+    smiles_column: str = ""
+    """Column of the SMILES in a table; without it, SMILES."""
+    name_column: str = ""
+    """Column of the names in a table; without it, row numbers."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Read every byte of a library and compare it with what was written."""
+
+    library: tyro.conf.Positional[Path]
+    """Folder that tmr index has written."""
+
+
+class Ended(Exception):
+    """SIGTERM came in."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0; 2 after an error of the user's, 3 beside another build, 130, 143 stopped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may hold what the locale cannot write
+            stream.reconfigure(errors="backslashreplace")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["check"]:
+        chosen = tyro.cli(Check, args=words[1:], prog="python -m tmr_jax.index check")
+        return _said(lambda: check(chosen.library))
+    told = tyro.cli(Build, args=words, prog="python -m tmr_jax.index")
+    return _said(lambda: make(told))
+
+
+def _said(work: Callable[[], int]) -> int:
+    from tmr_jax.training.lock import Locked
+
+    try:
+        with _ended_by_a_signal():
+            return work()
+    except Locked as error:
+        print(f"error: {error}", file=sys.stderr)
+        return LOCKED
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except (KeyboardInterrupt, Ended) as stop:
+        print("stopped; the shards that are there stay, the same words go on", file=sys.stderr)
+        return 128 + (signal.SIGTERM if isinstance(stop, Ended) else signal.SIGINT)
+
+
+@contextmanager
+def _ended_by_a_signal() -> Iterator[None]:
+    def came(number: int, frame: FrameType | None) -> None:
+        raise Ended
+
+    before = signal.signal(signal.SIGTERM, came)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def make(chosen: Build) -> int:
+    """Builds, shows how far it is, and says what became of the rows."""
+    from tmr_jax.index_build import Source, build_shown, model_of
+
+    source = Source(chosen.library, chosen.smiles_column, chosen.name_column)
+    account = build_shown(source, chosen.out, model_of(chosen.run))
+    print(sentence(account, chosen.out))
+    return 0
+
+
+def sentence(account: Account, out: Path) -> str:
+    """What became of the rows, in words."""
+    lines = [
+        f"{account.kept:,} molecules of {account.rows:,} rows in {out}; "
+        f"{account.salts:,} are of several parts, {account.duplicates:,} came before, "
+        f"{account.variants:,} came before but for salt and charge"
+    ]
+    if account.refused:
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(account.refused.items()))
+        lines.append(f"left out: {reasons}; each row is in {out / 'refused.tsv'}")
+    if account.made < account.shards:
+        lines.append(f"{account.shards - account.made:,} of {account.shards:,} shards were there")
+    return "\n".join(lines)
+
+
+def check(folder: Path) -> int:
+    """Says whether every shard holds what was written into it; 2 where one does not."""
+    from tmr_jax.index_build import missing
+    from tmr_jax.store.exact import ExactStore
+
+    store = ExactStore(folder)
+    bad = store.verify() | missing(folder)
+    for name, wrong in sorted(bad.items()):
+        print(f"shard {name}: {wrong}")
+    if bad:
+        print(
+            f"error: expected a whole library in {folder}, got {len(bad):,} shards that are not as "
+            "they were written; say the words that made it again, they mend it",
+            file=sys.stderr,
+        )
+        return USER_ERROR
+    print(f"{store.count():,} molecules in {folder}, every byte as it was written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

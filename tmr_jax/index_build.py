@@ -1,0 +1,419 @@
+"""A file of molecules to a library on disk: a stream of rows in, shards out (FAULTS.md F22).
+
+Shard i is a function of rows i * SHARD to (i + 1) * SHARD of the file and of the model, nothing
+else, and is moved into place whole. A build that was killed goes on at the first shard that is not
+there, and ends with the bytes that an undisturbed one would have written. Processes parse ahead of
+the encoder by a bounded number of molecules, so memory does not grow with the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from itertools import count, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tmr_jax.assembly import Encoder, assemble_from_run
+from tmr_jax.config import Experiment
+from tmr_jax.data import table
+from tmr_jax.data.cache import VERSION, apply_vocabulary, joined_table
+from tmr_jax.data.entries import RDKIT
+from tmr_jax.data.molecules import SMI, Row, read_rows
+from tmr_jax.data.workers import Arrays, Died, Worker, in_workers
+from tmr_jax.store import COLUMNS, Batch
+from tmr_jax.store.exact import (
+    HEAD,
+    SHARDS,
+    ExactStore,
+    damage,
+    map_shard,
+    read_head,
+    read_seal,
+    replace_text,
+    shard_places,
+    write_shard,
+)
+from tmr_jax.training.lock import hold
+
+SHARD = 16_384  # rows of the file
+CHUNK = 256  # rows that a process is given at once
+AHEAD = 16  # chunks for each process: while one shard is encoded the next is parsed
+PATIENCE = 2.0  # seconds for one molecule, and what a chunk has for each of its molecules
+START = 30.0  # seconds that a process may need to start
+MANIFEST, REFUSED = "manifest.json", "refused.tsv"
+FOUND_BY = {"duplicate": "identity", "variant": "parent"}  # flags, by what came before
+
+
+class Source(NamedTuple):
+    """The file that a library is of."""
+
+    path: Path
+    smiles_column: str = ""
+    name_column: str = ""
+
+
+@dataclasses.dataclass
+class Account:
+    """What became of the rows: rows = kept + all refused."""
+
+    rows: int = 0
+    kept: int = 0
+    salts: int = 0
+    duplicates: int = 0
+    variants: int = 0
+    refused: dict[str, int] = dataclasses.field(default_factory=dict)
+    shards: int = 0
+    made: int = 0  # shards of this build, the others were there
+
+
+class Model(NamedTuple):
+    """What turns molecules into vectors, and what it is called."""
+
+    encoder: Encoder
+    config: Experiment
+    vocabulary: Any  # of morgan1, or None
+    checkpoint: str  # SHA-256 of the parameters
+    run: str
+
+
+def model_of(run: Path) -> Model:
+    """The best checkpoint of a run directory."""
+    from tmr_jax.compile_cache import use_compile_cache
+    from tmr_jax.data.cache import cache_folder
+    from tmr_jax.training.checkpoint import restore_params
+    from tmr_jax.training.state import parameters_sha256
+
+    use_compile_cache(cache_folder())
+    assembly = assemble_from_run(run)
+    params, _ = restore_params(run, "best")
+    encoder, digest = Encoder(assembly, params), parameters_sha256(params)
+    return Model(encoder, assembly.config, assembly.vocabulary, digest, str(run))
+
+
+def identity(model: Model) -> dict[str, Any]:
+    """What a query must agree with: parameters and features."""
+    return {
+        "checkpoint": model.checkpoint,
+        "featuriser": VERSION,
+        "features": dataclasses.asdict(model.config.features),
+    }
+
+
+def build(
+    source: Source,
+    out: Path,
+    model: Model,
+    watch: Callable[[int, int | None], None] = lambda done, total: None,
+) -> Account:
+    """The library of a file in the folder `out`, whatever of it is not there yet.
+
+    `watch(rows, total)` is called after every shard; the total is None where it is not known.
+    Raises ValueError where the file cannot be read or holds no molecule, where `out` holds another
+    library (both are named), and where there is no room; `Locked` where another build is at work.
+    """
+    if not source.path.is_file():
+        next(read_rows(*source), None)  # says what is wrong
+    about = _about(source, model)
+    _same_or_new(out, about)
+    try:
+        (out / SHARDS).mkdir(parents=True, exist_ok=True)
+        with hold(out / "lock"):
+            if not (out / HEAD).exists():
+                ExactStore.create(out, model.config.model.dim, about)
+            _sweep(out)
+            total, done, made = count_rows(source.path), 0, 0
+            seen = {flag: Seen() for flag in FOUND_BY}
+            for number, size, rows, parts in _shards(source, out, model):
+                if rows:
+                    _write(out, number, rows, parts, model, seen)
+                    made += 1
+                else:
+                    there = map_shard(out / SHARDS / f"{number:06}", model.config.model.dim)
+                    for flag, by in FOUND_BY.items():
+                        seen[flag].add(there.columns[by])
+                done += size
+                watch(done, total)
+            return _finish(out, done, made)
+    except OSError as error:
+        raise ValueError(
+            f"expected to write a library to {out}, got {error} ({_free(out)} bytes are free); "
+            "make room or choose another --out; the shards that are there stay"
+        ) from error
+
+
+def build_shown(source: Source, out: Path, model: Model) -> Account:
+    """`build` with a progress bar on standard error."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("encoding the library", total=None)
+        return build(
+            source, out, model, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+
+
+def of_model(about: dict[str, Any], model: Model, folder: Path) -> None:
+    """ValueError where a library is of another model, to which its vectors mean nothing (F23)."""
+    theirs = {key: value for key, value in about.get("model", {}).items() if key != "run"}
+    if theirs != identity(model):
+        raise ValueError(
+            f"expected a library of the model {model.checkpoint} (its parameters' SHA-256), got "
+            f"{folder}, which is of {theirs.get('checkpoint')} with features "
+            f"{theirs.get('features')}; search it with the run it is of "
+            f"({about['model'].get('run')}), or make it again"
+        )
+
+
+def content_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _about(source: Source, model: Model) -> dict[str, Any]:
+    return {
+        "model": identity(model) | {"run": model.run},
+        "rdkit": RDKIT,
+        "shard": SHARD,
+        "source": {
+            "file": source.path.name,
+            "sha256": content_sha256(source.path),
+            "columns": [source.smiles_column, source.name_column],
+        },
+    }
+
+
+def _same_or_new(out: Path, about: dict[str, Any]) -> None:
+    if not (out / HEAD).exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            others = out.is_dir() and {p.name for p in out.iterdir()} <= {SHARDS, "lock"}
+            if not others:
+                raise ValueError(
+                    f"expected a new or empty folder for the library, got {out}, which holds "
+                    "something else; choose another --out"
+                )
+        return
+    there = read_head(out)["about"]
+    told = {"run": None}  # a run that moved is the same run
+    if there | {"model": there["model"] | told} != about | {"model": about["model"] | told}:
+        differing = "; ".join(
+            f"{key}: {_short(there.get(key))} there, {_short(about[key])} now"
+            for key in about
+            if there.get(key) != about[key]
+        )
+        raise ValueError(
+            f"expected the library in {out} to be of the same file and model, got another one "
+            f"({differing}); choose another --out, or remove the old library"
+        )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 300 else text[:300] + "..."
+
+
+def _sweep(out: Path) -> None:
+    """Removes what a killed build was writing, and shards whose content did not hold."""
+    width = int(read_head(out)["width"])
+    for place in (out / SHARDS).iterdir():
+        if not place.name.isdigit():
+            shutil.rmtree(place, ignore_errors=True)
+    for place in shard_places(out):
+        if damage(place, width, deep=True):
+            shutil.rmtree(place)
+
+
+def count_rows(path: Path) -> int | None:
+    """About how many rows a file has, for a progress bar; None where only reading would tell."""
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith((".parquet", ".sdf")):
+        return None
+    lines = 0
+    with table.open_binary(path) as raw:
+        while block := raw.read(1 << 20):
+            lines += block.count(b"\n")
+    return max(lines - (0 if name.endswith(SMI) else 1), 0)
+
+
+# Parsing
+
+
+def _shards(
+    source: Source, out: Path, model: Model
+) -> Iterator[tuple[int, int, list[Row], list[Arrays]]]:
+    """Number, size, rows and parsed chunks of every shard in order; only the size if it is there.
+
+    Rows are read as far ahead as the processes parse, and rows of shards that are there are not
+    held at all.
+    """
+    features = model.config.features
+    known = {int(place.name) for place in shard_places(out)}
+    ahead: deque[tuple[int, int, list[Row]]] = deque()
+
+    def jobs() -> Iterator[list]:
+        rows = iter(read_rows(*source))
+        for number in count():
+            shard = list(islice(rows, SHARD))
+            if not shard:
+                return
+            ahead.append((number, len(shard), [] if number in known else shard))
+            if number in known:
+                continue
+            for low in range(0, len(shard), CHUNK):
+                if sound := [r.smiles for r in shard[low : low + CHUNK] if not r.refused]:
+                    yield [sound, features.molecule, features.motif]
+
+    with closing(in_workers(jobs(), described, AHEAD)) as results:
+        part = next(results, None)
+        while ahead:
+            number, size, rows = ahead.popleft()
+            parts, missing = [], sum(not row.refused for row in rows)
+            while missing:
+                assert part is not None
+                parts.append(part)
+                missing -= len(_reasons([part]))
+                part = next(results, None)
+            yield number, size, rows, parts
+
+
+def _reasons(parts: list[Arrays]) -> list[str]:
+    return [r for part in parts for r in json.loads(part["reasons"].tobytes())]
+
+
+def described(worker: Worker, job: list) -> Arrays:
+    """`describe_chunk` in a process; a molecule that ends the process, or hangs it, is refused."""
+    smiles, *settings = job
+    with suppress(Died):
+        return worker.ask("entries", job, START + PATIENCE * len(smiles))
+    if len(smiles) == 1:
+        return worker.ask("entries", [[""], *settings]) | {"reasons": _packed(["crashed"])}
+    half = len(smiles) // 2
+    parts = [described(worker, [part, *settings]) for part in (smiles[:half], smiles[half:])]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return joined | {"reasons": _packed(_reasons(parts))}
+
+
+def _packed(reasons: list[str]) -> np.ndarray:
+    return np.frombuffer(json.dumps(reasons).encode(), np.uint8)
+
+
+# Writing
+
+
+class Seen:
+    """Which numbers came before: sorted arrays that are merged as they grow, 8 bytes a number."""
+
+    def __init__(self) -> None:
+        self._runs: list[np.ndarray] = []
+
+    def add(self, numbers: np.ndarray) -> np.ndarray:
+        """Adds them; True where a number came before, in an earlier call or in this one."""
+        repeated = np.ones(len(numbers), bool)
+        repeated[np.unique(numbers, return_index=True)[1]] = False
+        for run in self._runs:
+            place = np.minimum(np.searchsorted(run, numbers), len(run) - 1)
+            repeated |= run[place] == numbers
+        if new := np.unique(numbers[~repeated]).tolist():
+            self._runs.append(np.array(new, np.int64))
+        while len(self._runs) > 1 and len(self._runs[-2]) < 2 * len(self._runs[-1]):
+            last, before = self._runs.pop(), self._runs.pop()
+            self._runs.append(np.sort(np.concatenate([before, last])))
+        return repeated
+
+
+def _write(
+    out: Path,
+    number: int,
+    rows: list[Row],
+    parts: list[Arrays],
+    model: Model,
+    seen: dict[str, Seen],
+) -> None:
+    """Encodes and writes one shard; what is refused goes into shard.json with its reason."""
+    said = iter(_reasons(parts))
+    reason = [row.refused or next(said) for row in rows]
+    kept = [i for i, r in enumerate(reason) if not r]
+    width, first = model.config.model.dim, number * SHARD
+    columns: dict[str, Any] = {name: np.zeros(0, kind) for name, kind in COLUMNS.items()}
+    vectors = np.zeros((0, width), np.float32)
+    if kept:
+        molecules = joined_table(parts)
+        if model.vocabulary is not None:
+            molecules, _ = apply_vocabulary(molecules, model.vocabulary)
+        vectors = model.encoder.mol_rows(molecules).rows
+        computed = [name for name in COLUMNS if name not in FOUND_BY]
+        columns |= {name: np.concatenate([part[name] for part in parts]) for name in computed}
+    columns |= {flag: seen[flag].add(columns[by]) for flag, by in FOUND_BY.items()}
+    columns |= {"name": [rows[i].name for i in kept]}
+    columns |= {"smiles": [rows[i].smiles.strip() for i in kept]}
+    refused = [[first + i + 1, r, rows[i].smiles[:80]] for i, r in enumerate(reason) if r]
+    batch = Batch(first + np.array(kept, np.int64), vectors, columns)
+    write_shard(out, number, batch, width, {"rows": len(rows), "refused": refused})
+
+
+def _finish(out: Path, rows: int, made: int) -> Account:
+    """Writes refused.tsv and manifest.json, the seal of the whole."""
+    width = int(read_head(out)["width"])
+    account = Account(rows=rows, made=made)
+    ids = hashlib.sha256()
+    lines, shards = ["row\treason\tbeginning"], {}
+    for place in shard_places(out):
+        seal, shard = read_seal(place), map_shard(place, width)
+        ids.update(np.ascontiguousarray(shard.ids, "<i8").tobytes())
+        account.kept += seal["count"]
+        account.salts += int(shard.columns["salt"].sum())
+        account.duplicates += int(shard.columns["duplicate"].sum())
+        account.variants += int(shard.columns["variant"].sum())
+        for row, reason, value in seal["refused"]:
+            account.refused[reason] = account.refused.get(reason, 0) + 1
+            lines.append(f"{row}\t{reason}\t{' '.join(value.split())}")
+        shards[place.name] = {"count": seal["count"], "files": seal["files"]}
+    account.shards = len(shards)
+    if not account.kept:
+        raise ValueError(
+            f"expected at least one molecule, got none of {account.rows:,} rows "
+            f"(refused: {account.refused}); check which column holds the SMILES"
+        )
+    replace_text(out / REFUSED, "\n".join(lines) + "\n")
+    whole = dataclasses.asdict(account) | {"ids_sha256": ids.hexdigest(), "parts": shards}
+    del whole["made"]  # how often the build was stopped is no part of what it made
+    replace_text(out / MANIFEST, json.dumps(whole, indent=1) + "\n")
+    return account
+
+
+def missing(folder: Path) -> dict[str, str]:
+    """Shards that the manifest names and that are not there; ."""
+    if not (folder / MANIFEST).is_file():
+        return {"?": "the build has not come to its end"}
+    named = json.loads((folder / MANIFEST).read_text("utf-8"))["parts"]
+    there = {place.name for place in shard_places(folder)}
+    return {name: "is not there" for name in named if name not in there}
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder if folder.exists() else folder.parent).free:,}"
+    except OSError:
+        return "no"

@@ -1,0 +1,140 @@
+"""Where the vectors of a library are: one narrow protocol, one file for each engine.
+
+`exact` is the folder that `tmr index` writes, searched row by row: the truth that others are
+measured against. `milvus` is an embedded file or, by the same client, a cluster.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+NONE = -1  # the id in a place of a result that no item fills
+
+# Columns of every item beside its id and vector; see data/entries.py for what they hold.
+FLOATS = ("mw", "logp", "tpsa")
+INTEGERS = ("hbd", "hba", "rings", "charge", "heavy_atoms")
+MASK = "groups"
+# Several parts; the same molecule as one of a lower id; the same but for salt and charge.
+FLAGS = ("salt", "duplicate", "variant")
+IDENTITIES = ("identity", "parent")  # hashes of canonical SMILES, by which the last two are found
+TEXTS = ("name", "smiles")
+COLUMNS = {
+    **dict.fromkeys(FLOATS, np.float32),
+    **dict.fromkeys(INTEGERS, np.int32),
+    MASK: np.int64,
+    **dict.fromkeys(FLAGS, np.bool_),
+    **dict.fromkeys(IDENTITIES, np.int64),
+}  # and TEXTS, which are lists of strings
+
+Sign = Literal["<", "<=", ">", ">=", "="]
+COMPARE = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "=": operator.eq,
+}
+
+
+class Condition(NamedTuple):
+    """A column of numbers compared with a number."""
+
+    column: str
+    sign: Sign
+    number: float
+
+
+class Filter(NamedTuple):
+    """What an item must meet: every condition, all groups of `groups`, none of `without`."""
+
+    conditions: tuple[Condition, ...] = ()
+    groups: int = 0  # masks of features.properties.GROUPS
+    without: int = 0
+    unsalted: bool = False  # no item of several parts
+    distinct: bool = False  # of items that are one molecule only the first
+    parents: bool = False  # of items that are one but for salt and charge only the first
+
+
+class Batch(NamedTuple):
+    """Items with everything that a store keeps of them."""
+
+    ids: Int[np.ndarray, " n"]  # from 0; an item replaces that of the same id
+    vectors: Float[np.ndarray, "n D"]  # of length one
+    columns: dict[str, Any]  # COLUMNS as arrays [n], TEXTS as lists
+
+
+class Found(NamedTuple):
+    """The best items of each query, best first; places that none fills have the id `NONE`."""
+
+    ids: Int[np.ndarray, "Q K"]
+    scores: Float[np.ndarray, "Q K"]  # cosines; -inf where there is no item
+    partial: bool = False  # a part of the library could not be read
+
+
+class Store(Protocol):
+    """What every engine does. Ids and columns are the caller's; vectors have length one."""
+
+    width: int
+    about: dict[str, Any]  # what the library was made of, kept word for word
+    broken: dict[str, str]  # parts that cannot be read, and why; the rest answers
+
+    def upsert(self, batch: Batch) -> None:
+        """Adds items, in the place of those that have their ids; all of them or none."""
+        ...
+
+    def search(
+        self, vectors: Float[np.ndarray, "Q D"], k: int, where: Filter | None = None
+    ) -> Found:
+        """The k items of highest cosine among those that meet the filter."""
+        ...
+
+    def get(self, ids: Sequence[int], vectors: bool = False) -> list[dict[str, Any] | None]:
+        """Columns of items (with "id", and "vector"), in the order asked; None for an unknown."""
+        ...
+
+    def count(self, where: Filter | None = None) -> int: ...
+
+    def batches(self, size: int = 10_000) -> Iterator[Batch]:
+        """Everything, in the order of the ids."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def meets(columns: dict[str, np.ndarray], where: Filter) -> Bool[np.ndarray, " n"]:
+    """Which rows of the columns meet a filter: the meaning of a filter for every engine."""
+    found = np.ones(len(columns[MASK]), bool)
+    for column, sign, number in where.conditions:
+        found &= COMPARE[sign](columns[column], number)
+    if where.groups:
+        found &= columns[MASK] & where.groups == where.groups
+    if where.without:
+        found &= columns[MASK] & where.without == 0
+    if where.unsalted:
+        found &= ~columns["salt"]
+    if where.distinct:
+        found &= ~columns["duplicate"]
+    if where.parents:
+        found &= ~columns["variant"]
+    return found
+
+
+def check_batch(batch: Batch, width: int) -> None:
+    """ValueError where a batch is not what a store of that width takes."""
+    shape = (len(batch.ids), width)
+    if batch.vectors.shape != shape:
+        raise ValueError(
+            f"expected vectors of shape {shape}, got {batch.vectors.shape}; "
+            "encode with the model that the library is of"
+        )
+    lengths = np.linalg.norm(batch.vectors, axis=1)
+    if not (np.abs(lengths - 1) < 1e-3).all():
+        raise ValueError("expected vectors of length one, got others; divide each by its length")
+    sizes = {name: len(batch.columns[name]) for name in (*COLUMNS, *TEXTS)}
+    assert set(sizes.values()) == {len(batch.ids)}, sizes
+    assert len(np.unique(batch.ids)) == len(batch.ids), "an id twice in one batch"

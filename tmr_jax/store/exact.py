@@ -1,0 +1,329 @@
+"""A library as a folder of shards, searched row by row.
+
+    library.json            width, what it was made of, format
+    shards/000000/rows.f32  vectors, float32 [n, D], by rows
+                  entries.arrow  ids and columns, an Arrow file of one record batch
+                  shard.json     how many, and the SHA-256 of the other two
+
+A shard is written under another name and moved into place whole, so what is in `shards` is whole,
+whenever the writer was killed. Files are mapped, not read: memory is what a search touches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from tmr_jax.store import COLUMNS, NONE, TEXTS, Batch, Filter, Found, check_batch, meets
+
+FORMAT = 1
+HEAD, SHARDS = "library.json", "shards"
+ROWS, ENTRIES, SEAL = "rows.f32", "entries.arrow", "shard.json"
+FEW = 0.2  # share of the rows below which those that meet a filter are gathered first
+TILE = 8  # queries are scored in blocks of so many, so that a score's bits never depend on others
+
+
+class Shard(NamedTuple):
+    """A mapped shard."""
+
+    place: Path
+    ids: np.ndarray  # int64 [n]
+    rows: np.ndarray  # float32 [n, D]
+    columns: dict[str, np.ndarray]  # of COLUMNS
+    table: pa.RecordBatch  # with TEXTS
+
+
+class ExactStore:
+    """Every row is compared with every query: the truth, and fast enough up to a million rows."""
+
+    def __init__(self, folder: Path) -> None:
+        """Opens a library; ValueError where there is none.
+
+        A shard that is damaged or gone is left out and counted in `broken`.
+        """
+        self.folder = folder
+        head = read_head(folder)
+        self.width, self.about = int(head["width"]), dict(head["about"])
+        self._shards: list[Shard] = []
+        self.broken: dict[str, str] = {}  # shard -> what is wrong with it
+        for place in shard_places(folder):
+            self._open(place)
+        self._settle()
+
+    @classmethod
+    def create(cls, folder: Path, width: int, about: dict[str, Any]) -> ExactStore:
+        """An empty library in a new folder; ValueError where one is there."""
+        if (folder / HEAD).exists():
+            raise ValueError(
+                f"expected a new folder for a library, got {folder}, which holds one; "
+                "choose another --out"
+            )
+        (folder / SHARDS).mkdir(parents=True, exist_ok=True)
+        head = {"format": FORMAT, "width": width, "about": about}
+        replace_text(folder / HEAD, json.dumps(head, indent=2) + "\n")
+        return cls(folder)
+
+    def upsert(self, batch: Batch) -> None:
+        number = 1 + max((int(p.name) for p in shard_places(self.folder)), default=-1)
+        write_shard(self.folder, number, batch, self.width, {})
+        self._open(self.folder / SHARDS / f"{number:06}")
+        self._settle()
+
+    def search(self, vectors: np.ndarray, k: int, where: Filter | None = None) -> Found:
+        ids = np.full((len(vectors), k), NONE, np.int64)
+        scores = np.full((len(vectors), k), -np.inf, np.float32)
+        for low in range(0, len(vectors), TILE):
+            tile = np.zeros((TILE, self.width), np.float32)
+            part = vectors[low : low + TILE]
+            tile[: len(part)] = part
+            found = self._tile(tile, k, where)
+            ids[low : low + TILE] = found[0][: len(part)]
+            scores[low : low + TILE] = found[1][: len(part)]
+        return Found(ids, scores, bool(self.broken))
+
+    def get(self, ids: Sequence[int], vectors: bool = False) -> list[dict[str, Any] | None]:
+        return [self._item(int(i), vectors) for i in ids]
+
+    def count(self, where: Filter | None = None) -> int:
+        return sum(int(self._live(i, where).sum()) for i in range(len(self._shards)))
+
+    def batches(self, size: int = 10_000) -> Iterator[Batch]:
+        live = [np.flatnonzero(self._live(number, None)) for number in range(len(self._shards))]
+        shard = np.repeat(np.arange(len(live)), [len(rows) for rows in live])
+        row = np.concatenate([np.zeros(0, np.int64), *live])
+        ids = np.concatenate([np.zeros(0, np.int64), *map(self._ids_of, range(len(live)), live)])
+        order = np.argsort(ids, kind="stable")
+        for low in range(0, len(order), size):
+            part = order[low : low + size]
+            yield self._gathered(shard[part], row[part])
+
+    def _ids_of(self, number: int, rows: np.ndarray) -> np.ndarray:
+        return self._shards[number].ids[rows]
+
+    def _gathered(self, shard: np.ndarray, row: np.ndarray) -> Batch:
+        """The items at rows of shards, in that order."""
+        parts, places = [], []
+        for number in np.unique(shard):
+            mine = np.flatnonzero(shard == number)
+            places.append(mine)
+            parts.append(_taken(self._shards[number], row[mine]))
+        back = np.argsort(np.concatenate(places))
+        columns: dict[str, Any] = {
+            name: np.concatenate([p.columns[name] for p in parts])[back] for name in COLUMNS
+        }
+        for name in TEXTS:
+            joined = [text for p in parts for text in p.columns[name]]
+            columns[name] = [joined[i] for i in back]
+        ids, vectors = (np.concatenate([p[i] for p in parts])[back] for i in (0, 1))
+        return Batch(ids, vectors, columns)
+
+    def close(self) -> None:
+        self._shards = []
+
+    def verify(self) -> dict[str, str]:
+        """Reads every byte: shards whose content is not what was written, and why."""
+        bad = dict(self.broken)
+        for place in shard_places(self.folder):
+            if place.name not in bad and (wrong := damage(place, self.width, deep=True)):
+                bad[place.name] = wrong
+        return bad
+
+    def _open(self, place: Path) -> None:
+        wrong = damage(place, self.width)
+        if wrong:
+            self.broken[place.name] = wrong
+            return
+        self._shards.append(map_shard(place, self.width))
+
+    def _settle(self) -> None:
+        """Which rows are not replaced by a later shard."""
+        ids = [s.ids for s in self._shards]
+        starts = np.cumsum([0, *map(len, ids)])
+        self._superseded: list[np.ndarray | None] = [None] * len(ids)
+        whole = np.concatenate([np.zeros(0, np.int64), *ids])
+        if (np.diff(whole) > 0).all():
+            return
+        last = len(whole) - 1 - np.unique(whole[::-1], return_index=True)[1]
+        dead = np.ones(len(whole), bool)
+        dead[last] = False
+        self._superseded = [dead[a:b] for a, b in pairwise(starts)]
+
+    def _live(self, number: int, where: Filter | None) -> np.ndarray:
+        """Rows of a shard that count and meet the filter, bool [n]."""
+        shard, dead = self._shards[number], self._superseded[number]
+        live = np.ones(len(shard.ids), bool) if dead is None else ~dead
+        return live & meets(shard.columns, where) if where else live
+
+    def _tile(self, tile: np.ndarray, k: int, where: Filter | None) -> tuple:
+        best = [(np.zeros((TILE, 0), np.int64), np.zeros((TILE, 0), np.float32))]
+        for number, shard in enumerate(self._shards):
+            live = self._live(number, where)
+            rows = np.flatnonzero(live)
+            if not len(rows):
+                continue
+            gather = len(rows) < FEW * len(live)
+            scores = tile @ (shard.rows[rows] if gather else shard.rows).T  # [TILE, n]
+            if not gather and len(rows) < len(live):
+                scores[:, ~live] = -np.inf
+            best.append(_best(shard.ids[rows] if gather else shard.ids, scores, k))
+        ids, scores = (np.concatenate(parts, axis=1) for parts in zip(*best, strict=True))
+        # Higher scores first, lower ids among equals.
+        order = np.lexsort((ids, -scores), axis=1)[:, :k]
+        ids, scores = (np.take_along_axis(a, order, 1) for a in (ids, scores))
+        ids = np.where(np.isneginf(scores), NONE, ids)
+        pad = ((0, 0), (0, k - ids.shape[1]))
+        return (
+            np.pad(ids, pad, constant_values=NONE),
+            np.pad(scores, pad, constant_values=-np.inf),
+        )
+
+    def _item(self, wanted: int, vectors: bool) -> dict[str, Any] | None:
+        for number in reversed(range(len(self._shards))):
+            shard = self._shards[number]
+            row = int(np.searchsorted(shard.ids, wanted))
+            if row < len(shard.ids) and shard.ids[row] == wanted:
+                item = {name: column[row].item() for name, column in shard.columns.items()}
+                item |= {name: shard.table.column(name)[row].as_py() for name in TEXTS}
+                item["id"] = wanted
+                return item | ({"vector": np.array(shard.rows[row])} if vectors else {})
+        return None
+
+
+def _taken(shard: Shard, rows: np.ndarray) -> Batch:
+    taken = shard.table.take(pa.array(rows))
+    columns: dict[str, Any] = {name: column[rows] for name, column in shard.columns.items()}
+    columns |= {name: taken.column(name).to_pylist() for name in TEXTS}
+    return Batch(shard.ids[rows], shard.rows[rows], columns)
+
+
+def _best(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best columns of each row; all that are level with the k-th compete by id."""
+    if scores.shape[1] <= k:
+        return np.broadcast_to(ids, scores.shape), scores
+    edge = np.partition(scores, -k, axis=1)[:, -k]
+    chosen = np.zeros((len(scores), k), np.int64)
+    for i, row in enumerate(scores):
+        near = np.flatnonzero(row >= edge[i])
+        chosen[i] = near[np.lexsort((ids[near], -row[near]))[:k]]
+    return ids[chosen], np.take_along_axis(scores, chosen, 1)
+
+
+# Files
+
+
+def read_head(folder: Path) -> dict[str, Any]:
+    """library.json of a folder; ValueError where it is none, or of another format."""
+    try:
+        head = json.loads((folder / HEAD).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"expected a library in {folder}, got no {HEAD} that can be read ({error}); "
+            "make one: tmr index --run runs/NAME --library FILE --out FOLDER"
+        ) from error
+    if head.get("format") != FORMAT:
+        raise ValueError(
+            f"expected a library of format {FORMAT} in {folder}, got {head.get('format')}; "
+            "make it again with tmr index"
+        )
+    return head
+
+
+def shard_places(folder: Path) -> list[Path]:
+    """The folders of all shards, by number."""
+    named = (p for p in (folder / SHARDS).iterdir() if p.name.isdigit())
+    return sorted(named, key=lambda p: int(p.name))
+
+
+def write_shard(folder: Path, number: int, batch: Batch, width: int, more: dict[str, Any]) -> None:
+    """Writes a shard under another name and moves it into place; `more` goes into shard.json.
+
+    Rows are kept in the order of their ids. Raises OSError where there is no room; nothing is left.
+    """
+    check_batch(batch, width)
+    order = np.argsort(batch.ids)
+    place = folder / SHARDS / f"{number:06}"
+    part = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    part.mkdir()
+    try:
+        np.ascontiguousarray(batch.vectors[order], "<f4").tofile(part / ROWS)
+        arrays = {"id": pa.array(batch.ids[order])}
+        for name, kind in COLUMNS.items():
+            column = np.asarray(batch.columns[name], kind)[order]
+            arrays[name] = pa.array(column.view(np.uint8) if kind is np.bool_ else column)
+        for name in TEXTS:
+            arrays[name] = pa.array([batch.columns[name][i] for i in order], pa.large_string())
+        table = pa.record_batch(arrays)
+        with pa.OSFile(str(part / ENTRIES), "wb") as sink, pa.ipc.new_file(sink, table.schema) as w:
+            w.write_batch(table)
+        files = {name: _sha256(part / name) for name in (ROWS, ENTRIES)}
+        seal = {"count": len(order), "files": files, **more}
+        (part / SEAL).write_text(json.dumps(seal), "utf-8")
+        for name in (ROWS, ENTRIES, SEAL):
+            _to_disk(part / name)
+        os.replace(part, place)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def read_seal(place: Path) -> dict[str, Any]:
+    return json.loads((place / SEAL).read_text("utf-8"))
+
+
+def damage(place: Path, width: int, deep: bool = False) -> str:
+    """What is wrong with a shard, or "". `deep` compares every byte with its hash."""
+    try:
+        seal = read_seal(place)
+        size = (place / ROWS).stat().st_size
+        if size != 4 * width * seal["count"]:
+            return f"{ROWS} has {size} bytes, {4 * width * seal['count']} were written"
+        with pa.memory_map(str(place / ENTRIES)) as source:
+            table = pa.ipc.open_file(source).get_batch(0)
+            if table.num_rows != seal["count"]:
+                return f"{ENTRIES} has {table.num_rows} rows, {seal['count']} were written"
+        if deep:
+            for name, digest in seal["files"].items():
+                if _sha256(place / name) != digest:
+                    return f"{name} is not what was written"
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        return str(error)
+    return ""
+
+
+def map_shard(place: Path, width: int) -> Shard:
+    table = pa.ipc.open_file(pa.memory_map(str(place / ENTRIES))).get_batch(0)
+    ids = table.column("id").to_numpy()
+    columns = {name: table.column(name).to_numpy().view(kind) for name, kind in COLUMNS.items()}
+    if not len(ids):
+        return Shard(place, ids, np.zeros((0, width), np.float32), columns, table)
+    rows = np.memmap(place / ROWS, np.dtype("<f4"), "r", shape=(len(ids), width))
+    return Shard(place, ids, rows, columns, table)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file under another name, then moves it into place."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        part.write_text(text, "utf-8")
+        _to_disk(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
