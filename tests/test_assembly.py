@@ -9,17 +9,12 @@ import numpy as np
 import pytest
 
 from tmr_jax.assembly import (
-    ENCODERS,
-    TEXT_ENCODER,
     assemble_for_training,
     assemble_from_run,
-    init_params,
     molecule_groups,
     save_assembly,
-    started,
 )
 from tmr_jax.config import load_experiment, to_json
-from tmr_jax.training.checkpoint import restore_params
 from tmr_jax.types import Pair
 
 TINY = load_experiment(str(Path(__file__).parent / "experiments" / "tiny.py"))
@@ -123,24 +118,3 @@ def test_several_devices_encode_what_one_does(tiny_run, monkeypatch):
         (shared.encode_molecules(smiles), shared.encode_text(texts)), wanted, strict=True
     ):
         np.testing.assert_allclose(found, right, atol=1e-6)
-
-
-def test_a_run_begins_with_the_encoders_of_another(tiny_run):
-    assembly, data, _ = assemble_for_training(TINY, PAIRS)
-    one = data.batch(np.zeros(TINY.train.batch_size, int), assembly.tokenizer.pad_token)
-    fresh = init_params(assembly, one, 7)
-    before, _ = restore_params(tiny_run, "best")
-    for what, names in (("text", {TEXT_ENCODER}), ("encoders", set(ENCODERS))):
-        told, given = started(assembly, tiny_run, what)
-        assert set(given) == names and str(tiny_run) in told.weights["start"]
-        params = init_params(assembly, one, 7, given)
-        for name, part in params.items():
-            source = before if name in names else fresh
-            for ours, theirs in zip(
-                jax.tree.leaves(part), jax.tree.leaves(source[name]), strict=True
-            ):
-                np.testing.assert_array_equal(ours, theirs)
-    narrow = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, dim=8))
-    other = assemble_for_training(narrow, PAIRS)[0]
-    with pytest.raises(ValueError, match="of the experiment's sizes"):
-        init_params(other, one, 0, started(other, tiny_run, "encoders")[1])

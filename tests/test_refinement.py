@@ -216,14 +216,6 @@ def test_dropout_of_the_second_stage_is_refused_in_one_stage(tmp_path):
     assert not (tmp_path / "run").exists()  # nothing was begun
 
 
-@pytest.mark.parametrize("told", [{"start": "somewhere"}, {"freeze": "text"}])
-def test_encoders_to_begin_with_need_a_run_and_a_frozen_text_encoder(tmp_path, told):
-    train = dataclasses.replace(JOINT.train, start_with="encoders", **told)
-    with pytest.raises(ValueError, match=r"beside --train\.start-with encoders"):
-        trained(dataclasses.replace(JOINT, train=train), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 class FakeLists:
     """MRR by alpha, as if lists had been ranked."""
 

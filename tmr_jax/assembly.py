@@ -11,11 +11,11 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -235,32 +235,19 @@ def save_assembly(run: Path, assembly: Assembly, shapes: Shapes) -> None:
 
 
 def init_params(
-    assembly: Assembly, batch: Batch, seed: int, given: Mapping[str, Any] | None = None
+    assembly: Assembly, batch: Batch, seed: int, text_weights: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Parameters of a new run: random by the seed, but for the parts that are given by name.
-
-    Raises ValueError where a given part is not of the model's sizes.
-    """
+    """Parameters of a new run: random by the seed, the text encoder's replaced where given."""
     params = joined(jax.jit(assembly.model.init)(jax.random.key(seed), batch))
-    for name, part in (given or {}).items():
-        ours, theirs = (jax.tree.map(np.shape, tree) for tree in (params[name], part))
-        if ours != theirs:
-            raise ValueError(
-                f"expected the {name} that the run begins with to be of the experiment's sizes, "
-                "got another; take model.dim and model.graph from the experiment of --train.start"
-            )
-        params[name] = jax.tree.map(jax.numpy.asarray, part)
-    return params
+    if text_weights is None:
+        return params
+    ours, theirs = (jax.tree.map(np.shape, tree) for tree in (params["text_encoder"], text_weights))
+    assert ours == theirs, "the pretrained text weights are not those of the text encoder built"
+    return {**params, "text_encoder": jax.tree.map(jax.numpy.asarray, text_weights)}
 
 
-TEXT_ENCODER = "text_encoder"
-ENCODERS = (TEXT_ENCODER, "text_projection", "text_norm", "graph_encoder")  # of every model
-
-
-def started(
-    assembly: Assembly, start: Path, what: Literal["text", "encoders"]
-) -> tuple[Assembly, dict[str, Any]]:
-    """The assembly, now saying what it began with, and those parameters by name.
+def started_text(assembly: Assembly, start: Path) -> tuple[Assembly, dict[str, Any]]:
+    """The assembly, now saying where its text encoder is from, and that encoder's weights.
 
     Raises ValueError where the run `start` has another text encoder than the experiment.
     """
@@ -275,9 +262,7 @@ def started(
         )
     params, step = restore_params(start, "best")
     origin = {"start": f"{start}, step {step}", "start_sha256": parameters_sha256(params)}
-    names = ENCODERS if what == "encoders" else (TEXT_ENCODER,)
-    taken = {name: params[name] for name in names}
-    return assembly._replace(weights=assembly.weights | origin), taken
+    return assembly._replace(weights=assembly.weights | origin), params["text_encoder"]
 
 
 def freeze_text(assembly: Assembly, data: TrainingSet, params: Any) -> TrainingSet:

@@ -168,8 +168,6 @@ class TrainConfig:
     # text: the text encoder (BERT) stays as it is, and what it says of each text is computed once
     freeze: Literal["none", "text"] = "none"
     start: str = ""  # two stages: the experiment, or the run by its path, with the encoder
-    # Beside freeze text: its text encoder alone, or what encodes molecules too, to be trained on
-    start_with: Literal["text", "encoders"] = "text"
     # Of two stages: share of the words left out of each training text before the encoder reads it,
     # so that it is no surer of a pair that it was trained on than of a new one
     word_dropout: float = 0.0

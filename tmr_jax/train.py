@@ -123,11 +123,6 @@ def train(config: Experiment, run: Path, fresh: bool, signals: Signals) -> None:
             "of the second of two stages; got another plan; in one stage say "
             "--model.text.word-dropout"
         )
-    if config.train.start_with == "encoders" and (second_stage or not config.train.start):
-        raise ValueError(
-            "expected --train.start and --train.freeze text beside --train.start-with encoders; "
-            f"got start {config.train.start!r} and freeze {config.train.freeze}; say both"
-        )
     with _directory(config, run, fresh) as out:
         _train(config, run, out, signals)
 
@@ -167,12 +162,11 @@ def _train(config: Experiment, run: Path, out: Path, signals: Signals) -> None:
     import jax
 
     from tmr_jax.assembly import (
-        TEXT_ENCODER,
         assemble_for_training,
         freeze_text,
         init_params,
         save_assembly,
-        started,
+        started_text,
     )
     from tmr_jax.compile_cache import use_compile_cache
     from tmr_jax.data import load_pairs_with_report
@@ -217,9 +211,8 @@ def _train(config: Experiment, run: Path, out: Path, signals: Signals) -> None:
         spread = WHOLE
     else:
         assembly, data, text_weights = assemble_for_training(config, pairs, spread.parts)
-        given = {} if text_weights is None else {TEXT_ENCODER: text_weights}
         if start is not None:
-            assembly, given = started(assembly, start, config.train.start_with)
+            assembly, text_weights = started_text(assembly, start)
         validation = Validation(assembly, pool)
     _save_report(out, report, data, validation)
     save_assembly(out, assembly, data.shapes)
@@ -232,9 +225,9 @@ def _train(config: Experiment, run: Path, out: Path, signals: Signals) -> None:
     else:
         share = plan.rows(0, 1)[0][: config.train.batch_size // data.shards]
         one = data._replace(shards=1).batch(share, pad_token)
-        params = init_params(assembly, one, config.train.seed, given)
+        params = init_params(assembly, one, config.train.seed, text_weights)
         if freezes:
-            data, frozen = freeze_text(assembly, data, params), frozenset({TEXT_ENCODER})
+            data, frozen = freeze_text(assembly, data, params), frozenset({"text_encoder"})
     rivals = assembly.model.adversary
     trained = without(params, frozen | rivals | {STATISTICS})
     optimizer = build_optimizer(config.optim, plan.total, trained)
