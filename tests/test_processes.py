@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 TINY = str(Path(__file__).parent / "experiments" / "tiny.py")
 WORDS = ["--exp", TINY, "--model.text.dropout", "0", "--model.graph.dropout", "0"]
-WORDS += ["--train.batch-size", "16", "--train.epochs", "40", "--train.eval-every", "40"]
+WORDS += ["--train.batch-size", "16", "--train.epochs", "12", "--train.eval-every", "12"]
 WORDS += ["--train.save-every", "1000"]  # the signal alone makes it save
 
 
