@@ -70,7 +70,7 @@ class Sizes(NamedTuple):
 
 
 FULL = Sizes(SCIBERT, 256, 26_408, 512, 32, 96, 33_010, 3_301)
-SHRUNK = Sizes(TOY, 64, 96, 16, 8, 4, 70, 20)
+SHRUNK = Sizes(TOY, 32, 64, 16, 8, 4, 40, 8)
 
 
 # What is drawn

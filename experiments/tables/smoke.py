@@ -6,6 +6,7 @@ POOL, FEW = "demo/test", ("--refine.samples", "1")
 
 TABLE = Table(
     title="Smoke: three small models on generated text",
+    seeds=(0, 1),
     metrics=("hits@1", "hits@10", "mrr"),
     rows=(
         Row("dual", "smoke", POOL),

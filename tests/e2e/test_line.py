@@ -38,13 +38,12 @@ def program(module: str, *words: str, status: int = 0, **settings: str | None) -
 
 
 def walk(run: Path, library: Path, training: list[str], **settings: str | None) -> dict:
-    """Train, evaluate, search twice; what results.json holds."""
+    """Train, evaluate, search; what results.json holds."""
     program("train", *training, "--run", str(run), **settings)
     program("eval", "--run", str(run), **settings)
     words = ["--run", str(run), "--library", str(library), "--json", "an aromatic amine"]
     first = json.loads(program("search", *words, **settings))
     assert {h["smiles"] for h in first["results"][0]["hits"]} == {"Nc1ccccc1", "CCO"}
-    assert json.loads(program("search", *words, **settings)) == first
     assert (run / "loss.png").stat().st_size > 1000
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "<svg" in page and not re.search(r"<script|(src|href)=.?http", page)

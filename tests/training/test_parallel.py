@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import socket
 import subprocess
@@ -28,7 +29,7 @@ SECOND = SecondOrderConfig(u2u=1.0, u2c=1.0)
 MODELS = {
     "difftmr": {"name": "difftmr", "second_order": SECOND},
     "mbank": {"name": "mbank", "dim": 16, "second_order": SECOND, "bank": BankConfig(slots=5)},
-    "mbank, own statistics": {
+    "own statistics": {
         "name": "mbank",
         "dim": 16,
         "bank": BankConfig(slots=5, first_order="info_nce", statistics="own"),
@@ -98,7 +99,8 @@ def alone():
 
 
 @pytest.mark.parametrize(
-    ("model", "how"), [*((m, "jit") for m in MODELS), ("difftmr", "pmap"), ("mbank", "pmap")]
+    ("model", "how"),
+    [*itertools.product(CROSSING, ("jit", "pmap")), ("own statistics", "jit")],
 )
 def test_eight_devices_do_what_one_does(model, how, alone):
     assert_same(one_step(model, jax.devices()[:8], how), alone(model))
