@@ -93,6 +93,17 @@ def test_files_give_molecules_names_and_an_account(
     )
 
 
+def test_a_txt_file_is_a_table_or_a_bare_list(tmp_path: Path) -> None:
+    bare, columns = tmp_path / "zinc.txt", tmp_path / "table.txt"
+    bare.write_text("CCO\nCCN amine\n")
+    columns.write_text("CID\tSMILES\n7\tCCO\n")
+    assert [r.smiles for r in molecules.read_rows(bare)] == ["CCO", "CCN"]
+    assert [r.smiles for r in molecules.read_rows(columns)] == ["CCO"]
+    columns.write_text("compound\tSMILE\n7\tCCO\n")
+    with pytest.raises(ValueError, match="expected a column 'SMILES'"):
+        list(molecules.read_rows(columns))
+
+
 def test_lines_that_are_no_text_or_too_long_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "odd.smi"
     long = b"C" * (3 * molecules.MAX_LINE)

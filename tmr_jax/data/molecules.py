@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tmr_jax.data import table
+from tmr_jax.features.graph import BadMolecule, parse_smiles
 
 SMI = (".smi", ".smiles", ".ism")
 MAX_LINE = 65_536  # bytes of a .smi line; no SMILES that is accepted comes near
@@ -23,11 +24,14 @@ class Row(NamedTuple):
 def read_rows(path: Path, smiles_column: str = "", name_column: str = "") -> Iterator[Row]:
     """Rows of a .smi, CSV, TSV, Parquet or SDF file, gzipped or not, in file order.
 
-    A .smi line is a SMILES and, after a space or tab, its name. In tables the columns are looked
+    A .smi line is a SMILES and, after a space or tab, its name; so is a .txt line where the first
+    begins with a molecule. In tables the columns are looked
     up by name; without a name for them that is "SMILES" (any case in CSV and TSV), and names are
     row numbers. Raises ValueError where the file is missing or has no such column.
     """
-    if path.name.lower().removesuffix(".gz").endswith(SMI):
+    if path.name.lower().removesuffix(".gz").endswith(SMI) or (
+        not smiles_column and _is_bare_list(path)
+    ):
         if not path.is_file():
             raise ValueError(
                 f"expected a library at '{path}'; got no such file; give --library a .smi, .csv, "
@@ -40,6 +44,18 @@ def read_rows(path: Path, smiles_column: str = "", name_column: str = "") -> Ite
     for cells in table.read(path, columns):
         name = cells.values[1] if name_column and cells.values else f"row {cells.row}"
         yield Row(cells.values[0] if cells.values else "", name.strip(), cells.refused)
+
+
+def _is_bare_list(path: Path) -> bool:
+    """Whether a .txt file begins with a molecule, where a table has the names of its columns."""
+    if not path.name.lower().removesuffix(".gz").endswith(".txt") or not path.is_file():
+        return False
+    with table.open_binary(path) as raw:
+        row = _smi_row(raw.readline(MAX_LINE), 1)
+    try:
+        return row is not None and not row.refused and bool(parse_smiles(row.smiles))
+    except BadMolecule:
+        return False
 
 
 def _smiles_column(path: Path) -> str:
