@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -157,15 +158,23 @@ def test_a_filter_leaves_only_what_meets_it(retriever: Retriever, tmp_path: Path
         retriever.with_library(["CCO"]).search("x", where=parse_filter(["mw<60"]))
 
 
+@pytest.mark.parametrize("whole_shard", [False, True])
 def test_a_damaged_library_answers_from_the_rest(
-    retriever: Retriever, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    retriever: Retriever,
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    whole_shard: bool,
 ) -> None:
     monkeypatch.setattr(index_build, "SHARD", 3)
     path, out = tmp_path / "my.smi", tmp_path / "lib"
     path.write_text("\n".join(SMILES))
     index_build.build(index_build.Source(path), out, index_build.model_of(tiny_run))
     assert not retriever.with_library(out).is_partial
-    (out / "shards" / "000000" / "rows.f32").unlink()
+    if whole_shard:
+        shutil.rmtree(out / "shards" / "000000")
+    else:
+        (out / "shards" / "000000" / "rows.f32").unlink()
     rest = retriever.with_library(out)
     assert rest.is_partial
     assert sorted(hit.id for hit in rest.search("an acid", k=20)) == list(range(3, len(SMILES)))

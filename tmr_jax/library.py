@@ -24,6 +24,7 @@ from tmr_jax.index_build import (
     build_shown,
     content_sha256,
     identity,
+    missing,
     of_model,
 )
 from tmr_jax.retrieval.rank import top
@@ -149,13 +150,20 @@ def open_library(
     key = [content_sha256(path), path.suffixes, identity(model), smiles_column, name_column]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
     place = cache_folder() / f"library-{digest}"
-    if not (place / MANIFEST).is_file() or ExactStore(place).broken:
+    if not (place / MANIFEST).is_file() or _store(place).broken:
         build_shown(source, place, model)
     return _opened(place, model, str(path))
 
 
-def _opened(folder: Path, model: Model, source: str) -> Stored:
+def _store(folder: Path) -> ExactStore:
+    """The store of a folder; shards that its manifest names and that are gone count as broken."""
     store = ExactStore(folder)
+    store.broken |= missing(folder)
+    return store
+
+
+def _opened(folder: Path, model: Model, source: str) -> Stored:
+    store = _store(folder)
     of_model(store.about, model, folder)
     if not (folder / MANIFEST).is_file():
         raise ValueError(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tmr_jax.data import workers
-from tmr_jax.data.workers import in_workers
+from tmr_jax.data.workers import Died, in_workers
 
 
 def test_results_come_in_the_order_of_the_jobs():
@@ -62,3 +62,24 @@ def test_stopping_early_stops_a_process_in_the_midst_of_its_job(monkeypatch):
     results.close()
     assert time.monotonic() - before < 30
     assert all(process.poll() is not None for process in started)
+
+
+def test_whoever_tries_again_is_not_let_after_the_end():
+    """What is in the midst of a job when nobody wants it any more starts no other process."""
+    tried = []
+
+    def stubborn(worker, job):
+        for _ in range(3):
+            tried.append(job)
+            try:
+                return worker.ask("features", job)
+            except Died:
+                continue
+        raise AssertionError
+
+    results = in_workers([[["CCO"] * n, "ogb", "none"] for n in (1, 200_000)], stubborn)
+    next(results)
+    before = time.monotonic()
+    results.close()
+    assert time.monotonic() - before < 20
+    assert [len(job[0]) for job in tried] == [1, 200_000]

@@ -30,18 +30,27 @@ class Died(RuntimeError):
     """A process ended over its job, or was ended because it took too long."""
 
 
+class Closed(RuntimeError):
+    """Nobody waits for the answer any more."""
+
+
 class Worker:
     """One process that does a job at a time and can be killed over it; starts with its first."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen | None = None
+        self._closed = False
 
     def ask(self, task: str, job: list, limit: float | None = None) -> Arrays:
-        """`TASKS[task](*job)`; Died where the process ends or needs more than `limit` seconds.
-
-        The next job has a new process then.
+        """What `_task(task)` makes of the job; Died where the process ends or needs more than
+        `limit` seconds: the next job has a new one. Closed after `close`.
         """
+        if self._closed:
+            raise Closed
         process = self._process = self._process or _start()
+        if self._closed:  # while it was being started
+            self._end()
+            raise Closed
         assert process.stdin is not None and process.stdout is not None
         timer = None if limit is None else threading.Timer(limit, process.kill)
         try:
@@ -51,13 +60,20 @@ class Worker:
             process.stdin.flush()
             return _receive(process.stdout)
         except (OSError, ValueError) as error:
-            self.close()
+            self._end()
+            if self._closed:  # by another thread, meanwhile: that is nobody's fault
+                raise Closed from error
             raise Died(f"the process ended over {task}") from error
         finally:
             if timer is not None:
                 timer.cancel()
 
     def close(self) -> None:
+        """Ends the process and whatever it does, for good."""
+        self._closed = True
+        self._end()
+
+    def _end(self) -> None:
         process, self._process = self._process, None
         if process is None:
             return
