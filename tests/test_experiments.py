@@ -162,7 +162,8 @@ def test_a_table_asks_for_what_there_is(path: Path) -> None:
     from tmr_jax.train import parse
 
     table = load_table(path.stem)
-    assert len(table.seeds) >= 3
+    # Three to conclude from; `smoke` shows the way and concludes nothing.
+    assert len(table.seeds) >= (2 if table.title.startswith("Smoke") else 3)
     configs = {
         job.run: parse(["--exp", job.experiment, *job.overrides]).config
         for job in jobs(table, Path("runs"))

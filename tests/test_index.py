@@ -18,7 +18,7 @@ import pytest
 import tmr_jax
 from tmr_jax import index, index_build
 from tmr_jax.data.workers import Died
-from tmr_jax.index_build import MANIFEST, REFUSED, Seen, Source, build, described, model_of
+from tmr_jax.index_build import MANIFEST, REFUSED, Seen, Source, build, described
 from tmr_jax.store.exact import ExactStore, shard_places
 from tmr_jax.training.lock import hold
 
@@ -53,7 +53,7 @@ def file(tmp_path):
 
 @pytest.fixture(scope="module")
 def model(tiny_run):
-    return model_of(tiny_run)
+    return tmr_jax.load(tiny_run).model
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -169,7 +169,7 @@ def test_a_damaged_library_answers_from_the_rest(
     monkeypatch.setattr(index_build, "SHARD", 3)
     path, out = tmp_path / "my.smi", tmp_path / "lib"
     path.write_text("\n".join(SMILES))
-    index_build.build(index_build.Source(path), out, index_build.model_of(tiny_run))
+    index_build.build(index_build.Source(path), out, retriever.model)
     assert not retriever.with_library(out).is_partial
     if whole_shard:
         shutil.rmtree(out / "shards" / "000000")
@@ -185,7 +185,7 @@ def test_a_library_of_another_model_is_refused(
 ) -> None:
     path, out = tmp_path / "my.smi", tmp_path / "lib"
     path.write_text("CCO\nCCN\n")
-    model = index_build.model_of(tiny_run)
+    model = retriever.model
     index_build.build(index_build.Source(path), out, model)
     assert retriever.with_library(out).library.kept == 2
     head = out / "library.json"

@@ -99,10 +99,11 @@ def _ended_by_a_signal() -> Iterator[None]:
 
 def make(chosen: Build) -> int:
     """Builds, shows how far it is, and says what became of the rows."""
-    from tmr_jax.index_build import Source, build_shown, model_of
+    from tmr_jax.index_build import Source, build_shown
+    from tmr_jax.retriever import load
 
     source = Source(chosen.library, chosen.smiles_column, chosen.name_column)
-    account = build_shown(source, chosen.out, model_of(chosen.run))
+    account = build_shown(source, chosen.out, load(chosen.run).model)
     print(sentence(account, chosen.out))
     return 0
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tmr_jax.assembly import Encoder, assemble_from_run
+from tmr_jax.assembly import Encoder
 from tmr_jax.config import Experiment
 from tmr_jax.data import table
 from tmr_jax.data.cache import VERSION, apply_vocabulary, joined_table
@@ -38,6 +38,7 @@ from tmr_jax.store.exact import (
     read_head,
     read_seal,
     replace_text,
+    sha256_of,
     shard_places,
     write_shard,
 )
@@ -82,20 +83,6 @@ class Model(NamedTuple):
     vocabulary: Any  # of morgan1, or None
     checkpoint: str  # SHA-256 of the parameters
     run: str
-
-
-def model_of(run: Path) -> Model:
-    """The best checkpoint of a run directory."""
-    from tmr_jax.compile_cache import use_compile_cache
-    from tmr_jax.data.cache import cache_folder
-    from tmr_jax.training.checkpoint import restore_params
-    from tmr_jax.training.state import parameters_sha256
-
-    use_compile_cache(cache_folder())
-    assembly = assemble_from_run(run)
-    params, _ = restore_params(run, "best")
-    encoder, digest = Encoder(assembly, params), parameters_sha256(params)
-    return Model(encoder, assembly.config, assembly.vocabulary, digest, str(run))
 
 
 def identity(model: Model) -> dict[str, Any]:
@@ -187,11 +174,6 @@ def of_model(about: dict[str, Any], model: Model, folder: Path) -> None:
         )
 
 
-def content_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _about(source: Source, model: Model) -> dict[str, Any]:
     return {
         "model": identity(model) | {"run": model.run},
@@ -199,7 +181,7 @@ def _about(source: Source, model: Model) -> dict[str, Any]:
         "shard": SHARD,
         "source": {
             "file": source.path.name,
-            "sha256": content_sha256(source.path),
+            "sha256": sha256_of(source.path),
             "columns": [source.smiles_column, source.name_column],
         },
     }
@@ -404,7 +386,7 @@ def _finish(out: Path, rows: int, made: int) -> Account:
 
 
 def missing(folder: Path) -> dict[str, str]:
-    """Shards that the manifest names and that are not there; ."""
+    """Shards that the manifest names and that are not there; "?" where there is no manifest."""
     if not (folder / MANIFEST).is_file():
         return {"?": "the build has not come to its end"}
     named = json.loads((folder / MANIFEST).read_text("utf-8"))["parts"]

@@ -16,20 +16,20 @@ import numpy as np
 from jaxtyping import Float
 
 from tmr_jax.data.cache import cache_folder
+from tmr_jax.data.entries import RDKIT
 from tmr_jax.data.molecules import read_rows
 from tmr_jax.index_build import (
     MANIFEST,
     Model,
     Source,
     build_shown,
-    content_sha256,
     identity,
     missing,
     of_model,
 )
 from tmr_jax.retrieval.rank import top
 from tmr_jax.store import NONE, Filter, Store
-from tmr_jax.store.exact import ExactStore
+from tmr_jax.store.exact import ExactStore, sha256_of
 
 
 class Account(NamedTuple):
@@ -147,7 +147,8 @@ def open_library(
     if not path.is_file():
         next(read_rows(path, smiles_column, name_column), None)  # says what is wrong
     source = Source(path, smiles_column, name_column)
-    key = [content_sha256(path), path.suffixes, identity(model), smiles_column, name_column]
+    # What a build compares with the library that is there: never another one in its place.
+    key = [sha256_of(path), path.suffixes, identity(model), smiles_column, name_column, RDKIT]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
     place = cache_folder() / f"library-{digest}"
     if not (place / MANIFEST).is_file() or _store(place).broken:

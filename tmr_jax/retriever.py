@@ -112,7 +112,8 @@ class Retriever:
         return self._library is not None and self._library.partial
 
     @property
-    def _model(self) -> Model:
+    def model(self) -> Model:
+        """What makes a library's vectors, and what it is called (tmr_jax.index_build)."""
         a = self._assembly
         return Model(self._encoder, a.config, a.vocabulary, self.checkpoint.sha256, self.run)
 
@@ -153,8 +154,8 @@ class Retriever:
         where a folder is of another model.
         """
         if isinstance(source, (str, Path)):
-            return self._with(open_library(Path(source), self._model, smiles_column, name_column))
-        return self._with(listed(_listed(source), self._model))
+            return self._with(open_library(Path(source), self.model, smiles_column, name_column))
+        return self._with(listed(_listed(source), self.model))
 
     def with_texts(self, texts: Sequence[str]) -> Retriever:
         """The same model with descriptions to search, for the way from a molecule to its text."""

@@ -26,7 +26,7 @@ from pathlib import Path
 import tyro
 
 from tmr_jax.data.molecules import read_rows
-from tmr_jax.store.exact import shard_places
+from tmr_jax.store.exact import sha256_of, shard_places
 
 LOOK = 0.5  # seconds between looks at the memory
 
@@ -141,9 +141,7 @@ def digest(folder: Path) -> str:
     """Of all files but the lock, with their names."""
     found = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "lock"):
-        with open(path, "rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        found.update(f"{path.relative_to(folder)} {content}\n".encode())
+        found.update(f"{path.relative_to(folder)} {sha256_of(path)}\n".encode())
     return found.hexdigest()
 
 

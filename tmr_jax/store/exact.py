@@ -264,7 +264,7 @@ def write_shard(folder: Path, number: int, batch: Batch, width: int, more: dict[
         table = pa.record_batch(arrays)
         with pa.OSFile(str(part / ENTRIES), "wb") as sink, pa.ipc.new_file(sink, table.schema) as w:
             w.write_batch(table)
-        files = {name: _sha256(part / name) for name in (ROWS, ENTRIES)}
+        files = {name: sha256_of(part / name) for name in (ROWS, ENTRIES)}
         seal = {"count": len(order), "files": files, **more}
         (part / SEAL).write_text(json.dumps(seal), "utf-8")
         for name in (ROWS, ENTRIES, SEAL):
@@ -291,7 +291,7 @@ def damage(place: Path, width: int, deep: bool = False) -> str:
                 return f"{ENTRIES} has {table.num_rows} rows, {seal['count']} were written"
         if deep:
             for name, digest in seal["files"].items():
-                if _sha256(place / name) != digest:
+                if sha256_of(place / name) != digest:
                     return f"{name} is not what was written"
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         return str(error)
@@ -324,6 +324,7 @@ def _to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
