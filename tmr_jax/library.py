@@ -62,8 +62,10 @@ class Library(Protocol):
         """Whether a part of the library cannot be read: the rest answers."""
         ...
 
-    def find(self, query: Float[np.ndarray, "1 D"], k: int, where: Filter | None) -> list[Item]:
-        """The k best items, best first."""
+    def find(
+        self, queries: Float[np.ndarray, "Q D"], k: int, where: Filter | None
+    ) -> list[list[Item]]:
+        """The k best items of each query, best first."""
         ...
 
 
@@ -82,16 +84,20 @@ class Listed:
         self._rows, self._entries = rows, entries
         self.account, self.of_texts = account, of_texts
 
-    def find(self, query: np.ndarray, k: int, where: Filter | None) -> list[Item]:
+    def find(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Item]]:
         if where is not None:
             raise ValueError(
                 "expected a library with properties to filter by, got a list; give a file, or a "
                 "folder that tmr index has made"
             )
-        index, score = top(query, self._rows, k)
-        pairs = zip(index[0].tolist(), score[0].tolist(), strict=True)
-        entries = ((i, s, self._entries[i]) for i, s in pairs)
-        return [Item(i, s, content, name, {}) for i, s, (content, name) in entries]
+        index, score = top(queries, self._rows, k)
+        return [
+            [
+                Item(i, s, self._entries[i][0], self._entries[i][1], {})
+                for i, s in zip(*row, strict=True)
+            ]
+            for row in zip(index.tolist(), score.tolist(), strict=True)
+        ]
 
 
 class Stored:
@@ -106,12 +112,14 @@ class Stored:
     def partial(self) -> bool:
         return bool(self.store.broken)
 
-    def find(self, query: np.ndarray, k: int, where: Filter | None) -> list[Item]:
-        found = self.store.search(query, k, where)
-        kept = found.ids[0] != NONE
-        ids, scores = found.ids[0][kept].tolist(), found.scores[0][kept].tolist()
+    def find(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Item]]:
+        found = self.store.search(queries, k, where)
+        return [self._items(i, s) for i, s in zip(found.ids, found.scores, strict=True)]
+
+    def _items(self, ids: np.ndarray, scores: np.ndarray) -> list[Item]:
+        kept = ids[ids != NONE].tolist()
         items = []
-        for i, score, item in zip(ids, scores, self.store.get(ids), strict=True):
+        for i, score, item in zip(kept, scores.tolist(), self.store.get(kept), strict=False):
             assert item is not None
             columns = {n: v for n, v in item.items() if n not in ("id", "name", "smiles")}
             items.append(Item(i, score, item["smiles"], item["name"], columns))

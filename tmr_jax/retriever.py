@@ -8,6 +8,8 @@ for hit in retriever.search("an aromatic amine", k=5):
 from __future__ import annotations
 
 import sys
+import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,12 +21,18 @@ from tmr_jax.assembly import Assembly, Encoder, assemble_from_run, refines
 from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import Experiment
 from tmr_jax.data.cache import cache_folder
+from tmr_jax.data.substructure import Matcher
+from tmr_jax.features.fingerprint import tanimoto
 from tmr_jax.index_build import Model
 from tmr_jax.library import Account, Library, Listed, listed, open_library
 from tmr_jax.refinement import Refiner, read_alpha, settings_of
+from tmr_jax.retrieval.diversity import spread
 from tmr_jax.retrieval.refine import Direction, levels
 from tmr_jax.store import Filter
 from tmr_jax.training.state import parameters_sha256
+
+MATCHED_FIRST = 128  # molecules looked at for a substructure at first; four times as many next
+SPREAD_FROM = 10  # molecules for each that is shown, of which those that are spread out are chosen
 
 
 class Hit(NamedTuple):
@@ -35,6 +43,21 @@ class Hit(NamedTuple):
     refined: float | None = None  # score of the second stage, where the model has one
     id: int = -1  # row of the file, from 0; -1 of an item of a list
     columns: Mapping[str, Any] = {}  # of a library on disk: properties, groups and flags
+
+
+class Containing(NamedTuple):
+    """Hits that hold a substructure, best first."""
+
+    hits: list[Hit]
+    looked: int  # molecules that were looked at, from the nearest on
+    is_all: bool  # whether no more than these are to be had, or were asked for
+
+
+class CutShort(UserWarning):
+    """There was no time to look at more molecules for a substructure."""
+
+    def __init__(self, looked: int) -> None:
+        super().__init__(f"only the {looked:,} nearest molecules were looked at for the SMARTS")
 
 
 class Checkpoint(NamedTuple):
@@ -81,11 +104,12 @@ class Retriever:
         library: Library | None = None,
         alpha: float | None = None,
         run: str = "",
+        matcher: Matcher | None = None,
     ) -> None:
         self.checkpoint, self.run = checkpoint, run
         self._assembly, self._params, self.alpha = assembly, params, alpha
         self._encoder = encoder or Encoder(assembly, params)
-        self._library = library
+        self._library, self._matcher = library, matcher or Matcher()
         self._refiner = None
         if refines(assembly.model):
             self._refiner = Refiner(assembly, params, settings_of(assembly.config))
@@ -164,59 +188,93 @@ class Retriever:
         account = Account("the texts given", len(rows), len(rows), {})
         return self._with(Listed(rows, entries, account, of_texts=True))
 
-    def search(self, text: str, k: int = 10, where: Filter | None = None) -> list[Hit]:
+    def search(
+        self,
+        text: str,
+        k: int = 10,
+        where: Filter | None = None,
+        substructure: str = "",
+        spread: float = 0.0,
+    ) -> list[Hit]:
         """The k items of the library that fit a description best, best first.
 
         A model with a second stage orders its shortlist anew (`Hit.refined`); what follows the
         shortlist is in the order of the cosine. Of a library on disk `where` lets only those
-        compete that meet it (tmr_jax.filters.parse_filter).
+        compete that meet it (tmr_jax.filters.parse_filter). `substructure` is a SMARTS that every
+        hit holds: see `containing`. A `spread` above 0 trades fit for unlike structures, see
+        tmr_jax.retrieval.diversity; ranks are then places in that order.
         """
         query = self.encode_text([text])
-        if self._refiner is None or self._holds_texts:
-            return self._nearest(query, k, where)
-        return self._two_stages(self._refiner, "t2m", text, query, k, where)
+        return self._found(text, "t2m", query, k, where, substructure, spread)
 
-    def search_molecule(self, smiles: str, k: int = 10, where: Filter | None = None) -> list[Hit]:
+    def search_molecule(
+        self,
+        smiles: str,
+        k: int = 10,
+        where: Filter | None = None,
+        substructure: str = "",
+        spread: float = 0.0,
+    ) -> list[Hit]:
         """The k items of the library nearest to a molecule: its like, or texts that describe it.
 
-        Texts are put in a second order as in `search`.
+        Texts are put in a second order as in `search`, whose other arguments are those of this.
         """
         query = self.encode_molecules([smiles])
-        if self._refiner is None or not self._holds_texts:
-            return self._nearest(query, k, where)
-        return self._two_stages(self._refiner, "m2t", smiles, query, k, where)
+        return self._found(smiles, "m2t", query, k, where, substructure, spread)
 
-    @property
-    def _holds_texts(self) -> bool:
-        return self._library is not None and self._library.of_texts
-
-    def _nearest(self, query: np.ndarray, k: int, where: Filter | None) -> list[Hit]:
-        if self._library is None:
-            raise ValueError(
-                "expected a library to search, got a retriever without one; "
-                'say load(run).with_library("library.smi") or give it a list of SMILES'
-            )
-        if k < 1:
-            raise ValueError(f"expected k of at least 1, got {k}; ask for 10")
+    def nearest(
+        self,
+        vectors: Float[np.ndarray, "Q D"],
+        k: int,
+        where: Filter | None = None,
+        substructure: str = "",
+    ) -> list[list[Hit]]:
+        """The first stage alone, for rows that are encoded already: k hits of each, best first."""
+        if substructure:
+            rows = (vectors[i : i + 1] for i in range(len(vectors)))
+            return [self.containing(row, k, where, substructure).hits for row in rows]
+        library = self._searched(k)
         return [
-            Hit(rank, item.score, item.content, item.name, None, item.id, item.columns)
-            for rank, item in enumerate(self._library.find(query, k, where), 1)
+            [Hit(rank, i.score, i.content, i.name, None, i.id, i.columns) for rank, i in ranked]
+            for ranked in (enumerate(items, 1) for items in library.find(vectors, k, where))
         ]
 
-    def _two_stages(
-        self,
-        refiner: Refiner,
-        direction: Direction,
-        asked: str,
-        query: np.ndarray,
-        k: int,
-        where: Filter | None,
-    ) -> list[Hit]:
-        """The k best hits; those of the shortlist in the order of the second stage."""
-        length = refiner.settings.shortlist
-        hits = self._nearest(query, max(k, length), where)
-        if not hits:  # none meets the filter
-            return []
+    def containing(
+        self, vector: Float[np.ndarray, "1 D"], k: int, where: Filter | None, smarts: str
+    ) -> Containing:
+        """The k nearest molecules that hold a substructure, as far as two seconds reach.
+
+        Molecules are looked at from the nearest on. Raises ValueError for a pattern that is none,
+        and its kind `TooSlow` where not even the first are looked at in time (F14).
+        """
+        if self._holds_texts:
+            raise ValueError("expected molecules to look into, got texts; leave the SMARTS out")
+        kept: list[Hit] = []
+        seen, spent, fetched, everything = 0, 0.0, max(4 * k, MATCHED_FIRST), False
+        while not everything and len(kept) < k:
+            hits = self.nearest(vector, fetched, where)[0]
+            everything = len(hits) < fetched
+            begun = time.monotonic()
+            looked = self._matcher.look(smarts, [h.content for h in hits[seen:]], spent)
+            spent += time.monotonic() - begun
+            matches = looked.matches.tolist()
+            kept += [h for h, holds in zip(hits[seen:], matches, strict=False) if holds]
+            seen += len(matches)
+            if not looked.all:
+                break
+            fetched *= 4
+        done = len(kept) >= k or everything
+        return Containing(_ranked(kept[:k]), seen, done)
+
+    def second_stage(self, asked: str, hits: list[Hit], direction: Direction = "t2m") -> list[Hit]:
+        """Hits of `nearest` with those of the shortlist in the order of the second stage.
+
+        `asked` is what was looked for, a text or, with "m2t", a SMILES whose hits are texts. The
+        same hits where the model has no second stage.
+        """
+        if self._refiner is None or not hits:
+            return hits
+        refiner, length = self._refiner, self._refiner.settings.shortlist
         short, rest = hits[:length], hits[length:]
         answers = [hit.content for hit in short]
         if direction == "t2m":
@@ -233,11 +291,72 @@ class Retriever:
         place = np.argsort(refined.item[0])  # the inputs 0, 1, ... of the shortlist
         order = np.argsort(-level[place][group], kind="stable")  # equals as the cosine has them
         ordered = [short[i]._replace(refined=float(score[place][group[i]])) for i in order]
-        return [hit._replace(rank=i) for i, hit in enumerate([*ordered, *rest][:k], 1)]
+        return _ranked([*ordered, *rest])
+
+    def _found(
+        self,
+        asked: str,
+        direction: Direction,
+        query: np.ndarray,
+        k: int,
+        where: Filter | None,
+        substructure: str,
+        weight: float,
+    ) -> list[Hit]:
+        if weight and self._holds_texts:
+            raise ValueError("expected molecules to spread out, got texts; leave the spread out")
+        staged = self._refiner is not None and self._holds_texts == (direction == "m2t")
+        # What is spread out is chosen from more than is shown.
+        wanted = max(k, SPREAD_FROM * k if weight else 0, self.shortlist if staged else 0)
+        if substructure:
+            found = self.containing(query, wanted, where, substructure)
+            if not found.is_all and len(found.hits) < k:
+                warnings.warn(CutShort(found.looked), stacklevel=3)
+            hits = found.hits
+        else:
+            hits = self.nearest(query, wanted, where)[0]
+        hits = self.second_stage(asked, hits, direction) if staged else hits
+        return spread_hits(hits, k, weight) if weight else hits[:k]
+
+    @property
+    def shortlist(self) -> int:
+        """How many hits a second stage orders; 0 without one."""
+        return 0 if self._refiner is None else self._refiner.settings.shortlist
+
+    @property
+    def _holds_texts(self) -> bool:
+        return self._library is not None and self._library.of_texts
+
+    def _searched(self, k: int) -> Library:
+        if self._library is None:
+            raise ValueError(
+                "expected a library to search, got a retriever without one; "
+                'say load(run).with_library("library.smi") or give it a list of SMILES'
+            )
+        if k < 1:
+            raise ValueError(f"expected k of at least 1, got {k}; ask for 10")
+        return self._library
 
     def _with(self, library: Library) -> Retriever:
         kept = (self._assembly, self._params, self.checkpoint, self._encoder)
-        return Retriever(*kept, library, self.alpha, self.run)
+        return Retriever(*kept, library, self.alpha, self.run, self._matcher)
+
+
+def spread_hits(hits: list[Hit], k: int, weight: float) -> list[Hit]:
+    """k of the hits, chosen for fit and for unlike structures; see retrieval/diversity.py.
+
+    Fit is the refined score where k hits have one, or the cosine.
+    """
+    refined = [hit for hit in hits if hit.refined is not None]
+    hits = refined if len(refined) >= k else hits
+    fit = [hit.refined if hits is refined else hit.score for hit in hits]
+    likeness = tanimoto([hit.content for hit in hits])
+    chosen = spread(np.array(fit, np.float32), likeness, k, weight)
+    return _ranked([hits[i] for i in chosen])
+
+
+def _ranked(hits: list[Hit]) -> list[Hit]:
+    return [hit._replace(rank=i) for i, hit in enumerate(hits, 1)]
 
 
 def _listed(strings: Sequence[str]) -> list[str]:

@@ -168,6 +168,10 @@ def _task(name: str) -> Callable[..., Arrays]:
         from tmr_jax.data.entries import describe_chunk
 
         return describe_chunk  # type: ignore[return-value]
+    if name == "substructure":
+        from tmr_jax.data.substructure import match_chunk
+
+        return match_chunk  # type: ignore[return-value]
     raise ValueError(f"expected a task, got {name!r}")
 
 
