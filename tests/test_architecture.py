@@ -40,7 +40,7 @@ BUILDERS = ("data/__init__.py", "models/", "training/optim.py")
 HOMES = {
     "orbax": {"training/checkpoint.py"},
     "jraph": {"types.py", "nn/gcn.py", "data/batching.py"},
-    "rdkit": {"features/", "data/", "drawing.py"},
+    "rdkit": {"features/", "data/", "drawing.py", "hits_file.py"},
     "tokenizers": {"features/text.py"},
     "transformers": set(),
 }

@@ -43,3 +43,17 @@ def test_what_cannot_be_drawn_is_a_box_with_the_reason(smiles: str, reason: str)
     texts = [t.text or "" for t in ElementTree.fromstring(drawn).iter(f"{SVG}text")]
     assert reason in texts[0]
     assert len(texts) * 14 <= 180  # the box holds all its lines
+
+
+def test_atoms_are_coloured_by_their_weights() -> None:
+    plain = molecule_svg("CCO", 240, 180)
+    drawn = molecule_svg("CCO", 240, 180, [0.0, 0.5, 1.0])
+    atoms = {
+        e.get("class"): e.get("style", "")
+        for e in ElementTree.fromstring(drawn).iter()
+        if (e.get("class") or "").startswith("atom-") and "ellipse" in e.tag
+    }
+    assert set(atoms) == {"atom-1", "atom-2"} and "ellipse" not in plain
+    assert "#FF9E2D" in atoms["atom-2"].upper() and "#FFCE96" in atoms["atom-1"].upper()
+    with pytest.raises(ValueError, match="each of the 3 atoms, got 2"):
+        molecule_svg("CCO", 240, 180, [0.0, 1.0])

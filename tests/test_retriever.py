@@ -14,8 +14,10 @@ import pytest
 import tmr_jax
 from tmr_jax import index_build
 from tmr_jax.data import molecules
+from tmr_jax.data.substructure import Looked
 from tmr_jax.filters import parse_filter
-from tmr_jax.retriever import Retriever
+from tmr_jax.retriever import CutShort, Retriever
+from tmr_jax.trust import Known, keep_known
 
 SMILES = [
     "CCO",
@@ -156,6 +158,76 @@ def test_a_filter_leaves_only_what_meets_it(retriever: Retriever, tmp_path: Path
     assert searched.search("an alcohol", where=parse_filter(["mw>1000"])) == []
     with pytest.raises(ValueError, match="properties to filter by, got a list"):
         retriever.with_library(["CCO"]).search("x", where=parse_filter(["mw<60"]))
+
+
+def test_hits_hold_a_substructure(retriever: Retriever, tmp_path: Path) -> None:
+    path = tmp_path / "my.smi"
+    chains = ["C" * n + "O" for n in range(1, 160)]
+    path.write_text("\n".join([*chains, "CCN", "CCCN"]))
+    library = retriever.with_library(path)
+    query = retriever.encode_text(["an alcohol"])
+    every = library.nearest(query, 200)[0]
+    right = [hit.content for hit in every if "N" in hit.content]
+    found = library.containing(query, 2, None, "[NH2]")
+    assert [hit.content for hit in found.hits] == right and found.is_all
+    assert [hit.rank for hit in found.hits] == [1, 2]
+    # Looked at: as many as it took, in steps.
+    last = max(hit.rank for hit in every if "N" in hit.content)
+    assert found.looked >= last
+    assert library.search("an alcohol", 5, substructure="[NH2]") == found.hits
+    assert library.containing(query, 3, parse_filter(["mw<50"]), "[NH2]").hits[0].content == "CCN"
+    with pytest.raises(ValueError, match="got texts"):
+        retriever.with_texts(["an acid"]).search("an acid", substructure="C")
+
+
+def test_too_little_time_is_said(retriever: Retriever, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = retriever.with_library(SMILES)
+    monkeypatch.setattr(library._matcher, "_limit", 0.05)
+    library._matcher.look("C", [])
+    monkeypatch.setattr(
+        library._matcher,
+        "look",
+        lambda smarts, smiles, spent: Looked(np.array([True, False]), False),
+    )
+    with pytest.warns(CutShort, match="only the 2 nearest"):
+        assert len(library.search("an acid", 5, substructure="C")) == 1
+
+
+def test_a_spread_shows_unlike_structures_first(retriever: Retriever) -> None:
+    twins = ["C" * n + "O" for n in range(5, 12)]
+    library = retriever.with_library([*twins, "c1ccccc1N", "CC(=O)[O-].[Na+]"])
+    plain = library.search("an alcohol", 9)
+    assert library.search("an alcohol", 9, spread=1e-9) == plain
+    spread = library.search("an alcohol", 4, spread=0.9)
+    assert spread[0].content == plain[0].content and [h.rank for h in spread] == [1, 2, 3, 4]
+    assert {"c1ccccc1N", "CC(=O)[O-].[Na+]"} <= {hit.content for hit in spread}
+    with pytest.raises(ValueError, match="got texts"):
+        retriever.with_texts(["an acid"]).search("an acid", spread=0.5)
+
+
+def test_strange_texts_are_told_by_what_eval_has_kept(
+    retriever: Retriever, tiny_run: Path, tmp_path: Path
+) -> None:
+    assert retriever.is_unlike("an acid") is None
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    rows = retriever.encode_text(["an acid", "a salt"])
+    keep_known(run, retriever.checkpoint.sha256, Known(rows, 1, 1e-4))
+    again = tmr_jax.load(run)
+    assert again.is_unlike("an acid") is False and again.is_unlike("a metal") is True
+    assert again.with_library(["CCO"]).is_unlike("a metal") is True
+    keep_known(run, "0" * 64, Known(rows, 1, 1e-4))  # of another checkpoint
+    assert tmr_jax.load(run).is_unlike("an acid") is None
+    (run / "known.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="evaluate the run again"):
+        tmr_jax.load(run)
+
+
+def test_several_queries_at_once(retriever: Retriever) -> None:
+    library = retriever.with_library(SMILES)
+    rows = retriever.encode_text(["an acid", "a salt"])
+    found = library.nearest(rows, 3)
+    assert [found[0], found[1]] == [library.search("an acid", 3), library.search("a salt", 3)]
 
 
 @pytest.mark.parametrize("whole_shard", [False, True])

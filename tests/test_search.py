@@ -9,9 +9,11 @@ import re
 from pathlib import Path
 
 import pytest
+from rdkit import Chem
 
 from tmr_jax.cli import main as tmr
-from tmr_jax.search import cell, main, printable
+from tmr_jax.hits_file import cell, printable
+from tmr_jax.search import main
 
 LIBRARY = (
     'CCO =HYPERLINK("http://x")\nc1ccccc1N <script>alert(1)</script>\nC1CC bad\nCCN \x1b[31mred\n'
@@ -51,7 +53,13 @@ def test_json_holds_checkpoint_account_and_hits(
 def test_csv_holds_no_formula(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words, "--csv", "an amine"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert len(rows) == 3 and set(rows[0]) == {"query", "rank", "score", "smiles", "name"}
+    assert len(rows) == 3
+    assert list(rows[0])[:5] == ["query", "rank", "score", "smiles", "name"]
+    assert next(r for r in rows if r["smiles"] == "CCO")["mw"] == "46.069"
+    assert (
+        next(r for r in rows if r["smiles"] == "c1ccccc1N")["groups"]
+        == "primary-amine aromatic-amine arene"
+    )
     assert next(r for r in rows if r["smiles"] == "CCO")["name"].startswith("'=HYPERLINK")
     for dangerous in ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1"):
         assert cell(dangerous) == f"'{dangerous}"
@@ -77,6 +85,41 @@ def test_molecules_as_queries_and_the_runs_own_pool(
     assert len(json.loads(out)["results"][0]["hits"]) == 1
 
 
+def test_sdf_is_read_by_rdkit_again(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--sdf", "an amine"]) == 0
+    read = Chem.SDMolSupplier()
+    read.SetData(capsys.readouterr().out)
+    molecules = list(read)
+    assert [m.GetProp("rank") for m in molecules] == ["1", "2", "3"]
+    assert {Chem.MolToSmiles(m) for m in molecules} == {"CCO", "CCN", "Nc1ccccc1"}
+    assert molecules[0].GetProp("query") == "an amine" and molecules[0].HasProp("tpsa")
+    assert molecules[0].GetConformer().GetPositions().any()
+    ethanol = next(m for m in molecules if m.GetProp("smiles") == "CCO")
+    assert ethanol.GetProp("_Name").startswith("=HYPERLINK")
+
+
+def test_only_what_holds_a_substructure(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--contains", "[NH2]", "--csv", "an amine"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert {r["smiles"] for r in rows} == {"c1ccccc1N", "CCN"}
+    assert [r["rank"] for r in rows] == ["1", "2"]
+
+
+def test_texts_and_queries_from_files(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts, queries = tmp_path / "texts.txt", tmp_path / "queries.txt"
+    texts.write_text("an amine\n\nan alcohol\n")
+    queries.write_text("CCO\nCCN\n")
+    told = ["--texts", str(texts), "--from-file", str(queries), "--molecule", "--json"]
+    assert main([*words[:2], *told]) == 0
+    found = json.loads(capsys.readouterr().out)["results"]
+    assert [one["query"] for one in found] == ["CCO", "CCN"]
+    assert all({h["smiles"] for h in one["hits"]} == {"an amine", "an alcohol"} for one in found)
+
+
 @pytest.mark.parametrize(
     "extra, said",
     [
@@ -84,6 +127,10 @@ def test_molecules_as_queries_and_the_runs_own_pool(
         (["--json", "--csv", "x"], "choose one"),
         (["-k", "0", "x"], "at least 1"),
         (["--html", "/nonexistent/x.html", "x"], "is none"),
+        (["--texts", "t.txt", "x"], "leave them out"),
+        (["--from-file", "missing.txt"], "missing.txt"),
+        (["--contains", "C(", "x"], "expected a SMARTS"),
+        (["--spread", "2", "x"], "spread of 0 to 1"),
         (["--molecule", "C1CC"], "unparsable"),
         (["--smiles-column", "x", "--library", "missing.csv", "x"], "missing.csv"),
         (["--run", "nowhere", "x"], "run directory"),

@@ -63,6 +63,7 @@ from tmr_jax.trust import (
     Sides,
     companions,
     fit,
+    keep_known,
     trained_temperature,
     trust_of,
 )
@@ -218,7 +219,7 @@ def evaluate(
     results = summary(run, config, model.checkpoint, command) | {
         "scores": [record for found in measured for record in found.records],
         "analysis": [record for found in measured for record in found.analyses],
-        "trust": trust_records(model, in_whole, beside),
+        "trust": trust_records(model, run, in_whole, beside),
     }
     words, atoms = tested[0].text.side, tested[0].mol.side
     if model.slots is not None and words is not None and atoms is not None:
@@ -369,10 +370,10 @@ def in_whole_batches(
 
 
 def trust_records(
-    model: Restored, tested: list[Sides], beside: list[Sides]
+    model: Restored, run: Path, tested: list[Sides], beside: list[Sides]
 ) -> list[dict[str, Any]]:
     """Can the answers be trusted? `beside`: the validation pool, then other data sets'; nothing
-    for a run without validation pairs."""
+    for a run without validation pairs. What a search needs of it is kept in the run directory."""
     from tmr_jax.data.unrelated import SENTENCES
 
     if not beside:
@@ -382,6 +383,7 @@ def trust_records(
     fitted = fit(own, strange)
     if fitted is None:
         return []
+    keep_known(run, model.checkpoint["sha256"], fitted.search)
     found = (trust_of(s, fitted, others, strange, model.temperature) for s in tested)
     return [record for record in found if record is not None]
 

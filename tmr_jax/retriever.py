@@ -22,6 +22,7 @@ from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import Experiment
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.data.substructure import Matcher
+from tmr_jax.explain import Explanation, explain
 from tmr_jax.features.fingerprint import tanimoto
 from tmr_jax.index_build import Model
 from tmr_jax.library import Account, Library, Listed, listed, open_library
@@ -30,6 +31,7 @@ from tmr_jax.retrieval.diversity import spread
 from tmr_jax.retrieval.refine import Direction, levels
 from tmr_jax.store import Filter
 from tmr_jax.training.state import parameters_sha256
+from tmr_jax.trust import Known, read_known
 
 MATCHED_FIRST = 128  # molecules looked at for a substructure at first; four times as many next
 SPREAD_FROM = 10  # molecules for each that is shown, of which those that are spread out are chosen
@@ -79,7 +81,8 @@ def load(run: str | Path, which: Literal["best", "newest"] = "best") -> Retrieve
     params, step = restore_params(run, which)
     checkpoint = Checkpoint(which, step, parameters_sha256(params))
     alpha = read_alpha(Path(run), checkpoint.sha256)
-    return Retriever(assembly, params, checkpoint, alpha=alpha, run=str(run))
+    known = read_known(Path(run), checkpoint.sha256)
+    return Retriever(assembly, params, checkpoint, alpha=alpha, run=str(run), known=known)
 
 
 def check_path(run: str | Path) -> None:
@@ -105,15 +108,16 @@ class Retriever:
         alpha: float | None = None,
         run: str = "",
         matcher: Matcher | None = None,
+        known: Known | None = None,
     ) -> None:
         self.checkpoint, self.run = checkpoint, run
         self._assembly, self._params, self.alpha = assembly, params, alpha
         self._encoder = encoder or Encoder(assembly, params)
         self._library, self._matcher = library, matcher or Matcher()
-        self._refiner = None
+        self._known, self._refiner = known, None
+        self._reader = Encoder(assembly, params, parts=True)
         if refines(assembly.model):
             self._refiner = Refiner(assembly, params, settings_of(assembly.config))
-            self._reader = Encoder(assembly, params, parts=True)
 
     @property
     def lacks_alpha(self) -> bool:
@@ -253,7 +257,6 @@ class Retriever:
         seen, spent, fetched, everything = 0, 0.0, max(4 * k, MATCHED_FIRST), False
         while not everything and len(kept) < k:
             hits = self.nearest(vector, fetched, where)[0]
-            everything = len(hits) < fetched
             begun = time.monotonic()
             looked = self._matcher.look(smarts, [h.content for h in hits[seen:]], spent)
             spent += time.monotonic() - begun
@@ -262,6 +265,7 @@ class Retriever:
             seen += len(matches)
             if not looked.all:
                 break
+            everything = len(hits) < fetched
             fetched *= 4
         done = len(kept) >= k or everything
         return Containing(_ranked(kept[:k]), seen, done)
@@ -318,6 +322,20 @@ class Retriever:
         hits = self.second_stage(asked, hits, direction) if staged else hits
         return spread_hits(hits, k, weight) if weight else hits[:k]
 
+    def explain(self, text: str, smiles: str) -> Explanation:
+        """Which words and atoms the cosine of a pair rests on; see tmr_jax.explain."""
+        return explain(self._assembly, self._reader, text, smiles)
+
+    def is_unlike(self, text: str) -> bool | None:
+        """Whether a text is so unlike the validation texts that its hits deserve no trust.
+
+        One validation text in twenty is by its own threshold. None of a run that was not evaluated
+        with validation texts at hand.
+        """
+        if self._known is None:
+            return None
+        return bool(self._known.strangeness(self.encode_text([text]))[0] > self._known.threshold)
+
     @property
     def shortlist(self) -> int:
         """How many hits a second stage orders; 0 without one."""
@@ -339,7 +357,7 @@ class Retriever:
 
     def _with(self, library: Library) -> Retriever:
         kept = (self._assembly, self._params, self.checkpoint, self._encoder)
-        return Retriever(*kept, library, self.alpha, self.run, self._matcher)
+        return Retriever(*kept, library, self.alpha, self.run, self._matcher, self._known)
 
 
 def spread_hits(hits: list[Hit], k: int, weight: float) -> list[Hit]:

@@ -7,24 +7,23 @@ Notes and progress go to standard error.
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 if TYPE_CHECKING:
-    from tmr_jax.retriever import Hit, Retriever
+    from tmr_jax.hits_file import Answer
+    from tmr_jax.retriever import Retriever
     from tmr_jax.store import Filter
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet run a cell
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,22 @@ class Arguments:
     library: Path | None = None
     """Molecules to search: .smi, .csv, .tsv, .parquet or .sdf, gzipped or not, or the folder that
     tmr index has made of one. Without one, those of the run's own test pool."""
+    from_file: Path | None = None
+    """More queries, one on each line."""
+    texts: Path | None = None
+    """Descriptions to search in the place of molecules, one on each line: which fit a molecule?"""
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
     """How many matches to show."""
     where: tuple[str, ...] = ()
     """Only molecules that meet all of these: "mw<500", charge=0, nitrile, "!nitro", unsalted (no
     salts), distinct (no duplicates), parents (one of each but for salt and charge)."""
+    contains: str = ""
+    """Only molecules with this substructure, a SMARTS such as c1ccccc1N; two seconds at most are
+    spent on looking for it, from the nearest molecule on."""
+    spread: float = 0.0
+    """0 to 1: how much unlike structures count beside the fit (maximal marginal relevance)."""
     molecule: bool = False
-    """The queries are SMILES: find the molecules most like them."""
+    """The queries are SMILES: find the molecules, or with --texts the descriptions, like them."""
     smiles_column: str = ""
     """Column of the SMILES in a table; without it, SMILES."""
     name_column: str = ""
@@ -53,13 +61,10 @@ class Arguments:
     """Print JSON."""
     csv: bool = False
     """Print CSV; cells that a spreadsheet would run as a formula begin with a quote."""
+    sdf: bool = False
+    """Print an SDF with coordinates of drawings."""
     html: Path | None = None
     """Also write a page that draws the matches; one file, opens anywhere."""
-
-
-class Answer(NamedTuple):
-    query: str
-    hits: list[Hit]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,12 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     from tmr_jax.filters import parse_filter
+    from tmr_jax.hits_file import to_csv, to_json, to_sdf
 
     try:
         _check(chosen)
         retriever = open_retriever(chosen)
         where = parse_filter(chosen.where) if chosen.where else None
-        answers = find(retriever, chosen.queries, chosen.k, chosen.molecule, where)
+        answers = find(retriever, chosen, where)
         if chosen.html:
             write_page(chosen.html, answers, _about(retriever))
             _note(f"drawn in {chosen.html}")
@@ -87,21 +93,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if chosen.json:
-        print_json(answers, retriever)
+        print(to_json(answers, _about(retriever)))
     elif chosen.csv:
-        print_csv(answers)
+        print(to_csv(answers), end="")
+    elif chosen.sdf:
+        print(to_sdf(answers), end="")
     else:
         print_tables(answers)
     return 0
 
 
 def _check(chosen: Arguments) -> None:
-    if not chosen.queries:
+    if not chosen.queries and chosen.from_file is None:
         raise ValueError(
             'expected something to look for, got no query; add one in quotes: "an aromatic amine"'
         )
-    if chosen.json and chosen.csv:
-        raise ValueError("expected one form of output, got --json and --csv; choose one of them")
+    forms = [f"--{name}" for name in ("json", "csv", "sdf") if getattr(chosen, name)]
+    if len(forms) > 1:
+        raise ValueError(
+            f"expected one form of output, got {' and '.join(forms)}; choose one of them"
+        )
+    if chosen.texts and (chosen.library or chosen.sdf or chosen.html):
+        raise ValueError(
+            "expected texts or molecules to search, got --texts beside --library, --sdf or --html; "
+            "leave them out"
+        )
     if chosen.k < 1:
         raise ValueError(f"expected --k of at least 1, got {chosen.k}; ask for 10")
     if chosen.html and not chosen.html.parent.is_dir():
@@ -118,6 +134,8 @@ def open_retriever(chosen: Arguments) -> Retriever:
     retriever = load(chosen.run)
     if retriever.lacks_alpha:
         _note(f"no alpha chosen, so the denoiser has no say: first tmr_jax.eval --run {chosen.run}")
+    if chosen.texts:
+        return retriever.with_texts(read_lines(chosen.texts))
     if chosen.library is None:
         protocol, smiles = _own_pool(retriever)
         _note(f"no --library: searching the {len(smiles):,} molecules of {protocol}")
@@ -152,21 +170,41 @@ def _own_pool(retriever: Retriever) -> tuple[str, list[str]]:
     return source, list(load_pool(source, data).smiles)
 
 
-def find(
-    retriever: Retriever,
-    queries: Sequence[str],
-    k: int,
-    molecule: bool,
-    where: Filter | None = None,
-) -> list[Answer]:
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty; ValueError where it is none or has none."""
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"expected a text file in UTF-8 at {str(path)!r}, got {error}; mend it"
+        ) from error
+    lines = [line for line in lines if line]
+    if not lines:
+        raise ValueError(f"expected a line of text at least in {str(path)!r}, got none; add some")
+    return lines
+
+
+def find(retriever: Retriever, chosen: Arguments, where: Filter | None = None) -> list[Answer]:
     """The k best matches of every query."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from tmr_jax.hits_file import Answer
+
+    queries = [*chosen.queries, *(read_lines(chosen.from_file) if chosen.from_file else ())]
     answers = []
-    for query in queries:
-        if not molecule and retriever.is_cut(query):
+    search = retriever.search_molecule if chosen.molecule else retriever.search
+    shown = Console(stderr=True, quiet=len(queries) == 1)
+    for query in track(queries, "searching", console=shown, transient=True):
+        if not chosen.molecule and retriever.is_cut(query):
             tokens = retriever.config.features.max_tokens
             _note(f"only the first {tokens} word pieces of a query are read: {query[:60]!r}...")
-        search = retriever.search_molecule if molecule else retriever.search
-        answers.append(Answer(query, search(query, k, where)))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            hits = search(query, chosen.k, where, chosen.contains, chosen.spread)
+        for one in said:
+            _note(f"{one.message} ({query[:60]!r})")
+        answers.append(Answer(query, hits))
     return answers
 
 
@@ -193,6 +231,8 @@ def print_tables(answers: list[Answer]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from tmr_jax.hits_file import printable
+
     # Into a file or a pipe nothing is cut to a width that nobody looks at.
     console = Console() if sys.stdout.isatty() else Console(width=10_000, safe_box=True)
     for answer in answers:
@@ -212,40 +252,6 @@ def print_tables(answers: list[Answer]) -> None:
         console.print(shown)
 
 
-def printable(text: str) -> str:
-    """Text of a file without what could command a terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-def print_json(answers: list[Answer], retriever: Retriever) -> None:
-    results = [
-        {
-            "query": answer.query,
-            "hits": [
-                {"rank": h.rank, "score": h.score, "smiles": h.content, "name": h.name}
-                | ({} if h.refined is None else {"refined": h.refined})
-                for h in answer.hits
-            ],
-        }
-        for answer in answers
-    ]
-    print(json.dumps({**_about(retriever), "results": results}, indent=2))
-
-
-def print_csv(answers: list[Answer]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(("query", "rank", "score", "smiles", "name"))
-    for answer in answers:
-        for hit in answer.hits:
-            texts = (cell(text) for text in (hit.content, hit.name))
-            writer.writerow((cell(answer.query), hit.rank, f"{hit.score:.6f}", *texts))
-
-
-def cell(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(FORMULA) else text
-
-
 def write_page(path: Path, answers: list[Answer], about: dict[str, object]) -> None:
     """Write the page under a temporary name, then move it into place."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -262,6 +268,7 @@ def write_page(path: Path, answers: list[Answer], about: dict[str, object]) -> N
 def page(answers: list[Answer], about: dict[str, object]) -> str:
     """A document without any other file or address; what came from data is escaped."""
     from tmr_jax.drawing import molecule_svg
+    from tmr_jax.hits_file import printable
 
     sections = []
     for answer in answers:

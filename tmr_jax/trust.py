@@ -9,8 +9,10 @@ a second stage, about the tier `det`.
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ from jaxtyping import Float
 
 from tmr_jax.assembly import Encoded
 from tmr_jax.config import DataConfig
+from tmr_jax.data.cache import read_arrays
 from tmr_jax.models.dual import MAX_LOG_SCALE
 from tmr_jax.retrieval.index import unit
 from tmr_jax.retrieval.metrics import per_query
@@ -39,6 +42,7 @@ from tmr_jax.retrieval.trust import (
 from tmr_jax.types import Pool
 
 UNRELATED = "unrelated sentences"
+KNOWN = "known.npz"  # in a run directory
 KEPT = 0.95  # share of the validation queries that the threshold of strangeness lets pass
 STILL, EVEN = 0.01, 0.01  # of a dead slot, see `slot_record`
 DIRECTIONS: tuple[Direction, ...] = ("t2m", "m2t")
@@ -59,8 +63,20 @@ class Signal(NamedTuple):
     neighbours: int
 
 
+class Known(NamedTuple):
+    """What a search tells strange queries by, whatever library it is in."""
+
+    rows: Float[np.ndarray, "R D"]  # of validation texts
+    neighbours: int
+    threshold: float  # KEPT of the other validation texts are below it
+
+    def strangeness(self, texts: Float[np.ndarray, "Q D"]) -> Float[np.ndarray, " Q"]:
+        """1 - mean cosine to the nearest validation texts."""
+        return ood_scores(texts, self.rows, self.neighbours)
+
+
 class Fitted(NamedTuple):
-    """All that is chosen or fitted, and on validation alone. Search can use it as it is."""
+    """All that is chosen or fitted, and on validation alone."""
 
     protocol: str  # of the validation pool
     known: np.ndarray  # float32 [R, D]: texts that a text is compared with
@@ -68,6 +84,7 @@ class Fitted(NamedTuple):
     tried: dict[Signal, float]  # AUROC
     threshold: float  # of strangeness: KEPT of the validation queries are below it
     temperature: dict[Direction, float]
+    search: Known  # the best of the signals that need no candidates
 
 
 # Texts first: the first of equals is chosen, and it tells the same whatever library is searched.
@@ -136,12 +153,42 @@ def fit(validation: Sides, unrelated: Float[np.ndarray, "S D"]) -> Fitted | None
     tried = {s: auroc(scores(s, familiar), scores(s, unrelated[::2])) for s in SIGNALS}
     signal = max(tried, key=lambda s: tried[s])
     threshold = float(np.quantile(scores(signal, familiar), KEPT))
+    free = max((s for s in SIGNALS if s.reference == "validation texts"), key=lambda s: tried[s])
+    limit = float(np.quantile(scores(free, familiar), KEPT))
+    search = Known(known, free.neighbours, limit)
     fitted: dict[Direction, float] = {}
     for direction in DIRECTIONS:
         query, candidates, target = _queries(validation, direction)
         if len(query):
             fitted[direction] = temperature(query, candidates.rows, target)
-    return Fitted(validation.pool.protocol, known, signal, tried, threshold, fitted)
+    return Fitted(validation.pool.protocol, known, signal, tried, threshold, fitted, search)
+
+
+def keep_known(run: Path, checkpoint: str, known: Known) -> None:
+    """In the run directory, for the searches to come; that of another checkpoint is replaced."""
+    path = run / KNOWN
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    told = {"neighbours": known.neighbours, "threshold": known.threshold}
+    with open(partial, "wb") as file:
+        np.savez(file, rows=known.rows, checkpoint=np.array(checkpoint), **told)
+    os.replace(partial, path)
+
+
+def read_known(run: Path, checkpoint: str) -> Known | None:
+    """None where nothing was kept for this checkpoint (its SHA-256)."""
+    path = run / KNOWN
+    if not path.is_file():
+        return None
+    try:
+        found = read_arrays(path)
+        if str(found["checkpoint"]) != checkpoint:
+            return None
+        return Known(found["rows"], int(found["neighbours"]), float(found["threshold"]))
+    except (ValueError, KeyError, OSError) as error:
+        raise ValueError(
+            f"expected what eval has kept in {path}, got a file that cannot be read ({error}); "
+            "evaluate the run again"
+        ) from error
 
 
 def trust_of(

@@ -313,21 +313,27 @@ def apply_vocabulary(table: MolTable, vocabulary: Vocabulary) -> tuple[MolTable,
     Unknown identifiers become one input, so the molecules that have any are put in the order of
     their new features, and have new keys.
     """
-    known = vocabulary.identifiers
-    place = np.searchsorted(known, table.nodes)
-    found = place < len(known)
-    found[found] = known[place[found]] == table.nodes[found]
+    nodes = vocabulary_ids(table.nodes, vocabulary)
     ids = table._replace(
-        nodes=np.where(found, place + 1, 0).astype(np.int32),
+        nodes=nodes,
         senders=table.senders.copy(),
         receivers=table.receivers.copy(),
         motif=table.motif.copy(),
         key=table.key.copy(),
     )
     molecule_of = np.repeat(np.arange(table_size(table)), np.diff(table.node_offsets))
-    for i in np.unique(molecule_of[~found[:, 0]]):
+    for i in np.unique(molecule_of[nodes[:, 0] == 0]):
         _reorder(ids, i)
-    return ids, int((~found).sum())
+    return ids, int((nodes == 0).sum())
+
+
+def vocabulary_ids(nodes: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """int32 [n, 1]: place of each identifier in the vocabulary, from 1; 0 for an unknown one."""
+    known = vocabulary.identifiers
+    place = np.searchsorted(known, nodes)
+    found = place < len(known)
+    found[found] = known[place[found]] == nodes[found]
+    return np.where(found, place + 1, 0).astype(np.int32)
 
 
 def _reorder(table: MolTable, i: np.integer) -> None:

@@ -116,6 +116,27 @@ def featurise_mol(
     motif: Literal["none", "brics"],
 ) -> MolFeatures:
     """The same arrays from what `parse_smiles` has returned."""
+    return _featurised(mol, molecule, motif)[0]
+
+
+def atom_order(
+    smiles: str, molecule: Literal["morgan1", "ogb", "ogb_morgan"]
+) -> tuple[str, np.ndarray]:
+    """A SMILES of the same molecule, and which of its atoms each row of `nodes` is, int64 [n].
+
+    Atoms are numbered from 0 as that SMILES writes them; drawings number them in that way too.
+    """
+    _, mol, order = _featurised(parse_smiles(smiles), molecule, "none")
+    with rdBase.BlockLogs():
+        written = Chem.MolToSmiles(mol)
+    place = np.argsort(list(mol.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"]))
+    return written, place[order]
+
+
+def _featurised(
+    mol: Chem.Mol, molecule: str, motif: str
+) -> tuple[MolFeatures, Chem.Mol, np.ndarray]:
+    """The features, the molecule that they are read from, and its atoms in their order."""
     with rdBase.BlockLogs():
         nodes, bonds = _morgan1(mol) if molecule == "morgan1" else _ogb(mol := _rewritten(mol))
         if molecule == "ogb_morgan":
@@ -126,7 +147,7 @@ def featurise_mol(
         ).reshape(-1, 2)
         motifs = brics_motifs(mol) if motif == "brics" else np.arange(len(nodes), dtype=np.int32)
         rank = _canonical_rank(nodes, bonds, ends)
-    return _arranged(nodes, bonds, ends, motifs, rank)
+    return _arranged(nodes, bonds, ends, motifs, rank), mol, np.argsort(rank)
 
 
 def _rewritten(mol: Chem.Mol) -> Chem.Mol:

@@ -83,6 +83,11 @@ class Tokenizer:
         ids = self.encode([text], max_tokens)[0][0]
         return [self._inner.id_to_token(int(i)) or "" for i in ids]
 
+    def spans(self, text: str, max_tokens: int) -> list[tuple[int, int]]:
+        """Where in `clean_text(text)` each of the `pieces` is; (0, 0) for special tokens."""
+        places = self._inner.encode(clean_text(text)).offsets
+        return places if len(places) <= max_tokens else places[: max_tokens - 1] + places[-1:]
+
     @property
     def vocab_size(self) -> int:
         return self._inner.get_vocab_size()
