@@ -64,7 +64,7 @@ def intervals(
 ) -> dict[str, tuple[float, float]]:
     """Percentile bootstrap interval of each metric over queries; a pure function of the seed."""
     columns = np.stack(list(per_query(ranking).values()))  # [6, Q]
-    low, high = _bootstrap(columns, resamples, seed, level)
+    low, high = bootstrap(columns, resamples, seed, level)
     return {name: (float(a), float(b)) for name, a, b in zip(NAMES, low, high, strict=True)}
 
 
@@ -78,12 +78,12 @@ def gains(
     """
     ours, theirs = (np.stack(list(per_query(r).values())) for r in (ranking, base))
     means = (ours - theirs).mean(1)
-    low, high = _bootstrap(ours - theirs, resamples, seed, level)
+    low, high = bootstrap(ours - theirs, resamples, seed, level)
     rows = zip(NAMES, means, low, high, strict=True)
     return {name: (float(m), float(a), float(b)) for name, m, a, b in rows}
 
 
-def _bootstrap(
+def bootstrap(
     columns: Float[np.ndarray, "M Q"], resamples: int, seed: int, level: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper percentile of the mean of each row, over resampled queries."""
