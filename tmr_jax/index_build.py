@@ -47,8 +47,8 @@ from tmr_jax.training.lock import hold
 SHARD = 16_384  # rows of the file
 CHUNK = 256  # rows that a process is given at once
 AHEAD = 16  # chunks for each process: while one shard is encoded the next is parsed
-PATIENCE = 2.0  # seconds for one molecule, and what a chunk has for each of its molecules
-START = 30.0  # seconds that a process may need to start
+PATIENCE = 2.0  # seconds for one molecule (F13)
+EACH = 0.05  # what a chunk has beside that for each of its molecules: fifty times what most take
 MANIFEST, REFUSED = "manifest.json", "refused.tsv"
 FOUND_BY = {"duplicate": "identity", "variant": "parent"}  # flags, by what came before
 
@@ -287,8 +287,9 @@ def _reasons(parts: list[Arrays]) -> list[str]:
 def described(worker: Worker, job: list) -> Arrays:
     """`describe_chunk` in a process; a molecule that ends the process, or hangs it, is refused."""
     smiles, *settings = job
+    worker.be_ready("entries")
     with suppress(Died):
-        return worker.ask("entries", job, START + PATIENCE * len(smiles))
+        return worker.ask("entries", job, PATIENCE + EACH * len(smiles))
     if len(smiles) == 1:
         return worker.ask("entries", [[""], *settings]) | {"reasons": _packed(["crashed"])}
     half = len(smiles) // 2

@@ -10,6 +10,7 @@ import pytest
 from tmr_jax.data.cache import pack_chunk
 from tmr_jax.data.entries import NUMBERS, describe_chunk
 from tmr_jax.data.workers import Died, Worker
+from tmr_jax.store import COLUMNS, FLOATS, INTEGERS
 
 
 def test_features_are_those_of_training():
@@ -58,3 +59,14 @@ def test_a_job_that_takes_too_long_ends_with_its_process():
     found = worker.ask("entries", [["CCO"], "ogb", "none"])  # by a new one
     assert found["heavy_atoms"].tolist() == [3]
     worker.close()
+
+
+def test_a_store_has_the_columns_that_a_molecule_fills():
+    """Neither imports the other: a property that one of them lacks would be lost."""
+    assert {name: COLUMNS[name] for name in NUMBERS} == NUMBERS
+    assert set(FLOATS + INTEGERS) == set(NUMBERS)
+    filled = set(describe_chunk(["C"], "ogb", "none"))
+    assert set(COLUMNS) - filled == {
+        "duplicate",
+        "variant",
+    }  # the builder sees the molecules before

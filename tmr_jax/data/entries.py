@@ -6,6 +6,7 @@ In: SMILES. Out: arrays for the columns of a library, and the features that the 
 from __future__ import annotations
 
 import hashlib
+from typing import get_type_hints
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -17,16 +18,9 @@ from tmr_jax.features.properties import Properties, group_mask, properties
 
 RDKIT = rdBase.rdkitVersion  # by which a library's columns and features were computed
 NUMBERS = {
-    "mw": np.float32,
-    "logp": np.float32,
-    "tpsa": np.float32,
-    "hbd": np.int32,
-    "hba": np.int32,
-    "rings": np.int32,
-    "charge": np.int32,
-    "heavy_atoms": np.int32,
+    name: np.float32 if kind is float else np.int32
+    for name, kind in get_type_hints(Properties).items()
 }
-assert tuple(NUMBERS) == Properties._fields
 
 
 def describe_chunk(smiles: list[str], molecule: Molecule, motif: Motif) -> dict[str, np.ndarray]:

@@ -18,7 +18,6 @@ from jaxtyping import Bool
 from tmr_jax.data.workers import Arrays, Died, Worker
 
 LIMIT = 2.0  # seconds for one question
-START = 60.0  # for the process to come up, on a machine at work
 CHUNK = 128  # molecules handed over at once: a twentieth of a second, if nothing is wrong
 LONGEST = 1_000  # characters of a pattern
 
@@ -39,7 +38,7 @@ class Matcher:
 
     def __init__(self, limit: float = LIMIT) -> None:
         self._limit, self._lock = limit, threading.Lock()
-        self._worker, self._is_up = Worker(), False
+        self._worker = Worker()
         weakref.finalize(self, self._worker.close)
 
     def look(self, smarts: str, smiles: Sequence[str], spent: float = 0.0) -> Looked:
@@ -55,7 +54,7 @@ class Matcher:
         self._worker.close()
 
     def _look(self, smarts: str, smiles: list[str], spent: float) -> Looked:
-        self._come_up()
+        self._worker.be_ready("substructure")
         found = [np.zeros(0, bool)]
         end = time.monotonic() + self._limit - spent
         for low in range(0, max(len(smiles), 1), CHUNK):
@@ -78,16 +77,10 @@ class Matcher:
             found.append(answer["matches"])
         return Looked(np.concatenate(found), True)
 
-    def _come_up(self) -> None:
-        if not self._is_up:
-            self._worker.ask("substructure", ["C", []], START)
-            self._is_up = True
-
     def _ask(self, smarts: str, smiles: list[str], limit: float) -> Arrays | None:
         try:
             return self._worker.ask("substructure", [smarts, smiles], limit)
         except Died:
-            self._is_up = False
             return None
 
 

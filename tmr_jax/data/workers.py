@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
+START = 120.0  # seconds for a process to start and import RDKit, on a machine that is at work
 AHEAD = 4  # jobs handed out for each process before the first result is taken
 
 
@@ -67,6 +68,21 @@ class Worker:
         finally:
             if timer is not None:
                 timer.cancel()
+
+    def be_ready(self, task: str) -> None:
+        """Starts the process where there is none, so that the time of the next job is its own.
+
+        Raises RuntimeError where it does not come up.
+        """
+        if self._process is not None:
+            return
+        try:
+            self.ask("ready", [task], START)
+        except Died as error:
+            raise RuntimeError(
+                f"expected a process for {task} to start within {START:g} s, got none; look at "
+                "what it says above, and at how busy the machine is"
+            ) from error
 
     def close(self) -> None:
         """Ends the process and whatever it does, for good."""
@@ -172,7 +188,14 @@ def _task(name: str) -> Callable[..., Arrays]:
         from tmr_jax.data.substructure import match_chunk
 
         return match_chunk  # type: ignore[return-value]
+    if name == "ready":
+        return _ready
     raise ValueError(f"expected a task, got {name!r}")
+
+
+def _ready(task: str) -> Arrays:
+    _task(task)  # imports what it needs
+    return {}
 
 
 def main() -> None:
