@@ -69,4 +69,4 @@ def test_a_store_has_the_columns_that_a_molecule_fills():
     assert set(COLUMNS) - filled == {
         "duplicate",
         "variant",
-    }  # the builder sees the molecules before
+    }  # the builder knows

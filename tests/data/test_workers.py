@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tmr_jax.data import workers
-from tmr_jax.data.workers import Died, in_workers
+from tmr_jax.data.workers import Died, Worker, in_workers
 
 
 def test_results_come_in_the_order_of_the_jobs():
@@ -83,3 +83,18 @@ def test_whoever_tries_again_is_not_let_after_the_end():
     results.close()
     assert time.monotonic() - before < 20
     assert [len(job[0]) for job in tried] == [1, 200_000]
+
+
+def test_a_process_that_is_ready_has_only_its_job_to_do(monkeypatch):
+    worker = Worker()
+    worker.be_ready("entries")
+    process = worker._process
+    begun = time.monotonic()
+    assert worker.ask("entries", [["CCO"], "ogb", "none"], 5.0)["mw"].shape == (1,)
+    assert time.monotonic() - begun < 5 and worker._process is process
+    worker.be_ready("entries")
+    assert worker._process is process
+    worker.close()
+    monkeypatch.setattr(workers, "START", 0.0)
+    with pytest.raises(RuntimeError, match="expected a process for entries to start"):
+        Worker().be_ready("entries")
