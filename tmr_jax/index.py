@@ -3,7 +3,8 @@
 In: a trained run and a file of molecules (.smi, .csv, .tsv, .parquet, .sdf, gzipped or not). Out:
 a folder with a vector, properties and functional groups of every molecule, to search with
 `tmr search --library FOLDER`. What is no molecule is listed in refused.tsv with the reason. Killed
-or stopped, the same words go on. `tmr index check FOLDER` reads every byte of a library again.
+or stopped, the same words go on. `tmr index copy FROM TO` takes a library to another engine, or
+another place. `tmr index check LIBRARY` reads every byte of a library again.
 """
 
 # Heavy imports wait inside the functions: a wrong word is said at once.
@@ -23,6 +24,7 @@ import tyro
 
 if TYPE_CHECKING:
     from tmr_jax.index_build import Account
+    from tmr_jax.store import Store
 
 USER_ERROR, LOCKED = 2, 3
 
@@ -47,8 +49,22 @@ class Build:
 class Check:
     """Read every byte of a library and compare it with what was written."""
 
-    library: tyro.conf.Positional[Path]
-    """Folder that tmr index has written."""
+    library: tyro.conf.Positional[str]
+    """What tmr index, or tmr index copy, has written."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Take a library to another engine or place; nothing is encoded again.
+
+    A place is a folder, milvus:FILE.db, or http(s)://HOST:PORT/COLLECTION of a Milvus server (with
+    its token in TMR_JAX_MILVUS_TOKEN). A new folder is LanceDB's; exact:FOLDER says otherwise.
+    """
+
+    origin: tyro.conf.Positional[str]
+    """The library that is there."""
+    to: tyro.conf.Positional[str]
+    """Where it is to be, too; a copy that was begun there is gone on with."""
 
 
 class Ended(Exception):
@@ -64,6 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == ["check"]:
         chosen = tyro.cli(Check, args=words[1:], prog="python -m tmr_jax.index check")
         return _said(lambda: check(chosen.library))
+    if words[:1] == ["copy"]:
+        named = tyro.cli(Copy, args=words[1:], prog="python -m tmr_jax.index copy")
+        return _said(lambda: copy(named.origin, named.to))
     told = tyro.cli(Build, args=words, prog="python -m tmr_jax.index")
     return _said(lambda: make(told))
 
@@ -81,7 +100,7 @@ def _said(work: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
     except (KeyboardInterrupt, Ended) as stop:
-        print("stopped; the shards that are there stay, the same words go on", file=sys.stderr)
+        print("stopped; what is there stays, the same words go on", file=sys.stderr)
         return 128 + (signal.SIGTERM if isinstance(stop, Ended) else signal.SIGINT)
 
 
@@ -123,24 +142,51 @@ def sentence(account: Account, out: Path) -> str:
     return "\n".join(lines)
 
 
-def check(folder: Path) -> int:
-    """Says whether every shard holds what was written into it; 2 where one does not."""
-    from tmr_jax.index_build import missing
-    from tmr_jax.store.exact import ExactStore
+def copy(origin: str, to: str) -> int:
+    """Copies, and says what has come of it."""
+    from tmr_jax.index_copy import copy_shown
 
-    store = ExactStore(folder)
-    bad = store.verify() | missing(folder)
+    copied = copy_shown(origin, to)
+    there = copied.count - copied.sent
+    print(
+        f"{copied.count:,} molecules of {origin} in {to}, read again and the same"
+        + (f"; {there:,} were there" if there else "")
+        + f" (SHA-256 {copied.sha256})"
+    )
+    return 0
+
+
+def check(place: str) -> int:
+    """Says whether a library holds what was written into it; 2 where it does not."""
+    from tmr_jax.store.opening import open_store
+
+    store = open_store(place)
+    bad = _differing(store)
+    if store.account is None:
+        bad["the whole"] = "its making has not come to its end"
     for name, wrong in sorted(bad.items()):
-        print(f"shard {name}: {wrong}")
+        print(f"{name}: {wrong}")
     if bad:
         print(
-            f"error: expected a whole library in {folder}, got {len(bad):,} shards that are not as "
+            f"error: expected a whole library in {place}, got {len(bad):,} parts that are not as "
             "they were written; say the words that made it again, they mend it",
             file=sys.stderr,
         )
         return USER_ERROR
-    print(f"{store.count():,} molecules in {folder}, every byte as it was written")
+    print(f"{store.count():,} molecules in {place}, every byte as it was written")
     return 0
+
+
+def _differing(store: Store) -> dict[str, str]:
+    """Parts of a library that are not what was written, by the hashes that it was sealed with."""
+    from tmr_jax.index_copy import HASH, content
+    from tmr_jax.store.exact import ExactStore
+
+    if isinstance(store, ExactStore):
+        return {f"shard {name}": wrong for name, wrong in store.verify().items()}
+    if store.account is None or content(store) == store.account[HASH]:
+        return {}
+    return {"items": "are not what was written"}
 
 
 if __name__ == "__main__":

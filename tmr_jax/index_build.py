@@ -49,7 +49,7 @@ CHUNK = 256  # rows that a process is given at once
 AHEAD = 16  # chunks for each process: while one shard is encoded the next is parsed
 PATIENCE = 2.0  # seconds for one molecule (F13)
 EACH = 0.05  # what a chunk has beside that for each of its molecules: fifty times what most take
-MANIFEST, REFUSED = "manifest.json", "refused.tsv"
+REFUSED = "refused.tsv"
 FOUND_BY = {"duplicate": "identity", "variant": "parent"}  # flags, by what came before
 
 
@@ -164,13 +164,14 @@ def build_shown(source: Source, out: Path, model: Model) -> Account:
 
 def of_model(about: dict[str, Any], model: Model, folder: Path) -> None:
     """ValueError where a library is of another model, to which its vectors mean nothing (F23)."""
-    theirs = {key: value for key, value in about.get("model", {}).items() if key != "run"}
+    said = about.get("model", {})
+    theirs = {key: value for key, value in said.items() if key != "run"}
     if theirs != identity(model):
         raise ValueError(
             f"expected a library of the model {model.checkpoint} (its parameters' SHA-256), got "
             f"{folder}, which is of {theirs.get('checkpoint')} with features "
             f"{theirs.get('features')}; search it with the run it is of "
-            f"({about['model'].get('run')}), or make it again"
+            f"({said.get('run')}), or make it again"
         )
 
 
@@ -357,14 +358,12 @@ def _write(
 
 
 def _finish(out: Path, rows: int, made: int) -> Account:
-    """Writes refused.tsv and manifest.json, the seal of the whole."""
+    """Writes refused.tsv, then the seal of the whole."""
     width = int(read_head(out)["width"])
     account = Account(rows=rows, made=made)
-    ids = hashlib.sha256()
-    lines, shards = ["row\treason\tbeginning"], {}
+    lines = ["row\treason\tbeginning"]
     for place in shard_places(out):
         seal, shard = read_seal(place), map_shard(place, width)
-        ids.update(np.ascontiguousarray(shard.ids, "<i8").tobytes())
         account.kept += seal["count"]
         account.salts += int(shard.columns["salt"].sum())
         account.duplicates += int(shard.columns["duplicate"].sum())
@@ -372,27 +371,17 @@ def _finish(out: Path, rows: int, made: int) -> Account:
         for row, reason, value in seal["refused"]:
             account.refused[reason] = account.refused.get(reason, 0) + 1
             lines.append(f"{row}\t{reason}\t{' '.join(value.split())}")
-        shards[place.name] = {"count": seal["count"], "files": seal["files"]}
-    account.shards = len(shards)
+        account.shards += 1
     if not account.kept:
         raise ValueError(
             f"expected at least one molecule, got none of {account.rows:,} rows "
             f"(refused: {account.refused}); check which column holds the SMILES"
         )
     replace_text(out / REFUSED, "\n".join(lines) + "\n")
-    whole = dataclasses.asdict(account) | {"ids_sha256": ids.hexdigest(), "parts": shards}
+    whole = dataclasses.asdict(account)
     del whole["made"]  # how often the build was stopped is no part of what it made
-    replace_text(out / MANIFEST, json.dumps(whole, indent=1) + "\n")
+    ExactStore(out).seal(whole)
     return account
-
-
-def missing(folder: Path) -> dict[str, str]:
-    """Shards that the manifest names and that are not there; "?" where there is no manifest."""
-    if not (folder / MANIFEST).is_file():
-        return {"?": "the build has not come to its end"}
-    named = json.loads((folder / MANIFEST).read_text("utf-8"))["parts"]
-    there = {place.name for place in shard_places(folder)}
-    return {name: "is not there" for name in named if name not in there}
 
 
 def _free(folder: Path) -> str:

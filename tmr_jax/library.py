@@ -1,4 +1,4 @@
-"""What can be searched: a list in memory, or a library that `tmr index` has made of a file.
+"""What can be searched: a list in memory, or a library that `tmr index` has made.
 
 A file that is searched without an index gets one in the cache folder, under a hash of its content,
 the model's parameters and the featuriser; the next search of the same file opens it in a moment.
@@ -18,18 +18,11 @@ from jaxtyping import Float
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.data.entries import RDKIT
 from tmr_jax.data.molecules import read_rows
-from tmr_jax.index_build import (
-    MANIFEST,
-    Model,
-    Source,
-    build_shown,
-    identity,
-    missing,
-    of_model,
-)
+from tmr_jax.index_build import Model, Source, build_shown, identity, of_model
 from tmr_jax.retrieval.rank import top
 from tmr_jax.store import NONE, Filter, Store
-from tmr_jax.store.exact import ExactStore, sha256_of
+from tmr_jax.store.exact import HEAD, ExactStore, sha256_of
+from tmr_jax.store.opening import is_place_of_a_store, open_store
 
 
 class Account(NamedTuple):
@@ -145,13 +138,13 @@ def listed(molecules: Sequence[str], model: Model) -> Listed:
 def open_library(
     path: Path, model: Model, smiles_column: str = "", name_column: str = ""
 ) -> Stored:
-    """The library of a folder that `tmr index` made, or of a file, which is indexed first.
+    """The library of a place that `tmr index` made, or of a file, which is indexed first.
 
-    Raises ValueError where a folder is of another model (F23: both hashes are named), where a file
+    Raises ValueError where a library is of another model (F23: both hashes are named), where a file
     cannot be read or holds no molecule, and where there is no room for the embeddings.
     """
-    if path.is_dir():
-        return _opened(path, model, str(path))
+    if is_place_of_a_store(path):
+        return _opened(open_store(path), model, str(path), path)
     if not path.is_file():
         next(read_rows(path, smiles_column, name_column), None)  # says what is wrong
     source = Source(path, smiles_column, name_column)
@@ -159,25 +152,24 @@ def open_library(
     key = [sha256_of(path), path.suffixes, identity(model), smiles_column, name_column, RDKIT]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
     place = cache_folder() / f"library-{digest}"
-    if not (place / MANIFEST).is_file() or _store(place).broken:
+    if not _is_whole(place):
         build_shown(source, place, model)
-    return _opened(place, model, str(path))
+    return _opened(ExactStore(place), model, str(path), place)
 
 
-def _store(folder: Path) -> ExactStore:
-    """The store of a folder; shards that its manifest names and that are gone count as broken."""
+def _is_whole(folder: Path) -> bool:
+    if not (folder / HEAD).exists():
+        return False
     store = ExactStore(folder)
-    store.broken |= missing(folder)
-    return store
+    return store.account is not None and not store.broken
 
 
-def _opened(folder: Path, model: Model, source: str) -> Stored:
-    store = _store(folder)
-    of_model(store.about, model, folder)
-    if not (folder / MANIFEST).is_file():
+def _opened(store: Store, model: Model, source: str, place: Path) -> Stored:
+    of_model(store.about, model, place)
+    said = store.account
+    if said is None:
         raise ValueError(
-            f"expected a whole library in {folder}, got one whose making has not come to its end; "
+            f"expected a whole library in {place}, got one whose making has not come to its end; "
             "say the tmr index that began it again"
         )
-    said = json.loads((folder / MANIFEST).read_text("utf-8"))
     return Stored(store, Account(source, said["rows"], said["kept"], said["refused"]))

@@ -8,18 +8,17 @@ import pytest
 from tests.store.items import items, rows
 from tmr_jax.filters import parse_filter
 from tmr_jax.store import COLUMNS, NONE, TEXTS, Filter, meets
-from tmr_jax.store.exact import ExactStore
+from tmr_jax.store.opening import create_store, open_store
 
 WIDTH = 4
 
 
-@pytest.fixture(params=["exact"])
+@pytest.fixture(params=["exact", "lance", "milvus"])
 def engine(request, tmp_path):
     """(make an empty store, open it again)."""
-    if request.param == "exact":
-        place = tmp_path / "lib"
-        return lambda: ExactStore.create(place, WIDTH, {"of": "tests"}), lambda: ExactStore(place)
-    raise AssertionError(request.param)
+    place = f"{request.param}:{tmp_path / 'lib'}"
+    place += ".db" if request.param == "milvus" else ""
+    return lambda: create_store(place, WIDTH, {"of": "tests"}), lambda: open_store(place)
 
 
 @pytest.fixture
@@ -55,6 +54,9 @@ def test_more_than_there_is(filled):
         parse_filter(["mw>=100", "mw<=120", "logp<-5.2"]),
         parse_filter(["rings=2"]),
         parse_filter(["mw>480"]),
+        parse_filter(["rings<2.5", "charge>-1000000000000"]),
+        parse_filter(["rings>1.5", "charge<0.1"]),
+        parse_filter(["rings=1.5"]),
         parse_filter(["unsalted", "distinct"]),
         Filter(groups=0b101),
         Filter(groups=0b001, without=0b100),

@@ -1,11 +1,13 @@
 """Where the vectors of a library are: one narrow protocol, one file for each engine.
 
 `exact` is the folder that `tmr index` writes, searched row by row: the truth that others are
-measured against. `milvus` is an embedded file or, by the same client, a cluster.
+measured against. `lance` is a folder with an index, for large libraries. `milvus` is an embedded
+file or, by the same client, a cluster. `opening` tells them apart.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
@@ -13,6 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+LANCE_HEAD = "lance.json"  # by which a folder of LanceDB is known without its package
 NONE = -1  # the id in a place of a result that no item fills
 
 # Columns of every item beside its id and vector; see data/entries.py for what they hold.
@@ -82,6 +85,7 @@ class Store(Protocol):
     width: int
     about: dict[str, Any]  # what the library was made of, kept word for word
     broken: dict[str, str]  # parts that cannot be read, and why; the rest answers
+    account: dict[str, Any] | None  # what became of the rows it is made of; None before `seal`
 
     def upsert(self, batch: Batch) -> None:
         """Adds items, in the place of those that have their ids; all of them or none."""
@@ -103,7 +107,34 @@ class Store(Protocol):
         """Everything, in the order of the ids."""
         ...
 
+    def settle(self) -> None:
+        """Makes its indices, where it has any; what was stopped may be begun again."""
+        ...
+
+    def seal(self, account: dict[str, Any]) -> None:
+        """Marks it whole: nothing more comes in."""
+        ...
+
     def close(self) -> None: ...
+
+
+def literal(condition: Condition) -> tuple[str, str, str]:
+    """Column, sign and number of a condition as text, for engines that have a language of their own.
+
+    A number of 32 bits is written as the column holds it, whole numbers are compared with whole
+    numbers, and none is beyond the column's kind: no engine's rules of conversion matter.
+    """
+    column, sign, number = condition
+    if column in FLOATS:
+        widest = float(np.finfo(np.float32).max)
+        return column, sign, repr(float(np.float32(min(max(number, -widest), widest))))
+    number = min(max(number, -(2**31) + 0.5), 2**31 - 1.5)
+    if number == int(number):
+        return column, sign, str(int(number))
+    if sign == "=":
+        return column, "<", str(-(2**31))  # no whole number is a half
+    below = math.floor(number)
+    return (column, "<=", str(below)) if "<" in sign else (column, ">=", str(below + 1))
 
 
 def meets(columns: dict[str, np.ndarray], where: Filter) -> Bool[np.ndarray, " n"]:

@@ -4,6 +4,7 @@
     shards/000000/rows.f32  vectors, float32 [n, D], by rows
                   entries.arrow  ids and columns, an Arrow file of one record batch
                   shard.json     how many, and the SHA-256 of the other two
+    manifest.json           the seal of the whole: what became of the rows, and what each shard is
 
 A shard is written under another name and moved into place whole, so what is in `shards` is whole,
 whenever the writer was killed. Files are mapped, not read: memory is what a search touches.
@@ -26,7 +27,7 @@ import pyarrow as pa
 from tmr_jax.store import COLUMNS, NONE, TEXTS, Batch, Filter, Found, check_batch, meets
 
 FORMAT = 1
-HEAD, SHARDS = "library.json", "shards"
+HEAD, SHARDS, MANIFEST = "library.json", "shards", "manifest.json"
 ROWS, ENTRIES, SEAL = "rows.f32", "entries.arrow", "shard.json"
 FEW = 0.2  # share of the rows below which those that meet a filter are gathered first
 TILE = 8  # queries are scored in blocks of so many, so that a score's bits never depend on others
@@ -53,11 +54,14 @@ class ExactStore:
         self.folder = folder
         head = read_head(folder)
         self.width, self.about = int(head["width"]), dict(head["about"])
+        self.account, named = _read_manifest(folder)
         self._shards: list[Shard] = []
-        self.broken: dict[str, str] = {}  # shard -> what is wrong with it
-        for place in shard_places(folder):
+        places = shard_places(folder)
+        gone = set(named) - {place.name for place in places}
+        self.broken = dict.fromkeys(sorted(gone), "is not there")  # shard -> what is wrong with it
+        for place in places:
             self._open(place)
-        self._settle()
+        self._order()
 
     @classmethod
     def create(cls, folder: Path, width: int, about: dict[str, Any]) -> ExactStore:
@@ -76,7 +80,7 @@ class ExactStore:
         number = 1 + max((int(p.name) for p in shard_places(self.folder)), default=-1)
         write_shard(self.folder, number, batch, self.width, {})
         self._open(self.folder / SHARDS / f"{number:06}")
-        self._settle()
+        self._order()
 
     def search(self, vectors: np.ndarray, k: int, where: Filter | None = None) -> Found:
         ids = np.full((len(vectors), k), NONE, np.int64)
@@ -126,6 +130,19 @@ class ExactStore:
         ids, vectors = (np.concatenate([p[i] for p in parts])[back] for i in (0, 1))
         return Batch(ids, vectors, columns)
 
+    def settle(self) -> None:
+        """Every row is compared: there is no index."""
+
+    def seal(self, account: dict[str, Any]) -> None:
+        ids, parts = hashlib.sha256(), {}
+        for place in shard_places(self.folder):
+            seal = read_seal(place)
+            parts[place.name] = {"count": seal["count"], "files": seal["files"]}
+            ids.update(np.ascontiguousarray(map_shard(place, self.width).ids, "<i8").tobytes())
+        whole = account | {"ids_sha256": ids.hexdigest(), "parts": parts}
+        replace_text(self.folder / MANIFEST, json.dumps(whole, indent=1) + "\n")
+        self.account = account
+
     def close(self) -> None:
         self._shards = []
 
@@ -144,7 +161,7 @@ class ExactStore:
             return
         self._shards.append(map_shard(place, self.width))
 
-    def _settle(self) -> None:
+    def _order(self) -> None:
         """Which rows are not replaced by a later shard."""
         ids = [s.ids for s in self._shards]
         starts = np.cumsum([0, *map(len, ids)])
@@ -235,6 +252,17 @@ def read_head(folder: Path) -> dict[str, Any]:
             "make it again with tmr index"
         )
     return head
+
+
+def _read_manifest(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """What became of the rows, and what each shard is; None and {} where nothing is sealed."""
+    try:
+        whole = json.loads((folder / MANIFEST).read_text("utf-8"))
+        parts = whole.pop("parts")
+    except (OSError, ValueError, KeyError):
+        return None, {}
+    whole.pop("ids_sha256", None)
+    return whole, parts
 
 
 def shard_places(folder: Path) -> list[Path]:
