@@ -1,13 +1,11 @@
-"""A library moves between engines: the same content, gone on with after a kill, refused till whole."""
+"""A library moves between engines: the same content, gone on with if killed, refused till whole."""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from tests.store.items import items, rows
 from tmr_jax import index, index_copy
 from tmr_jax.index_build import Source, build
 from tmr_jax.index_copy import Digest, content, copy
+from tmr_jax.library import open_library
 from tmr_jax.store.exact import ExactStore
 from tmr_jax.store.opening import create_store, open_store
 from tmr_jax.training.lock import hold
@@ -80,7 +79,7 @@ def test_a_stopped_copy_is_refused_and_gone_on_with(engine, origin, tmp_path, by
     assert half.account is None and half.count() == 24
     half.upsert(items([24, 25], rows(50)[24:26]))  # a batch of which a beginning arrived
     half.close()
-    with pytest.raises(ValueError, match="whole library .* not come to its end"):
+    with pytest.raises(ValueError, match=r"whole library .* not come to its end"):
         copy(place, tmp_path / "third")
     assert copy(origin, place).sent == 24
     assert open_store(place).count() == 50
@@ -160,7 +159,9 @@ def test_the_hash_does_not_depend_on_batches_and_sees_everything():
 @pytest.mark.parametrize("to", ["to", "exact:{}/to", "milvus:{}/to.db"])
 def test_a_search_in_a_copy(to, tiny_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("my.smi").write_text("CCO ethanol\nc1ccccc1 benzene\nbad bad\nCC(=O)O acid\nCCCCCC hexane\n")
+    Path("my.smi").write_text(
+        "CCO ethanol\nc1ccccc1 benzene\nbad bad\nCC(=O)O acid\nCCCCCC hexane\n"
+    )
     retriever = tmr_jax.load(tiny_run)
     build(Source(Path("my.smi")), Path("lib"), retriever.model)
     place = to.format(tmp_path)
@@ -172,9 +173,7 @@ def test_a_search_in_a_copy(to, tiny_run, tmp_path, monkeypatch):
     np.testing.assert_allclose([h.score for h in ours], [h.score for h in theirs], atol=1e-6)
     assert [hit.name for hit in theirs] == [hit.name for hit in ours]
     other = retriever.model._replace(checkpoint="0" * 64)
-    from tmr_jax.library import open_library
-
-    with pytest.raises(ValueError, match=f"of the model {'0' * 64}"):
+    with pytest.raises(ValueError, match=f"of the model {'0' * 64}"):  # F23
         open_library(Path(place), other)
 
 
@@ -193,9 +192,9 @@ def test_a_search_in_half_a_copy_is_refused(tiny_run, tmp_path, by_eight):
 
 
 SLOW = """
-import sys, time
+import sys
 from tmr_jax import index, index_copy
-index_copy.SIZE = 8
+index_copy.SIZE = 2
 sys.exit(index.main(sys.argv[1:]))
 """
 
@@ -209,7 +208,10 @@ def test_killed_at_random_moments(engine, origin, tmp_path, by_eight):
     for _ in range(3):
         process = subprocess.Popen([sys.executable, "-c", SLOW, "copy", origin, place])
         limit = time.monotonic() + 120
-        while process.poll() is None and not (tmp_path / "to.db").exists() | (tmp_path / "to").exists():
+        while (
+            process.poll() is None
+            and not (tmp_path / "to.db").exists() | (tmp_path / "to").exists()
+        ):
             assert time.monotonic() < limit
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 0.5))

@@ -9,7 +9,6 @@ the encoder by a bounded number of molecules, so memory does not grow with the f
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections import deque

@@ -119,7 +119,7 @@ class Store(Protocol):
 
 
 def literal(condition: Condition) -> tuple[str, str, str]:
-    """Column, sign and number of a condition as text, for engines that have a language of their own.
+    """Column, sign and number of a condition as text, for engines with a language of their own.
 
     A number of 32 bits is written as the column holds it, whole numbers are compared with whole
     numbers, and none is beyond the column's kind: no engine's rules of conversion matter.

@@ -187,11 +187,10 @@ class ExactStore:
             rows = np.flatnonzero(live)
             if not len(rows):
                 continue
-            gather = len(rows) < FEW * len(live)
-            scores = tile @ (shard.rows[rows] if gather else shard.rows).T  # [TILE, n]
-            if not gather and len(rows) < len(live):
-                scores[:, ~live] = -np.inf
-            best.append(_best(shard.ids[rows] if gather else shard.ids, scores, k))
+            if len(rows) < FEW * len(live):
+                best.append(_nearest(tile, shard.ids[rows], shard.rows[rows], live[rows], k))
+            else:
+                best.append(_nearest(tile, shard.ids, shard.rows, live, k))
         ids, scores = (np.concatenate(parts, axis=1) for parts in zip(*best, strict=True))
         # Higher scores first, lower ids among equals.
         order = np.lexsort((ids, -scores), axis=1)[:, :k]
@@ -220,6 +219,20 @@ def _taken(shard: Shard, rows: np.ndarray) -> Batch:
     columns: dict[str, Any] = {name: column[rows] for name, column in shard.columns.items()}
     columns |= {name: taken.column(name).to_pylist() for name in TEXTS}
     return Batch(shard.ids[rows], shard.rows[rows], columns)
+
+
+def _nearest(
+    tile: np.ndarray, ids: np.ndarray, rows: np.ndarray, live: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids [TILE, K] and cosines of the k best live rows, and of some more, in no order."""
+    from tmr_jax.store import scan  # jax takes a second, and who only copies needs none
+
+    if scan.pays():
+        places, scores = scan.best_of_block(tile, rows, live, k)
+        return ids[places], scores
+    scores = tile @ rows.T
+    scores[:, ~live] = -np.inf
+    return _best(ids, scores, k)
 
 
 def _best(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""A library in Milvus: a cluster by its address, or a file of Milvus Lite; one client speaks to both.
+"""A library in Milvus: a cluster by its address, or a file of Milvus Lite, by the same client.
 
 In: batches as every store takes them. Out: nearly the answers of `exact`. The collection NAME has
 the items; what they were made of, and once it is whole what became of the rows, is in a second one,

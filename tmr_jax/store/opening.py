@@ -106,7 +106,9 @@ def is_there(place: str | Path) -> bool:
     assert path is not None
     if engine == "milvus":
         return path.exists() and _milvus().is_there(str(path), collection)
-    return (path / EXACT_HEAD).exists() or ((path / LANCE_HEAD).exists() and _lance().is_there(path))
+    return (path / EXACT_HEAD).exists() or (
+        (path / LANCE_HEAD).exists() and _lance().is_there(path)
+    )
 
 
 def _lance() -> Any:
