@@ -21,7 +21,7 @@ from typing import Any
 import lancedb
 import numpy as np
 import pyarrow as pa
-from lancedb.index import IvfSq
+from lancedb.index import BTree, IvfSq
 
 from tmr_jax.store import (
     COLUMNS,
@@ -174,7 +174,7 @@ class LanceStore:
             self._table.create_index("vector", config=index)
             for column in ("id", *COLUMNS):
                 if column not in (*FLAGS, *IDENTITIES, MASK):  # no order helps with those
-                    self._table.create_scalar_index(column)
+                    self._table.create_index(column, config=BTree())
         self._probes = _probes(self._table)
 
     def seal(self, account: dict[str, Any]) -> None:

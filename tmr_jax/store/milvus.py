@@ -34,7 +34,8 @@ from tmr_jax.store import (
 
 LITE = ".db"  # how the path of an embedded file ends
 NEIGHBOURS, BUILD_EFFORT = 16, 200  # of the graph, and of its making
-EFFORT = 128  # of a search, at least: how many candidates it keeps
+# How many candidates a search keeps, at least: with a filter most of them are none.
+EFFORT, EFFORT_FILTERED = 128, 1_024
 AT_ONCE = 2_000  # rows of a message: 4 MB, where a server takes 64
 PAGE = 10_000  # rows that a server is asked for at once, of at most 16,384
 LONGEST = 65_535  # bytes of a text: Milvus' own limit
@@ -105,13 +106,14 @@ class MilvusStore:
     def search(self, vectors: np.ndarray, k: int, where: Filter | None = None) -> Found:
         ids = np.full((len(vectors), k), NONE, np.int64)
         scores = np.full((len(vectors), k), -np.inf, np.float32)
+        least = EFFORT if where is None else EFFORT_FILTERED
         answers = self._server.ask(
             "search",
             self._name,
             data=list(np.asarray(vectors, np.float32)),
             limit=k,
             filter=expression(where),
-            search_params={"params": {"ef": max(EFFORT, 2 * k)}},
+            search_params={"params": {"ef": max(least, 2 * k)}},
             output_fields=["id"],
         )
         for i, hits in enumerate(answers):
