@@ -18,8 +18,8 @@ import pytest
 import tmr_jax
 from tmr_jax import index, index_build
 from tmr_jax.data.workers import Died
-from tmr_jax.index_build import MANIFEST, REFUSED, Seen, Source, build, described
-from tmr_jax.store.exact import ExactStore, shard_places
+from tmr_jax.index_build import REFUSED, Seen, Source, build, described
+from tmr_jax.store.exact import MANIFEST, ExactStore, shard_places
 from tmr_jax.training.lock import hold
 
 LINES = [

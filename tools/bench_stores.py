@@ -234,7 +234,8 @@ def block(real: Batch, low: int, high: int, rng: np.random.Generator) -> Batch:
 
 def between(rows: np.ndarray, base: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Each base row moved by a part of the way between two others: the same spectrum as theirs."""
-    b, c = rng.integers(0, len(rows), (2, len(base)))
+    b = rng.integers(0, len(rows), len(base))
+    c = (b + rng.integers(1, len(rows), len(base))) % len(rows)  # another one
     part = rng.uniform(0.05, 0.5, (len(base), 1)).astype(np.float32)
     return unit(rows[base] + part * (rows[b] - rows[c]))
 
@@ -260,8 +261,7 @@ def copied(origin: Path, place: str) -> tuple[float, float, str]:
     while process.poll() is None:
         memory = max(memory, resident(process.pid))
         time.sleep(LOOK)
-    assert process.stdout is not None
-    said = process.stdout.read()
+    said, _ = process.communicate()
     assert process.returncode == 0, f"tmr index copy ended with {process.returncode}: {said}"
     return time.perf_counter() - before, memory, said.split("SHA-256 ")[1].strip(" )\n")
 

@@ -113,8 +113,8 @@ class LanceStore:
         scores = np.full((len(vectors), k), -np.inf, np.float32)
         condition = sql(where)
         for i, vector in enumerate(np.asarray(vectors, np.float32)):
-            query = self._table.search(vector).distance_type("dot").limit(k)
-            query = query.select(["id", "_distance"])
+            query: Any = self._table.search(vector)  # its kind depends on what is searched for
+            query = query.distance_type("dot").limit(k).select(["id", "_distance"])
             if self._probes:
                 query = query.nprobes(self._probes).refine_factor(AGAIN)
             if condition:

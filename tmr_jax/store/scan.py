@@ -7,6 +7,7 @@ equal scores a share names its first rows, so the answer does not depend on the 
 from __future__ import annotations
 
 from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ def _power(count: int) -> int:
 
 
 @lru_cache(maxsize=16)
-def _program(devices: tuple[jax.Device, ...], k: int):
+def _program(devices: tuple[Any, ...], k: int):
     """The compiled search of a block whose rows lie on the devices, share by share."""
     mesh = Mesh(np.array(devices), (AXIS,))
     shares, copies = NamedSharding(mesh, P(AXIS)), NamedSharding(mesh, P())

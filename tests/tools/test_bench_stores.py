@@ -1,0 +1,62 @@
+"""The benchmark of engines on a small library: every figure is there, and none is found twice."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.store.items import items, rows
+from tmr_jax.store.exact import ExactStore
+
+PATH = Path(__file__).resolve().parents[2] / "tools" / "bench_stores.py"
+TOOL = runpy.run_path(str(PATH))
+
+
+def told(**named):
+    return TOOL["Arguments"](**{"rows": 700, "width": 8, "asked": 6, **named})
+
+
+@pytest.mark.slow
+def test_a_table_of_all_engines(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(TOOL["bench"].__globals__, "__file__", str(PATH))
+    TOOL["bench"](told(folder=tmp_path, engines=("lance",)), tmp_path)
+    capsys.readouterr()
+    found = json.loads((tmp_path / "results.json").read_text())["engines"]
+    assert {*found} == {"exact", "lance"}
+    assert found["exact"]["sha256"] == found["lance"]["sha256"]
+    assert {*found["lance"]["ms"]} == {"none", "10 %", "1 %"}
+    assert not list(tmp_path.glob("*-killed"))
+    TOOL["bench"](told(folder=tmp_path, engines=("lance",)), tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text())["engines"] == found
+    table = capsys.readouterr().out.split("\n\n")[-2]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert [line[0] for line in lines] == ["engine", "---", "exact", "lance"]
+    assert {len(line) for line in lines} == {9}
+    assert all(line[5].endswith("1.000") for line in lines[2:])  # few rows are compared one by one
+    assert all(line[8].startswith("the same, ") for line in lines[2:])
+    with pytest.raises(ValueError, match="choose another --folder"):
+        TOOL["bench"](told(folder=tmp_path, seed=1), tmp_path)
+
+
+def test_real_rows_come_first_and_others_lie_between(tmp_path):
+    store = ExactStore.create(tmp_path / "real", 16, {})
+    store.upsert(items(range(0, 200, 2), rows(100, 16)))
+    TOOL["make"](told(library=tmp_path / "real"), tmp_path / "out", tmp_path / "queries.npy")
+    made = ExactStore(tmp_path / "out")
+    (batch,) = made.batches()
+    assert batch.vectors.shape == (700, 16) and made.account["kept"] == 700
+    np.testing.assert_array_equal(batch.vectors[:100], rows(100, 16))
+    assert batch.columns["mw"][3] == 60 and batch.columns["name"][3] == 'item 6 "é"'
+    near = (batch.vectors[100:] @ rows(100, 16).T).max(axis=1)
+    assert 0.8 < np.median(near) < 1 and (near < 1 - 1e-5).all()
+    assert np.load(tmp_path / "queries.npy").shape == (6, 16)
+
+
+def test_equals_are_as_good_as_one_another():
+    right = [[0.9, 0.5, 0.5], [0.3, 0.2, -np.inf]]
+    assert TOOL["recall"](right, right) == 1
+    assert TOOL["recall"]([[0.9, 0.5, 0.4], right[1]], right) == pytest.approx(5 / 6)
