@@ -42,6 +42,9 @@ HOMES = {
     "jraph": {"types.py", "nn/gcn.py", "data/batching.py"},
     "rdkit": {"features/", "data/", "drawing.py", "hits_file.py"},
     "tokenizers": {"features/text.py"},
+    "lancedb": {"store/lance.py"},
+    "pymilvus": {"store/milvus.py"},
+    "milvus_lite": {"store/milvus.py", "store/opening.py"},
     "transformers": set(),
 }
 NEVER_IMPORTED = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib", "torch"}

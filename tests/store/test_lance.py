@@ -18,7 +18,7 @@ from tmr_jax.store.lance import HEAD, TABLE, LanceStore
 @pytest.fixture
 def indexed(tmp_path, monkeypatch):
     """2,000 rows in 20 parts, of which four are looked into."""
-    for name, value in {"INDEX_FROM": 1000, "PARTITION": 100, "NEAREST": 0.2}.items():
+    for name, value in {"INDEX_FROM": 1000, "PARTITION": 100, "LEAST": 1, "SHARE": 0.2}.items():
         monkeypatch.setattr(lance, name, value)
     store = LanceStore.create(tmp_path / "lib", 16, {})
     for low in range(0, 2000, 500):
@@ -40,6 +40,18 @@ def test_the_index_finds_most_of_what_is_nearest(indexed, tmp_path):
     assert (np.diff(found.scores, axis=1) <= 0).all()
 
 
+def test_few_that_meet_a_filter_are_compared_one_by_one(indexed, tmp_path, monkeypatch):
+    where, queries = parse_filter(["rings=3"]), rows(20, 16, seed=1)
+    exact = ExactStore.create(tmp_path / "exact", 16, {})
+    exact.upsert(items(range(2000), rows(2000, 16)))
+    truth = exact.search(queries, 10, where).ids.tolist()
+    assert indexed.search(queries, 10, where).ids.tolist() == truth
+    monkeypatch.setattr(lance, "FEW", 399)
+    monkeypatch.setattr(lance, "FILTERED", 1)
+    assert indexed.search(queries, 10, where).ids.tolist() != truth
+
+
+@pytest.mark.parametrize("few", [0, 3000])
 @pytest.mark.parametrize(
     "where",
     [
@@ -50,7 +62,8 @@ def test_the_index_finds_most_of_what_is_nearest(indexed, tmp_path):
     ],
     ids=str,
 )
-def test_filters_with_an_index(indexed, where):
+def test_filters_with_an_index(indexed, where, few, monkeypatch):
+    monkeypatch.setattr(lance, "FEW", few)
     batch = items(range(2000), rows(2000, 16))
     right = np.flatnonzero(meets({n: batch.columns[n] for n in COLUMNS}, where))
     assert indexed.count(where) == len(right)
