@@ -40,18 +40,16 @@ def test_the_index_finds_most_of_what_is_nearest(indexed, tmp_path):
     assert (np.diff(found.scores, axis=1) <= 0).all()
 
 
-def test_few_that_meet_a_filter_are_compared_one_by_one(indexed, tmp_path, monkeypatch):
+def test_the_fewer_meet_a_filter_the_more_parts_are_looked_into(indexed, tmp_path, monkeypatch):
     where, queries = parse_filter(["rings=3"]), rows(20, 16, seed=1)
     exact = ExactStore.create(tmp_path / "exact", 16, {})
     exact.upsert(items(range(2000), rows(2000, 16)))
     truth = exact.search(queries, 10, where).ids.tolist()
-    assert indexed.search(queries, 10, where).ids.tolist() == truth
-    monkeypatch.setattr(lance, "FEW", 399)
-    monkeypatch.setattr(lance, "FILTERED", 1)
+    assert indexed.search(queries, 10, where).ids.tolist() == truth  # a fifth of all: every part
+    monkeypatch.setattr(indexed, "_count", 400)
     assert indexed.search(queries, 10, where).ids.tolist() != truth
 
 
-@pytest.mark.parametrize("few", [0, 3000])
 @pytest.mark.parametrize(
     "where",
     [
@@ -62,8 +60,7 @@ def test_few_that_meet_a_filter_are_compared_one_by_one(indexed, tmp_path, monke
     ],
     ids=str,
 )
-def test_filters_with_an_index(indexed, where, few, monkeypatch):
-    monkeypatch.setattr(lance, "FEW", few)
+def test_filters_with_an_index(indexed, where):
     batch = items(range(2000), rows(2000, 16))
     right = np.flatnonzero(meets({n: batch.columns[n] for n in COLUMNS}, where))
     assert indexed.count(where) == len(right)
