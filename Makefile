@@ -17,7 +17,7 @@ STAMP := $(VENV)/.installed-$(EXTRAS)
 export PYTHON LIB Q # to the shell as they are, whatever marks are in them
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval table search data test lint types format check
+.PHONY: help setup train eval table search serve data test lint types format check
 
 help: ## list these verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,9 @@ table: $(STAMP) ## run what a table of results lacks, then print it (NAME=smoke)
 
 search: $(STAMP) ## ask a run (RUN=runs/quickstart LIB=library.smi Q="an aromatic amine")
 	@$(PY) -m tmr_jax.search --run $(RUN) $${LIB:+--library "$$LIB"} $(ARGS) "$$Q"
+
+serve: $(STAMP) ## a page and an API over a library (RUN=runs/quickstart LIB=library.smi)
+	@$(PY) -m tmr_jax.serve --run $(RUN) --library "$$LIB" $(ARGS)
 
 data: $(STAMP) ## fetch a public data set and verify it (SET=chebi20)
 	$(PY) tools/fetch_data.py $(SET) $(ARGS)

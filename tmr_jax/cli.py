@@ -20,6 +20,10 @@ VERBS = {
         "tmr_jax.index",
         "make a library: tmr index --run runs/quickstart --library my.smi --out lib",
     ),
+    "serve": (
+        "tmr_jax.serve",
+        "a page and an API: tmr serve --run runs/quickstart --library my.smi",
+    ),
     "table": ("tmr_jax.table", "run what a table of results lacks: tmr table --name smoke"),
     "data": ("tmr_jax.data.fetch", "fetch a public data set and verify it: tmr data chebi20"),
 }

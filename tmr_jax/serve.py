@@ -1,0 +1,192 @@
+"""python -m tmr_jax.serve --run runs/NAME --library LIBRARY
+
+In: a run and a library. Out: a page and an API over it, on this machine only; elsewhere with a
+token. SIGTERM and Ctrl-C let what is being answered come to its end, SIGHUP opens the library anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+if TYPE_CHECKING:
+    from tmr_jax.service.answering import Shelf
+
+TOKEN = "TMR_JAX_TOKEN"
+LEAST, VARIED = 32, 10  # characters of a token, and different ones: 128 bits and more
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to serve, and to whom."""
+
+    run: Path
+    """Directory that training wrote, e.g. runs/quickstart."""
+    library: Path
+    """Molecules to search: a folder that tmr index has made, or a file, which is indexed first."""
+    host: str = "127.0.0.1"
+    """Address to listen at. Any but this machine's own needs a token, 32 characters or more, in
+    TMR_JAX_TOKEN or --token-file."""
+    port: int = 8000
+    """Port to listen at; 0 takes a free one."""
+    token_file: Path | None = None
+    """File with the token, which no one else may read."""
+    rate: float = 10.0
+    """Requests a second of one client, and twice as many at once; 0 is without a limit."""
+    proxies: int = 0
+    """How many proxies of yours stand in front; so many of X-Forwarded-For are believed."""
+    queue: int = 512
+    """How many queries may wait; more are told to come back (429)."""
+    seconds: float = 30.0
+    """How long a request may take."""
+    smiles_column: str = ""
+    """Column of the SMILES in a table; without it, SMILES."""
+    name_column: str = ""
+    """Column of the names in a table; without it, row numbers."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 after SIGTERM, 130 after Ctrl-C, 2 after an error of the user's."""
+    chosen = tyro.cli(
+        Arguments,
+        args=list(sys.argv[1:] if arguments is None else arguments),
+        prog="python -m tmr_jax.serve",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    try:
+        return serve(chosen)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def serve(chosen: Arguments) -> int:
+    """Answers until a signal ends it."""
+    token = check(chosen, os.environ)
+    need_extra()
+    from tmr_jax.service.answering import Answering
+    from tmr_jax.service.app import create_app
+    from tmr_jax.service.connections import serve_app
+    from tmr_jax.service.guard import Rules, is_loopback
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    answering = Answering(shelf(chosen), chosen.queue)
+    rules = Rules(token, chosen.rate, chosen.proxies, is_loopback(chosen.host))
+    app = create_app(
+        answering, rules, chosen.seconds, on_start=lambda loop: _reload_on_hup(loop, answering)
+    )
+    return serve_app(app, chosen.host, chosen.port)
+
+
+def check(chosen: Arguments, environment: Any) -> str:
+    """The token, if there is one; ValueError where the service would be open to others (S5)."""
+    token = environment.get(TOKEN, "")
+    if chosen.token_file is not None:
+        try:
+            token = chosen.token_file.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"expected a token in {chosen.token_file}, got {error}; write one there"
+            ) from error
+    how = 'python -c "import secrets; print(secrets.token_urlsafe(32))" makes one'
+    if token and (len(token) < LEAST or len(set(token)) < VARIED or not token.isascii()):
+        raise ValueError(
+            f"expected a token of at least {LEAST} random characters, got {len(token)} with "
+            f"{len(set(token))} different ones; {how}"
+        )
+    if not token and not _is_own(chosen.host):
+        raise ValueError(
+            f"expected a token before {chosen.host} is listened at, which others can reach, got "
+            f"none; set {TOKEN} or --token-file ({how}), or leave --host out"
+        )
+    if not 0 <= chosen.port <= 65_535:
+        raise ValueError(f"expected a port from 0 to 65535, got {chosen.port}; try 8000")
+    if chosen.rate < 0 or chosen.proxies < 0 or chosen.queue < 1 or chosen.seconds <= 0:
+        raise ValueError(
+            "expected --rate and --proxies from 0, --queue from 1 and --seconds above 0, got "
+            f"{chosen.rate:g}, {chosen.proxies}, {chosen.queue} and {chosen.seconds:g}; mend them"
+        )
+    return token
+
+
+def _is_own(host: str) -> bool:
+    """Whether only this machine can reach an address; names other than localhost are asked of."""
+    from ipaddress import ip_address
+
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name: whatever it means today, it may mean something else tomorrow
+        return False
+
+
+def need_extra() -> None:
+    """ValueError where the packages of the service are not installed."""
+    try:
+        import fastapi  # noqa: F401
+        import jinja2  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"expected the packages of the extra 'serve', got none named {error.name}; "
+            "say pip install 'tmr-jax[serve]'"
+        ) from error
+
+
+def shelf(chosen: Arguments) -> Shelf:
+    """The model with its library, to be opened again and again."""
+    from tmr_jax.retriever import load
+    from tmr_jax.service.answering import Shelf
+
+    retriever = load(chosen.run)
+    words = (chosen.library, chosen.smiles_column, chosen.name_column)
+    return Shelf(lambda: retriever.with_library(*words), lambda: damage_of(chosen.library))
+
+
+def damage_of(library: Path) -> dict[str, str]:
+    """What is wrong with a library's folder, part by part; nothing of a file, which is our own."""
+    from tmr_jax.index_build import missing
+    from tmr_jax.store.exact import damage, read_head, shard_places
+
+    if library.is_file():
+        return {}
+    try:
+        width = int(read_head(library)["width"])
+        found = {place.name: damage(place, width) for place in shard_places(library)}
+        return missing(library) | {name: wrong for name, wrong in found.items() if wrong}
+    except (OSError, ValueError) as error:
+        return {"library": str(error)}
+
+
+def _reload_on_hup(loop: asyncio.AbstractEventLoop, answering: Any) -> None:
+    tasks = set()  # the loop itself keeps no hold of them
+
+    async def reload() -> None:
+        try:
+            await answering.reload()
+        except ValueError as error:
+            logging.getLogger("tmr_jax.service").warning("the old library stays: %s", error)
+
+    def begin() -> None:
+        task = loop.create_task(reload())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    with contextlib.suppress(ValueError):  # signals are heard by the main thread alone
+        loop.add_signal_handler(signal.SIGHUP, begin)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""The page for people: the same answers as the API's, drawn by templates on this side.
+
+Every address works without a script. htmx asks for the same addresses (HX-Request) and is given the
+part that changes. What comes from data goes through the templates' escaping; drawings are made here
+from parsed molecules and are the one thing that is let through as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+from starlette.responses import HTMLResponse, Response
+
+from tmr_jax.explain import Explanation
+from tmr_jax.features.properties import GROUPS, group_names
+from tmr_jax.retriever import Hit
+from tmr_jax.service.answering import Answer, Answering, Drawing
+from tmr_jax.service.errors import Refusal, refusal_of
+from tmr_jax.service.form import ABOUT_SWITCHES, PROPERTIES, SHOWN, Form
+from tmr_jax.service.schemas import MAX_TEXT
+from tmr_jax.store import FLAGS, MASK
+
+EXAMPLES = (
+    "an aromatic amine with a chlorine atom",
+    "a steroid with a ketone",
+    "a dipeptide",
+    "a sugar with a phosphate group",
+    "a long-chain fatty acid",
+)
+CARD, LARGE = (300, 210), (460, 320)  # pixels of drawings
+
+
+class Card(NamedTuple):
+    """A hit as it is shown."""
+
+    hit: Hit
+    svg: Markup
+    chips: list[tuple[str, str, str]]  # label, value, what it is
+    groups: list[str]
+    flags: list[str]
+    similar: str  # an address
+
+
+class Page:
+    """Templates, filled with answers."""
+
+    def __init__(self, answering: Answering, seconds: float) -> None:
+        self._answering, self._seconds = answering, seconds
+        self._templates = Environment(
+            loader=PackageLoader("tmr_jax.service"),
+            autoescape=select_autoescape(default=True),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.globals |= {
+            "PROPERTIES": PROPERTIES,
+            "GROUPS": sorted(GROUPS),
+            "SWITCHES": ABOUT_SWITCHES,
+            "SHOWN": SHOWN,
+            "EXAMPLES": EXAMPLES,
+            "MAX_TEXT": MAX_TEXT,
+        }
+
+    def render(self, name: str, **values: Any) -> str:
+        return self._templates.get_template(name).render(**values)
+
+    async def search(self, form: Form, headers: Mapping[str, str]) -> Response:
+        """The page of a form, or, for htmx, its results alone."""
+        # After a step back that its memory has lost, htmx wants the whole page.
+        part = "hx-request" in headers and "hx-history-restore-request" not in headers
+        values: dict[str, Any] = {"form": form, "answer": None, "cards": [], "error": None}
+        values |= {"drawing": None, "partial": self._answering.partial}
+        status = 200
+        try:
+            if form.molecule and not part:
+                values["drawing"] = await self._drawn_query(form.molecule)
+            question = form.question()
+            if form.asked:
+                (answer,) = await self._answering.search([question], self._seconds)
+                values["answer"], values["partial"] = answer, answer.partial
+                values["cards"] = await self._cards(form, answer)
+        except (ValueError, Refusal) as error:
+            refusal = refusal_of(error)
+            if refusal is None:
+                raise
+            values["error"], status = refusal, refusal.status
+        library = self._answering.retriever.library
+        assert library is not None
+        values["molecules"] = library.kept
+        text = self.render("results.html" if part else "page.html", **values)
+        more = {"vary": "HX-Request"} | ({"hx-push-url": form.address()} if part else {})
+        if values["error"] is not None:
+            more |= values["error"].headers
+        return HTMLResponse(text, status, more)
+
+    async def _cards(self, form: Form, answer: Answer) -> list[Card]:
+        drawings = [Drawing(hit.content, *CARD) for hit in answer.hits]
+        drawn = await self._answering.draw(drawings, self._seconds) if drawings else []
+        return [
+            Card(hit, Markup(svg), *_facts(hit), form.like(hit.content))
+            for hit, svg in zip(answer.hits, drawn, strict=True)
+        ]
+
+    async def explanation(self, text: str, smiles: str, headers: Mapping[str, str]) -> Response:
+        """Words and atoms that a score comes from."""
+        if not text or not smiles or len(text) > MAX_TEXT or len(smiles) > MAX_TEXT:
+            raise ValueError(
+                f"expected a description and a SMILES of up to {MAX_TEXT:,} characters; give both"
+            )
+        found = await self._answering.explain(text, smiles, self._seconds)
+        drawing = Drawing(found.smiles, *LARGE, found.atoms)
+        (svg,) = await self._answering.draw([drawing], self._seconds)
+        values = {"found": found, "pieces": _pieces(text, found), "svg": Markup(svg)}
+        part = "hx-request" in headers
+        name = "explanation.html" if part else "explanation_page.html"
+        return HTMLResponse(self.render(name, **values, text=text), headers={"vary": "HX-Request"})
+
+    async def drawing(self, smiles: str) -> Response:
+        """What is being typed, drawn; a message where it is no molecule."""
+        drawing = await self._drawn_query(smiles) if smiles else None
+        return HTMLResponse(self.render("drawing.html", drawing=drawing))
+
+    async def _drawn_query(self, smiles: str) -> Markup | str:
+        """A drawing, or what is wrong with the SMILES."""
+        if len(smiles) > MAX_TEXT:
+            return f"expected a SMILES of at most {MAX_TEXT:,} characters"
+        try:
+            await self._answering.check(smiles, self._seconds)
+        except ValueError as error:
+            return str(error)
+        return Markup((await self._answering.draw([Drawing(smiles, *CARD)], self._seconds))[0])
+
+    def error(self, refusal: Refusal, part: bool) -> bytes:
+        """An error for people: a message in place, or a page of its own."""
+        name = "error.html" if part else "error_page.html"
+        return self.render(name, error=refusal).encode()
+
+
+def _facts(hit: Hit) -> tuple[list[tuple[str, str, str]], list[str], list[str]]:
+    """Chips, groups and flags of a hit."""
+    chips = [
+        (p.label, f"{value:.2f}" if p.name == "logp" else f"{value:.0f}", p.about)
+        for p in PROPERTIES
+        if (value := hit.columns.get(p.name)) is not None
+    ]
+    groups = group_names(int(hit.columns[MASK])) if MASK in hit.columns else []
+    return chips, groups, [name for name in FLAGS if hit.columns.get(name)]
+
+
+def _pieces(text: str, found: Explanation) -> list[tuple[str, int]]:
+    """The text in pieces, each with its shade from 0 to 4; words weigh as part of the heaviest."""
+    heaviest = max((abs(word.weight) for word in found.words), default=0) or 1
+    pieces: list[tuple[str, int]] = []
+    at = 0
+    for word in sorted(found.words, key=lambda word: word.start):
+        if word.start > at:
+            pieces.append((text[at : word.start], 0))
+        shade = round(4 * max(word.weight, 0) / heaviest)
+        pieces.append((text[word.start : word.end], shade))
+        at = max(at, word.end)
+    return [*pieces, (text[at:], 0)] if at < len(text) else pieces

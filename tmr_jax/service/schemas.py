@@ -1,0 +1,113 @@
+"""What the API takes and gives; limits are part of the types, so that OpenAPI states them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_BODY = 1_000_000  # bytes
+MAX_K, MAX_BATCH, MAX_TEXT, MAX_SMARTS, MAX_WORDS = 1000, 256, 10_000, 1000, 64
+MAX_HITS = 20_000  # of one request: k times queries
+
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class SearchRequest(Strict):
+    """Descriptions (or, `of` molecules, SMILES) and what a hit has to meet."""
+
+    queries: Annotated[list[Text], Field(min_length=1, max_length=MAX_BATCH)]
+    of: Literal["text", "molecule"] = "text"
+    k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
+    where: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=100)]],
+        Field(max_length=MAX_WORDS, examples=[["mw<500", "!nitro", "unsalted"]]),
+    ] = []
+    substructure: Annotated[str, Field(max_length=MAX_SMARTS, examples=["c1ccccc1N"])] = ""
+    spread: Annotated[float, Field(ge=0, le=1, strict=False, allow_inf_nan=False)] = 0.0
+
+
+class ExplainRequest(Strict):
+    text: Text
+    smiles: Text
+
+
+class HitOut(BaseModel):
+    rank: int
+    score: float  # cosine
+    refined: float | None  # of the second stage, where the model has one
+    smiles: str
+    name: str
+    id: int  # row of the file, from 0
+    properties: dict[str, float]
+    groups: list[str]
+    flags: list[str]  # salt, duplicate, variant
+
+
+class AnswerOut(BaseModel):
+    query: str
+    cut: bool  # only the beginning of the text was read
+    unlike: bool  # nothing like the text was trained on
+    looked: int | None  # molecules looked at for the substructure, where time ran out
+    hits: list[HitOut]
+
+
+class CheckpointOut(BaseModel):
+    which: str
+    step: int
+    sha256: str
+
+
+class LibraryOut(BaseModel):
+    source: str  # the name of the file or folder, without where it is
+    rows: int
+    kept: int
+    refused: dict[str, int]
+
+
+class SearchResponse(BaseModel):
+    checkpoint: CheckpointOut
+    library: LibraryOut
+    partial: bool  # a part of the library cannot be read: hits may be missing
+    answers: list[AnswerOut]
+
+
+class WordOut(BaseModel):
+    text: str
+    start: int
+    end: int
+    weight: float
+
+
+class ExplainResponse(BaseModel):
+    score: float
+    smiles: str  # canonical; `atoms` are the weights of its heavy atoms, in its order
+    words: list[WordOut]
+    atoms: list[float]
+
+
+class HealthResponse(BaseModel):
+    status: Literal["ok", "degraded"]
+    reason: str = ""
+    library: LibraryOut
+    checkpoint: CheckpointOut
+
+
+class ReloadResponse(BaseModel):
+    library: LibraryOut
+    partial: bool
+
+
+class ErrorBody(BaseModel):
+    code: str
+    message: str
+
+
+class ErrorResponse(BaseModel):
+    """Every answer that is no success."""
+
+    error: ErrorBody

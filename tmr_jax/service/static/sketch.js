@@ -1,0 +1,17 @@
+// The drawing board in its frame: the page asks it for its SMILES, and gives it one to begin with.
+"use strict";
+let applet = null;
+let first = "";
+
+function jsmeOnLoad() {
+  applet = new JSApplet.JSME("board", "100%", "370px", { options: "oldlook,star,nopaste" });
+  if (first) applet.readGenericMolecularInput(first);
+}
+
+window.board = {
+  smiles: () => (applet ? applet.smiles() : ""),
+  begin: (smiles) => {
+    first = smiles;
+    if (applet && smiles) applet.readGenericMolecularInput(smiles);
+  },
+};
