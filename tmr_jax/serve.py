@@ -81,6 +81,7 @@ def serve(chosen: Arguments) -> int:
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     answering = Answering(shelf(chosen), chosen.queue)
+    answering.warm()
     rules = Rules(token, chosen.rate, chosen.proxies, is_loopback(chosen.host))
     app = create_app(
         answering, rules, chosen.seconds, on_start=lambda loop: _reload_on_hup(loop, answering)

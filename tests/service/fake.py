@@ -16,7 +16,7 @@ from tmr_jax.features.properties import group_mask, properties
 from tmr_jax.library import Account
 from tmr_jax.retriever import Checkpoint, Hit
 from tmr_jax.service.answering import Answering, Shelf
-from tmr_jax.store import COMPARE
+from tmr_jax.store import COMPARE, FLAGS
 
 MOLECULES = (
     ("CCO", "ethanol"),
@@ -49,7 +49,8 @@ class Fake:
         self._items = []
         for smiles, name in molecules:
             mol = parse_smiles(smiles)
-            columns = properties(mol)._asdict() | {"groups": group_mask(mol), "salt": False}
+            columns = properties(mol)._asdict() | {"groups": group_mask(mol)}
+            columns |= dict.fromkeys(FLAGS, False)
             self._items.append((smiles, name, columns))
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:

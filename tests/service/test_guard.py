@@ -12,7 +12,7 @@ SCOPE = {"client": ("10.0.0.1", 1)}
 
 
 def headers(*pairs: tuple[str, str]) -> Headers:
-    return Headers(raw=[(n.encode(), v.encode()) for n, v in pairs])
+    return Headers(raw=[(n.lower().encode(), v.encode()) for n, v in pairs])
 
 
 def test_a_bucket_holds_two_seconds_of_requests_and_fills_again() -> None:

@@ -20,8 +20,7 @@ import numpy as np
 from tmr_jax.drawing import molecule_svg
 from tmr_jax.explain import Explanation
 from tmr_jax.features.graph import BadMolecule, parse_smiles
-from tmr_jax.retrieval.diversity import spread
-from tmr_jax.retriever import SPREAD_FROM, Hit, Retriever
+from tmr_jax.retriever import SPREAD_FROM, Hit, Retriever, spread_hits
 from tmr_jax.service.lanes import Lane
 from tmr_jax.store import Filter
 
@@ -139,6 +138,12 @@ class Answering:
                 self.damage = damage
                 log.warning("%s", error)
 
+    def warm(self) -> None:
+        """One question of each kind, so that the first client does not wait for a compiler."""
+        for answer in self._search([Question("a molecule"), Question("CCO", "molecule")]):
+            if isinstance(answer, Exception):
+                raise answer
+
     def close(self) -> None:
         for lane in self.lanes:
             lane.close()
@@ -197,8 +202,8 @@ class Answering:
         try:
             if question.of == "text":
                 hits = retriever.second_stage(question.asked, hits)
-            weight = question.spread
-            hits = spread(hits, question.k, weight) if weight else hits[: question.k]
+            k, weight = question.k, question.spread
+            hits = spread_hits(hits, k, weight) if weight else hits[:k]
         except ValueError as error:
             return error
         return Answer(question, hits, read.is_cut, read.is_unlike, looked, self.partial)
@@ -273,8 +278,7 @@ def _draw(asked: list[Drawing | str]) -> Iterator[str | Exception]:
 @lru_cache(KEPT)
 def drawn(drawing: Drawing) -> str:
     """The <svg> element, without `style`: the page's policy lets no inline style pass."""
-    weights = None if drawing.weights is None else list(drawing.weights)
-    svg = molecule_svg(drawing.smiles, drawing.width, drawing.height, weights=weights)
+    svg = molecule_svg(*drawing)
     return re.sub(r"""style=(['"])(.*?)\1""", _attributes, svg)
 
 

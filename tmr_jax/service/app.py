@@ -19,10 +19,10 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.staticfiles import StaticFiles
 
 from tmr_jax import __version__
-from tmr_jax.features.properties import group_names
 from tmr_jax.filters import parse_filter
-from tmr_jax.hits_file import to_csv, to_sdf
-from tmr_jax.retriever import Hit, Retriever
+from tmr_jax.hits_file import Answer as Found
+from tmr_jax.hits_file import record, to_csv, to_sdf
+from tmr_jax.retriever import Retriever
 from tmr_jax.service.answering import Answer, Answering, Drawing, Question
 from tmr_jax.service.errors import Refusal, body_of, refusal_of
 from tmr_jax.service.form import form_of
@@ -44,8 +44,8 @@ from tmr_jax.service.schemas import (
     SearchRequest,
     SearchResponse,
     WordOut,
+    check_spread,
 )
-from tmr_jax.store import FLAGS, FLOATS, INTEGERS, MASK
 
 log = logging.getLogger("tmr_jax.service")
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -104,7 +104,7 @@ def create_app(
 
 
 def _api(app: FastAPI, answering: Answering, seconds: float) -> None:
-    @app.post("/api/search", tags=["api"])
+    @app.post("/api/search", tags=["api"], response_model_exclude_none=True)
     async def search(request: SearchRequest) -> SearchResponse:
         """The best matches of each query, best first."""
         if request.k * len(request.queries) > MAX_HITS:
@@ -114,6 +114,7 @@ def _api(app: FastAPI, answering: Answering, seconds: float) -> None:
                 f"expected at most {MAX_HITS:,} hits in one answer, got {len(request.queries)} "
                 f"queries of {request.k}; ask for fewer",
             )
+        check_spread(request.k, request.spread)
         where = parse_filter(request.where) if request.where else None
         more = (request.k, where, request.substructure, request.spread)
         questions = [Question(query, request.of, *more) for query in request.queries]
@@ -217,7 +218,7 @@ def _download(
         if not question.asked:
             raise Refusal(422, "invalid_request", "expected a query, got none; ask something first")
         answers = await answering.search([question], seconds)
-        text = await asyncio.to_thread(write, [(a.question.asked, a.hits) for a in answers])
+        text = await asyncio.to_thread(write, [Found(a.question.asked, a.hits) for a in answers])
         name = {"content-disposition": f'attachment; filename="molecules.{kind}"'}
         return Response(text, media_type=media, headers=name)
 
@@ -322,20 +323,5 @@ def answer_out(answer: Answer) -> AnswerOut:
         cut=answer.is_cut,
         unlike=answer.is_unlike,
         looked=answer.looked,
-        hits=[hit_out(hit) for hit in answer.hits],
-    )
-
-
-def hit_out(hit: Hit) -> HitOut:
-    names = [name for name in (*FLOATS, *INTEGERS) if name in hit.columns]
-    return HitOut(
-        rank=hit.rank,
-        score=hit.score,
-        refined=hit.refined,
-        smiles=hit.content,
-        name=hit.name,
-        id=hit.id,
-        properties={name: round(float(hit.columns[name]), 3) for name in names},
-        groups=group_names(int(hit.columns[MASK])) if MASK in hit.columns else [],
-        flags=[name for name in FLAGS if hit.columns.get(name)],
+        hits=[HitOut(**record(hit)) for hit in answer.hits],
     )

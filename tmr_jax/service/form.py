@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from tmr_jax.features.properties import GROUPS
 from tmr_jax.filters import SWITCHES, parse_filter
 from tmr_jax.service.answering import Question
-from tmr_jax.service.schemas import MAX_K, MAX_SMARTS, MAX_TEXT, MAX_WORDS
+from tmr_jax.service.schemas import MAX_K, MAX_SMARTS, MAX_TEXT, MAX_WORDS, check_spread
 
 
 class Property(NamedTuple):
@@ -97,6 +97,20 @@ class Form:
         kept = [(n, v) for n, v in self.pairs() if n not in ("by", "molecule")]
         return "/?" + urlencode([("by", "molecule"), ("molecule", smiles), *kept])
 
+    @property
+    def shown_filters(self) -> list[tuple[str, str]]:
+        """Each filter's word, and what it is called on the page."""
+        labels = {p.name: p.label for p in PROPERTIES}
+        shown = [
+            *((f"{n}>={number}", f"{labels[n]} ≥ {number}") for n, number in self.least),
+            *((f"{n}<={number}", f"{labels[n]} ≤ {number}") for n, number in self.most),
+            *((name, name) for name in self.groups),
+            *((f"!{name}", f"no {name}") for name in self.without),
+            *((name, name) for name in self.switches),
+        ]
+        assert [word for word, _ in shown] == self.filters
+        return shown
+
     def without_filter(self, word: str) -> str:
         """The address with one filter dropped."""
         name = word.removeprefix("!")
@@ -119,6 +133,7 @@ class Form:
         where = parse_filter(self.filters) if self.filters else None
         k = int(_number("how many to show", self.k or str(SHOWN[0]), 1, MAX_K))
         spread = _number("a spread", self.spread or "0", 0, 1)
+        check_spread(k, spread)
         of = "molecule" if self.by == "molecule" else "text"
         return Question(self.asked, of, k, where, self.substructure, spread)
 

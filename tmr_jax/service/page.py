@@ -24,11 +24,11 @@ from tmr_jax.service.schemas import MAX_TEXT
 from tmr_jax.store import FLAGS, MASK
 
 EXAMPLES = (
-    "an aromatic amine with a chlorine atom",
+    "an aromatic amine with chlorine",
     "a steroid with a ketone",
     "a dipeptide",
     "a sugar with a phosphate group",
-    "a long-chain fatty acid",
+    "a fatty acid",
 )
 CARD, LARGE = (300, 210), (460, 320)  # pixels of drawings
 
@@ -88,6 +88,8 @@ class Page:
             if refusal is None:
                 raise
             values["error"], status = refusal, refusal.status
+            if form.by == "molecule":  # once is enough
+                values["drawing"] = None
         library = self._answering.retriever.library
         assert library is not None
         values["molecules"] = library.kept
@@ -145,7 +147,7 @@ def _facts(hit: Hit) -> tuple[list[tuple[str, str, str]], list[str], list[str]]:
     chips = [
         (p.label, f"{value:.2f}" if p.name == "logp" else f"{value:.0f}", p.about)
         for p in PROPERTIES
-        if (value := hit.columns.get(p.name)) is not None
+        if (value := hit.columns.get(p.name)) is not None and (value or p.name != "charge")
     ]
     groups = group_names(int(hit.columns[MASK])) if MASK in hit.columns else []
     return chips, groups, [name for name in FLAGS if hit.columns.get(name)]

@@ -10,6 +10,8 @@ MAX_BODY = 1_000_000  # bytes
 MAX_K, MAX_BATCH, MAX_TEXT, MAX_SMARTS, MAX_WORDS = 1000, 256, 10_000, 1000, 64
 MAX_HITS = 20_000  # of one request: k times queries
 
+SPREAD_K = 200  # of spread hits each is compared with all that are chosen from
+
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 
 
@@ -37,22 +39,33 @@ class ExplainRequest(Strict):
 
 
 class HitOut(BaseModel):
+    """What tmr_jax.hits_file says of a hit; properties are of libraries on disk alone."""
+
     rank: int
     score: float  # cosine
-    refined: float | None  # of the second stage, where the model has one
+    refined: float | None = None  # of the second stage, where the model has one
     smiles: str
     name: str
-    id: int  # row of the file, from 0
-    properties: dict[str, float]
-    groups: list[str]
-    flags: list[str]  # salt, duplicate, variant
+    id: int | None = None  # row of the file, from 0
+    mw: float | None = None
+    logp: float | None = None
+    tpsa: float | None = None
+    hbd: int | None = None
+    hba: int | None = None
+    rings: int | None = None
+    charge: int | None = None
+    heavy_atoms: int | None = None
+    groups: list[str] | None = None
+    salt: bool | None = None
+    duplicate: bool | None = None
+    variant: bool | None = None
 
 
 class AnswerOut(BaseModel):
     query: str
     cut: bool  # only the beginning of the text was read
     unlike: bool  # nothing like the text was trained on
-    looked: int | None  # molecules looked at for the substructure, where time ran out
+    looked: int | None = None  # molecules looked at for the substructure, where time ran out
     hits: list[HitOut]
 
 
@@ -111,3 +124,9 @@ class ErrorResponse(BaseModel):
     """Every answer that is no success."""
 
     error: ErrorBody
+
+
+def check_spread(k: int, spread: float) -> None:
+    """ValueError where more hits are to be spread than there is time and memory for."""
+    if spread and k > SPREAD_K:
+        raise ValueError(f"expected k of at most {SPREAD_K} with a spread, got {k}; drop one")
