@@ -104,7 +104,9 @@ def extra(browser: Any, base: str, asked: str, out: Path) -> None:
     shoot(browser, asked, out / "explained_dark.png", DESKTOP, steps=explained, **dark)
     shoot(browser, f"{base}/?q=an+acid", out / "phone.png", PHONE, **phone)
     shoot(browser, asked, out / "phone_filters.png", PHONE, **phone)
-    shoot(browser, f"{base}/?q=an+acid", out / "phone_explained.png", PHONE, steps=explained, **phone)
+    shoot(
+        browser, f"{base}/?q=an+acid", out / "phone_explained.png", PHONE, steps=explained, **phone
+    )
     shoot(browser, f"{base}/?by=molecule&molecule=Nc1ccc(Cl)cc1", out / "molecule.png", DESKTOP)
     shoot(browser, f"{base}/?by=molecule&molecule=CCO", out / "board.png", DESKTOP, steps=drawing)
     shoot(browser, f"{base}/?by=molecule&molecule=C1CC", out / "wrong.png", DESKTOP)

@@ -158,7 +158,9 @@ def malformed(rng: random.Random) -> bytes:
         return json.dumps(good).replace("3", "9" * rng.randrange(20, 6000)).encode()
     if kind == 4:
         name = rng.choice(list(good))
-        return json.dumps(good | {name: rng.choice((None, {}, [[]], "\x00" * 50, -1, True))}).encode()
+        return json.dumps(
+            good | {name: rng.choice((None, {}, [[]], "\x00" * 50, -1, True))}
+        ).encode()
     if kind == 5:
         return json.dumps(good).encode()[:-1] + b', "k": 4}'
     if kind == 6:
@@ -290,7 +292,9 @@ def s6(run: str, library: str) -> tuple[bool, str]:
 
 def s7(service: Service) -> tuple[bool, str]:
     attack = "<script>alert(1)</script>"
-    page = service.ask("/?q=%3Cscript%3Ealert(1)%3C/script%3E&with=%3Cscript%3E", Accept="text/html")
+    page = service.ask(
+        "/?q=%3Cscript%3Ealert(1)%3C/script%3E&with=%3Cscript%3E", Accept="text/html"
+    )
     probes = ("/.git/config", "/static/../../serve.py", "/static/%2e%2e/app.py", "/etc/passwd")
     statuses = [service.ask(path).status for path in probes]
     cors = service.ask("/health", Origin="http://evil.example").headers
@@ -327,7 +331,9 @@ def killed_matcher(service: Service) -> float | None:
     """Seconds until patterns are looked for again after their process is killed."""
     service.search("an acid", substructure="C=O")
     children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children")
-    every = {p for t in children.parent.parent.iterdir() for p in (t / "children").read_text().split()}
+    every = {
+        p for t in children.parent.parent.iterdir() for p in (t / "children").read_text().split()
+    }
     for pid in every:
         os.kill(int(pid), signal.SIGKILL)
     begun = time.monotonic()
@@ -388,7 +394,10 @@ def f24(service: Service, library: Path) -> tuple[bool, str]:
     hits = rest["answers"][0]["hits"]
     strange = sum(hit["id"] in by_id and by_id[hit["id"]] != hit["smiles"] for hit in hits)
     ok = health.status == 503 and rest["partial"] is True and not strange
-    return ok, f"health {health.status} after {took:.1f} s, partial {rest['partial']}, {strange} wrong"
+    return (
+        ok,
+        f"health {health.status} after {took:.1f} s, partial {rest['partial']}, {strange} wrong",
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,10 +14,8 @@ from pathlib import Path
 
 import pytest
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))),
-    "",
-)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), "")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on PATH")
 
 LIBRARY = """CCO ethanol

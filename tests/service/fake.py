@@ -93,8 +93,10 @@ class Fake:
         return hits
 
     def explain(self, text: str, smiles: str) -> Explanation:
-        words = (Word(text[:2], 0, 2, 1.0), Word(text[3:8], 3, 8, 0.4))
-        return Explanation(0.5, words, tuple(1.0 for _ in parse_smiles(smiles).GetAtoms()), smiles)
+        words = (Word(text[:2], 0, 2, 0.2, 1.0), Word(text[3:8], 3, 8, 0.08, 0.4))
+        atoms = tuple(1.0 for _ in parse_smiles(smiles).GetAtoms())
+        heat = np.ones((2, len(atoms)), np.float32)
+        return Explanation(0.5, text, words, smiles, atoms, atoms, heat)
 
 
 def _meets(columns, where) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
-import hashlib
 import re
 import time
 from collections.abc import Iterator
@@ -103,9 +103,11 @@ def test_one_bad_query_of_a_batch_is_its_senders_alone() -> None:
 
 def test_explain(client: TestClient) -> None:
     found = client.post("/api/explain", json={"text": "an acid", "smiles": "CC(=O)O"}).json()
-    assert found["words"][1] == {"text": "acid", "start": 3, "end": 8, "weight": 0.4}
+    assert found["words"][1] == {"text": "acid", "start": 3, "end": 8, "drop": 0.08, "weight": 0.4}
     assert len(found["atoms"]) == 4
     refused(client.post("/api/explain", json={"text": "a", "smiles": "C1CC"}), 422, "bad_smiles")
+    long = client.post("/api/explain", json={"text": "a" * 2001, "smiles": "C"})
+    refused(long, 422, "invalid_request")
 
 
 def test_molecule_svg(client: TestClient) -> None:
@@ -141,7 +143,7 @@ def test_metrics_count_by_route_and_not_by_address(client: TestClient) -> None:
 
 MALFORMED = {
     "no JSON": (b"{", 400),
-    "a wide spread": (b"{\"queries\": [\"a\"], \"k\": 500, \"spread\": 0.5}", 422),
+    "a wide spread": (b'{"queries": ["a"], "k": 500, "spread": 0.5}', 422),
     "a list": (b"[1]", 422),
     "a number": (b"3", 422),
     "nothing": (b"", 422),
@@ -246,16 +248,15 @@ def test_an_answer_that_takes_too_long_is_given_up() -> None:
 
 
 def test_more_than_the_rate_is_told_when_to_come_back() -> None:
-    with opened(rules=Rules(rate=10, proxies=1)) as client:
+    with opened(rules=Rules(rate=0.1, proxies=1)) as client:
 
         def ask(who: str) -> Any:
             return client.get("/api/molecule.svg?smiles=C", headers={"x-forwarded-for": who})
 
-        statuses = [ask("1.1.1.1").status_code for _ in range(30)]
-        assert statuses[:20] == [200] * 20 and 429 in statuses
-        last = ask("1.1.1.1")
-        refused(last, 429, "rate_limited")
-        assert last.headers["retry-after"] == "1"
+        assert ask("1.1.1.1").status_code == 200
+        second = ask("1.1.1.1")
+        refused(second, 429, "rate_limited")
+        assert 5 <= int(second.headers["retry-after"]) <= 11
         assert ask("2.2.2.2").status_code == 200
         assert client.get("/static/page.css").status_code == 200
         assert client.get("/health").status_code == 200
@@ -370,7 +371,7 @@ def test_htmx_is_given_the_part_that_changes(client: TestClient) -> None:
 
 
 def test_names_and_queries_are_escaped(client: TestClient) -> None:
-    attack = "\"><script>alert(2)</script><img src=x onerror=alert(3)>{{7*7}}"
+    attack = '"><script>alert(2)</script><img src=x onerror=alert(3)>{{7*7}}'
     for field in ("q", "molecule", "substructure", "with", "mw_max", "k"):
         text = client.get("/", params={"q": "a", field: attack, "by": "text"}).text
         assert "<script>alert" not in text and "<img src=x" not in text and "{{7*7}}" in text
@@ -411,7 +412,7 @@ def test_downloads(client: TestClient) -> None:
     rows = list(csv.DictReader(io.StringIO(response.text)))
     assert len(rows) == 6 and "attachment" in response.headers["content-disposition"]
     names = {row["name"] for row in rows}
-    assert "'=HYPERLINK(\"http://x\")" in names  # no spreadsheet runs it
+    assert '\'=HYPERLINK("http://x")' in names  # no spreadsheet runs it
     assert client.get("/download.sdf?q=an+amine").text.count("$$$$") == 6
     refused(client.get("/download.csv"), 422, "invalid_request")
 
@@ -434,5 +435,3 @@ def test_vendored_files_are_what_was_fetched() -> None:
     assert set(listed) == theirs
     for name, digest in listed.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
-
-

@@ -176,9 +176,7 @@ class Answering:
                 continue
             wanted = _wanted(retriever, question)
             try:
-                held = retriever.containing(
-                    read.row, wanted, question.where, question.substructure
-                )
+                held = retriever.containing(read.row, wanted, question.where, question.substructure)
             except ValueError as error:
                 yield error
                 continue

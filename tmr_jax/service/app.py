@@ -64,7 +64,7 @@ SIDE = Annotated[int, Query(ge=40, le=1200)]
 
 def create_app(
     answering: Answering,
-    rules: Rules = Rules(),
+    rules: Rules,
     seconds: float = 30.0,
     watch_every: float = 2.0,
     on_start: Callable[[asyncio.AbstractEventLoop], None] = lambda loop: None,
@@ -133,7 +133,12 @@ def _api(app: FastAPI, answering: Answering, seconds: float) -> None:
         found = await answering.explain(request.text, request.smiles, seconds)
         words = [WordOut(**word._asdict()) for word in found.words]
         return ExplainResponse(
-            score=found.score, smiles=found.smiles, words=words, atoms=list(found.atoms)
+            score=found.score,
+            text=found.text,
+            smiles=found.smiles,
+            words=words,
+            atoms=list(found.atoms),
+            drops=list(found.drops),
         )
 
     @app.get(
@@ -155,9 +160,7 @@ def _api(app: FastAPI, answering: Answering, seconds: float) -> None:
         if not rules.token and not is_near(request.scope, request.headers):
             raise Refusal(403, "forbidden", "expected a request of this machine, got another")
         await answering.reload()
-        return ReloadResponse(
-            library=library_out(answering.retriever), partial=answering.partial
-        )
+        return ReloadResponse(library=library_out(answering.retriever), partial=answering.partial)
 
 
 def _pages(app: FastAPI, answering: Answering, page: Page, seconds: float) -> None:
@@ -254,8 +257,9 @@ def _machinery(app: FastAPI, answering: Answering, metrics: Metrics, rules: Rule
 
 def _schema(app: FastAPI) -> dict[str, Any]:
     if not app.openapi_schema:
-        about = {"title": app.title, "version": app.version, "description": app.description}
-        app.openapi_schema = get_openapi(**about, routes=app.routes)
+        app.openapi_schema = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
     return app.openapi_schema
 
 
@@ -312,9 +316,7 @@ def library_out(retriever: Retriever) -> LibraryOut:
     account = retriever.library
     assert account is not None
     source = Path(account.source).name
-    return LibraryOut(
-        source=source, rows=account.rows, kept=account.kept, refused=account.refused
-    )
+    return LibraryOut(source=source, rows=account.rows, kept=account.kept, refused=account.refused)
 
 
 def answer_out(answer: Answer) -> AnswerOut:

@@ -43,7 +43,7 @@ class Connection(H11Protocol):
         super().data_received(data)
         waits = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
         # Whole, or the rest of a request that was answered before its end: what follows is new.
-        if not waits or not self.conn.trailing_data[0] and self.conn.their_state is h11.IDLE:
+        if not waits or (not self.conn.trailing_data[0] and self.conn.their_state is h11.IDLE):
             self._reading = _cancelled(self._reading)
         if waits and self._reading is None and not self.transport.is_closing():
             self._reading = self.loop.call_later(self.slow, self._cut)

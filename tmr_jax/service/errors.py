@@ -1,6 +1,6 @@
 """What a client is told when something is wrong: a status, a code that stays, a sentence.
 
-    {"error": {"code": "busy", "message": "expected ..., got ...; ..."}}
+{"error": {"code": "busy", "message": "expected ..., got ...; ..."}}
 """
 
 from __future__ import annotations

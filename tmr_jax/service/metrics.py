@@ -26,12 +26,17 @@ class Metrics:
         labels = ("route", "status")
         self._requests = Counter("tmr_requests", "Requests answered", labels, registry=registry)
         self._seconds = Histogram(
-            "tmr_request_seconds", "Time to the answer", ("route",), registry=registry,
+            "tmr_request_seconds",
+            "Time to the answer",
+            ("route",),
+            registry=registry,
             buckets=SECONDS,
         )
         waiting = Gauge("tmr_waiting", "Items that wait in a lane", ("lane",), registry=registry)
         restarts = Gauge(
-            "tmr_thread_restarts", "Threads that died and were begun again", ("lane",),
+            "tmr_thread_restarts",
+            "Threads that died and were begun again",
+            ("lane",),
             registry=registry,
         )
         for lane in answering.lanes:

@@ -20,7 +20,7 @@ from tmr_jax.retriever import Hit
 from tmr_jax.service.answering import Answer, Answering, Drawing
 from tmr_jax.service.errors import Refusal, refusal_of
 from tmr_jax.service.form import ABOUT_SWITCHES, PROPERTIES, SHOWN, Form
-from tmr_jax.service.schemas import MAX_TEXT
+from tmr_jax.service.schemas import MAX_EXPLAINED, MAX_TEXT
 from tmr_jax.store import FLAGS, MASK
 
 EXAMPLES = (
@@ -109,14 +109,17 @@ class Page:
 
     async def explanation(self, text: str, smiles: str, headers: Mapping[str, str]) -> Response:
         """Words and atoms that a score comes from."""
-        if not text or not smiles or len(text) > MAX_TEXT or len(smiles) > MAX_TEXT:
+        if not text or not smiles:
+            raise ValueError("expected a description and a SMILES, got less; give both")
+        if len(text) > MAX_EXPLAINED or len(smiles) > MAX_TEXT:
             raise ValueError(
-                f"expected a description and a SMILES of up to {MAX_TEXT:,} characters; give both"
+                f"expected a description of at most {MAX_EXPLAINED:,} characters to explain, got "
+                f"{len(text):,}; shorten it"
             )
         found = await self._answering.explain(text, smiles, self._seconds)
         drawing = Drawing(found.smiles, *LARGE, found.atoms)
         (svg,) = await self._answering.draw([drawing], self._seconds)
-        values = {"found": found, "pieces": _pieces(text, found), "svg": Markup(svg)}
+        values = {"found": found, "pieces": _pieces(found), "svg": Markup(svg)}
         part = "hx-request" in headers
         name = "explanation.html" if part else "explanation_page.html"
         return HTMLResponse(self.render(name, **values, text=text), headers={"vary": "HX-Request"})
@@ -153,15 +156,13 @@ def _facts(hit: Hit) -> tuple[list[tuple[str, str, str]], list[str], list[str]]:
     return chips, groups, [name for name in FLAGS if hit.columns.get(name)]
 
 
-def _pieces(text: str, found: Explanation) -> list[tuple[str, int]]:
-    """The text in pieces, each with its shade from 0 to 4; words weigh as part of the heaviest."""
-    heaviest = max((abs(word.weight) for word in found.words), default=0) or 1
+def _pieces(found: Explanation) -> list[tuple[str, int]]:
+    """The text in pieces, each with its shade from 0 to 4."""
     pieces: list[tuple[str, int]] = []
     at = 0
-    for word in sorted(found.words, key=lambda word: word.start):
-        if word.start > at:
-            pieces.append((text[at : word.start], 0))
-        shade = round(4 * max(word.weight, 0) / heaviest)
-        pieces.append((text[word.start : word.end], shade))
-        at = max(at, word.end)
-    return [*pieces, (text[at:], 0)] if at < len(text) else pieces
+    for word in found.words:
+        pieces.append((found.text[at : word.start], 0))
+        pieces.append((found.text[word.start : word.end], round(4 * word.weight)))
+        at = word.end
+    pieces.append((found.text[at:], 0))
+    return [piece for piece in pieces if piece[0]]

@@ -10,6 +10,7 @@ MAX_BODY = 1_000_000  # bytes
 MAX_K, MAX_BATCH, MAX_TEXT, MAX_SMARTS, MAX_WORDS = 1000, 256, 10_000, 1000, 64
 MAX_HITS = 20_000  # of one request: k times queries
 
+MAX_EXPLAINED = 2000  # characters: each word costs a reading of its own
 SPREAD_K = 200  # of spread hits each is compared with all that are chosen from
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
@@ -34,7 +35,7 @@ class SearchRequest(Strict):
 
 
 class ExplainRequest(Strict):
-    text: Text
+    text: Annotated[str, Field(min_length=1, max_length=MAX_EXPLAINED)]
     smiles: Text
 
 
@@ -91,16 +92,19 @@ class SearchResponse(BaseModel):
 
 class WordOut(BaseModel):
     text: str
-    start: int
+    start: int  # in the answer's `text`
     end: int
-    weight: float
+    drop: float  # what the cosine loses without the word
+    weight: float  # of 0 to 1
 
 
 class ExplainResponse(BaseModel):
-    score: float
-    smiles: str  # canonical; `atoms` are the weights of its heavy atoms, in its order
+    score: float  # cosine
+    text: str  # as the model reads it
+    smiles: str  # writes the atoms in the order of `atoms`
     words: list[WordOut]
-    atoms: list[float]
+    atoms: list[float]  # weights, 0 to 1
+    drops: list[float]  # what the cosine loses without each atom
 
 
 class HealthResponse(BaseModel):
