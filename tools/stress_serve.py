@@ -181,7 +181,7 @@ def s1(service: Service, bodies: int) -> tuple[bool, str]:
         reply = service.ask("/api/search", malformed(rng))
         try:
             shape = {k: sorted(v) for k, v in json.loads(reply.body).items()}
-        except ValueError:
+        except (ValueError, TypeError):
             shape = {}
         wrong += not 400 <= reply.status < 500 or shape != {"error": ["code", "message"]}
         traces += b"Traceback" in reply.body

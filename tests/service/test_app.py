@@ -75,7 +75,7 @@ def test_filters_patterns_and_molecules(client: TestClient) -> None:
 
 
 def test_what_the_answer_lacks_is_told(client: TestClient) -> None:
-    asked = {"queries": ["football " * 200], "substructure": "slow"}
+    asked = {"queries": ["football " * 200], "substructure": "slow", "spread": 0}
     answer = client.post("/api/search", json=asked).json()["answers"][0]
     assert answer["cut"] and answer["unlike"] and answer["looked"] == 128
 
@@ -160,6 +160,7 @@ MALFORMED = {
     "half a pair": (b'{"queries": ["\\ud800"]}', 422),
     "wrong type": (b'{"queries": "a"}', 422),
     "wrong inner type": (b'{"queries": [1]}', 422),
+    "a spread that is none": (b'{"queries": ["a"], "spread": true}', 422),
     "boolean": (b'{"queries": ["a"], "k": true}', 422),
     "unknown field": (b'{"queries": ["a"], "K": 3}', 422),
     "no query": (b'{"queries": []}', 422),
@@ -203,6 +204,11 @@ def test_a_body_of_unknown_length_is_not_read_past_its_limit() -> None:
             "/api/search", content=endless(), headers={"content-type": "application/json"}
         )
         refused(response, 413, "too_large")
+
+
+def test_a_long_head_is_refused_though_it_comes_in_one_piece(client: TestClient) -> None:
+    refused(client.get("/health", headers={"x-long": "a" * 20_000}), 431, "header_too_large")
+    refused(client.get("/api/molecule.svg?smiles=" + "C" * 20_000), 431, "header_too_large")
 
 
 def test_other_kinds_of_body_and_other_methods(client: TestClient) -> None:

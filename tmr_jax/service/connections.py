@@ -19,8 +19,9 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from tmr_jax.service.schemas import MAX_HEAD
+
 SLOW = 10.0  # seconds
-MAX_HEAD = 16_384  # bytes of request line and headers
 DRAIN = 9  # seconds that requests are given after SIGTERM
 MAX_OPEN = 800  # below the 1,024 files that most systems allow a process
 

@@ -25,7 +25,7 @@ from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tmr_jax.service.errors import Refusal, body_of, refusal_of
-from tmr_jax.service.schemas import MAX_BODY
+from tmr_jax.service.schemas import MAX_BODY, MAX_HEAD
 
 log = logging.getLogger("tmr_jax.service")
 
@@ -107,6 +107,14 @@ class Guard:
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         """Raises Refusal where the client may not ask, or not now."""
+        # h11 counts what is not whole yet; a head that comes in one piece passes it.
+        size = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+        if size + len(scope["raw_path"]) + len(scope["query_string"]) > MAX_HEAD:
+            raise Refusal(
+                431,
+                "header_too_large",
+                f"expected a request line and headers of at most {MAX_HEAD:,} bytes; shorten them",
+            )
         host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
         if self.rules.local and not is_loopback(host):  # another name for it: DNS rebinding
             raise Refusal(

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_BODY = 1_000_000  # bytes
+MAX_HEAD = 16_384  # bytes of request line and headers
 MAX_K, MAX_BATCH, MAX_TEXT, MAX_SMARTS, MAX_WORDS = 1000, 256, 10_000, 1000, 64
 MAX_HITS = 20_000  # of one request: k times queries
 
@@ -31,7 +32,7 @@ class SearchRequest(Strict):
         Field(max_length=MAX_WORDS, examples=[["mw<500", "!nitro", "unsalted"]]),
     ] = []
     substructure: Annotated[str, Field(max_length=MAX_SMARTS, examples=["c1ccccc1N"])] = ""
-    spread: Annotated[float, Field(ge=0, le=1, strict=False, allow_inf_nan=False)] = 0.0
+    spread: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
 
 
 class ExplainRequest(Strict):
