@@ -30,10 +30,13 @@ MAY_IMPORT = {
     "models": {"types", "nn", "losses", "models", "config"},
     "retrieval": {"types", "retrieval"},
     "store": {"types", "store"},
+    # Names of the Python API and what its hits are written and drawn with.
+    "service": {"service", "drawing", "explain", "features", "filters", "hits_file", "retriever"}
+    | {"store", "__version__"},
     "training": {"types", "training", "config"},
 }
 # Nothing imports them but one another.
-ENTRY_POINTS = {"cli", "train", "eval", "index", "search", "table"}
+ENTRY_POINTS = {"cli", "train", "eval", "index", "search", "serve", "table"}
 # The configuration is read by builders; a model's file takes the section it is built from.
 BUILDERS = ("data/__init__.py", "models/", "training/optim.py")
 
@@ -46,6 +49,10 @@ HOMES = {
     "pymilvus": {"store/milvus.py"},
     "milvus_lite": {"store/milvus.py", "store/opening.py"},
     "transformers": set(),
+    # Only who serves needs them: they are an extra.
+    **{name: {"service/"} for name in ("fastapi", "starlette", "pydantic", "prometheus_client")},
+    **{name: {"service/"} for name in ("h11", "jinja2", "markupsafe")},
+    "uvicorn": {"service/connections.py"},
 }
 NEVER_IMPORTED = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib", "torch"}
 NEVER_NAMED = re.compile(r"(^|_)(utils?|common|helpers?|misc)$")

@@ -62,10 +62,12 @@ def options(verb: str, words: list[str]) -> None:
     from tmr_jax.eval import Arguments as Eval
     from tmr_jax.index import Build
     from tmr_jax.search import Arguments as Search
+    from tmr_jax.serve import Arguments as Serve
     from tmr_jax.table import Arguments as Table
     from tmr_jax.train import Arguments as Train
 
     programs = {"train": Train, "eval": Eval, "index": Build, "search": Search, "table": Table}
+    programs |= {"serve": Serve}
     for option in (w for w in words if w.startswith("--")):
         fields = programs[verb].__dataclass_fields__
         name, *parts = option.removeprefix("--").replace("-", "_").split(".")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import os
 import signal
@@ -135,10 +136,8 @@ def _is_own(host: str) -> bool:
 def need_extra() -> None:
     """ValueError where the packages of the service are not installed."""
     try:
-        import fastapi  # noqa: F401
-        import jinja2  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import uvicorn  # noqa: F401
+        for name in ("fastapi", "h11", "jinja2", "prometheus_client", "uvicorn"):
+            importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"expected the packages of the extra 'serve', got none named {error.name}; "

@@ -1,0 +1,106 @@
+"""Answers while libraries change: the swap is whole, and the old library is freed (S9)."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+import weakref
+
+import pytest
+
+from tests.service.fake import Fake
+from tmr_jax.service.answering import Answering, Drawing, Question, Shelf, drawn
+from tmr_jax.service.errors import Busy
+
+OLD, NEW = (("CCO", "old"),), (("CCO", "new"), ("CCN", "new"))
+
+
+def test_a_reload_swaps_whole_and_frees_the_old() -> None:
+    async def scene() -> tuple[list, list, weakref.ref]:
+        opened = [Fake(OLD, delay=0.1), Fake(NEW)]
+        answering = Answering(Shelf(lambda: opened.pop(0), dict))  # type: ignore[arg-type,return-value]
+        old = weakref.ref(answering.retriever)
+        running = asyncio.create_task(answering.search([Question("a")], 5))
+        await asyncio.sleep(0.03)  # it is being answered
+        await answering.reload()
+        after = await answering.search([Question("a")], 5)
+        return await running, after, old
+
+    before, after, old = asyncio.run(scene())
+    assert [hit.name for hit in before[0].hits] == ["old"]
+    assert [hit.name for hit in after[0].hits] == ["new", "new"]
+    gc.collect()
+    assert old() is None
+
+
+def test_a_library_that_cannot_be_opened_leaves_the_old_one() -> None:
+    async def scene() -> Answering:
+        opened = [Fake(OLD)]
+
+        def fetch() -> Fake:
+            if not opened:
+                raise ValueError("expected a library, got none; make one")
+            return opened.pop()
+
+        damage: dict[str, str] = {}
+        answering = Answering(Shelf(fetch, lambda: dict(damage)))  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="make one"):
+            await answering.reload()
+        assert not answering.partial
+        damage["000000"] = "is not there"
+        watching = asyncio.create_task(answering.watch(0.01))
+        await asyncio.sleep(0.2)
+        watching.cancel()
+        assert answering.partial
+        assert (await answering.search([Question("a")], 5))[0].hits[0].name == "old"
+        return answering
+
+    assert asyncio.run(scene()).reloads == 0
+
+
+def test_a_pattern_keeps_no_other_query_waiting() -> None:
+    """F14: patterns have a lane of their own."""
+
+    async def scene() -> float:
+        fake = Fake()
+        answering = Answering(Shelf(lambda: fake, dict))  # type: ignore[arg-type,return-value]
+        await answering.search([Question("warm")], 5)
+        slow = fake.containing
+
+        def held(*words):
+            time.sleep(0.5)
+            return slow(*words)
+
+        fake.containing = held  # type: ignore[method-assign]
+        pattern = asyncio.create_task(answering.search([Question("a", substructure="C")], 5))
+        begun = asyncio.get_running_loop().time()
+        await answering.search([Question("b")], 5)
+        took = asyncio.get_running_loop().time() - begun
+        assert not pattern.done()
+        await pattern
+        return took
+
+    assert asyncio.run(scene()) < 0.3
+
+
+def test_a_batch_that_does_not_fit_is_refused_whole() -> None:
+    async def scene() -> None:
+        fake = Fake()
+        answering = Answering(Shelf(lambda: fake, dict), room=4)  # type: ignore[arg-type,return-value]
+        with pytest.raises(Busy):
+            await answering.search([Question(str(i)) for i in range(5)], 5)
+        assert fake.encoded == []
+
+    asyncio.run(scene())
+
+
+def test_drawings_carry_no_style_and_keep_their_colours() -> None:
+    svg = drawn(Drawing("Nc1ccccc1", 200, 150))
+    assert (
+        "style=" not in svg
+        and 'stroke="#0000FF"' in svg
+        and svg == drawn(Drawing("Nc1ccccc1", 200, 150))
+    )
+    weighted = drawn(Drawing("CCO", 200, 150, (1.0, 0.0, 0.5)))
+    assert weighted != drawn(Drawing("CCO", 200, 150))
