@@ -6,6 +6,7 @@ Nothing may leave the machine, and nothing may go wrong in the browser's own log
 from __future__ import annotations
 
 import csv
+import io
 import shutil
 import subprocess
 import sys
@@ -77,6 +78,12 @@ def cards(page) -> list[str]:
     return page.locator(".card .name").all_text_contents()
 
 
+def shown_are(page, count: int) -> None:
+    from playwright.sync_api import expect
+
+    expect(page.locator(".card")).to_have_count(count, timeout=15_000)
+
+
 def ask(page, text: str) -> None:
     page.fill("#q", text)
     page.press("#q", "Enter")
@@ -90,16 +97,16 @@ def test_a_sentence_finds_structures_and_filters_narrow_them(page, address: str)
     page.click("#filters summary")
     page.fill("#add-without", "nitro")
     page.press("#add-without", "Enter")
-    page.wait_for_function("document.querySelectorAll('.card').length === 5")
+    shown_are(page, 5)
     assert not {"nitromethane", "nitrobenzene"} & set(cards(page))
     assert page.url.endswith("without=nitro")
     shown = cards(page)
     page.goto(page.url)  # the address is the search
     assert cards(page) == shown and page.input_value("#q") == "an aromatic amine"
     page.click(".active a")
-    page.wait_for_function("document.querySelectorAll('.card').length === 7")
+    shown_are(page, 7)
     page.go_back()
-    page.wait_for_function("document.querySelectorAll('.card').length === 5")
+    shown_are(page, 5)
 
 
 def test_an_explanation_opens_and_closes(page) -> None:
@@ -114,7 +121,7 @@ def test_an_explanation_opens_and_closes(page) -> None:
 
 
 def test_a_structure_is_drawn_while_it_is_typed(page) -> None:
-    page.get_by_text("By structure").click()
+    page.check("#by-molecule")
     page.locator("#molecule").press_sequentially("Nc1ccccc", delay=5)
     page.wait_for_selector("#drawn .wrong")  # a ring that is open
     page.locator("#molecule").press_sequentially("1", delay=5)
@@ -126,7 +133,7 @@ def test_a_structure_is_drawn_while_it_is_typed(page) -> None:
 
 
 def test_a_bad_structure_has_a_message_in_its_place(page) -> None:
-    page.get_by_text("By structure").click()
+    page.check("#by-molecule")
     page.fill("#molecule", "C1CC")
     page.press("#molecule", "Enter")
     page.wait_for_selector("#results .wrong")
@@ -134,7 +141,7 @@ def test_a_bad_structure_has_a_message_in_its_place(page) -> None:
 
 
 def test_a_structure_is_drawn_on_the_board(page) -> None:
-    page.get_by_text("By structure").click()
+    page.check("#by-molecule")
     page.fill("#molecule", "Nc1ccc(Cl)cc1")
     page.get_by_role("button", name="Draw").click()
     board = page.frame_locator("#sketch iframe")
@@ -176,7 +183,7 @@ def test_hits_are_downloaded(page, tmp_path: Path) -> None:
             page.locator(".take").get_by_text(name).click()
         waited.value.save_as(tmp_path / name)
         assert mark in (tmp_path / name).read_text()
-    rows = list(csv.DictReader((tmp_path / "CSV").open()))
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "CSV").read_text())))
     assert len(rows) == 7 and {"smiles", "name", "score", "mw"} <= set(rows[0])
 
 
