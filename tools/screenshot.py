@@ -42,6 +42,7 @@ def served(*words: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(15)
+        process.stdout.close()  # type: ignore[union-attr]
 
 
 def shoot(browser: Any, address: str, path: Path, size: tuple[int, int], **more: Any) -> None:

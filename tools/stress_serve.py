@@ -59,7 +59,8 @@ class Service:
 
     def ask(self, path: str, body: object = None, **headers: str) -> Reply:
         """One request on a connection of its own."""
-        return send(self.connect(), path, body, **headers)
+        with contextlib.closing(self.connect()) as connection:
+            return send(connection, path, body, **headers)
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -77,8 +78,11 @@ class Service:
         return self.metric("process_resident_memory_bytes") / 1e6
 
     def end(self) -> None:
+        """The same as often as it is said."""
         self.process.terminate()
         self.process.wait(30)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 def send(
@@ -117,8 +121,9 @@ def load(
                 found.append((begun, error))
                 connection.close()
                 if reached is not None and reached():
-                    return
+                    break
             stop.wait(pause)
+        connection.close()
 
     threads = [threading.Thread(target=client, args=(i,), daemon=True) for i in range(clients)]
     for thread in threads:
@@ -210,6 +215,7 @@ def s2(service: Service) -> tuple[bool, str]:
 
 
 def s3(service: Service, connections: int) -> tuple[bool, str]:
+    healthy(service, 40)  # whose vectors are kept from then on, as those of the searches below
     base = percentile(healthy(service, 100), 0.95)
     begun, open_ = time.monotonic(), []
     for i in range(connections):
@@ -255,11 +261,14 @@ def s4(service: Service, clients: int, seconds: float) -> tuple[bool, str]:
     errors = len(found) - len(replies) + sum(r.status not in (200, 429) for r in replies)
     busy = [r for r in replies if r.status == 429]
     bare = sum("retry-after" not in r.headers for r in busy)
-    times = [r.seconds for r in replies if r.status == 200]
+    # What is done once, as reading pages of the library for the first time, is in nobody's p99.
+    warm = found[0][0] + seconds / 10
+    late = [r for at, r in found if isinstance(r, Reply) and r.status == 200 and at > warm]
+    times = [r.seconds for r in late]
     later = memory[len(memory) // 3 :]  # after what is grown once
     slope = 60 * statistics.linear_regression(*zip(*later, strict=True)).slope
     p50, p99 = percentile(times, 0.5), percentile(times, 0.99)
-    told = f"{clients} clients, {len(times) / seconds:.0f} answers/s, {errors} errors"
+    told = f"{clients} clients, {len(times) / (0.9 * seconds):.0f} answers/s, {errors} errors"
     told += f", {len(busy)} told to come back, p50 {p50:.0f} ms, p99 {p99:.0f} ms"
     # The slope of a short run is that of its warm-up.
     ok = not errors and not bare and p99 <= 5 * p50 and (slope <= 1 or seconds < 60)
@@ -316,6 +325,7 @@ def s8(run: str, library: str) -> tuple[bool, str]:
         service.process.send_signal(signal.SIGTERM)
         status = service.process.wait(30)
         took = time.monotonic() - begun
+    service.end()
     # A connection that is refused or closed before its answer began is no torn answer.
     torn = sum(isinstance(r, http.client.IncompleteRead) for _, r in found)
     before = sum(isinstance(r, Exception) for at, r in found if at < begun - 0.2)

@@ -78,7 +78,7 @@ def test_a_pattern_keeps_no_other_query_waiting() -> None:
         await answering.search([Question("b")], 5)
         took = asyncio.get_running_loop().time() - begun
         assert not pattern.done()
-        await pattern
+        assert {"c1" in hit.content for hit in (await pattern)[0].hits} == {True}
         return took
 
     assert asyncio.run(scene()) < 0.3

@@ -24,7 +24,7 @@ from tmr_jax.retriever import SPREAD_FROM, Hit, Retriever, spread_hits
 from tmr_jax.service.lanes import Lane
 from tmr_jax.store import Filter
 
-AT_ONCE, WINDOW = 32, 0.003  # queries that are encoded together, seconds to wait for them
+AT_ONCE, WINDOW = 64, 0.003  # queries that are encoded together, seconds to wait for them
 KEPT = 4096  # vectors of queries, drawings
 log = logging.getLogger("tmr_jax.service")
 
@@ -139,8 +139,11 @@ class Answering:
                 log.warning("%s", error)
 
     def warm(self) -> None:
-        """One question of each kind, so that the first client does not wait for a compiler."""
-        for answer in self._search([Question("a molecule"), Question("CCO", "molecule")]):
+        """A question of each shape, so that no client waits for a compiler."""
+        buckets = self.retriever.config.train.text_buckets
+        questions = [Question("acid " * (tokens - 2)) for tokens in buckets]
+        for question in (*questions, Question("CCO", "molecule")):
+            (answer,) = self._search([question])
             if isinstance(answer, Exception):
                 raise answer
 

@@ -23,7 +23,6 @@ log = logging.getLogger("tmr_jax.service")
 class _Job(NamedTuple):
     item: Any
     future: Future
-    due: float  # on the monotonic clock
 
 
 class Lane:
@@ -55,8 +54,7 @@ class Lane:
 
         Raises Busy where there is no room for all of them, Late where they take too long.
         """
-        due = time.monotonic() + seconds
-        jobs = [_Job(item, Future(), due) for item in items]
+        jobs = [_Job(item, Future()) for item in items]
         self._put(jobs)
         waits = [asyncio.wrap_future(job.future) for job in jobs]
         try:
@@ -88,11 +86,8 @@ class Lane:
 
     def _run(self) -> None:
         while jobs := self._gather():
-            live = [
-                job
-                for job in jobs
-                if time.monotonic() < job.due and job.future.set_running_or_notify_cancel()
-            ]
+            # What nobody waits for any more was cancelled by `ask`.
+            live = [job for job in jobs if job.future.set_running_or_notify_cancel()]
             if not live:
                 continue
             begun = time.monotonic()
