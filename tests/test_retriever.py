@@ -13,6 +13,7 @@ import pytest
 
 import tmr_jax
 from tmr_jax import index_build
+from tmr_jax.assembly import QUESTIONS
 from tmr_jax.data import molecules
 from tmr_jax.data.substructure import Looked
 from tmr_jax.filters import parse_filter
@@ -48,6 +49,13 @@ def test_rows_have_length_one_and_equal_inputs_equal_bits(retriever: Retriever) 
     assert (rows[4] != rows[5]).any()  # ogb sees the mirror image
     texts = retriever.encode_text(["an acid", "a  salt", "an acid"])
     assert (texts[0] == texts[2]).all() and (texts[0] != texts[1]).any()
+
+
+def test_a_text_alone_is_what_it_is_among_many(retriever: Retriever) -> None:
+    texts = [f"an acid with {i} rings" for i in range(QUESTIONS + 1)]
+    many = retriever.encode_text(texts)
+    np.testing.assert_allclose(retriever.encode_text(texts[3:4]), many[3:4], atol=1e-6)
+    np.testing.assert_allclose(retriever.encode_text(texts[:2]), many[:2], atol=1e-6)
 
 
 def test_search_is_the_order_of_cosines(retriever: Retriever) -> None:
@@ -214,6 +222,8 @@ def test_strange_texts_are_told_by_what_eval_has_kept(
     rows = retriever.encode_text(["an acid", "a salt"])
     keep_known(run, retriever.checkpoint.sha256, Known(rows, 1, 1e-4))
     again = tmr_jax.load(run)
+    other = retriever.encode_text(["a metal"])
+    assert again.are_unlike(np.concatenate([rows, other])).tolist() == [False, False, True]
     assert again.is_unlike("an acid") is False and again.is_unlike("a metal") is True
     assert again.with_library(["CCO"]).is_unlike("a metal") is True
     keep_known(run, "0" * 64, Known(rows, 1, 1e-4))  # of another checkpoint

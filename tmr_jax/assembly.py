@@ -60,6 +60,7 @@ from tmr_jax.training.parallel import devices_at_hand
 from tmr_jax.training.state import joined, parameters_sha256, variables
 from tmr_jax.types import Batch, Pair, Side, TextBatch
 
+QUESTIONS = 8  # so few texts are a batch of their own size
 FEATURES, TOKENIZER, VOCABULARY = "features.json", "tokenizer.json", "vocab.npz"
 
 
@@ -446,9 +447,10 @@ class Encoder:
 
     def _batches(self, table: TextTable) -> Iterable[tuple[np.ndarray, TextBatch]]:
         a = self._assembly
-        return encode_batches_text(
-            table, a.config.eval.batch_size, a.config.train.text_buckets, a.tokenizer.pad_token
-        )
+        size = a.config.eval.batch_size
+        # A question is a text or two: it need not wait for a whole batch of padding.
+        size = min(size, QUESTIONS) if len(table.truncated) <= QUESTIONS else size
+        return encode_batches_text(table, size, a.config.train.text_buckets, a.tokenizer.pad_token)
 
     def molecules(
         self, smiles: Sequence[str], watch: Callable[[int], None] = lambda done: None

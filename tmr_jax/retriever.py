@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from tmr_jax.assembly import Assembly, Encoder, assemble_from_run, refines
 from tmr_jax.compile_cache import use_compile_cache
@@ -146,7 +146,7 @@ class Retriever:
         return Model(self._encoder, a.config, a.vocabulary, self.checkpoint.sha256, self.run)
 
     def encode_text(self, texts: Sequence[str]) -> Float[np.ndarray, "n D"]:
-        """Rows of length one; equal bit for bit for equal texts.
+        """Rows of length one; of one call, equal bit for bit for equal texts.
 
         Texts beyond the experiment's max_tokens are cut: see `is_cut`. Raises ValueError, with the
         row, for a text without a visible character.
@@ -332,9 +332,14 @@ class Retriever:
         One validation text in twenty is by its own threshold. None of a run that was not evaluated
         with validation texts at hand.
         """
+        unlike = self.are_unlike(self.encode_text([text]))
+        return None if unlike is None else bool(unlike[0])
+
+    def are_unlike(self, texts: Float[np.ndarray, "Q D"]) -> Bool[np.ndarray, " Q"] | None:
+        """`is_unlike` of rows that `encode_text` has given."""
         if self._known is None:
             return None
-        return bool(self._known.strangeness(self.encode_text([text]))[0] > self._known.threshold)
+        return self._known.strangeness(texts) > self._known.threshold
 
     @property
     def shortlist(self) -> int:

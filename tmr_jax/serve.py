@@ -156,18 +156,22 @@ def shelf(chosen: Arguments) -> Shelf:
 
 
 def damage_of(library: Path) -> dict[str, str]:
-    """What is wrong with a library's folder, part by part; nothing of a file, which is our own."""
-    from tmr_jax.index_build import missing
-    from tmr_jax.store.exact import damage, read_head, shard_places
+    """What is wrong with a library's folder, part by part.
 
-    if library.is_file():
+    Nothing of a file, whose library is in our own cache, nor of Milvus, which says it itself when
+    it is searched.
+    """
+    from tmr_jax.store.opening import open_store
+
+    if not library.is_dir():
         return {}
     try:
-        width = int(read_head(library)["width"])
-        found = {place.name: damage(place, width) for place in shard_places(library)}
-        return missing(library) | {name: wrong for name, wrong in found.items() if wrong}
-    except (OSError, ValueError) as error:
+        store = open_store(library)
+    except ValueError as error:
         return {"library": str(error)}
+    found = dict(store.broken)
+    store.close()
+    return found
 
 
 def _reload_on_hup(loop: asyncio.AbstractEventLoop, answering: Any) -> None:

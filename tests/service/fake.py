@@ -55,6 +55,7 @@ class Fake:
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         self.encoded.append(list(texts))
+        self.strange = np.array(["football" in text for text in texts])
         if any(not text.strip() for text in texts):
             raise ValueError("expected a text with a visible character, got none; write one")
         return np.stack([_row(text) for text in texts])
@@ -64,8 +65,9 @@ class Fake:
     def is_cut(self, text: str) -> bool:
         return len(text) > 1000
 
-    def is_unlike(self, text: str) -> bool | None:
-        return "football" in text
+    def are_unlike(self, rows: np.ndarray) -> np.ndarray:
+        assert len(rows) == len(self.strange)
+        return self.strange
 
     def nearest(self, vectors, k, where=None, substructure="") -> list[list[Hit]]:
         self.gate.wait(10)

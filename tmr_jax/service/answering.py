@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from tmr_jax.assembly import QUESTIONS
 from tmr_jax.drawing import molecule_svg
 from tmr_jax.explain import Explanation
 from tmr_jax.features.graph import BadMolecule, parse_smiles
@@ -139,11 +140,16 @@ class Answering:
                 log.warning("%s", error)
 
     def warm(self) -> None:
-        """A question of each shape, so that no client waits for a compiler."""
-        buckets = self.retriever.config.train.text_buckets
-        questions = [Question("acid " * (tokens - 2)) for tokens in buckets]
-        for question in (*questions, Question("CCO", "molecule")):
-            (answer,) = self._search([question])
+        """Questions of each shape, one and many together, so that no client waits for a compiler."""
+        for tokens in self.retriever.config.train.text_buckets:
+            texts = [f"{i} " + "acid " * (tokens - 3) for i in range(QUESTIONS + 1)]
+            self._must([Question(texts[0])])
+            self._must([Question(text) for text in texts])
+        self._must([Question("CCO", "molecule")])
+
+    def _must(self, questions: list[Question]) -> None:
+        self._kept.clear()
+        for answer in self._search(questions):
             if isinstance(answer, Exception):
                 raise answer
 
@@ -257,8 +263,9 @@ def _encoded(retriever: Retriever, of: str, asked: list[str]) -> list[Asked | Ex
             rows = retriever.encode_molecules(asked)
             return [Asked(rows[i : i + 1], False, False) for i in range(len(asked))]
         rows = retriever.encode_text(asked)
+        unlike = retriever.are_unlike(rows)
         return [
-            Asked(rows[i : i + 1], retriever.is_cut(text), bool(retriever.is_unlike(text)))
+            Asked(rows[i : i + 1], retriever.is_cut(text), unlike is not None and bool(unlike[i]))
             for i, text in enumerate(asked)
         ]
     except ValueError as error:
