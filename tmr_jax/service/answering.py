@@ -140,7 +140,7 @@ class Answering:
                 log.warning("%s", error)
 
     def warm(self) -> None:
-        """Questions of each shape, one and many together, so that no client waits for a compiler."""
+        """Questions of each shape, one and many: no client is to wait for a compiler."""
         for tokens in self.retriever.config.train.text_buckets:
             texts = [f"{i} " + "acid " * (tokens - 3) for i in range(QUESTIONS + 1)]
             self._must([Question(texts[0])])
