@@ -1,0 +1,90 @@
+"""How long a question takes: python tools/bench_search.py --run RUN --library PLACE
+
+In: a run and a library of its vectors, of any engine. Sentences of the run's first test pool are
+asked one after another, each for the first time, by the same calls as `tmr search` and the page.
+Out: p50 and p95 of a search, the encoding of its text included, with and without the second stage
+where the model has one; with --exact, recall@10 of the first stage against the same rows searched
+one by one. Absolute times are those of this machine; take a quiet one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+import tmr_jax
+from tmr_jax.data.pools import load_pool
+from tmr_jax.eval import default_protocols
+from tmr_jax.filters import parse_filter
+from tmr_jax.retriever import Hit, Retriever
+from tmr_jax.store.exact import ExactStore
+
+K, WARM = 10, 20
+
+
+@dataclass(frozen=True)
+class Arguments:
+    run: Path
+    library: Path
+    exact: Path | None = None
+    """The folder that `tmr index` wrote, for recall."""
+    asked: int = 200
+    where: tuple[str, ...] = ()
+    """Filters, as of tmr search."""
+    seed: int = 0
+
+
+def bench(told: Arguments) -> None:
+    retriever = tmr_jax.load(told.run).with_library(told.library)
+    texts = sentences(retriever, told)
+    where = parse_filter(told.where) if told.where else None
+
+    def first(text: str) -> list[Hit]:
+        return retriever.nearest(retriever.encode_text([text]), K, where)[0]
+
+    account = retriever.library
+    assert account is not None
+    filtered = f", where {' '.join(told.where)}" if told.where else ""
+    print(f"{account.kept:,} molecules in {told.library.name}{filtered}, {told.asked} sentences")
+    found = timed("first stage", first, texts)
+    if retriever.shortlist:
+        timed(
+            f"both stages, {retriever.shortlist} on the shortlist",
+            lambda text: retriever.search(text, K, where),
+            texts,
+        )
+    if told.exact:
+        truth = ExactStore(told.exact).search(retriever.encode_text(texts), K, where)
+        hits = [
+            len({h.id for h in ours} & set(theirs.tolist())) / max((theirs >= 0).sum(), 1)
+            for ours, theirs in zip(found, truth.ids, strict=True)
+        ]
+        print(f"recall@{K} against exact: {np.mean(hits):.4f}")
+
+
+def sentences(retriever: Retriever, told: Arguments) -> list[str]:
+    config = retriever.config
+    texts = list(dict.fromkeys(load_pool(default_protocols(config)[0], config.data).texts))
+    order = np.random.default_rng(told.seed).permutation(len(texts))
+    return [texts[i] for i in order[: told.asked + WARM]]
+
+
+def timed(name: str, ask: Callable[[str], list[Hit]], texts: list[str]) -> list[list[Hit]]:
+    """Prints the percentiles of all but the first `WARM`, which compile and touch the files."""
+    found, seconds = [], []
+    for text in texts:
+        begun = time.perf_counter()
+        found.append(ask(text))
+        seconds.append(1e3 * (time.perf_counter() - begun))
+    p50, p95 = np.percentile(seconds[WARM:], [50, 95])
+    print(f"{name}: p50 {p50:.1f} ms, p95 {p95:.1f} ms", flush=True)
+    return found
+
+
+if __name__ == "__main__":
+    bench(tyro.cli(Arguments, description=__doc__))

@@ -1,0 +1,140 @@
+"""Does the page find what `eval` finds? python tools/check_search.py --run RUN zinc.txt.gz
+
+In: a run, and files of molecules that fill the library beside those of the run's first test pool.
+They become one file, `tmr index` makes a library of it, `tmr serve` serves it, and sentences of the
+pool, drawn by the seed, are asked over HTTP as a user asks them. Out: how many right molecules (by
+InChIKey) stand among the first ten, on the page and in the API, and in the ranking that `eval`
+makes of the same sentences and molecules. Exit status 1 where the page finds fewer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+import tmr_jax
+from tmr_jax.data.molecules import read_rows
+from tmr_jax.data.pools import load_pool
+from tmr_jax.eval import default_protocols
+from tmr_jax.features.identity import molecule_key
+from tmr_jax.retrieval.rank import top
+from tmr_jax.retriever import Hit
+from tmr_jax.types import Pool
+
+K = 10
+
+
+@dataclass(frozen=True)
+class Arguments:
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """Molecules to hide the right ones among: .smi, .csv, .txt, gzipped or not."""
+    run: Path
+    sentences: int = 20
+    seed: int = 0
+    folder: Path | None = None
+    """Where the library is made, and found again; without it a temporary folder."""
+
+
+def main() -> int:
+    told = tyro.cli(Arguments, description=__doc__)
+    with contextlib.ExitStack() as stack:
+        folder = told.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        return check(told, folder)
+
+
+def check(told: Arguments, folder: Path) -> int:
+    config = tmr_jax.load(told.run).config
+    pool = load_pool(default_protocols(config)[0], config.data)
+    molecules = written(told.files, pool, folder)
+    index = ["-m", "tmr_jax.index", "--run", str(told.run), "--library", str(folder / "all.smi")]
+    subprocess.run([sys.executable, *index, "--out", str(folder / "library")], check=True)
+    asks = np.flatnonzero(pool.text_target >= 0)
+    drawn = np.random.default_rng(told.seed).permutation(asks)[: told.sentences]
+    texts = [pool.texts[i] for i in drawn]
+    right = [molecule_key(pool.smiles[pool.text_target[i]]) for i in drawn]
+    with served(told.run, folder / "library") as address:
+        api = [by_api(address, text) for text in texts]
+        page = [by_page(address, text) for text in texts]
+    ranked = by_ranking(told.run, texts, molecules)
+    counts = {
+        name: sum(key in keys_of(found) for key, found in zip(right, lists, strict=True))
+        for name, lists in {"page": page, "API": api, "ranking of eval": ranked}.items()
+    }
+    said = ", ".join(f"{name} {count}" for name, count in counts.items())
+    print(
+        f"{len(texts)} sentences of {pool.protocol}, seed {told.seed}, {len(molecules):,} "
+        f"molecules; right ones among the first {K}: {said}"
+    )
+    return int(min(counts["page"], counts["API"]) < counts["ranking of eval"])
+
+
+def written(files: tuple[Path, ...], pool: Pool, folder: Path) -> list[str]:
+    """Every molecule as a line of folder/all.smi, those of the pool last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [row.smiles for path in files for row in read_rows(path) if not row.refused]
+    rows += pool.smiles
+    (folder / "all.smi").write_text("".join(f"{smiles}\n" for smiles in rows), "utf-8")
+    return rows
+
+
+@contextlib.contextmanager
+def served(run: Path, library: Path) -> Iterator[str]:
+    words = ["-m", "tmr_jax.serve", "--run", str(run), "--library", str(library)]
+    command = [sys.executable, *words, "--port", "0", "--rate", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
+        try:
+            assert service.stdout is not None
+            yield service.stdout.readline().split()[2].rstrip("/")
+        finally:
+            service.terminate()
+
+
+def by_api(address: str, text: str) -> list[str]:
+    body = json.dumps({"queries": [text], "k": K}).encode()
+    kind = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{address}/api/search", body, kind)
+    with urllib.request.urlopen(request) as answer:
+        (found,) = json.load(answer)["answers"]
+    return [hit["smiles"] for hit in found["hits"]]
+
+
+def by_page(address: str, text: str) -> list[str]:
+    """What the cards of the page copy."""
+    query = urllib.parse.urlencode({"q": text, "k": K})
+    with urllib.request.urlopen(f"{address}/?{query}") as answer:
+        content = answer.read().decode()
+    return [html.unescape(smiles) for smiles in re.findall(r'data-smiles="([^"]*)"', content)][:K]
+
+
+def by_ranking(run: Path, texts: list[str], molecules: list[str]) -> list[list[str]]:
+    """The best by cosine, or of a model with a second stage by what that makes of them."""
+    retriever = tmr_jax.load(run)
+    encoded, kept, _ = retriever.model.encoder.molecules(molecules)
+    rows = retriever.encode_text(texts)
+    index, _ = top(rows, encoded.rows, max(K, retriever.shortlist))
+    found = []
+    for text, places in zip(texts, index, strict=True):
+        hits = [Hit(rank, 0.0, molecules[kept[i]], "") for rank, i in enumerate(places.tolist(), 1)]
+        found.append([hit.content for hit in retriever.second_stage(text, hits)[:K]])
+    return found
+
+
+def keys_of(smiles: list[str]) -> set[str]:
+    return {molecule_key(one) for one in smiles}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
