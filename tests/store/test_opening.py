@@ -84,9 +84,9 @@ def test_locks_lie_where_their_place_is():
 @pytest.mark.parametrize(
     "place, package, command",
     [
-        ("lance:{}/lib", "lancedb", "pip install tmr-jax"),
-        ("milvus:{}/lib.db", "milvus_lite", r"pip install 'tmr-jax\[milvus\]'"),
-        ("milvus:{}/lib.db", "pymilvus", r"pip install 'tmr-jax\[milvus\]'"),
+        ("lance:{}/lib", "lancedb", "make setup"),
+        ("milvus:{}/lib.db", "milvus_lite", "make setup EXTRAS=dev,milvus"),
+        ("milvus:{}/lib.db", "pymilvus", "make setup EXTRAS=dev,milvus"),
     ],
 )
 def test_a_package_that_is_not_installed(place, package, command, tmp_path, monkeypatch):

@@ -112,13 +112,13 @@ def is_there(place: str | Path) -> bool:
 
 
 def _lance() -> Any:
-    with _installed("lancedb", "pip install tmr-jax"):
+    with _installed("lancedb", "make setup"):
         from tmr_jax.store.lance import LanceStore
     return LanceStore
 
 
 def _milvus() -> Any:
-    with _installed("pymilvus and milvus-lite", "pip install 'tmr-jax[milvus]'"):
+    with _installed("pymilvus and milvus-lite", "make setup EXTRAS=dev,milvus"):
         import milvus_lite  # noqa: F401
 
         from tmr_jax.store.milvus import MilvusStore
