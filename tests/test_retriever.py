@@ -58,6 +58,16 @@ def test_a_text_alone_is_what_it_is_among_many(retriever: Retriever) -> None:
     np.testing.assert_allclose(retriever.encode_text(texts[:2]), many[:2], atol=1e-6)
 
 
+def test_nothing_is_compiled_after_warming_up(tiny_run: Path) -> None:
+    warm = tmr_jax.load(tiny_run)
+    warm.warm()
+    compiled = warm._encoder._text._cache_size()
+    for text in ("acid", "an acid with a ring " * 5, "an acid " * 400):
+        warm.encode_text([text])
+        warm.encode_text([f"{i} {text}" for i in range(QUESTIONS + 5)])
+    assert warm._encoder._text._cache_size() == compiled
+
+
 def test_search_is_the_order_of_cosines(retriever: Retriever) -> None:
     found = retriever.with_library(SMILES).search("an aromatic molecule with 1 ring", k=3)
     cosines = retriever.encode_text(["an aromatic molecule with 1 ring"])[0] @ (

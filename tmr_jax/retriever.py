@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from tmr_jax.assembly import Assembly, Encoder, assemble_from_run, refines
+from tmr_jax.assembly import QUESTIONS, Assembly, Encoder, assemble_from_run, refines
 from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import Experiment
 from tmr_jax.data.cache import cache_folder
@@ -166,6 +166,13 @@ class Retriever:
                 f"{len(smiles):,} that are not: {shown}; mend or remove them"
             )
         return encoded.rows
+
+    def warm(self) -> None:
+        """Encodes texts of every length, few and many at once: what comes later is compiled."""
+        for tokens in self.config.train.text_buckets:
+            texts = [f"{i} " + "acid " * (tokens - 3) for i in range(QUESTIONS + 1)]
+            self.encode_text(texts[:1])
+            self.encode_text(texts)
 
     def is_cut(self, text: str) -> bool:
         """Whether the model sees only the beginning of a text."""

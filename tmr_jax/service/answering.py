@@ -17,7 +17,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from tmr_jax.assembly import QUESTIONS
 from tmr_jax.drawing import molecule_svg
 from tmr_jax.explain import Explanation
 from tmr_jax.features.graph import BadMolecule, parse_smiles
@@ -140,16 +139,12 @@ class Answering:
                 log.warning("%s", error)
 
     def warm(self) -> None:
-        """Questions of each shape, one and many: no client is to wait for a compiler."""
-        for tokens in self.retriever.config.train.text_buckets:
-            texts = [f"{i} " + "acid " * (tokens - 3) for i in range(QUESTIONS + 1)]
-            self._must([Question(texts[0])])
-            self._must([Question(text) for text in texts])
-        self._must([Question("CCO", "molecule")])
-
-    def _must(self, questions: list[Question]) -> None:
-        self._kept.clear()
-        for answer in self._search(questions):
+        """Questions of every shape, so that no client waits for a compiler."""
+        self.retriever.warm()
+        buckets = self.retriever.config.train.text_buckets
+        questions = [Question("acid " * (tokens - 2)) for tokens in buckets]
+        for question in (*questions, Question("CCO", "molecule")):
+            (answer,) = self._search([question])
             if isinstance(answer, Exception):
                 raise answer
 
