@@ -146,6 +146,18 @@ def test_ctrl_c_ends_it_with_its_own_status(running: Running) -> None:
     assert running.process.wait(10) == 130
 
 
+def test_ctrl_c_ends_it_where_it_was_started_with_the_signal_ignored() -> None:
+    """As a shell does for what it starts in the background."""
+    ignored = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", ignored + FAKE], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("Serving at ")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+
+
 def test_a_hang_up_reloads(running: Running) -> None:
     running.process.send_signal(signal.SIGHUP)
     time.sleep(0.3)

@@ -161,9 +161,10 @@ def damage_of(library: Path) -> dict[str, str]:
     Nothing of a file, whose library is in our own cache, nor of Milvus, which says it itself when
     it is searched.
     """
-    from tmr_jax.store.opening import open_store
+    from tmr_jax.store.opening import open_store, parse_place
 
-    if not library.is_dir():
+    place = parse_place(library)
+    if place.engine == "milvus" or place.path is None or place.path.is_file():
         return {}
     try:
         store = open_store(library)

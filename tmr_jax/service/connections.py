@@ -13,6 +13,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import h11
@@ -119,7 +120,13 @@ def _cancelled(timer: asyncio.TimerHandle | None) -> None:
 
 
 class Server(uvicorn.Server):
-    """Says where it listens as soon as it does."""
+    """Says where it listens as soon as it does, and keeps what ended it."""
+
+    ended_by = 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.ended_by = sig
+        super().handle_exit(sig, frame)
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
@@ -145,16 +152,18 @@ def serve_app(app: Any, host: str, port: int) -> int:
         log_config=None,
         proxy_headers=False,  # service/guard.py reads them, where it is told to
     )
+    server = Server(config)
     with _ends_quietly():
         try:
-            Server(config).run()
+            server.run()
         except KeyboardInterrupt:
             return 130
         except SystemExit as end:  # uvicorn's way to say that the address is taken
             raise ValueError(
                 f"expected to listen at {host}:{port}, got an error (above); choose another --port"
             ) from end
-    return 0
+    # A program that was started in the background may have SIGINT ignored: nothing is raised then.
+    return 130 if server.ended_by == signal.SIGINT else 0
 
 
 @contextlib.contextmanager
