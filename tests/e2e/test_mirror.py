@@ -167,4 +167,4 @@ def test_without_a_network_it_ends_at_once_with_what_to_do(tmp_path):
     assert "make data SET=chebi20" in said
     start = time.perf_counter()  # a machine may be busy: imports alone say how busy
     subprocess.run([sys.executable, "-c", "import tmr_jax.assembly"], cwd=ROOT, check=True)
-    assert seconds < max(5, 2 * (time.perf_counter() - start)), done.stderr
+    assert seconds < max(5, 3 * (time.perf_counter() - start)), done.stderr
