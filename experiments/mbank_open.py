@@ -4,7 +4,7 @@ Paper: none; scores are "open-pairs training" and compare with no published numb
 Run: TMR_JAX_DATA=../shared/data make train EXP=mbank_open
 Hardware: 2 CPU cores, about an hour.
 Result: not run in this form; others: LOG.md, 2026-11-22.
-Differs: as det_open, but the model and 9 epochs; running statistics of each modality.
+Differs: as det_open, but the model and 10 epochs; running statistics of each modality.
 """
 
 from dataclasses import replace
@@ -20,5 +20,5 @@ CONFIG = replace(
         bank=BankConfig(statistics="own"),
         second_order=SecondOrderConfig(u2u=1.0, u2c=1.0),
     ),
-    train=replace(BASE.train, epochs=9, eval_every=9),
+    train=replace(BASE.train, epochs=10, eval_every=10),
 )
