@@ -27,6 +27,9 @@ os.environ |= {
     # Compiled code is trusted code: kept in a private folder, shared by the workers, then deleted.
     "JAX_COMPILATION_CACHE_DIR": str(FOLDER / "compiled"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    # Most programs here run a few times: to compile them well takes longer than to run them badly.
+    # Parity and invariance are tested on what users run (`optimized`), as is the whole line.
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     "MPLBACKEND": "Agg",
     "HF_HUB_OFFLINE": "1",
     # Programs started by tests find a closed door instead of a network.
@@ -144,10 +147,10 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def quick_compilation():
-    """Programs that are run a few times: compiling them well costs more than it gives."""
+def optimized():
+    """Programs as users have them."""
     import jax
 
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)

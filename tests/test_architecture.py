@@ -22,18 +22,19 @@ OURS = [
 MAY_IMPORT = {
     "types": set(),
     "config": set(),
+    "files": set(),
     "drawing": {"types", "features"},
-    "features": {"types", "features"},
-    "data": {"types", "features", "data", "config"},
+    "features": {"types", "features", "files"},
+    "data": {"types", "features", "data", "config", "files"},
     "nn": {"types", "nn"},
     "losses": {"types", "losses"},
     "models": {"types", "nn", "losses", "models", "config"},
     "retrieval": {"types", "retrieval"},
-    "store": {"types", "store"},
+    "store": {"types", "store", "files"},
     # Names of the Python API and what its hits are written and drawn with.
     "service": {"service", "drawing", "explain", "features", "filters", "hits_file", "retriever"}
     | {"store", "__version__"},
-    "training": {"types", "training", "config"},
+    "training": {"types", "training", "config", "files"},
 }
 # Nothing imports them but one another.
 ENTRY_POINTS = {"cli", "train", "eval", "index", "search", "serve", "table"}

@@ -22,8 +22,6 @@ from tmr_jax.training.checkpoint import restore_params
 from tmr_jax.training.state import new_state
 from tmr_jax.training.step import make_train_step, train_step
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TINY = str(Path(__file__).parent / "experiments" / "tiny.py")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -227,14 +226,12 @@ def test_killed_at_random_moments(tiny_run, tmp_path):
     file.write_text("\n".join("C" * (i % 40 + 1) + "O" * (i % 3) for i in range(400)) + "\n")
     words = ["--run", str(tiny_run), "--library", str(file), "--out"]
     command = [sys.executable, "-c", SLOW, *words]
-    environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
     def start(out: Path) -> subprocess.Popen:
         return subprocess.Popen(
             [*command, str(out)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=environment,
             text=True,
         )
 

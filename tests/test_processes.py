@@ -17,8 +17,6 @@ import pytest
 from tmr_jax.train import main
 from tmr_jax.training.parallel import join_processes
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TINY = str(Path(__file__).parent / "experiments" / "tiny.py")
 WORDS = ["--exp", TINY, "--model.text.dropout", "0", "--model.graph.dropout", "0"]
 WORDS += ["--train.batch-size", "16", "--train.epochs", "12", "--train.eval-every", "12"]
@@ -31,7 +29,6 @@ def start(run: Path) -> list[subprocess.Popen]:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     told = {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_COORDINATOR_ADDRESS": address,
         "JAX_NUM_PROCESSES": "2",
     }

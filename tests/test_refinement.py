@@ -24,7 +24,6 @@ from tmr_jax.train import train
 from tmr_jax.training.checkpoint import restore_params
 from tmr_jax.types import Side
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 TINY = load_experiment(str(Path(__file__).parent / "experiments" / "tiny.py"))
 JOINT = dataclasses.replace(
     TINY,
@@ -41,7 +40,7 @@ def trained(config, run: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def joint(tmp_path_factory, quick_compilation) -> Path:
+def joint(tmp_path_factory) -> Path:
     return trained(JOINT, tmp_path_factory.mktemp("joint") / "run")
 
 
@@ -53,7 +52,7 @@ def second_stage(encoder: Path):
 
 
 @pytest.fixture(scope="module")
-def stages(tmp_path_factory, quick_compilation) -> tuple[Path, Path]:
+def stages(tmp_path_factory) -> tuple[Path, Path]:
     """The run of the encoder and the run of the generator."""
     folder = tmp_path_factory.mktemp("stages")
     first = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, epochs=1))

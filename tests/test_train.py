@@ -31,7 +31,7 @@ def start(run: Path, **environment: str) -> subprocess.Popen:
         [*command, "--run", str(run)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", **environment},
+        env={**os.environ, **environment},
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import cycle
@@ -44,6 +43,7 @@ from tmr_jax.data.cache import (
     load_vocabulary,
     molecule_table,
     read_arrays,
+    save_arrays,
     save_vocabulary,
     table_take,
     text_table,
@@ -52,6 +52,7 @@ from tmr_jax.data.cache import (
 from tmr_jax.data.likeness import structure_place
 from tmr_jax.features.fingerprint import fingerprints
 from tmr_jax.features.text import Tokenizer, load_tokenizer
+from tmr_jax.files import write_text
 from tmr_jax.frozen_text import States, text_states, with_states
 from tmr_jax.models import build_model
 from tmr_jax.nn.bert import BertConfig
@@ -230,9 +231,7 @@ def save_assembly(run: Path, assembly: Assembly, shapes: Shapes) -> None:
         "vocabulary": None if assembly.vocabulary is None else len(assembly.vocabulary.identifiers),
         "shapes": shapes._asdict(),
     }
-    partial = run / f".{FEATURES}.{os.getpid()}"
-    partial.write_text(json.dumps(features, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, run / FEATURES)
+    write_text(run / FEATURES, json.dumps(features, indent=2) + "\n")
 
 
 def init_params(
@@ -360,12 +359,9 @@ def _molecule_groups(smiles: Sequence[str]) -> np.ndarray:
 
 
 def _keep(path: Path, groups: np.ndarray) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            np.savez(file, groups=groups)
-        os.replace(partial, path)
+        save_arrays(path, {"groups": groups})
     except OSError as error:  # the work itself needs no cache
         print(f"groups of equal molecules are not kept for the next time: {error}")
 

@@ -30,6 +30,7 @@ from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import DataConfig, Experiment, RefineConfig, did_you_mean, from_json
 from tmr_jax.data.pools import check_complete, load_pool, validation_protocol
 from tmr_jax.features.text import load_tokenizer
+from tmr_jax.files import write_text
 from tmr_jax.generator import data_seen
 from tmr_jax.memory import keep_freed_memory
 from tmr_jax.overlap import Checked, check, check_data, own_test
@@ -58,7 +59,7 @@ from tmr_jax.scoring import (
     with_clean,
 )
 from tmr_jax.slots import bank_record, has_slots
-from tmr_jax.training.rundir import describe_code, write
+from tmr_jax.training.rundir import describe_code
 from tmr_jax.trust import (
     Sides,
     companions,
@@ -274,14 +275,14 @@ def write_results(
     named = {", ".join(filter(None, (s.protocol, s.direction, s.tier))): s for s in own}
     ranks = {name: per_query(s.ranking)["mr"].round(2).tolist() for name, s in named.items()}
     run = told.run
-    write(run / "ranks.json", json.dumps(ranks) + "\n")  # first: who has results has ranks
-    write(run / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
+    write_text(run / "ranks.json", json.dumps(ranks) + "\n")  # first: who has results has ranks
+    write_text(run / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
     rankings = {n: s.ranking for n, s in named.items() if s.tier in ("", "det", "fused")}
     # An example shows the best of the whole pool.
     examples = [] if first.batch else choose_examples(*sides, scores, told.config.train.seed)
     worked = work_out(told, sides, model.refiner) if model.refiner is not None else ""
     history = read_history(run / "metrics.jsonl")
-    write(run / "report.html", page(results, rankings, examples, history, worked))
+    write_text(run / "report.html", page(results, rankings, examples, history, worked))
 
 
 def default_protocols(config: Experiment) -> tuple[str, ...]:

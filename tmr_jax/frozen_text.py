@@ -11,7 +11,6 @@ run: what is trained above it, or ranked, costs minutes instead of an hour.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tmr_jax.data.cache import VERSION, TextTable, cache_folder
+from tmr_jax.files import replaced
 from tmr_jax.types import TextBatch
 
 TextBatches = Iterable[tuple[np.ndarray, TextBatch]]
@@ -107,16 +107,12 @@ def _kept(path: Path, count: int, dtype: Any) -> np.ndarray | None:
 
 
 def _keep(path: Path, rows: np.ndarray) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
+        with replaced(path) as partial, open(partial, "wb") as file:
             np.save(file, rows.view(_bits(rows.dtype)))
-        os.replace(partial, path)
     except OSError as error:  # the work itself needs no cache
         print(f"states of the text encoder are not kept for the next time: {error}")
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _bits(dtype: Any) -> np.dtype:

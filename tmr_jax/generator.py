@@ -36,10 +36,10 @@ from tmr_jax.data.cache import (
     text_table,
 )
 from tmr_jax.data.likeness import structure_place
+from tmr_jax.files import write_text
 from tmr_jax.refinement import take
 from tmr_jax.retrieval.index import unit
 from tmr_jax.retrieval.refine import padded
-from tmr_jax.training.rundir import write
 from tmr_jax.training.state import joined
 from tmr_jax.types import EncodedBatch, MolOut, Pair, Side, TextOut
 
@@ -111,7 +111,7 @@ def write_earlier_data(run: Path, start: Path) -> None:
     """What the run will have to say about molecules that it was trained on."""
     own = from_json((start / "config.json").read_text(encoding="utf-8")).data
     stages = [*earlier_data(start), own]
-    write(run / STAGES, json.dumps([dataclasses.asdict(data) for data in stages]) + "\n")
+    write_text(run / STAGES, json.dumps([dataclasses.asdict(data) for data in stages]) + "\n")
 
 
 def assemble_for_generator(

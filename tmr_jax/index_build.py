@@ -27,16 +27,17 @@ from tmr_jax.data.cache import VERSION, apply_vocabulary, joined_table
 from tmr_jax.data.entries import RDKIT
 from tmr_jax.data.molecules import SMI, Row, read_rows
 from tmr_jax.data.workers import Arrays, Died, Worker, in_workers
+from tmr_jax.progress import progress
 from tmr_jax.store import COLUMNS, Batch
 from tmr_jax.store.exact import (
     HEAD,
     SHARDS,
     ExactStore,
     damage,
+    keep_text,
     map_shard,
     read_head,
     read_seal,
-    replace_text,
     sha256_of,
     shard_places,
     write_shard,
@@ -137,24 +138,7 @@ def build(
 
 def build_shown(source: Source, out: Path, model: Model) -> Account:
     """`build` with a progress bar on standard error."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with progress() as bar:
         task = bar.add_task("encoding the library", total=None)
         return build(
             source, out, model, lambda done, total: bar.update(task, completed=done, total=total)
@@ -376,7 +360,7 @@ def _finish(out: Path, rows: int, made: int) -> Account:
             f"expected at least one molecule, got none of {account.rows:,} rows "
             f"(refused: {account.refused}); check which column holds the SMILES"
         )
-    replace_text(out / REFUSED, "\n".join(lines) + "\n")
+    keep_text(out / REFUSED, "\n".join(lines) + "\n")
     whole = dataclasses.asdict(account)
     del whole["made"]  # how often the build was stopped is no part of what it made
     ExactStore(out).seal(whole)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tmr_jax.progress import progress
 from tmr_jax.store import COLUMNS, TEXTS, Batch, Store
 from tmr_jax.store.opening import create_store, is_there, lock_of, open_store
 from tmr_jax.training.lock import hold
@@ -80,24 +81,7 @@ def copy(origin: str | Path, to: str | Path, watch: Watch = lambda *said: None) 
 
 def copy_shown(origin: str | Path, to: str | Path) -> Copied:
     """`copy` with progress and the time that is left, on standard error."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with progress() as bar:
         tasks = {stage: bar.add_task(stage, total=None, start=False) for stage in STAGES}
         begun: set[str] = set()
 

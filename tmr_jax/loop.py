@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tmr_jax.config import Experiment
-from tmr_jax.training.rundir import write
+from tmr_jax.files import write_text
 
 if TYPE_CHECKING:
     from tmr_jax.assembly import Assembly, TrainingSet
@@ -250,7 +250,7 @@ class Loop:
 
     def _give_up(self) -> None:
         bad = [{"step": t.step, "pairs": [self.data.ids[i] for i in t.rows]} for t in self._skipped]
-        write(self.run / BAD_STEPS, json.dumps(bad, indent=1) + "\n")
+        write_text(self.run / BAD_STEPS, json.dumps(bad, indent=1) + "\n")
         steps = ", ".join(str(t.step) for t in self._skipped)
         raise NotFinite(
             f"expected a finite loss and gradients; got {MAX_IN_A_ROW} steps in a row without "

@@ -19,9 +19,9 @@ from jaxtyping import Bool
 from tmr_jax.config import DataConfig, Experiment, to_json
 from tmr_jax.data.cache import VERSION, cache_folder
 from tmr_jax.data.pools import final_protocol
+from tmr_jax.files import write_text
 from tmr_jax.generator import data_seen
 from tmr_jax.retrieval.protocols import Protocol
-from tmr_jax.training.rundir import write
 from tmr_jax.types import Pool
 
 TRAINED_ON = "trained_on.json"
@@ -162,7 +162,7 @@ def trained_on(run: Path, own: DataConfig) -> Trained:
         kept = json.loads(path.read_text(encoding="utf-8"))
     stages = [_recorded(data, kept) for data in data_seen(run, own)]
     if stages != kept:
-        write(path, json.dumps(stages) + "\n")
+        write_text(path, json.dumps(stages) + "\n")
     keys = frozenset(key for stage in stages for key in stage["molecules"])
     texts = frozenset(text for stage in stages for text in stage["texts"])
     return Trained(keys, frozenset(map(first_block, keys)), texts)
@@ -197,7 +197,7 @@ def molecule_keys(smiles: Sequence[str], what: str) -> list[str]:
         keys = [molecule_key(s) for s in track(distinct, what, console=Console(stderr=True))]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write(path, json.dumps(keys))
+            write_text(path, json.dumps(keys))
         except OSError as error:  # the work itself needs no cache
             print(f"keys of molecules are not kept for the next time: {error}")
     key = dict(zip(distinct, keys, strict=True))

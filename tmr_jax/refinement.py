@@ -18,6 +18,7 @@ import numpy as np
 from tmr_jax.assembly import Assembly, Encoded
 from tmr_jax.config import Experiment
 from tmr_jax.data.cache import take_ranges
+from tmr_jax.files import write_text
 from tmr_jax.nn.diffusion import visited
 from tmr_jax.retrieval.index import unit
 from tmr_jax.retrieval.metrics import metrics
@@ -36,7 +37,6 @@ from tmr_jax.retrieval.refine import (
     word_weights,
 )
 from tmr_jax.training.parallel import devices_at_hand
-from tmr_jax.training.rundir import write
 from tmr_jax.training.state import variables
 from tmr_jax.types import Ranking, Side
 
@@ -193,7 +193,7 @@ def read_alpha(run: Path, checkpoint: str) -> float | None:
 def keep_alpha(run: Path, checkpoint: str, protocol: str, choice: Choice) -> None:
     """Beside those of other checkpoints: with what was tried, and on which pool."""
     kept = _choices(run) | {checkpoint: {"chosen_on": protocol, **choice._asdict()}}
-    write(run / REFINE, json.dumps(kept, indent=2) + "\n")
+    write_text(run / REFINE, json.dumps(kept, indent=2) + "\n")
 
 
 def _choices(run: Path) -> dict[str, Any]:

@@ -316,9 +316,7 @@ class Retriever:
     ) -> list[Hit]:
         if weight and self._holds_texts:
             raise ValueError("expected molecules to spread out, got texts; leave the spread out")
-        staged = self._refiner is not None and self._holds_texts == (direction == "m2t")
-        # What is spread out is chosen from more than is shown.
-        wanted = max(k, SPREAD_FROM * k if weight else 0, self.shortlist if staged else 0)
+        wanted = self.wanted(k, weight, direction)
         if substructure:
             found = self.containing(query, wanted, where, substructure)
             if not found.is_all and len(found.hits) < k:
@@ -326,8 +324,27 @@ class Retriever:
             hits = found.hits
         else:
             hits = self.nearest(query, wanted, where)[0]
-        hits = self.second_stage(asked, hits, direction) if staged else hits
-        return spread_hits(hits, k, weight) if weight else hits[:k]
+        return self.finished(asked, hits, k, weight, direction)
+
+    def wanted(self, k: int, spread: float, direction: Direction) -> int:
+        """How many hits of the first stage the later ones choose k from."""
+        wider = SPREAD_FROM * k if spread else 0
+        return max(k, wider, self.shortlist if self._is_staged(direction) else 0)
+
+    def finished(
+        self, asked: str, hits: list[Hit], k: int, spread: float, direction: Direction
+    ) -> list[Hit]:
+        """k of the hits of the first stage, after the second, where there is one, and the spread.
+
+        `asked` is a text, or with "m2t" a SMILES.
+        """
+        if self._is_staged(direction):
+            hits = self.second_stage(asked, hits, direction)
+        return spread_hits(hits, k, spread) if spread else hits[:k]
+
+    def _is_staged(self, direction: Direction) -> bool:
+        """Whether there is a second stage for it: none compares molecules with molecules."""
+        return self._refiner is not None and self._holds_texts == (direction == "m2t")
 
     def explain(self, text: str, smiles: str) -> Explanation:
         """Which words and atoms the cosine of a pair rests on; see tmr_jax.explain."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
+
+from tmr_jax.files import write_text
 
 if TYPE_CHECKING:
     from tmr_jax.hits_file import Answer
@@ -253,13 +254,10 @@ def print_tables(answers: list[Answer]) -> None:
 
 
 def write_page(path: Path, answers: list[Answer], about: dict[str, object]) -> None:
-    """Write the page under a temporary name, then move it into place."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    """Writes the page; ValueError where it cannot be written."""
     try:
-        partial.write_text(page(answers, about), encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, page(answers, about))
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise ValueError(
             f"expected to write the page to {path}, got {error}; give --html another place"
         ) from error

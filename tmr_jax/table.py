@@ -27,10 +27,11 @@ from typing import Any, NamedTuple
 
 import tyro
 
+from tmr_jax.files import write_text
 from tmr_jax.retrieval.protocols import PAIR
 from tmr_jax.table_lines import Cost, Found, Line, lines
 from tmr_jax.table_plan import Row, Table, load_table
-from tmr_jax.training.rundir import CONFIG, write
+from tmr_jax.training.rundir import CONFIG
 
 TRAIN = ("train",)
 COST = "cost.json"  # in a run: what its training and evaluations took
@@ -243,7 +244,7 @@ def evaluate(run: Path, words: tuple[str, ...]) -> None:
     if words:
         own = results_of(run, ())
         for source, place in ((ranks_of(own), ranks_of(path)), (own, path)):
-            write(place, source.read_text(encoding="utf-8"))
+            write_text(place, source.read_text(encoding="utf-8"))
     keep_cost(run, path.name, ended.seconds, ended.peak_bytes)
 
 
@@ -254,7 +255,7 @@ def read_cost(run: Path) -> dict[str, Any]:
 
 def keep_cost(run: Path, part: str, seconds: float, peak_bytes: int) -> None:
     cost = {"seconds": round(seconds, 1), "peak_bytes": peak_bytes}
-    write(run / COST, json.dumps(read_cost(run) | {part: cost}, indent=1) + "\n")
+    write_text(run / COST, json.dumps(read_cost(run) | {part: cost}, indent=1) + "\n")
 
 
 # Programs
@@ -440,8 +441,8 @@ def write_table(table: Table, found: list[Line], out: Path) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     text = markdown(table, found)
-    write(out / "table.md", text)
-    write(out / "table.html", page(table, found))
+    write_text(out / "table.md", text)
+    write_text(out / "table.html", page(table, found))
     print(text)
     for name in ("table.md", "table.html"):
         print(out / name)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from tmr_jax.config import Experiment, from_json, load_experiment, to_json
+from tmr_jax.files import write_text
 from tmr_jax.loop import Loop, NotFinite, Plan, Signals, Stopped, several
 from tmr_jax.training.lock import Locked, hold
 from tmr_jax.training.rundir import (
@@ -34,7 +35,6 @@ from tmr_jax.training.rundir import (
     move_aside,
     open_directory,
     settle_config,
-    write,
 )
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _directory(config: Experiment, run: Path, fresh: bool) -> Iterator[Path]:
         if stale:
             print(f"the lock of {stale} was left behind; it is ours now")
         if not settle_config(run, to_json(config), lambda old: to_json(from_json(old))):
-            write(run / GIT, describe_code())
+            write_text(run / GIT, describe_code())
         if several():
             meet("the run's directory")
         yield run
@@ -330,7 +330,7 @@ def _save_report(
             "molecules_refused": len(validation.refused),
         },
     }
-    write(run / "validation.json", json.dumps(content, indent=2) + "\n")
+    write_text(run / "validation.json", json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

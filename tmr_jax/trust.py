@@ -9,7 +9,6 @@ a second stage, about the tier `det`.
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from jaxtyping import Float
 
 from tmr_jax.assembly import Encoded
 from tmr_jax.config import DataConfig
-from tmr_jax.data.cache import read_arrays
+from tmr_jax.data.cache import read_arrays, save_arrays
 from tmr_jax.models.dual import MAX_LOG_SCALE
 from tmr_jax.retrieval.index import unit
 from tmr_jax.retrieval.metrics import per_query
@@ -166,12 +165,11 @@ def fit(validation: Sides, unrelated: Float[np.ndarray, "S D"]) -> Fitted | None
 
 def keep_known(run: Path, checkpoint: str, known: Known) -> None:
     """In the run directory, for the searches to come; that of another checkpoint is replaced."""
-    path = run / KNOWN
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    told = {"neighbours": known.neighbours, "threshold": known.threshold}
-    with open(partial, "wb") as file:
-        np.savez(file, rows=known.rows, checkpoint=np.array(checkpoint), **told)
-    os.replace(partial, path)
+    told = {
+        "neighbours": np.array(known.neighbours),
+        "threshold": np.array(known.threshold),
+    }
+    save_arrays(run / KNOWN, {"rows": known.rows, "checkpoint": np.array(checkpoint), **told})
 
 
 def read_known(run: Path, checkpoint: str) -> Known | None:

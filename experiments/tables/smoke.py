@@ -6,7 +6,7 @@ POOL, FEW = "demo/test", ("--refine.samples", "1")
 
 TABLE = Table(
     title="Smoke: three small models on generated text",
-    seeds=(0, 1),
+    seeds=(0, 1, 2),
     metrics=("hits@1", "hits@10", "mrr"),
     rows=(
         Row("dual", "smoke", POOL),

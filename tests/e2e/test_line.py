@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+import tmr_jax
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 TINY = str(ROOT / "tests" / "experiments" / "tiny.py")
 DEMO = "--data.demo.train 448 --data.demo.validation 64 --data.demo.test 100"
@@ -24,7 +26,8 @@ ONCE = "--train.pool-batches 0 --train.eval-every 3 --eval.bootstrap 100"
 
 def program(module: str, *words: str, status: int = 0, **settings: str | None) -> str:
     """Standard output of `python -m tmr_jax.MODULE words`; None removes a setting."""
-    environment = {k: v for k, v in {**os.environ, **settings}.items() if v is not None}
+    asked = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": None, **settings}
+    environment = {k: v for k, v in asked.items() if v is not None}
     done = subprocess.run(
         [sys.executable, "-m", f"tmr_jax.{module}", *words],
         cwd=ROOT,
@@ -38,12 +41,15 @@ def program(module: str, *words: str, status: int = 0, **settings: str | None) -
 
 
 def walk(run: Path, library: Path, training: list[str], **settings: str | None) -> dict:
-    """Train, evaluate, search; what results.json holds."""
+    """Train, evaluate, search twice, by the program and from Python; what results.json holds."""
     program("train", *training, "--run", str(run), **settings)
     program("eval", "--run", str(run), **settings)
     words = ["--run", str(run), "--library", str(library), "--json", "an aromatic amine"]
     first = json.loads(program("search", *words, **settings))
     assert {h["smiles"] for h in first["results"][0]["hits"]} == {"Nc1ccccc1", "CCO"}
+    again = tmr_jax.load(run).with_library(library).search("an aromatic amine")
+    hits = [(h["smiles"], h["score"]) for h in first["results"][0]["hits"]]
+    assert [(hit.content, pytest.approx(hit.score, abs=1e-6)) for hit in again] == hits
     assert (run / "loss.png").stat().st_size > 1000
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "<svg" in page and not re.search(r"<script|(src|href)=.?http", page)

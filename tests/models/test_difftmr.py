@@ -18,6 +18,8 @@ from tmr_jax.nn.diffusion import Form, Hdan, HdanWeights, prepare
 from tmr_jax.nn.tapr import best_of
 from tmr_jax.types import EncodedBatch, MolOut, TextOut
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 B, D, SLOTS = 8, 16, 12
 BERT = BertConfig(vocab_size=5, hidden=8, layers=1, heads=2, intermediate=8)
 

@@ -23,8 +23,6 @@ from tmr_jax.models import build_model
 from tmr_jax.nn.bert import BertConfig
 from tmr_jax.training.state import STATISTICS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SMILES = ("CCO", "C", "c1ccccc1", "CC(=O)NC", "[Na+].[Cl-]", "CCN")
 LENGTHS = (3, 16, 5, 1, 9, 7)
 BERT = BertConfig(60, 16, 2, 4, 32, max_positions=16, dropout=0.0, pooler=False)

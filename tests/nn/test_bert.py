@@ -24,6 +24,8 @@ from tmr_jax.nn.bert import (
 )
 from tmr_jax.nn.pretrained import assemble, layout, load_bert, read_config
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 recipe = SimpleNamespace(**runpy.run_path(str(GOLDEN / "bert_recipe.py")))
 

@@ -19,6 +19,8 @@ from tmr_jax.retrieval.protocols import PAIR
 from tmr_jax.scoring import score_pool
 from tmr_jax.types import Pool
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 WORDS = ("acid", "alcohol", "ring", "chain", "amine", "ether", "ketone", "ester", "salt", "long")
 BERT = BertConfig(vocab_size=5 + len(WORDS), hidden=16, layers=1, heads=2, intermediate=16)
 

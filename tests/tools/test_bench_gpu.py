@@ -5,12 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
 
 TOOL = runpy.run_path(str(Path(__file__).resolve().parents[2] / "tools" / "bench_gpu.py"))
 bench_gpu = SimpleNamespace(**TOOL)
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def test_it_prints_every_line(capsys):

@@ -22,8 +22,6 @@ from tmr_jax.feed import feed_of
 from tmr_jax.training.parallel import everywhere, spread_over
 from tmr_jax.training.state import STATISTICS, new_state
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
 SECOND = SecondOrderConfig(u2u=1.0, u2c=1.0)
 MODELS = {

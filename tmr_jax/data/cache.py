@@ -25,6 +25,7 @@ from rich.progress import track
 from tmr_jax.data.workers import in_workers
 from tmr_jax.features.graph import BadMolecule, canonical, featurise
 from tmr_jax.features.text import Tokenizer
+from tmr_jax.files import replaced
 from tmr_jax.types import MolFeatures
 
 VERSION = 1  # of the features: raise it whenever the arrays of any molecule or text change
@@ -349,7 +350,7 @@ def _reorder(table: MolTable, i: np.integer) -> None:
 
 
 def save_vocabulary(path: str | Path, vocabulary: Vocabulary) -> None:
-    _write(Path(path), vocabulary._asdict())
+    save_arrays(Path(path), vocabulary._asdict())
 
 
 def load_vocabulary(path: str | Path) -> Vocabulary:
@@ -412,20 +413,16 @@ def _cached(
     arrays = compute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, arrays)
+        save_arrays(path, arrays)
     except OSError as error:  # a full or read-only disk must not stop the work itself
         say(f"features are not kept for the next time: {error}", markup=False)
     return arrays
 
 
-def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes an uncompressed .npz, whole or not at all."""
+    with replaced(path) as partial, open(partial, "wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+from tmr_jax.files import write_text
 from tmr_jax.types import Pair
 
 if TYPE_CHECKING:
@@ -519,6 +520,4 @@ def save_report(report: Report, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = dataclasses.asdict(report)
     content["examples"] = [example._asdict() for example in report.examples]
-    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(content, indent=2) + "\n")

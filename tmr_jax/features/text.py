@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
+
+from tmr_jax.files import write_text
 
 # Descriptions of ChEBI-20, PCdes and PubChem end below 10,000 characters; a megabyte need not be
 # tokenised to be cut to 512 tokens.
@@ -111,9 +112,7 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Writes a tokenizer.json that `load_tokenizer` reads back."""
-        temporary = Path(f"{path}.{os.getpid()}.tmp")
-        temporary.write_text(self._inner.to_str(), encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(Path(path), self._inner.to_str())
 
 
 def _row(text: str, i: int) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from tmr_jax.drawing import molecule_svg
 from tmr_jax.explain import Explanation
 from tmr_jax.features.graph import BadMolecule, parse_smiles
-from tmr_jax.retriever import SPREAD_FROM, Hit, Retriever, spread_hits
+from tmr_jax.retriever import Hit, Retriever
 from tmr_jax.service.lanes import Lane
 from tmr_jax.store import Filter
 
@@ -202,10 +202,8 @@ class Answering:
         if isinstance(hits, Exception):
             return hits
         try:
-            if question.of == "text":
-                hits = retriever.second_stage(question.asked, hits)
-            k, weight = question.k, question.spread
-            hits = spread_hits(hits, k, weight) if weight else hits[:k]
+            k, spread = question.k, question.spread
+            hits = retriever.finished(question.asked, hits, k, spread, _direction(question))
         except ValueError as error:
             return error
         return Answer(question, hits, read.is_cut, read.is_unlike, looked, self.partial)
@@ -243,10 +241,12 @@ class Answering:
                 yield error
 
 
+def _direction(question: Question) -> Literal["t2m", "m2t"]:
+    return "t2m" if question.of == "text" else "m2t"
+
+
 def _wanted(retriever: Retriever, question: Question) -> int:
-    """How many hits of the first stage the later ones choose from."""
-    wider = SPREAD_FROM * question.k if question.spread else 0
-    return max(question.k, wider, retriever.shortlist if question.of == "text" else 0)
+    return retriever.wanted(question.k, question.spread, _direction(question))
 
 
 def _encoded(retriever: Retriever, of: str, asked: list[str]) -> list[Asked | Exception]:

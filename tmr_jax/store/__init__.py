@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 LANCE_HEAD = "lance.json"  # by which a folder of LanceDB is known without its package
+LITE = ".db"  # how the path of an embedded Milvus ends
 NONE = -1  # the id in a place of a result that no item fills
 
 # Columns of every item beside its id and vector; see data/entries.py for what they hold.
@@ -61,6 +62,12 @@ class Filter(NamedTuple):
     unsalted: bool = False  # no item of several parts
     distinct: bool = False  # of items that are one molecule only the first
     parents: bool = False  # of items that are one but for salt and charge only the first
+
+    @property
+    def unflagged(self) -> list[str]:
+        """The FLAGS that no item may have."""
+        asked = (self.unsalted, self.distinct, self.parents)
+        return [flag for flag, is_asked in zip(FLAGS, asked, strict=True) if is_asked]
 
 
 class Batch(NamedTuple):
@@ -146,13 +153,14 @@ def meets(columns: dict[str, np.ndarray], where: Filter) -> Bool[np.ndarray, " n
         found &= columns[MASK] & where.groups == where.groups
     if where.without:
         found &= columns[MASK] & where.without == 0
-    if where.unsalted:
-        found &= ~columns["salt"]
-    if where.distinct:
-        found &= ~columns["duplicate"]
-    if where.parents:
-        found &= ~columns["variant"]
+    for flag in where.unflagged:
+        found &= ~columns[flag]
     return found
+
+
+def bits(mask: int) -> list[int]:
+    """The groups of a mask by their numbers, for engines that know no operations on bits."""
+    return [i for i in range(63) if mask >> i & 1]
 
 
 def check_batch(batch: Batch, width: int) -> None:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from tmr_jax.files import replaced, to_disk
 from tmr_jax.store import COLUMNS, NONE, TEXTS, Batch, Filter, Found, check_batch, meets
 
 FORMAT = 1
@@ -73,7 +74,7 @@ class ExactStore:
             )
         (folder / SHARDS).mkdir(parents=True, exist_ok=True)
         head = {"format": FORMAT, "width": width, "about": about}
-        replace_text(folder / HEAD, json.dumps(head, indent=2) + "\n")
+        keep_text(folder / HEAD, json.dumps(head, indent=2) + "\n")
         return cls(folder)
 
     def upsert(self, batch: Batch) -> None:
@@ -140,7 +141,7 @@ class ExactStore:
             parts[place.name] = {"count": seal["count"], "files": seal["files"]}
             ids.update(np.ascontiguousarray(map_shard(place, self.width).ids, "<i8").tobytes())
         whole = account | {"ids_sha256": ids.hexdigest(), "parts": parts}
-        replace_text(self.folder / MANIFEST, json.dumps(whole, indent=1) + "\n")
+        keep_text(self.folder / MANIFEST, json.dumps(whole, indent=1) + "\n")
         self.account = account
 
     def close(self) -> None:
@@ -309,7 +310,7 @@ def write_shard(folder: Path, number: int, batch: Batch, width: int, more: dict[
         seal = {"count": len(order), "files": files, **more}
         (part / SEAL).write_text(json.dumps(seal), "utf-8")
         for name in (ROWS, ENTRIES, SEAL):
-            _to_disk(part / name)
+            to_disk(part / name)
         os.replace(part, place)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -349,20 +350,11 @@ def map_shard(place: Path, width: int) -> Shard:
     return Shard(place, ids, rows, columns, table)
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Writes a file under another name, then moves it into place."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        part.write_text(text, "utf-8")
-        _to_disk(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _to_disk(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+def keep_text(path: Path, text: str) -> None:
+    """A file of text that outlives a loss of power."""
+    with replaced(path) as partial:
+        partial.write_text(text, "utf-8")
+        to_disk(partial)
 
 
 def sha256_of(path: Path) -> str:

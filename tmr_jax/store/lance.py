@@ -35,10 +35,11 @@ from tmr_jax.store import (
     Batch,
     Filter,
     Found,
+    bits,
     check_batch,
     literal,
 )
-from tmr_jax.store.exact import replace_text
+from tmr_jax.store.exact import keep_text
 
 FORMAT = 1
 HEAD, TABLE, LOCK = LANCE_HEAD, "items", "lock"
@@ -220,15 +221,10 @@ def sql(where: Filter | None) -> str:
         return ""
     parts = [" ".join(literal(condition)) for condition in where.conditions]
     # It has no operations on bits; the masks are not negative.
-    parts += [f"({MASK} / {1 << i}) % 2 = 1" for i in _bits(where.groups)]
-    parts += [f"({MASK} / {1 << i}) % 2 = 0" for i in _bits(where.without)]
-    wanted = dict(zip(FLAGS, (where.unsalted, where.distinct, where.parents), strict=True))
-    parts += [f"{flag} = false" for flag, is_wanted in wanted.items() if is_wanted]
+    parts += [f"({MASK} / {1 << i}) % 2 = 1" for i in bits(where.groups)]
+    parts += [f"({MASK} / {1 << i}) % 2 = 0" for i in bits(where.without)]
+    parts += [f"{flag} = false" for flag in where.unflagged]
     return " AND ".join(parts)
-
-
-def _bits(mask: int) -> list[int]:
-    return [i for i in range(63) if mask >> i & 1]
 
 
 def _is_indexed(table: Any) -> bool:
@@ -239,7 +235,7 @@ def _write_head(
     folder: Path, width: int, about: dict[str, Any], account: dict[str, Any] | None
 ) -> None:
     head = {"format": FORMAT, "width": width, "about": about, "account": account}
-    replace_text(folder / HEAD, json.dumps(head, indent=2) + "\n")
+    keep_text(folder / HEAD, json.dumps(head, indent=2) + "\n")
 
 
 @contextmanager

@@ -21,18 +21,18 @@ from pymilvus import DataType, MilvusClient, MilvusException
 
 from tmr_jax.store import (
     COLUMNS,
-    FLAGS,
+    LITE,
     MASK,
     NONE,
     TEXTS,
     Batch,
     Filter,
     Found,
+    bits,
     check_batch,
     literal,
 )
 
-LITE = ".db"  # how the path of an embedded file ends
 NEIGHBOURS, BUILD_EFFORT = 16, 200  # of the graph, and of its making
 # How many candidates a search keeps, at least: with a filter most of them are none.
 EFFORT, EFFORT_FILTERED = 128, 1_024
@@ -211,23 +211,18 @@ def expression(where: Filter | None) -> str:
         column, sign, number = literal(condition)
         parts.append(f"{column} {'==' if sign == '=' else sign} {number}")
     if where.groups:
-        parts.append(f"ARRAY_CONTAINS_ALL({BITS}, {_bits(where.groups)})")
+        parts.append(f"ARRAY_CONTAINS_ALL({BITS}, {bits(where.groups)})")
     if where.without:
-        parts.append(f"not ARRAY_CONTAINS_ANY({BITS}, {_bits(where.without)})")
-    wanted = dict(zip(FLAGS, (where.unsalted, where.distinct, where.parents), strict=True))
-    parts += [f"{flag} == false" for flag, is_wanted in wanted.items() if is_wanted]
+        parts.append(f"not ARRAY_CONTAINS_ANY({BITS}, {bits(where.without)})")
+    parts += [f"{flag} == false" for flag in where.unflagged]
     return " and ".join(parts)
-
-
-def _bits(mask: int) -> list[int]:
-    return [i for i in range(63) if mask >> i & 1]
 
 
 def _row(batch: Batch, i: int) -> dict[str, Any]:
     """One item as a message holds it; ValueError where a text is beyond Milvus' limit."""
     row: dict[str, Any] = {"id": int(batch.ids[i]), "vector": batch.vectors[i]}
     row |= {name: batch.columns[name][i].item() for name in COLUMNS}
-    row[BITS] = _bits(row[MASK])
+    row[BITS] = bits(row[MASK])
     for name in TEXTS:
         row[name] = batch.columns[name][i]
         if len(row[name].encode()) > LONGEST:

@@ -13,12 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tmr_jax.store import LANCE_HEAD, Store
+from tmr_jax.store import LANCE_HEAD, LITE, Store
 from tmr_jax.store.exact import HEAD as EXACT_HEAD
 from tmr_jax.store.exact import ExactStore
 
 TOKEN = "TMR_JAX_MILVUS_TOKEN"
-LITE = ".db"  # how the path of an embedded Milvus ends
 # A Path made of an address has one slash.
 _ADDRESS = re.compile(r"(https?):/{1,2}([^/]+)/(\w+)/?")
 _KIND = re.compile(r"(exact|lance|milvus):(.+)", re.S)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from tmr_jax.files import replaced, to_disk
 from tmr_jax.training.parallel import local
 from tmr_jax.training.state import TrainState
 
@@ -275,13 +275,9 @@ def _manifest(folder: Path, step: int) -> Manifest | None:
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    path = _manifest_path(folder, manifest.step)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(manifest._asdict(), file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    with replaced(_manifest_path(folder, manifest.step)) as partial:
+        partial.write_text(json.dumps(manifest._asdict(), indent=1), encoding="utf-8")
+        to_disk(partial)
 
 
 def _fault(place: Path, manifest: Manifest) -> str:

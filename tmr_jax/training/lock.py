@@ -34,7 +34,7 @@ def hold(path: Path) -> Iterator[str]:
         except BlockingIOError:
             raise Locked(
                 f"expected to be alone in {path.parent}, but {_holder(descriptor)} works there; "
-                "wait for it, stop it, or choose another directory with --run"
+                "wait for it, stop it, or choose another directory"
             ) from None
         stale = _holder(descriptor)
         me = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}

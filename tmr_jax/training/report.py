@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -13,6 +12,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from tmr_jax.files import replaced, write_text
 
 METRICS, PICTURE = "metrics.jsonl", "loss.png"
 PLAIN_EVERY_S = 20.0  # between two lines where there is no terminal
@@ -32,9 +33,7 @@ class History:
     def __init__(self, run: Path, step: int, evaluated: bool) -> None:
         path = run / METRICS
         kept = [row for row in read_rows(path) if _counts(row, step, evaluated)]
-        partial = path.with_name(f".{METRICS}.{os.getpid()}")
-        partial.write_text("".join(map(_line, kept)), encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, "".join(map(_line, kept)))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
 
     def add(self, row: Row) -> None:
@@ -95,9 +94,8 @@ def draw_losses(run: Path) -> None:
         axes.grid(alpha=0.3)
         if curves:
             axes.legend(fontsize=7)
-    partial = run / f".{PICTURE}.{os.getpid()}"
-    figure.savefig(partial, dpi=110, format="png")
-    os.replace(partial, run / PICTURE)
+    with replaced(run / PICTURE) as partial:
+        figure.savefig(partial, dpi=110, format="png")
 
 
 def _curves(rows: Iterable[Row], shown: Any) -> dict[str, tuple[list[int], list[float]]]:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tmr_jax.files import write_text
+
 CONFIG, GIT, LOCK = "config.json", "git.txt", "lock"
 MAX_DIFF = 1 << 20  # characters of uncommitted changes kept in git.txt
 
@@ -48,7 +50,7 @@ def settle_config(run: Path, text: str, completed: Callable[[str], str] = str) -
             f"expected an empty directory or a run in {run}; got {', '.join(others[:5])}; choose "
             "another with --run"
         )
-    write(path, text)
+    write_text(path, text)
     return False
 
 
@@ -105,10 +107,3 @@ def _git(*words: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return found.stdout if found.returncode == 0 else ""
-
-
-def write(path: Path, text: str) -> None:
-    """Under a temporary name first, so that a reader never sees half a file."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
