@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
-from tmr_jax.drawing import MAX_DRAWN_ATOMS, molecule_svg
+from tmr_jax.drawing import MAX_DRAWN_ATOMS, MOST_WORDS, heat_svg, molecule_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -57,3 +58,34 @@ def test_atoms_are_coloured_by_their_weights() -> None:
     assert "#FF9E2D" in atoms["atom-2"].upper() and "#FFCE96" in atoms["atom-1"].upper()
     with pytest.raises(ValueError, match="each of the 3 atoms, got 2"):
         molecule_svg("CCO", 240, 180, [0.0, 1.0])
+
+
+def test_atoms_have_the_numbers_that_the_smiles_gives_them() -> None:
+    plain, numbered = (molecule_svg("CCO", 240, 180, numbered=n) for n in (False, True))
+    assert numbered.count("note") > plain.count("note")
+
+
+def squares(root: ElementTree.Element) -> list[tuple[str, int]]:
+    """Colour and number of squares of each path."""
+    return [(p.get("fill", ""), p.get("d", "").count("z")) for p in root.iter(f"{SVG}path")]
+
+
+def test_a_heat_map_is_darker_where_values_are_higher() -> None:
+    heat = np.array([[0.5, 1.0, -0.2], [0.0, 0.1, 1.0]], np.float32)
+    root = ElementTree.fromstring(heat_svg(["an", "<acid>"], "CCO", heat))
+    named = [text.text for text in root.iter(f"{SVG}text")]
+    assert named == ["an", "<acid>", "C1", "C2", "O3"]
+    assert squares(root) == [("#ffe7cb", 2), ("#ffc27c", 1), ("#ff9e2e", 2)]
+
+
+def test_of_a_large_heat_map_the_highest_rows_are_shown() -> None:
+    heat = np.linspace(0, 1, MOST_WORDS + 10, dtype=np.float32)[:, None]
+    words = [f"w{i}" for i in range(len(heat))]
+    root = ElementTree.fromstring(heat_svg(words, "C", heat))
+    named = [text.text for text in root.iter(f"{SVG}text")]
+    assert named == [*words[10:], "C1"]
+
+
+def test_a_heat_map_of_another_molecule_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected values \[1 words, 3 atoms\], got \(1, 2\)"):
+        heat_svg(["an"], "CCO", np.zeros((1, 2), np.float32))

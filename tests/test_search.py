@@ -6,14 +6,17 @@ import csv
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from rdkit import Chem
 
+import tmr_jax
 from tmr_jax.cli import main as tmr
 from tmr_jax.hits_file import cell, printable
 from tmr_jax.search import main
+from tmr_jax.trust import Known, keep_known
 
 LIBRARY = (
     'CCO =HYPERLINK("http://x")\nc1ccccc1N <script>alert(1)</script>\nC1CC bad\nCCN \x1b[31mred\n'
@@ -157,3 +160,18 @@ def test_console_script(words: list[str], capsys: pytest.CaptureFixture[str]) ->
     assert "did you mean search" in capsys.readouterr().err
     assert tmr([]) == 0
     assert "tmr train" in capsys.readouterr().out
+
+
+def test_a_query_unlike_the_validation_texts_is_said(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    retriever = tmr_jax.load(run)
+    rows = retriever.encode_text(["an acid", "a salt"])
+    keep_known(run, retriever.checkpoint.sha256, Known(rows, 1, 1e-4))
+    (tmp_path / "my.smi").write_text("CCO\n")
+    words = ["--run", str(run), "--library", str(tmp_path / "my.smi"), "-k", "1"]
+    assert main([*words, "an acid", "a metal"]) == 0
+    said = capsys.readouterr().err
+    assert "trust its hits less: 'a metal'" in said and "'an acid'" not in said

@@ -200,6 +200,8 @@ def find(retriever: Retriever, chosen: Arguments, where: Filter | None = None) -
         if not chosen.molecule and retriever.is_cut(query):
             tokens = retriever.config.features.max_tokens
             _note(f"only the first {tokens} word pieces of a query are read: {query[:60]!r}...")
+        if not chosen.molecule and retriever.is_unlike(query):
+            _note(f"unlike what the model was validated on, so trust its hits less: {query[:60]!r}")
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             hits = search(query, chosen.k, where, chosen.contains, chosen.spread)

@@ -116,6 +116,9 @@ def test_an_explanation_opens_and_closes(page) -> None:
     page.wait_for_selector(".explanation svg")
     assert page.locator(".explanation .words").inner_text() == "an aromatic amine"
     assert page.locator(".explanation .words mark").count() >= 1
+    assert not page.locator(".heat .scroll svg").is_visible()
+    page.get_by_text("Words against atoms").click()
+    assert page.locator(".heat .scroll svg").is_visible()
     page.keyboard.press("Escape")
     assert page.locator(".explanation").count() == 0
 

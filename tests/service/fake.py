@@ -14,7 +14,7 @@ from tmr_jax.explain import Explanation, Word
 from tmr_jax.features.graph import parse_smiles
 from tmr_jax.features.properties import group_mask, properties
 from tmr_jax.library import Account
-from tmr_jax.retriever import Checkpoint, Hit
+from tmr_jax.retriever import Checkpoint, Hit, spread_hits
 from tmr_jax.service.answering import Answering, Shelf
 from tmr_jax.store import COMPARE, FLAGS
 
@@ -38,7 +38,6 @@ class Fake:
     """The methods of tmr_jax.retriever.Retriever that the service calls."""
 
     checkpoint = Checkpoint("best", 7, "ab" * 32)
-    shortlist = 0
     is_partial = False
 
     def __init__(self, molecules: Sequence[tuple[str, str]] = MOLECULES, delay: float = 0) -> None:
@@ -91,8 +90,13 @@ class Fake:
         hits = [h for h in self.nearest(vector, k, where)[0] if "c1" in h.content]
         return Held(hits, 128, smarts != "slow")
 
-    def second_stage(self, asked: str, hits: list[Hit], direction: str = "t2m") -> list[Hit]:
-        return hits
+    def wanted(self, k: int, spread: float, direction: str) -> int:
+        return 10 * k if spread else k
+
+    def finished(
+        self, asked: str, hits: list[Hit], k: int, spread: float, direction: str
+    ) -> list[Hit]:
+        return spread_hits(hits, k, spread) if spread else hits[:k]
 
     def explain(self, text: str, smiles: str) -> Explanation:
         words = (Word(text[:2], 0, 2, 0.2, 1.0), Word(text[3:8], 3, 8, 0.08, 0.4))

@@ -62,6 +62,7 @@ class Drawing(NamedTuple):
     width: int
     height: int
     weights: tuple[float, ...] | None = None  # of the atoms
+    numbered: bool = False
 
 
 class Shelf(NamedTuple):

@@ -139,6 +139,7 @@ def _api(app: FastAPI, answering: Answering, seconds: float) -> None:
             words=words,
             atoms=list(found.atoms),
             drops=list(found.drops),
+            heat=found.heat.round(4).tolist(),
         )
 
     @app.get(

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 
+from tmr_jax.drawing import heat_svg
 from tmr_jax.explain import Explanation
 from tmr_jax.features.properties import GROUPS, group_names
 from tmr_jax.retriever import Hit
@@ -117,9 +118,14 @@ class Page:
                 f"{len(text):,}; shorten it"
             )
         found = await self._answering.explain(text, smiles, self._seconds)
-        drawing = Drawing(found.smiles, *LARGE, found.atoms)
-        (svg,) = await self._answering.draw([drawing], self._seconds)
-        values = {"found": found, "pieces": _pieces(found), "svg": Markup(svg)}
+        drawings = [
+            Drawing(found.smiles, *LARGE, found.atoms),
+            Drawing(found.smiles, *LARGE, numbered=True),
+        ]
+        coloured, numbered = await self._answering.draw(drawings, self._seconds)
+        values = {"found": found, "pieces": _pieces(found), "svg": Markup(coloured)}
+        heat = heat_svg([word.text for word in found.words], found.smiles, found.heat)
+        values |= {"heat": Markup(heat), "numbered": Markup(numbered)}
         part = "hx-request" in headers
         name = "explanation.html" if part else "explanation_page.html"
         return HTMLResponse(self.render(name, **values, text=text), headers={"vary": "HX-Request"})

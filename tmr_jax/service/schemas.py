@@ -106,6 +106,7 @@ class ExplainResponse(BaseModel):
     words: list[WordOut]
     atoms: list[float]  # weights, 0 to 1
     drops: list[float]  # what the cosine loses without each atom
+    heat: list[list[float]]  # cosines of each word and each atom by themselves
 
 
 class HealthResponse(BaseModel):

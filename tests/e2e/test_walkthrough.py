@@ -1,0 +1,85 @@
+"""Five minutes to one's own library: the README's commands, word for word, on a small file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(heading: str, language: str = "sh") -> list[str]:
+    section = re.split(r"^## ", README, flags=re.M)
+    (text,) = (part for part in section if part.startswith(f"{heading}\n"))
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+@pytest.fixture
+def place(tiny_run: Path, tmp_path: Path) -> Path:
+    """A folder as the README's reader has it: the project, a run, and files of molecules."""
+    for name in ("Makefile", "pyproject.toml", "tools", "tmr_jax", ".venv"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    shutil.copytree(tiny_run, tmp_path / "runs" / "quickstart")
+    molecules = [(f"{'C' * i}O", f"chain{i}") for i in range(1, 30)] + [("Nc1ccccc1", "aniline")]
+    lines = [f"{smiles} {name}\n" for smiles, name in molecules]
+    (tmp_path / "library.smi").write_text("".join([*lines, "C1CC broken\n"]))
+    with open(tmp_path / "library.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("smiles", "id"), *molecules])
+    return tmp_path
+
+
+def settings() -> dict[str, str]:
+    first = str(Path(sys.executable).parent)  # `python` of the README is that of its environment
+    return {**os.environ, "PATH": f"{first}{os.pathsep}{os.environ['PATH']}"}
+
+
+def run(script: str, folder: Path) -> str:
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=settings(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_from_a_file_to_an_answer_over_http(place: Path) -> None:
+    search, index = blocks("Search your own molecules")
+    found = run(search, place)
+    assert found.count("chain") >= 10 and "aniline" in found + (place / "hits.html").read_text()
+    found = run(index, place)
+    assert "every byte as it was written" in found and "30 molecules of 31 rows" in found
+    assert (place / "library" / "refused.tsv").read_text().count("\n") == 2  # with its header
+    serve, _ = blocks("Serve it")
+    _, line = serve.splitlines()  # the second says what the first does
+    line = line.replace("--port 8080", "--port 0")  # a free one: any other may be taken
+    body = re.search(r"-d '(.*?)'", *blocks("Serve it", "text"))
+    assert body
+    with subprocess.Popen(
+        ["bash", "-c", f"exec {line}"], cwd=place, env=settings(), stdout=subprocess.PIPE, text=True
+    ) as service:
+        try:
+            assert service.stdout is not None
+            address = service.stdout.readline().split()[2]
+            asked = urllib.request.Request(
+                f"{address}/api/search", body[1].encode(), {"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(asked) as answer:
+                hits = json.load(answer)["answers"][0]["hits"]
+            assert [hit["rank"] for hit in hits] == [1, 2, 3, 4, 5]
+        finally:
+            service.terminate()
