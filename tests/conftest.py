@@ -91,7 +91,14 @@ def check_annotations() -> None:
 check_annotations()
 
 
+# Files that take a minute or more, which each worker gets whole: one that began last would leave
+# the others without work.
+LONG = ("test_line", "test_parallel", "test_train", "test_experiments", "test_memory_bank")
+LONG += ("test_feed", "test_bench_gpu", "test_processes", "test_mirror", "test_refinement")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONG)
     data = os.environ.get("TMR_JAX_DATA", "")
     absent = pytest.mark.skip(reason="TMR_JAX_DATA names no folder with the public data sets")
     no_device = pytest.mark.skip(reason="no accelerator: set JAX_PLATFORMS=cuda or tpu")
@@ -146,7 +153,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def optimized():
     """Programs as users have them."""
     import jax

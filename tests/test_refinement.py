@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import runpy
+import shutil
 import signal
 from pathlib import Path
 
@@ -286,3 +289,25 @@ def test_captions_of_other_molecules_change_no_score_of_any_tier(joint):
 def refined_rows(model, pool):
     [(pool, text, mol)], _ = encode_pools(model, [pool])
     return model.refiner.lists(text, mol, "t2m", pool.text_target).refined
+
+
+def test_what_a_shortlist_costs_is_printed(joint, tmp_path, capsys, monkeypatch):
+    """tools/shortlist_loss.py; a shortlist of all loses nothing, and that can be seen."""
+    path = Path(__file__).parent.parent / "tools" / "shortlist_loss.py"
+    run = shutil.copytree(joint, tmp_path / "run")
+    words = ["--pool", "demo/test", "--candidates", "2", "--more", "4"]
+    monkeypatch.setattr("sys.argv", [str(path), "--run", str(run), *words])
+    runpy.run_path(str(path))["main"]()
+    said = capsys.readouterr().out
+    shown = dict(re.findall(r"^(.*): Hits@1 ([\d.]+)$", said, re.M))
+    assert [name.split(" (")[0].split(",")[0] for name in shown] == [
+        "tapr",
+        "tapr",
+        "fused",
+        "fused",
+    ]
+    short, full = list(shown.values())[:2]
+    difference = re.search(r"^tapr.* against tapr.*: ([+-][\d.]+) points \(", said, re.M)
+    assert difference and float(difference[1]) == pytest.approx(
+        float(short) - float(full), abs=0.02
+    )

@@ -66,6 +66,7 @@ def library(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_quickstart_made_small(tmp_path: Path, library: Path) -> None:
     """The pretrained text encoder and generated pairs: better than chance after forty steps."""
     results = walk(

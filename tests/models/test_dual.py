@@ -133,6 +133,7 @@ def test_every_parameter_but_the_pooler_receives_a_gradient():
 
 
 @pytest.mark.real_data
+@pytest.mark.usefixtures("optimized")  # hundreds of steps
 @pytest.mark.parametrize("kind", ["ogb", "morgan1"])
 def test_overfits_twenty_real_pairs(kind):
     from tmr_jax.config import DataConfig

@@ -202,6 +202,7 @@ def test_nothing_to_train_is_refused():
 
 
 @pytest.mark.real_data
+@pytest.mark.usefixtures("optimized")  # hundreds of steps
 def test_overfits_twenty_real_pairs():
     from tmr_jax.config import DataConfig
     from tmr_jax.data.pools import load_pool

@@ -83,7 +83,7 @@ def test_a_batch_that_cannot_be_written_leaves_nothing(library, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tmr_jax.store.exact._to_disk", full)
+    monkeypatch.setattr("tmr_jax.store.exact.to_disk", full)
     with pytest.raises(OSError, match="No space"):
         library.upsert(items([99], rows(1)))
     assert [p.name for p in (library.folder / "shards").iterdir() if p.name.startswith(".")] == []
