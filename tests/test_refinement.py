@@ -291,13 +291,12 @@ def refined_rows(model, pool):
     return model.refiner.lists(text, mol, "t2m", pool.text_target).refined
 
 
-def test_what_a_shortlist_costs_is_printed(joint, tmp_path, capsys, monkeypatch):
+def test_what_a_shortlist_costs_is_printed(joint, tmp_path, capsys):
     """tools/shortlist_loss.py; a shortlist of all loses nothing, and that can be seen."""
     path = Path(__file__).parent.parent / "tools" / "shortlist_loss.py"
     run = shutil.copytree(joint, tmp_path / "run")
-    words = ["--pool", "demo/test", "--candidates", "2", "--more", "4"]
-    monkeypatch.setattr("sys.argv", [str(path), "--run", str(run), *words])
-    runpy.run_path(str(path))["main"]()
+    tool = runpy.run_path(str(path))
+    tool["main"](tool["Arguments"](run, "table/test", candidates=2, more=4))
     said = capsys.readouterr().out
     shown = dict(re.findall(r"^(.*): Hits@1 ([\d.]+)$", said, re.M))
     assert [name.split(" (")[0].split(",")[0] for name in shown] == [

@@ -38,8 +38,7 @@ class Arguments:
     seed: int = 0
 
 
-def main() -> None:
-    told = tyro.cli(Arguments, description=__doc__)
+def main(told: Arguments) -> None:
     keep_freed_memory()
     use_compile_cache(cache_folder())
     config = read_config(told.run)
@@ -88,4 +87,4 @@ def refined(model: Restored, sides: Sides, target: np.ndarray, name: str) -> Lis
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Arguments, description=__doc__))
