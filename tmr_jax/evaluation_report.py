@@ -221,8 +221,8 @@ def _axis_labels(y: tuple[float, float], x: list[str]) -> str:
     base = HEIGHT - BOTTOM
     return (
         f'<path d="M{LEFT} 10V{base}H{WIDTH - 10}" class="axis"/>'
-        f'<text x="{LEFT - 6}" y="18" text-anchor="end">{y[1]:.3g}</text>'
-        f'<text x="{LEFT - 6}" y="{base}" text-anchor="end">{y[0]:.3g}</text>'
+        f'<text x="{LEFT - 6}" y="18" text-anchor="end">{_short(y[1])}</text>'
+        f'<text x="{LEFT - 6}" y="{base}" text-anchor="end">{_short(y[0])}</text>'
         f'<text x="{LEFT}" y="{HEIGHT - 10}">{x[0]}</text>'
         f'<text x="{WIDTH - 10}" y="{HEIGHT - 10}" text-anchor="end">{x[1]}</text>'
     )
@@ -337,9 +337,17 @@ def _slots(record: dict[str, Any] | None, history: list[dict[str, Any]]) -> str:
         "norm of each slot": record["norm_end"],
         "sharpness of each slot's attention (0 even, 1 on one part)": record["sharpness"],
     }
-    bars = (_slot_bars(title, values, dead, f"{named}; {rule}") for title, values in charts.items())
+    said = [f"{named}; {rule}"] + [""] * (len(charts) - 1)
+    shown = zip(charts.items(), said, strict=True)
+    bars = (_slot_bars(title, values, dead, text) for (title, values), text in shown)
     norms = series(history, lambda name: name.startswith("bank/norm_"))
     return "".join(bars) + (_lines("norms of the slots by step", norms) if norms else "")
+
+
+def _short(value: float) -> str:
+    """A number that fits beside an axis."""
+    plain = f"{value:.3g}"
+    return plain if len(plain) < 8 else f"{value:.0e}"
 
 
 def _slot_bars(title: str, values: list[float], dead: list[int], caption: str) -> str:
