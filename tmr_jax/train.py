@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
@@ -38,10 +38,12 @@ from tmr_jax.training.rundir import (
 )
 
 if TYPE_CHECKING:
-    from tmr_jax.assembly import TrainingSet
+    from tmr_jax.assembly import Assembly, TrainingSet
     from tmr_jax.data.table import Report
     from tmr_jax.generator import FeatureSet
+    from tmr_jax.training.parallel import Spread
     from tmr_jax.training.state import TrainState
+    from tmr_jax.types import Pair, Pool
     from tmr_jax.validation import Validation
 
 NOT_FINITE, USER_ERROR, IN_USE = 1, 2, 3
@@ -157,77 +159,100 @@ def _directory(config: Experiment, run: Path, fresh: bool) -> Iterator[Path]:
         yield run
 
 
+class Beginning(NamedTuple):
+    """What the first step is made with."""
+
+    assembly: Assembly
+    data: TrainingSet | FeatureSet
+    validation: Validation
+    params: Any
+    frozen: frozenset[str]  # names of parameters that stay
+    spread: Spread
+
+
 def _train(config: Experiment, run: Path, out: Path, signals: Signals) -> None:
     """Reads what other runs have beside `run`, and writes into `out`."""
-    import jax
-
-    from tmr_jax.assembly import (
-        assemble_for_training,
-        freeze_text,
-        init_params,
-        save_assembly,
-        started_text,
-    )
+    from tmr_jax.assembly import save_assembly
     from tmr_jax.compile_cache import use_compile_cache
     from tmr_jax.data import load_pairs_with_report
     from tmr_jax.data.cache import cache_folder
     from tmr_jax.data.pools import load_pool, validation_protocol
     from tmr_jax.data.table import show_report
-    from tmr_jax.feed import feed_of
-    from tmr_jax.generator import (
-        FeatureSet,
-        assemble_for_generator,
-        init_generator,
-        write_earlier_data,
-    )
+    from tmr_jax.generator import write_earlier_data
     from tmr_jax.memory import keep_freed_memory
-    from tmr_jax.models.difftmr import GENERATOR
-    from tmr_jax.training.checkpoint import Checkpoints, NoCheckpoints
-    from tmr_jax.training.optim import build_adversary, build_optimizer
-    from tmr_jax.training.parallel import WHOLE, everywhere, spread_over, training_devices
-    from tmr_jax.training.report import Display, History
-    from tmr_jax.training.state import STATISTICS, new_state, without
-    from tmr_jax.training.throughput import Throughput
-    from tmr_jax.validation import Validation
+    from tmr_jax.training.parallel import spread_over, training_devices
 
     keep_freed_memory()
     use_compile_cache(cache_folder())
-    # data
     pairs, report = load_pairs_with_report(config.data)
     show_report(report)
+    # What could be wrong is said before a first stage takes an hour.
     pool = load_pool(validation_protocol(config.data), config.data)
-    # model
     how = config.train.parallel, config.train.batch_size, config.train.chunk
-    spread = spread_over(training_devices(), *how)
-    frozen: frozenset[str] = frozenset()
-    start, freezes = None, config.train.freeze == "text"
+    spread, start = spread_over(training_devices(), *how), None
     if config.train.start:
         start = _started(config.train.start, run, signals)
         write_earlier_data(out, start)
-    if start is not None and not freezes:
-        assembly, data, encoder = assemble_for_generator(config, pairs, start)
-        validation = Validation(assembly, pool, encoder)
-        frozen = frozenset(encoder) - GENERATOR
-        spread = WHOLE
+    if start is not None and config.train.freeze == "none":
+        begun = _second_stage(config, pairs, pool, start)
     else:
-        assembly, data, text_weights = assemble_for_training(config, pairs, spread.parts)
-        if start is not None:
-            assembly, text_weights = started_text(assembly, start)
-        validation = Validation(assembly, pool)
-    _save_report(out, report, data, validation)
-    save_assembly(out, assembly, data.shapes)
-    plan = Plan(config, data)
-    # state
-    pad_token = assembly.tokenizer.pad_token
-    if isinstance(data, FeatureSet):
-        first = data.batch(plan.rows(0, 1)[0], pad_token)
-        params = init_generator(assembly, first, config.train.seed, encoder)
-    else:
-        share = plan.rows(0, 1)[0][: config.train.batch_size // data.shards]
-        one = data._replace(shards=1).batch(share, pad_token)
-        params = init_params(assembly, one, config.train.seed, text_weights)
-        if freezes:
-            data, frozen = freeze_text(assembly, data, params), frozenset({"text_encoder"})
+        begun = _one_stage(config, pairs, pool, spread, start)
+    _save_report(out, report, begun.data, begun.validation)
+    save_assembly(out, begun.assembly, begun.data.shapes)
+    _take_steps(config, run, out, begun, signals)
+
+
+def _one_stage(
+    config: Experiment, pairs: list[Pair], pool: Pool, spread: Spread, start: Path | None
+) -> Beginning:
+    """All parameters; with `start`, above the text encoder of that run, which stays."""
+    from tmr_jax.assembly import assemble_for_training, freeze_text, init_params, started_text
+    from tmr_jax.validation import Validation
+
+    told = config.train
+    assembly, data, text_weights = assemble_for_training(config, pairs, spread.parts)
+    if start is not None:
+        assembly, text_weights = started_text(assembly, start)
+    validation = Validation(assembly, pool)
+    share = Plan(config, data).rows(0, 1)[0][: told.batch_size // data.shards]
+    one = data._replace(shards=1).batch(share, assembly.tokenizer.pad_token)
+    params = init_params(assembly, one, told.seed, text_weights)
+    if told.freeze == "none":
+        return Beginning(assembly, data, validation, params, frozenset(), spread)
+    data = freeze_text(assembly, data, params)
+    return Beginning(assembly, data, validation, params, frozenset({"text_encoder"}), spread)
+
+
+def _second_stage(config: Experiment, pairs: list[Pair], pool: Pool, start: Path) -> Beginning:
+    """The generator alone, above the features of the encoder of the run `start`."""
+    from tmr_jax.generator import assemble_for_generator, init_generator
+    from tmr_jax.models.difftmr import GENERATOR
+    from tmr_jax.training.parallel import WHOLE
+    from tmr_jax.validation import Validation
+
+    assembly, data, encoder = assemble_for_generator(config, pairs, start)
+    validation = Validation(assembly, pool, encoder)
+    first = data.batch(Plan(config, data).rows(0, 1)[0], assembly.tokenizer.pad_token)
+    params = init_generator(assembly, first, config.train.seed, encoder)
+    return Beginning(assembly, data, validation, params, frozenset(encoder) - GENERATOR, WHOLE)
+
+
+def _take_steps(
+    config: Experiment, run: Path, out: Path, begun: Beginning, signals: Signals
+) -> None:
+    """From the last checkpoint in `out`, or from the beginning, to the last step."""
+    import jax
+
+    from tmr_jax.feed import feed_of
+    from tmr_jax.training.checkpoint import Checkpoints, NoCheckpoints
+    from tmr_jax.training.optim import build_adversary, build_optimizer
+    from tmr_jax.training.parallel import everywhere
+    from tmr_jax.training.report import Display, History
+    from tmr_jax.training.state import STATISTICS, new_state, without
+    from tmr_jax.training.throughput import Throughput
+
+    assembly, data, validation, params, frozen, spread = begun
+    plan, pad_token = Plan(config, data), assembly.tokenizer.pad_token
     rivals = assembly.model.adversary
     trained = without(params, frozen | rivals | {STATISTICS})
     optimizer = build_optimizer(config.optim, plan.total, trained)
