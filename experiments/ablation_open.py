@@ -1,10 +1,10 @@
-"""The base of the ablation on real pairs: the dual encoder on det_open's frozen text encoder.
+"""The base of the ablation on real pairs: the dual encoder above a frozen text encoder.
 
 Paper: none; all rows of the table ablation_open have this encoder start and this budget.
 Run: TMR_JAX_DATA=../shared/data make train EXP=ablation_open
 Hardware: 2 CPU cores, minutes: the text encoder's states are computed once.
 Result: not run yet; the table: make table NAME=ablation_open.
-Differs: det_open's text encoder is frozen, so seeds and variants cost minutes each.
+Differs: ablation_start_open's text encoder is frozen, so seeds and variants cost minutes each.
 """
 
 from dataclasses import replace
@@ -17,7 +17,7 @@ CONFIG = replace(
     train=replace(
         BASE.train,
         freeze="text",
-        start="det_open",
+        start="ablation_start_open",
         epochs=2,
         text_buckets=(128,),  # padding costs little where no BERT runs, a shape to compile does
         pool_batches=0,
