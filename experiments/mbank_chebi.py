@@ -32,7 +32,7 @@ CONFIG = Experiment(
         bank=BankConfig(slots=28, first_order="triplet", adversarial=2e-4),  # 6.1, 6.2
         second_order=SecondOrderConfig(u2u=1.0, u2c=1.0, kernel="euclid_pos"),  # 6.2
     ),
-    optim=OptimConfig(text_lr=3e-5, base_lr=1e-4, warmup=1000, schedule="released"),  # 6.3
+    optim=OptimConfig(text_lr=3e-5, base_lr=1e-4, warmup=1000, schedule="released", clip=0.0),
     train=TrainConfig(seed=42, epochs=60, batch_size=32),  # 6.3
     eval=EvalConfig(protocols=("chebi20-text2mol/full-33010", "chebi20-text2mol/test-split")),
 )

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from tmr_jax.config import DataConfig, Experiment, TableConfig
+from tmr_jax.data import load_pairs
 from tmr_jax.overlap import (
     TRAINED_ON,
     check,
     check_data,
     digest,
     first_block,
+    keep_record,
     molecule_key,
     molecule_keys,
     own_test,
@@ -143,6 +145,32 @@ def test_the_record_of_the_run_outlives_the_data(trained):
         check(run, config, find("pcdes/file-order", ""), pool_of("CCO"))
     found = check(run, config, find("table/test", "table/test"), pool_of("CCO"))
     assert found.record["in_training"] is None and found.blocks is None
+
+
+def pairs_of(config):
+    return load_pairs(config.data)
+
+
+def test_a_run_keeps_what_it_was_trained_on_before_the_file_changes(trained):
+    run, config = trained
+    keep_record(run, config.data, pairs_of(config), None)
+    path = run.parent / "pairs.csv"
+    path.write_text(TABLE.replace("ethanol,CCO", "propane,CCC"), encoding="utf-8")
+    found = check(run, config, find("table/test", "table/test"), pool_of("c1ccccc1", "OCC"))
+    assert found.record["left_out"] == 1  # ethanol, which the file knows no more
+    keep_record(run, config.data, pairs_of(config), None)  # it goes on with the new file
+    later = check(run, config, find("table/test", "table/test"), pool_of("OCC", "CCC", "CN"))
+    assert (later.record["queried"], later.record["left_out"]) == (1, 2)
+
+
+def test_a_second_stage_takes_over_the_record_of_the_first(trained):
+    run, config = trained
+    keep_record(run, config.data, pairs_of(config), None)
+    second = run.parent / "second"
+    second.mkdir()
+    keep_record(second, DataConfig(name="demo"), [], run)
+    stages = json.loads((second / TRAINED_ON).read_text())
+    assert [len(stage["molecules"]) for stage in stages] == [2, 0]
 
 
 def test_molecules_that_are_none_are_compared_as_written(trained):

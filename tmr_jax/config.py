@@ -104,6 +104,7 @@ class HdanConfig:
     inputs: Literal["as_is", "unit", "similarity", "posterior"] = "as_is"
     objective: Literal["random_step", "all_steps", "unrolled"] = "random_step"
     gradient: float = 0.0  # share of L_Gen's gradient that the encoders get (R22)
+    weight: float = 1.0  # of L_Gen; 0: the generator is left as it was drawn, and costs nothing
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class OptimConfig:
     critic_lr: float = 1e-4  # of Memory Bank's adversary: constant
     warmup: int = 1000  # steps; short runs use min(warmup, 10 % of all steps) (R23)
     schedule: Literal["linear", "cosine", "released"] = "linear"
-    clip: float = 1.0
+    clip: float = 1.0  # of the norm of all gradients; 0: none
     weight_decay: float = 0.0
 
 

@@ -22,7 +22,7 @@ from tmr_jax.data.pools import final_protocol
 from tmr_jax.files import write_text
 from tmr_jax.generator import data_seen
 from tmr_jax.retrieval.protocols import Protocol
-from tmr_jax.types import Pool
+from tmr_jax.types import Pair, Pool
 
 TRAINED_ON = "trained_on.json"
 WATCHED_FROM = 1000  # molecules whose keys take seconds: with a progress bar, and kept
@@ -157,29 +157,54 @@ def trained_on(run: Path, own: DataConfig) -> Trained:
 
     Errors: ValueError where the run has no record of a stage and its pairs are not at hand.
     """
-    path, kept = run / TRAINED_ON, []
-    if path.is_file():
-        kept = json.loads(path.read_text(encoding="utf-8"))
+    kept = _kept_stages(run)
     stages = [_recorded(data, kept) for data in data_seen(run, own)]
     if stages != kept:
-        write_text(path, json.dumps(stages) + "\n")
+        write_text(run / TRAINED_ON, json.dumps(stages) + "\n")
     keys = frozenset(key for stage in stages for key in stage["molecules"])
     texts = frozenset(text for stage in stages for text in stage["texts"])
     return Trained(keys, frozenset(map(first_block, keys)), texts)
 
 
+def keep_record(run: Path, own: DataConfig, pairs: Sequence[Pair], start: Path | None) -> None:
+    """Writes what a run is about to be trained on, of all its stages, before the first step.
+
+    What is in a user's file may be another thing tomorrow. A run that goes on after it has changed
+    was trained on the old pairs, too.
+    """
+    record, stages = _record(own, pairs), _kept_stages(start) if start else []
+    for stage in _kept_stages(run):
+        if stage["data"] == record["data"]:
+            for of in ("molecules", "texts"):
+                record[of] = sorted({*record[of], *stage[of]})
+    write_text(run / TRAINED_ON, json.dumps([*stages, record]) + "\n")
+
+
+def _kept_stages(run: Path) -> list[dict[str, Any]]:
+    path = run / TRAINED_ON
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
 def _recorded(data: DataConfig, kept: list[dict[str, Any]]) -> dict[str, Any]:
-    """The record of one stage: some 30 s for ChEBI-20, so the run keeps it."""
-    made_of = json.loads(to_json(Experiment(data=data)))["data"]
+    """The record of one stage; of runs that were trained before they kept one, it is made now."""
+    made_of = _made_of(data)
     for stage in kept:
         if stage["data"] == made_of:
             return stage
     from tmr_jax.data import load_pairs
 
-    pairs = [p for p in load_pairs(data) if p.split == "train"]
-    keys = molecule_keys([p.smiles for p in pairs], "training molecules")
-    texts = {digest(p.text) for p in pairs}
-    return {"data": made_of, "molecules": sorted(set(keys)), "texts": sorted(texts)}
+    return _record(data, load_pairs(data))
+
+
+def _record(data: DataConfig, pairs: Sequence[Pair]) -> dict[str, Any]:
+    shown = [p for p in pairs if p.split == "train"]
+    keys = molecule_keys([p.smiles for p in shown], "training molecules")
+    texts = {digest(p.text) for p in shown}
+    return {"data": _made_of(data), "molecules": sorted(set(keys)), "texts": sorted(texts)}
+
+
+def _made_of(data: DataConfig) -> dict[str, Any]:
+    return json.loads(to_json(Experiment(data=data)))["data"]
 
 
 def molecule_keys(smiles: Sequence[str], what: str) -> list[str]:

@@ -180,6 +180,7 @@ def _train(config: Experiment, run: Path, out: Path, signals: Signals) -> None:
     from tmr_jax.data.table import show_report
     from tmr_jax.generator import write_earlier_data
     from tmr_jax.memory import keep_freed_memory
+    from tmr_jax.overlap import keep_record
     from tmr_jax.training.parallel import spread_over, training_devices
 
     keep_freed_memory()
@@ -193,6 +194,7 @@ def _train(config: Experiment, run: Path, out: Path, signals: Signals) -> None:
     if config.train.start:
         start = _started(config.train.start, run, signals)
         write_earlier_data(out, start)
+    keep_record(out, config.data, pairs, start)
     if start is not None and config.train.freeze == "none":
         begun = _second_stage(config, pairs, pool, start)
     else:

@@ -101,6 +101,22 @@ def test_losses_equal_a_float64_forward_of_the_equations(anchor):
     np.testing.assert_allclose(parts["loss/gen_m2t"], m2t, rtol=1e-4)
 
 
+def test_without_weight_the_generator_is_there_and_learns_nothing():
+    m, batch = model(HdanConfig(weight=0.0)), features()
+    params = spread(m.init(jax.random.key(0), batch)["params"])
+    whole = model().init(jax.random.key(0), batch)["params"]
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, whole)
+    value, parts = loss(m, params, batch, jax.random.key(7))
+    _, others = loss(model(), params, batch, jax.random.key(7))
+    assert "loss/gen_t2m" not in parts and float(value) == float(others["loss/dis"])
+    slopes = jax.grad(lambda p: loss(m, p, batch, jax.random.key(7))[0])(params)
+    for name in ("t2m", "m2t", "word_weights"):
+        assert all(not np.any(leaf) for leaf in jax.tree.leaves(slopes[name]))
+    half = loss(model(HdanConfig(weight=0.5)), params, batch, jax.random.key(7))[0]
+    gen = others["loss/gen_t2m"] + others["loss/gen_m2t"]
+    np.testing.assert_allclose(half, others["loss/dis"] + 0.5 * gen, rtol=1e-6)
+
+
 def cosine(a, b):
     return a @ b / (max(np.linalg.norm(a), 1e-8) * max(np.linalg.norm(b), 1e-8))
 

@@ -109,6 +109,28 @@ def test_each_parameter_learns_from_one_loss_alone():
     assert {s for s in silent if "'key']['bias'" not in s} == {"['log_scale']"}
 
 
+def test_a_batch_moves_the_statistics_by_its_texts_and_then_by_its_molecules():
+    model, batch = built()
+    params = begun(model, batch)
+
+    def moved(*methods):
+        """Running means after those methods, one after another."""
+        now = params
+        for method, part in methods:
+            _, state = model.apply(
+                variables(now), part, True, method=method, mutable=[STATISTICS],
+                rngs={"dropout": jax.random.key(3)},
+            )  # fmt: skip
+            now = {**now, STATISTICS: state[STATISTICS]}
+        return jax.tree.leaves(now[STATISTICS])
+
+    text, mol = ("encode_text", batch.text), ("encode_molecule", batch.mol)
+    found = moved(("encode", batch))
+    for one, right, wrong in zip(found, moved(text, mol), moved(mol, text), strict=True):
+        np.testing.assert_allclose(one, right, rtol=1e-5, atol=1e-6)
+        assert np.abs(np.asarray(right) - np.asarray(wrong)).max() > 1e-3
+
+
 def test_the_critic_steps_first_and_the_encoders_see_what_it_became():
     model, batch = built()
     params = begun(model, batch)

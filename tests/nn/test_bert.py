@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import runpy
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +19,11 @@ import pytest
 from tmr_jax.nn.bert import (
     Bert,
     BertLayer,
+    Kept,
     fast_attention,
     fast_dense,
+    fast_gelu,
+    fast_norm,
     plain_attention,
     plain_dense,
 )
@@ -137,12 +142,39 @@ def test_hand_ordered_pieces_have_the_gradients_of_the_plain_ones():
 
     q, k, v, g = (jax.random.normal(key, (2, 4, 3, 5)) for key in keys[3:7])
     mask = jnp.array([[True, True, True, False], [True, True, False, False]])
-    keep = 2.0 * jax.random.bernoulli(keys[0], 0.5, (2, 3, 4, 4))
+    keep = Kept(jax.random.bernoulli(keys[0], 0.5, (2, 3, 4, 4)), jnp.float32(0.5))
     for noise in (None, keep):
         plain = pull_back(plain_attention, g, q, k, v, mask, noise)[:3]
         fast = pull_back(fast_attention, g, q, k, v, mask, noise)[:3]
         for one, other in zip(fast, plain, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_gelu_and_norm_are_flax_s_own_with_their_gradients():
+    keys = jax.random.split(jax.random.key(0), 4)
+    x, g = (3 * jax.random.normal(key, (3, 5, 8)) for key in keys[:2])
+    for function in (fast_gelu, partial(jax.nn.gelu, approximate=False)):
+        wide = jnp.linspace(-9, 9, 101)
+        exact = [0.5 * v * math.erfc(-v / 2**0.5) for v in wide.tolist()]
+        np.testing.assert_allclose(function(wide), exact, atol=2e-6)
+    plain = pull_back(partial(jax.nn.gelu, approximate=False), g, x)
+    np.testing.assert_allclose(pull_back(fast_gelu, g, x)[0], plain[0], rtol=1e-5, atol=1e-6)
+
+    norm = nn.LayerNorm(1e-12)
+    scale, bias = (jax.random.normal(key, (8,)) for key in keys[2:])
+
+    def of_flax(x, scale, bias):
+        return norm.apply({"params": {"scale": scale, "bias": bias}}, x)
+
+    def ours(x, scale, bias):
+        return fast_norm(x, scale, bias, 1e-12)
+
+    np.testing.assert_allclose(ours(x, scale, bias), of_flax(x, scale, bias), atol=2e-6)
+    plain, fast = (pull_back(f, g, x, scale, bias) for f in (of_flax, ours))
+    for one, other in zip(fast, plain, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+    still = jnp.ones((1, 8))  # a row without spread has no slope to blow up
+    assert all(np.isfinite(s).all() for s in pull_back(ours, jnp.ones((1, 8)), still, scale, bias))
 
 
 def test_padding_changes_nothing(small):
@@ -214,10 +246,10 @@ def test_attention_and_embeddings_lose_a_tenth_and_keep_their_mean(small):
         rngs = {"dropout": jax.random.key(seed)}
         return BertLayer(config).apply({}, shape, deterministic, method="_keep", rngs=rngs)
 
-    noise = np.asarray(keep(1, False))
-    assert set(np.unique(noise)) == {np.float32(0), np.float32(1 / 0.9)}
-    assert abs((noise == 0).mean() - config.dropout) < 0.01  # 12,800 draws, sd 0.003
-    assert not np.array_equal(noise, keep(2, False)) and keep(1, True) is None
+    kept = np.asarray(keep(1, False).mask)
+    assert float(keep(1, False).share) == pytest.approx(0.9, abs=1e-5)
+    assert abs((~kept).mean() - config.dropout) < 0.01  # 12,800 draws, sd 0.003
+    assert not np.array_equal(kept, keep(2, False).mask) and keep(1, True) is None
 
     tokens, mask = recipe.random_tokens("small")
     bare = Bert(dataclasses.replace(config, layers=0, pooler=False))

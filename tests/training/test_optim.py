@@ -63,14 +63,15 @@ def test_groups_move_at_their_own_rates():
     assert group_of(("text_projection", "kernel")) == "base"
 
 
-def test_the_gradient_is_clipped_over_all_groups_together():
-    config = OptimConfig(text_lr=1.0, base_lr=1.0, warmup=0, clip=1.0)
+@pytest.mark.parametrize("clip, norm", [(1.0, 1.0), (0.0, 5 * 19**0.5)])
+def test_the_gradient_is_clipped_over_all_groups_together_or_not_at_all(clip, norm):
+    config = OptimConfig(text_lr=1.0, base_lr=1.0, warmup=0, clip=clip)
     optimizer = build_optimizer(config, 10**6, PARAMS)
     gradients = jax.tree.map(lambda p: 5 * jnp.ones_like(p), PARAMS)
     _, state = optimizer.update(gradients, optimizer.init(PARAMS), PARAMS)
     seen = jax.tree.leaves(optax.tree_utils.tree_get_all_with_path(state, "mu"))
     squares = sum(float(jnp.sum((m / 0.1) ** 2)) for m in seen if isinstance(m, jax.Array))
-    assert squares == pytest.approx(1.0, rel=1e-5)
+    assert squares == pytest.approx(norm**2, rel=1e-5)
 
 
 def test_only_matrices_of_linear_layers_decay():

@@ -77,7 +77,7 @@ class DiffTMR(DualEncoder):
     def loss(
         self, batch: Batch | EncodedBatch, key: Key[Array, ""], train: bool = True
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """L = L_Dis + L_Gen (A1.4, A1.5). One noise vector for each molecule (R6)."""
+        """L = L_Dis + w L_Gen (A1.4, A1.5; w = 1). One noise vector for each molecule (R6)."""
         batch = self.encode(batch, train)
         text, mol = batch.text, batch.mol
         duplicate = same_pair(batch.text_group, batch.mol_group)
@@ -85,11 +85,14 @@ class DiffTMR(DualEncoder):
         noise = jax.random.normal(for_noise, mol.pooled.shape)
         scores, perturbed = self._perturb_batch(text, mol, noise)
         dis, parts = self.contrast(scores, batch)
-        t2m, m2t = self._generative(text, mol, perturbed, duplicate, for_t2m, for_m2t)
         second, more = self.agreement(batch)
-        total = dis + t2m + m2t + second
-        parts |= {"loss/dis": dis, "loss/gen_t2m": t2m, "loss/gen_m2t": m2t}
-        return total, parts | more | {"loss": total}
+        total = dis + second
+        parts |= {"loss/dis": dis} | more
+        if self.hdan.weight or self.is_initializing():
+            t2m, m2t = self._generative(text, mol, perturbed, duplicate, for_t2m, for_m2t)
+            total += self.hdan.weight * (t2m + m2t)
+            parts |= {"loss/gen_t2m": t2m, "loss/gen_m2t": m2t}
+        return total, parts | {"loss": total}
 
     def _perturb_batch(self, text: TextOut, mol: MolOut, noise: Array) -> tuple[Array, Array]:
         """s_ij of every text with every molecule, and h_P, [1, B, D] or by text [B, B, D]."""

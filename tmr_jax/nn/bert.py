@@ -3,19 +3,23 @@
 The forward pass is the ordinary post-LayerNorm BERT with exact GELU. The backward pass has two
 forms that give the same gradients: `autodiff`, right for GPU and TPU, and `cpu_fast`, in which the
 dense layers and the attention spell out their gradients in the operand order that XLA's CPU
-matrix kernels are fast in; autodiff writes the transposed order and falls into a naive loop.
+matrix kernels are fast in; autodiff writes the transposed order and falls into a naive loop. GELU
+and LayerNorm spell theirs out so that what lies in memory between two products is bfloat16.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+from tmr_jax.nn.dropout import Dropout, keep_mask, kept_share
 
 Backward = Literal["autodiff", "cpu_fast"]
 
@@ -78,6 +82,69 @@ def _dense_backward(residuals, g):
 fast_dense.defvjp(_dense_forward, _dense_backward)
 
 
+@jax.custom_vjp
+def fast_gelu(x: Array) -> Array:
+    """Exact GELU, worked out in float32 whatever `x` is, of which alone the backward pass keeps."""
+    y = x.astype(jnp.float32)
+    return (0.5 * y * (1 + jax.lax.erf(y * 0.5**0.5))).astype(x.dtype)
+
+
+def _gelu_forward(x):
+    return fast_gelu(x), x
+
+
+def _gelu_backward(x, g):
+    y = x.astype(jnp.float32)
+    # Not erf, which XLA would take over from the forward pass, in float32 and by way of memory.
+    below = 0.5 * jax.lax.erfc(-y * 0.5**0.5)
+    slope = below + y * jnp.exp(-0.5 * y * y) * (2 * np.pi) ** -0.5
+    return ((g.astype(jnp.float32) * slope).astype(x.dtype),)
+
+
+fast_gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def fast_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:
+    """LayerNorm over the last axis: x [..., D], scale [D], bias [D]; statistics in float32."""
+    return _norm_forward(x, scale, bias, eps)[0]
+
+
+def _norm_forward(x, scale, bias, eps):
+    y = x.astype(jnp.float32)
+    mean = y.mean(-1, keepdims=True)
+    variance = jnp.maximum(jnp.square(y).mean(-1, keepdims=True) - jnp.square(mean), 0.0)
+    inverse = jax.lax.rsqrt(variance + eps)
+    out = (y - mean) * inverse * _row(scale, x.ndim) + _row(bias, x.ndim)
+    return out.astype(x.dtype), (x, mean, inverse, scale)
+
+
+def _norm_backward(eps, residuals, g):
+    x, mean, inverse, scale = residuals
+    rows = tuple(range(x.ndim - 1))
+    g = g.astype(jnp.float32)
+    normal = (x.astype(jnp.float32) - mean) * inverse
+    scaled = g * _row(scale, x.ndim)
+    along = (scaled * normal).mean(-1, keepdims=True)
+    d_x = inverse * (scaled - scaled.mean(-1, keepdims=True) - normal * along)
+    return d_x.astype(x.dtype), (g * normal).sum(rows), g.sum(rows)
+
+
+fast_norm.defvjp(_norm_forward, _norm_backward)
+
+
+class FastNorm(nn.Module):
+    """`fast_norm` with the parameters of `nn.LayerNorm`."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        return fast_norm(x, scale, bias, self.eps)
+
+
 def _probabilities(q, k, mask):
     """Softmax in float32 over the keys of `mask`: q, k [B, T, H, d] -> [B, H, T, T].
 
@@ -89,35 +156,42 @@ def _probabilities(q, k, mask):
     return jax.nn.softmax(scores, axis=-1)
 
 
-def plain_attention(q: Array, k: Array, v: Array, mask: Array, keep: Array | None) -> Array:
-    """Multi-head attention; `keep` [B, H, T, T] multiplies the probabilities (dropout) or is None.
+class Kept(NamedTuple):
+    """Dropout of attention: which probabilities stay, and what all of them are divided by."""
+
+    mask: Array  # bool [B, H, T, T]
+    share: Array  # []
+
+
+def _dropped(p: Array, keep: Kept | None) -> Array:
+    return p if keep is None else jnp.where(keep.mask, p / keep.share.astype(p.dtype), 0)
+
+
+def plain_attention(q: Array, k: Array, v: Array, mask: Array, keep: Kept | None) -> Array:
+    """Multi-head attention; `keep` says which probabilities are dropped, None: none.
 
     q, k, v [B, T, H, d]; mask [B, T] or [B, T, T]; returns [B, T, H, d].
     """
-    p = _probabilities(q, k, mask)
-    p = p if keep is None else p * keep
+    p = _dropped(_probabilities(q, k, mask), keep)
     return jnp.einsum("bhqk,bkhd->bqhd", p.astype(v.dtype), v)
 
 
 @jax.custom_vjp
-def fast_attention(q: Array, k: Array, v: Array, mask: Array, keep: Array | None) -> Array:
+def fast_attention(q: Array, k: Array, v: Array, mask: Array, keep: Kept | None) -> Array:
     """`plain_attention` with a hand-ordered backward."""
     return plain_attention(q, k, v, mask, keep)
 
 
 def _attention_forward(q, k, v, mask, keep):
     p = _probabilities(q, k, mask).astype(q.dtype)
-    kept = p if keep is None else (p * keep).astype(q.dtype)
-    out = jnp.einsum("bhqk,bkhd->bqhd", kept, v)
+    out = jnp.einsum("bhqk,bkhd->bqhd", _dropped(p, keep), v)
     return out, (q, k, v, p, keep)
 
 
 def _attention_backward(residuals, g):
     q, k, v, p, keep = residuals
-    kept = p if keep is None else (p * keep).astype(p.dtype)
-    d_v = jnp.einsum("bhqk,bqhd->bkhd", kept, g)
-    d_p = jnp.einsum("bqhd,bkhd->bhqk", g, v).astype(jnp.float32)
-    d_p = d_p if keep is None else d_p * keep
+    d_v = jnp.einsum("bhqk,bqhd->bkhd", _dropped(p, keep), g)
+    d_p = _dropped(jnp.einsum("bqhd,bkhd->bhqk", g, v).astype(jnp.float32), keep)
     p = p.astype(jnp.float32)
     d_s = p * (d_p - jnp.sum(d_p * p, axis=-1, keepdims=True)) * q.shape[-1] ** -0.5
     d_s = d_s.astype(q.dtype)
@@ -149,19 +223,23 @@ class BertLayer(nn.Module):
     backward: Backward = "autodiff"
 
     def _drop(self, x: Array, deterministic: bool) -> Array:
-        return nn.Dropout(self.config.dropout)(x, deterministic=deterministic)
+        return Dropout(self.config.dropout)(x, deterministic)
 
-    def _keep(self, shape: tuple[int, ...], deterministic: bool) -> Array | None:
+    def _keep(self, shape: tuple[int, ...], deterministic: bool) -> Kept | None:
         rate = self.config.dropout
         if deterministic or rate == 0.0:
             return None
-        kept = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - rate, shape)
-        return kept.astype(jnp.float32) / (1.0 - rate)
+        mask = keep_mask(self.make_rng("dropout"), rate, shape)
+        return Kept(mask, jnp.float32(kept_share(rate)))
+
+    def _norm(self, name: str, x: Array) -> Array:
+        if self.backward == "cpu_fast":
+            return FastNorm(self.config.eps, name=name)(x)
+        return nn.LayerNorm(self.config.eps, x.dtype, name=name)(x)
 
     @nn.compact
     def __call__(self, x: Array, mask: Array, deterministic: bool) -> Array:
         c, (b, t, _) = self.config, x.shape
-        norm = {"epsilon": c.eps, "dtype": x.dtype}
         heads = (b, t, c.heads, c.hidden // c.heads)
         q, k, v = (
             Dense(c.hidden, self.backward, name=name)(x).reshape(heads)
@@ -170,12 +248,11 @@ class BertLayer(nn.Module):
         attention = fast_attention if self.backward == "cpu_fast" else plain_attention
         read = attention(q, k, v, mask, self._keep((b, c.heads, t, t), deterministic))
         read = Dense(c.hidden, self.backward, name="attention_output")(read.reshape(b, t, -1))
-        x = nn.LayerNorm(name="attention_norm", **norm)(x + self._drop(read, deterministic))
-        inner = jax.nn.gelu(
-            Dense(c.intermediate, self.backward, name="intermediate")(x), approximate=False
-        )
-        outer = Dense(c.hidden, self.backward, name="output")(inner)
-        return nn.LayerNorm(name="output_norm", **norm)(x + self._drop(outer, deterministic))
+        x = self._norm("attention_norm", x + self._drop(read, deterministic))
+        inner = Dense(c.intermediate, self.backward, name="intermediate")(x)
+        gelu = fast_gelu if self.backward == "cpu_fast" else partial(jax.nn.gelu, approximate=False)
+        outer = Dense(c.hidden, self.backward, name="output")(gelu(inner))
+        return self._norm("output_norm", x + self._drop(outer, deterministic))
 
 
 class Bert(nn.Module):
@@ -197,7 +274,7 @@ class Bert(nn.Module):
         self.position_embeddings = nn.Embed(c.max_positions, **embed)
         self.token_type_embeddings = nn.Embed(c.type_vocab, **embed)
         self.embeddings_norm = nn.LayerNorm(epsilon=c.eps, dtype=self.dtype)
-        self.embeddings_dropout = nn.Dropout(c.dropout)
+        self.embeddings_dropout = Dropout(c.dropout)
         self.encoder = [BertLayer(c, self.backward, name=f"layer_{i}") for i in range(c.layers)]
         if c.pooler:
             self.pooler = Dense(c.hidden, self.backward)
@@ -215,7 +292,7 @@ class Bert(nn.Module):
         x = self.word_embeddings(tokens) + self.position_embeddings(positions)
         x = x + self.token_type_embeddings(jnp.zeros_like(positions))  # one segment only
         x = self.embeddings_norm(x).astype(self.dtype)
-        x = self.embeddings_dropout(x, deterministic=deterministic)
+        x = self.embeddings_dropout(x, deterministic)
         for layer in self.encoder:
             x = layer(x, mask, deterministic)
         if self.is_initializing() and self.config.pooler:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from tmr_jax.nn.bert import Backward, Dense
+from tmr_jax.nn.dropout import Dropout
 from tmr_jax.types import Graphs
 
 lecun = nn.initializers.lecun_normal()
@@ -102,6 +103,6 @@ class ResidualGCN(nn.Module):
             h = h + jax.ops.segment_sum(message, receivers, len(x))
             h = Dense(self.width, self.backward, lecun, name=f"inner_{i}")(h.astype(self.dtype))
             h = Dense(self.dim, self.backward, lecun, name=f"outer_{i}")(nn.relu(h))
-            h = nn.Dropout(self.dropout)(h.astype(jnp.float32), deterministic=deterministic)
+            h = Dropout(self.dropout)(h.astype(jnp.float32), deterministic)
             x = x + h
         return x

@@ -46,9 +46,8 @@ def build_optimizer(
         for name, rate in rates.items()
     }
     labels = jax.tree_util.tree_map_with_path(lambda path, _: group_of(_names(path)), params)
-    inner = optax.chain(
-        optax.clip_by_global_norm(config.clip), optax.multi_transform(groups, labels)
-    )
+    clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
+    inner = optax.chain(clip, optax.multi_transform(groups, labels))
     return optax.apply_if_finite(inner, max_consecutive_errors=NEVER)
 
 

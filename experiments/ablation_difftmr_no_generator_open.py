@@ -1,0 +1,15 @@
+"""Ablation on real pairs: DiffTMR without the generator.
+
+Paper: DiffTMR (ACM MM 2025), without L_Gen, in small; no number in MODELS.md.
+Run: TMR_JAX_DATA=../shared/data make train EXP=ablation_difftmr_no_generator_open
+Hardware: 2 CPU cores, minutes: the text encoder's states are computed once.
+Result: not run yet; the table: make table NAME=ablation_open.
+Differs: as ablation_difftmr_open; its tier is tapr: x0 and fused are of random parameters.
+"""
+
+from dataclasses import replace
+
+from tmr_jax.config import load_experiment
+
+BASE = load_experiment("ablation_difftmr_open")
+CONFIG = replace(BASE, model=replace(BASE.model, hdan=replace(BASE.model.hdan, weight=0.0)))

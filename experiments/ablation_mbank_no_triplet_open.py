@@ -1,0 +1,15 @@
+"""Ablation on real pairs: Memory Bank without a first-order loss.
+
+Paper: Memory Bank (BIBM 2024), in small; the table is not in MODELS.md, so no number.
+Run: TMR_JAX_DATA=../shared/data make train EXP=ablation_mbank_no_triplet_open
+Hardware: 2 CPU cores, minutes: the text encoder's states are computed once.
+Result: not run yet; the table: make table NAME=ablation_open.
+Differs: as ablation_mbank_open; nothing else.
+"""
+
+from dataclasses import replace
+
+from tmr_jax.config import load_experiment
+
+BASE = load_experiment("ablation_mbank_open")
+CONFIG = replace(BASE, model=replace(BASE.model, bank=replace(BASE.model.bank, first_order="none")))
