@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ import pytest
 
 from tmr_jax import table as program
 from tmr_jax.config import load_experiment, to_json
-from tmr_jax.retrieval.protocols import IDENTITY, PAIR
+from tmr_jax.retrieval.protocols import CLEAN, IDENTITY, PAIR
+from tmr_jax.scoring import NO_TWIN, SAME
 from tmr_jax.table import Ended, Outcome, collect, jobs, run_jobs
-from tmr_jax.table_lines import Line, difference, sentence, spread, verdict
+from tmr_jax.table_lines import UNASKED, Line, difference, sentences, spread, verdict
 from tmr_jax.table_plan import Cited, Claim, Row, Table, impossible, load_table, published
 from tmr_jax.table_report import markdown, page
 
@@ -47,6 +49,7 @@ def score(value: float, direction: str = "t2m", **changes: Any) -> dict[str, Any
         "pool": 1234,
         "ties": "expected under random order",
         "labels": ["open-pairs training"],
+        "notes": [],
         "metrics": dict.fromkeys(names, value),
         "intervals": {name: [value - 0.05, value + 0.05] for name in names},
     } | changes
@@ -60,6 +63,7 @@ class Programs:
         self.digest = "abc"
         self.fails: Callable[[str, list[str]], str] = lambda name, words: ""
         self.stops = ""  # ends by Ctrl-C in the run of this name
+        self.notes: list[str] = []  # of every score
 
     def __call__(self, name: str, words: list[str], run: Path) -> Ended:
         own = " ".join(w for w in words if w not in ("--run", str(run)))
@@ -75,13 +79,21 @@ class Programs:
         from tmr_jax.train import parse
 
         run.mkdir(parents=True, exist_ok=True)
-        (run / "config.json").write_text(to_json(parse(words).config))
+        config = parse(words).config
+        (run / "config.json").write_text(to_json(config))
+        weights = {"start_sha256": self.digest} if config.train.start else {}
+        (run / "features.json").write_text(json.dumps({"weights": weights}))
         (run / "done").touch()
 
     def eval(self, words: list[str], run: Path) -> None:
         seed = json.loads((run / "config.json").read_text())["train"]["seed"]
         few = 0.25 if "--refine.samples" in words else 0.0
-        scores = [score(0.2 + 0.1 * seed + few), score(0.5, "m2t"), score(0.9, right=IDENTITY)]
+        scores = [
+            score(0.2 + 0.1 * seed + few, notes=self.notes),
+            score(0.5, "m2t", notes=self.notes),
+            score(0.6 + 0.1 * seed, right=IDENTITY),
+            score(0.75, right=CLEAN),
+        ]
         baseline = score(0.8, scorer="ridge")
         command = f"python -m tmr_jax.eval {' '.join(words)}"
         told = {"checkpoint": {"sha256": self.digest}, "command": command}
@@ -205,6 +217,41 @@ def test_a_start_is_trained_before_and_by_itself(programs, tmp_path):
     assert trained == ["train det_open", "train difftmr_open-s0"]
 
 
+def test_a_start_of_another_configuration_is_refused(programs, tmp_path):
+    one = table(Row("second stage", "difftmr_open", POOL), seeds=(0,))
+    programs.train(["--exp", "det_open", "--train.epochs", "2"], tmp_path / "det_open")
+    (job,) = jobs(one, tmp_path)
+    with pytest.raises(ValueError, match=r"experiment det_open in .*/det_open, which .*_open-s0"):
+        program.check_start(job)
+    with pytest.raises(ValueError, match="of another configuration"):
+        filled(one, tmp_path)
+    assert programs.calls == []  # nobody's run was trained over
+
+
+def test_a_run_that_began_with_another_start_is_refused(programs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from tmr_jax.table_plan import Row, Table\n"
+        f"TABLE = Table('t', (Row('second stage', 'difftmr_open', {POOL!r}),), seeds=(0,))\n"
+    )
+    one, words = load_table(str(path)), ["--name", str(path), "--runs", str(tmp_path)]
+    filled(one, tmp_path)
+    (job,) = jobs(one, tmp_path)
+    program.check_start(job)
+    features = tmp_path / "difftmr_open-s0" / "features.json"
+    features.write_text(json.dumps({"weights": {"start_sha256": "of old"}}))
+    with pytest.raises(ValueError, match=r"difftmr_open-s0 to have begun with .*/det_open as"):
+        program.check_start(job)
+    programs.calls.clear()
+    assert program.main(words) == 2 and "that began with other" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()  # said before anything else
+    (tmp_path / "difftmr_open-s0" / "done").unlink()  # nor is half a run finished above another
+    with pytest.raises(ValueError, match="other parameters"):
+        filled(one, tmp_path)
+    assert programs.calls == []
+
+
 def test_a_row_that_fails_says_why_and_the_others_go_on(programs, tmp_path):
     programs.fails = lambda name, words: "expected weights" if "quickstart" in words else ""
     rows = (Row("no data", "quickstart", POOL), Row("tiny", TINY, POOL))
@@ -308,21 +355,47 @@ def test_mean_deviation_and_widest_interval(programs, tmp_path):
     text = markdown(table(metrics=("hits@1", "mrr")), found)
     assert (
         f"| tiny | {POOL} | 1,234 | t2m | {PAIR} | expected under random order | 0, 1, 2 "
-        "| 30.0 ± 10.0 [15.0 to 45.0] | 0.300 ± 0.100 [0.150 to 0.450] | - | 0:01:00 | 2.5 GB "
-        "| open-pairs training |"
+        "| 30.0 ± 10.0 [15.0 to 45.0] | 0.300 ± 0.100 [0.150 to 0.450] | 70.0 | 75.0 | - | 0:01:00 "
+        "| 2.5 GB | open-pairs training |"
     ) in text.splitlines()
     (single, _) = filled(table(seeds=(0,)), tmp_path)
     assert spread(single, "mrr").std is None
 
 
+def test_both_other_notions_of_right_stand_beside(programs, tmp_path):
+    t2m, m2t = filled(table(seeds=(0, 2)), tmp_path)
+    assert t2m.beside(IDENTITY) == pytest.approx(0.7)  # 0.6, 0.8
+    assert t2m.beside(CLEAN) == pytest.approx(0.75)
+    assert m2t.beside(IDENTITY) is None and m2t.beside(CLEAN) is None  # training is not at hand
+    programs.notes = [SAME, NO_TWIN]  # there is no score of its own where it would be the same
+    _, m2t = filled(table(seeds=(0, 2)), tmp_path / "noted")
+    assert m2t.beside(IDENTITY) == 0.5 and m2t.beside(CLEAN) == 0.5
+    text = page(table(), [t2m, m2t])
+    assert "hits@1 by identity</th>" in text and "<td>70.0</td><td>75.0</td>" in text
+
+
+def test_time_of_training_is_not_of_the_run_that_computed_what_all_share(programs, tmp_path):
+    found = filled(table(), tmp_path)
+    costs = [
+        cost._replace(train_seconds=t)
+        for t, cost in zip((960.0, 60.0, 61.0), found[0].costs, strict=True)
+    ]
+    slow = [x._replace(costs=costs) for x in found]
+    assert "| 0:01:01 |" in markdown(table(), slow)
+    assert ">0:01:01</text>" in page(table(), slow)
+
+
 def test_lines_without_a_query_of_the_direction_say_so(programs, tmp_path):
     found = filled(table(Row("x", TINY, "table/validation"), seeds=(0,)), tmp_path)
-    assert found[0].missing == "no query of table/validation asks in this direction"
+    assert found[0].missing == f"{UNASKED}: table/validation" and found[0].unasked
+    one, outcome = table(Row("x", TINY, "table/validation")), Outcome()
+    run_jobs(jobs(one, tmp_path)[:1], outcome)  # the first seed knows it already
+    assert all(x.unasked for x in collect(one, tmp_path, outcome))
 
 
 def line(label: str, values: tuple[float, ...], **changes: Any) -> Line:
     seeds = tuple(range(len(values)))
-    records = [score(value) | changes for value in values]
+    records = [score(value) | {"beside": {}} | changes for value in values]
     return Line(Row(label, TINY, POOL), "t2m", seeds, records, [], [], "")
 
 
@@ -355,13 +428,44 @@ def test_difference_holds_what_differs_between_queries():
     ],
 )
 def test_claims_are_said_in_one_sentence(values, said):
-    claim, other = Claim("it helps", "a paper", "a", "b"), line("b", (0.2, 0.21, 0.22))
-    text = sentence(claim, [line("a", values), other])
+    claim = Claim("it helps", "a paper", "a", "b", direction="t2m")
+    other = line("b", (0.2, 0.21, 0.22))
+    (text,) = sentences(claim, [line("a", values), other])
     assert text.startswith(said) and text.count(". ") == 0 and text.endswith("3 seeds).")
     absent = other._replace(records=[], missing="no data")
-    assert sentence(claim, [line("a", values), absent]).startswith(
-        "Not run: it helps (a paper); b:"
-    )
+    (text,) = sentences(claim, [line("a", values), absent])
+    assert text.startswith("Not run: it helps (a paper); b:")
+
+
+def both_ways(label: str, t2m: float, m2t: float) -> list[Line]:
+    """Three seeds alike in every direction."""
+    return [line(label, (t2m,) * 3), line(label, (m2t,) * 3)._replace(direction="m2t")]
+
+
+def test_claims_are_judged_in_both_directions():
+    claim = Claim("it helps", "a paper", "a", "b")
+    found = [*both_ways("a", 0.3, 0.3), *both_ways("b", 0.3, 0.2)]
+    told = sentences(claim, found)
+    assert [text.split(":")[0] for text in told] == ["Not held", "Held"]
+    assert "; t2m mrr of 'a'" in told[0] and "; m2t mrr of 'a'" in told[1]
+    assert sentences(dataclasses.replace(claim, direction="m2t"), found) == told[1:]
+    text = markdown(table(claims=(claim,)), found)
+    assert all(f"- {x}\n" in text for x in told)
+    shown = unescape(page(table(claims=(claim,)), found))
+    assert all(f"<li>{x}</li>" in shown for x in told)
+
+
+def test_claims_of_what_cannot_be_asked_or_was_not_run_are_said_once():
+    claim, (ours, other_way) = Claim("it helps", "a paper", "a", "b"), both_ways("a", 0.3, 0.3)
+    silent = other_way._replace(seeds=(), records=[], missing=f"{UNASKED}: a full pool")
+    (text,) = sentences(claim, [ours, silent, *both_ways("b", 0.2, 0.2)])
+    assert text.startswith("Held: ") and "t2m" in text
+    failed = [x._replace(seeds=(), records=[], missing="no data") for x in both_ways("b", 0, 0)]
+    asked = dataclasses.replace(claim, direction="m2t")  # by name: said, and not left out
+    (text,) = sentences(asked, [ours, silent, *both_ways("b", 0.2, 0.2)])
+    assert text == f"Not run: it helps (a paper); a: {UNASKED}: a full pool."
+    told = sentences(claim, [ours, other_way, *failed])
+    assert told == ["Not run: it helps (a paper); b: no data."]
 
 
 def test_verdict_at_its_edges():
@@ -399,8 +503,29 @@ def test_published_numbers_are_as_printed():
     assert [len(cited[name]) for name in ("CHEBI20", "PCDES", "STEPS")] == [13, 10, 10]
 
 
+def test_models_of_one_printed_table_have_their_own_protocols():
+    """MODELS.md 1.2, A4 and DATA.md 7."""
+    chebi, pcdes = published()["CHEBI20"], published()["PCDES"]
+    in_split = {name for name, one in chebi.items() if one.pool != 33_010}
+    assert in_split == {"ORMA", "CLASS (ORMA)"} == {n for n in chebi if "doubtful" in chebi[n].note}
+    assert {chebi[name].pool for name in in_split} == {3_277}
+    assert {n for n in chebi if "pre-trained" in chebi[n].note} == {"Atomas-base"}
+    scaffold = {name for name, one in pcdes.items() if one.protocol == "pcdes/scaffold"}
+    assert scaffold == {"SciBERT", "KV-PLM", "MoMu", "MolFM"}
+    assert scaffold == {n for n in pcdes if pcdes[n].note.startswith("pre-trained, fine-tuned")}
+    assert "pcdes/file-order" not in {one.protocol for one in pcdes.values()}  # nobody says so
+    assert {n for n in pcdes if "zero-shot" in pcdes[n].note} == {
+        "MolCA",
+        "MoleculeSTM",
+        "Atomas-base",
+        "Atomas-large",
+    }
+    assert {n for n in pcdes if "from scratch" in pcdes[n].note} == {"ORMA", "DiffTMR"}
+
+
 def test_cited_rows_and_marks_are_printed(programs, tmp_path):
-    cited = Cited("a paper", 33_010, {"hits@1": 0.634, "hits@10": 0.901, "mrr": 0.792}, {})
+    printed = {"hits@1": 0.634, "hits@10": 0.901, "mrr": 0.792}
+    cited = Cited("a paper", "its split", 33_010, printed, {}, "zero-shot")
     rows = (Row("theirs", protocol=POOL, cited=cited), Row("ours", TINY, POOL, cited=cited))
     one = table(*rows, metrics=("hits@1", "hits@10", "mrr", "mr"))
     found = filled(one, tmp_path)
@@ -411,8 +536,34 @@ def test_cited_rows_and_marks_are_printed(programs, tmp_path):
     ]
     text = markdown(one, found).splitlines()
     theirs = next(x for x in text if x.startswith("| theirs"))
-    assert theirs.startswith(f"| theirs | {POOL} | 33,010 | t2m | - | - | cited | cited |")
-    assert all("63.4 / 90.1 / 0.792 / - IMPOSSIBLE (a paper)" in x for x in text if "| t2m |" in x)
+    assert theirs.startswith("| theirs | its split | 33,010 | t2m | - | - | cited | cited |")
+    assert "63.4 / 90.1 / 0.792 / - IMPOSSIBLE (a paper) |" in theirs
+    assert theirs.endswith("| zero-shot |")
+    ours, other_way = (x for x in text if x.startswith("| ours"))
+    assert ours.startswith(f"| ours | {POOL} | 1,234 | t2m |")  # what we ranked, not what they did
+    assert "IMPOSSIBLE (a paper; its split, pool 33,010)" in ours
+    assert ours.endswith("; published: zero-shot |") and "zero-shot" not in other_way
+    shown = page(one, found)
+    assert "theirs<br><small>protocol: its split<br>pool: 33,010<br>" in shown
+    assert ">zero-shot</td>" in shown
+    unstated = dataclasses.replace(rows[0], cited=dataclasses.replace(cited, pool=0))
+    assert "| its split | not stated |" in markdown(one, [found[0]._replace(row=unstated)])
+
+
+@pytest.mark.parametrize(
+    ("protocol", "pool"),
+    [
+        ("pcdes/file-order", "3,000"),
+        ("inbatch-64/pcdes/file-order", "64"),
+        ("inbatch-64", "64"),
+        ("demo/test", "-"),
+    ],
+)
+def test_a_row_that_was_not_run_has_its_own_pool(protocol, pool):
+    cited = Cited("a paper", "its split", 33_010, {"hits@1": 0.6}, {})
+    row = Row("ours", TINY, protocol, cited=cited)
+    text = markdown(table(row), [Line(row, "t2m", (), [], [], [], "no data")])
+    assert f"| ours | {protocol} | {pool} | t2m | - | - | - | not run: no data |" in text
 
 
 # Declarations and pages
@@ -430,8 +581,39 @@ def test_unknown_tables_and_claims_are_refused(tmp_path):
         load_table(str(path))
 
 
+@pytest.mark.parametrize("name", ["published", "__init__"])
+def test_files_without_a_table_are_refused(name):
+    with pytest.raises(ValueError, match=rf"expected a TABLE in .*{name}.py; got none; known: abl"):
+        load_table(name)
+
+
+def test_protocols_are_known_before_anything_is_trained(tmp_path):
+    path = tmp_path / "mine.py"
+
+    def load(row: str) -> Table:
+        path.write_text(
+            f"from tmr_jax.table_plan import Row, Table\nTABLE = Table('t', ({row},))\n"
+        )
+        return load_table(str(path))
+
+    with pytest.raises(
+        ValueError, match=r"row 'a' of .*; got 'pcdes/file-oder'; did you mean pcdes"
+    ):
+        load("Row('a', 'mbank_pcdes', 'pcdes/file-oder')")
+    with pytest.raises(ValueError, match="did you mean mbank_pcdes"):
+        load("Row('a', 'mbank_pcds', 'pcdes/file-order')")
+    with pytest.raises(ValueError, match="name one: inbatch-64/pcdes/file-order"):
+        load("Row('a', 'det_open', 'inbatch-64')")  # has no test of its own
+    # by the name that results.json has
+    (row,) = load("Row('a', 'mbank_pcdes', 'inbatch-64')").rows
+    assert row.protocol == "inbatch-64/pcdes/file-order"
+    (row,) = load("Row('a', 'mbank_chebi', 'ood/chebi20->pcdes')").rows
+    assert row.protocol == "ood/chebi20→pcdes"
+    assert load("Row('only cited')").rows[0].protocol == ""
+
+
 def test_the_page_has_its_plots_and_no_script(programs, tmp_path):
-    cited = Cited("a <paper>", 5, {"hits@1": 0.3}, {})
+    cited = Cited("a <paper>", POOL, 5, {"hits@1": 0.3}, {})
     rows = (
         Row("few <b>", TINY, POOL, cited=cited, at=(5,)),
         Row("many", TINY, POOL, eval_overrides=MANY, cited=cited, at=(9,)),
@@ -440,8 +622,7 @@ def test_the_page_has_its_plots_and_no_script(programs, tmp_path):
     )
     programs.fails = lambda name, words: "no data" if "quickstart" in words else ""
     one = table(*rows, curve="samples F", claims=(Claim("c", "s", "many", "few <b>"),))
-    similarity = {"edges": [-1.0, 0.0, 1.0], "counts": {"positive": [1, 9], "negative": [8, 2]}}
-    trust = [{"protocol": POOL, "similarity": similarity}]
+    trust = [{"protocol": POOL, "similarity": cosines(POOL, "pcdes/file-order")}]
     found = [x._replace(trust=[trust]) if x.records else x for x in filled(one, tmp_path)]
     text = page(one, found)
     titles = re.findall(r"<h3>(.*?)</h3>", text)
@@ -458,8 +639,26 @@ def test_the_page_has_its_plots_and_no_script(programs, tmp_path):
     assert "<td>30.0 ± 10.0<br><small>15.0 to 45.0</small></td>" in text
     assert "<small>a &lt;paper&gt;</small>" in text
     assert "ours, t2m" in text and "published, t2m" in text
-    assert f"positive, {POOL} (10)" in text
+    assert f"{POOL} (10 positive, 10 negative)" in text
+    assert "pcdes/file-order" not in text  # of the companions of an evaluation, no row
     assert ">not run</text>" in text  # of the grid
+
+
+def cosines(*pools: str) -> dict[str, Any]:
+    """As an evaluation says them of a pool, and of the pools of other data sets beside it."""
+    kinds = {"positive": [1, 9], "negative": [8, 2]}
+    counts = {f"{kind}, {pool}": count for pool in pools for kind, count in kinds.items()}
+    return {"edges": [-1.0, 0.0, 1.0], "counts": counts}
+
+
+def test_each_pool_has_a_colour_and_strangers_are_dashed():
+    pools = ("table/test", "pcdes/file-order", "open/validation")
+    records = [{"protocol": p, "similarity": cosines(p, "chebi20-molt5/test-split")} for p in pools]
+    found = [line(p, (0.5,))._replace(row=Row(p, TINY, p), trust=[records]) for p in pools]
+    drawn = re.findall(r'<polyline points="[^"]+" style="stroke:(.*?)"/>', page(table(), found))
+    assert drawn == [
+        f"var(--{colour}){dashes}" for colour in "abc" for dashes in ("", ";stroke-dasharray:5 4")
+    ]
 
 
 def interrupted(run: Path) -> str:

@@ -27,8 +27,9 @@ from typing import Any, NamedTuple
 
 import tyro
 
+from tmr_jax.config import Experiment, from_json, load_experiment
 from tmr_jax.files import write_text
-from tmr_jax.retrieval.protocols import PAIR
+from tmr_jax.retrieval.protocols import CLEAN, IDENTITY, PAIR
 from tmr_jax.table_lines import Cost, Found, Line, lines
 from tmr_jax.table_plan import Row, Table, load_table
 from tmr_jax.training.rundir import CONFIG
@@ -91,9 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         table, out = load_table(chosen.name), Path("runs/tables") / Path(chosen.name).stem
         runs = chosen.runs or out
-        outcome = Outcome()
+        todo, outcome = jobs(table, runs), Outcome()
+        for job in todo:  # before the first of them takes its hours
+            check_start(job)
         try:
-            run_jobs(jobs(table, runs), outcome)
+            run_jobs(todo, outcome)
         except KeyboardInterrupt as interrupt:  # between two programs
             raise Stopped(signal.SIGINT) from interrupt
         finally:  # stopped, too: what is there already
@@ -169,16 +172,54 @@ def _group(job: Job | Row) -> tuple[str, tuple[str, ...]]:
 def trained(job: Job) -> str:
     """Trains a run to its end if it is not there; SHA-256 of its best parameters."""
     from tmr_jax.generator import finished
-    from tmr_jax.train import parse
 
-    words = ["--exp", job.experiment, "--train.seed", str(job.seed), *job.overrides]
-    config = parse(words).config
+    words, config = _words(job), _config(job)
     if not (finished(job.run) and _configured_as(job.run, config)):
         start = config.train.start
         if start and "/" not in start and not finished(job.run.parent / start):
             train(job.run.parent / start, ["--exp", start])  # by itself: its time is no row's
+        check_start(job)  # which may be a new one now
         train(job.run, words)
     return best_digest(job.run)
+
+
+def check_start(job: Job) -> None:
+    """Raises ValueError where a start that is there is another than declared, or a run that is
+    there began with another one.
+
+    Neither is trained over, as both may be somebody's work of hours; nor is the run shown as it is,
+    as rows above different starts do not compare. Who reads the error moves one of them aside.
+    """
+    from tmr_jax.assembly import FEATURES
+    from tmr_jax.generator import finished
+
+    name = _config(job).train.start
+    start, features = Path(name) if "/" in name else job.run.parent / name, job.run / FEATURES
+    if not name or not (start / CONFIG).is_file():
+        return
+    if "/" not in name and not _configured_as(start, load_experiment(name)):
+        raise ValueError(
+            f"expected the run of experiment {name} in {start}, which {job.run} starts with; got "
+            "one of another configuration; move it aside, or name other runs with --runs"
+        )
+    if not (features.is_file() and finished(start)):
+        return
+    began = json.loads(features.read_text(encoding="utf-8"))["weights"].get("start_sha256")
+    if began != best_digest(start):
+        raise ValueError(
+            f"expected {job.run} to have begun with {start} as that is now; got one that began "
+            "with other parameters; move it aside to train it again, or name other runs with --runs"
+        )
+
+
+def _words(job: Job) -> list[str]:
+    return ["--exp", job.experiment, "--train.seed", str(job.seed), *job.overrides]
+
+
+def _config(job: Job) -> Experiment:
+    from tmr_jax.train import parse
+
+    return parse(_words(job)).config
 
 
 def evaluated(job: Job, digest: str, outcome: Outcome) -> None:
@@ -195,10 +236,8 @@ def evaluated(job: Job, digest: str, outcome: Outcome) -> None:
             outcome.failed[_group(job), words] = str(error)
 
 
-def _configured_as(run: Path, config: Any) -> bool:
+def _configured_as(run: Path, config: Experiment) -> bool:
     """Fields that are newer than the run have their defaults in it."""
-    from tmr_jax.config import from_json
-
     return from_json((run / CONFIG).read_text(encoding="utf-8")) == config
 
 
@@ -421,7 +460,8 @@ def _found(row: Row, seed: int, runs: Path, outcome: Outcome) -> Found:
         why = [outcome.failed.get((_group(row), part)) for part in (TRAIN, words)]
         return Found(seed, [], None, None, next(filter(None, why), "stopped before it"))
     results = json.loads(path.read_text(encoding="utf-8"))
-    own = [s for s in results["scores"] if s["scorer"] == "model" and s["right"] == PAIR]
+    scores = [s for s in results["scores"] if s["scorer"] == "model"]
+    own = [s | {"beside": _beside(s, scores)} for s in scores if s["right"] == PAIR]
     if ranks_of(path).is_file():
         ranks = json.loads(ranks_of(path).read_text(encoding="utf-8"))
         own = [s | {"ranks": ranks[_name(s)]} for s in own]
@@ -430,6 +470,17 @@ def _found(row: Row, seed: int, runs: Path, outcome: Outcome) -> Found:
         train = cost["train"]
         took = Cost(train["seconds"], cost[path.name]["seconds"], train["peak_bytes"])
     return Found(seed, own, took, results.get("trust"))
+
+
+def _beside(own: dict[str, Any], scores: list[dict[str, Any]]) -> dict[str, float]:
+    """Hits@1 of the same ranking by identity and without twins; a note says it is no other."""
+    from tmr_jax.scoring import NO_TWIN, SAME
+
+    same = [right for right, note in ((IDENTITY, SAME), (CLEAN, NO_TWIN)) if note in own["notes"]]
+    others = [s for s in scores if _name(s) == _name(own) and s["right"] != PAIR]
+    told: dict[str, float] = {s["right"]: s["metrics"]["hits@1"] for s in others}
+    hits: float = own["metrics"]["hits@1"]
+    return dict.fromkeys(same, hits) | told
 
 
 def _name(score: dict[str, Any]) -> str:

@@ -18,6 +18,8 @@ from tmr_jax.table_plan import Claim, Row, Table
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 NORMAL = 1.96
 LAST_TIER = "fused"  # of a model with a second stage: its own ranking
+DIRECTIONS = ("t2m", "m2t")
+UNASKED = "no query asks in this direction"  # begins what a line says that has run
 
 
 class Cost(NamedTuple):
@@ -32,7 +34,9 @@ class Found(NamedTuple):
     """One row's results of one seed: the scores of its evaluation, or why there are none."""
 
     seed: int
-    scores: list[dict[str, Any]]  # of results.json, the model's own ranking of its own partner
+    # of results.json, the model's own ranking of its own partner; `beside` holds Hits@1 by what
+    # else is right
+    scores: list[dict[str, Any]]
     cost: Cost | None
     trust: Any  # what the evaluation says of similarities; None where it does not
     missing: str = ""
@@ -53,8 +57,18 @@ class Line(NamedTuple):
     def cited_only(self) -> bool:
         return not self.row.experiment
 
+    @property
+    def unasked(self) -> bool:
+        """Its pool was ranked, and has no query of this direction."""
+        return self.missing.startswith(UNASKED)
+
     def values(self, metric: str) -> list[float]:
         return [record["metrics"][metric] for record in self.records]
+
+    def beside(self, right: str) -> float | None:
+        """Mean Hits@1 of the same ranking where other answers are right; None: not at hand."""
+        values = [record["beside"][right] for record in self.records if right in record["beside"]]
+        return float(np.mean(values)) if values and len(values) == len(self.records) else None
 
     def said(self, what: str) -> Any:
         """What all seeds have alike: the pool, the rule of ties, what counts as right."""
@@ -75,7 +89,7 @@ def lines(table: Table, found: Sequence[Sequence[Found]]) -> list[Line]:
     both = [
         _line(row, direction, list(seeds))
         for row, seeds in zip(table.rows, found, strict=True)
-        for direction in ("t2m", "m2t")
+        for direction in DIRECTIONS
     ]
     return [line for line in both if line.records or line.missing or _printed(line)]
 
@@ -83,8 +97,8 @@ def lines(table: Table, found: Sequence[Sequence[Found]]) -> list[Line]:
 def _line(row: Row, direction: str, found: list[Found]) -> Line:
     with_record = [(f, r) for f in found for r in f.scores if _is_of(r, row, direction)]
     missing = next((f.missing for f in found if f.missing), "")
-    if row.experiment and not with_record and not missing:
-        missing = f"no query of {row.protocol} asks in this direction"
+    if row.experiment and not with_record and not all(f.missing for f in found):
+        missing = f"{UNASKED}: {row.protocol}"
     return Line(
         row,
         direction,
@@ -168,17 +182,25 @@ def verdict(found: Difference, threshold: float) -> str:
     return "undecided at this scale"
 
 
-def sentence(claim: Claim, all_lines: Sequence[Line]) -> str:
+def sentences(claim: Claim, all_lines: Sequence[Line]) -> list[str]:
+    """One for each direction; m2t of a pool whose molecules do not ask is left out."""
+    found = {(x.row.label, x.direction): x for x in all_lines}
+    told = []
+    for direction in (claim.direction,) if claim.direction else DIRECTIONS:
+        better, worse = (found[label, direction] for label in (claim.better, claim.worse))
+        left_out = direction == "m2t" and (better.unasked or worse.unasked)
+        if claim.direction or not left_out:
+            told.append(sentence(claim, better, worse))
+    return list(dict.fromkeys(told))  # what was not run is so in both directions
+
+
+def sentence(claim: Claim, better: Line, worse: Line) -> str:
     """One sentence: the verdict, what was claimed by whom, and the numbers behind it."""
-    better, worse = (
-        next(x for x in all_lines if (x.row.label, x.direction) == (label, claim.direction))
-        for label in (claim.better, claim.worse)
-    )
     said = f"{claim.text} ({claim.source})"
     for line in (better, worse):
         if not line.records:
             return f"Not run: {said}; {line.row.label}: {line.missing}."
-    what = f"{claim.direction} {claim.metric} of {claim.better!r} less that of {claim.worse!r}"
+    what = f"{better.direction} {claim.metric} of {claim.better!r} less that of {claim.worse!r}"
     found = difference(better, worse, claim.metric)
     if found is None:
         return f"Undecided at this scale: {said}; {what} needs two seeds of both."

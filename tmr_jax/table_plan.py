@@ -5,12 +5,13 @@ experiments/tables/NAME.py, and the finding of those files.
 from __future__ import annotations
 
 import runpy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tmr_jax.config import EXPERIMENTS, did_you_mean
+from tmr_jax.config import EXPERIMENTS, did_you_mean, load_experiment
+from tmr_jax.retrieval.protocols import find
 
 TABLES = EXPERIMENTS / "tables"
 PUBLISHED = "published"  # beside the tables: what papers printed
@@ -22,9 +23,11 @@ class Cited:
     """What a paper printed of one model; metrics by direction, hits and MRR as shares of 1."""
 
     source: str
-    pool: int
+    protocol: str  # the source's, or what is known of it
+    pool: int  # 0: not stated
     t2m: dict[str, float]
     m2t: dict[str, float]
+    note: str = ""  # what a reader must know before comparing
 
     def of(self, direction: str) -> dict[str, float]:
         return {"t2m": self.t2m, "m2t": self.m2t}[direction]
@@ -36,7 +39,7 @@ class Row:
 
     label: str
     experiment: str = ""
-    protocol: str = ""
+    protocol: str = ""  # of our runs
     tier: str = ""  # of a model with a second stage; empty: fused
     overrides: tuple[str, ...] = ()  # words of training, e.g. ("--train.epochs", "1")
     eval_overrides: tuple[str, ...] = ()  # words of the evaluation; none: the run's own sizes
@@ -53,7 +56,7 @@ class Claim:
     better: str  # labels of rows
     worse: str
     metric: str = "mrr"  # or hits@k: higher is better
-    direction: str = "t2m"
+    direction: str = ""  # t2m or m2t; empty: both
     threshold: float = 0.005  # a difference that is surely smaller is none
 
 
@@ -70,13 +73,17 @@ class Table:
 def load_table(name: str) -> Table:
     """The TABLE of experiments/tables/NAME.py, or of a .py file given by path.
 
-    Errors: ValueError for an unknown table, and for a claim about a row that is not there.
+    Errors: ValueError for an unknown table, a file without one, an unknown experiment or protocol
+    of a row, and a claim about a row that is not there.
     """
     path = Path(name) if name.endswith(".py") else TABLES / f"{name}.py"
+    known = sorted(p.stem for p in TABLES.glob("*.py") if p.stem not in ("__init__", PUBLISHED))
     if not path.is_file():
-        known = sorted(p.stem for p in TABLES.glob("*.py") if p.stem not in ("__init__", PUBLISHED))
         raise ValueError(f"unknown table {name!r}: {did_you_mean(name, known)}")
-    table = runpy.run_path(str(path))["TABLE"]
+    table = runpy.run_path(str(path)).get("TABLE")
+    if table is None:
+        raise ValueError(f"expected a TABLE in {path}; got none; {did_you_mean(name, known)}")
+    table = replace(table, rows=tuple(_with_protocol(row, path) for row in table.rows))
     labels = [row.label for row in table.rows]
     for claim in table.claims:
         for label in (claim.better, claim.worse):
@@ -86,6 +93,19 @@ def load_table(name: str) -> Table:
                     f"{labels.count(label)} in {path}; name the rows of claims apart"
                 )
     return table
+
+
+def _with_protocol(row: Row, path: Path) -> Row:
+    """The row with its protocol as the evaluation calls it: inbatch-64 is of a pool, → of ->."""
+    from tmr_jax.data.pools import final_protocol  # heavy
+
+    if not row.experiment:
+        return row
+    try:
+        own = final_protocol(load_experiment(row.experiment).data)
+        return replace(row, protocol=find(row.protocol, own).name)
+    except ValueError as error:
+        raise ValueError(f"row {row.label!r} of {path}: {error}") from error
 
 
 def published() -> dict[str, Any]:

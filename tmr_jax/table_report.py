@@ -22,31 +22,32 @@ from tmr_jax.evaluation_report import (
     LEFT,
     STYLE,
     WIDTH,
-    densities,
     figure,
     number,
     section,
 )
-from tmr_jax.retrieval.protocols import find
-from tmr_jax.table_lines import Line, sentence, spread
-from tmr_jax.table_plan import Cited, Table, impossible
+from tmr_jax.retrieval.protocols import BATCH, CLEAN, IDENTITY, IN_BATCH, find
+from tmr_jax.table_lines import Line, sentences, spread
+from tmr_jax.table_plan import Table, impossible
 
 FACTS = ("row", "protocol", "pool", "direction", "relevance", "ties", "seeds")
+BESIDE = {"hits@1 by identity": IDENTITY, "hits@1 without twins": CLEAN}
 REST = ("published", "training", "memory", "notes")
-NONE = "-"
+NONE, UNSTATED = "-", "not stated"
+STROKES = {"positive": "", "negative": ";stroke-dasharray:5 4"}  # partners; strangers dashed
 BAR = 22  # height of a bar of costs and the space below it
 LABEL = 200  # width of the labels beside such bars
 
 
 def markdown(table: Table, found: Sequence[Line]) -> str:
-    heads = (*FACTS, *table.metrics, *REST)
+    heads = (*FACTS, *table.metrics, *BESIDE, *REST)
     rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for line in found:
         cells = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells_of(line, table))
         rows.append(f"| {' | '.join(cells)} |")
     parts = [f"# {table.title}", explanation(table), "\n".join(rows)]
     if table.claims:
-        said = "\n".join(f"- {sentence(claim, found)}" for claim in table.claims)
+        said = "\n".join(f"- {told}" for claim in table.claims for told in sentences(claim, found))
         parts.append(f"## Claims\n\n{said}")
     return "\n\n".join(parts) + "\n"
 
@@ -56,9 +57,11 @@ def explanation(table: Table) -> str:
         f"Mean ± standard deviation over the seeds {', '.join(map(str, table.seeds))} [widest "
         "95 % bootstrap interval over queries of any seed]; Hits@k in per cent. Published numbers "
         "are in the order of the columns and of the papers' own runs; a line whose seeds say "
-        "“cited” is only that. Impossible: no ranking has these Hits@k and this MRR. Training: "
-        "wall time of one seed on this machine, without the stages before; memory: the most that "
-        "its process held."
+        "“cited” is only that, with the protocol and pool of its source. Impossible: no ranking "
+        "has these Hits@k and this MRR. By identity: any candidate with the same text or molecule "
+        "is right; without twins: of the queries whose connectivity is not in training; means over "
+        "the seeds. Training: median wall time of the seeds on this machine, without the stages "
+        "before; memory: the most that its process held."
     )
 
 
@@ -69,8 +72,13 @@ def cells_of(line: Line, table: Table) -> list[str]:
     else:
         first = "cited" if line.cited_only else f"not run: {line.missing}"
         told = [first, *[NONE] * (len(table.metrics) - 1)]
-    cited = _published(line.row.cited, line.direction, table.metrics)
-    return [*_facts(line), *told, cited, *_costs(line), _notes(line)]
+    beside = [_share(line.beside(right)) for right in BESIDE.values()]
+    cited = _published(line, table.metrics)
+    return [*_facts(line), *told, *beside, cited, *_costs(line), _notes(line)]
+
+
+def _share(value: float | None) -> str:
+    return NONE if value is None else number("hits@1", value)
 
 
 def _facts(line: Line) -> list[str]:
@@ -79,10 +87,23 @@ def _facts(line: Line) -> list[str]:
         seeds = ", ".join(map(str, line.seeds))
         pool, right, ties = f"{line.said('pool'):,}", line.said("right"), line.said("ties")
         return [row.label, row.protocol, pool, line.direction, right, ties, seeds]
-    size = row.cited.pool if row.cited else find(row.protocol, "").size
-    seeds = "cited" if line.cited_only else NONE
-    pool = f"{size:,}" if size else NONE
-    return [row.label, row.protocol, pool, line.direction, NONE, NONE, seeds]
+    if row.cited and line.cited_only:
+        protocol, pool, seeds = row.cited.protocol, _size(row.cited.pool) or UNSTATED, "cited"
+    else:
+        protocol, pool, seeds = row.protocol, _size(_declared_size(row.protocol)) or NONE, NONE
+    return [row.label, protocol, pool, line.direction, NONE, NONE, seeds]
+
+
+def _declared_size(protocol: str) -> int:
+    """How many candidates a query of ours would meet; 0: known when it runs."""
+    if protocol == IN_BATCH:  # of a run's own pool, whichever that is
+        return BATCH
+    declared = find(protocol, "")
+    return declared.batch or declared.size
+
+
+def _size(pool: int) -> str:
+    return f"{pool:,}" if pool else ""
 
 
 def _measured(line: Line, metric: str) -> str:
@@ -92,18 +113,24 @@ def _measured(line: Line, metric: str) -> str:
     return f"{mean}{std} [{low} to {high}]"
 
 
-def _published(cited: Cited | None, direction: str, metrics: Sequence[str]) -> str:
-    if cited is None or not (printed := cited.of(direction)):
+def _published(line: Line, metrics: Sequence[str]) -> str:
+    """Beside a line of ours also the source's protocol, where that is another one."""
+    cited = line.row.cited
+    if cited is None or not (printed := cited.of(line.direction)):
         return NONE
     shown = " / ".join(number(m, printed[m]) if m in printed else NONE for m in metrics)
     mark = " IMPOSSIBLE" if impossible(printed) else ""
-    return f"{shown}{mark} ({cited.source})"
+    source = cited.source
+    if not line.cited_only and cited.protocol != line.row.protocol:
+        source += f"; {cited.protocol}, pool {_size(cited.pool) or UNSTATED}"
+    return f"{shown}{mark} ({source})"
 
 
 def _costs(line: Line) -> list[str]:
     if not line.costs:
         return [NONE, NONE]
-    seconds = float(np.mean([cost.train_seconds for cost in line.costs]))
+    # The first run alone computes what the others find kept, e.g. a frozen text encoder's states.
+    seconds = float(np.median([cost.train_seconds for cost in line.costs]))
     return [_time(seconds), f"{max(c.peak_bytes for c in line.costs) / 1e9:.1f} GB"]
 
 
@@ -113,8 +140,13 @@ def _time(seconds: float) -> str:
 
 
 def _notes(line: Line) -> str:
-    if not line.records:
-        return NONE
+    cited, notes = line.row.cited, _notes_of_run(line) if line.records else []
+    if cited is not None and cited.note and cited.of(line.direction):
+        notes.append(cited.note if line.cited_only else f"published: {cited.note}")
+    return "; ".join(notes) or NONE
+
+
+def _notes_of_run(line: Line) -> list[str]:
     record = line.records[0]
     notes = [f"tier {record['tier']}"] if record["tier"] else []
     if (told := record["refined"]) is not None:
@@ -122,7 +154,7 @@ def _notes(line: Line) -> str:
     notes += record["labels"]
     if line.missing:
         notes.append(f"other seeds not run: {line.missing}")
-    return "; ".join(notes) or NONE
+    return notes
 
 
 # HTML
@@ -130,7 +162,8 @@ def _notes(line: Line) -> str:
 
 def page(table: Table, found: Sequence[Line]) -> str:
     """The whole document."""
-    claims = "".join(f"<li>{escape(sentence(claim, found))}</li>" for claim in table.claims)
+    told = [text for claim in table.claims for text in sentences(claim, found)]
+    claims = "".join(f"<li>{escape(text)}</li>" for text in told)
     parts = [
         f"<header><h1>{escape(table.title)}</h1><p>{escape(explanation(table))}</p></header>",
         section("Rows", _rows(table, found)),
@@ -146,15 +179,17 @@ def page(table: Table, found: Sequence[Line]) -> str:
 
 def _rows(table: Table, found: Sequence[Line]) -> str:
     """What a line depends on goes below its name, so that its numbers need no scrolling."""
-    heads = (FACTS[0], *table.metrics, *REST)
+    heads = (FACTS[0], *table.metrics, *BESIDE, *REST)
     head = "".join(f'<th scope="col">{escape(h)}</th>' for h in heads)
     rows = []
     for line in found:
         cells = cells_of(line, table)
         label, *facts = (escape(cell) for cell in cells[: len(FACTS)])
+        notes = f'<td style="white-space:normal;min-width:14rem">{escape(cells[-1])}</td>'
         about = "<br>".join(f"{name}: {fact}" for name, fact in zip(FACTS[1:], facts, strict=True))
-        told = "".join(f"<td>{_small(cell)}</td>" for cell in cells[len(FACTS) :])
-        rows.append(f'<tr><th scope="row">{label}<br><small>{about}</small></th>{told}</tr>')
+        told = "".join(f"<td>{_small(cell)}</td>" for cell in cells[len(FACTS) : -1])
+        head_cell = f'<th scope="row">{label}<br><small>{about}</small></th>'
+        rows.append(f"<tr>{head_cell}{told}{notes}</tr>")
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
@@ -265,19 +300,43 @@ def _similarities(found: Sequence[Line]) -> str:
             if record["protocol"] == line.row.protocol:
                 pools = groups.setdefault((line.row.experiment, line.row.overrides), {})
                 pools[record["protocol"]] = record["similarity"]
-    figures = []
-    for (experiment, overrides), pools in groups.items():
-        edges = next(iter(pools.values()))["edges"]
-        counts = {
-            f"{kind}, {pool}": count
-            for pool, similarity in pools.items()
-            if similarity["edges"] == edges
-            for kind, count in similarity["counts"].items()
-        }
-        name = f"cosines of {' '.join((experiment, *overrides))}"
-        caption = "positive: a text and its molecule; negative: a text and any other; first seed"
-        figures.append(densities(name, {"edges": edges, "counts": counts}, caption))
-    return "".join(figures)
+    return "".join(
+        _outlines(f"cosines of {' '.join((experiment, *overrides))}", pools)
+        for (experiment, overrides), pools in groups.items()
+    )
+
+
+def _outlines(title: str, pools: dict[str, dict[str, Any]]) -> str:
+    """Histograms over the same edges, as shares of their own count; a colour for each of at most
+    four pools. A pool's record has those of other data sets too, which are no rows here."""
+    shown = dict(zip(pools, COLOURS, strict=False))
+    edges = np.array(next(iter(pools.values()))["edges"])
+    counts = {
+        (kind, pool): np.array(pools[pool]["counts"][f"{kind}, {pool}"])
+        for pool in shown
+        for kind in STROKES
+    }
+    shares = {name: held / max(held.sum(), 1) for name, held in counts.items()}
+    used = np.flatnonzero(sum(shares.values()))
+    inside, ends = slice(used[0], used[-1] + 1), edges[used[0] : used[-1] + 2]
+    most = max(float(share.max()) for share in shares.values())
+    across, up = _scale(ends[0], ends[-1], LEFT, WIDTH - 10), _scale(0, most, HEIGHT - BOTTOM, 10)
+    drawn = [
+        f'<text x="{LEFT}" y="{HEIGHT - 10}">{ends[0]:.2f}</text>'
+        f'<text x="{WIDTH - 10}" y="{HEIGHT - 10}" text-anchor="end">{ends[-1]:.2f}</text>'
+    ]
+    for (kind, pool), share in shares.items():
+        places = zip(np.repeat(ends, 2)[1:-1], np.repeat(share[inside], 2), strict=True)
+        path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in places)
+        style = f"stroke:{shown[pool]}{STROKES[kind]}"
+        drawn.append(f'<polyline points="{path}" style="{style}"/>')
+    legend = [
+        f'<span><i style="background:{colour}"></i>{escape(pool)} '
+        f"({', '.join(f'{counts[kind, pool].sum():,} {kind}' for kind in STROKES)})</span>"
+        for pool, colour in shown.items()
+    ]
+    caption = "solid, positive: a text and its molecule; dashed, negative: a text and any other"
+    return figure(title, "".join(drawn), f"{''.join(legend)}<br>{caption}; first seed")
 
 
 def _bars(found: Sequence[Line]) -> str:
@@ -286,8 +345,8 @@ def _bars(found: Sequence[Line]) -> str:
     if not costs:
         return ""
     names = [" ".join((experiment, *overrides)) for experiment, overrides in costs]
-    seconds = [float(np.mean([c.train_seconds for c in held])) for held in costs.values()]
-    ranked = [float(np.mean([c.eval_seconds for c in held])) for held in costs.values()]
+    seconds = [float(np.median([c.train_seconds for c in held])) for held in costs.values()]
+    ranked = [float(np.median([c.eval_seconds for c in held])) for held in costs.values()]
     memory = [max(c.peak_bytes for c in held) / 1e9 for held in costs.values()]
     return (
         _bar_chart("training, wall time", names, seconds, _time)

@@ -1,4 +1,7 @@
-"""PCdes, paragraph level: every published model beside the two that are here (MODELS.md A4)."""
+"""PCdes, paragraph level: every published model beside the two that are here (MODELS.md A4).
+
+Rows that are only cited have the protocol and pool of published.py.
+"""
 
 from tmr_jax.table_plan import Row, Table, published
 
@@ -6,7 +9,7 @@ OURS = {"Memory Bank": "mbank_pcdes", "DiffTMR": "difftmr_pcdes"}
 CITED = published()["PCDES"]
 
 TABLE = Table(
-    title="PCdes, paragraphs, split by file order",
+    title="PCdes, paragraphs; ours split by file order",
     metrics=("hits@1", "hits@5", "hits@10", "mrr"),
     rows=tuple(
         Row(label, OURS.get(label, ""), "pcdes/file-order", cited=CITED.get(label))
