@@ -310,3 +310,19 @@ def test_what_a_shortlist_costs_is_printed(joint, tmp_path, capsys):
     assert difference and float(difference[1]) == pytest.approx(
         float(short) - float(full), abs=0.02
     )
+
+
+def test_the_check_of_a_search_ranks_as_evaluation_does(joint, tmp_path):
+    """tools/check_search.py; molecules far from every sentence may leave and change no rank."""
+    path = Path(__file__).parent.parent / "tools" / "check_search.py"
+    run = shutil.copytree(joint, tmp_path / "run")
+    evaluate(run)
+    ranks = np.array(json.loads((run / "ranks.json").read_text())["table/test, t2m, fused"])
+    pool = load_pool("table/test", JOINT.data)
+    tool = runpy.run_path(str(path))
+    for near in (8, 1000):  # as many as the shortlist holds, and all
+        tool["small_pool"].__globals__["NEAR"] = near
+        for drawn in (np.arange(16), np.array([3])):
+            small = tool["small_pool"](run, pool, drawn, list(pool.smiles))
+            tool["by_eval"].__globals__["K"] = 5
+            assert tool["by_eval"](run, small) == (ranks[drawn] <= 5).sum()

@@ -52,7 +52,8 @@ class Arguments:
     engines: tuple[Engine, ...] = ("exact", "lance", "milvus")
     """exact is measured in any case: recall is against it."""
     library: Path | None = None
-    """A folder that tmr index made: its rows come first, the others lie between them."""
+    """A folder that tmr index made: its rows come first, the others lie between them and have the
+    SMILES of one of them. The run that made it searches what is made of it, too."""
     queries: Path | None = None
     """A .npy file of vectors, e.g. by retriever.encode_text; without it, rows like these."""
     asked: int = 200
@@ -180,7 +181,10 @@ def make(told: Arguments, origin: Path, queries: Path) -> None:
     rng = np.random.default_rng(told.seed)
     real = seeds(told, rng)
     width = real.vectors.shape[1]
-    store = ExactStore.create(origin, width, {"of": "tools/bench_stores.py"})
+    about = {} if told.library is None else ExactStore(told.library).about
+    # A library of molecules says so itself; beyond `real` the vectors are nobody's.
+    about |= {"of": "tools/bench_stores.py", "real": 0 if told.library is None else len(real.ids)}
+    store = ExactStore.create(origin, width, about)
     for low in range(0, told.rows, BLOCK):
         high = min(told.rows, low + BLOCK)
         store.upsert(block(real, low, high, rng))
@@ -196,13 +200,20 @@ def seeds(told: Arguments, rng: np.random.Generator) -> Batch:
     """The rows that all others lie between: real ones, or drawn."""
     if told.library is None:
         return drawn(min(told.rows, BLOCK), told.width, rng)
-    parts = list(ExactStore(told.library).batches())
-    columns: dict[str, Any] = {
-        name: np.concatenate([part.columns[name] for part in parts]) for name in COLUMNS
-    }
-    for name in TEXTS:
-        columns[name] = [text for part in parts for text in part.columns[name]]
-    ids, vectors = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    store = ExactStore(told.library)
+    count = min(store.count(), told.rows)
+    # Filled part by part: no row is in memory twice.
+    ids, vectors = np.zeros(count, np.int64), np.zeros((count, store.width), np.float32)
+    columns: dict[str, Any] = {name: np.zeros(count, kind) for name, kind in COLUMNS.items()}
+    columns |= {name: [] for name in TEXTS}
+    for low, part in zip(range(0, count, BLOCK), store.batches(BLOCK), strict=False):
+        rows = slice(low, min(low + BLOCK, count))
+        size = rows.stop - low
+        ids[rows], vectors[rows] = part.ids[:size], part.vectors[:size]
+        for name in COLUMNS:
+            columns[name][rows] = part.columns[name][:size]
+        for name in TEXTS:
+            columns[name] += part.columns[name][:size]
     return Batch(ids, vectors, columns)
 
 

@@ -13,6 +13,7 @@ from tmr_jax.config import GraphEncoderConfig, HdanConfig, TaprConfig
 from tmr_jax.models.difftmr import DiffTMR
 from tmr_jax.nn.bert import BertConfig
 from tmr_jax.nn.diffusion import HdanWeights
+from tmr_jax.retrieval import refine as module
 from tmr_jax.retrieval.index import unit
 from tmr_jax.retrieval.rank import rank
 from tmr_jax.retrieval.refine import (
@@ -192,6 +193,54 @@ def test_how_many_are_asked_at_once_does_not_matter():
     alone = refined("t2m", queries=slice(4, 5))
     assert len(whole.item) > QUERIES and (alone.item[0] == whole.item[4]).all()
     np.testing.assert_allclose(alone.clean[0], whole.clean[4], atol=1e-5)
+
+
+def searched(direction, number):
+    """A question of its own and a shortlist of its own, in which twins leave 9 to 12 inputs."""
+    asked, pool = side(1, (10, 16), number), side(9 + number % 4, (10, 30), 100 + number)
+    sides = (asked, pool) if direction == "t2m" else (pool, asked)
+    return refine(apply, PARAMS, *sides, direction, np.array([0]), SETTINGS)
+
+
+@pytest.mark.parametrize("direction", ["t2m", "m2t"])
+def test_searches_compile_nothing_new_after_the_first_few(direction):
+    programs = *module._programs(apply, direction, SETTINGS.steps), module._weigher(apply)
+    for number in range(8):
+        searched(direction, number)
+    before = [program._cache_size() for program in programs]
+    for number in range(8, 24):
+        searched(direction, number)
+    assert [program._cache_size() for program in programs] == before
+
+
+@pytest.mark.parametrize("direction", ["t2m", "m2t"])
+def test_what_fills_up_a_shortlist_changes_nothing(direction):
+    asked, pool = side(3, (3, 20), 1), side(9, (1, 30), 2)
+    sides = (asked, pool) if direction == "t2m" else (pool, asked)
+    exact, filled = (
+        refine(
+            apply, PARAMS, *sides, direction, np.arange(3),
+            dataclasses.replace(SETTINGS, shortlist=shortlist),
+        )
+        for shortlist in (9, 12)
+    )  # fmt: skip
+    np.testing.assert_array_equal(exact.item, filled.item)
+    for ours, theirs in zip(exact, filled, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_one_question_is_worked_on_once(monkeypatch):
+    shapes = []
+    before = module._Stage._own_parts
+
+    def seen(stage, queries):
+        shapes.append(len(queries))
+        return before(stage, queries)
+
+    monkeypatch.setattr(module._Stage, "_own_parts", seen)
+    for count in (1, 3, 20):
+        refined("t2m", queries=slice(0, count))
+    assert shapes == [1, 4, 16, 16]
 
 
 def made(s1, x0, item=None):

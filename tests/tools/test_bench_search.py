@@ -6,20 +6,54 @@ import re
 import runpy
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 import tmr_jax
 from tmr_jax import index_build
+from tmr_jax.retriever import Hit
 
-TOOL = runpy.run_path(str(Path(__file__).resolve().parents[2] / "tools" / "bench_search.py"))
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+TOOL = runpy.run_path(str(TOOLS / "bench_search.py"))
 
 
-def test_in_small(tiny_run, tmp_path, monkeypatch, capsys):
-    (tmp_path / "my.smi").write_text("".join(f"{'C' * i}O\n" for i in range(1, 40)))
-    library = tmp_path / "library"
-    source = index_build.Source(tmp_path / "my.smi")
-    index_build.build(source, library, tmr_jax.load(tiny_run).model)
+@pytest.fixture(scope="module")
+def library(tiny_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench_search")
+    (folder / "my.smi").write_text("".join(f"{'C' * i}O\n" for i in range(1, 40)))
+    source = index_build.Source(folder / "my.smi")
+    index_build.build(source, folder / "library", tmr_jax.load(tiny_run).model)
+    return folder / "library"
+
+
+def test_in_small(tiny_run, library, monkeypatch, capsys):
     monkeypatch.setitem(TOOL["bench"].__globals__, "WARM", 1)
     TOOL["bench"](TOOL["Arguments"](tiny_run, library, exact=library, asked=4))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "39 molecules in library, 4 sentences"
     assert re.fullmatch(r"first stage: p50 \d+\.\d ms, p95 \d+\.\d ms", lines[1])
     assert lines[2] == "recall@10 against exact: 1.0000" and len(lines) == 3
+
+
+def test_a_library_of_copies_is_searched_by_the_run_of_its_real_rows(
+    tiny_run, library, tmp_path, monkeypatch, capsys
+):
+    stores = runpy.run_path(str(TOOLS / "bench_stores.py"))
+    told = stores["Arguments"](rows=200, asked=6, library=library)
+    stores["make"](told, tmp_path / "many", tmp_path / "queries.npy")
+    monkeypatch.setitem(TOOL["bench"].__globals__, "WARM", 1)
+    TOOL["bench"](TOOL["Arguments"](tiny_run, tmp_path / "many", tmp_path / "many", asked=4))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "200 molecules in many, 4 sentences"
+    assert lines[2] == "recall@10 against exact: 1.0000"
+
+
+def test_copies_may_change_places_and_worse_ones_may_not():
+    def hits(*scores):
+        return [Hit(rank, score, "C", "", id=99) for rank, score in enumerate(scores, 1)]
+
+    right = np.float32([[0.9, 0.5, 0.5], [0.3, 0.2, -np.inf]])
+    recall = TOOL["recall"]
+    assert recall([hits(0.9, 0.5, 0.5), hits(0.3, 0.2)], right) == 1
+    assert recall([hits(0.9, 0.5, 0.4), hits(0.3, 0.2)], right) == pytest.approx(4 / 5)
+    assert recall([hits(0.9), hits(0.3)], right) == pytest.approx(2 / 5)

@@ -43,7 +43,7 @@ def test_a_table_of_all_engines(tmp_path, monkeypatch, capsys):
 
 
 def test_real_rows_come_first_and_others_lie_between(tmp_path):
-    store = ExactStore.create(tmp_path / "real", 16, {})
+    store = ExactStore.create(tmp_path / "real", 16, {"model": {"checkpoint": "abc"}})
     store.upsert(items(range(0, 200, 2), rows(100, 16)))
     TOOL["make"](told(library=tmp_path / "real"), tmp_path / "out", tmp_path / "queries.npy")
     made = ExactStore(tmp_path / "out")
@@ -54,6 +54,19 @@ def test_real_rows_come_first_and_others_lie_between(tmp_path):
     near = (batch.vectors[100:] @ rows(100, 16).T).max(axis=1)
     assert 0.8 < np.median(near) < 1 and (near < 1 - 1e-5).all()
     assert np.load(tmp_path / "queries.npy").shape == (6, 16)
+    # Who made the real rows can search them all, and read a molecule in each of them.
+    assert made.about["model"] == {"checkpoint": "abc"} and made.about["real"] == 100
+    assert set(batch.columns["smiles"]) <= {"C" * (i + 1) for i in range(0, 200, 2)}
+
+
+def test_no_more_rows_are_real_than_are_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setitem(TOOL["make"].__globals__, "BLOCK", 7)
+    store = ExactStore.create(tmp_path / "real", 4, {})
+    store.upsert(items(range(30), rows(30)))
+    real = TOOL["seeds"](told(library=tmp_path / "real", rows=20), np.random.default_rng(0))
+    np.testing.assert_array_equal(real.vectors, rows(30)[:20])
+    assert real.ids.tolist() == list(range(20)) and real.columns["mw"][19] == 190
+    assert real.columns["smiles"] == ["C" * (i + 1) for i in range(20)]
 
 
 def test_equals_are_as_good_as_one_another():

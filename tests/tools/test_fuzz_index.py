@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 from tmr_jax.index_build import PATIENCE
 
@@ -18,9 +19,27 @@ def test_a_library_is_none_the_worse(tiny_run, tmp_path, capfd):
     assert TOOL["check"](told(tiny_run, tmp_path), tmp_path) == 0
     said = capfd.readouterr().out
     assert "12 sound molecules as in a library of their own: holds" in said
-    assert f"no molecule took its process {PATIENCE:g} s: holds" in said
+    assert "\n0 molecules ended their process or hung it: holds\n" in said
+    assert f"\n0 took longer than {PATIENCE:g} s: holds\n" in said
     for reason in ("too-long", "unparsable", "not-utf-8"):
         assert f"  {reason}: " in said
+
+
+def test_molecules_that_hang_or_take_too_long_are_counted(tmp_path, monkeypatch, capsys):
+    """What was refused is read from refused.tsv: a build is played that says so."""
+    reasons = ["crashed", "too-slow", "too-slow"]
+
+    def made(run, source, out):
+        out.mkdir()
+        lines = "".join(f"{i}\t{reason}\tC\n" for i, reason in enumerate(reasons))
+        (out / "refused.tsv").write_text("row\treason\tbeginning\n" + lines)
+        return 1.0, SimpleNamespace(account={"rows": 132, "kept": 129}, batches=lambda: ())
+
+    monkeypatch.setitem(TOOL["check"].__globals__, "made", made)
+    assert TOOL["check"](told("run", tmp_path), tmp_path) == 1
+    said = capsys.readouterr().out
+    assert "1 molecules ended their process or hung it: DOES NOT HOLD" in said
+    assert f"2 took longer than {PATIENCE:g} s: DOES NOT HOLD" in said
 
 
 def test_a_vector_that_moved_is_told(tiny_run, tmp_path, monkeypatch, capfd):

@@ -25,9 +25,10 @@ from tmr_jax.retrieval.rank import score_chunks
 from tmr_jax.types import Ranking, Side
 
 Direction = Literal["t2m", "m2t"]
-QUERIES = 16  # at once on each device; the last ones are filled up with copies
+QUERIES = 16  # at once on each device at most
 AXIS = "data"
-WEIGHED = 64  # texts at once whose words are weighed
+WEIGHED = 64  # texts at once whose words are weighed, at most
+LEAST, LARGE = 2**10, 2**17  # parts of a pool that is filled up; a larger one would cost memory
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def refine(
     model. `watch` is called with the number of queries done, as often as there is news. Each of
     `devices` (without any: the first) has the shortlists of its own queries.
     """
-    stage = _Stage(apply, params, text, mol, direction, settings, devices)
+    stage = _Stage(apply, params, text, mol, direction, settings, len(queries), devices)
     item, first = shortlist(stage.ask_rows[queries], stage.rows, stage.key, stage.count)
     order = np.argsort(np.diff(stage.asking.offsets)[queries], kind="stable")
     columns = []
@@ -91,7 +92,7 @@ def refine_one(
     settings: Settings,
 ) -> tuple[Refined, Float[np.ndarray, "S K"]]:
     """`refine` for one query, and X0_hat after every step of the sampler."""
-    stage = _Stage(apply, params, text, mol, direction, settings)
+    stage = _Stage(apply, params, text, mol, direction, settings, 1)
     asks = np.array([query])
     lists = shortlist(stage.ask_rows[asks], stage.rows, stage.key, stage.count)
     *columns, states = stage.refine(asks, *lists)
@@ -143,19 +144,22 @@ class _Stage:
         mol: Side,
         direction: Direction,
         settings: Settings,
+        queries: int,
         devices: Sequence[Any] = (),
     ) -> None:
         self._mesh = Mesh(np.array(devices), (AXIS,)) if len(devices) > 1 else None
-        self.held = QUERIES * max(len(devices), 1)
+        each = max(len(devices), 1)
+        self.held = each * min(QUERIES, power(-(-queries // each)))  # at once
         self._t2m, self._params = direction == "t2m", self._everywhere(params)
         self.asking, self._answering = (text, mol) if self._t2m else (mol, text)
         self.ask_rows, self.rows = unit(self.asking.pooled), unit(self._answering.pooled)
         # Of the inputs, not of their embeddings, whose last bits know the batch they were made in.
         self._ask_key, self.key = self.asking.key, self._answering.key
         self.count = min(settings.shortlist, len(self.rows))
+        self._wide = min(settings.shortlist, bucket(self.count))
         self._head = min(settings.candidates, self.count)
         self._ask_parts = unit(self.asking.parts)
-        self._parts = self._everywhere(jnp.asarray(unit(self._answering.parts)))
+        self._parts = self._everywhere(jnp.asarray(roomy(unit(self._answering.parts))))
         self._longest = bucket(int(np.diff(text.offsets).max()))
         programs = _programs(apply, direction, settings.steps)
         self._weight = word_weights(apply, params, text)
@@ -204,7 +208,11 @@ class _Stage:
     def _perturb_shortlist(
         self, queries: np.ndarray, item: np.ndarray, own: np.ndarray, mask: np.ndarray
     ) -> tuple[np.ndarray, Array]:
-        """s1 [q, K1] and h_P [q, K1, D], by the text of each pair (R7)."""
+        """s1 [q, K1] and h_P [q, wide, D], by the text of each pair (R7).
+
+        A shortlist with twins is shorter: it is filled up, and what fills it gets no s1.
+        """
+        item = np.pad(item, ((0, 0), (0, self._wide - self.count)), mode="edge")
         asking, answering = self._shared(
             (self.asking.pooled[queries], self._answering.pooled[item])
         )
@@ -214,7 +222,7 @@ class _Stage:
             places = padded(self._answering.offsets, item, self._longest)
             words = (self._parts, *self._shared(places))
         s1, moved = self._perturb(self._params, asking, answering, *words, self._noise)
-        return np.asarray(s1), moved
+        return np.asarray(s1)[:, : self.count], moved
 
     def _own_parts(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Parts of the queries, padded to a bucket: [q, P, D], mask and weights [q, P]."""
@@ -236,9 +244,25 @@ class _Stage:
         return index, segment if self._t2m else (segment, self._weight[index])
 
 
-def bucket(size: int) -> int:
+def power(size: int) -> int:
     """The next power of two: few shapes to compile for."""
-    return max(16, 1 << (size - 1).bit_length())
+    return 1 << (size - 1).bit_length()
+
+
+def bucket(size: int) -> int:
+    return max(16, power(size))
+
+
+def roomy(parts: Float[np.ndarray, "P D"]) -> Float[np.ndarray, "P2 D"]:
+    """The parts of a pool and zeros after them, which nothing points to.
+
+    The pool of a search is its shortlist, another one each time: few sizes to compile for.
+    """
+    if len(parts) > LARGE:
+        return parts
+    found = np.zeros((max(LEAST, power(len(parts))), parts.shape[1]), parts.dtype)
+    found[: len(parts)] = parts
+    return found
 
 
 def padded(
@@ -257,8 +281,9 @@ def word_weights(apply: Callable[..., Any], params: Any, text: Side) -> Float[np
     size = bucket(int(np.diff(text.offsets).max()))
     found = np.zeros(len(text.parts), np.float32)
     items = np.arange(len(text.pooled))
-    for start in range(0, len(items), WEIGHED):
-        chunk = items[np.minimum(np.arange(start, start + WEIGHED), len(items) - 1)]
+    held = min(WEIGHED, power(len(items)))
+    for start in range(0, len(items), held):
+        chunk = items[np.minimum(np.arange(start, start + held), len(items) - 1)]
         index, real = padded(text.offsets, chunk, size)
         weight = _weigher(apply)(params, text.parts[index], real)
         found[index[real]] = np.asarray(weight)[real]
