@@ -81,6 +81,22 @@ def test_drops_are_what_the_score_loses(retriever, found):
     assert min(w.weight for w in found.words) >= 0 and min(found.atoms) >= 0
 
 
+def test_parts_are_kept_of_the_pair_alone(retriever, found, monkeypatch):
+    """Of every variant they would be gigabytes for a long text and a large molecule."""
+    kept = []
+
+    def counted(self, *told):
+        encoded = as_it_was(self, *told)
+        kept.append(0 if encoded.side is None else len(encoded.side.offsets) - 1)
+        return encoded
+
+    as_it_was = Encoder._encoded
+    monkeypatch.setattr(Encoder, "_encoded", counted)
+    again = retriever.explain(TEXT, SMILES)
+    assert sorted(kept) == [0, 0, 1, 1]
+    np.testing.assert_array_equal(again.heat, found.heat)
+
+
 def test_an_atom_that_is_a_part_of_its_own_is_dropped_by_its_own_place(retriever):
     """A salt: without the sodium the rest is the molecule of the anion, as the features have it."""
     found = retriever.explain("a salt", "[Na+].CC(=O)[O-]")

@@ -122,6 +122,9 @@ def test_a_damaged_shard_is_made_again(small, file, model, tmp_path, capsys):
     shutil.rmtree(shard_places(out)[2])
     assert index.main(["check", str(out)]) == 2
     assert "shard 000002: is not there" in capsys.readouterr().out
+    shutil.rmtree(out / "shards")
+    assert index.main(["check", str(out)]) == 2
+    assert "error: expected a library that can be read" in capsys.readouterr().err
 
 
 def test_another_file_or_model_is_refused(small, file, model, tmp_path):
@@ -221,7 +224,7 @@ sys.exit(index.main(sys.argv[1:]))
 
 @pytest.mark.slow
 def test_killed_at_random_moments(tiny_run, tmp_path):
-    """F22 in small; tools/kill_index.py has the whole."""
+    """F22 in small; tools/bench_index.py has the whole."""
     file = tmp_path / "many.smi"
     file.write_text("\n".join("C" * (i % 40 + 1) + "O" * (i % 3) for i in range(400)) + "\n")
     words = ["--run", str(tiny_run), "--library", str(file), "--out"]

@@ -115,8 +115,9 @@ def test_another_library_is_left_alone(origin, tmp_path):
         copy(origin, other)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("mine")
-    with pytest.raises(ValueError, match="new or empty folder"):
-        copy(origin, tmp_path / "mine")
+    for place in (tmp_path / "mine", f"exact:{tmp_path / 'mine'}"):
+        with pytest.raises(ValueError, match="new or empty folder"):
+            copy(origin, place)
     assert open_store(other).count() == 0
 
 

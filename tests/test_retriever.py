@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +180,48 @@ def test_a_filter_leaves_only_what_meets_it(retriever: Retriever, tmp_path: Path
         retriever.with_library(["CCO"]).search("x", where=parse_filter(["mw<60"]))
 
 
+SALTS = ["CC(=O)[O-].[Na+]", "CC(=O)O", "OC(C)=O", "CCN", "CC[NH3+].[Cl-]", "CCO"]
+
+
+@pytest.mark.parametrize(
+    "words, right",
+    [
+        (["parents"], {SALTS[0], "CCN", "CCO"}),  # the first of each, as the file has them
+        (["parents", "distinct"], {SALTS[0], "CCN", "CCO"}),
+        (["parents", "unsalted"], {"CC(=O)O", "CCN", "CCO"}),
+        (["parents", "distinct", "unsalted", "mw>50"], {"CC(=O)O"}),
+        (["distinct", "mw>46.1", "mw<70"], {"CC(=O)O"}),
+        (["parents", "mw>80"], {SALTS[0], SALTS[4]}),
+        (["parents", "!carboxylic-acid", "unsalted"], {"CCN", "CCO"}),
+    ],
+    ids=str,
+)
+def test_one_of_each_parent_is_one_that_meets_the_rest(
+    retriever: Retriever, tmp_path: Path, words: list[str], right: set[str]
+) -> None:
+    path = tmp_path / "my.smi"
+    path.write_text("\n".join([*SALTS, *["CC(=O)[O-].[K+]"] * 40]))
+    library = retriever.with_library(path)
+    for k in (len(right), 10):
+        hits = library.search("an acid", k, parse_filter(words))
+        found = {"CC(=O)O" if hit.content == "OC(C)=O" else hit.content for hit in hits}
+        assert len(hits) == len(right)
+        assert {content.replace("K+", "Na+") for content in found} == right
+        assert [hit.rank for hit in hits] == [1, 2, 3][: len(hits)]
+
+
+def test_one_of_each_parent_is_one_that_holds_the_substructure(
+    retriever: Retriever, tmp_path: Path
+) -> None:
+    path = tmp_path / "my.smi"
+    path.write_text("\n".join(SALTS))
+    library = retriever.with_library(path)
+    hits = library.search("x", 10, parse_filter(["parents"]), substructure="C(=O)[OX2H1]")
+    assert len(hits) == 1 and hits[0].content in ("CC(=O)O", "OC(C)=O")
+    hits = library.search("x", 10, parse_filter(["parents"]), substructure="C")
+    assert len(hits) == 3
+
+
 def test_hits_hold_a_substructure(retriever: Retriever, tmp_path: Path) -> None:
     path = tmp_path / "my.smi"
     chains = ["C" * n + "O" for n in range(1, 160)]
@@ -209,6 +253,22 @@ def test_too_little_time_is_said(retriever: Retriever, monkeypatch: pytest.Monke
     )
     with pytest.warns(CutShort, match="only the 2 nearest"):
         assert len(library.search("an acid", 5, substructure="C")) == 1
+
+
+def test_a_pattern_is_charged_what_was_spent_on_it_alone(
+    retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the start of a process, nor the wait for the question of another."""
+    library, told = retriever.with_library(["C" * n for n in range(1, 300)]), []
+
+    def look(smarts: str, smiles: list[str], spent: float) -> Looked:
+        told.append(spent)
+        time.sleep(0.1)
+        return Looked(np.zeros(len(smiles), bool), True, 0.01)
+
+    monkeypatch.setattr(library._matcher, "look", look)
+    assert library.search("an acid", 5, substructure="[N]") == []
+    assert told == [0.0, 0.01]
 
 
 def test_a_spread_shows_unlike_structures_first(retriever: Retriever) -> None:
@@ -283,8 +343,26 @@ def test_a_library_of_another_model_is_refused(
     head = out / "library.json"
     ours, theirs = model.checkpoint, "f" * 64
     head.write_text(head.read_text().replace(ours, theirs))
-    with pytest.raises(ValueError, match=rf"model {ours} .* got .* is of {theirs}"):
+    with pytest.raises(ValueError, match=rf"model {ours} .* got .*{theirs}\" there, .*{ours}"):
         retriever.with_library(out)
+
+
+def test_a_library_of_other_features_is_refused_with_what_differs(
+    retriever: Retriever, tmp_path: Path
+) -> None:
+    """F23: the parameters are the same, so their hash says nothing."""
+    (tmp_path / "my.smi").write_text("CCO\n")
+    model = retriever.model
+    for key, told in (("featuriser", "0 there"), ("features", '"motif": "brics"')):
+        out = tmp_path / key
+        index_build.build(index_build.Source(tmp_path / "my.smi"), out, model)
+        head = json.loads((out / "library.json").read_text())
+        said = head["about"]["model"]
+        said[key] = 0 if key == "featuriser" else said[key] | {"motif": "brics"}
+        (out / "library.json").write_text(json.dumps(head))
+        with pytest.raises(ValueError, match=f"differs from it .{key}: ") as error:
+            retriever.with_library(out)
+        assert told in str(error.value) and str(error.value).count(model.checkpoint) == 1
 
 
 @pytest.mark.parametrize(

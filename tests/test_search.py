@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -14,8 +15,13 @@ from rdkit import Chem
 
 import tmr_jax
 from tmr_jax.cli import main as tmr
-from tmr_jax.hits_file import cell, printable
-from tmr_jax.search import main
+from tmr_jax.data.cache import cache_folder
+from tmr_jax.hits_file import Answer, cell, printable
+from tmr_jax.retriever import Hit
+from tmr_jax.search import main, page
+from tmr_jax.serve import main as serve
+from tmr_jax.store.exact import HEAD, MANIFEST
+from tmr_jax.training.lock import hold
 from tmr_jax.trust import Known, keep_known
 
 LIBRARY = (
@@ -77,6 +83,30 @@ def test_page_is_one_file_with_drawings(words: list[str], tmp_path: Path) -> Non
     assert "<script" not in text and '<b>"' not in text and "&lt;script&gt;" in text
     assert not re.search(r'(src|href)="', text)
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_page_shows_both_scores_where_there_are_two() -> None:
+    hits = [Hit(1, 0.25, "CCO", "a", 0.75), Hit(2, 0.5, "CCN", "b")]
+    text = page([Answer("x", hits)], {})
+    assert "<small>0.7500 (0.2500)</small>" in text and "<small>0.5000</small>" in text
+
+
+def test_a_file_that_another_process_indexes(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 3, as of trainers; the library in the cache is one of the same content."""
+    assert main([*words, "an amine"]) == 0
+    places = {p for p in cache_folder().glob("library-*") if "my.smi" in (p / HEAD).read_text()}
+    for place in places:
+        (place / MANIFEST).unlink()
+    with contextlib.ExitStack() as stack:
+        for place in places:
+            stack.enter_context(hold(place / "lock"))
+        for program in (main, serve):
+            capsys.readouterr()
+            asked = ["an amine"] if program is main else ["--port", "0"]
+            assert program([*words, *asked]) == 3
+            assert "error: expected to be alone in" in capsys.readouterr().err
 
 
 def test_molecules_as_queries_and_the_runs_own_pool(

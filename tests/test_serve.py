@@ -21,7 +21,9 @@ import pytest
 
 import tmr_jax
 from tmr_jax import index_build
-from tmr_jax.serve import TOKEN, Arguments, check, damage_of, main
+from tmr_jax.index_copy import copy
+from tmr_jax.serve import TOKEN, Arguments, check, main, shelf
+from tmr_jax.store import StoreFailed
 
 GOOD = "0123456789abcdefghijklmnopqrstuv"
 ROOT = Path(__file__).resolve().parent.parent
@@ -187,6 +189,12 @@ def test_others_are_let_in_with_a_token_only(tmp_path: Path) -> None:
         assert weak not in str(error.value)
     with pytest.raises(ValueError, match="write one there"):
         check(chosen(token_file=tmp_path / "none"), {})
+    file.write_text("\n")
+    with pytest.raises(ValueError, match="got an empty file"):
+        check(chosen(token_file=file), {TOKEN: GOOD})
+    with pytest.raises(ValueError, match="expected a token before --proxies"):
+        check(chosen(proxies=1), {})
+    assert check(chosen(proxies=1), {TOKEN: GOOD}) == GOOD
 
 
 def test_mistakes_are_said_before_anything_is_loaded(
@@ -217,16 +225,57 @@ def library(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "library"
 
 
-def test_what_is_wrong_with_a_library_is_seen(library: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_library_is_seen(
+    tiny_run: Path, library: Path, tmp_path: Path
+) -> None:
     own = tmp_path / "library"
     shutil.copytree(library, own)
-    assert damage_of(own) == {}
+    served = shelf(Arguments(tiny_run, own))
+    served.open()
+    assert served.damage() == {}
     shards = sorted((own / "shards").iterdir())
     shutil.rmtree(shards[0])
     os.truncate(shards[1] / "rows.f32", 3)
-    assert sorted(damage_of(own)) == [shards[0].name, shards[1].name]
+    assert sorted(served.damage()) == [shards[0].name, shards[1].name]
+    shutil.rmtree(own / "shards")
+    assert list(served.damage()) == ["library"]
     shutil.rmtree(own)
-    assert list(damage_of(own)) == ["library"]
+    assert list(served.damage()) == ["library"]
+
+
+@pytest.mark.parametrize("to", ["{}/lance", "milvus:{}/lib.db"])
+def test_other_engines_are_looked_after_too(
+    tiny_run: Path, library: Path, tmp_path: Path, to: str
+) -> None:
+    """F24: all or nothing; an engine that opens need not answer."""
+    place = to.format(tmp_path)
+    copy(library, place)
+    served = shelf(Arguments(tiny_run, Path(place)))
+    retriever = served.open()
+    assert served.damage() == {}
+    if "milvus" in to:
+        retriever._library.store._server.ask("release_collection", "library")
+    else:
+        shutil.rmtree(tmp_path / "lance" / "items.lance" / "data")
+    assert list(served.damage()) == ["library"]
+    with pytest.raises(StoreFailed):
+        retriever.search("an alcohol")
+
+
+def test_a_file_is_looked_after_where_its_library_is(tiny_run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "my.smi"
+    file.write_text("CCO\nCCN\nCCS\n")
+    served = shelf(Arguments(tiny_run, file))
+    store = served.open()._library.store
+    assert served.damage() == {}
+    flip(next(store.folder.glob("shards/*/rows.f32")))
+    assert list(served.damage()) == ["000000"]
+    served.open()  # makes it again
+    assert served.damage() == {}
+    shutil.rmtree(store.folder / "shards")
+    assert list(served.damage()) == ["library"]
+    served.open()
+    assert served.damage() == {}
 
 
 def test_the_whole_way_on_a_run(tiny_run: Path, library: Path, tmp_path: Path) -> None:
@@ -256,10 +305,30 @@ def test_the_whole_way_on_a_run(tiny_run: Path, library: Path, tmp_path: Path) -
         shutil.move(tmp_path / "away", own / "shards" / "000001")
         assert until(running, 200)["status"] == "ok"
         assert running.ask("/api/search", asked)[1]["answers"] == whole["answers"]
+        for file in ("rows.f32", "entries.arrow"):  # as many bytes, other ones
+            flip(own / "shards" / "000002" / file)
+            assert "000002" in until(running, 503)["reason"]
+            _, rest = running.ask("/api/search", asked)
+            found = {hit["id"]: hit["name"] for hit in rest["answers"][0]["hits"]}
+            assert rest["partial"] is True and len(found) == 30
+            assert found == {i: name for i, name in names.items() if not 20 <= i < 30}
+            flip(own / "shards" / "000002" / file)
+            until(running, 200)
+        assert running.ask("/api/search", asked)[1]["answers"] == whole["answers"]
     finally:
         process.terminate()
         assert process.wait(15) == 0
         process.stdout.close()
+
+
+def flip(path: Path) -> None:
+    """One bit in the middle of a file, or back."""
+    with open(path, "r+b") as file:
+        middle = path.stat().st_size // 2
+        file.seek(middle)
+        byte = file.read(1)[0]
+        file.seek(middle)
+        file.write(bytes([byte ^ 4]))
 
 
 def until(running: Running, status: int) -> dict:

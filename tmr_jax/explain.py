@@ -44,24 +44,31 @@ class Explanation(NamedTuple):
     heat: Float[np.ndarray, "words atoms"]  # cosines of words and atoms by themselves
 
 
-def explain(assembly: Assembly, encoder: Encoder, text: str, smiles: str) -> Explanation:
+def explain(
+    assembly: Assembly, encoder: Encoder, text: str, smiles: str, plain: Encoder | None = None
+) -> Explanation:
     """The parts of a pair that its score rests on. `encoder` keeps parts.
 
-    Raises ValueError for an empty text, and where the SMILES is refused.
+    A `plain` one, which keeps none, reads the pair with one thing after another taken out: parts
+    of all those would be words times words and atoms times atoms of states. Raises ValueError for
+    an empty text, and where the SMILES is refused.
     """
     told = assembly.config.features
     text = clean_text(text)
     features = featurise(smiles, told.molecule, told.motif)
     written, order = atom_order(smiles, told.molecule)
     spans = [match.span() for match in WORD.finditer(text)]
-    texts = encoder.texts([text, *(without_words(text, [i]) for i in range(len(spans)))])
     alone = [without_atoms(features, [i]) for i in range(len(order))] if len(order) > 1 else []
-    mols = encoder.mol_rows(table_of(assembly, [features, *alone]))
-    score = float(texts.rows[0] @ mols.rows[0])
-    word_drop = score - texts.rows[1:] @ mols.rows[0]
-    atom_drop = score - mols.rows[1:] @ texts.rows[0] if alone else np.full(1, score)
+    reader = plain or encoder
+    texts = reader.texts([text, *(without_words(text, [i]) for i in range(len(spans)))]).rows
+    mols = reader.mol_rows(table_of(assembly, [features, *alone])).rows
+    score = float(texts[0] @ mols[0])
+    word_drop = score - texts[1:] @ mols[0]
+    atom_drop = score - mols[1:] @ texts[0] if alone else np.full(1, score)
     by_atom = np.argsort(order)  # from the rows of the features to the atoms of `written`
-    heat = unit(_words(assembly, texts, text, spans)) @ unit(_atoms(mols, features)).T
+    words = _words(assembly, encoder.texts([text]), text, spans)
+    atoms = _atoms(encoder.mol_rows(table_of(assembly, [features])), features)
+    heat = unit(words) @ unit(atoms).T
     return Explanation(
         score,
         text,

@@ -24,7 +24,7 @@ from tmr_jax.assembly import Encoder
 from tmr_jax.config import Experiment
 from tmr_jax.data import table
 from tmr_jax.data.cache import VERSION, apply_vocabulary, joined_table
-from tmr_jax.data.entries import RDKIT
+from tmr_jax.data.entries import PATIENCE, RDKIT
 from tmr_jax.data.molecules import SMI, Row, read_rows
 from tmr_jax.data.workers import Arrays, Died, Worker, in_workers
 from tmr_jax.progress import progress
@@ -47,8 +47,9 @@ from tmr_jax.training.lock import hold
 SHARD = 16_384  # rows of the file
 CHUNK = 256  # rows that a process is given at once
 AHEAD = 16  # chunks for each process: while one shard is encoded the next is parsed
-PATIENCE = 2.0  # seconds for one molecule (F13)
-EACH = 0.05  # what a chunk has beside that for each of its molecules: fifty times what most take
+# What a chunk has beside the patience with one molecule, in seconds for each, before its process is
+# taken to hang: fifty times what most take.
+EACH = 0.05
 REFUSED = "refused.tsv"
 FOUND_BY = {"duplicate": "identity", "variant": "parent"}  # flags, by what came before
 
@@ -152,9 +153,8 @@ def of_model(about: dict[str, Any], model: Model, folder: Path) -> None:
     if theirs != identity(model):
         raise ValueError(
             f"expected a library of the model {model.checkpoint} (its parameters' SHA-256), got "
-            f"{folder}, which is of {theirs.get('checkpoint')} with features "
-            f"{theirs.get('features')}; search it with the run it is of "
-            f"({said.get('run')}), or make it again"
+            f"{folder}, which differs from it ({_differing(theirs, identity(model))}); search it "
+            f"with the run it is of ({said.get('run')}), or make it again"
         )
 
 
@@ -184,15 +184,15 @@ def _same_or_new(out: Path, about: dict[str, Any]) -> None:
     there = read_head(out)["about"]
     told = {"run": None}  # a run that moved is the same run
     if there | {"model": there["model"] | told} != about | {"model": about["model"] | told}:
-        differing = "; ".join(
-            f"{key}: {_short(there.get(key))} there, {_short(about[key])} now"
-            for key in about
-            if there.get(key) != about[key]
-        )
         raise ValueError(
             f"expected the library in {out} to be of the same file and model, got another one "
-            f"({differing}); choose another --out, or remove the old library"
+            f"({_differing(there, about)}); choose another --out, or remove the old library"
         )
+
+
+def _differing(there: dict[str, Any], now: dict[str, Any]) -> str:
+    pairs = ((key, there.get(key), now[key]) for key in now)
+    return "; ".join(f"{k}: {_short(a)} there, {_short(b)} now" for k, a, b in pairs if a != b)
 
 
 def _short(value: Any) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -20,9 +20,11 @@ from tmr_jax.data.entries import RDKIT
 from tmr_jax.data.molecules import read_rows
 from tmr_jax.index_build import Model, Source, build_shown, identity, of_model
 from tmr_jax.retrieval.rank import top
-from tmr_jax.store import NONE, Filter, Store
+from tmr_jax.store import NONE, Filter, Store, StoreFailed
 from tmr_jax.store.exact import HEAD, ExactStore, sha256_of
 from tmr_jax.store.opening import is_place_of_a_store, open_store
+
+MOST = 16_384  # items of which those are chosen that differ by more than salt and charge
 
 
 class Account(NamedTuple):
@@ -44,6 +46,11 @@ class Item(NamedTuple):
     columns: dict[str, Any]  # of a library on disk: properties and groups
 
 
+class HasColumns(Protocol):
+    @property
+    def columns(self) -> Mapping[str, Any]: ...
+
+
 class Library(Protocol):
     """Embedded items to search."""
 
@@ -53,6 +60,10 @@ class Library(Protocol):
     @property
     def partial(self) -> bool:
         """Whether a part of the library cannot be read: the rest answers."""
+        ...
+
+    def look(self) -> dict[str, str]:
+        """Parts that cannot be read now, and why."""
         ...
 
     def find(
@@ -76,6 +87,9 @@ class Listed:
     ) -> None:
         self._rows, self._entries = rows, entries
         self.account, self.of_texts = account, of_texts
+
+    def look(self) -> dict[str, str]:
+        return {}
 
     def find(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Item]]:
         if where is not None:
@@ -105,7 +119,26 @@ class Stored:
     def partial(self) -> bool:
         return bool(self.store.broken)
 
+    def look(self) -> dict[str, str]:
+        return self.store.look()
+
     def find(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Item]]:
+        if where is not None and where.drops_parents:
+            return self._parents(queries, k, where._replace(parents=False))
+        return self._found(queries, k, where)
+
+    def _parents(self, queries: np.ndarray, k: int, where: Filter) -> list[list[Item]]:
+        """Of items that are one but for salt and charge the best that meets the filter."""
+        fetched = 4 * k
+        while True:
+            found = self._found(queries, fetched, where)
+            kept = [first_parents(items) for items in found]
+            pairs = zip(kept, found, strict=True)
+            if fetched >= MOST or all(len(a) >= k or len(b) < fetched for a, b in pairs):
+                return [items[:k] for items in kept]
+            fetched *= 4
+
+    def _found(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Item]]:
         found = self.store.search(queries, k, where)
         return [self._items(i, s) for i, s in zip(found.ids, found.scores, strict=True)]
 
@@ -117,6 +150,17 @@ class Stored:
             columns = {n: v for n, v in item.items() if n not in ("id", "name", "smiles")}
             items.append(Item(i, score, item["smiles"], item["name"], columns))
         return items
+
+
+Found = TypeVar("Found", bound=HasColumns)
+
+
+def first_parents(items: Sequence[Found]) -> list[Found]:
+    """The first of items that are one but for salt and charge, in their order."""
+    first: dict[int, Found] = {}
+    for item in items:
+        first.setdefault(item.columns["parent"], item)
+    return list(first.values())
 
 
 def listed(molecules: Sequence[str], model: Model) -> Listed:
@@ -160,7 +204,10 @@ def open_library(
 def _is_whole(folder: Path) -> bool:
     if not (folder / HEAD).exists():
         return False
-    store = ExactStore(folder)
+    try:
+        store = ExactStore(folder)
+    except StoreFailed:  # whose shards are gone: they are made again
+        return False
     return store.account is not None and not store.broken
 
 

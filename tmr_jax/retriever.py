@@ -8,7 +8,6 @@ for hit in retriever.search("an aromatic amine", k=5):
 from __future__ import annotations
 
 import sys
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from tmr_jax.data.substructure import Matcher
 from tmr_jax.explain import Explanation, explain
 from tmr_jax.features.fingerprint import tanimoto
 from tmr_jax.index_build import Model
-from tmr_jax.library import Account, Library, Listed, listed, open_library
+from tmr_jax.library import Account, Library, Listed, first_parents, listed, open_library
 from tmr_jax.refinement import Refiner, read_alpha, settings_of
 from tmr_jax.retrieval.diversity import spread
 from tmr_jax.retrieval.refine import Direction, levels
@@ -138,6 +137,10 @@ class Retriever:
     def is_partial(self) -> bool:
         """Whether a part of the library on disk cannot be read, so that hits may be missing."""
         return self._library is not None and self._library.partial
+
+    def look(self) -> dict[str, str]:
+        """Parts of the library that cannot be read now, and why: for who serves it for days."""
+        return {} if self._library is None else self._library.look()
 
     @property
     def model(self) -> Model:
@@ -260,15 +263,18 @@ class Retriever:
         """
         if self._holds_texts:
             raise ValueError("expected molecules to look into, got texts; leave the SMARTS out")
+        # A salt may lack what its acid holds: one of each is chosen of those that hold it.
+        each = where is not None and where.parents
+        where = where._replace(parents=False) if where is not None else None
         kept: list[Hit] = []
         seen, spent, fetched, everything = 0, 0.0, max(4 * k, MATCHED_FIRST), False
         while not everything and len(kept) < k:
             hits = self.nearest(vector, fetched, where)[0]
-            begun = time.monotonic()
             looked = self._matcher.look(smarts, [h.content for h in hits[seen:]], spent)
-            spent += time.monotonic() - begun
+            spent += looked.seconds
             matches = looked.matches.tolist()
             kept += [h for h, holds in zip(hits[seen:], matches, strict=False) if holds]
+            kept = first_parents(kept) if each else kept
             seen += len(matches)
             if not looked.all:
                 break
@@ -348,7 +354,7 @@ class Retriever:
 
     def explain(self, text: str, smiles: str) -> Explanation:
         """Which words and atoms the cosine of a pair rests on; see tmr_jax.explain."""
-        return explain(self._assembly, self._reader, text, smiles)
+        return explain(self._assembly, self._reader, text, smiles, self._encoder)
 
     def is_unlike(self, text: str) -> bool | None:
         """Whether a text is so unlike the validation texts that its hits deserve no trust.

@@ -23,7 +23,7 @@ from tmr_jax.files import write_text
 
 if TYPE_CHECKING:
     from tmr_jax.hits_file import Answer
-    from tmr_jax.retriever import Retriever
+    from tmr_jax.retriever import Hit, Retriever
     from tmr_jax.store import Filter
 
 
@@ -69,7 +69,7 @@ class Arguments:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, or 2 after an error of the user's that standard error explains."""
+    """Exit status: 0, 2 after an error of the user's, 3 while another process indexes the file."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without the letters of a name
             stream.reconfigure(errors="backslashreplace")
@@ -81,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     from tmr_jax.filters import parse_filter
     from tmr_jax.hits_file import to_csv, to_json, to_sdf
+    from tmr_jax.training.lock import Locked
 
     try:
         _check(chosen)
@@ -90,9 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if chosen.html:
             write_page(chosen.html, answers, _about(retriever))
             _note(f"drawn in {chosen.html}")
-    except ValueError as error:
+    except (ValueError, Locked) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 3 if isinstance(error, Locked) else 2
     if chosen.json:
         print(to_json(answers, _about(retriever)))
     elif chosen.csv:
@@ -274,13 +275,18 @@ def page(answers: list[Answer], about: dict[str, object]) -> str:
     for answer in answers:
         cards = "".join(
             f"<figure>{molecule_svg(h.content, 260, 200)}<figcaption>"
-            f"<b>{h.rank}.</b> {escape(printable(h.name))} <small>{h.score:.4f}</small>"
+            f"<b>{h.rank}.</b> {escape(printable(h.name))} <small>{_scores(h)}</small>"
             f"<code>{escape(h.content)}</code></figcaption></figure>"
             for h in answer.hits
         )
         sections.append(f"<h2>{escape(printable(answer.query))}</h2><div>{cards}</div>")
     facts = escape(json.dumps(about))
     return _PAGE.format(style=_STYLE, sections="\n".join(sections), facts=facts)
+
+
+def _scores(hit: Hit) -> str:
+    """The cosine, and before it the score that the order is by, where there are two."""
+    return f"{hit.score:.4f}" if hit.refined is None else f"{hit.refined:.4f} ({hit.score:.4f})"
 
 
 _PAGE = """<!doctype html>

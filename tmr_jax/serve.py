@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 if TYPE_CHECKING:
+    from tmr_jax.retriever import Retriever
     from tmr_jax.service.answering import Shelf
 
 TOKEN = "TMR_JAX_TOKEN"
@@ -45,7 +46,8 @@ class Arguments:
     rate: float = 10.0
     """Requests a second of one client, and twice as many at once; 0 is without a limit."""
     proxies: int = 0
-    """How many proxies of yours stand in front; so many of X-Forwarded-For are believed."""
+    """How many proxies of yours stand in front, which needs a token; so many of X-Forwarded-For are
+    believed, and X-Forwarded-Host and X-Forwarded-Proto."""
     queue: int = 512
     """How many queries may wait; more are told to come back (429)."""
     seconds: float = 30.0
@@ -57,7 +59,12 @@ class Arguments:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 after SIGTERM, 130 after Ctrl-C, 2 after an error of the user's."""
+    """Exit status: 0 after SIGTERM, 130 after Ctrl-C, 2 after an error of the user's.
+
+    3 while another process makes the library of the file that is to be served.
+    """
+    from tmr_jax.training.lock import Locked
+
     chosen = tyro.cli(
         Arguments,
         args=list(sys.argv[1:] if arguments is None else arguments),
@@ -66,9 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         return serve(chosen)
-    except ValueError as error:
+    except (ValueError, Locked) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 3 if isinstance(error, Locked) else 2
 
 
 def serve(chosen: Arguments) -> int:
@@ -100,16 +107,21 @@ def check(chosen: Arguments, environment: Any) -> str:
             raise ValueError(
                 f"expected a token in {chosen.token_file}, got {error}; write one there"
             ) from error
+        if not token:
+            raise ValueError(
+                f"expected a token in {chosen.token_file}, got an empty file; write one there"
+            )
     how = 'python -c "import secrets; print(secrets.token_urlsafe(32))" makes one'
     if token and (len(token) < LEAST or len(set(token)) < VARIED or not token.isascii()):
         raise ValueError(
             f"expected a token of at least {LEAST} random characters, got {len(token)} with "
             f"{len(set(token))} different ones; {how}"
         )
-    if not token and not _is_own(chosen.host):
+    if not token and (chosen.proxies or not _is_own(chosen.host)):
+        place = "--proxies lets others in" if chosen.proxies else f"{chosen.host} is listened at"
         raise ValueError(
-            f"expected a token before {chosen.host} is listened at, which others can reach, got "
-            f"none; set {TOKEN} or --token-file ({how}), or leave --host out"
+            f"expected a token before {place}, for others can reach that, got none; set {TOKEN} or "
+            f"--token-file ({how}), or leave --host and --proxies out"
         )
     if not 0 <= chosen.port <= 65_535:
         raise ValueError(f"expected a port from 0 to 65535, got {chosen.port}; try 8000")
@@ -152,27 +164,13 @@ def shelf(chosen: Arguments) -> Shelf:
 
     retriever = load(chosen.run)
     words = (chosen.library, chosen.smiles_column, chosen.name_column)
-    return Shelf(lambda: retriever.with_library(*words), lambda: damage_of(chosen.library))
+    opened = [retriever]  # the last that was: it is asked what is wrong with it
 
+    def open_anew() -> Retriever:
+        opened[0] = retriever.with_library(*words)
+        return opened[0]
 
-def damage_of(library: Path) -> dict[str, str]:
-    """What is wrong with a library's folder, part by part.
-
-    Nothing of a file, whose library is in our own cache, nor of Milvus, which says it itself when
-    it is searched.
-    """
-    from tmr_jax.store.opening import open_store, parse_place
-
-    place = parse_place(library)
-    if place.engine == "milvus" or place.path is None or place.path.is_file():
-        return {}
-    try:
-        store = open_store(library)
-    except ValueError as error:
-        return {"library": str(error)}
-    found = dict(store.broken)
-    store.close()
-    return found
+    return Shelf(open_anew, lambda: opened[0].look())
 
 
 def _reload_on_hup(loop: asyncio.AbstractEventLoop, answering: Any) -> None:
@@ -181,8 +179,8 @@ def _reload_on_hup(loop: asyncio.AbstractEventLoop, answering: Any) -> None:
     async def reload() -> None:
         try:
             await answering.reload()
-        except ValueError as error:
-            logging.getLogger("tmr_jax.service").warning("the old library stays: %s", error)
+        except Exception as error:
+            logging.getLogger("tmr_jax.service").warning("the old library stays: %r", error)
 
     def begin() -> None:
         task = loop.create_task(reload())

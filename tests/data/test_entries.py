@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from tmr_jax.data import entries
 from tmr_jax.data.cache import pack_chunk
 from tmr_jax.data.entries import NUMBERS, describe_chunk
 from tmr_jax.data.workers import Died, Worker
@@ -44,6 +45,23 @@ def same(one: str, other: str) -> tuple[bool, bool]:
 )
 def test_molecules_that_are_one(one, other, wanted):
     assert same(one, other) == wanted
+
+
+def test_a_molecule_that_takes_too_long_is_refused_alone(monkeypatch):
+    """By the time of the processor: what others take from a busy machine does not count."""
+    spent, row = [0.0], entries._row
+
+    def slow(mol):
+        spent[0] += 2.5 if mol.GetNumAtoms() == 4 else 1.5
+        return row(mol)
+
+    monkeypatch.setattr(entries.time, "process_time", lambda: spent[0])
+    found = describe_chunk(["CCO", "CCCO", "x", "CCN"], "ogb", "none")
+    assert json.loads(found["reasons"].tobytes()) == ["", "", "unparsable", ""]
+    monkeypatch.setattr(entries, "_row", slow)
+    found = describe_chunk(["CCO", "CCCO", "x", "CCN"], "ogb", "none")
+    assert json.loads(found["reasons"].tobytes()) == ["", "too-slow", "unparsable", ""]
+    assert found["heavy_atoms"].tolist() == [3, 3] == found["node_sizes"].tolist()
 
 
 def test_nothing_at_all():

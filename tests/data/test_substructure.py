@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
+import numpy as np
 import pytest
 
 from tmr_jax.data.substructure import CHUNK, LIMIT, Matcher, TooSlow
@@ -60,6 +63,21 @@ def test_what_was_looked_at_in_time_is_told():
     looked = matcher.look("C", SMILES, spent=0.6)
     assert len(looked.matches) == 0 and not looked.all
     matcher.close()
+
+
+def test_the_start_of_the_process_is_not_counted(monkeypatch):
+    matcher = Matcher(limit=0.2)
+    nothing = {"is_pattern": np.array(True), "matches": np.zeros(1, bool)}
+    monkeypatch.setattr(matcher._worker, "be_ready", lambda task: time.sleep(0.4))
+    monkeypatch.setattr(matcher._worker, "ask", lambda task, job, limit: nothing)
+    looked = matcher.look("C", ["C"])
+    assert looked.all and looked.seconds < 0.2
+
+
+def test_a_process_that_is_ready_has_rdkit():
+    code = "import sys; from tmr_jax.data import workers; workers._ready('substructure'); "
+    code += "sys.exit('rdkit.Chem' not in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 
 def test_the_process_ends_with_its_owner():

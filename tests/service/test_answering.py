@@ -59,6 +59,60 @@ def test_a_library_that_cannot_be_opened_leaves_the_old_one() -> None:
     assert asyncio.run(scene()).reloads == 0
 
 
+def test_the_watch_outlives_whatever_it_meets(caplog) -> None:
+    """F24: an error that nobody foresaw is damage, said once, and goes when it does."""
+
+    async def scene() -> None:
+        wrong: list[Exception] = [PermissionError("shards"), RuntimeError("expected to be alone")]
+
+        def damage() -> dict[str, str]:
+            if wrong:
+                raise wrong[0]
+            return {}
+
+        answering = Answering(Shelf(Fake, damage))  # type: ignore[arg-type]
+        watching = asyncio.create_task(answering.watch(0.005))
+        while wrong:
+            name = type(wrong[0]).__name__
+            await until(lambda name=name: name in answering.damage.get("library", ""))
+            await asyncio.sleep(0.05)  # and so again and again
+            del wrong[0]
+        await until(lambda: not answering.partial)
+        watching.cancel()
+
+    asyncio.run(scene())
+    assert caplog.text.count("PermissionError") == 1
+
+
+def test_a_store_that_answers_nothing_is_opened_again_until_it_does() -> None:
+    """LanceDB and Milvus: the one that is open may never answer again, another one will."""
+
+    async def scene() -> None:
+        opened: list[Fake] = []
+
+        def fetch() -> Fake:
+            opened.append(Fake())
+            return opened[-1]
+
+        damage = lambda: {"library": "gone"} if 1 < len(opened) < 4 else {}  # noqa: E731
+        answering = Answering(Shelf(fetch, damage))  # type: ignore[arg-type]
+        assert not answering.partial
+        opened.append(Fake())
+        watching = asyncio.create_task(answering.watch(0.005))
+        await until(lambda: answering.partial)
+        await until(lambda: not answering.partial)
+        watching.cancel()
+        assert answering.retriever is opened[-1]
+
+    asyncio.run(scene())
+
+
+async def until(met) -> None:
+    async with asyncio.timeout(10):
+        while not met():
+            await asyncio.sleep(0.002)
+
+
 def test_a_pattern_keeps_no_other_query_waiting() -> None:
     """F14: patterns have a lane of their own."""
 

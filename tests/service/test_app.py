@@ -16,9 +16,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.service.fake import Fake, answering
+from tmr_jax.service.answering import Answering, Shelf
 from tmr_jax.service.app import __file__ as app_file
 from tmr_jax.service.app import create_app
 from tmr_jax.service.guard import Rules
+from tmr_jax.store import StoreFailed
 
 FREE = Rules(rate=0)
 TOKEN = "0123456789abcdefghijklmnopqrstuv"
@@ -109,6 +111,25 @@ def test_explain(client: TestClient) -> None:
     refused(client.post("/api/explain", json={"text": "a", "smiles": "C1CC"}), 422, "bad_smiles")
     long = client.post("/api/explain", json={"text": "a" * 2001, "smiles": "C"})
     refused(long, 422, "invalid_request")
+
+
+@pytest.mark.parametrize("text, smiles", [("a " * 201, "C"), ("an acid", "C" * 151)])
+def test_what_is_too_much_to_explain_is_refused_before_it_is_read(
+    client: TestClient, text: str, smiles: str
+) -> None:
+    asked = {"text": text, "smiles": smiles}
+    said = refused(client.post("/api/explain", json=asked), 422, "invalid_request")
+    assert "at most 200 words and 150 atoms" in said
+    assert "150 atoms" in page(client, f"/explain?q={text}&smiles={smiles}")
+    least = {"text": text[:-2], "smiles": smiles[:150]}
+    assert client.post("/api/explain", json=least).status_code == 200
+
+
+def test_the_page_draws_no_more_than_it_offers(client: TestClient) -> None:
+    assert client.get("/?q=a&k=96").status_code == 200
+    many = client.get("/?q=a&k=97", headers={"accept": "text/html"})
+    assert many.status_code == 422 and "from 1 to 96" in many.text
+    assert client.get("/download.csv?q=a&k=1000").status_code == 200
 
 
 def test_molecule_svg(client: TestClient) -> None:
@@ -285,11 +306,12 @@ def test_without_its_token_a_public_service_tells_nothing(
             response = client.get(path, headers={"accept": "*/*"})
             refused(response, 401, "unauthorized")
             assert response.headers["www-authenticate"] == "Bearer"
-        assert client.get("/health").status_code == 200
+        assert client.get("/health").json() == {"status": "ok"}
         for given in ("", "Bearer", f"Bearer {TOKEN[:-1]}", f"Basic {TOKEN}", f"Bearer {TOKEN}x"):
             refused(client.get("/metrics", headers={"authorization": given}), 401, "unauthorized")
         kept = {"authorization": f"Bearer {TOKEN}"}
         assert client.get("/metrics", headers=kept).status_code == 200
+        assert client.get("/health", headers=kept).json()["library"]["source"] == "my.smi"
     assert TOKEN not in caplog.text
 
 
@@ -303,6 +325,7 @@ def test_the_page_asks_for_the_token_once() -> None:
         assert right.status_code == 303
         cookie = right.headers["set-cookie"]
         assert "HttpOnly" in cookie and "SameSite=strict" in cookie and TOKEN not in cookie
+        assert "Secure" not in cookie
         assert client.get("/").status_code == 200
 
 
@@ -318,6 +341,31 @@ def test_pages_of_others_cannot_ask() -> None:
         assert not any(h.startswith("access-control") for h in client.get("/health").headers)
         pre = client.options("/api/search", headers={"origin": "http://evil.example"})
         assert pre.status_code == 405
+
+
+def test_a_page_behind_a_proxy_with_tls_may_ask() -> None:
+    """The proxy's name is in Host or in X-Forwarded-Host; the service is bound to loopback."""
+    rules = Rules(token=TOKEN, rate=0, proxies=1, local=True)
+    own = {"origin": "https://tmr.example", "x-forwarded-proto": "https"}
+    near, outer = {"host": "127.0.0.1:8000"}, {"host": "tmr.example"}
+    for names in (outer, near | {"x-forwarded-host": "tmr.example"}):
+        with opened(rules=rules) as client:
+            client.headers |= own | names
+            refused(client.post("/api/search", json={"queries": ["a"]}), 401, "unauthorized")
+            refused(client.post("/api/reload"), 401, "unauthorized")
+            answer = client.post("/login", data={"token": TOKEN}, follow_redirects=False)
+            assert answer.status_code == 303 and "; Secure" in answer.headers["set-cookie"]
+            client.headers |= {"authorization": f"Bearer {TOKEN}"}
+            assert client.post("/api/search", json={"queries": ["a"]}).status_code == 200
+            assert client.get("/").status_code == 200
+            client.headers |= {"origin": "https://evil.example"}
+            foreign = client.post("/api/search", json={"queries": ["a"]})
+            refused(foreign, 403, "foreign_origin")
+
+
+@pytest.mark.parametrize("bad", [{"host": "["}, {"origin": "http://["}, {"host": "[x]"}], ids=str)
+def test_half_an_address_is_a_bad_request(client: TestClient, bad: dict[str, str]) -> None:
+    refused(client.post("/api/search", json={"queries": ["a"]}, headers=bad), 400, "bad_request")
 
 
 def test_every_answer_carries_the_headers(client: TestClient) -> None:
@@ -349,6 +397,34 @@ def test_a_damaged_library_is_told_and_the_rest_answers() -> None:
         while client.get("/health").status_code == 503 and time.monotonic() < until:
             time.sleep(0.02)
         assert client.get("/health").json()["status"] == "ok"
+
+
+def test_a_store_that_fails_is_no_fault_of_the_clients() -> None:
+    fake = Fake()
+    with opened(fake) as client:
+        fake.fails = StoreFailed("expected a library that can be read in /secret/place, got x")
+        for asked in ({}, {"substructure": "C"}):
+            response = client.post("/api/search", json={"queries": ["a"], **asked})
+            assert "secret" not in refused(response, 503, "library_unreadable")
+            assert response.headers["retry-after"]
+        shown = client.get("/?q=a")
+        assert shown.status_code == 503 and "secret" not in shown.text
+
+
+@pytest.mark.parametrize("error", [OSError("/secret"), ValueError("expected /secret"), KeyError(1)])
+def test_a_reload_that_fails_says_no_more_than_that(error: Exception) -> None:
+    first = [Fake()]
+
+    def fetch() -> Fake:
+        if first:
+            return first.pop()
+        raise error
+
+    service = Answering(Shelf(fetch, dict))  # type: ignore[arg-type]
+    near = ("127.0.0.1", 5000)
+    with TestClient(create_app(service, FREE), "http://127.0.0.1", client=near) as client:
+        assert "/secret" not in refused(client.post("/api/reload"), 503, "library_unreadable")
+        assert client.post("/api/search", json={"queries": ["a"]}).status_code == 200
 
 
 def test_a_reload_is_of_this_machine_alone() -> None:
@@ -407,7 +483,7 @@ def test_mistakes_are_shown_in_place(client: TestClient) -> None:
 
 
 def test_the_page_says_what_it_knows_of_the_answer(client: TestClient) -> None:
-    assert "trained on nothing like" in page(client, "/?q=football")
+    assert "unlike the descriptions that the model was validated on" in page(client, "/?q=football")
     assert "only its beginning" in page(client, "/?q=" + "a" * 1001)
     assert "no further" in page(client, "/?q=a&substructure=slow")
     assert "No molecule meets" in page(client, "/?q=a&with=azide")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 
 from tests.store.items import items, rows
-from tmr_jax.store import NONE
+from tmr_jax.store import NONE, StoreFailed, exact
 from tmr_jax.store.exact import ENTRIES, HEAD, ROWS, SEAL, ExactStore, shard_places
 
 
@@ -68,11 +69,52 @@ def test_a_cut_file_is_found_at_once(library, name):
     assert list(ExactStore(library.folder).broken) == ["000000"]
 
 
+def test_other_bytes_are_seen_by_looking_though_as_many(library, monkeypatch):
+    """F24: also where nothing has changed since, and by who opens the library after that."""
+    path = shard_places(library.folder)[2] / ROWS
+    content = path.read_bytes()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    assert ExactStore(library.folder).broken == {}  # sizes and counts are as they were
+    monkeypatch.setattr(exact, "AT_ONCE", 0.0)  # a shard at each look
+    said = [library.look() for _ in range(4)]
+    assert said[0] == {} and said[3] == {"000002": f"{ROWS} is not what was written"}
+    rest = ExactStore(library.folder)
+    assert list(rest.broken) == ["000002"] and rest.search(rows(1), 30).partial
+    path.write_bytes(content)
+    assert library.look() == {} and ExactStore(library.folder).broken == {}
+
+
+def test_what_has_changed_is_read_before_what_was_never_read(library, monkeypatch):
+    monkeypatch.setattr(exact, "AT_ONCE", 0.0)
+    library.look()
+    path = shard_places(library.folder)[0] / ENTRIES
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    assert list(library.look()) == ["000000"]
+
+
+def test_a_folder_of_shards_that_is_gone_is_said(library):
+    shutil.rmtree(library.folder / "shards")
+    with pytest.raises(StoreFailed, match=r"expected a library that can be read in .*shards"):
+        ExactStore(library.folder)
+    assert list(library.look()) == ["library"]
+
+
 def test_what_is_no_library(tmp_path, library):
     with pytest.raises(ValueError, match=r"expected a library in .* tmr index --run"):
         ExactStore(tmp_path)
-    with pytest.raises(ValueError, match="expected a new folder"):
+    with pytest.raises(ValueError, match="expected a new or empty folder"):
         ExactStore.create(library.folder, 4, {})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("mine")
+    for place in (tmp_path / "mine", tmp_path / "mine" / "thesis.tex"):
+        with pytest.raises(ValueError, match="expected a new or empty folder"):
+            ExactStore.create(place, 4, {})
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+    (tmp_path / "begun" / "shards").mkdir(parents=True)
+    (tmp_path / "begun" / "lock").touch()
+    assert ExactStore.create(tmp_path / "begun", 4, {}).count() == 0
     head = library.folder / HEAD
     head.write_text(json.dumps(json.loads(head.read_text()) | {"format": 0}))
     with pytest.raises(ValueError, match=r"format 1 .* got 0"):

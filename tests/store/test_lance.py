@@ -10,7 +10,7 @@ import pytest
 
 from tests.store.items import items, rows
 from tmr_jax.filters import parse_filter
-from tmr_jax.store import COLUMNS, Filter, lance, meets
+from tmr_jax.store import COLUMNS, Filter, StoreFailed, lance, meets
 from tmr_jax.store.exact import ExactStore
 from tmr_jax.store.lance import HEAD, TABLE, LanceStore
 
@@ -101,9 +101,12 @@ def test_what_is_no_library(tmp_path):
 def test_a_file_that_is_gone_is_said(tmp_path):
     store = LanceStore.create(tmp_path / "lib", 4, {})
     store.upsert(items(range(5), rows(5)))
+    assert store.look() == {}
     for path in (store.folder / f"{TABLE}.lance" / "data").iterdir():
         path.unlink()
+    assert LanceStore(tmp_path / "lib").count() == 5  # which is not read from them
     again = LanceStore(store.folder)
+    assert list(again.look()) == ["library"]
     for question in (lambda: again.search(rows(1), 3), lambda: again.get([1])):
-        with pytest.raises(ValueError, match=r"can be read in .*copy it again"):
+        with pytest.raises(StoreFailed, match=r"can be read in .*copy it again"):
             question()

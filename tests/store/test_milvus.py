@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from milvus_lite.server_manager import server_manager_instance
 
 from tests.store.items import items, rows
-from tmr_jax.store import Filter, milvus
+from tmr_jax.store import Filter, StoreFailed, milvus
 from tmr_jax.store.milvus import MilvusStore, expression
 from tmr_jax.store.opening import TOKEN, open_store
 
@@ -24,6 +25,15 @@ def test_a_server_that_does_not_answer_is_named_and_the_token_is_not(monkeypatch
         open_store("http://127.0.0.1:9/mine")
     told = [str(e.value), caplog.text, *capfd.readouterr()]
     assert not any("geheim" in text for text in told)
+
+
+def test_a_server_that_ends_is_seen_by_looking(empty, monkeypatch):
+    assert empty.look() == {}
+    monkeypatch.setattr(milvus, "PATIENCE", 0.5)
+    server_manager_instance.release_server(empty._server._uri)
+    assert "expected an answer from Milvus" in empty.look()["library"]
+    with pytest.raises(StoreFailed):
+        empty._server.ask("get", "library", ids=[0], timeout=0.5)
 
 
 def test_a_token_in_an_answer_is_struck_out(empty):

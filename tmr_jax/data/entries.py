@@ -6,6 +6,7 @@ In: SMILES. Out: arrays for the columns of a library, and the features that the 
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import get_type_hints
 
 import numpy as np
@@ -17,6 +18,7 @@ from tmr_jax.features.graph import BadMolecule, featurise_mol, parse_smiles
 from tmr_jax.features.properties import Properties, group_mask, properties
 
 RDKIT = rdBase.rdkitVersion  # by which a library's columns and features were computed
+PATIENCE = 2.0  # seconds of a processor for one molecule (F13)
 NUMBERS = {
     name: np.float32 if kind is float else np.int32
     for name, kind in get_type_hints(Properties).items()
@@ -28,10 +30,11 @@ def describe_chunk(smiles: list[str], molecule: Molecule, motif: Motif) -> dict[
 
     `identity` int64: equal where the canonical SMILES are equal. `parent` int64: the same of the
     largest part without its charge, so that a salt and its acid agree. `groups` int64: a mask of
-    `GROUPS`. `salt` bool: more than one part.
+    `GROUPS`. `salt` bool: more than one part. What took longer than `PATIENCE` is refused, too.
     """
     features, reasons, rows = [], [], []
     for s in smiles:
+        begun = time.process_time()  # not the clock's: a busy machine refuses nothing
         try:
             mol = parse_smiles(s)
             found = featurise_mol(mol, molecule, motif)
@@ -42,6 +45,9 @@ def describe_chunk(smiles: list[str], molecule: Molecule, motif: Motif) -> dict[
             continue
         except RuntimeError:  # RDKit's own invariants, over molecules stranger than its parser
             reasons.append("no-properties")
+            continue
+        if time.process_time() - begun > PATIENCE:
+            reasons.append("too-slow")
             continue
         rows.append(row)
         features.append(found)

@@ -185,6 +185,7 @@ def _task(name: str) -> Callable[..., Arrays]:
 
         return describe_chunk  # type: ignore[return-value]
     if name == "substructure":
+        import tmr_jax.features.graph  # noqa: F401  RDKit, which no pattern's seconds shall pay for
         from tmr_jax.data.substructure import match_chunk
 
         return match_chunk  # type: ignore[return-value]

@@ -22,7 +22,8 @@ from tmr_jax.explain import Explanation
 from tmr_jax.features.graph import BadMolecule, parse_smiles
 from tmr_jax.retriever import Hit, Retriever
 from tmr_jax.service.lanes import Lane
-from tmr_jax.store import Filter
+from tmr_jax.service.schemas import MAX_EXPLAINED_ATOMS, MAX_EXPLAINED_WORDS
+from tmr_jax.store import WHOLE, Filter
 
 AT_ONCE, WINDOW = 64, 0.003  # queries that are encoded together, seconds to wait for them
 KEPT = 4096  # vectors of queries, drawings
@@ -44,7 +45,7 @@ class Answer(NamedTuple):
     question: Question
     hits: list[Hit]
     is_cut: bool = False  # the model saw only the beginning of the text
-    is_unlike: bool = False  # nothing like the text was trained on
+    is_unlike: bool = False  # the descriptions the run was validated on are unlike it
     looked: int | None = None  # where time ran out: molecules looked at for the substructure
     partial: bool = False  # a part of the library cannot be read
 
@@ -66,7 +67,10 @@ class Drawing(NamedTuple):
 
 
 class Shelf(NamedTuple):
-    """Where the library comes from: `open` gives it anew, `damage` says what is wrong with it."""
+    """Where the library comes from: `open` gives it anew.
+
+    `damage` says what is wrong with it, part by part, and under `WHOLE` where nothing answers.
+    """
 
     open: Callable[[], Retriever]
     damage: Callable[[], dict[str, str]]
@@ -77,7 +81,8 @@ class Answering:
 
     def __init__(self, shelf: Shelf, room: int = 512) -> None:
         self._shelf = shelf
-        self.damage = shelf.damage()
+        self.damage: dict[str, str] = {}  # `watch` finds out: it reads bytes, and nobody waits
+        self._told = self.damage  # what the shelf has said last
         self.retriever = shelf.open()
         self.reloads, self.encoded, self.remembered = 0, 0, 0
         self._kept: OrderedDict[tuple[str, str], Asked] = OrderedDict()
@@ -119,6 +124,8 @@ class Answering:
         async with self._reloading:
             damage = await asyncio.to_thread(self._shelf.damage)
             self.retriever = await asyncio.to_thread(self._shelf.open)
+            if WHOLE in damage:  # of what was open before
+                damage = await asyncio.to_thread(self._shelf.damage)
             self.damage, self.reloads = damage, self.reloads + 1
 
     async def watch(self, every: float) -> None:
@@ -129,15 +136,22 @@ class Answering:
         """
         while True:
             await asyncio.sleep(every)
-            damage = await asyncio.to_thread(self._shelf.damage)
-            if damage == self.damage:
-                continue
-            log.warning("the library on disk: %s", damage or "whole again")
             try:
-                await self.reload()
-            except ValueError as error:  # nothing is left to open: the old one answers
-                self.damage = damage
-                log.warning("%s", error)
+                await self._look()
+            except Exception as error:  # nothing is left to open: the old one answers
+                if self.damage.get(WHOLE) != repr(error):
+                    log.warning("the library cannot be opened: %r", error)
+                self.damage = {**self._told, WHOLE: repr(error)}
+
+    async def _look(self) -> None:
+        damage = await asyncio.to_thread(self._shelf.damage)
+        if damage != self._told:
+            self._told = damage
+            log.warning("the library on disk: %s", damage or "whole again")
+        elif damage == self.damage and WHOLE not in damage:
+            return
+        # What has changed is opened anew; where nothing answers that may help, too.
+        await self.reload()
 
     def warm(self) -> None:
         """Questions of every shape, so that no client waits for a compiler."""
@@ -236,10 +250,20 @@ class Answering:
     def _explain(self, pairs: list[tuple[str, str]]) -> Iterator[Explanation | Exception]:
         for text, smiles in pairs:
             try:
-                parse_smiles(smiles)  # whose errors say more
+                _check_size(text, parse_smiles(smiles).GetNumAtoms())
                 yield self.retriever.explain(text, smiles)
             except ValueError as error:
                 yield error
+
+
+def _check_size(text: str, atoms: int) -> None:
+    """ValueError where a pair is more than is explained."""
+    words = len(text.split())
+    if words > MAX_EXPLAINED_WORDS or atoms > MAX_EXPLAINED_ATOMS:
+        raise ValueError(
+            f"expected at most {MAX_EXPLAINED_WORDS} words and {MAX_EXPLAINED_ATOMS} atoms to "
+            f"explain, got {words:,} and {atoms:,}; shorten the text, or take a smaller molecule"
+        )
 
 
 def _direction(question: Question) -> Literal["t2m", "m2t"]:

@@ -24,9 +24,19 @@ from tmr_jax.hits_file import Answer as Found
 from tmr_jax.hits_file import record, to_csv, to_sdf
 from tmr_jax.retriever import Retriever
 from tmr_jax.service.answering import Answer, Answering, Drawing, Question
-from tmr_jax.service.errors import Refusal, body_of, refusal_of
+from tmr_jax.service.errors import Refusal, Unreadable, body_of, refusal_of
 from tmr_jax.service.form import form_of
-from tmr_jax.service.guard import COOKIE, SVG_POLICY, Guard, Rules, is_near, same, session_of
+from tmr_jax.service.guard import (
+    COOKIE,
+    SVG_POLICY,
+    Guard,
+    Rules,
+    has_token,
+    is_near,
+    is_private,
+    same,
+    session_of,
+)
 from tmr_jax.service.metrics import Metrics
 from tmr_jax.service.page import Page
 from tmr_jax.service.schemas import (
@@ -46,6 +56,7 @@ from tmr_jax.service.schemas import (
     WordOut,
     check_spread,
 )
+from tmr_jax.store import WHOLE
 
 log = logging.getLogger("tmr_jax.service")
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -160,7 +171,11 @@ def _api(app: FastAPI, answering: Answering, seconds: float) -> None:
         rules: Rules = app.state.rules
         if not rules.token and not is_near(request.scope, request.headers):
             raise Refusal(403, "forbidden", "expected a request of this machine, got another")
-        await answering.reload()
+        try:
+            await answering.reload()
+        except Exception as error:
+            log.warning("the old library stays: %r", error)
+            raise Unreadable from None
         return ReloadResponse(library=library_out(answering.retriever), partial=answering.partial)
 
 
@@ -203,7 +218,7 @@ def _pages(app: FastAPI, answering: Answering, page: Page, seconds: float) -> No
         response = RedirectResponse("/", 303)
         response.set_cookie(
             COOKIE, session_of(rules.token), httponly=True, samesite="strict",
-            secure=request.url.scheme == "https",
+            secure=is_private(request.scope, request.headers, rules.proxies),
         )  # fmt: skip
         return response
 
@@ -231,20 +246,27 @@ def _machinery(app: FastAPI, answering: Answering, metrics: Metrics, rules: Rule
     app.state.rules = rules
 
     @app.get("/health", tags=["machinery"], responses={503: {"model": HealthResponse}})
-    async def health() -> JSONResponse:
-        """200 where all of the library answers, else 503 with the reason."""
+    async def health(request: Request) -> JSONResponse:
+        """200 where all of the library answers, else 503 with the reason.
+
+        Who has not sent the token, where there is one, is told the status alone.
+        """
         degraded = answering.partial
+        status, code = ("degraded", 503) if degraded else ("ok", 200)
+        if not has_token(request.headers, rules.token):
+            return JSONResponse({"status": status}, code)
         reason = ""
         if degraded:
             shown = sorted(answering.damage)[:5]
-            reason = f"a part of the library cannot be read: {', '.join(shown) or 'a shard'}"
+            part = "the library" if WHOLE in answering.damage else "a part of the library"
+            reason = f"{part} cannot be read: {', '.join(shown) or 'a shard'}"
         found = HealthResponse(
-            status="degraded" if degraded else "ok",
+            status=status,
             reason=reason,
             library=library_out(answering.retriever),
             checkpoint=checkpoint_out(answering.retriever),
         )
-        return JSONResponse(found.model_dump(), 503 if degraded else 200)
+        return JSONResponse(found.model_dump(), code)
 
     @app.get("/metrics", tags=["machinery"], response_class=Response)
     async def metrics_text() -> Response:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from tmr_jax.features.graph import BadMolecule
+from tmr_jax.store import StoreFailed
 
 
 class Refusal(Exception):
@@ -39,10 +40,23 @@ class Late(Refusal):
         )
 
 
+class Unreadable(Refusal):
+    def __init__(self) -> None:
+        super().__init__(
+            503,
+            "library_unreadable",
+            "expected a library that can be read, got an error of its store, which the log has; "
+            "ask again later",
+            {"Retry-After": "5"},
+        )
+
+
 def refusal_of(error: BaseException) -> Refusal | None:
     """What to tell of an error: None where it is ours and not the client's."""
     if isinstance(error, Refusal):
         return error
+    if isinstance(error, StoreFailed):  # whose words tell where the library is
+        return Unreadable()
     if isinstance(error, BadMolecule):
         return Refusal(422, "bad_smiles", str(error))
     # Sentences for users begin so everywhere in this package; others may tell of our insides.

@@ -121,8 +121,10 @@ class Form:
         kept = [(n, v) for n, v in self.pairs() if n not in dropped and (n, v) != (side, name)]
         return "/?" + urlencode(kept)
 
-    def question(self) -> Question:
-        """What is asked; ValueError in the words of the page where it cannot be."""
+    def question(self, most: int = MAX_K) -> Question:
+        """What is asked, for at most so many hits; ValueError in the words of the page where it
+        cannot be.
+        """
         _check_length("a description or SMILES", self.asked, MAX_TEXT)
         _check_length("a pattern", self.substructure, MAX_SMARTS)
         if len(self.filters) > MAX_WORDS:
@@ -131,7 +133,7 @@ class Form:
             if name not in GROUPS:  # parse_filter takes switches there, too
                 parse_filter([name, f"!{name}"])
         where = parse_filter(self.filters) if self.filters else None
-        k = int(_number("how many to show", self.k or str(SHOWN[0]), 1, MAX_K))
+        k = int(_number("how many to show", self.k or str(SHOWN[0]), 1, most))
         spread = _number("a spread", self.spread or "0", 0, 1)
         check_spread(k, spread)
         of = "molecule" if self.by == "molecule" else "text"

@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
@@ -53,7 +53,7 @@ class Rules:
 
     token: str = ""  # without one everybody who reaches the service may ask
     rate: float = 10.0  # requests a second of one client; 0: as many as it likes
-    proxies: int = 0  # how many trusted proxies add to X-Forwarded-For
+    proxies: int = 0  # how many trusted proxies stand in front, whose X-Forwarded-... are believed
     local: bool = True  # bound to loopback: only names of this machine are answered to
 
 
@@ -115,38 +115,28 @@ class Guard:
                 "header_too_large",
                 f"expected a request line and headers of at most {MAX_HEAD:,} bytes; shorten them",
             )
-        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-        if self.rules.local and not is_loopback(host):  # another name for it: DNS rebinding
+        host = _split(f"//{headers.get('host', '')}").hostname or ""
+        # Another name for it would be DNS rebinding; a proxy passes on the name that it has itself.
+        if self.rules.local and not self.rules.proxies and not is_loopback(host):
             raise Refusal(
                 421, "wrong_host", "expected the address of this machine; open http://127.0.0.1"
             )
         if scope["method"] == "POST":
             origin = headers.get("origin")
-            if origin and urlsplit(origin).netloc != headers.get("host"):
+            if origin and _split(origin).netloc != asked_host(headers, self.rules.proxies):
                 raise Refusal(403, "foreign_origin", "expected a page of this service, got another")
         path = scope["path"]
         if path.startswith("/static/"):
             return
         if path != "/health":
             self._buckets.take(client_of(scope, headers, self.rules.proxies))
-        if path not in OPEN and not self.has_token(headers):
+        if path not in OPEN and not has_token(headers, self.rules.token):
             raise Refusal(
                 401,
                 "unauthorized",
                 "expected the token of this service; send it as Authorization: Bearer TOKEN",
                 {"WWW-Authenticate": "Bearer"},
             )
-
-    def has_token(self, headers: Headers) -> bool:
-        """Whether the token came with a request, or none is needed. Compared in constant time."""
-        token = self.rules.token
-        if not token:
-            return True
-        kind, _, given = headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer":
-            return same(given.strip(), token)
-        cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
-        return same(cookie, session_of(token))
 
     async def _refuse(self, scope: Scope, refusal: Refusal, answer: Send) -> None:
         headers = Headers(scope=scope)
@@ -191,6 +181,39 @@ class Buckets:
                 f"ask again in {wait} s",
                 {"Retry-After": str(wait)},
             )
+
+
+def has_token(headers: Headers, token: str) -> bool:
+    """Whether the token came with a request, or none is needed. Compared in constant time."""
+    if not token:
+        return True
+    kind, _, given = headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return same(given.strip(), token)
+    cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+    return same(cookie, session_of(token))
+
+
+def asked_host(headers: Headers, proxies: int) -> str:
+    """The host that the client's address line names, as a proxy of ours passes it on."""
+    # No page can make a browser send this header to another site.
+    forwarded = headers.get("x-forwarded-host", "") if proxies else ""
+    return forwarded.partition(",")[0].strip() or headers.get("host", "")
+
+
+def is_private(scope: Scope, headers: Headers, proxies: int) -> bool:
+    """Whether the client's side of the connection is TLS."""
+    forwarded = headers.get("x-forwarded-proto", "") if proxies else ""
+    return (forwarded.partition(",")[0].strip() or scope["scheme"]).lower() == "https"
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:  # half an address of IPv6, for one
+        raise Refusal(
+            400, "bad_request", "expected Host and Origin to be addresses, got others; mend them"
+        ) from None
 
 
 def client_of(scope: Scope, headers: Headers, proxies: int) -> str:

@@ -79,7 +79,7 @@ class Page:
         try:
             if form.molecule and not part:
                 values["drawing"] = await self._drawn_query(form.molecule)
-            question = form.question()
+            question = form.question(SHOWN[-1])  # each is drawn
             if form.asked:
                 (answer,) = await self._answering.search([question], self._seconds)
                 values["answer"], values["partial"] = answer, answer.partial

@@ -11,7 +11,8 @@ MAX_HEAD = 16_384  # bytes of request line and headers
 MAX_K, MAX_BATCH, MAX_TEXT, MAX_SMARTS, MAX_WORDS = 1000, 256, 10_000, 1000, 64
 MAX_HITS = 20_000  # of one request: k times queries
 
-MAX_EXPLAINED = 2000  # characters: each word costs a reading of its own
+# What is explained: characters, and words and atoms, each of which costs a reading of its own.
+MAX_EXPLAINED, MAX_EXPLAINED_WORDS, MAX_EXPLAINED_ATOMS = 2000, 200, 150
 SPREAD_K = 200  # of spread hits each is compared with all that are chosen from
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
@@ -36,6 +37,8 @@ class SearchRequest(Strict):
 
 
 class ExplainRequest(Strict):
+    """A pair of at most 200 words and 150 atoms."""
+
     text: Annotated[str, Field(min_length=1, max_length=MAX_EXPLAINED)]
     smiles: Text
 
@@ -66,7 +69,7 @@ class HitOut(BaseModel):
 class AnswerOut(BaseModel):
     query: str
     cut: bool  # only the beginning of the text was read
-    unlike: bool  # nothing like the text was trained on
+    unlike: bool  # the descriptions the run was validated on are unlike it
     looked: int | None = None  # molecules looked at for the substructure, where time ran out
     hits: list[HitOut]
 
@@ -112,8 +115,8 @@ class ExplainResponse(BaseModel):
 class HealthResponse(BaseModel):
     status: Literal["ok", "degraded"]
     reason: str = ""
-    library: LibraryOut
-    checkpoint: CheckpointOut
+    library: LibraryOut | None = None  # it and what follows for who may know
+    checkpoint: CheckpointOut | None = None
 
 
 class ReloadResponse(BaseModel):

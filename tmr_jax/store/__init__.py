@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 LANCE_HEAD = "lance.json"  # by which a folder of LanceDB is known without its package
 LITE = ".db"  # how the path of an embedded Milvus ends
 NONE = -1  # the id in a place of a result that no item fills
+WHOLE = "library"  # the part that is broken where none of a library can be read
 
 # Columns of every item beside its id and vector; see data/entries.py for what they hold.
 FLOATS = ("mw", "logp", "tpsa")
@@ -64,6 +65,14 @@ class Filter(NamedTuple):
     parents: bool = False  # of items that are one but for salt and charge only the first
 
     @property
+    def drops_parents(self) -> bool:
+        """Whether the first of those that are one may fail another condition, and the next not.
+
+        Then none of them may be left out by its flag. Duplicates meet the same conditions.
+        """
+        return self.parents and self._replace(distinct=False) != Filter(parents=True)
+
+    @property
     def unflagged(self) -> list[str]:
         """The FLAGS that no item may have."""
         asked = (self.unsalted, self.distinct, self.parents)
@@ -84,6 +93,10 @@ class Found(NamedTuple):
     ids: Int[np.ndarray, "Q K"]
     scores: Float[np.ndarray, "Q K"]  # cosines; -inf where there is no item
     partial: bool = False  # a part of the library could not be read
+
+
+class StoreFailed(ValueError):
+    """What was a library cannot be read, or its server does not answer: nobody asked wrongly."""
 
 
 class Store(Protocol):
@@ -120,6 +133,10 @@ class Store(Protocol):
 
     def seal(self, account: dict[str, Any]) -> None:
         """Marks it whole: nothing more comes in."""
+        ...
+
+    def look(self) -> dict[str, str]:
+        """Parts that cannot be read now, and why: cheap, for it is asked every few seconds."""
         ...
 
     def close(self) -> None: ...

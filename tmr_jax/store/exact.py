@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -25,13 +26,30 @@ import numpy as np
 import pyarrow as pa
 
 from tmr_jax.files import replaced, to_disk
-from tmr_jax.store import COLUMNS, NONE, TEXTS, Batch, Filter, Found, check_batch, meets
+from tmr_jax.store import (
+    COLUMNS,
+    NONE,
+    TEXTS,
+    WHOLE,
+    Batch,
+    Filter,
+    Found,
+    StoreFailed,
+    check_batch,
+    meets,
+)
 
 FORMAT = 1
-HEAD, SHARDS, MANIFEST = "library.json", "shards", "manifest.json"
+HEAD, SHARDS, MANIFEST, LOCK = "library.json", "shards", "manifest.json", "lock"
 ROWS, ENTRIES, SEAL = "rows.f32", "entries.arrow", "shard.json"
 FEW = 0.2  # share of the rows below which those that meet a filter are gathered first
 TILE = 8  # queries are scored in blocks of so many, so that a score's bits never depend on others
+AT_ONCE = 1.0  # seconds that one look reads bytes for; a shard at least
+
+Stamp = tuple[tuple[int, int, int], ...]  # inode, size and time of change of each file of a shard
+# What reading every byte of a shard has shown, and of which files: whoever opens a library later in
+# this process leaves out what was found to be damaged.
+_seen: dict[Path, tuple[Stamp, str]] = {}
 
 
 class Shard(NamedTuple):
@@ -48,7 +66,7 @@ class ExactStore:
     """Every row is compared with every query: the truth, and fast enough up to a million rows."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens a library; ValueError where there is none.
+        """Opens a library; ValueError where there is none, its kind StoreFailed where none is left.
 
         A shard that is damaged or gone is left out and counted in `broken`.
         """
@@ -57,20 +75,30 @@ class ExactStore:
         self.width, self.about = int(head["width"]), dict(head["about"])
         self.account, named = _read_manifest(folder)
         self._shards: list[Shard] = []
-        places = shard_places(folder)
-        gone = set(named) - {place.name for place in places}
-        self.broken = dict.fromkeys(sorted(gone), "is not there")  # shard -> what is wrong with it
-        for place in places:
-            self._open(place)
+        try:
+            places = shard_places(folder)
+            gone = set(named) - {place.name for place in places}
+            self.broken = dict.fromkeys(sorted(gone), "is not there")  # shard -> what is wrong
+            for place in places:
+                self._open(place)
+        except OSError as error:
+            raise StoreFailed(
+                f"expected a library that can be read in {folder}, got {error}; make it again with "
+                "tmr index, or see who may read it"
+            ) from error
         self._order()
 
     @classmethod
     def create(cls, folder: Path, width: int, about: dict[str, Any]) -> ExactStore:
-        """An empty library in a new folder; ValueError where one is there."""
-        if (folder / HEAD).exists():
+        """An empty library in a new folder; ValueError where something else is there.
+
+        The folder may hold what a creation that was stopped has left, and a lock.
+        """
+        there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if folder.exists() and not (folder.is_dir() and there <= {SHARDS, LOCK}):
             raise ValueError(
-                f"expected a new folder for a library, got {folder}, which holds one; "
-                "choose another --out"
+                f"expected a new or empty folder for a library, got {folder}, which holds "
+                "something; choose another"
             )
         (folder / SHARDS).mkdir(parents=True, exist_ok=True)
         head = {"format": FORMAT, "width": width, "about": about}
@@ -143,6 +171,24 @@ class ExactStore:
         whole = account | {"ids_sha256": ids.hexdigest(), "parts": parts}
         keep_text(self.folder / MANIFEST, json.dumps(whole, indent=1) + "\n")
         self.account = account
+
+    def look(self) -> dict[str, str]:
+        """Files that are gone, cut, or hold other bytes, though as many of them.
+
+        Bytes are read only of shards that have changed, and once of every other, a few at a time.
+        """
+        try:
+            bad, places = dict(ExactStore(self.folder).broken), shard_places(self.folder)
+        except (ValueError, OSError) as error:
+            return {WHOLE: str(error)}
+        fresh = [p for p in places if p.name not in bad and not _is_read(p)]
+        end = time.monotonic() + AT_ONCE
+        for place in sorted(fresh, key=lambda p: p not in _seen):  # what has changed comes first
+            if wrong := damage(place, self.width, deep=True):
+                bad[place.name] = wrong
+            if time.monotonic() > end:
+                break
+        return bad
 
     def close(self) -> None:
         self._shards = []
@@ -321,8 +367,12 @@ def read_seal(place: Path) -> dict[str, Any]:
 
 
 def damage(place: Path, width: int, deep: bool = False) -> str:
-    """What is wrong with a shard, or "". `deep` compares every byte with its hash."""
+    """What is wrong with a shard, or "". `deep` compares every byte with its hash.
+
+    Without it, what the last such comparison in this process has shown counts for the same files.
+    """
     try:
+        stamp = _stamp(place)
         seal = read_seal(place)
         size = (place / ROWS).stat().st_size
         if size != 4 * width * seal["count"]:
@@ -332,12 +382,25 @@ def damage(place: Path, width: int, deep: bool = False) -> str:
             if table.num_rows != seal["count"]:
                 return f"{ENTRIES} has {table.num_rows} rows, {seal['count']} were written"
         if deep:
-            for name, digest in seal["files"].items():
-                if sha256_of(place / name) != digest:
-                    return f"{name} is not what was written"
+            wrong = [n for n, digest in seal["files"].items() if sha256_of(place / n) != digest]
+            _seen[place] = stamp, f"{wrong[0]} is not what was written" if wrong else ""
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         return str(error)
-    return ""
+    of, said = _seen.get(place, (stamp, ""))
+    return said if of == stamp else ""
+
+
+def _stamp(place: Path) -> Stamp:
+    found = [(place / name).stat() for name in (ROWS, ENTRIES, SEAL)]
+    return tuple((s.st_ino, s.st_size, s.st_mtime_ns) for s in found)
+
+
+def _is_read(place: Path) -> bool:
+    """Whether every byte of a shard's files as they are was read in this process."""
+    try:
+        return place in _seen and _seen[place][0] == _stamp(place)
+    except OSError:  # gone just now: the next look says so
+        return True
 
 
 def map_shard(place: Path, width: int) -> Shard:

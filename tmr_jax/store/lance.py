@@ -32,9 +32,11 @@ from tmr_jax.store import (
     MASK,
     NONE,
     TEXTS,
+    WHOLE,
     Batch,
     Filter,
     Found,
+    StoreFailed,
     bits,
     check_batch,
     literal,
@@ -61,12 +63,12 @@ class LanceStore:
     def __init__(self, folder: Path) -> None:
         """Opens a library; ValueError where there is none."""
         self.folder = folder
-        self.broken: dict[str, str] = {}  # a table that cannot be read does not open
+        self.broken: dict[str, str] = {}  # a table answers for all of it or not at all: see `look`
         try:
             head = json.loads((folder / HEAD).read_text("utf-8"))
             self._table = lancedb.connect(folder).open_table(TABLE)
         except (OSError, ValueError, RuntimeError) as error:
-            raise ValueError(
+            raise StoreFailed(
                 f"expected a library of LanceDB in {folder}, got none that can be read ({error}); "
                 "make one: tmr index copy LIBRARY FOLDER"
             ) from error
@@ -195,6 +197,14 @@ class LanceStore:
         _write_head(self.folder, self.width, self.about, account)
         self.account = account
 
+    def look(self) -> dict[str, str]:
+        """Asked by a search, which reads data files: to count, or to open it, takes none."""
+        try:
+            self.search(np.eye(1, self.width, dtype=np.float32), 1)
+        except StoreFailed as error:
+            return {WHOLE: str(error)}
+        return {}
+
     def close(self) -> None:
         """Nothing is held open."""
 
@@ -244,7 +254,7 @@ def _reading(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, pa.ArrowException) as error:
-        raise ValueError(
+        raise StoreFailed(
             f"expected a library that can be read in {folder}, got {error}; copy it again with "
             "tmr index copy"
         ) from error

@@ -25,9 +25,11 @@ from tmr_jax.store import (
     MASK,
     NONE,
     TEXTS,
+    WHOLE,
     Batch,
     Filter,
     Found,
+    StoreFailed,
     bits,
     check_batch,
     literal,
@@ -38,6 +40,7 @@ NEIGHBOURS, BUILD_EFFORT = 16, 200  # of the graph, and of its making
 EFFORT, EFFORT_FILTERED = 128, 1_024
 AT_ONCE = 2_000  # rows of a message: 4 MB, where a server takes 64
 PAGE = 10_000  # rows that a server is asked for at once, of at most 16,384
+MOST = 16_384  # hits of one search: Milvus' own limit
 LONGEST = 65_535  # bytes of a text: Milvus' own limit
 PATIENCE = 10.0  # seconds until a server that does not answer is given up
 BITS = "group_bits"  # the mask as a list of numbers: its language has no operations on bits
@@ -53,7 +56,7 @@ class MilvusStore:
 
     def __init__(self, uri: str, name: str = "library", token: str = "") -> None:
         """Opens a library; ValueError where there is none, or no answer."""
-        self.broken: dict[str, str] = {}  # a server answers for all or not at all
+        self.broken: dict[str, str] = {}  # a server answers for all or not at all: see `look`
         if not self.is_there(uri, name, token):
             raise ValueError(
                 f"expected a library in the collection {name!r} at {uri}, got none; make it: "
@@ -111,7 +114,7 @@ class MilvusStore:
             "search",
             self._name,
             data=list(np.asarray(vectors, np.float32)),
-            limit=k,
+            limit=min(k, MOST),
             filter=expression(where),
             search_params={"params": {"ef": max(least, 2 * k)}},
             output_fields=["id"],
@@ -166,6 +169,15 @@ class MilvusStore:
         _write_head(self._server, self._name, head)
         self.account = account
 
+    def look(self) -> dict[str, str]:
+        """Asked for one item: cheap for a cluster, and for a file, whose searches read all rows."""
+        try:
+            words: dict[str, Any] = {"output_fields": ["id"], "timeout": PATIENCE}
+            self._server.ask("get", self._name, ids=[0], **words)
+        except StoreFailed as error:
+            return {WHOLE: str(error)}
+        return {}
+
     def close(self) -> None:
         self._server.close()
 
@@ -184,12 +196,12 @@ class _Server:
         return self.told(lambda: getattr(self._client, verb)(*told, **named))
 
     def told(self, question: Any) -> Any:
-        """The answer to a question; ValueError where Milvus has none."""
+        """The answer to a question; StoreFailed where Milvus has none."""
         try:
             return question()
         except MilvusException as error:
             said = str(error).replace(self._token, SECRET) if self._token else str(error)
-        raise ValueError(
+        raise StoreFailed(
             f"expected an answer from Milvus at {self._uri}, got: {said}; see that it runs there, "
             "and that TMR_JAX_MILVUS_TOKEN is set if it wants one"
         )
