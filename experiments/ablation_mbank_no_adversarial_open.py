@@ -3,7 +3,7 @@
 Paper: Memory Bank (BIBM 2024), ablation, in small; the table is not in MODELS.md, so no number.
 Run: TMR_JAX_DATA=../shared/data make train EXP=ablation_mbank_no_adversarial_open
 Hardware: 2 CPU cores, minutes: the text encoder's states are computed once.
-Result: not run yet; the table: make table NAME=ablation_open.
+Result: in README.md here, under “The ablation”; make table NAME=ablation_open, 2026-11-26.
 Differs: as ablation_mbank_open; nothing else.
 """
 
