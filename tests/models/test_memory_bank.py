@@ -269,9 +269,11 @@ GOLDEN = (
 )
 
 
-def test_golden_numbers_of_two_steps():
+def test_golden_numbers_of_two_steps(monkeypatch):
     """Recorded at the first version whose parts agreed with loops and brute force; a change here is
     a change of the model, and belongs into CHANGELOG under Numbers."""
+    # Which atoms are shown as unknown was drawn by threefry when they were recorded.
+    monkeypatch.setattr("tmr_jax.training.step.cheap", lambda key: key)
     model, batch = built()
     step, state = stepper(model, begun(model, batch))
     found = []
