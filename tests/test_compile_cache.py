@@ -1,9 +1,11 @@
 """Compiled programs are trusted code: the folder is this user's alone (STACK.md 1.1)."""
 
+import os
+
 import jax
 import pytest
 
-from tmr_jax.compile_cache import use_compile_cache
+from tmr_jax.compile_cache import WIDE, use_compile_cache
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +43,15 @@ def test_a_folder_that_the_user_set_stays(tmp_path):
     jax.config.update("jax_compilation_cache_dir", "/somewhere")
     assert use_compile_cache(tmp_path)
     assert jax.config.jax_compilation_cache_dir == "/somewhere"
+
+
+def test_programs_are_for_vectors_of_the_whole_width_unless_the_user_says_otherwise(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
+    use_compile_cache(tmp_path)
+    use_compile_cache(tmp_path)
+    assert os.environ["XLA_FLAGS"] == f"--xla_dump_to=x {WIDE}"
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=256")
+    use_compile_cache(tmp_path)
+    assert os.environ["XLA_FLAGS"] == "--xla_cpu_prefer_vector_width=256"
