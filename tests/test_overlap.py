@@ -173,6 +173,20 @@ def test_a_second_stage_takes_over_the_record_of_the_first(trained):
     assert [len(stage["molecules"]) for stage in stages] == [2, 0]
 
 
+def test_two_stages_of_one_file_at_two_times_both_count(trained):
+    run, config = trained
+    keep_record(run, config.data, pairs_of(config), None)
+    path = run.parent / "pairs.csv"
+    path.write_text(TABLE.replace("ethanol,CCO", "propane,CCC"), encoding="utf-8")
+    second = run.parent / "second"
+    second.mkdir()
+    stages = [dataclasses.asdict(config.data)]
+    (second / "stages.json").write_text(json.dumps(stages), encoding="utf-8")
+    keep_record(second, config.data, pairs_of(config), run)
+    found = check(second, config, find("table/test", "table/test"), pool_of("OCC", "CCC", "CN"))
+    assert (found.record["queried"], found.record["left_out"]) == (1, 2)
+
+
 def test_molecules_that_are_none_are_compared_as_written(trained):
     found = check(*trained, find("table/test", "table/test"), pool_of("not a molecule", "CC"))
     assert (found.record["queried"], found.record["in_training"]) == (2, 0)

@@ -172,12 +172,15 @@ def keep_record(run: Path, own: DataConfig, pairs: Sequence[Pair], start: Path |
     What is in a user's file may be another thing tomorrow. A run that goes on after it has changed
     was trained on the old pairs, too.
     """
-    record, stages = _record(own, pairs), _kept_stages(start) if start else []
-    for stage in _kept_stages(run):
-        if stage["data"] == record["data"]:
-            for of in ("molecules", "texts"):
-                record[of] = sorted({*record[of], *stage[of]})
-    write_text(run / TRAINED_ON, json.dumps([*stages, record]) + "\n")
+    stages, now = _kept_stages(start) if start else [], _record(own, pairs)
+    before = [stage for stage in _kept_stages(run) if stage["data"] == now["data"]]
+    write_text(run / TRAINED_ON, json.dumps([*stages, _joined([now, *before])]) + "\n")
+
+
+def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """All that was shown under one description of the data."""
+    shown = {of: sorted({x for r in records for x in r[of]}) for of in ("molecules", "texts")}
+    return {"data": records[0]["data"], **shown}
 
 
 def _kept_stages(run: Path) -> list[dict[str, Any]]:
@@ -188,9 +191,8 @@ def _kept_stages(run: Path) -> list[dict[str, Any]]:
 def _recorded(data: DataConfig, kept: list[dict[str, Any]]) -> dict[str, Any]:
     """The record of one stage; of runs that were trained before they kept one, it is made now."""
     made_of = _made_of(data)
-    for stage in kept:
-        if stage["data"] == made_of:
-            return stage
+    if there := [stage for stage in kept if stage["data"] == made_of]:
+        return _joined(there)  # two stages may have read one file at two times
     from tmr_jax.data import load_pairs
 
     return _record(data, load_pairs(data))
