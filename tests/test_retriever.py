@@ -194,7 +194,7 @@ SALTS = ["CC(=O)[O-].[Na+]", "CC(=O)O", "OC(C)=O", "CCN", "CC[NH3+].[Cl-]", "CCO
         (["parents", "mw>80"], {SALTS[0], SALTS[4]}),
         (["parents", "!carboxylic-acid", "unsalted"], {"CCN", "CCO"}),
     ],
-    ids=str,
+    ids=lambda case: " ".join(case) if isinstance(case, list) else "",  # a set has no order
 )
 def test_one_of_each_parent_is_one_that_meets_the_rest(
     retriever: Retriever, tmp_path: Path, words: list[str], right: set[str]
