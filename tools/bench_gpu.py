@@ -37,7 +37,7 @@ from tmr_jax.data.cache import MolTable, TextTable, cache_folder
 from tmr_jax.data.packing import pack
 from tmr_jax.feed import feed_of
 from tmr_jax.models import build_model
-from tmr_jax.nn.bert import BertConfig, plain_attention
+from tmr_jax.nn.bert import BertConfig, Kept, plain_attention
 from tmr_jax.refinement import Refiner, settings_of
 from tmr_jax.training.optim import build_optimizer
 from tmr_jax.training.state import joined, new_state, variables
@@ -254,8 +254,8 @@ def attention(size: Sizes) -> None:
     mask = jnp.asarray(segment[:, :, None] == segment[:, None])
     shape = (rows, size.width, c.heads, c.hidden // c.heads)
     q, k, v = jax.random.normal(jax.random.key(0), (3, *shape), jnp.bfloat16)
-    keep = jax.random.bernoulli(jax.random.key(1), 0.9, (rows, c.heads, size.width, size.width))
-    keep = keep.astype(jnp.float32) / 0.9
+    kept = jax.random.bernoulli(jax.random.key(1), 0.9, (rows, c.heads, size.width, size.width))
+    keep = Kept(kept, jnp.float32(0.9))
 
     def library(how: str) -> Callable[..., jax.Array]:
         def read(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
