@@ -118,3 +118,25 @@ def test_several_devices_encode_what_one_does(tiny_run, monkeypatch):
         (shared.encode_molecules(smiles), shared.encode_text(texts)), wanted, strict=True
     ):
         np.testing.assert_allclose(found, right, atol=1e-6)
+
+
+def test_a_corpus_is_padded_to_finer_lengths_and_encoded_the_same(tiny_run, monkeypatch):
+    from tmr_jax import assembly, load
+
+    retriever = load(tiny_run)
+    texts = [f"{i} " + "acid " * (i % 5) for i in range(20)]
+    coarse, lengths = retriever.encode_text(texts), []
+    batches = assembly.encode_batches_text
+
+    def seen(*words):
+        for rows, batch in batches(*words):
+            lengths.append(batch.tokens.shape[1])
+            yield rows, batch
+
+    monkeypatch.setattr(assembly, "encode_batches_text", seen)
+    monkeypatch.setattr(assembly, "CORPUS", len(texts))
+    np.testing.assert_allclose(retriever.encode_text(texts), coarse, atol=1e-5)
+    assert set(lengths) == {16}  # the only bucket of this run is one of 96
+    few = len(lengths)
+    retriever.encode_text(texts[:-1])
+    assert set(lengths[few:]) == {96}

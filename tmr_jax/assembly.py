@@ -62,6 +62,9 @@ from tmr_jax.training.state import joined, parameters_sha256, variables
 from tmr_jax.types import Batch, Pair, Side, TextBatch
 
 QUESTIONS = 8  # so few texts are a batch of their own size
+# From so many texts on a CPU pads to multiples of `FINE` tokens: padding falls from 20 to 10 % at
+# ChEBI-20's lengths, and a shape compiles in under a second there. Accelerators compile longer.
+CORPUS, FINE = 1000, 16
 FEATURES, TOKENIZER, VOCABULARY = "features.json", "tokenizer.json", "vocab.npz"
 
 
@@ -445,8 +448,12 @@ class Encoder:
         a = self._assembly
         size = a.config.eval.batch_size
         # A question is a text or two: it need not wait for a whole batch of padding.
-        size = min(size, QUESTIONS) if len(table.truncated) <= QUESTIONS else size
-        return encode_batches_text(table, size, a.config.train.text_buckets, a.tokenizer.pad_token)
+        count = len(table.truncated)
+        size = min(size, QUESTIONS) if count <= QUESTIONS else size
+        lengths: Sequence[int] = a.config.train.text_buckets
+        if count >= CORPUS and jax.default_backend() == "cpu":
+            lengths = (*range(FINE, max(lengths), FINE), max(lengths))
+        return encode_batches_text(table, size, lengths, a.tokenizer.pad_token)
 
     def molecules(
         self, smiles: Sequence[str], watch: Callable[[int], None] = lambda done: None

@@ -110,7 +110,7 @@ def resident(pid: int) -> float:
     for one in (pid, *children(pid)):
         try:
             lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
-            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:"))
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
         except OSError:  # ended meanwhile
             continue
     return total / 2**20
