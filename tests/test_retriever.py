@@ -120,8 +120,8 @@ def test_a_txt_file_is_a_table_or_a_bare_list(tmp_path: Path) -> None:
     bare, columns = tmp_path / "zinc.txt", tmp_path / "table.txt"
     bare.write_text("CCO\nCCN amine\n")
     columns.write_text("CID\tSMILES\n7\tCCO\n")
-    assert [r.smiles for r in molecules.read_rows(bare)] == ["CCO", "CCN"]
-    assert [r.smiles for r in molecules.read_rows(columns)] == ["CCO"]
+    assert [r.content for r in molecules.read_rows(bare)] == ["CCO", "CCN"]
+    assert [r.content for r in molecules.read_rows(columns)] == ["CCO"]
     columns.write_text("compound\tSMILE\n7\tCCO\n")
     with pytest.raises(ValueError, match="expected a column 'SMILES'"):
         list(molecules.read_rows(columns))
