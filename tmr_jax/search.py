@@ -121,7 +121,7 @@ def _check(chosen: Arguments) -> None:
         )
     if chosen.texts and chosen.library:
         raise ValueError(
-            "expected one thing to search, got --texts beside --library; leave one of them out"
+            "expected one thing to search, got --texts beside --library; leave one out"
         )
     if chosen.k < 1:
         raise ValueError(f"expected --k of at least 1, got {chosen.k}; ask for 10")
