@@ -165,7 +165,7 @@ def test_a_column_of_texts_by_the_program(corpus, tiny_run, tmp_path, capsys):
     words = ["--run", str(tiny_run), "--library", str(table), "--out", out, "--name-column", "CID"]
     assert index.main([*words, "--text-column", "text"]) == 0
     said = capsys.readouterr().out
-    assert "2 descriptions of 3 rows in" in said and "0 came before, 0 are too long" in said
+    assert "2 descriptions of 3 rows in" in said and "0 came before, 0 are longer" in said
     assert "left out: 1 empty-text" in said
     assert index.main(["check", out]) == 0 and "2 descriptions in" in capsys.readouterr().out
     assert ExactStore(Path(out)).get([2])[0]["name"] == "9"

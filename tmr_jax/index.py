@@ -138,7 +138,10 @@ def sentence(account: Account, out: Path, of: str) -> str:
 
     kept = f"{account.kept:,} {of} of {account.rows:,} rows in {out}"
     if of == DESCRIPTIONS:
-        told = [f"{account.duplicates:,} came before", f"{account.cut:,} are too long and were cut"]
+        told = [
+            f"{account.duplicates:,} came before",
+            f"{account.cut:,} are longer than the model reads",
+        ]
     else:
         told = [f"{account.salts:,} are of several parts", f"{account.duplicates:,} came before"]
         told += [f"{account.variants:,} came before but for salt and charge"]

@@ -48,7 +48,8 @@ class Arguments:
     """How many matches to show."""
     where: tuple[str, ...] = ()
     """Only molecules that meet all of these: "mw<500", charge=0, nitrile, "!nitro", unsalted (no
-    salts), distinct (no duplicates), parents (one of each but for salt and charge)."""
+    salts), distinct (no duplicates), parents (one of each but for salt and charge). Of
+    descriptions only distinct is to be had."""
     contains: str = ""
     """Only molecules with this substructure, a SMARTS such as c1ccccc1N; two seconds at most are
     spent on looking for it, from the nearest molecule on."""

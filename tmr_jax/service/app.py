@@ -339,8 +339,7 @@ def checkpoint_out(retriever: Retriever) -> CheckpointOut:
 def library_out(retriever: Retriever) -> LibraryOut:
     account = retriever.library
     assert account is not None
-    told = account._asdict() | {"source": Path(account.source).name}
-    return LibraryOut(**told)
+    return LibraryOut.model_validate(account._asdict() | {"source": Path(account.source).name})
 
 
 def answer_out(answer: Answer) -> AnswerOut:
