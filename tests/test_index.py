@@ -128,7 +128,7 @@ def test_texts_of_a_file(small, corpus, model, tmp_path, tiny_run, monkeypatch):
     monkeypatch.setattr(index_build, "in_workers", no_process)
     seen = []
     account = build(Source(corpus), tmp_path / "lib", model, lambda *said: seen.append(said))
-    assert seen == [(4, 7), (7, 7)]
+    assert seen == [(2, 7), (4, 7), (7, 7), (7, 7)]
     assert (account.rows, account.kept, account.refused) == (7, 6, {"empty-text": 1})
     assert (account.duplicates, account.cut, account.salts) == (2, 1, 0)
     store = ExactStore(tmp_path / "lib")
@@ -149,7 +149,8 @@ def test_a_stopped_build_of_texts_goes_on_and_ends_the_same(small, corpus, model
     build(Source(corpus), whole, model)
 
     def stop(done: int, total: int | None) -> None:
-        raise KeyboardInterrupt
+        if done == 7:  # while the second shard is encoded
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         build(Source(corpus), part, model, stop)
@@ -293,10 +294,13 @@ sys.exit(index.main(sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(tiny_run, tmp_path):
+@pytest.mark.parametrize("kind", ["smi", "txt"])
+def test_killed_at_random_moments(kind, tiny_run, tmp_path):
     """F22 in small; tools/bench_index.py has the whole."""
-    file = tmp_path / "many.smi"
-    file.write_text("\n".join("C" * (i % 40 + 1) + "O" * (i % 3) for i in range(400)) + "\n")
+    file = tmp_path / f"many.{kind}"
+    lines = ["C" * (i % 40 + 1) + "O" * (i % 3) for i in range(400)]
+    lines = lines if kind == "smi" else [f"An alcohol, {line}." for line in lines]
+    file.write_text("\n".join(lines) + "\n")
     words = ["--run", str(tiny_run), "--library", str(file), "--out"]
     command = [sys.executable, "-c", SLOW, *words]
 

@@ -422,11 +422,13 @@ class Encoder:
         table = text_table(texts, a.tokenizer, a.config.features.max_tokens)
         return self.text_rows(table, watch)
 
-    def corpus(self, texts: Sequence[str]) -> tuple[Encoded, np.ndarray]:
+    def corpus(
+        self, texts: Sequence[str], watch: Callable[[int], None] = lambda done: None
+    ) -> tuple[Encoded, np.ndarray]:
         """`texts` of a library, and which of them are cut, bool [n]; no file is kept of them."""
         a = self._assembly
         table = passing_text_table(texts, a.tokenizer, a.config.features.max_tokens)
-        return self.text_rows(table, keep=False), table.truncated
+        return self.text_rows(table, watch, keep=False), table.truncated
 
     def text_rows(
         self,

@@ -118,7 +118,9 @@ def build(
 ) -> Account:
     """The library of a file in the folder `out`, whatever of it is not there yet.
 
-    `watch(rows, total)` is called after every shard; the total is None where it is not known.
+    `watch(rows, total)` is called after every shard, and of texts while one is encoded; the total
+    is None where it is not known.
+
     Raises ValueError where the file cannot be read or holds no molecule or text, where `out` holds
     another library (both are named), and where there is no room; `Locked` where another build is at
     work.
@@ -135,8 +137,11 @@ def build(
             _sweep(out)
             total, done, made = count_rows(source), 0, 0
             seen = {flag: Seen() for flag in FOUND_BY}
-            shards = _texts if source.of == DESCRIPTIONS else _molecules
-            for number, size, rows, made_of in shards(source, out, model):
+            if source.of == DESCRIPTIONS:
+                shards = _texts(source, out, model, lambda some: watch(done + some, total))
+            else:
+                shards = _molecules(source, out, model)
+            for number, size, rows, made_of in shards:
                 if made_of is not None:
                     _write(out, number, rows, made_of, model.config.model.dim, seen)
                     made += 1
@@ -263,18 +268,19 @@ class Made(NamedTuple):
 Shards = Iterator[tuple[int, int, list[Row], Made | None]]
 
 
-def _texts(source: Source, out: Path, model: Model) -> Shards:
-    """Every shard in order."""
+def _texts(source: Source, out: Path, model: Model, watch: Callable[[int], None]) -> Shards:
+    """Every shard in order; `watch` is told how many texts of one are encoded."""
     known = {int(place.name) for place in shard_places(out)}
     rows = source.read()
     for number in count():
         shard = list(islice(rows, SHARD))
         if not shard:
             return
-        yield number, len(shard), shard, None if number in known else _made_of_texts(shard, model)
+        made = None if number in known else _made_of_texts(shard, model, watch)
+        yield number, len(shard), shard, made
 
 
-def _made_of_texts(rows: list[Row], model: Model) -> Made:
+def _made_of_texts(rows: list[Row], model: Model, watch: Callable[[int], None]) -> Made:
     reasons = [row.refused for row in rows]
     texts = [row.content for row in rows if not row.refused]
     columns = {name: np.zeros(len(texts), kind) for name, kind in COLUMNS.items()}
@@ -282,7 +288,7 @@ def _made_of_texts(rows: list[Row], model: Model) -> Made:
     columns |= dict.fromkeys(FOUND_BY.values(), same)
     if not texts:
         return Made(reasons, np.zeros((0, model.config.model.dim), np.float32), columns, {"cut": 0})
-    encoded, cut = model.encoder.corpus(texts)
+    encoded, cut = model.encoder.corpus(texts, watch)
     return Made(reasons, encoded.rows, columns, {"cut": int(cut.sum())})
 
 

@@ -14,6 +14,7 @@ FILES = {
     "chance.txt": ("NO is a gas.\nAn acid.\n", True),
     "quoted.txt": ('"An acid.\n\nA salt.\n', True),
     "empty.txt": ("", True),
+    "long.txt": ("x" * 200_000 + "\nAn acid.\n", True),
     "zinc.txt": ("CCO\nCCN amine\n", False),
     "bad_first.txt": ("C1CC\nCCO\nCCN\n", False),
     "column.txt": ("SMILES\nCCO\n", False),
@@ -35,6 +36,12 @@ def test_a_txt_without_molecules_or_columns_is_a_corpus(tmp_path, name, packed):
     assert not holds_texts(path, smiles_column="SMILES")
     with pytest.raises(ValueError, match="'SMILES' and 'description' for both; name one"):
         holds_texts(path, "SMILES", "", "description")
+
+
+def test_a_file_of_utf_16_is_said_to_be_one(tmp_path):
+    (tmp_path / "corpus.txt").write_text("An acid.\n", "utf-16")
+    with pytest.raises(ValueError, match="got UTF-16; save it as UTF-8"):
+        holds_texts(tmp_path / "corpus.txt")
 
 
 def test_every_line_is_a_row_under_its_number(tmp_path):

@@ -62,7 +62,7 @@ def is_bare_list(path: Path) -> bool:
 
     A single one may be a word such as NO. What has a column SMILES is a table.
     """
-    if not is_text_file(path) or not path.is_file() or _has_smiles(table.header(path)):
+    if not is_text_file(path) or not path.is_file() or has_smiles(column_names(path)):
         return False
     lines = islice(enumerate(bounded_lines(path), 1), FIRST)
     rows = [_smi_row(line, number) for number, line in lines if line is not None]
@@ -70,7 +70,12 @@ def is_bare_list(path: Path) -> bool:
     return 2 * sum(said) > len(said)
 
 
-def _has_smiles(names: list[str]) -> bool:
+def column_names(path: Path) -> list[str]:
+    """What the first line of a .txt has between tabs; nothing where it is beyond `MAX_LINE`."""
+    return [] if next(bounded_lines(path), None) is None else table.header(path)
+
+
+def has_smiles(names: list[str]) -> bool:
     return any(name.lower() == "smiles" for name in names)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from tmr_jax.data import table
 from tmr_jax.data.molecules import (
     MAX_LINE,
     Row,
     bounded_lines,
+    column_names,
+    has_smiles,
     is_bare_list,
     is_text_file,
     rows_of_table,
@@ -34,8 +35,8 @@ def holds_texts(
         return bool(text_column)
     if not is_text_file(path) or not path.is_file() or is_bare_list(path):
         return False
-    names = table.header(path)
-    return len(names) < 2 and [name.lower() for name in names] != ["smiles"]
+    names = column_names(path)
+    return len(names) < 2 and not has_smiles(names)
 
 
 def read_texts(path: Path, text_column: str = "", name_column: str = "") -> Iterator[Row]:
