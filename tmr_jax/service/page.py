@@ -19,11 +19,11 @@ from tmr_jax.drawing import heat_svg
 from tmr_jax.explain import Explanation
 from tmr_jax.features.properties import GROUPS, group_names
 from tmr_jax.retriever import Hit
-from tmr_jax.service.answering import Answer, Answering, Drawing
+from tmr_jax.service.answering import Answer, Answering, Drawing, Question
 from tmr_jax.service.errors import Refusal, refusal_of
 from tmr_jax.service.form import ABOUT_SWITCHES, PROPERTIES, SHOWN, Form
 from tmr_jax.service.schemas import MAX_EXPLAINED, MAX_EXPLAINED_WORDS, MAX_TEXT
-from tmr_jax.store import DESCRIPTIONS, FLAGS, MASK
+from tmr_jax.store import DESCRIPTIONS, FLAGS, MASK, MOLECULES
 
 EXAMPLES = (
     "an aromatic amine with chlorine",
@@ -39,6 +39,10 @@ STRUCTURES = (
     ("testosterone", "C[C@]12CC[C@H]3[C@@H](CCC4=CC(=O)CC[C@]34C)[C@@H]1CC[C@@H]2O"),
     ("palmitic acid", "CCCCCCCCCCCCCCCC(=O)O"),
 )
+PURPOSE = {
+    MOLECULES: "molecules that fit a description",
+    DESCRIPTIONS: "descriptions that fit a molecule",
+}
 CARD, LARGE = (300, 210), (460, 320)  # pixels of drawings
 
 
@@ -79,10 +83,7 @@ class Page:
     def render(self, name: str, **values: Any) -> str:
         of = self._answering.of
         texts = of == DESCRIPTIONS
-        purpose = (
-            "descriptions that fit a molecule" if texts else "molecules that fit a description"
-        )
-        told = {"of": of, "of_texts": texts, "purpose": purpose}
+        told = {"of": of, "of_texts": texts, "purpose": PURPOSE[of]}
         return self._templates.get_template(name).render(**told, **values)
 
     async def search(self, form: Form, headers: Mapping[str, str]) -> Response:
@@ -117,20 +118,14 @@ class Page:
         return HTMLResponse(text, status, more)
 
     async def _cards(self, form: Form, answer: Answer) -> list[Card]:
-        asked = answer.question
         drawings = [Drawing(hit.content, *CARD) for hit in answer.hits if not hit.is_text]
         drawn = iter(await self._answering.draw(drawings, self._seconds) if drawings else ())
-        cards = []
-        for hit in answer.hits:
-            if hit.is_text:
-                explain = _explained(hit.content, asked.asked) if asked.of == "molecule" else ""
-                similar = form.like_text(hit.content) if len(hit.content) <= MAX_EXPLAINED else ""
-                cards.append(Card(hit, None, *_facts(hit), similar, explain))
-            else:
-                explain = _explained(asked.asked, hit.content) if asked.of == "text" else ""
-                svg = Markup(next(drawn))
-                cards.append(Card(hit, svg, *_facts(hit), form.like(hit.content), explain))
-        return cards
+        return [
+            _text_card(form, answer.question, hit)
+            if hit.is_text
+            else _molecule_card(form, answer.question, hit, Markup(next(drawn)))
+            for hit in answer.hits
+        ]
 
     async def explanation(self, text: str, smiles: str, headers: Mapping[str, str]) -> Response:
         """Words and atoms that a score comes from."""
@@ -178,6 +173,17 @@ class Page:
         return self.render(name, error=refusal).encode()
 
 
+def _molecule_card(form: Form, question: Question, hit: Hit, svg: Markup) -> Card:
+    explain = _explanation(question.asked, hit.content) if question.of == "text" else ""
+    return Card(hit, svg, *_facts(hit), form.like(hit.content), explain)
+
+
+def _text_card(form: Form, question: Question, hit: Hit) -> Card:
+    explain = _explanation(hit.content, question.asked) if question.of == "molecule" else ""
+    similar = form.like_text(hit.content) if len(hit.content) <= MAX_EXPLAINED else ""
+    return Card(hit, None, *_facts(hit), similar, explain)
+
+
 def _facts(hit: Hit) -> tuple[list[tuple[str, str, str]], list[str], list[str]]:
     """Chips, groups and flags of a hit."""
     chips = [
@@ -189,7 +195,7 @@ def _facts(hit: Hit) -> tuple[list[tuple[str, str, str]], list[str], list[str]]:
     return chips, groups, [name for name in FLAGS if hit.columns.get(name)]
 
 
-def _explained(text: str, smiles: str) -> str:
+def _explanation(text: str, smiles: str) -> str:
     """The address of an explanation; "" where the text is more than is explained."""
     if len(text) > MAX_EXPLAINED or len(text.split()) > MAX_EXPLAINED_WORDS:
         return ""
