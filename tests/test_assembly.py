@@ -106,21 +106,6 @@ def test_a_run_of_other_features_or_another_tokenizer_is_refused(tmp_path):
         assemble_from_run(tmp_path)
 
 
-def test_several_devices_encode_what_one_does(tiny_run, monkeypatch):
-    from tmr_jax import assembly, load
-
-    smiles = ["C" * (i % 30 + 1) + "O" * (i // 30) for i in range(90)]
-    texts = [f"an alcohol of {i} carbon atoms" for i in range(40)]
-    alone = load(tiny_run)
-    wanted = alone.encode_molecules(smiles), alone.encode_text(texts)
-    monkeypatch.setattr(assembly, "devices_at_hand", lambda: jax.devices()[:3])
-    shared = load(tiny_run)
-    for found, right in zip(
-        (shared.encode_molecules(smiles), shared.encode_text(texts)), wanted, strict=True
-    ):
-        np.testing.assert_allclose(found, right, atol=1e-6)
-
-
 def test_texts_of_a_library_leave_no_file(tiny_run, tmp_path, monkeypatch):
     """Not even of a frozen text encoder, whose states of a data set are kept."""
     from tmr_jax import load
@@ -137,3 +122,18 @@ def test_texts_of_a_library_leave_no_file(tiny_run, tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").glob("states-*"))
     np.testing.assert_allclose(encoded.rows, encoder.texts(texts).rows, atol=1e-6)
     assert len(list((tmp_path / "cache").glob("states-*"))) == 1
+
+
+def test_several_devices_encode_what_one_does(tiny_run, monkeypatch):
+    from tmr_jax import assembly, load
+
+    smiles = ["C" * (i % 30 + 1) + "O" * (i // 30) for i in range(90)]
+    texts = [f"an alcohol of {i} carbon atoms" for i in range(40)]
+    alone = load(tiny_run)
+    wanted = alone.encode_molecules(smiles), alone.encode_text(texts)
+    monkeypatch.setattr(assembly, "devices_at_hand", lambda: jax.devices()[:3])
+    shared = load(tiny_run)
+    for found, right in zip(
+        (shared.encode_molecules(smiles), shared.encode_text(texts)), wanted, strict=True
+    ):
+        np.testing.assert_allclose(found, right, atol=1e-6)
