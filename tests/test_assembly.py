@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tmr_jax.assembly import (
+    Encoder,
     assemble_for_training,
     assemble_from_run,
     molecule_groups,
@@ -103,6 +104,24 @@ def test_a_run_of_other_features_or_another_tokenizer_is_refused(tmp_path):
     path.write_text(json.dumps({**features, "featuriser": 99}))
     with pytest.raises(ValueError, match="got version 99"):
         assemble_from_run(tmp_path)
+
+
+def test_texts_of_a_library_leave_no_file(tiny_run, tmp_path, monkeypatch):
+    """Not even of a frozen text encoder, whose states of a data set are kept."""
+    from tmr_jax import load
+
+    monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path / "cache"))
+    retriever = load(tiny_run)
+    monkeypatch.setattr("tmr_jax.assembly.CACHE_FROM", 2)
+    config = retriever.config
+    frozen = dataclasses.replace(config, train=dataclasses.replace(config.train, freeze="text"))
+    encoder = Encoder(retriever._assembly._replace(config=frozen), retriever._params)
+    texts = ["an acid", "ring " * 500, "an acid"]
+    encoded, cut = encoder.corpus(texts)
+    assert cut.tolist() == [False, True, False]
+    assert not list((tmp_path / "cache").glob("states-*"))
+    np.testing.assert_allclose(encoded.rows, encoder.texts(texts).rows, atol=1e-6)
+    assert len(list((tmp_path / "cache").glob("states-*"))) == 1
 
 
 def test_several_devices_encode_what_one_does(tiny_run, monkeypatch):

@@ -18,6 +18,7 @@ import tmr_jax
 from tmr_jax import index, index_build
 from tmr_jax.data.workers import Died
 from tmr_jax.index_build import REFUSED, Seen, Source, build, described
+from tmr_jax.store import contents
 from tmr_jax.store.exact import MANIFEST, ExactStore, shard_places
 from tmr_jax.training.lock import hold
 
@@ -107,6 +108,76 @@ def test_a_stopped_build_goes_on_and_ends_the_same(small, file, model, tmp_path)
     account = build(Source(file), part, model)
     assert (account.made, account.shards) == (1, 3)
     assert content(part) == content(whole)
+
+
+TEXTS = ["An  acid.", "An alcohol.", "", "An acid. ", "A salt.", "ring " * 500, " An\tacid."]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "corpus.txt"
+    path.write_text("\n".join(TEXTS) + "\n")
+    return path
+
+
+def no_process(*_):
+    raise AssertionError("texts need no RDKit")
+
+
+def test_texts_of_a_file(small, corpus, model, tmp_path, tiny_run, monkeypatch):
+    monkeypatch.setattr(index_build, "in_workers", no_process)
+    seen = []
+    account = build(Source(corpus), tmp_path / "lib", model, lambda *said: seen.append(said))
+    assert seen == [(2, 7), (4, 7), (7, 7), (7, 7)]
+    assert (account.rows, account.kept, account.refused) == (7, 6, {"empty-text": 1})
+    assert (account.duplicates, account.cut, account.salts) == (2, 1, 0)
+    store = ExactStore(tmp_path / "lib")
+    assert contents(store.about) == "descriptions" and "rdkit" not in store.about
+    items = store.get(range(7), vectors=True)
+    assert [item and item["smiles"] for item in items] == [t.strip() or None for t in TEXTS]
+    assert [i for i, item in enumerate(items) if item and item["duplicate"]] == [3, 6]
+    assert items[1]["name"] == "row 2" and items[1]["mw"] == 0
+    refused = (tmp_path / "lib" / REFUSED).read_text().splitlines()
+    assert refused[1:] == ["3\tempty-text\t"]
+    vectors = tmr_jax.load(tiny_run).encode_text([text for text in TEXTS if text])
+    found = np.stack([item["vector"] for item in items if item])
+    np.testing.assert_allclose(found, vectors, atol=1e-6)
+
+
+def test_a_stopped_build_of_texts_goes_on_and_ends_the_same(small, corpus, model, tmp_path):
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    build(Source(corpus), whole, model)
+
+    def stop(done: int, total: int | None) -> None:
+        if done == 7:  # while the second shard is encoded
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(Source(corpus), part, model, stop)
+    assert len(shard_places(part)) == 1
+    assert build(Source(corpus), part, model).made == 1
+    assert content(part) == content(whole)
+
+
+def test_a_column_of_texts_by_the_program(corpus, tiny_run, tmp_path, capsys):
+    table = tmp_path / "my.csv"
+    table.write_text("CID,SMILES,text\n7,CCO,An alcohol.\n8,CCN,\n9,CCS,an alcohol.\n")
+    out = str(tmp_path / "lib")
+    words = ["--run", str(tiny_run), "--library", str(table), "--out", out, "--name-column", "CID"]
+    assert index.main([*words, "--text-column", "text"]) == 0
+    said = capsys.readouterr().out
+    assert "2 descriptions of 3 rows in" in said and "0 came before, 0 are longer" in said
+    assert "left out: 1 empty-text" in said
+    assert index.main(["check", out]) == 0 and "2 descriptions in" in capsys.readouterr().out
+    assert ExactStore(Path(out)).get([2])[0]["name"] == "9"
+    assert index.main([*words, "--text-column", "text", "--smiles-column", "SMILES"]) == 2
+    assert "for both; name one of them" in capsys.readouterr().err
+    assert index.main(words) == 2  # its molecules are another library
+    assert "of the same file and model, got another one" in capsys.readouterr().err
+    (tmp_path / "none.txt").write_text("\n \n")
+    words = ["--run", str(tiny_run), "--library", str(tmp_path / "none.txt"), "--out", out + "2"]
+    assert index.main(words) == 2
+    assert "at least one text, got none of 2 rows" in capsys.readouterr().err
 
 
 def test_a_damaged_shard_is_made_again(small, file, model, tmp_path, capsys):
@@ -223,10 +294,13 @@ sys.exit(index.main(sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(tiny_run, tmp_path):
+@pytest.mark.parametrize("kind", ["smi", "txt"])
+def test_killed_at_random_moments(kind, tiny_run, tmp_path):
     """F22 in small; tools/bench_index.py has the whole."""
-    file = tmp_path / "many.smi"
-    file.write_text("\n".join("C" * (i % 40 + 1) + "O" * (i % 3) for i in range(400)) + "\n")
+    file = tmp_path / f"many.{kind}"
+    lines = ["C" * (i % 40 + 1) + "O" * (i % 3) for i in range(400)]
+    lines = lines if kind == "smi" else [f"An alcohol, {line}." for line in lines]
+    file.write_text("\n".join(lines) + "\n")
     words = ["--run", str(tiny_run), "--library", str(file), "--out"]
     command = [sys.executable, "-c", SLOW, *words]
 

@@ -17,6 +17,7 @@ from tmr_jax import index, index_copy
 from tmr_jax.index_build import Source, build
 from tmr_jax.index_copy import Digest, content, copy
 from tmr_jax.library import open_library
+from tmr_jax.store import Filter
 from tmr_jax.store.exact import ExactStore
 from tmr_jax.store.opening import create_store, open_store
 from tmr_jax.training.lock import hold
@@ -176,6 +177,25 @@ def test_a_search_in_a_copy(to, tiny_run, tmp_path, monkeypatch):
     other = retriever.model._replace(checkpoint="0" * 64)
     with pytest.raises(ValueError, match=f"of the model {'0' * 64}"):  # F23
         open_library(Path(place), other)
+
+
+@pytest.mark.parametrize("engine", PLACES)
+def test_a_library_of_descriptions_goes_to_every_engine(engine, tiny_run, tmp_path, capsys):
+    texts = ["An acid.", "An alcohol: β.", "A salt.", "An  acid.", "a" * 60_000]
+    (tmp_path / "my.txt").write_text("\n".join(texts), "utf-8")
+    retriever = tmr_jax.load(tiny_run)
+    build(Source(tmp_path / "my.txt"), tmp_path / "lib", retriever.model)
+    place = PLACES[engine].format(tmp_path)
+    assert index.main(["copy", str(tmp_path / "lib"), place]) == 0
+    assert "5 descriptions of" in capsys.readouterr().out
+    assert index.main(["check", place]) == 0
+    assert "5 descriptions in" in capsys.readouterr().out
+    here, there = (retriever.with_library(p) for p in (tmp_path / "lib", place))
+    assert there.library.of_texts and there.library.kept == 5
+    for where in (None, Filter(distinct=True)):
+        ours, theirs = (r.search_molecule("CCO", 5, where) for r in (here, there))
+        assert [h.content for h in theirs] == [h.content for h in ours]
+        assert {h.content for h in theirs} == set(texts[:3] + texts[4:] if where else texts)
 
 
 def test_a_search_in_half_a_copy_is_refused(tiny_run, tmp_path, by_eight):

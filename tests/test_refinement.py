@@ -116,7 +116,7 @@ def test_training_leaves_the_choice_of_every_checkpoint_that_evaluation_would_ma
         assert own is not None and own == chosen_alpha(joint, JOINT, unknown)
 
 
-def test_a_search_orders_its_shortlist_by_the_second_stage(joint):
+def test_a_search_orders_its_shortlist_by_the_second_stage(joint, tmp_path):
     evaluate(joint)
     smiles = ["CCO", "CCN", "Nc1ccccc1", "c1ccccc1O", "CC(=O)O", "OCC", "CCCl", "CCBr", "CCI", "C"]
     retriever = tmr_jax.load(joint).with_library([*smiles, "CCCCCCO", "CCCCCCN"])
@@ -128,8 +128,12 @@ def test_a_search_orders_its_shortlist_by_the_second_stage(joint):
     assert [h.content for h in retriever.search("an alcohol", k=3)] == [h.content for h in hits[:3]]
     same = {h.content: (h.score, h.refined) for h in hits}
     assert same["CCO"] == same["OCC"]
-    back = retriever.with_texts(["an alcohol", "an amine", "a salt"]).search_molecule("CCO", k=3)
+    texts = ["an alcohol", "an amine", "a salt"]
+    back = retriever.with_texts(texts).search_molecule("CCO", k=3)
     assert all(h.refined is not None for h in back)
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    kept = retriever.with_library(tmp_path / "texts.txt").search_molecule("CCO", k=3)
+    assert [(h.content, h.refined) for h in kept] == [(h.content, h.refined) for h in back]
 
 
 def test_the_second_stage_leaves_the_encoder_as_it_was(stages):

@@ -120,8 +120,8 @@ def test_a_txt_file_is_a_table_or_a_bare_list(tmp_path: Path) -> None:
     bare, columns = tmp_path / "zinc.txt", tmp_path / "table.txt"
     bare.write_text("CCO\nCCN amine\n")
     columns.write_text("CID\tSMILES\n7\tCCO\n")
-    assert [r.smiles for r in molecules.read_rows(bare)] == ["CCO", "CCN"]
-    assert [r.smiles for r in molecules.read_rows(columns)] == ["CCO"]
+    assert [r.content for r in molecules.read_rows(bare)] == ["CCO", "CCN"]
+    assert [r.content for r in molecules.read_rows(columns)] == ["CCO"]
     columns.write_text("compound\tSMILE\n7\tCCO\n")
     with pytest.raises(ValueError, match="expected a column 'SMILES'"):
         list(molecules.read_rows(columns))
@@ -240,6 +240,53 @@ def test_hits_hold_a_substructure(retriever: Retriever, tmp_path: Path) -> None:
     assert library.containing(query, 3, parse_filter(["mw<50"]), "[NH2]").hits[0].content == "CCN"
     with pytest.raises(ValueError, match="got texts"):
         retriever.with_texts(["an acid"]).search("an acid", substructure="C")
+
+
+CORPUS = ["An acid.", "A salt of sodium.", "An  acid.", "An alcohol."]
+
+
+def test_a_file_of_texts_is_a_library_of_descriptions(
+    retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "corpus.txt"
+    path.write_text("\n".join([*CORPUS, " "]))
+    library = retriever.with_library(path)
+    assert library.library is not None and library.library.of == "descriptions"
+    assert library.library.refused == {"empty-text": 1}
+    listed = retriever.with_texts(CORPUS)
+    assert listed.library is not None and listed.library.of_texts
+    for ask in (lambda r: r.search_molecule("CCO", 4), lambda r: r.search("an acid", 4)):
+        hits = ask(library)
+        assert [h.content for h in hits] == [h.content for h in ask(listed)]
+        assert all(h.is_text and set(h.columns) == {"duplicate"} for h in hits)
+    distinct = library.search_molecule("CCO", 4, parse_filter(["distinct"]))
+    assert {h.content for h in distinct} == {*CORPUS} - {"An  acid."}
+    (place,) = (tmp_path / "cache").glob("library-*")
+    written = [p.stat().st_mtime_ns for p in place.iterdir()]
+    retriever.with_library(path)
+    assert [p.stat().st_mtime_ns for p in place.iterdir()] == written
+    table = tmp_path / "corpus.csv"
+    table.write_text("SMILES,text\nCCO,An alcohol.\n")
+    for words, of in (({}, "molecules"), ({"text_column": "text"}, "descriptions")):
+        opened = retriever.with_library(table, **words).library
+        assert opened is not None and opened.of == of
+
+
+@pytest.mark.parametrize(
+    "words", ["mw<100", "nitro", "!nitro", "unsalted", "parents", "distinct parents"]
+)
+def test_what_only_a_molecule_has_is_no_filter_of_texts(
+    retriever: Retriever, tmp_path: Path, words: str
+) -> None:
+    path = tmp_path / "corpus.txt"
+    path.write_text("\n".join(CORPUS))
+    library = retriever.with_library(path)
+    with pytest.raises(ValueError, match="no filter but distinct for a library of descriptions"):
+        library.search("an acid", where=parse_filter(words.split()))
+    for more in ({"substructure": "C"}, {"spread": 0.5}):
+        with pytest.raises(ValueError, match="got texts; leave the"):
+            library.search_molecule("CCO", **more)
 
 
 def test_too_little_time_is_said(retriever: Retriever, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from rdkit import Chem
 
 import tmr_jax
 from tmr_jax.cli import main as tmr
-from tmr_jax.hits_file import Answer, cell, printable
+from tmr_jax.hits_file import Answer, cell, printable, to_sdf
 from tmr_jax.retriever import Hit
 from tmr_jax.search import main, page
 from tmr_jax.serve import main as serve
@@ -149,7 +149,58 @@ def test_texts_and_queries_from_files(
     assert main([*words[:2], *told]) == 0
     found = json.loads(capsys.readouterr().out)["results"]
     assert [one["query"] for one in found] == ["CCO", "CCN"]
-    assert all({h["smiles"] for h in one["hits"]} == {"an amine", "an alcohol"} for one in found)
+    assert all({h["text"] for h in one["hits"]} == {"an amine", "an alcohol"} for one in found)
+
+
+@pytest.fixture
+def corpus(tiny_run: Path, tmp_path: Path) -> list[str]:
+    path = tmp_path / "corpus.txt"
+    path.write_text("=An acid\x1b[31m.\nAn <b>alcohol</b>.\n\n")
+    return ["--run", str(tiny_run), "--library", str(path), "--molecule", "CCO"]
+
+
+def test_a_library_of_descriptions(
+    corpus: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, told = tmp_path / "hits.html", ["name", "id", "duplicate"]
+    assert main([*corpus, "--html", str(file)]) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"^ *rank +score +text +name", out, re.M) and "SMILES" not in out
+    assert "An <b>alcohol</b>." in out and "\x1b" not in out
+    assert "2 of 3 rows are descriptions; left out: 1 empty-text" in err
+    shown = file.read_text("utf-8")
+    assert "Descriptions that fit" in shown and "An &lt;b&gt;alcohol&lt;/b&gt;." in shown
+    assert "<svg" not in shown
+    assert main([*corpus, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["library"]["of"] == "descriptions"
+    assert list(found["results"][0]["hits"][0]) == ["rank", "score", "text", *told]
+    assert main([*corpus, "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert list(rows[0]) == ["query", "rank", "score", "text", *told]
+    assert {row["text"][:4] for row in rows} == {"'=An", "An <"}
+
+
+@pytest.mark.parametrize(
+    "extra, said",
+    [
+        (["--sdf"], "molecules for --sdf, got descriptions"),
+        (["--where", "mw<500"], "no filter but distinct"),
+        (["--contains", "C"], "leave the SMARTS out"),
+        (["--spread", "0.5"], "leave the spread out"),
+        (["--smiles-column", "a", "--text-column", "b"], "name one of them"),
+    ],
+)
+def test_what_descriptions_have_not_is_refused(
+    corpus: list[str], capsys: pytest.CaptureFixture[str], extra: list[str], said: str
+) -> None:
+    assert main([*corpus, *extra]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_no_sdf_is_made_of_texts() -> None:
+    with pytest.raises(ValueError, match="expected molecules to write as SDF, got descriptions"):
+        to_sdf([Answer("CCO", [Hit(1, 0.5, "An acid.", "a", is_text=True)])])
 
 
 @pytest.mark.parametrize(
@@ -159,7 +210,7 @@ def test_texts_and_queries_from_files(
         (["--json", "--csv", "x"], "choose one"),
         (["-k", "0", "x"], "at least 1"),
         (["--html", "/nonexistent/x.html", "x"], "is none"),
-        (["--texts", "t.txt", "x"], "leave them out"),
+        (["--texts", "t.txt", "x"], "leave one out"),
         (["--from-file", "missing.txt"], "missing.txt"),
         (["--contains", "C(", "x"], "expected a SMARTS"),
         (["--spread", "2", "x"], "spread of 0 to 1"),

@@ -42,6 +42,7 @@ from tmr_jax.data.cache import (
     cache_folder,
     load_vocabulary,
     molecule_table,
+    passing_text_table,
     read_arrays,
     save_arrays,
     save_vocabulary,
@@ -424,8 +425,19 @@ class Encoder:
         table = text_table(texts, a.tokenizer, a.config.features.max_tokens)
         return self.text_rows(table, watch)
 
+    def corpus(
+        self, texts: Sequence[str], watch: Callable[[int], None] = lambda done: None
+    ) -> tuple[Encoded, np.ndarray]:
+        """`texts` of a library, and which of them are cut, bool [n]; no file is kept of them."""
+        a = self._assembly
+        table = passing_text_table(texts, a.tokenizer, a.config.features.max_tokens)
+        return self.text_rows(table, watch, keep=False), table.truncated
+
     def text_rows(
-        self, table: TextTable, watch: Callable[[int], None] = lambda done: None
+        self,
+        table: TextTable,
+        watch: Callable[[int], None] = lambda done: None,
+        keep: bool = True,
     ) -> Encoded:
         a = self._assembly
         keys = sequence_keys(table.tokens, table.offsets)
@@ -433,7 +445,7 @@ class Encoder:
         table = text_take(table, first)
         batches = self._batches(table)
         # A handful of texts is read at once: its states would only fill the disk.
-        if a.config.train.freeze == "text" and len(first) >= CACHE_FROM:
+        if keep and a.config.train.freeze == "text" and len(first) >= CACHE_FROM:
             batches = with_states(batches, self.states(table, watch))
         return self._encoded(self._text, batches, keys[first], group, watch)
 

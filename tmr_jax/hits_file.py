@@ -30,10 +30,12 @@ def record(hit: Hit) -> dict[str, Any]:
     found: dict[str, Any] = {"rank": hit.rank, "score": hit.score}
     if hit.refined is not None:
         found["refined"] = hit.refined
-    found |= {"smiles": hit.content, "name": hit.name}
+    found |= {"text" if hit.is_text else "smiles": hit.content, "name": hit.name}
     if not hit.columns:  # of a list in memory
         return found
     found["id"] = hit.id
+    if hit.is_text:
+        return found | {"duplicate": bool(hit.columns["duplicate"])}
     found |= {name: _short(hit.columns[name]) for name in Properties._fields}
     found["groups"] = group_names(int(hit.columns[MASK]))
     return found | {name: bool(hit.columns[name]) for name in FLAGS}
@@ -60,13 +62,17 @@ def to_csv(answers: Sequence[Answer]) -> str:
 def to_sdf(answers: Iterable[Answer]) -> str:
     """A record for each hit with coordinates of its drawing, and the query and numbers as fields.
 
-    A molecule that this RDKit cannot read keeps its fields and has no atoms.
+    A molecule that this RDKit cannot read keeps its fields and has no atoms. Raises ValueError for
+    hits that are texts.
     """
     from rdkit import Chem, rdBase
     from rdkit.Chem import rdDepictor
 
     from tmr_jax.features.graph import BadMolecule, parse_smiles
 
+    answers = list(answers)
+    if any(hit.is_text for answer in answers for hit in answer.hits):
+        raise ValueError("expected molecules to write as SDF, got descriptions; take CSV or JSON")
     text = io.StringIO()
     writer = Chem.SDWriter(text)
     with rdBase.BlockLogs():

@@ -1,10 +1,11 @@
 """python -m tmr_jax.index --run runs/NAME --library FILE --out FOLDER: a file becomes a library.
 
-In: a trained run and a file of molecules (.smi, .csv, .tsv, .parquet, .sdf, gzipped or not). Out:
-a folder with a vector, properties and functional groups of every molecule, to search with
-`tmr search --library FOLDER`. What is no molecule is listed in refused.tsv with the reason. Killed
-or stopped, the same words go on. `tmr index copy FROM TO` takes a library to another engine, or
-another place. `tmr index check LIBRARY` reads every byte of a library again.
+In: a trained run and a file of molecules (.smi, .csv, .tsv, .parquet, .sdf, gzipped or not), or of
+descriptions (.txt, one on each line, or a column of a table). Out: a folder with a vector of each,
+and properties and functional groups of every molecule, to search with `tmr search --library
+FOLDER`. What is no molecule or text is listed in refused.tsv with the reason. Killed or stopped,
+the same words go on. `tmr index copy FROM TO` takes a library to another engine, or another place.
+`tmr index check LIBRARY` reads every byte of a library again.
 """
 
 # Heavy imports wait inside the functions: a wrong word is said at once.
@@ -36,11 +37,14 @@ class Build:
     run: Path
     """Directory that training wrote: the library answers to this model only."""
     library: Path
-    """Molecules: .smi, .csv, .tsv, .parquet or .sdf, gzipped or not."""
+    """Molecules: .smi, .csv, .tsv, .parquet or .sdf, gzipped or not. Or descriptions: .txt, one on
+    each line, or a table with --text-column."""
     out: Path
     """Folder of the library; one of the same file and model is gone on with."""
     smiles_column: str = ""
     """Column of the SMILES in a table; without it, SMILES."""
+    text_column: str = ""
+    """Column of the descriptions in a table, for a library of those."""
     name_column: str = ""
     """Column of the names in a table; without it, row numbers."""
 
@@ -121,19 +125,27 @@ def make(chosen: Build) -> int:
     from tmr_jax.index_build import Source, build_shown
     from tmr_jax.retriever import load
 
-    source = Source(chosen.library, chosen.smiles_column, chosen.name_column)
+    columns = (chosen.smiles_column, chosen.name_column, chosen.text_column)
+    source = Source(chosen.library, *columns)
     account = build_shown(source, chosen.out, load(chosen.run).model)
-    print(sentence(account, chosen.out))
+    print(sentence(account, chosen.out, source.of))
     return 0
 
 
-def sentence(account: Account, out: Path) -> str:
-    """What became of the rows, in words."""
-    lines = [
-        f"{account.kept:,} molecules of {account.rows:,} rows in {out}; "
-        f"{account.salts:,} are of several parts, {account.duplicates:,} came before, "
-        f"{account.variants:,} came before but for salt and charge"
-    ]
+def sentence(account: Account, out: Path, of: str) -> str:
+    """What became of the rows, in words; `of` what the library is, as `store.contents` says."""
+    from tmr_jax.store import DESCRIPTIONS
+
+    kept = f"{account.kept:,} {of} of {account.rows:,} rows in {out}"
+    if of == DESCRIPTIONS:
+        told = [
+            f"{account.duplicates:,} came before",
+            f"{account.cut:,} are longer than the model reads",
+        ]
+    else:
+        told = [f"{account.salts:,} are of several parts", f"{account.duplicates:,} came before"]
+        told += [f"{account.variants:,} came before but for salt and charge"]
+    lines = [f"{kept}; {', '.join(told)}"]
     if account.refused:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(account.refused.items()))
         lines.append(f"left out: {reasons}; each row is in {out / 'refused.tsv'}")
@@ -149,7 +161,7 @@ def copy(origin: str, to: str) -> int:
     copied = copy_shown(origin, to)
     there = copied.count - copied.sent
     print(
-        f"{copied.count:,} molecules of {origin} in {to}, read again and the same"
+        f"{copied.count:,} {copied.of} of {origin} in {to}, read again and the same"
         + (f"; {there:,} were there" if there else "")
         + f" (SHA-256 {copied.sha256})"
     )
@@ -158,6 +170,7 @@ def copy(origin: str, to: str) -> int:
 
 def check(place: str) -> int:
     """Says whether a library holds what was written into it; 2 where it does not."""
+    from tmr_jax.store import contents
     from tmr_jax.store.opening import open_store
 
     store = open_store(place)
@@ -173,7 +186,7 @@ def check(place: str) -> int:
             file=sys.stderr,
         )
         return USER_ERROR
-    print(f"{store.count():,} molecules in {place}, every byte as it was written")
+    print(f"{store.count():,} {contents(store.about)} in {place}, every byte as it was written")
     return 0
 
 

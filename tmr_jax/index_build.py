@@ -1,9 +1,10 @@
-"""A file of molecules to a library on disk: a stream of rows in, shards out (FAULTS.md F22).
+"""A file of molecules or texts to a library on disk: rows in, shards out (FAULTS.md F22).
 
 Shard i is a function of rows i * SHARD to (i + 1) * SHARD of the file and of the model, nothing
 else, and is moved into place whole. A build that was killed goes on at the first shard that is not
 there, and ends with the bytes that an undisturbed one would have written. Processes parse ahead of
-the encoder by a bounded number of molecules, so memory does not grow with the file.
+the encoder by a bounded number of molecules, so memory does not grow with the file. Texts need no
+parsing: a shard of them is read and encoded.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from tmr_jax.assembly import Encoder
 from tmr_jax.config import Experiment
 from tmr_jax.data import table
 from tmr_jax.data.cache import VERSION, apply_vocabulary, joined_table
-from tmr_jax.data.entries import PATIENCE, RDKIT
+from tmr_jax.data.entries import PATIENCE, RDKIT, digest
 from tmr_jax.data.molecules import SMI, Row, read_rows
+from tmr_jax.data.texts import holds_texts, read_texts
 from tmr_jax.data.workers import Arrays, Died, Worker, in_workers
 from tmr_jax.progress import progress
-from tmr_jax.store import COLUMNS, Batch
+from tmr_jax.store import COLUMNS, CONTENT, DESCRIPTIONS, MOLECULES, Batch, contents
 from tmr_jax.store.exact import (
     HEAD,
     SHARDS,
@@ -60,6 +62,18 @@ class Source(NamedTuple):
     path: Path
     smiles_column: str = ""
     name_column: str = ""
+    text_column: str = ""
+
+    @property
+    def of(self) -> str:
+        """MOLECULES or DESCRIPTIONS; ValueError where columns of both are named."""
+        return DESCRIPTIONS if holds_texts(*self) else MOLECULES
+
+    def read(self) -> Iterator[Row]:
+        """Its rows; ValueError where it is missing, or has no such column."""
+        if self.of == DESCRIPTIONS:
+            return read_texts(self.path, self.text_column, self.name_column)
+        return read_rows(self.path, self.smiles_column, self.name_column)
 
 
 @dataclasses.dataclass
@@ -71,13 +85,14 @@ class Account:
     salts: int = 0
     duplicates: int = 0
     variants: int = 0
+    cut: int = 0  # texts of which the model reads the beginning
     refused: dict[str, int] = dataclasses.field(default_factory=dict)
     shards: int = 0
     made: int = 0  # shards of this build, the others were there
 
 
 class Model(NamedTuple):
-    """What turns molecules into vectors, and what it is called."""
+    """What turns molecules and texts into vectors, and what it is called."""
 
     encoder: Encoder
     config: Experiment
@@ -103,12 +118,15 @@ def build(
 ) -> Account:
     """The library of a file in the folder `out`, whatever of it is not there yet.
 
-    `watch(rows, total)` is called after every shard; the total is None where it is not known.
-    Raises ValueError where the file cannot be read or holds no molecule, where `out` holds another
-    library (both are named), and where there is no room; `Locked` where another build is at work.
+    `watch(rows, total)` is called after every shard, and of texts while one is encoded; the total
+    is None where it is not known.
+
+    Raises ValueError where the file cannot be read or holds no molecule or text, where `out` holds
+    another library (both are named), and where there is no room; `Locked` where another build is at
+    work.
     """
     if not source.path.is_file():
-        next(read_rows(*source), None)  # says what is wrong
+        next(source.read(), None)  # says what is wrong
     about = _about(source, model)
     _same_or_new(out, about)
     try:
@@ -117,11 +135,15 @@ def build(
             if not (out / HEAD).exists():
                 ExactStore.create(out, model.config.model.dim, about)
             _sweep(out)
-            total, done, made = count_rows(source.path), 0, 0
+            total, done, made = count_rows(source), 0, 0
             seen = {flag: Seen() for flag in FOUND_BY}
-            for number, size, rows, parts in _shards(source, out, model):
-                if rows:
-                    _write(out, number, rows, parts, model, seen)
+            if source.of == DESCRIPTIONS:
+                shards = _texts(source, out, model, lambda some: watch(done + some, total))
+            else:
+                shards = _molecules(source, out, model)
+            for number, size, rows, made_of in shards:
+                if made_of is not None:
+                    _write(out, number, rows, made_of, model.config.model.dim, seen)
                     made += 1
                 else:
                     there = map_shard(out / SHARDS / f"{number:06}", model.config.model.dim)
@@ -159,14 +181,16 @@ def of_model(about: dict[str, Any], model: Model, folder: Path) -> None:
 
 
 def _about(source: Source, model: Model) -> dict[str, Any]:
+    of = source.of
+    told = {"of": of} if of == DESCRIPTIONS else {"rdkit": RDKIT}
     return {
         "model": identity(model) | {"run": model.run},
-        "rdkit": RDKIT,
+        **told,
         "shard": SHARD,
         "source": {
             "file": source.path.name,
             "sha256": sha256_of(source.path),
-            "columns": [source.smiles_column, source.name_column],
+            "columns": [source.text_column or source.smiles_column, source.name_column],
         },
     }
 
@@ -211,25 +235,65 @@ def _sweep(out: Path) -> None:
             shutil.rmtree(place)
 
 
-def count_rows(path: Path) -> int | None:
+def count_rows(source: Source) -> int | None:
     """About how many rows a file has, for a progress bar; None where only reading would tell."""
-    name = path.name.lower().removesuffix(".gz")
+    name = source.path.name.lower().removesuffix(".gz")
     if name.endswith((".parquet", ".sdf")):
         return None
     lines = 0
-    with table.open_binary(path) as raw:
+    with table.open_binary(source.path) as raw:
         while block := raw.read(1 << 20):
             lines += block.count(b"\n")
-    return max(lines - (0 if name.endswith(SMI) else 1), 0)
+    bare = name.endswith(SMI) or (source.of == DESCRIPTIONS and not source.text_column)
+    return max(lines - (0 if bare else 1), 0)
 
 
-# Parsing
+# Parsing and encoding
 
 
-def _shards(
-    source: Source, out: Path, model: Model
-) -> Iterator[tuple[int, int, list[Row], list[Arrays]]]:
-    """Number, size, rows and parsed chunks of every shard in order; only the size if it is there.
+class Made(NamedTuple):
+    """What became of the rows of a shard."""
+
+    reasons: list[str]  # of every row; "" of those that are kept, of which the rest is
+    vectors: np.ndarray  # float32 [n, D]
+    columns: dict[str, np.ndarray]  # of COLUMNS, each [n], but for flags that earlier rows decide
+    more: dict[str, Any]  # for shard.json
+
+    @property
+    def kept(self) -> list[int]:
+        return [i for i, reason in enumerate(self.reasons) if not reason]
+
+
+# Number, size, rows and what was made of them; None of a shard that is there.
+Shards = Iterator[tuple[int, int, list[Row], Made | None]]
+
+
+def _texts(source: Source, out: Path, model: Model, watch: Callable[[int], None]) -> Shards:
+    """Every shard in order; `watch` is told how many texts of one are encoded."""
+    known = {int(place.name) for place in shard_places(out)}
+    rows = source.read()
+    for number in count():
+        shard = list(islice(rows, SHARD))
+        if not shard:
+            return
+        made = None if number in known else _made_of_texts(shard, model, watch)
+        yield number, len(shard), shard, made
+
+
+def _made_of_texts(rows: list[Row], model: Model, watch: Callable[[int], None]) -> Made:
+    reasons = [row.refused for row in rows]
+    texts = [row.content for row in rows if not row.refused]
+    columns = {name: np.zeros(len(texts), kind) for name, kind in COLUMNS.items()}
+    same = np.array([digest(" ".join(text.split())) for text in texts], np.int64)
+    columns |= dict.fromkeys(FOUND_BY.values(), same)
+    if not texts:
+        return Made(reasons, np.zeros((0, model.config.model.dim), np.float32), columns, {"cut": 0})
+    encoded, cut = model.encoder.corpus(texts, watch)
+    return Made(reasons, encoded.rows, columns, {"cut": int(cut.sum())})
+
+
+def _molecules(source: Source, out: Path, model: Model) -> Shards:
+    """Every shard in order.
 
     Rows are read as far ahead as the processes parse, and rows of shards that are there are not
     held at all.
@@ -239,7 +303,7 @@ def _shards(
     ahead: deque[tuple[int, int, list[Row]]] = deque()
 
     def jobs() -> Iterator[list]:
-        rows = iter(read_rows(*source))
+        rows = source.read()
         for number in count():
             shard = list(islice(rows, SHARD))
             if not shard:
@@ -248,7 +312,7 @@ def _shards(
             if number in known:
                 continue
             for low in range(0, len(shard), CHUNK):
-                if sound := [r.smiles for r in shard[low : low + CHUNK] if not r.refused]:
+                if sound := [r.content for r in shard[low : low + CHUNK] if not r.refused]:
                     yield [sound, features.molecule, features.motif]
 
     with closing(in_workers(jobs(), described, AHEAD)) as results:
@@ -261,7 +325,21 @@ def _shards(
                 parts.append(part)
                 missing -= len(_reasons([part]))
                 part = next(results, None)
-            yield number, size, rows, parts
+            yield number, size, rows, _made_of_molecules(rows, parts, model) if rows else None
+
+
+def _made_of_molecules(rows: list[Row], parts: list[Arrays], model: Model) -> Made:
+    said = iter(_reasons(parts))
+    reasons = [row.refused or next(said) for row in rows]
+    if all(reasons):
+        columns = {name: np.zeros(0, kind) for name, kind in COLUMNS.items()}
+        return Made(reasons, np.zeros((0, model.config.model.dim), np.float32), columns, {})
+    molecules = joined_table(parts)
+    if model.vocabulary is not None:
+        molecules, _ = apply_vocabulary(molecules, model.vocabulary)
+    computed = [name for name in COLUMNS if name not in FOUND_BY]
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in computed}
+    return Made(reasons, model.encoder.mol_rows(molecules).rows, columns, {})
 
 
 def _reasons(parts: list[Arrays]) -> list[str]:
@@ -314,30 +392,20 @@ def _write(
     out: Path,
     number: int,
     rows: list[Row],
-    parts: list[Arrays],
-    model: Model,
+    made: Made,
+    width: int,
     seen: dict[str, Seen],
 ) -> None:
-    """Encodes and writes one shard; what is refused goes into shard.json with its reason."""
-    said = iter(_reasons(parts))
-    reason = [row.refused or next(said) for row in rows]
-    kept = [i for i, r in enumerate(reason) if not r]
-    width, first = model.config.model.dim, number * SHARD
-    columns: dict[str, Any] = {name: np.zeros(0, kind) for name, kind in COLUMNS.items()}
-    vectors = np.zeros((0, width), np.float32)
-    if kept:
-        molecules = joined_table(parts)
-        if model.vocabulary is not None:
-            molecules, _ = apply_vocabulary(molecules, model.vocabulary)
-        vectors = model.encoder.mol_rows(molecules).rows
-        computed = [name for name in COLUMNS if name not in FOUND_BY]
-        columns |= {name: np.concatenate([part[name] for part in parts]) for name in computed}
+    """Writes one shard; what is refused goes into shard.json with its reason."""
+    kept, first = made.kept, number * SHARD
+    columns: dict[str, Any] = dict(made.columns)
     columns |= {flag: seen[flag].add(columns[by]) for flag, by in FOUND_BY.items()}
     columns |= {"name": [rows[i].name for i in kept]}
-    columns |= {"smiles": [rows[i].smiles.strip() for i in kept]}
-    refused = [[first + i + 1, r, rows[i].smiles[:80]] for i, r in enumerate(reason) if r]
-    batch = Batch(first + np.array(kept, np.int64), vectors, columns)
-    write_shard(out, number, batch, width, {"rows": len(rows), "refused": refused})
+    columns |= {CONTENT: [rows[i].content.strip() for i in kept]}
+    refused = [[first + i + 1, r, rows[i].content[:80]] for i, r in enumerate(made.reasons) if r]
+    batch = Batch(first + np.array(kept, np.int64), made.vectors, columns)
+    told = {"rows": len(rows), "refused": refused, **made.more}
+    write_shard(out, number, batch, width, told)
 
 
 def _finish(out: Path, rows: int, made: int) -> Account:
@@ -351,14 +419,17 @@ def _finish(out: Path, rows: int, made: int) -> Account:
         account.salts += int(shard.columns["salt"].sum())
         account.duplicates += int(shard.columns["duplicate"].sum())
         account.variants += int(shard.columns["variant"].sum())
+        account.cut += seal.get("cut", 0)
         for row, reason, value in seal["refused"]:
             account.refused[reason] = account.refused.get(reason, 0) + 1
             lines.append(f"{row}\t{reason}\t{' '.join(value.split())}")
         account.shards += 1
     if not account.kept:
+        of = contents(read_head(out)["about"])
+        one, column = ("text", "texts") if of == DESCRIPTIONS else ("molecule", "SMILES")
         raise ValueError(
-            f"expected at least one molecule, got none of {account.rows:,} rows "
-            f"(refused: {account.refused}); check which column holds the SMILES"
+            f"expected at least one {one}, got none of {account.rows:,} rows "
+            f"(refused: {account.refused}); check which column holds the {column}"
         )
     keep_text(out / REFUSED, "\n".join(lines) + "\n")
     whole = dataclasses.asdict(account)

@@ -1,4 +1,4 @@
-"""A library from one engine to another, without its molecules being encoded again.
+"""A library from one engine to another, without anything in it being encoded again.
 
 Items go over in the order of their ids, a batch at a time, so what a killed copy leaves is a
 beginning, and the next one goes on behind it. At the end both are read from end to end and compared
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tmr_jax.progress import progress
-from tmr_jax.store import COLUMNS, TEXTS, Batch, Store
+from tmr_jax.store import COLUMNS, TEXTS, Batch, Store, contents
 from tmr_jax.store.opening import create_store, is_there, lock_of, open_store
 from tmr_jax.training.lock import hold
 
@@ -33,6 +33,7 @@ class Copied(NamedTuple):
     count: int
     sent: int  # by this copy; the others were there
     sha256: str  # of the content
+    of: str  # what it is of: `store.contents`
 
 
 def copy(origin: str | Path, to: str | Path, watch: Watch = lambda *said: None) -> Copied:
@@ -76,7 +77,7 @@ def copy(origin: str | Path, to: str | Path, watch: Watch = lambda *said: None) 
             )
         if target.account is None:
             target.seal(account | {HASH: arrived})
-        return Copied(total, sent, arrived)
+        return Copied(total, sent, arrived, contents(source.about))
 
 
 def copy_shown(origin: str | Path, to: str | Path) -> Copied:

@@ -17,10 +17,18 @@ from jaxtyping import Float
 
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.data.entries import RDKIT
-from tmr_jax.data.molecules import read_rows
 from tmr_jax.index_build import Model, Source, build_shown, identity, of_model
 from tmr_jax.retrieval.rank import top
-from tmr_jax.store import NONE, Filter, Store, StoreFailed
+from tmr_jax.store import (
+    CONTENT,
+    DESCRIPTIONS,
+    MOLECULES,
+    NONE,
+    Filter,
+    Store,
+    StoreFailed,
+    contents,
+)
 from tmr_jax.store.exact import HEAD, ExactStore, sha256_of
 from tmr_jax.store.opening import is_place_of_a_store, open_store
 
@@ -34,6 +42,11 @@ class Account(NamedTuple):
     rows: int
     kept: int
     refused: dict[str, int]  # reason -> how many
+    of: str = MOLECULES  # or DESCRIPTIONS
+
+    @property
+    def of_texts(self) -> bool:
+        return self.of == DESCRIPTIONS
 
 
 class Item(NamedTuple):
@@ -43,7 +56,7 @@ class Item(NamedTuple):
     score: float  # cosine
     content: str  # a SMILES or a text
     name: str
-    columns: dict[str, Any]  # of a library on disk: properties and groups
+    columns: dict[str, Any]  # of a library on disk: properties, groups and flags, see `Stored`
 
 
 class HasColumns(Protocol):
@@ -55,7 +68,6 @@ class Library(Protocol):
     """Embedded items to search."""
 
     account: Account
-    of_texts: bool
 
     @property
     def partial(self) -> bool:
@@ -83,10 +95,8 @@ class Listed:
         rows: Float[np.ndarray, "C D"],
         entries: Sequence[tuple[str, str]],
         account: Account,
-        of_texts: bool = False,
     ) -> None:
-        self._rows, self._entries = rows, entries
-        self.account, self.of_texts = account, of_texts
+        self._rows, self._entries, self.account = rows, entries, account
 
     def look(self) -> dict[str, str]:
         return {}
@@ -108,9 +118,7 @@ class Listed:
 
 
 class Stored:
-    """A library on disk."""
-
-    of_texts = False
+    """A library on disk; of one of descriptions the items have the column `duplicate` alone."""
 
     def __init__(self, store: Store, account: Account) -> None:
         self.store, self.account = store, account
@@ -123,6 +131,11 @@ class Stored:
         return self.store.look()
 
     def find(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Item]]:
+        if self.account.of_texts and where not in (None, Filter(), Filter(distinct=True)):
+            raise ValueError(
+                "expected no filter but distinct for a library of descriptions, got one that asks "
+                "for properties, groups, salts or parents; leave it out"
+            )
         if where is not None and where.drops_parents:
             return self._parents(queries, k, where._replace(parents=False))
         return self._found(queries, k, where)
@@ -147,8 +160,10 @@ class Stored:
         items = []
         for i, score, item in zip(kept, scores.tolist(), self.store.get(kept), strict=False):
             assert item is not None
-            columns = {n: v for n, v in item.items() if n not in ("id", "name", "smiles")}
-            items.append(Item(i, score, item["smiles"], item["name"], columns))
+            columns = {n: v for n, v in item.items() if n not in ("id", "name", CONTENT)}
+            if self.account.of_texts:
+                columns = {"duplicate": columns["duplicate"]}
+            items.append(Item(i, score, item[CONTENT], item["name"], columns))
         return items
 
 
@@ -180,20 +195,27 @@ def listed(molecules: Sequence[str], model: Model) -> Listed:
 
 
 def open_library(
-    path: Path, model: Model, smiles_column: str = "", name_column: str = ""
+    path: Path,
+    model: Model,
+    smiles_column: str = "",
+    name_column: str = "",
+    text_column: str = "",
 ) -> Stored:
     """The library of a place that `tmr index` made, or of a file, which is indexed first.
 
     Raises ValueError where a library is of another model (F23: both hashes are named), where a file
-    cannot be read or holds no molecule, and where there is no room for the embeddings.
+    cannot be read or holds no molecule or text, and where there is no room for the embeddings.
     """
     if is_place_of_a_store(path):
         return _opened(open_store(path), model, str(path), path)
+    source = Source(path, smiles_column, name_column, text_column)
     if not path.is_file():
-        next(read_rows(path, smiles_column, name_column), None)  # says what is wrong
-    source = Source(path, smiles_column, name_column)
+        next(source.read(), None)  # says what is wrong
     # What a build compares with the library that is there: never another one in its place.
-    key = [sha256_of(path), path.suffixes, identity(model), smiles_column, name_column, RDKIT]
+    told = [text_column, name_column, source.of]
+    if source.of == MOLECULES:
+        told = [smiles_column, name_column, RDKIT]
+    key = [sha256_of(path), path.suffixes, identity(model), *told]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
     place = cache_folder() / f"library-{digest}"
     if not _is_whole(place):
@@ -219,4 +241,5 @@ def _opened(store: Store, model: Model, source: str, place: Path) -> Stored:
             f"expected a whole library in {place}, got one whose making has not come to its end; "
             "say the tmr index that began it again"
         )
-    return Stored(store, Account(source, said["rows"], said["kept"], said["refused"]))
+    told = (said["rows"], said["kept"], said["refused"], contents(store.about))
+    return Stored(store, Account(source, *told))

@@ -28,7 +28,7 @@ from tmr_jax.library import Account, Library, Listed, first_parents, listed, ope
 from tmr_jax.refinement import Refiner, read_alpha, settings_of
 from tmr_jax.retrieval.diversity import spread
 from tmr_jax.retrieval.refine import Direction, levels
-from tmr_jax.store import Filter
+from tmr_jax.store import DESCRIPTIONS, Filter
 from tmr_jax.training.state import parameters_sha256
 from tmr_jax.trust import Known, read_known
 
@@ -44,6 +44,7 @@ class Hit(NamedTuple):
     refined: float | None = None  # score of the second stage, where the model has one
     id: int = -1  # row of the file, from 0; -1 of an item of a list
     columns: Mapping[str, Any] = {}  # of a library on disk: properties, groups and flags
+    is_text: bool = False  # whether `content` is a text
 
 
 class Containing(NamedTuple):
@@ -183,24 +184,30 @@ class Retriever:
         return bool(self._assembly.tokenizer.encode([text], tokens)[1][0])
 
     def with_library(
-        self, source: str | Path | Sequence[str], smiles_column: str = "", name_column: str = ""
+        self,
+        source: str | Path | Sequence[str],
+        smiles_column: str = "",
+        name_column: str = "",
+        text_column: str = "",
     ) -> Retriever:
         """The same model with molecules to search: a library's folder, a file, or a list of SMILES.
 
-        Files: .smi (SMILES, then a name), CSV, TSV, Parquet, SDF, gzipped or not. What is no
-        molecule is left out and counted in `library`. Raises ValueError where none is left, and
-        where a folder is of another model.
+        Files: .smi (SMILES, then a name), CSV, TSV, Parquet, SDF, gzipped or not. A folder may be
+        of descriptions, and so is a .txt with one on each line and a table with a `text_column`.
+        What is no molecule or text is left out and counted in `library`. Raises ValueError where
+        none is left, and where a folder is of another model.
         """
         if isinstance(source, (str, Path)):
-            return self._with(open_library(Path(source), self.model, smiles_column, name_column))
+            columns = (smiles_column, name_column, text_column)
+            return self._with(open_library(Path(source), self.model, *columns))
         return self._with(listed(_listed(source), self.model))
 
     def with_texts(self, texts: Sequence[str]) -> Retriever:
-        """The same model with descriptions to search, for the way from a molecule to its text."""
+        """The same model with a list of descriptions to search: which fit a molecule?"""
         rows = self.encode_text(texts)
         entries = [(text, f"row {i + 1}") for i, text in enumerate(texts)]
-        account = Account("the texts given", len(rows), len(rows), {})
-        return self._with(Listed(rows, entries, account, of_texts=True))
+        account = Account("the texts given", len(rows), len(rows), {}, DESCRIPTIONS)
+        return self._with(Listed(rows, entries, account))
 
     def search(
         self,
@@ -248,9 +255,13 @@ class Retriever:
             rows = (vectors[i : i + 1] for i in range(len(vectors)))
             return [self.containing(row, k, where, substructure).hits for row in rows]
         library = self._searched(k)
+        texts = library.account.of_texts
         return [
-            [Hit(rank, i.score, i.content, i.name, None, i.id, i.columns) for rank, i in ranked]
-            for ranked in (enumerate(items, 1) for items in library.find(vectors, k, where))
+            [
+                Hit(rank, i.score, i.content, i.name, None, i.id, i.columns, texts)
+                for rank, i in enumerate(items, 1)
+            ]
+            for items in library.find(vectors, k, where)
         ]
 
     def containing(
@@ -320,8 +331,6 @@ class Retriever:
         substructure: str,
         weight: float,
     ) -> list[Hit]:
-        if weight and self._holds_texts:
-            raise ValueError("expected molecules to spread out, got texts; leave the spread out")
         wanted = self.wanted(k, weight, direction)
         if substructure:
             found = self.containing(query, wanted, where, substructure)
@@ -342,8 +351,10 @@ class Retriever:
     ) -> list[Hit]:
         """k of the hits of the first stage, after the second, where there is one, and the spread.
 
-        `asked` is a text, or with "m2t" a SMILES.
+        `asked` is a text, or with "m2t" a SMILES. Raises ValueError for a spread of texts.
         """
+        if spread and self._holds_texts:
+            raise ValueError("expected molecules to spread out, got texts; leave the spread out")
         if self._is_staged(direction):
             hits = self.second_stage(asked, hits, direction)
         return spread_hits(hits, k, spread) if spread else hits[:k]
@@ -378,7 +389,7 @@ class Retriever:
 
     @property
     def _holds_texts(self) -> bool:
-        return self._library is not None and self._library.of_texts
+        return self._library is not None and self._library.account.of_texts
 
     def _searched(self, k: int) -> Library:
         if self._library is None:

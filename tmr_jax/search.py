@@ -1,7 +1,8 @@
 """python -m tmr_jax.search --run runs/NAME --library FILE "an aromatic amine" ...
 
-In: a run, a file of molecules, and descriptions (or, with --molecule, SMILES). Out: the best
-matches of each as a table, JSON or CSV on standard output, and as a page of drawings with --html.
+In: a run, a file or library of molecules or of descriptions, and descriptions (or, with --molecule,
+SMILES) to look for. Out: the best matches of each as a table, JSON or CSV on standard output, and
+as a page with drawings with --html.
 Notes and progress go to standard error.
 """
 
@@ -37,7 +38,8 @@ class Arguments:
     """Directory that training wrote, e.g. runs/quickstart."""
     library: Path | None = None
     """Molecules to search: .smi, .csv, .tsv, .parquet or .sdf, gzipped or not, or the folder that
-    tmr index has made of one. Without one, those of the run's own test pool."""
+    tmr index has made of one. Or descriptions: .txt, one on each line, a table with --text-column,
+    or their folder. Without one, the molecules of the run's own test pool."""
     from_file: Path | None = None
     """More queries, one on each line."""
     texts: Path | None = None
@@ -46,16 +48,19 @@ class Arguments:
     """How many matches to show."""
     where: tuple[str, ...] = ()
     """Only molecules that meet all of these: "mw<500", charge=0, nitrile, "!nitro", unsalted (no
-    salts), distinct (no duplicates), parents (one of each but for salt and charge)."""
+    salts), distinct (no duplicates), parents (one of each but for salt and charge). Of
+    descriptions only distinct is to be had."""
     contains: str = ""
     """Only molecules with this substructure, a SMARTS such as c1ccccc1N; two seconds at most are
     spent on looking for it, from the nearest molecule on."""
     spread: float = 0.0
     """0 to 1: how much unlike structures count beside the fit (maximal marginal relevance)."""
     molecule: bool = False
-    """The queries are SMILES: find the molecules, or with --texts the descriptions, like them."""
+    """The queries are SMILES: find the molecules like them, or the descriptions that fit."""
     smiles_column: str = ""
     """Column of the SMILES in a table; without it, SMILES."""
+    text_column: str = ""
+    """Column of the descriptions in a table, where those are to be searched."""
     name_column: str = ""
     """Column of the names in a table; without it, row numbers."""
     json: bool = False
@@ -65,7 +70,7 @@ class Arguments:
     sdf: bool = False
     """Print an SDF with coordinates of drawings."""
     html: Path | None = None
-    """Also write a page that draws the matches; one file, opens anywhere."""
+    """Also write a page that shows the matches; one file, opens anywhere."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         answers = find(retriever, chosen, where)
         if chosen.html:
             write_page(chosen.html, answers, _about(retriever))
-            _note(f"drawn in {chosen.html}")
+            _note(f"shown in {chosen.html}")
     except (ValueError, Locked) as error:
         print(f"error: {error}", file=sys.stderr)
         return 3 if isinstance(error, Locked) else 2
@@ -115,10 +120,9 @@ def _check(chosen: Arguments) -> None:
         raise ValueError(
             f"expected one form of output, got {' and '.join(forms)}; choose one of them"
         )
-    if chosen.texts and (chosen.library or chosen.sdf or chosen.html):
+    if chosen.texts and chosen.library:
         raise ValueError(
-            "expected texts or molecules to search, got --texts beside --library, --sdf or --html; "
-            "leave them out"
+            "expected one thing to search, got --texts beside --library; leave one out"
         )
     if chosen.k < 1:
         raise ValueError(f"expected --k of at least 1, got {chosen.k}; ask for 10")
@@ -137,22 +141,25 @@ def open_retriever(chosen: Arguments) -> Retriever:
     if retriever.lacks_alpha:
         _note(f"no alpha chosen, so the denoiser has no say: first tmr_jax.eval --run {chosen.run}")
     if chosen.texts:
-        return retriever.with_texts(read_lines(chosen.texts))
-    if chosen.library is None:
+        retriever = retriever.with_texts(read_lines(chosen.texts))
+    elif chosen.library is None:
         protocol, smiles = _own_pool(retriever)
         _note(f"no --library: searching the {len(smiles):,} molecules of {protocol}")
         retriever = retriever.with_library(smiles)
     else:
-        retriever = retriever.with_library(chosen.library, chosen.smiles_column, chosen.name_column)
+        columns = (chosen.smiles_column, chosen.name_column, chosen.text_column)
+        retriever = retriever.with_library(chosen.library, *columns)
     account = retriever.library
     assert account is not None
+    if account.of_texts and chosen.sdf:
+        raise ValueError("expected molecules for --sdf, got descriptions; take --csv or --json")
     if account.refused:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(account.refused.items()))
-        _note(f"{account.kept:,} of {account.rows:,} rows are molecules; left out: {reasons}")
+        _note(f"{account.kept:,} of {account.rows:,} rows are {account.of}; left out: {reasons}")
     if retriever.is_partial:
         _note(f"a part of {chosen.library} cannot be read: tmr index check {chosen.library}")
     if account.kept < chosen.k:
-        _note(f"the library has {account.kept:,} molecules, so {account.kept:,} are shown")
+        _note(f"the library has {account.kept:,} {account.of}, so {account.kept:,} are shown")
     return retriever
 
 
@@ -246,7 +253,8 @@ def print_tables(answers: list[Answer]) -> None:
         refined = any(hit.refined is not None for hit in answer.hits)
         if refined:
             shown.add_column("refined", justify="right")
-        shown.add_column("SMILES", overflow="fold")
+        texts = any(hit.is_text for hit in answer.hits)
+        shown.add_column("text" if texts else "SMILES", overflow="fold")
         shown.add_column("name", overflow="fold")
         for hit in answer.hits:
             second = [] if not refined else ["" if hit.refined is None else f"{hit.refined:.4f}"]
@@ -268,20 +276,30 @@ def write_page(path: Path, answers: list[Answer], about: dict[str, object]) -> N
 
 def page(answers: list[Answer], about: dict[str, object]) -> str:
     """A document without any other file or address; what came from data is escaped."""
+    from tmr_jax.hits_file import printable
+
+    texts = any(hit.is_text for answer in answers for hit in answer.hits)
+    sections = []
+    for answer in answers:
+        cards = "".join(map(_card, answer.hits))
+        sections.append(f"<h2>{escape(printable(answer.query))}</h2><div>{cards}</div>")
+    title = "Descriptions that fit" if texts else "Molecules that fit"
+    facts = escape(json.dumps(about))
+    return _PAGE.format(title=title, style=_STYLE, sections="\n".join(sections), facts=facts)
+
+
+def _card(hit: Hit) -> str:
+    """A drawing with its SMILES, or a text."""
     from tmr_jax.drawing import molecule_svg
     from tmr_jax.hits_file import printable
 
-    sections = []
-    for answer in answers:
-        cards = "".join(
-            f"<figure>{molecule_svg(h.content, 260, 200)}<figcaption>"
-            f"<b>{h.rank}.</b> {escape(printable(h.name))} <small>{_scores(h)}</small>"
-            f"<code>{escape(h.content)}</code></figcaption></figure>"
-            for h in answer.hits
-        )
-        sections.append(f"<h2>{escape(printable(answer.query))}</h2><div>{cards}</div>")
-    facts = escape(json.dumps(about))
-    return _PAGE.format(style=_STYLE, sections="\n".join(sections), facts=facts)
+    head = f"<b>{hit.rank}.</b> {escape(printable(hit.name))} <small>{_scores(hit)}</small>"
+    if hit.is_text:
+        return f"<figure><figcaption>{head}</figcaption><p>{escape(hit.content)}</p></figure>"
+    svg = molecule_svg(hit.content, 260, 200)
+    return (
+        f"<figure>{svg}<figcaption>{head}<code>{escape(hit.content)}</code></figcaption></figure>"
+    )
 
 
 def _scores(hit: Hit) -> str:
@@ -293,8 +311,8 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>Molecules that fit</title><style>{style}</style></head><body>
-<h1>Molecules that fit</h1>
+<title>{title}</title><style>{style}</style></head><body>
+<h1>{title}</h1>
 {sections}
 <p><code>{facts}</code></p>
 </body></html>
@@ -306,6 +324,7 @@ h1{font-size:1.4rem}h2{font-size:1.1rem;border-bottom:1px solid #d5dae3;overflow
 div{display:grid;grid-template-columns:repeat(auto-fill,minmax(220px,1fr));gap:.8rem}
 figure{margin:0;border:1px solid #d5dae3;border-radius:.5rem;padding:.5rem;background:#fff}
 figure svg{width:100%;height:auto;display:block}
+figure p{margin:.4rem 0 0;overflow-wrap:anywhere}
 code{display:block;font-size:.75rem;overflow-wrap:anywhere;color:#5d6878}
 small{color:#5d6878;float:right}
 """

@@ -35,7 +35,8 @@ class Arguments:
     run: Path
     """Directory that training wrote, e.g. runs/quickstart."""
     library: Path
-    """Molecules to search: a folder that tmr index has made, or a file, which is indexed first."""
+    """Molecules or descriptions to search: a folder that tmr index has made, or a file, which is
+    indexed first."""
     host: str = "127.0.0.1"
     """Address to listen at. Any but this machine's own needs a token, 32 characters or more, in
     TMR_JAX_TOKEN or --token-file."""
@@ -54,6 +55,8 @@ class Arguments:
     """How long a request may take."""
     smiles_column: str = ""
     """Column of the SMILES in a table; without it, SMILES."""
+    text_column: str = ""
+    """Column of the descriptions in a table, where those are to be searched."""
     name_column: str = ""
     """Column of the names in a table; without it, row numbers."""
 
@@ -163,7 +166,7 @@ def shelf(chosen: Arguments) -> Shelf:
     from tmr_jax.service.answering import Shelf
 
     retriever = load(chosen.run)
-    words = (chosen.library, chosen.smiles_column, chosen.name_column)
+    words = (chosen.library, chosen.smiles_column, chosen.name_column, chosen.text_column)
     opened = [retriever]  # the last that was: it is asked what is wrong with it
 
     def open_anew() -> Retriever:

@@ -49,7 +49,7 @@ def rate(work: Callable[[], object], count: int) -> float:
 def main() -> None:
     told = tyro.cli(Arguments)
     rows = islice((r for r in read_rows(told.file) if not r.refused), told.molecules)
-    smiles = [row.smiles for row in rows]
+    smiles = [row.content for row in rows]
     mols = [parse_smiles(s) for s in smiles]
     count = len(smiles)
     print(f"{count:,} molecules of {told.file.name}, RDKit {rdBase.rdkitVersion}, one process")

@@ -77,7 +77,7 @@ def main() -> None:
 
 def written(told: Arguments, path: Path) -> Path:
     """The file of so many rows; each has a name of its own."""
-    smiles = [row.smiles for row in read_rows(told.file) if not row.refused]
+    smiles = [row.content for row in read_rows(told.file) if not row.refused]
     with gzip.open(path, "wt", compresslevel=1) as file:
         for i, s in enumerate(islice(cycle(smiles), told.rows)):
             file.write(f"{s} molecule-{i}\n")

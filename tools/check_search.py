@@ -87,7 +87,7 @@ def check(told: Arguments, folder: Path) -> int:
 def written(files: tuple[Path, ...], pool: Pool, folder: Path) -> list[str]:
     """Every molecule as a line of folder/all.smi, those of the pool last."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [row.smiles for path in files for row in read_rows(path) if not row.refused]
+    rows = [row.content for path in files for row in read_rows(path) if not row.refused]
     rows += pool.smiles
     (folder / "all.smi").write_text("".join(f"{smiles}\n" for smiles in rows), "utf-8")
     return rows

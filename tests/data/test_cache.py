@@ -21,6 +21,7 @@ from tmr_jax.data.cache import (
     cache_folder,
     load_vocabulary,
     molecule_table,
+    passing_text_table,
     read_arrays,
     save_vocabulary,
     table_get,
@@ -307,6 +308,16 @@ def test_text_cache_depends_on_length_and_tokenizer(tokenizer, tmp_path):
 
 def test_an_empty_list_of_texts_is_an_empty_table(tokenizer):
     assert table_size(text_table([], tokenizer, 8)) == 0
+    assert table_size(passing_text_table([], tokenizer, 8)) == 0
+
+
+def test_texts_that_pass_are_the_same_table_and_leave_no_file(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path / "c"))
+    monkeypatch.setattr(cache, "CHUNK", 3)
+    texts = ["an acid", "an " * 20, "acid"] * cache.CACHE_FROM
+    passing = passing_text_table(texts, tokenizer, 8)
+    assert not (tmp_path / "c").exists()
+    assert same(passing, text_table(texts, tokenizer, 8)) and passing.truncated.sum() == 1000
 
 
 # Vocabulary

@@ -5,6 +5,7 @@ Nothing may leave the machine, and nothing may go wrong in the browser's own log
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import shutil
@@ -29,11 +30,20 @@ CCN <b>ethylamine</b>
 """
 
 
+CORPUS = "An aromatic amine.\nAn <b>alcohol</b> of two carbons.\nA salt.\n"
+
+
 @pytest.fixture(scope="module")
 def address(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     library = tmp_path_factory.mktemp("page") / "my.smi"
     library.write_text(LIBRARY)
-    words = ["--run", str(tiny_run), "--library", str(library), "--port", "0", "--rate", "0"]
+    with served(tiny_run, library) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def served(run: Path, library: Path) -> Iterator[str]:
+    words = ["--run", str(run), "--library", str(library), "--port", "0", "--rate", "0"]
     command = [sys.executable, "-m", "tmr_jax.serve", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -212,3 +222,36 @@ def test_without_scripts_it_is_a_form(browser, address: str) -> None:
     page.locator(".card").first.get_by_text("Explain").click()
     assert "an alcohol" in page.locator(".explanation .words").inner_text()
     context.close()
+
+
+def test_a_structure_finds_descriptions(browser, tiny_run: Path, tmp_path: Path) -> None:
+    """On a phone, by keys alone."""
+    (tmp_path / "corpus.txt").write_text(CORPUS)
+    with served(tiny_run, tmp_path / "corpus.txt") as address:
+        page = browser.new_page(viewport={"width": 390, "height": 844}, is_mobile=True)
+        wrong = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(address)
+        assert page.evaluate("document.activeElement.id") == "molecule"
+        assert page.get_by_text("aspirin").is_visible() and not page.locator("#q").is_visible()
+        page.keyboard.type("CCO")
+        page.keyboard.press("Enter")
+        shown_are(page, 3)
+        page.keyboard.press("Escape")
+        page.keyboard.press("j")
+        card = page.locator(".card").first
+        told = card.locator(".description").inner_text()
+        assert told == page.evaluate("document.activeElement.dataset.text")
+        page.keyboard.press("e")
+        page.wait_for_selector(".card:first-child .explanation svg")
+        assert card.locator(".words").inner_text() == told
+        assert not card.locator(".description").is_visible()
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        page.keyboard.press("Escape")
+        assert card.locator(".description").is_visible()
+        page.keyboard.press("s")  # its like
+        page.wait_for_selector("#by-text:checked")
+        assert page.input_value("#q") == told
+        assert page.locator(".description").first.inner_text() == told
+        assert wrong == []
+        page.close()

@@ -35,6 +35,7 @@ def place(tiny_run: Path, tmp_path: Path) -> Path:
     (tmp_path / "library.smi").write_text("".join([*lines, "C1CC broken\n"]))
     with open(tmp_path / "library.csv", "w", newline="") as file:
         csv.writer(file).writerows([("smiles", "id"), *molecules])
+    (tmp_path / "corpus.txt").write_text("An ester of salicylic acid.\n\nAn alcohol.\n")
     return tmp_path
 
 
@@ -58,7 +59,7 @@ def run(script: str, folder: Path) -> str:
 
 @pytest.mark.slow
 def test_from_a_file_to_an_answer_over_http(place: Path) -> None:
-    search, index = blocks("Search your own molecules")
+    search, index, _ = blocks("Search your own molecules")
     found = run(search, place)
     assert found.count("chain") >= 10 and "aniline" in found + (place / "hits.html").read_text()
     found = run(index, place)
@@ -83,3 +84,11 @@ def test_from_a_file_to_an_answer_over_http(place: Path) -> None:
             assert [hit["rank"] for hit in hits] == [1, 2, 3, 4, 5]
         finally:
             service.terminate()
+
+
+@pytest.mark.slow
+def test_from_a_corpus_to_the_descriptions_of_a_structure(place: Path) -> None:
+    *_, corpus = blocks("Search your own molecules")
+    found = run(corpus, place)
+    assert "2 descriptions of 3 rows" in found
+    assert "An ester of salicylic acid." in found and "An alcohol." in found

@@ -16,7 +16,7 @@ from tmr_jax.features.properties import group_mask, properties
 from tmr_jax.library import Account
 from tmr_jax.retriever import Checkpoint, Hit, spread_hits
 from tmr_jax.service.answering import Answering, Shelf
-from tmr_jax.store import COMPARE, FLAGS
+from tmr_jax.store import COMPARE, DESCRIPTIONS, FLAGS
 
 MOLECULES = (
     ("CCO", "ethanol"),
@@ -25,6 +25,13 @@ MOLECULES = (
     ("C[N+](=O)[O-]", "nitromethane"),
     ("Nc1ccc(Cl)cc1", "<script>alert(1)</script>"),
     ("CC#N", '=HYPERLINK("http://x")'),
+)
+
+
+TEXTS = (
+    ("An acid.", "row 1"),
+    ("An <b>aromatic</b> amine.", '"><script>alert(1)</script>'),
+    ("A salt. " * 300, "long"),
 )
 
 
@@ -39,6 +46,7 @@ class Fake:
 
     checkpoint = Checkpoint("best", 7, "ab" * 32)
     is_partial = False
+    texts = False
 
     def __init__(self, molecules: Sequence[tuple[str, str]] = MOLECULES, delay: float = 0) -> None:
         self.delay, self.encoded, self.fails = delay, [], None
@@ -80,7 +88,7 @@ class Fake:
         scored = [(float(row @ _row(item[0])), i, item) for i, item in enumerate(kept)]
         best = sorted(scored, key=lambda found: (-found[0], found[1]))[:k]
         return [
-            Hit(rank, score, smiles, name, None, i, columns)
+            Hit(rank, score, smiles, name, None, i, columns, self.texts)
             for rank, (score, i, (smiles, name, columns)) in enumerate(best, 1)
         ]
 
@@ -103,6 +111,17 @@ class Fake:
         atoms = tuple(1.0 for _ in parse_smiles(smiles).GetAtoms())
         heat = np.ones((2, len(atoms)), np.float32)
         return Explanation(0.5, text, words, smiles, atoms, atoms, heat)
+
+
+class FakeOfTexts(Fake):
+    """One whose library is of descriptions."""
+
+    texts = True
+
+    def __init__(self) -> None:
+        super().__init__(())
+        self.library = Account("folder/corpus.txt", 4, 3, {"empty-text": 1}, DESCRIPTIONS)
+        self._items = [(text, name, {"duplicate": name == "long"}) for text, name in TEXTS]
 
 
 def _meets(columns, where) -> bool:

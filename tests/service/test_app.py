@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from tests.service.fake import Fake, answering
+from tests.service.fake import Fake, FakeOfTexts, answering
 from tmr_jax.service.answering import Answering, Shelf
 from tmr_jax.service.app import __file__ as app_file
 from tmr_jax.service.app import create_app
@@ -58,7 +58,8 @@ def test_search_answers_every_query_in_order(client: TestClient) -> None:
     assert [a["query"] for a in body["answers"]] == asked["queries"]
     assert body["answers"][0] == body["answers"][2] != body["answers"][1]
     assert [h["rank"] for h in body["answers"][0]["hits"]] == [1, 2]
-    assert body["library"] == {"source": "my.smi", "rows": 6, "kept": 6, "refused": {}}
+    told = {"source": "my.smi", "of": "molecules", "rows": 6, "kept": 6, "refused": {}}
+    assert body["library"] == told
     assert body["checkpoint"]["step"] == 7 and body["partial"] is False
 
 
@@ -506,6 +507,66 @@ def test_downloads(client: TestClient) -> None:
     assert '\'=HYPERLINK("http://x")' in names  # no spreadsheet runs it
     assert client.get("/download.sdf?q=an+amine").text.count("$$$$") == 6
     refused(client.get("/download.csv"), 422, "invalid_request")
+
+
+# A library of descriptions
+
+
+@pytest.fixture
+def corpus() -> Iterator[TestClient]:
+    with opened(FakeOfTexts()) as client:
+        yield client
+
+
+def test_hits_that_are_texts_say_so(corpus: TestClient) -> None:
+    asked = {"queries": ["CCO"], "of": "molecule", "k": 3}
+    body = corpus.post("/api/search", json=asked).json()
+    hits = body["answers"][0]["hits"]
+    assert {hit["name"] for hit in hits} == {"row 1", "long", '"><script>alert(1)</script>'}
+    assert all(set(hit) == {"rank", "score", "text", "name", "id", "duplicate"} for hit in hits)
+    assert body["library"]["of"] == "descriptions"
+    assert corpus.get("/health").json()["library"]["of"] == "descriptions"
+    told = corpus.get("/metrics").text
+    assert "tmr_descriptions 3.0" in told and "tmr_molecules 0.0" in told
+
+
+def test_the_page_asks_for_descriptions_by_structure(
+    corpus: TestClient, client: TestClient
+) -> None:
+    text = page(corpus, "/")
+    assert re.search(r'id="by-molecule" checked', text) and "3 descriptions to search" in text
+    assert text.count("autofocus") == 1 and re.search(r'id="molecule"[^>]*autofocus', text)
+    assert ">aspirin</a>" in text and "fatty acid" not in text
+    for name in ("mw_min", "with", "substructure", "spread", "unsalted", "parents"):
+        assert f'name="{name}"' not in text and f'name="{name}"' in page(client, "/")
+    assert 'name="distinct"' in text and 'name="k"' in text
+    assert "<title>tmr: descriptions that fit a molecule</title>" in text
+    assert "aspirin" not in page(client, "/") and 'id="by-text" checked' in page(client, "/")
+
+
+def test_a_card_of_a_text_shows_it_escaped_and_explains_it(corpus: TestClient) -> None:
+    text = page(corpus, "/?molecule=CCO")
+    assert text.count('class="card"') == 3 and text.count("<svg") == 1  # the query's
+    assert "An &lt;b&gt;aromatic&lt;/b&gt; amine." in text
+    assert "<b>aromatic" not in text and "<script>alert" not in text
+    assert "3</b> of 3 descriptions, best first" in text
+    assert 'href="/explain?q=An+acid.&amp;smiles=CCO"' in text and "duplicate</span>" in text
+    # 600 words are not explained, and are no query in an address.
+    assert text.count('data-does="explain"') == text.count('data-does="similar"') == 2
+    assert "/download.csv?by=molecule&amp;molecule=CCO" in text and "download.sdf" not in text
+    near = page(corpus, "/?q=an+acid")
+    assert "most alike first" in near and 'data-does="explain"' not in near
+    found = page(corpus, "/explain?q=An+acid.&smiles=CCO")
+    assert 'href="/?by=molecule&amp;molecule=CCO">Back' in found
+
+
+def test_descriptions_are_downloaded_as_csv_alone(corpus: TestClient) -> None:
+    response = corpus.get("/download.csv?molecule=CCO")
+    rows = list(csv.DictReader(io.StringIO(response.text)))
+    assert rows[0]["query"] == "CCO" and {row["text"] for row in rows} >= {"An acid."}
+    assert 'filename="descriptions.csv"' in response.headers["content-disposition"]
+    said = refused(corpus.get("/download.sdf?molecule=CCO"), 422, "invalid_request")
+    assert "got descriptions" in said
 
 
 def test_the_drawing_board_has_a_policy_of_its_own(client: TestClient) -> None:

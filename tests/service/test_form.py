@@ -8,6 +8,7 @@ import pytest
 
 from tmr_jax.filters import parse_filter
 from tmr_jax.service.form import Form, form_of
+from tmr_jax.store import DESCRIPTIONS
 
 
 def read(address: str) -> Form:
@@ -48,6 +49,32 @@ def test_the_like_of_a_hit_is_looked_for_under_the_same_filters() -> None:
     question = form.question()
     assert (question.of, question.asked) == ("molecule", "CC#N") and question.where
     assert form.q == "an acid"  # and the text is there to go back to
+
+
+@pytest.mark.parametrize(
+    ("address", "by"),
+    [
+        ("/", "molecule"),
+        ("/?q=", "molecule"),
+        ("/?molecule=CCO", "molecule"),
+        ("/?q=an+acid", "text"),
+        ("/?q=an+acid&by=molecule&molecule=C", "molecule"),
+        ("/?by=text&q=", "text"),
+    ],
+)
+def test_descriptions_are_asked_for_by_structure_unless_told(address: str, by: str) -> None:
+    pairs = parse_qsl(urlsplit(address).query, keep_blank_values=True)
+    form = form_of(pairs, DESCRIPTIONS)
+    assert form.by == by
+    # What it is written as means the same.
+    assert form_of(form.pairs(), DESCRIPTIONS) == form or address == "/?by=text&q="
+    assert form_of(pairs).by == ("molecule" if "by=molecule" in address else "text")
+
+
+def test_the_like_of_a_text_is_looked_for() -> None:
+    form = form_of([("by", "molecule"), ("molecule", "CCO"), ("k", "24")], DESCRIPTIONS)
+    again = read(form.like_text("an acid & more"))
+    assert (again.by, again.q, again.molecule, again.k) == ("text", "an acid & more", "CCO", "24")
 
 
 @pytest.mark.parametrize(

@@ -283,13 +283,28 @@ def text_table(
     path = _cache_path(cache_dir, settings, texts)
 
     def compute() -> dict[str, np.ndarray]:
-        rows, truncated = tokenizer.encode(texts, max_tokens)
-        sizes = np.array([len(row) for row in rows], np.int64)
-        tokens = np.concatenate([np.zeros(0, np.int32), *rows])
-        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        return TextTable(tokens, offsets, truncated)._asdict()
+        return _packed_texts(*tokenizer.encode(texts, max_tokens))._asdict()
 
     return TextTable(**_cached(path, compute, _texts_hold))
+
+
+def passing_text_table(texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int) -> TextTable:
+    """`text_table` of texts that are read once: no file is kept, and few are tokenised together.
+
+    A tokenizer holds every piece of a text with its place until the text is cut.
+    """
+    parts = [
+        tokenizer.encode(texts[low : low + CHUNK], max_tokens)
+        for low in range(0, len(texts), CHUNK)
+    ]
+    rows = [row for part, _ in parts for row in part]
+    return _packed_texts(rows, np.concatenate([np.zeros(0, bool), *(cut for _, cut in parts)]))
+
+
+def _packed_texts(rows: list[np.ndarray], truncated: np.ndarray) -> TextTable:
+    tokens = np.concatenate([np.zeros(0, np.int32), *rows])
+    offsets = np.cumsum([0, *map(len, rows)]).astype(np.int64)
+    return TextTable(tokens, offsets, truncated)
 
 
 def _texts_hold(arrays: dict[str, np.ndarray]) -> bool:

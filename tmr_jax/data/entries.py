@@ -66,8 +66,8 @@ def _row(mol: Chem.Mol) -> tuple:
         *properties(mol),
         group_mask(mol),
         salt,
-        _digest(canonical),
-        _digest(_parent(mol, canonical)),
+        digest(canonical),
+        digest(_parent(mol, canonical)),
     )
 
 
@@ -83,7 +83,7 @@ def _parent(mol: Chem.Mol, canonical: str) -> str:
     return Chem.MolToSmiles(rdMolStandardize.Uncharger().uncharge(largest))
 
 
-def _digest(text: str) -> int:
+def digest(text: str) -> int:
     """64 bits of a text, as a signed number."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
+    found = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(found, "little", signed=True)

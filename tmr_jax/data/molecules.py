@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,13 +11,14 @@ from tmr_jax.data import table
 from tmr_jax.features.graph import BadMolecule, parse_smiles
 
 SMI = (".smi", ".smiles", ".ism")
-MAX_LINE = 65_536  # bytes of a .smi line; no SMILES that is accepted comes near
+MAX_LINE = 65_536  # bytes of a line; no SMILES that is accepted comes near
+FIRST = 20  # lines of a .txt that are looked at to tell what it is
 
 
 class Row(NamedTuple):
-    """One row of a file: a molecule, or the reason why it cannot be read."""
+    """One row of a file: a molecule or a text, or the reason why it cannot be read."""
 
-    smiles: str
+    content: str  # a SMILES, or a text (data/texts.py)
     name: str
     refused: str = ""
 
@@ -24,13 +26,13 @@ class Row(NamedTuple):
 def read_rows(path: Path, smiles_column: str = "", name_column: str = "") -> Iterator[Row]:
     """Rows of a .smi, CSV, TSV, Parquet or SDF file, gzipped or not, in file order.
 
-    A .smi line is a SMILES and, after a space or tab, its name; so is a .txt line where the first
-    begins with a molecule. In tables the columns are looked
-    up by name; without a name for them that is "SMILES" (any case in CSV and TSV), and names are
-    row numbers. Raises ValueError where the file is missing or has no such column.
+    A .smi line is a SMILES and, after a space or tab, its name; so is a .txt line where most of the
+    first ones begin with a molecule. In tables the columns are looked up by name; without a name
+    for them that is "SMILES" (any case in CSV and TSV), and names are row numbers. Raises
+    ValueError where the file is missing or has no such column.
     """
     if path.name.lower().removesuffix(".gz").endswith(SMI) or (
-        not smiles_column and _is_bare_list(path)
+        not smiles_column and is_bare_list(path)
     ):
         if not path.is_file():
             raise ValueError(
@@ -39,23 +41,59 @@ def read_rows(path: Path, smiles_column: str = "", name_column: str = "") -> Ite
             )
         yield from _read_smi(path)
         return
-    columns = [smiles_column or _smiles_column(path)]
-    columns += [name_column] if name_column else []
+    yield from rows_of_table(path, smiles_column or _smiles_column(path), name_column)
+
+
+def rows_of_table(path: Path, column: str, name_column: str = "") -> Iterator[Row]:
+    """Rows of a table with the content of one column, under the names of another or row numbers."""
+    columns = [column, *([name_column] if name_column else [])]
     for cells in table.read(path, columns):
         name = cells.values[1] if name_column and cells.values else f"row {cells.row}"
         yield Row(cells.values[0] if cells.values else "", name.strip(), cells.refused)
 
 
-def _is_bare_list(path: Path) -> bool:
-    """Whether a .txt file begins with a molecule, where a table has the names of its columns."""
-    if not path.name.lower().removesuffix(".gz").endswith(".txt") or not path.is_file():
+def is_text_file(path: Path) -> bool:
+    """Whether a file's name ends in .txt, which may hold anything."""
+    return path.name.lower().removesuffix(".gz").endswith(".txt")
+
+
+def is_bare_list(path: Path) -> bool:
+    """Whether a .txt is a list of molecules: most of its first lines begin with one.
+
+    A single one may be a word such as NO. What has a column SMILES is a table.
+    """
+    if not is_text_file(path) or not path.is_file() or has_smiles(column_names(path)):
         return False
-    with table.open_binary(path) as raw:
-        row = _smi_row(raw.readline(MAX_LINE), 1)
+    lines = islice(enumerate(bounded_lines(path), 1), FIRST)
+    rows = [_smi_row(line, number) for number, line in lines if line is not None]
+    said = [_is_molecule(row) for row in rows if row is not None]
+    return 2 * sum(said) > len(said)
+
+
+def column_names(path: Path) -> list[str]:
+    """What the first line of a .txt has between tabs; nothing where it is beyond `MAX_LINE`."""
+    return [] if next(bounded_lines(path), None) is None else table.header(path)
+
+
+def has_smiles(names: list[str]) -> bool:
+    return any(name.lower() == "smiles" for name in names)
+
+
+def _is_molecule(row: Row) -> bool:
     try:
-        return row is not None and not row.refused and bool(parse_smiles(row.smiles))
+        return not row.refused and bool(parse_smiles(row.content))
     except BadMolecule:
         return False
+
+
+def bounded_lines(path: Path) -> Iterator[bytes | None]:
+    """The lines of a file, gzipped or not, each with its end; None for one beyond `MAX_LINE`."""
+    with table.open_binary(path) as raw:
+        while line := raw.readline(MAX_LINE):
+            too_long, rest = len(line) == MAX_LINE and not line.endswith(b"\n"), line
+            while len(rest) == MAX_LINE and not rest.endswith(b"\n"):
+                rest = raw.readline(MAX_LINE)
+            yield None if too_long else line
 
 
 def _smiles_column(path: Path) -> str:
@@ -65,17 +103,11 @@ def _smiles_column(path: Path) -> str:
 
 
 def _read_smi(path: Path) -> Iterator[Row]:
-    number = 0
-    with table.open_binary(path) as raw:
-        while line := raw.readline(MAX_LINE):
-            number += 1
-            too_long, rest = len(line) == MAX_LINE and not line.endswith(b"\n"), line
-            while len(rest) == MAX_LINE and not rest.endswith(b"\n"):
-                rest = raw.readline(MAX_LINE)
-            if too_long:
-                yield Row("", f"row {number}", "too-long")
-            elif (row := _smi_row(line, number)) is not None:
-                yield row
+    for number, line in enumerate(bounded_lines(path), 1):
+        if line is None:
+            yield Row("", f"row {number}", "too-long")
+        elif (row := _smi_row(line, number)) is not None:
+            yield row
 
 
 def _smi_row(line: bytes, number: int) -> Row | None:

@@ -23,7 +23,7 @@ from tmr_jax.features.graph import BadMolecule, parse_smiles
 from tmr_jax.retriever import Hit, Retriever
 from tmr_jax.service.lanes import Lane
 from tmr_jax.service.schemas import MAX_EXPLAINED_ATOMS, MAX_EXPLAINED_WORDS
-from tmr_jax.store import WHOLE, Filter
+from tmr_jax.store import MOLECULES, WHOLE, Filter
 
 AT_ONCE, WINDOW = 64, 0.003  # queries that are encoded together, seconds to wait for them
 KEPT = 4096  # vectors of queries, drawings
@@ -94,6 +94,12 @@ class Answering:
         self._explanations = Lane("explain", self._explain, min(room, 32))
         self._drawings = Lane("draw", _draw, 4 * room)
         self.lanes = (self._searches, self._patterns, self._explanations, self._drawings)
+
+    @property
+    def of(self) -> str:
+        """What is searched: store.MOLECULES or store.DESCRIPTIONS."""
+        library = self.retriever.library
+        return MOLECULES if library is None else library.of
 
     @property
     def partial(self) -> bool:

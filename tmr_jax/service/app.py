@@ -97,7 +97,7 @@ def create_app(
     app = FastAPI(
         title="tmr_jax",
         version=__version__,
-        description="Molecules that a description fits.",
+        description="Molecules that a description fits, or descriptions that fit a molecule.",
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -182,7 +182,8 @@ def _api(app: FastAPI, answering: Answering, seconds: float) -> None:
 def _pages(app: FastAPI, answering: Answering, page: Page, seconds: float) -> None:
     @app.get("/", include_in_schema=False)
     async def search_page(request: Request) -> Response:
-        return await page.search(form_of(request.query_params.multi_items()), request.headers)
+        form = form_of(request.query_params.multi_items(), answering.of)
+        return await page.search(form, request.headers)
 
     @app.get("/explain", include_in_schema=False)
     async def explanation(request: Request) -> Response:
@@ -233,12 +234,12 @@ def _download(
 ) -> None:
     @app.get(f"/download.{kind}", include_in_schema=False)
     async def download(request: Request) -> Response:
-        question = form_of(request.query_params.multi_items()).question()
+        question = form_of(request.query_params.multi_items(), answering.of).question()
         if not question.asked:
             raise Refusal(422, "invalid_request", "expected a query, got none; ask something first")
         answers = await answering.search([question], seconds)
         text = await asyncio.to_thread(write, [Found(a.question.asked, a.hits) for a in answers])
-        name = {"content-disposition": f'attachment; filename="molecules.{kind}"'}
+        name = {"content-disposition": f'attachment; filename="{answering.of}.{kind}"'}
         return Response(text, media_type=media, headers=name)
 
 
@@ -338,8 +339,7 @@ def checkpoint_out(retriever: Retriever) -> CheckpointOut:
 def library_out(retriever: Retriever) -> LibraryOut:
     account = retriever.library
     assert account is not None
-    source = Path(account.source).name
-    return LibraryOut(source=source, rows=account.rows, kept=account.kept, refused=account.refused)
+    return LibraryOut.model_validate(account._asdict() | {"source": Path(account.source).name})
 
 
 def answer_out(answer: Answer) -> AnswerOut:

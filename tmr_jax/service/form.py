@@ -15,6 +15,7 @@ from tmr_jax.features.properties import GROUPS
 from tmr_jax.filters import SWITCHES, parse_filter
 from tmr_jax.service.answering import Question
 from tmr_jax.service.schemas import MAX_K, MAX_SMARTS, MAX_TEXT, MAX_WORDS, check_spread
+from tmr_jax.store import DESCRIPTIONS, MOLECULES
 
 
 class Property(NamedTuple):
@@ -97,6 +98,11 @@ class Form:
         kept = [(n, v) for n, v in self.pairs() if n not in ("by", "molecule")]
         return "/?" + urlencode([("by", "molecule"), ("molecule", smiles), *kept])
 
+    def like_text(self, text: str) -> str:
+        """The address that looks for descriptions like one."""
+        kept = [(n, v) for n, v in self.pairs() if n not in ("by", "q")]
+        return "/?" + urlencode([("q", text), *kept])
+
     @property
     def shown_filters(self) -> list[tuple[str, str]]:
         """Each filter's word, and what it is called on the page."""
@@ -140,10 +146,15 @@ class Form:
         return Question(self.asked, of, k, where, self.substructure, spread)
 
 
-def form_of(query: Iterable[tuple[str, str]]) -> Form:
-    """The form of an address; what it does not know, it passes over."""
+def form_of(query: Iterable[tuple[str, str]], of: str = MOLECULES) -> Form:
+    """The form of an address; what it does not know, it passes over.
+
+    Where an address does not say what it asks by, that is by text: but of a library `of`
+    descriptions, where it has no text, by structure.
+    """
     pairs = [(name, value.strip()) for name, value in query]
     last = dict(pairs)
+    by = last.get("by") or ("molecule" if of == DESCRIPTIONS and not last.get("q") else "text")
 
     def every(name: str) -> tuple[str, ...]:
         listed = (part.strip() for n, v in pairs if n == name for part in v.split(","))
@@ -156,7 +167,7 @@ def form_of(query: Iterable[tuple[str, str]]) -> Form:
     return Form(
         q=last.get("q", ""),
         molecule=last.get("molecule", ""),
-        by="molecule" if last.get("by") == "molecule" else "text",
+        by="molecule" if by == "molecule" else "text",
         k=last.get("k", ""),
         spread=last.get("spread", ""),
         substructure=last.get("substructure", ""),

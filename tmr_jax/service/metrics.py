@@ -13,6 +13,7 @@ from prometheus_client import (
 from starlette.types import Scope
 
 from tmr_jax.service.answering import Answering
+from tmr_jax.store import DESCRIPTIONS, MOLECULES
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -43,7 +44,9 @@ class Metrics:
             waiting.labels(lane.name).set_function(lambda lane=lane: lane.waiting)
             restarts.labels(lane.name).set_function(lambda lane=lane: lane.restarts)
         for name, about, value in (
-            ("molecules", "Molecules of the library", lambda: _molecules(answering)),
+            (MOLECULES, "Molecules of the library", lambda: _count(answering, MOLECULES)),
+            (DESCRIPTIONS, "Descriptions, where the library is of those",
+             lambda: _count(answering, DESCRIPTIONS)),
             ("partial", "1 where a part of the library cannot be read", lambda: answering.partial),
             ("reloads", "Times the library was opened anew", lambda: answering.reloads),
             ("queries_encoded", "Queries the model read", lambda: answering.encoded),
@@ -62,6 +65,6 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-def _molecules(answering: Answering) -> int:
+def _count(answering: Answering, of: str) -> int:
     library = answering.retriever.library
-    return 0 if library is None else library.kept
+    return 0 if library is None or library.of != of else library.kept

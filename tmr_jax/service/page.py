@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
@@ -18,11 +19,11 @@ from tmr_jax.drawing import heat_svg
 from tmr_jax.explain import Explanation
 from tmr_jax.features.properties import GROUPS, group_names
 from tmr_jax.retriever import Hit
-from tmr_jax.service.answering import Answer, Answering, Drawing
+from tmr_jax.service.answering import Answer, Answering, Drawing, Question
 from tmr_jax.service.errors import Refusal, refusal_of
 from tmr_jax.service.form import ABOUT_SWITCHES, PROPERTIES, SHOWN, Form
-from tmr_jax.service.schemas import MAX_EXPLAINED, MAX_TEXT
-from tmr_jax.store import FLAGS, MASK
+from tmr_jax.service.schemas import MAX_EXPLAINED, MAX_EXPLAINED_WORDS, MAX_TEXT
+from tmr_jax.store import DESCRIPTIONS, FLAGS, MASK, MOLECULES
 
 EXAMPLES = (
     "an aromatic amine with chlorine",
@@ -31,6 +32,17 @@ EXAMPLES = (
     "a sugar with a phosphate group",
     "a fatty acid",
 )
+STRUCTURES = (
+    ("aspirin", "CC(=O)Oc1ccccc1C(=O)O"),
+    ("caffeine", "Cn1cnc2c1c(=O)n(C)c(=O)n2C"),
+    ("glucose", "OC[C@H]1OC(O)[C@H](O)[C@@H](O)[C@@H]1O"),
+    ("testosterone", "C[C@]12CC[C@H]3[C@@H](CCC4=CC(=O)CC[C@]34C)[C@@H]1CC[C@@H]2O"),
+    ("palmitic acid", "CCCCCCCCCCCCCCCC(=O)O"),
+)
+PURPOSE = {
+    MOLECULES: "molecules that fit a description",
+    DESCRIPTIONS: "descriptions that fit a molecule",
+}
 CARD, LARGE = (300, 210), (460, 320)  # pixels of drawings
 
 
@@ -38,11 +50,12 @@ class Card(NamedTuple):
     """A hit as it is shown."""
 
     hit: Hit
-    svg: Markup
+    svg: Markup | None  # None of a text
     chips: list[tuple[str, str, str]]  # label, value, what it is
     groups: list[str]
     flags: list[str]
-    similar: str  # an address
+    similar: str  # an address, or "" where there can be none; as the next
+    explain: str
 
 
 class Page:
@@ -63,11 +76,15 @@ class Page:
             "SWITCHES": ABOUT_SWITCHES,
             "SHOWN": SHOWN,
             "EXAMPLES": EXAMPLES,
+            "STRUCTURES": STRUCTURES,
             "MAX_TEXT": MAX_TEXT,
         }
 
     def render(self, name: str, **values: Any) -> str:
-        return self._templates.get_template(name).render(**values)
+        of = self._answering.of
+        texts = of == DESCRIPTIONS
+        told = {"of": of, "of_texts": texts, "purpose": PURPOSE[of]}
+        return self._templates.get_template(name).render(**told, **values)
 
     async def search(self, form: Form, headers: Mapping[str, str]) -> Response:
         """The page of a form, or, for htmx, its results alone."""
@@ -93,7 +110,7 @@ class Page:
                 values["drawing"] = None
         library = self._answering.retriever.library
         assert library is not None
-        values["molecules"] = library.kept
+        values["count"] = library.kept
         text = self.render("results.html" if part else "page.html", **values)
         more = {"vary": "HX-Request"} | ({"hx-push-url": form.address()} if part else {})
         if values["error"] is not None:
@@ -101,11 +118,13 @@ class Page:
         return HTMLResponse(text, status, more)
 
     async def _cards(self, form: Form, answer: Answer) -> list[Card]:
-        drawings = [Drawing(hit.content, *CARD) for hit in answer.hits]
-        drawn = await self._answering.draw(drawings, self._seconds) if drawings else []
+        drawings = [Drawing(hit.content, *CARD) for hit in answer.hits if not hit.is_text]
+        drawn = iter(await self._answering.draw(drawings, self._seconds) if drawings else ())
         return [
-            Card(hit, Markup(svg), *_facts(hit), form.like(hit.content))
-            for hit, svg in zip(answer.hits, drawn, strict=True)
+            _text_card(form, answer.question, hit)
+            if hit.is_text
+            else _molecule_card(form, answer.question, hit, Markup(next(drawn)))
+            for hit in answer.hits
         ]
 
     async def explanation(self, text: str, smiles: str, headers: Mapping[str, str]) -> Response:
@@ -124,11 +143,14 @@ class Page:
         ]
         coloured, numbered = await self._answering.draw(drawings, self._seconds)
         values = {"found": found, "pieces": _pieces(found), "svg": Markup(coloured)}
+        of_texts = self._answering.of == DESCRIPTIONS
+        asked = Form(molecule=smiles, by="molecule") if of_texts else Form(q=text)
+        values["back"] = asked.address()
         heat = heat_svg([word.text for word in found.words], found.smiles, found.heat)
         values |= {"heat": Markup(heat), "numbered": Markup(numbered)}
         part = "hx-request" in headers
         name = "explanation.html" if part else "explanation_page.html"
-        return HTMLResponse(self.render(name, **values, text=text), headers={"vary": "HX-Request"})
+        return HTMLResponse(self.render(name, **values), headers={"vary": "HX-Request"})
 
     async def drawing(self, smiles: str) -> Response:
         """What is being typed, drawn; a message where it is no molecule."""
@@ -151,6 +173,17 @@ class Page:
         return self.render(name, error=refusal).encode()
 
 
+def _molecule_card(form: Form, question: Question, hit: Hit, svg: Markup) -> Card:
+    explain = _explanation(question.asked, hit.content) if question.of == "text" else ""
+    return Card(hit, svg, *_facts(hit), form.like(hit.content), explain)
+
+
+def _text_card(form: Form, question: Question, hit: Hit) -> Card:
+    explain = _explanation(hit.content, question.asked) if question.of == "molecule" else ""
+    similar = form.like_text(hit.content) if len(hit.content) <= MAX_EXPLAINED else ""
+    return Card(hit, None, *_facts(hit), similar, explain)
+
+
 def _facts(hit: Hit) -> tuple[list[tuple[str, str, str]], list[str], list[str]]:
     """Chips, groups and flags of a hit."""
     chips = [
@@ -160,6 +193,13 @@ def _facts(hit: Hit) -> tuple[list[tuple[str, str, str]], list[str], list[str]]:
     ]
     groups = group_names(int(hit.columns[MASK])) if MASK in hit.columns else []
     return chips, groups, [name for name in FLAGS if hit.columns.get(name)]
+
+
+def _explanation(text: str, smiles: str) -> str:
+    """The address of an explanation; "" where the text is more than is explained."""
+    if len(text) > MAX_EXPLAINED or len(text.split()) > MAX_EXPLAINED_WORDS:
+        return ""
+    return "/explain?" + urlencode({"q": text, "smiles": smiles})
 
 
 def _pieces(found: Explanation) -> list[tuple[str, int]]:

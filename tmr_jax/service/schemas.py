@@ -44,12 +44,13 @@ class ExplainRequest(Strict):
 
 
 class HitOut(BaseModel):
-    """What tmr_jax.hits_file says of a hit; properties are of libraries on disk alone."""
+    """What tmr_jax.hits_file says of a hit; properties are of molecules on disk alone."""
 
     rank: int
     score: float  # cosine
     refined: float | None = None  # of the second stage, where the model has one
-    smiles: str
+    smiles: str | None = None  # or, of a library of descriptions,
+    text: str | None = None
     name: str
     id: int | None = None  # row of the file, from 0
     mw: float | None = None
@@ -82,6 +83,7 @@ class CheckpointOut(BaseModel):
 
 class LibraryOut(BaseModel):
     source: str  # the name of the file or folder, without where it is
+    of: Literal["molecules", "descriptions"]
     rows: int
     kept: int
     refused: dict[str, int]

@@ -27,7 +27,9 @@ MASK = "groups"
 # Several parts; the same molecule as one of a lower id; the same but for salt and charge.
 FLAGS = ("salt", "duplicate", "variant")
 IDENTITIES = ("identity", "parent")  # hashes of canonical SMILES, by which the last two are found
-TEXTS = ("name", "smiles")
+CONTENT = "smiles"  # a SMILES; of a library of descriptions the text, under the same name
+TEXTS = ("name", CONTENT)
+MOLECULES, DESCRIPTIONS = "molecules", "descriptions"  # what a library is of: see `contents`
 COLUMNS = {
     **dict.fromkeys(FLOATS, np.float32),
     **dict.fromkeys(INTEGERS, np.int32),
@@ -93,6 +95,15 @@ class Found(NamedTuple):
     ids: Int[np.ndarray, "Q K"]
     scores: Float[np.ndarray, "Q K"]  # cosines; -inf where there is no item
     partial: bool = False  # a part of the library could not be read
+
+
+def contents(about: dict[str, Any]) -> str:
+    """What a library is of, MOLECULES or DESCRIPTIONS, by what is kept of its making.
+
+    Those of descriptions say so. They have the same columns: `identity` and `parent` are a hash of
+    the text without regard to white space, what only a molecule has is 0.
+    """
+    return about.get("of", MOLECULES)
 
 
 class StoreFailed(ValueError):

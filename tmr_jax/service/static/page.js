@@ -44,7 +44,9 @@ function go(step) {
 const doing = {
   copy: (from) => {
     const card = from.closest(".card");
-    if (card) copy(card.dataset.smiles, "SMILES copied");
+    if (!card) return;
+    const { smiles, text } = card.dataset;
+    copy(smiles ?? text, smiles ? "SMILES copied" : "Text copied");
   },
   share: (from) => copy(location.origin + from.dataset.address, "Link copied"),
   keys: () => document.getElementById("keys").showModal(),
