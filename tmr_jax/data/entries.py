@@ -18,6 +18,7 @@ from tmr_jax.features.graph import BadMolecule, featurise_mol, parse_smiles
 from tmr_jax.features.properties import Properties, group_mask, properties
 
 RDKIT = rdBase.rdkitVersion  # by which a library's columns and features were computed
+UNCHARGER = rdMolStandardize.Uncharger()  # its making takes as long as a molecule
 PATIENCE = 2.0  # seconds of a processor for one molecule (F13)
 NUMBERS = {
     name: np.float32 if kind is float else np.int32
@@ -80,7 +81,7 @@ def _parent(mol: Chem.Mol, canonical: str) -> str:
         return canonical
     parts = [(p.GetNumHeavyAtoms(), Chem.MolToSmiles(p), p) for p in Chem.GetMolFrags(mol, True)]
     largest = max(parts, key=lambda part: part[:2])[2]
-    return Chem.MolToSmiles(rdMolStandardize.Uncharger().uncharge(largest))
+    return Chem.MolToSmiles(UNCHARGER.uncharge(largest))
 
 
 def digest(text: str) -> int:
