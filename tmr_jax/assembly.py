@@ -171,7 +171,8 @@ def _composition(config: Experiment, text: TextTable, smiles: list[str]) -> Comp
         )
     place = structure_place(fingerprints(smiles)) if train.alike > 1 else None
     lengths = np.diff(text.offsets)
-    return Composition(lengths, train.batch_size, packed, train.pool_batches, train.alike, place)
+    row = config.features.max_tokens if packed else 0
+    return Composition(lengths, train.batch_size, row, train.pool_batches, train.alike, place)
 
 
 def _shapes(config: Experiment, composition: Composition, mol: MolTable, shards: int) -> Shapes:
@@ -181,9 +182,8 @@ def _shapes(config: Experiment, composition: Composition, mol: MolTable, shards:
     shapes = declare_shapes(mol, config.train.text_buckets, share, planned)
     if not composition.packed:
         return shapes
-    row = config.features.max_tokens
-    rows = declare_rows(composition.text_lengths, planned, row)
-    return shapes._replace(text=(row,), rows=rows)
+    rows = declare_rows(composition.text_lengths, planned, composition.row)
+    return shapes._replace(text=(composition.row,), rows=rows)
 
 
 def assemble_from_run(run: str | Path) -> Assembly:

@@ -155,7 +155,7 @@ def assemble_for_generator(
     text, mol = encoder.text_rows(words), encoder.mol_rows(table)
     assert text.side is not None and mol.side is not None
     lengths, place = np.diff(words.offsets), structure_place(unit(text.rows + mol.rows))
-    how = (lengths, train.batch_size, False, train.pool_batches, train.alike, place)
+    how = (lengths, train.batch_size, 0, train.pool_batches, train.alike, place)
     composition = Composition(*how)
     planned = composition.sample()
     features = FeatureSet(

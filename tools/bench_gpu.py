@@ -152,7 +152,9 @@ def work(size: Sizes, how: str, batch: int) -> Work:
     config = experiment(how, batch, size.width)
     text, mol = texts(size.pairs, size, 0), molecules(size.pairs, 1)
     lengths = np.diff(text.offsets)
-    composition = Composition(lengths, batch, how == "packed", config.train.pool_batches)
+    composition = Composition(
+        lengths, batch, size.width if how == "packed" else 0, config.train.pool_batches
+    )
     planned = composition.sample()
     shapes = declare_shapes(mol, config.train.text_buckets, batch, planned)
     if how == "packed":

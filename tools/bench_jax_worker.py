@@ -134,7 +134,7 @@ def write_work(
     steps = len(data.ids) // size
     shuffled = np.random.default_rng(0).permutation(len(data.ids))[: steps * size]
     lengths = np.diff(data.text.offsets)
-    by_length = Composition(lengths, size, False, config.train.pool_batches).epoch(0, 0)
+    by_length = Composition(lengths, size, 0, config.train.pool_batches).epoch(0, 0)
     arrays = {
         "tokens": data.text.tokens,
         "text_offsets": data.text.offsets,

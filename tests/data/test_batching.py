@@ -87,22 +87,32 @@ def test_fewer_rows_than_a_batch_say_what_to_set():
 
 def test_a_spread_plan_gives_every_batch_its_share_of_every_length():
     lengths = np.random.default_rng(0).permutation(203) + 4
-    plan = spread_plan(3, 5, lengths, 8)
+    plan = spread_plan(3, 5, lengths, 8, 256)
     assert plan.shape == (25, 8) and len(np.unique(plan)) == 200
     assert ((lengths[plan] <= np.median(lengths[plan])).sum(1) == 4).all()
     random = epoch_plan(3, 5, lengths, 8, 0)
     assert lengths[plan].sum(1).std() < 0.6 * lengths[random].sum(1).std()
-    assert np.array_equal(plan, spread_plan(3, 5, lengths, 8))
-    assert not np.array_equal(plan, spread_plan(3, 6, lengths, 8))
-    places = [spread_plan(0, e, LENGTHS, 8).argmax() % 8 for e in range(20)]
+    assert np.array_equal(plan, spread_plan(3, 5, lengths, 8, 256))
+    assert not np.array_equal(plan, spread_plan(3, 6, lengths, 8, 256))
+    places = [spread_plan(0, e, LENGTHS, 8, 256).argmax() % 8 for e in range(20)]
     assert len(set(places)) > 1  # the place in the batch says nothing of the length
+
+
+def test_no_batch_of_a_spread_plan_takes_more_rows_than_most():
+    lengths = np.clip(np.random.default_rng(2).gamma(6, 16, 3300).astype(int), 8, 256)
+    for epoch in range(2):
+        plan = spread_plan(0, epoch, lengths, 32, 256)
+        heights = [pack(lengths[rows], 256)[2] for rows in plan]
+        assert len(np.unique(plan)) == plan.size and max(heights) == np.median(heights)
+    share = lengths[plan].sum() / (plan.shape[0] * max(heights) * 256)
+    assert share > 0.9
 
 
 def test_texts_of_one_length_meet_in_a_batch_nearly_as_often_as_others():
     lengths = np.repeat(np.arange(10, 110), 4)  # four texts of each length
     together = np.zeros((400, 400))
     for epoch in range(60):
-        for rows in spread_plan(0, epoch, lengths, 40):
+        for rows in spread_plan(0, epoch, lengths, 40, 128):
             together[np.ix_(rows, rows)] += 1
     np.fill_diagonal(together, np.nan)
     same = lengths[:, None] == lengths[None, :]
@@ -110,14 +120,14 @@ def test_texts_of_one_length_meet_in_a_batch_nearly_as_often_as_others():
 
 
 def test_a_composition_is_one_plan_or_the_other():
-    for packed in (False, True):
-        found = Composition(LENGTHS, 8, packed, 4).epoch(1, 2)
-        other = spread_plan(1, 2, LENGTHS, 8) if packed else epoch_plan(1, 2, LENGTHS, 8, 4)
+    for row in (0, 256):
+        found = Composition(LENGTHS, 8, row, 4).epoch(1, 2)
+        other = spread_plan(1, 2, LENGTHS, 8, row) if row else epoch_plan(1, 2, LENGTHS, 8, 4)
         assert np.array_equal(found, other)
 
 
 def test_rows_of_packed_batches_are_as_many_as_any_needs_and_one_for_each_text():
-    plan = Composition(LENGTHS, 8, True).sample()
+    plan = Composition(LENGTHS, 8, 256).sample()
     levels = declare_rows(LENGTHS, plan, 256)
     used = [pack(LENGTHS[rows], 256)[2] for rows in plan]
     assert levels == (max(used), 8) and max(used) < 8
@@ -231,7 +241,7 @@ def test_declared_shapes_hold_every_batch_and_mostly_the_smallest():
     many = table_take(table, np.random.default_rng(0).integers(40, size=400))
     lengths = np.diff(many.node_offsets)
     for pool in (0, 4):
-        planned = Composition(lengths, 8, False, pool).sample() if pool else None
+        planned = Composition(lengths, 8, 0, pool).sample() if pool else None
         shapes = declare_shapes(many, (64, 32), 8, planned)
         assert shapes.text == (32, 64) and 1 <= len(shapes.nodes) == len(shapes.edges) <= 3
         assert list(shapes.nodes) == sorted(set(shapes.nodes))

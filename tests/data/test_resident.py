@@ -27,7 +27,7 @@ def data():
 
 
 def declared(text, mol, batch_size):
-    plan = Composition(np.diff(text.offsets), batch_size, True).sample()
+    plan = Composition(np.diff(text.offsets), batch_size, ROW).sample()
     shapes = declare_shapes(mol, (ROW,), batch_size, plan)
     return shapes._replace(rows=declare_rows(np.diff(text.offsets), plan, ROW)), plan
 

@@ -22,6 +22,7 @@ from tmr_jax.types import Batch, MolBatch, TextBatch
 
 _SAMPLED_BATCHES = 2000  # random batches whose sizes the graph budgets are read from
 DEALT = 4  # rows of a stratum of lengths that one batch has
+SWAPS = 200  # that are tried for a batch of texts that lie badly in rows
 
 
 class Shapes(NamedTuple):
@@ -82,15 +83,19 @@ class Composition(NamedTuple):
 
     text_lengths: np.ndarray  # int64 [n], tokens
     batch_size: int
-    packed: bool  # texts side by side, so that batches need not be of like lengths
+    row: int  # tokens of a row that texts lie in side by side, of any lengths; 0: not packed
     pool_batches: int = 0
     alike: int = 1
     place: np.ndarray | None = None
 
+    @property
+    def packed(self) -> bool:
+        return self.row > 0
+
     def epoch(self, seed: int, epoch: int) -> np.ndarray:
         """Rows of every batch of an epoch, int64 [steps, B]."""
         if self.packed:
-            return spread_plan(seed, epoch, self.text_lengths, self.batch_size)
+            return spread_plan(seed, epoch, self.text_lengths, self.batch_size, self.row)
         how = (self.text_lengths, self.batch_size, self.pool_batches, self.alike, self.place)
         return epoch_plan(seed, epoch, *how)
 
@@ -141,12 +146,15 @@ def whole_batches(rng: np.random.Generator, rows: int, batch_size: int) -> np.nd
     return rng.permutation(rows)[: rows // batch_size * batch_size]
 
 
-def spread_plan(seed: int, epoch: int, text_lengths: np.ndarray, batch_size: int) -> np.ndarray:
+def spread_plan(
+    seed: int, epoch: int, text_lengths: np.ndarray, batch_size: int, row: int
+) -> np.ndarray:
     """Rows of every batch of an epoch, int64 [steps, B]: each has its share of every text length.
 
     As `epoch_plan`, but the rows are cut into strata by length, and every batch is dealt four
     random rows of each: texts of nearly one length still meet in a batch, three quarters as often
-    as any other two. All batches then have nearly as many tokens and, packed, one shape.
+    as any other two. All batches then have nearly as many tokens and, packed into rows of `row`
+    tokens, one shape.
     """
     rng = np.random.default_rng([seed, epoch])
     order = whole_batches(rng, len(text_lengths), batch_size)
@@ -157,8 +165,38 @@ def spread_plan(seed: int, epoch: int, text_lengths: np.ndarray, batch_size: int
         share = min(DEALT, batch_size - start)
         stratum = order[start * steps : (start + share) * steps]
         dealt.append(rng.permutation(stratum).reshape(steps, share))
-    plan = rng.permuted(np.concatenate(dealt, axis=1), axis=1)
+    plan = _evened(rng, np.concatenate(dealt, axis=1), text_lengths, row)
+    plan = rng.permuted(plan, axis=1)
     return rng.permutation(plan, axis=0).astype(np.int64)
+
+
+def _evened(
+    rng: np.random.Generator, plan: np.ndarray, text_lengths: np.ndarray, row: int
+) -> np.ndarray:
+    """The plan with as many rows for every batch as three in four of them take, where it can be.
+
+    Every batch is as high as the highest, which a few would decide: those give texts to others for
+    shorter ones of the same stratum, a column of the plan.
+    """
+
+    def height(batch: int) -> int:
+        return pack(text_lengths[plan[batch]], row)[2]
+
+    heights = np.array([height(batch) for batch in range(len(plan))])
+    most = int(np.quantile(heights, 0.75, method="higher"))
+    for batch in np.flatnonzero(heights > most):
+        for _ in range(SWAPS):
+            other, column = rng.integers(plan.shape)
+            pair = [batch, other], column
+            mine, theirs = text_lengths[plan[pair]]
+            if theirs >= mine:
+                continue
+            plan[pair] = plan[pair][::-1]
+            if height(other) > most:
+                plan[pair] = plan[pair][::-1]
+            elif height(batch) <= most:
+                break
+    return plan
 
 
 def make_batch(
