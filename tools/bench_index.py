@@ -133,7 +133,7 @@ def kill(told: Arguments, source: Path, out: Path, shards: int, each: float) -> 
     chance = random.Random(told.seed)
     kills, most, before = 0, 0, State({}, 0)
     for number in range(told.kills):
-        after = int(shards * (number + chance.random()) / told.kills)
+        after = int((shards - 1) * (number + chance.random()) / told.kills)
         process = start(told.run, source, out)
         while process.poll() is None and there(out) < after:
             time.sleep(0.01)
