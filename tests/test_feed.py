@@ -91,7 +91,7 @@ def test_what_cannot_be_packed_is_fed_by_the_host(packed):
     optimizer = optax.apply_if_finite(optax.adam(1e-3), 1)
     how = (assembly.model, optimizer, frozenset(), None, 0)
     assert isinstance(feed_of(data, *how), ResidentFeed)
-    padded = data._replace(composition=data.composition._replace(packed=False))
+    padded = data._replace(composition=data.composition._replace(row=0))
     assert isinstance(feed_of(padded, *how), HostFeed)
 
 
