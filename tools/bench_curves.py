@@ -122,7 +122,7 @@ def repeated(once: Callable[[], object]) -> list[float]:
 
 def ranks(count: int) -> list[float]:
     random = np.random.default_rng(0)
-    pool = random.normal(size=(count, DIM)).astype(np.float32)
+    pool = random.standard_normal((count, DIM), np.float32)
     pool /= np.linalg.norm(pool, axis=1, keepdims=True)
     each = np.arange(count)
     return repeated(lambda: rank(pool[:QUERIES], pool, each[:QUERIES], each))
@@ -220,10 +220,11 @@ def draw(found: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
         axis.plot(values, [p["seconds"] for p in points.values()], "o-", color="C0")
         axis.set_xlabel(UNITS[curve], fontsize=8)
         axis.set_ylabel("seconds", color="C0")
-        axis.set_ylim(bottom=0)
         if curve in ("batch", "pool"):
             axis.set_xscale("log", base=2 if curve == "batch" else 10)
             axis.set_yscale("log")
+        else:
+            axis.set_ylim(bottom=0)
         other = axis.twinx()
         other.plot(values, [p["gib"] for p in points.values()], "s--", color="C1")
         other.set_ylabel("GiB at most", color="C1")
