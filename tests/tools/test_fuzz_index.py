@@ -36,6 +36,7 @@ def test_molecules_that_hang_or_take_too_long_are_counted(tmp_path, monkeypatch,
         return 1.0, SimpleNamespace(account={"rows": 132, "kept": 129}, batches=lambda: ())
 
     monkeypatch.setitem(TOOL["check"].__globals__, "made", made)
+    monkeypatch.setitem(TOOL["check"].__globals__, "rounding_of", lambda run: 1e-6)
     assert TOOL["check"](told("run", tmp_path), tmp_path) == 1
     said = capsys.readouterr().out
     assert "1 molecules ended their process or hung it: DOES NOT HOLD" in said
