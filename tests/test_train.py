@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from tmr_jax.loop import Plan
+from tmr_jax.loop import Plan, Signals, Stopped
 from tmr_jax.train import main
 from tmr_jax.training.checkpoint import Checkpoints, restore_params
 
@@ -169,6 +169,18 @@ def test_signals_save_and_the_next_start_goes_on(unbroken, tmp_path):
 
 
 # In this process
+
+
+def test_of_sigterm_and_ctrl_c_that_both_wait_sigterm_counts():
+    both = {signal.SIGTERM, signal.SIGINT}
+    with Signals() as signals:
+        with signals.deferred():
+            signal.pthread_sigmask(signal.SIG_BLOCK, both)
+            for number in both:
+                signal.raise_signal(number)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+        with pytest.raises(Stopped, match="SIGTERM"):
+            signals.check()
 
 
 def copied(unbroken: Path, tmp_path: Path) -> Path:

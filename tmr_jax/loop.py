@@ -75,6 +75,9 @@ class Signals:
 
     def _came(self, number: int, frame: FrameType | None) -> None:
         if self._number:
+            # Of two that wait Python handles the lower number first, Ctrl-C before SIGTERM, in
+            # whatever order they came: whoever sent SIGTERM is to read that it was obeyed.
+            self._number = max(self._number, number)
             print("still saving; a moment", file=sys.stderr, flush=True)
             return
         self._number = number

@@ -332,7 +332,7 @@ def program(name: str, words: list[str], run: Path) -> Ended:
         hand_to(child)
         status, peak = wait(child)
     error = first_error(log, begin, status) if status else ""
-    return Ended(time.monotonic() - start, peak, came[0] if came else 0, error)
+    return Ended(time.monotonic() - start, peak, max(came, default=0), error)
 
 
 @contextmanager
