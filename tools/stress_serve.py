@@ -291,25 +291,28 @@ def s3(service: Service, connections: int) -> tuple[bool, str]:
 
 
 def s4(service: Service, run: str, library: str, clients: int, seconds: float) -> tuple[bool, str]:
+    """Load for `seconds`, after a warm-up of half as long that counts for errors alone.
+
+    It fills the caches of queries and reads pages of the library for the first time.
+    """
     memory, encoded = [], service.metric("tmr_queries_encoded")
     with load(service, clients) as found:
-        until = time.monotonic() + seconds
+        warm = time.monotonic() + seconds / 2
+        until = warm + seconds
         while time.monotonic() < until:
             time.sleep(min(1.0, seconds / 10))
             memory.append((time.monotonic(), service.memory))
     encoded = service.metric("tmr_queries_encoded") - encoded
     errors, busy, bare = refused(found)
-    # What is done once, as reading pages of the library for the first time, is in nobody's p99.
-    warm = found[0][0] + seconds / 10
     late = [r for at, r in found if isinstance(r, Reply) and r.status == 200 and at > warm]
     times = [r.seconds for r in late]
-    later = memory[len(memory) // 3 :]  # after what is grown once
+    later = [(at, held) for at, held in memory if at > warm]
     slope = 60 * statistics.linear_regression(*zip(*later, strict=True)).slope
     p50, p99 = percentile(times, 0.5), percentile(times, 0.99)
-    told = f"{clients} clients, {len(times) / (0.9 * seconds):.0f} answers/s, {errors} errors"
+    told = f"{clients} clients, {len(times) / seconds:.0f} answers/s, {errors} errors"
     told += f", {encoded / max(len(found), 1):.0%} encoded, {busy} told to come back"
     told += f", p50 {p50:.0f} ms, p99 {p99:.0f} ms, memory {slope:+.2f} MB/min"
-    # The slope of a short run is that of its warm-up.
+    # In less than a minute the slope is that of noise.
     ok = not errors and not bare and p99 <= 5 * p50 and (slope <= 1 or seconds < 60)
     full, shown = queue_of_eight(run, library, clients, min(seconds, 10))
     return ok and full and encoded >= len(found) / 2, f"{told}; {shown}"
