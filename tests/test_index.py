@@ -16,9 +16,10 @@ import pytest
 
 import tmr_jax
 from tmr_jax import index, index_build
+from tmr_jax.assembly import Encoder
 from tmr_jax.data.workers import Died
 from tmr_jax.index_build import REFUSED, Seen, Source, build, described
-from tmr_jax.store import contents
+from tmr_jax.store import KEPT, contents
 from tmr_jax.store.exact import MANIFEST, ExactStore, shard_places
 from tmr_jax.training.lock import hold
 
@@ -88,8 +89,15 @@ def test_rows_of_a_file(small, file, model, tmp_path, tiny_run):
     assert refused[1:] == ["4\tunparsable\tnot_a_molecule", "6\tunparsable\tC1CC"]
     kept = [line.split()[0] for i, line in enumerate(LINES) if items[i]]
     vectors = tmr_jax.load(tiny_run).encode_molecules(kept)
-    found = np.stack([item["vector"] for item in store.get(range(11), vectors=True) if item])
+    found = np.stack([item["vector"] for item in store.get(range(11), ["vector"]) if item])
     np.testing.assert_allclose(found, vectors, atol=1e-6)
+    retriever = tmr_jax.load(tiny_run)
+    reader = Encoder(retriever._assembly, retriever._params, parts=True)
+    read = reader.molecules(kept)[0]
+    found = [item["norm"] for item in items if item]
+    np.testing.assert_allclose(
+        found, np.linalg.norm(read.side.pooled, axis=1)[read.group], rtol=1e-5
+    )
 
 
 def test_a_stopped_build_goes_on_and_ends_the_same(small, file, model, tmp_path):
@@ -133,7 +141,7 @@ def test_texts_of_a_file(small, corpus, model, tmp_path, tiny_run, monkeypatch):
     assert (account.duplicates, account.cut, account.salts) == (2, 1, 0)
     store = ExactStore(tmp_path / "lib")
     assert contents(store.about) == "descriptions" and "rdkit" not in store.about
-    items = store.get(range(7), vectors=True)
+    items = store.get(range(7), [*KEPT, "vector"])
     assert [item and item["smiles"] for item in items] == [t.strip() or None for t in TEXTS]
     assert [i for i, item in enumerate(items) if item and item["duplicate"]] == [3, 6]
     assert items[1]["name"] == "row 2" and items[1]["mw"] == 0

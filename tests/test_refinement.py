@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import tmr_jax
-from tmr_jax.assembly import Encoded
+from tmr_jax.assembly import Encoded, Encoder
 from tmr_jax.config import HdanConfig, RefineConfig, load_experiment
 from tmr_jax.data.pools import load_pool
 from tmr_jax.eval import chosen_alpha, encode_pools, evaluate, main, open_run
@@ -134,6 +134,31 @@ def test_a_search_orders_its_shortlist_by_the_second_stage(joint, tmp_path):
     (tmp_path / "texts.txt").write_text("\n".join(texts))
     kept = retriever.with_library(tmp_path / "texts.txt").search_molecule("CCO", k=3)
     assert [(h.content, h.refined) for h in kept] == [(h.content, h.refined) for h in back]
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_a_search_scores_what_it_finds_as_evaluation_does(joint, tmp_path, on_disk):
+    """Evaluation reads every molecule of the shortlist, a search those that are denoised."""
+    smiles = ["CCO", "CCN", "Nc1ccccc1", "c1ccccc1O", "CC(=O)O", "OCC", "CCCl", "CCCCN"]
+    (tmp_path / "my.smi").write_text("\n".join(smiles))
+    retriever = tmr_jax.load(joint).with_library(tmp_path / "my.smi" if on_disk else smiles)
+    retriever.alpha = 0.3
+    encoder = Encoder(retriever._assembly, retriever._params, parts=True)
+    mol = encoder.molecules(smiles)[0]
+    for text in ("an alcohol", "an aromatic amine with a ring"):
+        lists = retriever._refiner.lists(encoder.texts([text]), mol, "t2m", np.zeros(1, int))
+        s1, clean = lists.refined.perturbed[0], lists.refined.clean[0]
+        right = dict(zip(lists.refined.item[0].tolist(), s1, strict=True))
+        head = lists.refined.item[0][:4].tolist()
+        right |= {item: right[item] + 0.3 * r for item, r in zip(head, clean, strict=True)}
+        hits = retriever.search(text, k=8)
+        assert len(clean) == 4 and len({hit.content for hit in hits}) == 8
+        found = [right[mol.group[smiles.index(hit.content)]] for hit in hits]
+        assert [hit.refined for hit in hits] == pytest.approx(found, abs=1e-5)
+        inside = [mol.group[smiles.index(hit.content)] in head for hit in hits]
+        assert inside == sorted(inside, reverse=True)
+        assert found[: sum(inside)] == sorted(found[: sum(inside)], reverse=True)
+        assert found[sum(inside) :] == sorted(found[sum(inside) :], reverse=True)
 
 
 def test_the_second_stage_leaves_the_encoder_as_it_was(stages):

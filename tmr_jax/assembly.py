@@ -29,6 +29,7 @@ from tmr_jax.data.batching import (
     encode_batches_mol,
     encode_batches_text,
     make_batch,
+    mol_batch,
 )
 from tmr_jax.data.cache import (
     CACHE_FROM,
@@ -62,7 +63,8 @@ from tmr_jax.training.parallel import devices_at_hand
 from tmr_jax.training.state import joined, parameters_sha256, variables
 from tmr_jax.types import Batch, Pair, Side, TextBatch
 
-QUESTIONS = 8  # so few texts are a batch of their own size
+QUESTIONS = 8  # so few texts are a batch of their own size, and so is one
+ANSWERS = 32  # so few molecules are
 # From so many texts on a CPU pads to multiples of `FINE` tokens: padding falls from 20 to 10 % at
 # ChEBI-20's lengths, and a shape compiles in under a second there. Accelerators compile longer.
 CORPUS, FINE = 1000, 16
@@ -388,6 +390,7 @@ class Encoded(NamedTuple):
     rows: np.ndarray  # float32 [n, D], of length one; equal bit for bit in a group
     group: np.ndarray  # int64 [n]
     side: Side | None = None  # row `group` of it belongs to a string; of models that refine
+    norm: np.ndarray = np.zeros(0, np.float32)  # [n], how long the rows were; empty: not known
 
 
 def refines(model: nn.Module) -> bool:
@@ -459,31 +462,52 @@ class Encoder:
     def _batches(self, table: TextTable) -> Iterable[tuple[np.ndarray, TextBatch]]:
         a = self._assembly
         size = a.config.eval.batch_size
-        # A question is a text or two: it need not wait for a whole batch of padding.
+        # A question is a text or a few: it need not wait for a whole batch of padding.
         count = len(table.truncated)
-        size = min(size, QUESTIONS) if count <= QUESTIONS else size
+        size = next((few for few in (1, QUESTIONS) if count <= few < size), size)
         lengths: Sequence[int] = a.config.train.text_buckets
         if count >= CORPUS and jax.default_backend() == "cpu":
             lengths = (*range(FINE, max(lengths), FINE), max(lengths))
         return encode_batches_text(table, size, lengths, a.tokenizer.pad_token)
 
+    def warm(self, most: int = 0) -> None:
+        """Compiles the shapes of questions: texts of every length, few molecules of every size.
+
+        Texts come one by one, in a few, and in full batches; `most` leaves out larger ones.
+        """
+        a = self._assembly
+        full = a.config.eval.batch_size
+        text = text_table(["a"], a.tokenizer, a.config.features.max_tokens)
+        for size in dict.fromkeys(min(size, most or full) for size in (1, QUESTIONS, full)):
+            for length in a.config.train.text_buckets:
+                ((_, batch),) = encode_batches_text(text, size, [length], a.tokenizer.pad_token)
+                self._text(self.params, batch)
+        few = min(ANSWERS, full)
+        table = self._molecule_table(["C"])[0]
+        for nodes in (16 * few, 32 * few, 64 * few, 128 * few):
+            self._mol(self.params, mol_batch(np.zeros(1, int), table, (nodes,), (3 * nodes,), few))
+
     def molecules(
         self, smiles: Sequence[str], watch: Callable[[int], None] = lambda done: None
     ) -> tuple[Encoded, np.ndarray, list[Refused]]:
         """Embeddings of the molecules that parse, which rows those are, and what was refused."""
+        table, kept, refused = self._molecule_table(smiles)
+        return self.mol_rows(table, watch), kept, refused
+
+    def _molecule_table(self, smiles: Sequence[str]) -> tuple[MolTable, np.ndarray, list[Refused]]:
         a = self._assembly
-        table, kept, refused = molecule_table(
-            smiles, a.config.features.molecule, a.config.features.motif
-        )
+        features = a.config.features
+        table, kept, refused = molecule_table(smiles, features.molecule, features.motif)
         if a.vocabulary is not None:
             table, _ = apply_vocabulary(table, a.vocabulary)
-        return self.mol_rows(table, watch), kept, refused
+        return table, kept, refused
 
     def mol_rows(
         self, table: MolTable, watch: Callable[[int], None] = lambda done: None
     ) -> Encoded:
         first, group = distinct(table.key)
         size = self._assembly.config.eval.batch_size
+        size = min(size, ANSWERS) if len(first) <= ANSWERS else size
         batches = encode_batches_mol(table_take(table, first), size)
         return self._encoded(self._mol, batches, table.key[first], group, watch)
 
@@ -513,5 +537,8 @@ class Encoder:
         dim = self._assembly.config.model.dim
         if self._parts:
             side = encode_parts(run, watched(), keys, dim)
-            return Encoded(unit(side.pooled)[group], group, side)
-        return Encoded(encode(run, watched(), len(keys), dim)[group], group)
+            pooled = side.pooled
+        else:
+            side, pooled = None, encode(run, watched(), len(keys), dim)
+        norm = np.linalg.norm(pooled, axis=1)
+        return Encoded(unit(pooled)[group], group, side, norm[group])

@@ -30,7 +30,7 @@ from tmr_jax.data.molecules import SMI, Row, read_rows
 from tmr_jax.data.texts import holds_texts, read_texts
 from tmr_jax.data.workers import Arrays, Died, Worker, in_workers
 from tmr_jax.progress import progress
-from tmr_jax.store import COLUMNS, CONTENT, DESCRIPTIONS, MOLECULES, Batch, contents
+from tmr_jax.store import COLUMNS, CONTENT, DESCRIPTIONS, MOLECULES, NORM, Batch, contents
 from tmr_jax.store.exact import (
     HEAD,
     SHARDS,
@@ -289,6 +289,7 @@ def _made_of_texts(rows: list[Row], model: Model, watch: Callable[[int], None]) 
     if not texts:
         return Made(reasons, np.zeros((0, model.config.model.dim), np.float32), columns, {"cut": 0})
     encoded, cut = model.encoder.corpus(texts, watch)
+    columns[NORM] = encoded.norm
     return Made(reasons, encoded.rows, columns, {"cut": int(cut.sum())})
 
 
@@ -337,9 +338,10 @@ def _made_of_molecules(rows: list[Row], parts: list[Arrays], model: Model) -> Ma
     molecules = joined_table(parts)
     if model.vocabulary is not None:
         molecules, _ = apply_vocabulary(molecules, model.vocabulary)
-    computed = [name for name in COLUMNS if name not in FOUND_BY]
+    computed = [name for name in COLUMNS if name not in (*FOUND_BY, NORM)]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in computed}
-    return Made(reasons, model.encoder.mol_rows(molecules).rows, columns, {})
+    encoded = model.encoder.mol_rows(molecules)
+    return Made(reasons, encoded.rows, columns | {NORM: encoded.norm}, {})
 
 
 def _reasons(parts: list[Arrays]) -> list[str]:

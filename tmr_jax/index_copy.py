@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tmr_jax.progress import progress
-from tmr_jax.store import COLUMNS, TEXTS, Batch, Store, contents
+from tmr_jax.store import COLUMNS, KEPT, TEXTS, Batch, Store, contents
 from tmr_jax.store.opening import create_store, is_there, lock_of, open_store
 from tmr_jax.training.lock import hold
 
@@ -115,7 +115,7 @@ class Digest:
 
     def __init__(self) -> None:
         self.count = 0
-        names = ("id", "vector", *COLUMNS, *TEXTS)
+        names = ("id", "vector", *KEPT)
         self._of = {name: hashlib.sha256() for name in names}
 
     def add(self, batch: Batch) -> None:

@@ -24,12 +24,13 @@ from tmr_jax.store import (
     DESCRIPTIONS,
     MOLECULES,
     NONE,
+    NORM,
     Filter,
     Store,
     StoreFailed,
     contents,
 )
-from tmr_jax.store.exact import HEAD, ExactStore, sha256_of
+from tmr_jax.store.exact import FORMAT, HEAD, ExactStore, sha256_of
 from tmr_jax.store.opening import is_place_of_a_store, open_store
 
 MOST = 16_384  # items of which those are chosen that differ by more than salt and charge
@@ -84,19 +85,26 @@ class Library(Protocol):
         """The k best items of each query, best first."""
         ...
 
+    def embeddings(self, ids: Sequence[int]) -> Float[np.ndarray, "n D"]:
+        """Of items that were found, as the model gave them, before they got length one."""
+        ...
+
 
 class Listed:
-    """Items in memory; item i has the unit row `rows[i]` and (content, name) `entries[i]`."""
+    """Items in memory; item i has the unit row `rows[i]`, which was `norm[i]` long, and (content,
+    name) `entries[i]`."""
 
     partial = False
 
     def __init__(
         self,
         rows: Float[np.ndarray, "C D"],
+        norm: Float[np.ndarray, " C"],
         entries: Sequence[tuple[str, str]],
         account: Account,
     ) -> None:
-        self._rows, self._entries, self.account = rows, entries, account
+        self._rows, self._norm = rows, norm
+        self._entries, self.account = entries, account
 
     def look(self) -> dict[str, str]:
         return {}
@@ -115,6 +123,10 @@ class Listed:
             ]
             for row in zip(index.tolist(), score.tolist(), strict=True)
         ]
+
+    def embeddings(self, ids: Sequence[int]) -> Float[np.ndarray, "n D"]:
+        chosen = np.array(ids, np.int64)
+        return self._rows[chosen] * self._norm[chosen, None]
 
 
 class Stored:
@@ -155,12 +167,19 @@ class Stored:
         found = self.store.search(queries, k, where)
         return [self._items(i, s) for i, s in zip(found.ids, found.scores, strict=True)]
 
+    def embeddings(self, ids: Sequence[int]) -> Float[np.ndarray, "n D"]:
+        found = []
+        for item in self.store.get(ids, ["vector", NORM]):
+            assert item is not None
+            found.append(item["vector"] * np.float32(item[NORM]))
+        return np.stack(found)
+
     def _items(self, ids: np.ndarray, scores: np.ndarray) -> list[Item]:
         kept = ids[ids != NONE].tolist()
         items = []
         for i, score, item in zip(kept, scores.tolist(), self.store.get(kept), strict=False):
             assert item is not None
-            columns = {n: v for n, v in item.items() if n not in ("id", "name", CONTENT)}
+            columns = {n: v for n, v in item.items() if n not in ("id", "name", CONTENT, NORM)}
             if self.account.of_texts:
                 columns = {"duplicate": columns["duplicate"]}
             items.append(Item(i, score, item[CONTENT], item["name"], columns))
@@ -191,7 +210,7 @@ def listed(molecules: Sequence[str], model: Model) -> Listed:
             f"(refused: {account.refused}); give SMILES"
         )
     entries = [(str(molecules[i]), f"row {i + 1}") for i in kept]
-    return Listed(encoded.rows, entries, account)
+    return Listed(encoded.rows, encoded.norm, entries, account)
 
 
 def open_library(
@@ -215,7 +234,7 @@ def open_library(
     told = [text_column, name_column, source.of]
     if source.of == MOLECULES:
         told = [smiles_column, name_column, RDKIT]
-    key = [sha256_of(path), path.suffixes, identity(model), *told]
+    key = [sha256_of(path), path.suffixes, identity(model), FORMAT, *told]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
     place = cache_folder() / f"library-{digest}"
     if not _is_whole(place):

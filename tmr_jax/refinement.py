@@ -30,6 +30,7 @@ from tmr_jax.retrieval.refine import (
     Refined,
     Settings,
     levels,
+    perturbed,
     rank_refined,
     recall,
     refine,
@@ -138,6 +139,11 @@ class Refiner:
             target=place[target[asks]],
             count=count,
         )
+
+    def perturbed(self, text: Encoded, mol: np.ndarray) -> np.ndarray:
+        """s1 of one text with the embeddings of a shortlist of molecules [n, D], float32 [n]."""
+        assert text.side is not None, "encode with parts"
+        return perturbed(self._apply, self.params, text.side, mol, self.settings)
 
     def worked(self, text: Side, mol: Side, query: int) -> tuple[Refined, np.ndarray]:
         """One text against all molecules, and X0_hat after every step, [S, K]."""

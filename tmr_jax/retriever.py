@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from tmr_jax.assembly import QUESTIONS, Assembly, Encoder, assemble_from_run, refines
+from tmr_jax.assembly import Assembly, Encoded, Encoder, assemble_from_run, refines
 from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import Experiment
 from tmr_jax.data.cache import cache_folder
@@ -172,11 +172,10 @@ class Retriever:
         return encoded.rows
 
     def warm(self) -> None:
-        """Encodes texts of every length, few and many at once: what comes later is compiled."""
-        for tokens in self.config.train.text_buckets:
-            texts = [f"{i} " + "acid " * (tokens - 3) for i in range(QUESTIONS + 1)]
-            self.encode_text(texts[:1])
-            self.encode_text(texts)
+        """Compiles what a question needs: what comes later has the shapes of these."""
+        self._encoder.warm()
+        if self._refiner is not None:
+            self._reader.warm(1)
 
     def is_cut(self, text: str) -> bool:
         """Whether the model sees only the beginning of a text."""
@@ -204,10 +203,10 @@ class Retriever:
 
     def with_texts(self, texts: Sequence[str]) -> Retriever:
         """The same model with a list of descriptions to search: which fit a molecule?"""
-        rows = self.encode_text(texts)
+        encoded = self._encoder.texts(_listed(texts))
         entries = [(text, f"row {i + 1}") for i, text in enumerate(texts)]
-        account = Account("the texts given", len(rows), len(rows), {}, DESCRIPTIONS)
-        return self._with(Listed(rows, entries, account))
+        account = Account("the texts given", len(texts), len(texts), {}, DESCRIPTIONS)
+        return self._with(Listed(encoded.rows, encoded.norm, entries, account))
 
     def search(
         self,
@@ -302,24 +301,46 @@ class Retriever:
         """
         if self._refiner is None or not hits:
             return hits
-        refiner, length = self._refiner, self._refiner.settings.shortlist
-        short, rest = hits[:length], hits[length:]
-        answers = [hit.content for hit in short]
-        if direction == "t2m":
-            text, mol = self._reader.texts([asked]), self._reader.molecules(answers)[0]
-            group = mol.group
-        else:
-            text, mol = self._reader.texts(answers), self._reader.molecules([asked])[0]
-            group = text.group
-        refined = refiner.lists(text, mol, direction, np.zeros(1, np.int64)).refined
+        ordered = self._molecules_ordered if direction == "t2m" else self._texts_ordered
+        return _ranked([*ordered(asked, hits[: self.shortlist]), *hits[self.shortlist :]])
+
+    def _molecules_ordered(self, text: str, short: list[Hit]) -> list[Hit]:
+        """The library has what s1 takes of a molecule: only those to be denoised are read anew.
+
+        Molecules that are one compete once.
+        """
+        assert self._refiner is not None and self._library is not None
+        asked = self._reader.texts([text])
+        s1 = self._refiner.perturbed(asked, self._library.embeddings([hit.id for hit in short]))
+        same = [hit.columns.get("identity", hit.content) for hit in short]
+        _, first, group = np.unique(same, return_index=True, return_inverse=True)
+        value, level = s1[first], np.full(len(first), -1)  # of the rest: below all of the head
+        head = np.lexsort((first, -value))[: self._refiner.settings.candidates]
+        mol, kept, _ = self._reader.molecules([short[i].content for i in first[head]])
+        head, score = head[kept], value.copy()
+        score[head], level[head] = self._denoised(asked, mol, "t2m", mol.group)
+        value[head] = 0  # equals as the cosine has them
+        order = np.lexsort((-value[group], -level[group]))
+        return [short[i]._replace(refined=float(score[group[i]])) for i in order]
+
+    def _texts_ordered(self, smiles: str, short: list[Hit]) -> list[Hit]:
+        text = self._reader.texts([hit.content for hit in short])
+        mol = self._reader.molecules([smiles])[0]
+        score, level = self._denoised(text, mol, "m2t", text.group)
+        order = np.argsort(-level, kind="stable")  # equals as the cosine has them
+        return [short[i]._replace(refined=float(score[i])) for i in order]
+
+    def _denoised(
+        self, text: Encoded, mol: Encoded, direction: Direction, group: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Score and place (higher is better) of the answers to the one question, [n] each."""
+        assert self._refiner is not None
+        refined = self._refiner.lists(text, mol, direction, np.zeros(1, np.int64)).refined
         alpha = self.alpha or 0.0  # see lacks_alpha
-        level = levels(refined, "fused", alpha)[0]
         score = refined.perturbed[0].copy()
         score[: refined.clean.shape[1]] += alpha * refined.clean[0]
-        place = np.argsort(refined.item[0])  # the inputs 0, 1, ... of the shortlist
-        order = np.argsort(-level[place][group], kind="stable")  # equals as the cosine has them
-        ordered = [short[i]._replace(refined=float(score[place][group[i]])) for i in order]
-        return _ranked([*ordered, *rest])
+        place = np.argsort(refined.item[0])  # of the distinct inputs 0, 1, ...
+        return score[place][group], levels(refined, "fused", alpha)[0][place][group]
 
     def _found(
         self,

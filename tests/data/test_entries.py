@@ -87,4 +87,5 @@ def test_a_store_has_the_columns_that_a_molecule_fills():
     assert set(COLUMNS) - filled == {
         "duplicate",
         "variant",
+        "norm",
     }  # the builder knows

@@ -20,7 +20,12 @@ def items(ids: Sequence[int], vectors: np.ndarray, **told) -> Batch:
     number = np.array(ids, np.int64)
     columns = {name: np.zeros(len(number), kind) for name, kind in COLUMNS.items()}
     columns |= {"mw": (10.0 * number).astype(np.float32), "rings": (number % 5).astype(np.int32)}
-    columns |= {"groups": number % 8, "salt": number % 7 == 0, "duplicate": number % 3 == 0}
+    columns |= {
+        "norm": (1.0 + number).astype(np.float32),
+        "groups": number % 8,
+        "salt": number % 7 == 0,
+        "duplicate": number % 3 == 0,
+    }
     columns |= {"identity": 1000 - number, "parent": number // 2, "logp": np.float32(-0.5) * number}
     columns |= {"name": [f'item {i} "é"' for i in ids], "smiles": ["C" * (i + 1) for i in ids]}
     return Batch(number, np.asarray(vectors, np.float32), columns | told)

@@ -94,7 +94,7 @@ def test_what_is_no_library(tmp_path):
         LanceStore.create(tmp_path / "lib", 4, {})
     head = json.loads((store.folder / HEAD).read_text())
     (store.folder / HEAD).write_text(json.dumps(head | {"format": 0}))
-    with pytest.raises(ValueError, match=r"format 1 .* got 0"):
+    with pytest.raises(ValueError, match=r"format 2 .* got 0"):
         LanceStore(store.folder)
 
 

@@ -50,7 +50,7 @@ def test_a_token_in_an_answer_is_struck_out(empty):
 def test_a_batch_of_several_messages(empty, monkeypatch):
     monkeypatch.setattr(milvus, "AT_ONCE", 3)
     empty.upsert(items([5, 1, 9, 3, 7, 8, 2], rows(7)))
-    assert empty.count() == 7 and empty.get([9], vectors=True)[0]["name"] == 'item 9 "é"'
+    assert empty.count() == 7 and empty.get([9], ["name"])[0]["name"] == 'item 9 "é"'
     assert [batch.ids.tolist() for batch in empty.batches(4)] == [[1, 2, 3, 5], [7, 8, 9]]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.store.items import items, rows
 from tmr_jax.filters import parse_filter
-from tmr_jax.store import COLUMNS, NONE, TEXTS, Filter, meets
+from tmr_jax.store import COLUMNS, KEPT, NONE, TEXTS, Filter, meets
 from tmr_jax.store.opening import create_store, open_store
 
 WIDTH = 4
@@ -75,7 +75,7 @@ def test_a_filter_is_met_by_all_and_only_those(filled, where):
 
 
 def test_items_by_id(filled):
-    found = filled.get([33, 4, 1000, 33], vectors=True)
+    found = filled.get([33, 4, 1000, 33], [*KEPT, "vector"])
     batch = items(range(50), rows(50))
     assert found[2] is None and found[0]["id"] == 33
     for item in (found[0], found[1], found[3]):
@@ -83,6 +83,7 @@ def test_items_by_id(filled):
             assert item[name] == pytest.approx(batch.columns[name][item["id"]].item()), name
         assert all(item[name] == batch.columns[name][item["id"]] for name in TEXTS)
         np.testing.assert_allclose(item["vector"], rows(50)[item["id"]], atol=1e-6)
+    assert filled.get([4], ["norm"]) == [{"id": 4, "norm": 5.0}]
 
 
 def test_an_item_is_replaced(filled):

@@ -7,6 +7,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,7 @@ class Tokenizer:
     def pad_token(self) -> int:
         return 0 if self._pad is None else self._pad
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Of the vocabulary and the rules around it; the same for a copy that `save` wrote."""
         rules = json.loads(self._inner.to_str())

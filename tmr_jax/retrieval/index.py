@@ -22,7 +22,7 @@ def encode(
     count: int,
     dim: int,
 ) -> Float[np.ndarray, "count D"]:
-    """Rows of length one, row i for item i.
+    """Embeddings as they are, row i for item i.
 
     Inputs: `apply(batch)` returns pooled embeddings [B, D], B >= b; the first b rows belong to the
     batch's `indices`, the others are padding. `batches` covers 0..count-1, each index once.
@@ -34,7 +34,7 @@ def encode(
         rows[indices] = np.asarray(out, np.float32)[: len(indices)]
         np.add.at(seen, indices, 1)
     _check(rows, seen)
-    return unit(rows)
+    return rows
 
 
 def encode_parts(
@@ -43,7 +43,7 @@ def encode_parts(
     keys: UInt8[np.ndarray, "count W"],
     dim: int,
 ) -> Side:
-    """As `encode`, but embeddings as they are and the words or atoms of every item with them.
+    """As `encode`, and the words or atoms of every item with them.
 
     `keys` are digests of the inputs.
     """

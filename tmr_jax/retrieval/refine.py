@@ -99,6 +99,23 @@ def refine_one(
     return Refined(*columns), states[:, 0]
 
 
+def perturbed(
+    apply: Callable[..., Any],
+    params: Any,
+    text: Side,
+    mol: Float[np.ndarray, "n D"],
+    settings: Settings,
+) -> Float[np.ndarray, " n"]:
+    """s1 of one text with each of at most K1 molecules, whose embeddings are all that it takes."""
+    count = len(mol)
+    parts, offsets = np.zeros((0, mol.shape[1]), np.float32), np.zeros(count + 1, np.int64)
+    answering = Side(mol, parts, offsets, np.arange(count))
+    stage = _Stage(apply, params, text, answering, "t2m", settings, 1)
+    asks = np.zeros(1, np.int64)
+    own, mask, _ = stage._own_parts(asks)
+    return stage._perturb_shortlist(asks, np.arange(count)[None], own, mask)[0][0]
+
+
 def shortlist(
     query: Float[np.ndarray, "Q D"],
     candidate: Float[np.ndarray, "C D"],

@@ -27,6 +27,7 @@ MASK = "groups"
 # Several parts; the same molecule as one of a lower id; the same but for salt and charge.
 FLAGS = ("salt", "duplicate", "variant")
 IDENTITIES = ("identity", "parent")  # hashes of canonical SMILES, by which the last two are found
+NORM = "norm"  # length of the embedding whose direction the vector is: second stages read both
 CONTENT = "smiles"  # a SMILES; of a library of descriptions the text, under the same name
 TEXTS = ("name", CONTENT)
 MOLECULES, DESCRIPTIONS = "molecules", "descriptions"  # what a library is of: see `contents`
@@ -36,7 +37,9 @@ COLUMNS = {
     MASK: np.int64,
     **dict.fromkeys(FLAGS, np.bool_),
     **dict.fromkeys(IDENTITIES, np.int64),
+    NORM: np.float32,
 }  # and TEXTS, which are lists of strings
+KEPT = (*COLUMNS, *TEXTS)
 
 Sign = Literal["<", "<=", ">", ">=", "="]
 COMPARE = {
@@ -128,8 +131,11 @@ class Store(Protocol):
         """The k items of highest cosine among those that meet the filter."""
         ...
 
-    def get(self, ids: Sequence[int], vectors: bool = False) -> list[dict[str, Any] | None]:
-        """Columns of items (with "id", and "vector"), in the order asked; None for an unknown."""
+    def get(self, ids: Sequence[int], names: Sequence[str] = KEPT) -> list[dict[str, Any] | None]:
+        """Columns of items and "id", in the order asked; None for an unknown.
+
+        `names` may hold "vector".
+        """
         ...
 
     def count(self, where: Filter | None = None) -> int: ...
@@ -202,6 +208,6 @@ def check_batch(batch: Batch, width: int) -> None:
     lengths = np.linalg.norm(batch.vectors, axis=1)
     if not (np.abs(lengths - 1) < 1e-3).all():
         raise ValueError("expected vectors of length one, got others; divide each by its length")
-    sizes = {name: len(batch.columns[name]) for name in (*COLUMNS, *TEXTS)}
+    sizes = {name: len(batch.columns[name]) for name in KEPT}
     assert set(sizes.values()) == {len(batch.ids)}, sizes
     assert len(np.unique(batch.ids)) == len(batch.ids), "an id twice in one batch"

@@ -28,6 +28,7 @@ import pyarrow as pa
 from tmr_jax.files import replaced, to_disk
 from tmr_jax.store import (
     COLUMNS,
+    KEPT,
     NONE,
     TEXTS,
     WHOLE,
@@ -39,7 +40,7 @@ from tmr_jax.store import (
     meets,
 )
 
-FORMAT = 1
+FORMAT = 2
 HEAD, SHARDS, MANIFEST, LOCK = "library.json", "shards", "manifest.json", "lock"
 ROWS, ENTRIES, SEAL = "rows.f32", "entries.arrow", "shard.json"
 FEW = 0.2  # share of the rows below which those that meet a filter are gathered first
@@ -123,8 +124,8 @@ class ExactStore:
             scores[low : low + TILE] = found[1][: len(part)]
         return Found(ids, scores, bool(self.broken))
 
-    def get(self, ids: Sequence[int], vectors: bool = False) -> list[dict[str, Any] | None]:
-        return [self._item(int(i), vectors) for i in ids]
+    def get(self, ids: Sequence[int], names: Sequence[str] = KEPT) -> list[dict[str, Any] | None]:
+        return [self._item(int(i), names) for i in ids]
 
     def count(self, where: Filter | None = None) -> int:
         return sum(int(self._live(i, where).sum()) for i in range(len(self._shards)))
@@ -249,16 +250,21 @@ class ExactStore:
             np.pad(scores, pad, constant_values=-np.inf),
         )
 
-    def _item(self, wanted: int, vectors: bool) -> dict[str, Any] | None:
+    def _item(self, wanted: int, names: Sequence[str]) -> dict[str, Any] | None:
         for number in reversed(range(len(self._shards))):
             shard = self._shards[number]
             row = int(np.searchsorted(shard.ids, wanted))
             if row < len(shard.ids) and shard.ids[row] == wanted:
-                item = {name: column[row].item() for name, column in shard.columns.items()}
-                item |= {name: shard.table.column(name)[row].as_py() for name in TEXTS}
-                item["id"] = wanted
-                return item | ({"vector": np.array(shard.rows[row])} if vectors else {})
+                return {"id": wanted} | {name: _value(shard, name, row) for name in names}
         return None
+
+
+def _value(shard: Shard, name: str, row: int) -> Any:
+    if name == "vector":
+        return np.array(shard.rows[row])
+    if name in TEXTS:
+        return shard.table.column(name)[row].as_py()
+    return shard.columns[name][row].item()
 
 
 def _taken(shard: Shard, rows: np.ndarray) -> Batch:

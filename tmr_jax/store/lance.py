@@ -28,9 +28,11 @@ from tmr_jax.store import (
     COLUMNS,
     FLAGS,
     IDENTITIES,
+    KEPT,
     LANCE_HEAD,
     MASK,
     NONE,
+    NORM,
     TEXTS,
     WHOLE,
     Batch,
@@ -43,7 +45,7 @@ from tmr_jax.store import (
 )
 from tmr_jax.store.exact import keep_text
 
-FORMAT = 1
+FORMAT = 2
 HEAD, TABLE, LOCK = LANCE_HEAD, "items", "lock"
 INDEX_FROM = 50_000  # rows; to compare fewer one by one takes a few milliseconds
 PARTITION = 1_000  # rows around one centre
@@ -138,17 +140,16 @@ class LanceStore:
             ids[i, : len(order)], scores[i, : len(order)] = number[order], cosine[order]
         return Found(ids, scores)
 
-    def get(self, ids: Sequence[int], vectors: bool = False) -> list[dict[str, Any] | None]:
-        names = ["id", *COLUMNS, *TEXTS, *(["vector"] if vectors else [])]
+    def get(self, ids: Sequence[int], names: Sequence[str] = KEPT) -> list[dict[str, Any] | None]:
         wanted = [int(i) for i in dict.fromkeys(ids)]
         found: dict[int, dict[str, Any]] = {}
         for low in range(0, len(wanted), READ):
             part = wanted[low : low + READ]
             query = self._table.search().where(f"id IN ({', '.join(map(str, part))})")
             with _reading(self.folder):
-                rows = query.select(names).limit(len(part)).to_list()
+                rows = query.select(["id", *names]).limit(len(part)).to_list()
             found |= {row["id"]: row for row in rows}
-        for row in found.values() if vectors else ():
+        for row in found.values() if "vector" in names else ():
             row["vector"] = np.array(row["vector"], np.float32)
         return [found.get(int(i)) for i in ids]
 
@@ -188,7 +189,7 @@ class LanceStore:
             )
             self._table.create_index("vector", config=index)
             for column in ("id", *COLUMNS):
-                if column not in (*FLAGS, *IDENTITIES, MASK):  # no order helps with those
+                if column not in (*FLAGS, *IDENTITIES, MASK, NORM):  # no order helps with those
                     self._table.create_index(column, config=BTree())
         self._count = self._table.count_rows()
         self._parts = self._count // PARTITION if _is_indexed(self._table) else 0

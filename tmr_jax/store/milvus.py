@@ -21,6 +21,7 @@ from pymilvus import DataType, MilvusClient, MilvusException
 
 from tmr_jax.store import (
     COLUMNS,
+    KEPT,
     LITE,
     MASK,
     NONE,
@@ -35,6 +36,7 @@ from tmr_jax.store import (
     literal,
 )
 
+FORMAT = 2  # as the other engines count
 NEIGHBOURS, BUILD_EFFORT = 16, 200  # of the graph, and of its making
 # How many candidates a search keeps, at least: with a filter most of them are none.
 EFFORT, EFFORT_FILTERED = 128, 1_024
@@ -69,6 +71,11 @@ class MilvusStore:
             "query", _beside(name), filter="id == 0", output_fields=["head"], **STRONG
         )
         head = json.loads(row["head"])
+        if head.get("format") != FORMAT:
+            raise ValueError(
+                f"expected a library of format {FORMAT} in the collection {name!r} at {uri}, got "
+                f"{head.get('format')}; copy it again under another name with tmr index copy"
+            )
         self.width, self.about = int(head["width"]), dict(head["about"])
         self.account: dict[str, Any] | None = head["account"]
 
@@ -126,15 +133,15 @@ class MilvusStore:
             ids[i, : len(order)], scores[i, : len(order)] = number[order], own[order]
         return Found(ids, scores)
 
-    def get(self, ids: Sequence[int], vectors: bool = False) -> list[dict[str, Any] | None]:
-        names = ["id", *COLUMNS, *TEXTS, *(["vector"] if vectors else [])]
+    def get(self, ids: Sequence[int], names: Sequence[str] = KEPT) -> list[dict[str, Any] | None]:
+        names = ["id", *names]
         wanted = [int(i) for i in dict.fromkeys(ids)]
         found: dict[int, dict[str, Any]] = {}
         for low in range(0, len(wanted), AT_ONCE):
             part = wanted[low : low + AT_ONCE]
             rows = self._server.ask("get", self._name, ids=part, output_fields=names)
             found |= {row["id"]: {name: row[name] for name in names} for row in rows}
-        for row in found.values() if vectors else ():
+        for row in found.values() if "vector" in names else ():
             row["vector"] = np.array(row["vector"], np.float32)
         return [found.get(int(i)) for i in ids]
 
@@ -143,7 +150,7 @@ class MilvusStore:
         return int(self._server.ask("query", self._name, **words, **STRONG)[0]["count(*)"])
 
     def batches(self, size: int = 10_000) -> Iterator[Batch]:
-        names = ["id", "vector", *COLUMNS, *TEXTS]
+        names = ["id", "vector", *KEPT]
         words: dict[str, Any] = {"batch_size": min(size, PAGE), "filter": "id >= 0", **STRONG}
         pages = self._server.ask("query_iterator", self._name, output_fields=names, **words)
         last = NONE
@@ -267,7 +274,7 @@ def _create_head(server: _Server, name: str) -> None:
 
 
 def _write_head(server: _Server, name: str, head: dict[str, Any]) -> None:
-    row = {"id": 0, "place": [0.0, 0.0], "head": json.dumps(head)}
+    row = {"id": 0, "place": [0.0, 0.0], "head": json.dumps({"format": FORMAT, **head})}
     server.ask("upsert", _beside(name), [row])
 
 
