@@ -143,6 +143,9 @@ def test_a_search_scores_what_it_finds_as_evaluation_does(joint, tmp_path, on_di
     (tmp_path / "my.smi").write_text("\n".join(smiles))
     retriever = tmr_jax.load(joint).with_library(tmp_path / "my.smi" if on_disk else smiles)
     retriever.alpha = 0.3
+    retriever.warm()
+    read = retriever._reader._text, retriever._reader._mol
+    compiled = [of._cache_size() for of in read]
     encoder = Encoder(retriever._assembly, retriever._params, parts=True)
     mol = encoder.molecules(smiles)[0]
     for text in ("an alcohol", "an aromatic amine with a ring"):
@@ -152,6 +155,7 @@ def test_a_search_scores_what_it_finds_as_evaluation_does(joint, tmp_path, on_di
         head = lists.refined.item[0][:4].tolist()
         right |= {item: right[item] + 0.3 * r for item, r in zip(head, clean, strict=True)}
         hits = retriever.search(text, k=8)
+        assert [of._cache_size() for of in read] == compiled
         assert len(clean) == 4 and len({hit.content for hit in hits}) == 8
         found = [right[mol.group[smiles.index(hit.content)]] for hit in hits]
         assert [hit.refined for hit in hits] == pytest.approx(found, abs=1e-5)

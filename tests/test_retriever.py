@@ -15,7 +15,7 @@ import pytest
 
 import tmr_jax
 from tmr_jax import index_build
-from tmr_jax.assembly import QUESTIONS
+from tmr_jax.assembly import ANSWERS, QUESTIONS
 from tmr_jax.data import molecules
 from tmr_jax.data.substructure import Looked
 from tmr_jax.filters import parse_filter
@@ -63,11 +63,16 @@ def test_a_text_alone_is_what_it_is_among_many(retriever: Retriever) -> None:
 def test_nothing_is_compiled_after_warming_up(tiny_run: Path) -> None:
     warm = tmr_jax.load(tiny_run)
     warm.warm()
-    compiled = warm._encoder._text._cache_size()
+    read = warm._encoder._text, warm._encoder._mol
+    compiled = [of._cache_size() for of in read]
     for text in ("acid", "an acid with a ring " * 5, "an acid " * 400):
         warm.encode_text([text])
-        warm.encode_text([f"{i} {text}" for i in range(QUESTIONS + 5)])
-    assert warm._encoder._text._cache_size() == compiled
+        for count in (2, QUESTIONS, QUESTIONS + 5):
+            warm.encode_text([f"{i} {text}" for i in range(count)])
+    for smiles in ("C", "c1ccccc1" * 2, "CC(C)C" * 5, "C" * 100):
+        warm.encode_molecules([smiles])
+        warm.encode_molecules([smiles + "C" * i for i in range(ANSWERS)])
+    assert [of._cache_size() for of in read] == compiled
 
 
 def test_search_is_the_order_of_cosines(retriever: Retriever) -> None:
