@@ -150,6 +150,7 @@ def test_texts_of_a_file(small, corpus, model, tmp_path, tiny_run, monkeypatch):
     vectors = tmr_jax.load(tiny_run).encode_text([text for text in TEXTS if text])
     found = np.stack([item["vector"] for item in items if item])
     np.testing.assert_allclose(found, vectors, atol=1e-6)
+    assert all(item["norm"] > 1.5 for item in items if item)
 
 
 def test_a_stopped_build_of_texts_goes_on_and_ends_the_same(small, corpus, model, tmp_path):

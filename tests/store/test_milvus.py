@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from milvus_lite.server_manager import server_manager_instance
 
@@ -45,6 +47,14 @@ def test_a_token_in_an_answer_is_struck_out(empty):
 
     with pytest.raises(ValueError, match=r"bad token \*\*\*"):
         server.told(refused)
+
+
+def test_a_library_of_another_format_is_refused(empty, tmp_path):
+    row = {"id": 0, "place": [0.0, 0.0], "head": json.dumps({"width": 4, "about": {}})}
+    empty._server.ask("upsert", "library_about", [row])
+    empty.close()
+    with pytest.raises(ValueError, match=r"format 2 .* got None; copy it again"):
+        MilvusStore(str(tmp_path / "lib.db"))
 
 
 def test_a_batch_of_several_messages(empty, monkeypatch):

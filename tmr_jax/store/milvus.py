@@ -72,6 +72,7 @@ class MilvusStore:
         )
         head = json.loads(row["head"])
         if head.get("format") != FORMAT:
+            self._server.close()
             raise ValueError(
                 f"expected a library of format {FORMAT} in the collection {name!r} at {uri}, got "
                 f"{head.get('format')}; copy it again under another name with tmr index copy"
