@@ -22,6 +22,7 @@ import numpy as np
 
 from tmr_jax.config import Experiment, from_json
 from tmr_jax.data.batching import (
+    ATOMS,
     Composition,
     Shapes,
     declare_rows,
@@ -470,21 +471,21 @@ class Encoder:
             lengths = (*range(FINE, max(lengths), FINE), max(lengths))
         return encode_batches_text(table, size, lengths, a.tokenizer.pad_token)
 
-    def warm(self, most: int = 0) -> None:
+    def warm(self) -> None:
         """Compiles the shapes of questions: texts of every length, few molecules of every size.
 
-        Texts come one by one, in a few, and in full batches; `most` leaves out larger ones.
+        Texts come alone, a few at once, and in full batches; for a second stage (`parts`) alone.
         """
         a = self._assembly
         full = a.config.eval.batch_size
         text = text_table(["a"], a.tokenizer, a.config.features.max_tokens)
-        for size in dict.fromkeys(min(size, most or full) for size in (1, QUESTIONS, full)):
+        for size in (1,) if self._parts else (1, min(QUESTIONS, full), full):
             for length in a.config.train.text_buckets:
                 ((_, batch),) = encode_batches_text(text, size, [length], a.tokenizer.pad_token)
                 self._text(self.params, batch)
         few = min(ANSWERS, full)
         table = self._molecule_table(["C"])[0]
-        for nodes in (16 * few, 32 * few, 64 * few, 128 * few):
+        for nodes in (few * atoms for atoms in ATOMS):
             self._mol(self.params, mol_batch(np.zeros(1, int), table, (nodes,), (3 * nodes,), few))
 
     def molecules(

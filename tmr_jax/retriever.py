@@ -175,7 +175,7 @@ class Retriever:
         """Compiles what a question needs: what comes later has the shapes of these."""
         self._encoder.warm()
         if self._refiner is not None:
-            self._reader.warm(1)
+            self._reader.warm()
 
     def is_cut(self, text: str) -> bool:
         """Whether the model sees only the beginning of a text."""

@@ -358,22 +358,26 @@ def encode_batches_text(
         yield indices, text_batch(filled, table, buckets, pad_token)
 
 
+# How many atoms a molecule has on average, at most, in a batch that is encoded: its budgets.
+ATOMS = (16, 32, 64, 128)
+
+
 def encode_batches_mol(table: MolTable, batch_size: int) -> Iterator[tuple[np.ndarray, MolBatch]]:
     """Every molecule once, smallest first, with the rows that a batch holds, int64 [b].
 
-    Budgets double from 16 atoms a molecule up to 128; a batch of larger molecules holds fewer of
-    them, and empty graphs in the places left. A molecule larger than that has a batch to itself.
+    Budgets are those of `ATOMS`; a batch of larger molecules holds fewer of them, and empty graphs
+    in the places left. A molecule larger than all of a budget has a batch to itself.
     """
     atoms, bonds = np.diff(table.node_offsets), np.diff(table.edge_offsets)
     order = np.lexsort((bonds, atoms))
-    cap = 128 * batch_size
+    cap = ATOMS[-1] * batch_size
     start = 0
     while start < len(order):
         rows = order[start : start + batch_size]
         fits = (np.cumsum(atoms[rows]) < cap) & (np.cumsum(bonds[rows]) <= 3 * cap)
         rows = rows[: max(int(fits.sum()), 1)]
         start += len(rows)
-        nodes = 16 * batch_size
+        nodes = ATOMS[0] * batch_size
         while atoms[rows].sum() >= nodes or bonds[rows].sum() > 3 * nodes:
             nodes *= 2
         yield rows, mol_batch(rows, table, (nodes,), (3 * nodes,), batch_size)

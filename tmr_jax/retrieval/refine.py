@@ -106,7 +106,10 @@ def perturbed(
     mol: Float[np.ndarray, "n D"],
     settings: Settings,
 ) -> Float[np.ndarray, " n"]:
-    """s1 of one text with each of at most K1 molecules, whose embeddings are all that it takes."""
+    """s1 (A1.7) of one text with each of at most K1 molecules.
+
+    The embeddings of those, as the model gives them, are all that it takes.
+    """
     count = len(mol)
     parts, offsets = np.zeros((0, mol.shape[1]), np.float32), np.zeros(count + 1, np.int64)
     answering = Side(mol, parts, offsets, np.arange(count))

@@ -50,10 +50,10 @@ HEAD, TABLE, LOCK = LANCE_HEAD, "items", "lock"
 INDEX_FROM = 50_000  # rows; to compare fewer one by one takes a few milliseconds
 PARTITION = 1_000  # rows around one centre
 # How many parts a search looks into, at least, and which share of them: this decides recall. At
-# 1,000,000 rows 30 of 1,000 parts had .96 to .98 of the ten nearest to real texts, 60 have .98 for
-# 6 ms more. With a filter as many times more as there are fewer rows that meet it, so that as many
-# are scored: under one that 1 % meet 120 parts had .78, and all had 1.000 in little more time
-# (experiments/LOG.md).
+# 1,000,000 rows 30 of 1,000 parts had .96 of the ten nearest to real texts in one index and .98 in
+# another; 60 have .98 in the first for a few ms more. With a filter as many times more as there are
+# fewer rows that meet it, so that as many are scored: under one that 1 % meet 120 parts had .78,
+# and all had 1.000 in little more time (experiments/LOG.md).
 LEAST, SHARE = 60, 0.01
 AGAIN = 4  # times k: how many of those found are scored again by their vectors
 ROUNDS, SAMPLE = 15, 128  # of finding the centres; rows of each that are looked at for it
