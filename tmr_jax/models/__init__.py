@@ -24,10 +24,12 @@ def build_model(
     bert: BertConfig,
     node_sizes: tuple[int, ...],
     edge_sizes: tuple[int, ...],
+    backend: str = "",
 ) -> DualEncoder:
     """The Linen module of an experiment; sizes are the cardinalities of the atom and bond columns.
 
-    Under morgan1 `node_sizes` is (vocabulary + 1,) and `edge_sizes` is empty.
+    Under morgan1 `node_sizes` is (vocabulary + 1,) and `edge_sizes` is empty. `backend` is the one
+    that the model is compiled for: "cpu", "gpu" or "tpu"; empty: the one of this process.
     """
     if model.name not in MODELS:
         raise ValueError(f"unknown model {model.name!r}: {did_you_mean(model.name, list(MODELS))}")
@@ -43,9 +45,10 @@ def build_model(
     if model.name == "mbank":
         _check_bank(model, train)
         more = {"bank": model.bank}
+    backend = backend or jax.default_backend()
     backward = train.backward
     if backward == "auto":
-        backward = "cpu_fast" if jax.default_backend() == "cpu" else "autodiff"
+        backward = "cpu_fast" if backend == "cpu" else "autodiff"
     return MODELS[model.name](
         bert=dataclasses.replace(bert, dropout=model.text.dropout),
         graph=model.graph,
