@@ -12,15 +12,19 @@ Q ?=
 ARGS ?=
 JOBS ?= 2
 
+# Programs compiled ahead of time have an environment of their own, unless VENV says which.
+AOT_VENV := $(if $(filter file,$(origin VENV)),.venv-aot,$(VENV))
+AOT_EXTRAS := $(if $(filter file,$(origin EXTRAS)),aot,$(EXTRAS))
+
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed-$(EXTRAS)
 export PYTHON LIB Q # to the shell as they are, whatever marks are in them
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval table search serve data test lint types format check
+.PHONY: help setup train eval table search serve data aot aot-check test lint types format check
 
 help: ## list these verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## make the virtual environment (PYTHON=python3.12, EXTRAS=dev,cuda)
 
@@ -46,6 +50,13 @@ serve: $(STAMP) ## a page and an API over a library (RUN=runs/quickstart LIB=lib
 
 data: $(STAMP) ## fetch a public data set and verify it (SET=chebi20)
 	$(PY) tools/fetch_data.py $(SET) $(ARGS)
+
+aot: ## what XLA makes of the programs on a TPU that is not there (ARGS="--targets v5e")
+	@$(MAKE) --no-print-directory setup VENV=$(AOT_VENV) EXTRAS=$(AOT_EXTRAS)
+	@$(AOT_VENV)/bin/python tools/aot.py $(ARGS)
+
+aot-check: ## hold two small programs to their budgets on v5e and v6e, as CI does
+	@$(MAKE) --no-print-directory aot VENV=$(AOT_VENV) EXTRAS=$(AOT_EXTRAS) ARGS="--check $(ARGS)"
 
 test: $(STAMP) ## run the tests (ARGS="tests/nn -x")
 	$(PY) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -129,8 +129,8 @@ def side(items: int, parts: np.ndarray, dim: int, seed: int) -> Side:
 # The model and its data
 
 
-def experiment(texts: str, batch: int, width: int) -> Experiment:
-    base = load_experiment("difftmr_chebi")
+def experiment(texts: str, batch: int, width: int, name: str = "difftmr_chebi") -> Experiment:
+    base = load_experiment(name)
     train = dataclasses.replace(
         base.train,
         texts=texts,
@@ -148,8 +148,11 @@ class Work(NamedTuple):
     data: TrainingSet
 
 
-def work(size: Sizes, how: str, batch: int) -> Work:
-    config = experiment(how, batch, size.width)
+def work(
+    size: Sizes, how: str, batch: int, config: Experiment | None = None, backend: str = ""
+) -> Work:
+    """Of `config`, or of DiffTMR; the model is that of `backend`, or of this process's."""
+    config = config or experiment(how, batch, size.width)
     text, mol = texts(size.pairs, size, 0), molecules(size.pairs, 1)
     lengths = np.diff(text.offsets)
     composition = Composition(
@@ -163,7 +166,8 @@ def work(size: Sizes, how: str, batch: int) -> Work:
     each = np.arange(size.pairs, dtype=np.int32)
     ids = tuple(map(str, each))
     data = TrainingSet(ids, text, mol, each, each, composition, shapes, [], 0)
-    model = build_model(config.model, config.features, config.train, size.bert, (VOCABULARY,), ())
+    sizes = size.bert, (VOCABULARY,), ()
+    model = build_model(config.model, config.features, config.train, *sizes, backend)
     return Work(config, model, data)
 
 

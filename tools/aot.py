@@ -1,0 +1,637 @@
+"""What XLA makes of the project's programs on a TPU or a GPU that is not there.
+
+    make aot                                                # the headline set, listed first
+    make aot ARGS="--programs 'difftmr*' --targets v5e --batches 512 --top 30"
+    make aot ARGS="--programs difftmr-scibert-512 --set model.hdan.objective=random_step"
+    make aot ARGS=--all                                     # everything; goes on where it stopped
+    make aot-check                                          # what CI holds the programs to
+    make aot VENV=.venv-aot-gpu EXTRAS=aot-gpu ARGS="--targets h100"
+
+Each program is compiled whole, ahead of time, for devices that this machine does not have, from
+shapes alone. Told are: whether it fits, memory, operations, the compiler's estimate of its cycles,
+a surcharge for what has no estimate (tools/aot_hlo.py says how much), loops, copies, sorts,
+collectives, the size of the code. Estimate and surcharge compare two forms of a program. They are
+no speed: nothing is run. For GPUs there is no estimate; memory and the number of launches are told.
+
+Numbers are kept in experiments/curves/aot.json and compared with those kept before, unless options
+of the experiment are changed (--set). Cycles belong to a version of libtpu: others do not compare.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import aot_env  # noqa: F401
+import aot_hlo
+import aot_jaxpr
+import aot_work
+import jax
+import tyro
+from aot_work import GIB, Spec
+
+ROOT = Path(__file__).resolve().parent.parent
+KEPT = ROOT / "experiments" / "curves" / "aot.json"
+PINS = {"jax": "0.12.0.1", "libtpu": "0.0.50.1"}  # of the extra `aot`
+GROWTH = 1.05  # of estimate and surcharge, at most, of a checked program
+ABOVE = 64  # MB of a copy that is told
+MISSING = {
+    "tpu": "libtpu is not installed: make setup VENV=.venv-aot EXTRAS=aot",
+    "cuda": "the GPU wheels are not installed: make setup VENV=.venv-aot-gpu EXTRAS=aot-gpu",
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    programs: tuple[str, ...] = ()
+    """Names, or patterns of them, such as 'difftmr*'; without: the headline set."""
+    targets: tuple[str, ...] = ()
+    """v5e, v6e, v5p, v4, tpu7x, h100."""
+    devices: tuple[int, ...] = ()
+    """How many share a step, such as 1 4 8."""
+    batches: tuple[int, ...] = ()
+    layers: int = 0
+    """Of BERT; 0: all. Fewer compile sooner."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A setting of the experiment, such as train.backward=autodiff; nothing is kept then."""
+    all: bool = False
+    """The whole product; what is kept of the same code and versions is not compiled again."""
+    check: bool = False
+    """The small programs and their budgets; ends with 1 where one is broken."""
+    accept: bool = False
+    """With --check: what it finds is kept as what is compared with."""
+    top: int = 12
+    """How many operations are listed."""
+    above: float = ABOVE
+    """MB of a copy that is listed."""
+    keep: Path | None = None
+    """Folder for the compiled programs as text."""
+    kept: Path | None = None
+    """Such a text: looks at it again, as of the first of --targets, and compiles nothing."""
+    out: Path = KEPT
+
+
+class Job(NamedTuple):
+    spec: Spec
+    target: str
+    devices: int = 1
+    settings: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return " ".join([self.spec.name, f"{self.devices}x{self.target}", *self.settings])
+
+
+# What is compiled
+
+STEP = Spec("difftmr", batch=512)
+HEADLINE = (
+    *(Job(STEP, target) for target in ("v5e", "v6e", "h100")),
+    *(Job(STEP._replace(kind="difftmr_random"), target) for target in ("v5e", "v6e")),
+    *(Job(STEP._replace(batch=32), target) for target in ("v5e", "h100")),
+    Job(STEP._replace(kind="difftmr_random", batch=32), "v5e"),
+    Job(STEP._replace(batch=4096, chunk=aot_work.CHUNK), "v5e"),
+    *(Job(STEP._replace(kind="mbank"), target) for target in ("v5e", "v6e")),
+    Job(STEP._replace(kind="dual"), "v5e"),
+    Job(STEP._replace(size="minilm"), "v5e"),
+    Job(STEP, "v5e", 8),
+    *(Job(Spec(kind), target) for kind in aot_work.OTHERS for target in ("v5e", "v6e")),
+)
+CHECKED = tuple(
+    Job(Spec(kind, batch=64, layers=2), target)
+    for kind in ("difftmr", "mbank")
+    for target in ("v5e", "v6e")
+)
+
+
+def jobs_of(a: Arguments) -> list[Job]:
+    """What the options select, or ValueError."""
+    unknown = sorted({*a.targets} - {*aot_work.TARGETS})
+    if unknown:
+        raise ValueError(f"unknown target {unknown[0]}; known: {', '.join(aot_work.TARGETS)}")
+    if a.check:
+        found = [*CHECKED]
+    elif a.all:
+        found = everything()
+    elif a.programs or a.layers or a.set or a.batches or a.devices:
+        targets, counts = a.targets or ("v5e", "v6e"), a.devices or (1,)
+        specs = [s for s in aot_work.product() if _named(s, a)]
+        found = [Job(s, t, n) for s in specs for t in targets for n in counts if _divides(s, n)]
+    else:
+        found = [*HEADLINE]
+    found = [
+        Job(job.spec._replace(layers=a.layers or job.spec.layers), *job[1:3], a.set)
+        for job in found
+        if not a.targets or job.target in a.targets
+    ]
+    if not found:
+        raise ValueError(f"no such program; known: {', '.join(s.name for s in aot_work.product())}")
+    return found
+
+
+def _named(spec: Spec, a: Arguments) -> bool:
+    named = not a.programs or any(fnmatch.fnmatch(spec.name, p) for p in a.programs)
+    return named and (not a.batches or spec.batch in a.batches)
+
+
+def _divides(spec: Spec, devices: int) -> bool:
+    return devices == 1 or spec.trains
+
+
+def everything() -> list[Job]:
+    """Each program for each target, and the large steps shared by 4 and 8 devices."""
+    single = [Job(spec, target) for target in aot_work.TARGETS for spec in aot_work.product()]
+    large = [Spec(kind, batch=512) for kind in aot_work.TRAINED]
+    tpus = [t for t in aot_work.TARGETS if t != "h100"]
+    return single + [Job(spec, t, n) for t in tpus for spec in large for n in (4, 8)]
+
+
+def changed(settings: tuple[str, ...]) -> Callable[[Any], Any]:
+    """The experiment with dotted settings, each read as what its default is."""
+
+    def change(config: Any) -> Any:
+        for setting in settings:
+            path, found, value = setting.partition("=")
+            if not found:
+                raise ValueError(f"expected --set section.name=value; got {setting}")
+            config = _with(config, path.split("."), value, path)
+        return config
+
+    return change
+
+
+def _with(config: Any, names: list[str], value: str, path: str) -> Any:
+    known = [f.name for f in fields(config)] if is_dataclass(config) else []
+    if names[0] not in known:
+        raise ValueError(f"--set {path}: no {names[0]!r}; known: {', '.join(known) or 'nothing'}")
+    now = getattr(config, names[0])
+    new = _with(now, names[1:], value, path) if len(names) > 1 else _read(value, now)
+    return replace(config, **{names[0]: new})
+
+
+def _read(value: str, now: Any) -> Any:
+    if isinstance(now, bool):
+        return {"true": True, "false": False}[value.lower()]
+    if isinstance(now, tuple):
+        return tuple(_read(v, now[0] if now else "") for v in value.split(",") if v)
+    return type(now)(value) if isinstance(now, (int, float)) else value
+
+
+# One program
+
+
+def compiled(job: Job, a: Arguments) -> dict[str, Any]:
+    """All that is kept of a program."""
+    start = time.perf_counter()
+    program = aot_work.built(job.spec, job.target, job.devices, changed(job.settings))
+    pieces = []
+    for number, piece in enumerate(program.pieces):
+        name = f"{job.key.replace(' ', '_')}-{number}-{piece.name}"
+        pieces.append(_piece(piece, job.target, a, name))
+    found = together(pieces) | {"items": program.items, "shape": program.shape}
+    target = aot_work.TARGETS[job.target]
+    if program.useful and found.get("sum_ms"):
+        peak = target.peak * job.devices
+        found["of_peak"] = program.useful / (found["sum_ms"] / 1e3) / peak
+    return found | {"seconds": time.perf_counter() - start}
+
+
+def _piece(piece: aot_work.Piece, target: str, a: Arguments, name: str) -> dict[str, Any]:
+    start = time.perf_counter()
+    traced = piece.jitted.trace(*piece.arguments)
+    work = aot_jaxpr.counted(traced.jaxpr)
+    found: dict[str, Any] = {"piece": piece.name, "tflop": work.matrix / 1e12 * piece.share}
+    lowered = traced.lower()
+    middle = time.perf_counter()
+    try:
+        program = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        return found | refused(str(error))
+    end = time.perf_counter()
+    text = program.as_text()
+    if a.keep is not None:
+        a.keep.mkdir(parents=True, exist_ok=True)
+        (a.keep / f"{name}.hlo").write_text(text)
+    unknown: list[str] = []
+    kernels = aot_jaxpr.lookup(aot_jaxpr.kernels_of(traced.jaxpr), unknown)
+    speeds = aot_work.TARGETS[target].speeds
+    found |= _memory(program) | {"lower_s": middle - start, "compile_s": end - middle}
+    told = aot_hlo.summary(aot_hlo.parse(text), speeds, kernels, a.above, a.top, piece.share)
+    if unknown:
+        told["unknown_kernels"] = sorted(set(unknown))
+    return found | {"fits": True} | told
+
+
+def _memory(program: Any) -> dict[str, float]:
+    m = program.memory_analysis()
+    held = m.argument_size_in_bytes + m.temp_size_in_bytes
+    peak = getattr(m, "peak_memory_in_bytes", 0) or held
+    return {
+        "hbm_gib": peak / GIB,
+        "arguments_gib": m.argument_size_in_bytes / GIB,
+        "temporaries_gib": m.temp_size_in_bytes / GIB,
+        "code_mib": m.generated_code_size_in_bytes / 2**20,
+    }
+
+
+def refused(error: str) -> dict[str, Any]:
+    """A program that does not fit, with the numbers the compiler gives; or that is no program."""
+    used = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT])", error)
+    found: dict[str, Any] = {"fits": False, "error": " ".join(error.split())[:300]}
+    if used:
+        unit = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2.0**10}
+        found["hbm_gib"] = float(used[1]) * unit[used[2]]
+        found["hbm_of_gib"] = float(used[3]) * unit[used[4]]
+    elif "RESOURCE_EXHAUSTED" not in error and "out of memory" not in error.lower():
+        found["fits"] = None
+    return found
+
+
+def together(pieces: list[dict[str, Any]]) -> dict[str, Any]:
+    """The pieces of a program as one: times added, of memory the most."""
+    if len(pieces) > 1:
+        broken = [p for p in pieces if not p["fits"]]
+        if broken:
+            return broken[0]
+    found = dict(pieces[0])
+    for piece in pieces[1:]:
+        for name, value in piece.items():
+            found[name] = _added(name, found.get(name), value)
+    if len(pieces) > 1:
+        found["pieces"] = [
+            [p["piece"], *(p[n] for n in ("estimate_ms", "surcharge_ms") if n in p)] for p in pieces
+        ]
+    found.pop("piece", None)
+    if "estimate_ms" in found:
+        found["sum_ms"] = found["estimate_ms"] + found["surcharge_ms"]
+        found["operations_top"].sort(key=lambda x: -sum(x["ms"]))
+    return found
+
+
+def _added(name: str, one: Any, other: Any) -> Any:
+    if one is None or isinstance(other, (str, bool)):
+        return other if one is None else one
+    if isinstance(other, dict):
+        return {k: _added(k, one.get(k), other.get(k)) for k in {**one, **other}}
+    if name.endswith(("_gib", "code_mib")):
+        return max(one, other)
+    if other is None:
+        return one
+    if isinstance(other, list) and other and isinstance(other[0], float):
+        return [a + b for a, b in zip(one, other, strict=True)]
+    return one + other
+
+
+# What is kept
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for name in PINS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+def code_hash() -> str:
+    """Of everything that decides what is compiled, and what is said of it."""
+    files = [*sorted((ROOT / "tmr_jax").rglob("*.py")), *sorted((ROOT / "tools").glob("aot*.py"))]
+    files += [ROOT / "tools/bench_gpu.py", *sorted((ROOT / "experiments").glob("*_chebi.py"))]
+    whole = hashlib.sha256()
+    for file in files:
+        whole.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
+    return whole.hexdigest()[:16]
+
+
+def commit() -> str:
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    changes = git(
+        "status", "--porcelain", "--untracked-files=no", "tmr_jax", "tools", "experiments"
+    )
+    return git("rev-parse", "--short", "HEAD") + (" with changes" if changes else "")
+
+
+def load(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {"programs": {}, "check": {"allowed_copies": [], "programs": {}}}
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def save(path: Path, kept: dict[str, Any]) -> None:
+    """One line for each program; never half a file."""
+    lines = ["{"]
+    for name in ("programs", "check"):
+        lines.append(f' "{name}": ' + _lines(kept[name]) + ("," if name == "programs" else ""))
+    waiting = path.with_suffix(".part")
+    waiting.write_text("\n".join([*lines, "}"]) + "\n", encoding="utf-8")
+    waiting.replace(path)
+
+
+def _lines(values: dict[str, Any], indent: str = "  ") -> str:
+    if not values:
+        return "{}"
+    rows = []
+    for key in sorted(values):
+        value = values[key]
+        nested = key == "programs" and isinstance(value, dict)
+        text = _lines(value, indent + " ") if nested else json.dumps(rounded(value))
+        rows.append(f"{indent}{json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(rows) + "\n" + indent[:-1] + "}"
+
+
+def rounded(value: Any) -> Any:
+    """Four digits: more say nothing, and make files long."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    return [rounded(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+# What is said
+
+
+def details(found: dict[str, Any], a: Arguments) -> None:
+    """One program, in lines."""
+    if not found["fits"]:
+        print(f"    {said_of_memory(found)}")
+        return
+    if "sum_ms" in found:
+        print(
+            f"    compiler's estimate {found['estimate_ms']:.4g} ms + surcharge "
+            f"{found['surcharge_ms']:.4g} = {found['sum_ms']:.4g} ms (of the surcharge "
+            f"{found['beside_ms']:.3g} ms are copies beside other work)"
+        )
+        print("    by part: " + _list(found["parts"]))
+        print("    without an estimate: " + _list(found["unestimated"], 8))
+        f32 = found["float32"]
+        asked = ", ".join(f"{n} {how}" for how, n in f32["asked"].items())
+        print(f"    products that read float32: {f32['products']} ({asked}), {f32['ms']:.3g} ms")
+    for piece in found.get("pieces", []):
+        print(f"    piece {piece[0]}: " + " + ".join(f"{ms:.3g}" for ms in piece[1:]) + " ms")
+    if "hbm_gib" in found:
+        print(f"    {said_of_memory(found)}")
+    counts = [f"{k} x{n}" for k, n in found["loops"].items()]
+    print(f"    loops: {', '.join(counts) or 'none'}; {found['launches']:,.0f} launches")
+    sorts = [f"{k} x{n}" for k, n in found["sorts"].items()]
+    print(
+        f"    sorts: {', '.join(sorts) or 'none'}; {found['scatters']} scatters, "
+        f"{found['gathers']} gathers, {found['kernels']} kernels (Pallas)"
+    )
+    for name in found.get("unknown_kernels", []):
+        print(f"    kernel {name} is not in the traced function: only its bytes count")
+    for name, row in found["collectives"].items():
+        print(f"    {name}: {row['runs']:,} times, {row['mb']:.1f} MB")
+    for copy in found["copies"]:
+        print(f"    copy {copy['mb']:,.0f} MB x{copy['times']} {copy['kind']} {copy['type']}")
+        print(f"      {copy['source'][-90:]}")
+    for row in found.get("operations_top", [])[: a.top]:
+        own, more = row["ms"]
+        print(f"    {own:9.3f} + {more:7.3f} ms x{row['runs']:<5} {row['kind']:16} {row['type']}")
+        print(f"      {row['source'][-110:]}")
+
+
+def _list(sums: dict[str, list[float]], count: int = 99) -> str:
+    rows = [x for x in sums.items() if sum(x[1]) > 1e-3][:count]
+    return ", ".join(f"{k} {a:.3g} + {b:.3g}" for k, (a, b) in rows)
+
+
+def said_of_memory(found: dict[str, Any]) -> str:
+    if found["fits"] is None:
+        return f"does not compile: {found['error']}"
+    if not found["fits"]:
+        return f"does not fit: {found['error']}"
+    return (
+        f"HBM peak {found['hbm_gib']:.2f} GiB, arguments {found['arguments_gib']:.2f}, temporaries "
+        f"{found['temporaries_gib']:.2f}; code {found['code_mib']:.0f} MiB; {found['tflop']:.3f} "
+        f"TFLOP in products; compiled in {found['compile_s']:.0f} s"
+    )
+
+
+COLUMNS = (
+    *("program", "target", "fits", "HBM GiB", "TFLOP", "estimate", "surcharge", "sum ms"),
+    *("copies MB", "sorts", "scatter", "coll. MB", "launches", "code MiB", "compile s", "before"),
+)
+
+
+def table(rows: list[tuple[Job, dict[str, Any], dict[str, Any] | None]]) -> str:
+    """One line for each program. `before`: sum and memory by those that were kept."""
+    cells = [COLUMNS, *(_cells(*row) for row in rows)]
+    widths = [max(len(row[n]) for row in cells) for n in range(len(COLUMNS))]
+    lines = ["The compiler's estimate, in ms, and a surcharge for what has none; no speed."]
+    for row in cells:
+        padded = (
+            c.ljust(w) if n < 3 else c.rjust(w)
+            for n, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def _cells(job: Job, found: dict[str, Any], before: dict[str, Any] | None) -> tuple[str, ...]:
+    def number(name: str, form: str = ".4g") -> str:
+        return format(found[name], form) if name in found else "-"
+
+    fits = {True: "yes", False: "NO", None: "error"}[found["fits"]]
+    name = " ".join([job.spec.name, *job.settings])
+    target = job.target if job.devices == 1 else f"{job.devices} x {job.target}"
+    times = (number(n) for n in ("estimate_ms", "surcharge_ms", "sum_ms"))
+    head = (name, target, fits, number("hbm_gib", ".2f"), number("tflop"), *times)
+    if not found["fits"]:
+        return (*head, *("-" for _ in COLUMNS[len(head) : -1]), ratio(found, before))
+    return (
+        *head,
+        f"{sum(c['mb'] for c in found['copies']):,.0f}",
+        str(sum(found["sorts"].values())),
+        number("scatters", "d"),
+        f"{sum(c['mb'] for c in found['collectives'].values()):,.0f}",
+        number("launches", ",.0f"),
+        number("code_mib", ".0f"),
+        number("compile_s", ".0f"),
+        ratio(found, before),
+    )
+
+
+def ratio(found: dict[str, Any], before: dict[str, Any] | None) -> str:
+    """Of sum and memory to what was kept; the cycles of another libtpu do not compare."""
+    if before is None:
+        return "new"
+    said = []
+    if found.get("sum_ms") and before.get("sum_ms"):
+        same = found.get("libtpu") == before.get("libtpu")
+        said.append(f"{found['sum_ms'] / before['sum_ms']:.2f}" if same else "other libtpu")
+    if found.get("hbm_gib") and before.get("hbm_gib"):
+        said.append(f"{found['hbm_gib'] / before['hbm_gib']:.2f}")
+    return " / ".join(said) or "-"
+
+
+# Budgets
+
+
+def broken(job: Job, found: dict[str, Any], check: dict[str, Any], comparable: bool) -> list[str]:
+    """Which budgets a checked program breaks, in words."""
+    if not found["fits"]:
+        return [f"{job.key} {said_of_memory(found)}"]
+    wrong = []
+    for copy in found["copies"]:
+        if not any(_allows(row, job, copy) for row in check["allowed_copies"]):
+            wrong.append(
+                f"{job.key}: a copy of {copy['mb']:,.0f} MB that is not listed: {copy['kind']} "
+                f"{copy['type']} x{copy['times']} ({copy['source']})"
+            )
+    before = check["programs"].get(job.key)
+    if before is None:
+        wrong.append(f"{job.key}: nothing is kept of it; make aot-check ARGS=--accept keeps it")
+    elif comparable and found["sum_ms"] > GROWTH * before["sum_ms"]:
+        wrong.append(
+            f"{job.key}: estimate and surcharge {found['sum_ms']:.4g} ms, "
+            f"{found['sum_ms'] / before['sum_ms'] - 1:+.1%} on the kept {before['sum_ms']:.4g}; at "
+            f"most {GROWTH - 1:+.0%}"
+        )
+    return wrong
+
+
+def _allows(row: dict[str, Any], job: Job, copy: dict[str, Any]) -> bool:
+    same = row["type"] == copy["type"] and row["kind"] == copy["kind"]
+    return same and fnmatch.fnmatch(job.key, row["program"]) and copy["times"] <= row["times"]
+
+
+# Running
+
+
+def missing(platform: str) -> str:
+    """What is not installed for a platform, and how to; empty: nothing."""
+    names = {"tpu": ("libtpu",), "cuda": ("jax_cuda12_plugin", "jax_cuda13_plugin")}[platform]
+    there = any(importlib.util.find_spec(name) for name in names)
+    return "" if there else MISSING[platform]
+
+
+def possible(jobs: list[Job]) -> list[Job]:
+    """Those whose compiler is installed; what is missing is said."""
+    platforms = {job.target: aot_work.TARGETS[job.target].platform for job in jobs}
+    lacking = {p: said for p in dict.fromkeys(platforms.values()) if (said := missing(p))}
+    for said in lacking.values():
+        print(said)
+    return [job for job in jobs if platforms[job.target] not in lacking]
+
+
+def watched(work: Callable[[], Any]) -> Any:
+    """`work()` in a thread, so that Ctrl-C is heard while the compiler runs."""
+    box: dict[str, Any] = {}
+
+    def run() -> None:
+        try:
+            box["found"] = work()
+        except BaseException as error:
+            box["error"] = error
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.5)
+    if "error" in box:
+        raise box["error"]
+    return box["found"]
+
+
+Rows = list[tuple[Job, dict[str, Any], dict[str, Any] | None]]
+
+
+def run_all(jobs: list[Job], a: Arguments, rows: Rows) -> None:
+    """Compiles the jobs and keeps each as soon as it is there; `rows` grow with them."""
+    kept, known = load(a.out), versions() | {"code": code_hash()}
+    writes = not a.set or a.out != KEPT
+    stamp = known | {"commit": commit()}
+    for number, job in enumerate(jobs, 1):
+        before = kept["programs"].get(job.key) or kept["programs"].get(
+            job._replace(settings=()).key
+        )
+        if a.all and before and all(before.get(k) == v for k, v in known.items()):
+            rows.append((job, before, before))
+            continue
+        print(f"[{number}/{len(jobs)}] {job.key}", flush=True)
+        found = watched(lambda job=job: compiled(job, a)) | stamp
+        details(found, a)
+        rows.append((job, found, before))
+        if writes and not a.check:
+            again = load(a.out)  # another process may have kept something
+            again["programs"][job.key] = found
+            save(a.out, again)
+
+
+def check(jobs: list[Job], a: Arguments, rows: Rows) -> int:
+    """Holds the programs in `rows` to their budgets; the exit status."""
+    kept, now = load(a.out), versions()
+    comparable = now == PINS
+    if not comparable:
+        print(f"cycles cannot be compared: they are kept for {PINS}, and this is {now}")
+    if a.accept:
+        for job, found, _ in rows:
+            chosen = ("fits", "hbm_gib", "estimate_ms", "surcharge_ms", "sum_ms", "error")
+            own = {name: found[name] for name in chosen if name in found}
+            kept["check"]["programs"][job.key] = own | now
+        save(a.out, kept)
+    wrong = [x for job, found, _ in rows for x in broken(job, found, kept["check"], comparable)]
+    for line in wrong:
+        print(f"BROKEN  {line}")
+    if not wrong:
+        print(f"all {len(jobs)} programs are within their budgets")
+    return 1 if wrong else 0
+
+
+def look(a: Arguments) -> None:
+    """At a program that was kept."""
+    target = (a.targets or ("v5e",))[0]
+    speeds = aot_work.TARGETS[target].speeds
+    module = aot_hlo.parse(a.kept.read_text())  # pyright: ignore[reportOptionalMemberAccess]
+    found = aot_hlo.summary(module, speeds, aot_hlo.no_kernels, a.above, a.top)
+    print(f"{a.kept}, as of {target}; of kernels only the bytes count")
+    details(together([{"piece": "", "fits": True} | found]), a)
+
+
+def main(a: Arguments) -> int:
+    try:
+        jobs = jobs_of(a)
+        changed(a.set)(aot_work.bench.experiment("packed", 32, 256))
+    except (ValueError, KeyError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if a.kept:
+        look(a)
+        return 0
+    wanted = possible(jobs)
+    if not wanted:
+        return 2
+    print(f"{len(wanted)} programs: " + ", ".join(job.key for job in wanted), flush=True)
+    rows: Rows = []
+    try:
+        run_all(wanted, a, rows)
+    except KeyboardInterrupt:
+        print(table(rows) + f"\nstopped; what is above is in {a.out}", flush=True)
+        os._exit(130)  # the compiler's thread cannot be ended otherwise
+    print("\n" + table(rows), flush=True)
+    if a.check:
+        return check(wanted, a, rows)
+    return 1 if any(found["fits"] is None for _, found, _ in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Arguments, description=__doc__)))

@@ -1,0 +1,438 @@
+"""The programs that `tools/aot.py` compiles, put together as the project itself does, and targets.
+
+No weight is made and nothing is run: parameters, states and batches are shapes. Texts, molecules
+and sizes are those of tools/bench_gpu.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import bench_gpu as bench
+import jax
+import jax.numpy as jnp
+import numpy as np
+from aot_hlo import Speeds
+from bench_curves import MINILM
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from tmr_jax.config import Experiment
+from tmr_jax.data.batching import declare_rows, declare_shapes, encode_batches_mol
+from tmr_jax.data.resident import planned, tables_of, taken
+from tmr_jax.nn.bert import BertConfig, text_operations
+from tmr_jax.refinement import _applied, settings_of
+from tmr_jax.retrieval import refine
+from tmr_jax.training.optim import build_adversary, build_optimizer
+from tmr_jax.training.parallel import AXIS, spread_over
+from tmr_jax.training.state import STATISTICS, joined, new_state, variables, without
+from tmr_jax.training.step import make_train_call, train_step
+from tmr_jax.types import TextBatch
+
+GIB = 2**30
+LANES = 8 * 128 * 4  # elementwise operations of one core's vector unit in a cycle
+
+
+# Targets
+
+
+@dataclass(frozen=True)
+class Target:
+    """One device as its makers describe it; peaks are those of bfloat16."""
+
+    platform: str
+    topology: str
+    hbm: float  # GiB
+    peak: float = 0.0  # operations a second
+    bandwidth: float = 0.0  # of HBM, bytes a second
+    # Operations of its matrix units in a cycle, which with the peak gives the clock. For v6e and
+    # tpu7x four units of 256 x 256 are taken: with fewer, the compiler's own cycles of one large
+    # product would be above the peak.
+    per_cycle: int = 1
+    cores: int = 1
+    options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def speeds(self) -> Speeds | None:
+        """None where the compiler has no estimate."""
+        if not self.peak:
+            return None
+        clock = self.peak / self.per_cycle
+        return Speeds(clock, self.bandwidth, self.peak, self.cores * LANES * clock)
+
+
+SMALL, LARGE = 2 * 128**2, 2 * 256**2  # operations of a matrix unit in a cycle
+MEGACORE = (("chip_config_name", "megacore"),)
+TARGETS = {
+    "v5e": Target("tpu", "v5e:2x4", 16, 197e12, 819e9, 4 * SMALL),
+    "v6e": Target("tpu", "v6e:2x4", 32, 918e12, 1640e9, 4 * LARGE),
+    "v5p": Target("tpu", "v5p:2x2x2", 95, 459e12, 2765e9, 8 * SMALL, 2),
+    "v4": Target("tpu", "v4:2x2x2", 32, 275e12, 1228e9, 8 * SMALL, 2, MEGACORE),
+    # A device is one of the two cores of a chip.
+    "tpu7x": Target("tpu", "tpu7x:2x2x1", 96, 1153.5e12, 3690e9, 4 * LARGE),
+    "h100": Target("cuda", "1x1x{}", 79.1),
+}
+# What XLA wants to know of an H100 SXM to compile for it.
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+  shared_memory_per_block: 49152 shared_memory_per_core: 233472
+  shared_memory_per_block_optin: 232448 core_count: 132 fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  device_memory_size: 84942979072
+  cuda_compute_capability { major: 9 }
+  runtime_version { major: 12 minor: 8 patch: 0 }
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 patch: 0 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+
+@functools.cache
+def devices_of(name: str, count: int) -> tuple[Any, ...]:
+    """The first `count` devices of a target that is not there; of "cpu" those of this process."""
+    if name == "cpu":
+        return tuple(jax.devices("cpu")[:count])
+    target = TARGETS[name]
+    if target.platform == "cuda":
+        found = topologies.get_topology_desc(
+            platform="cuda", target_config=H100, topology=target.topology.format(count)
+        )
+    else:
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=target.topology, **dict(target.options)
+        )
+    return tuple(found.devices[:count])
+
+
+def backend_of(target: str) -> str:
+    if target == "cpu":
+        return "cpu"
+    return "gpu" if TARGETS[target].platform == "cuda" else "tpu"
+
+
+# What is compiled
+
+
+class Piece(NamedTuple):
+    """One compiled function; `share` of one call of it belongs to what is reported."""
+
+    name: str
+    jitted: Any
+    arguments: tuple[Any, ...]
+    share: float = 1.0
+
+
+class Program(NamedTuple):
+    pieces: tuple[Piece, ...]
+    items: int  # pairs, texts, molecules or queries
+    useful: float = 0.0  # operations of BERT on real tokens
+    shape: str = ""
+
+
+class Spec(NamedTuple):
+    """A program by its name."""
+
+    kind: str  # difftmr, difftmr_random, mbank, dual; encode_text, encode_mol, rerank_t2m ...
+    size: str = "scibert"
+    batch: int = 0
+    chunk: int = 0
+    layers: int = 0  # 0: all
+
+    @property
+    def name(self) -> str:
+        parts = [self.kind, self.size, str(self.batch or ""), "chunked" if self.chunk else ""]
+        parts.append(f"{self.layers}layers" if self.layers else "")
+        return "-".join(part for part in parts if part)
+
+    @property
+    def trains(self) -> bool:
+        return bool(self.batch)
+
+
+SIZES = {"scibert": bench.SCIBERT, "minilm": MINILM}
+CHUNK = 512
+TRAINED = ("difftmr", "difftmr_random", "mbank", "dual")
+OTHERS = ("encode_text", "encode_mol", "rerank_t2m", "rerank_m2t")
+
+
+def product() -> list[Spec]:
+    """Every program there is."""
+    steps = [Spec(*x) for x in itertools.product(TRAINED, SIZES, (32, 512))]
+    # BatchNorm needs the whole batch, so Memory Bank has no chunks.
+    chunked = [Spec(k, s, 4096, CHUNK) for k in TRAINED if k != "mbank" for s in SIZES]
+    encoders = [Spec("encode_text", s) for s in SIZES]
+    return [*steps, *chunked, *encoders, *(Spec(kind) for kind in OTHERS[1:])]
+
+
+def built(
+    spec: Spec,
+    target: str,
+    devices: int = 1,
+    change: Callable[[Experiment], Experiment] = lambda x: x,
+    shrunk: bool = False,
+) -> Program:
+    """The program for a target; `change` is of the experiment, `shrunk` is a toy for tests."""
+    if spec.trains:
+        return _training(spec, target, devices, change, shrunk)
+    work = _worked(spec._replace(kind="difftmr", batch=32), target, 1, change, shrunk)
+    one = _placing(devices_of(target, 1))
+    if spec.kind.startswith("rerank"):
+        return _reranking(spec.kind.split("_")[1], work, one, shrunk)
+    return {"encode_text": _texts, "encode_mol": _molecules}[spec.kind](work, one, shrunk)
+
+
+class Placing(NamedTuple):
+    """Where arrays lie: whole on each device, or cut along the axis of pairs."""
+
+    whole: NamedSharding
+    split: NamedSharding
+
+    def all(self, tree: Any) -> Any:
+        return abstract(tree, self.whole)
+
+
+def _placing(devices: tuple[Any, ...]) -> Placing:
+    mesh = Mesh(np.array(devices), (AXIS,))
+    place = functools.partial(NamedSharding, mesh)
+    return Placing(place(PartitionSpec()), place(PartitionSpec(None, AXIS)))
+
+
+def abstract(tree: Any, sharding: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+class Worked(NamedTuple):
+    task: bench.Work
+    size: bench.Sizes
+    params: Any  # shapes
+
+
+def _worked(
+    spec: Spec, target: str, devices: int, change: Callable[..., Any], shrunk: bool
+) -> Worked:
+    size = _sizes(spec, shrunk)
+    config = change(_experiment(spec, size))
+    task = bench.work(size, "packed", spec.batch, config, backend_of(target))
+    few = task.data.composition.epoch(0, 0)[0][:2]
+    two = task.data._replace(shapes=declare_shapes(task.data.mol, task.data.shapes.text, 2))
+    shapes = jax.eval_shape(task.model.init, jax.random.key(0), two.batch(few, 0))
+    return Worked(task, size, joined(shapes))
+
+
+def _sizes(spec: Spec, shrunk: bool) -> bench.Sizes:
+    base = bench.SHRUNK if shrunk else bench.FULL
+    bert: BertConfig = base.bert if shrunk else SIZES[spec.size]
+    if spec.layers:
+        bert = dataclasses.replace(bert, layers=spec.layers)
+    return base._replace(bert=bert)
+
+
+def _experiment(spec: Spec, size: bench.Sizes) -> Experiment:
+    kind = spec.kind.split("_")[0]
+    published = "mbank_chebi" if kind == "mbank" else "difftmr_chebi"
+    config = bench.experiment("packed", spec.batch, size.width, published)
+    objective = "random_step" if spec.kind == "difftmr_random" else "all_steps"
+    hdan = dataclasses.replace(config.model.hdan, objective=objective)
+    model = dataclasses.replace(config.model, name=kind, hdan=hdan)
+    train = dataclasses.replace(config.train, chunk=spec.chunk)
+    return dataclasses.replace(config, model=model, train=train)
+
+
+# Training
+
+
+def _training(
+    spec: Spec, target: str, count: int, change: Callable[..., Any], shrunk: bool
+) -> Program:
+    """The call that takes one step of packed texts from tables on the devices."""
+    task, size, params = _worked(spec, target, count, change, shrunk)
+    config, model = task.config, task.model
+    devices = devices_of(target, count)
+    spread = spread_over(devices, "jit", config.train.batch_size, config.train.chunk)
+    rows = np.asarray(task.data.composition.epoch(0, 0))[:1]
+    data = _shared(task.data, config, size, rows, spread.parts)
+    steps = planned(rows, data.text, data.mol, data.shapes, data.shards)
+    rivals = getattr(model, "adversary", frozenset())
+    rival = build_adversary(config.optim) if rivals else None
+    trained = without(params, rivals | {STATISTICS})
+    optimizer = build_optimizer(config.optim, 10_000, trained)
+    state = jax.eval_shape(lambda p: new_state(p, optimizer, frozenset(), rival, rivals), params)
+    step = train_step(model, optimizer, frozenset(), rival, spread)
+    call = make_train_call(step, _taking(spread.chunks), 1, spread)
+    place = _placing(devices)
+    tables = tables_of(data.text, data.mol, data.text_group, data.mol_group)
+    key = place.all(jax.eval_shape(lambda: jax.random.key(0)))
+    chosen = abstract(steps.chosen, place.split)
+    arguments = place.all(state), place.all(tables), chosen, key, steps.size
+    lengths = np.diff(data.text.offsets)[rows]
+    shape = f"{steps.size.rows} x {steps.size.row} tokens, {steps.size.nodes} atoms"
+    if spread.parts > 1:
+        shape += f" in each of {spread.parts} parts"
+    useful = text_operations(size.bert, lengths)
+    return Program((Piece("step", call, arguments),), rows.size, useful, shape)
+
+
+def _shared(data: Any, config: Experiment, size: bench.Sizes, rows: np.ndarray, parts: int) -> Any:
+    """The training set with the shapes of a part of a batch."""
+    if parts == 1:
+        return data
+    cut = rows.reshape(-1, rows.shape[1] // parts)
+    shapes = declare_shapes(data.mol, config.train.text_buckets, cut.shape[1], cut)
+    tall = declare_rows(np.diff(data.text.offsets), cut, size.width)
+    return data._replace(shapes=shapes._replace(text=(size.width,), rows=tall), shards=parts)
+
+
+def _taking(chunks: int) -> Callable[..., Any]:
+    """As the resident feed takes a batch from its tables."""
+
+    def take(tables: Any, chosen: Any, size: Any) -> Any:
+        if chunks == 1:
+            return taken(tables, chosen, size, 0)
+        cut = jax.tree.map(lambda x: x.reshape(chunks, -1), chosen)
+        found = jax.vmap(lambda part: taken(tables, part, size, 0))(cut)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+
+    return take
+
+
+# Encoders
+
+
+def _texts(work: Worked, one: Placing, shrunk: bool) -> Program:
+    count, width = (4 if shrunk else 64), work.size.width
+    tokens = jax.ShapeDtypeStruct((count, width), jnp.int32, sharding=one.whole)
+    batch = TextBatch(tokens, jax.ShapeDtypeStruct((count, width), jnp.bool_, sharding=one.whole))
+    return _encoder("encode_text", work, one, batch, count, f"{count} x {width} tokens")
+
+
+def _molecules(work: Worked, one: Placing, shrunk: bool) -> Program:
+    count = 8 if shrunk else 2_048
+    _, batch = next(iter(encode_batches_mol(bench.molecules(2 * count, 4), count)))
+    atoms = len(batch.nodes) if hasattr(batch, "nodes") else 0
+    return _encoder("encode_molecule", work, one, one.all(batch), count, f"{atoms} atoms")
+
+
+def _encoder(
+    method: str, work: Worked, one: Placing, batch: Any, count: int, shape: str
+) -> Program:
+    model = work.task.model
+    encode = jax.jit(lambda p, x: model.apply(variables(p), x, method=method))
+    return Program((Piece(method, encode, (one.all(work.params), batch)),), count, 0.0, shape)
+
+
+# The second stage, from what it really asks for
+
+
+REPORTED = 16  # queries
+FEWER = {"t2m": 6, "m2t": 20}  # times fewer candidates than are reported: only sizes are of use
+ASKING = 512  # queries that are recorded
+
+
+class _Recorder:
+    """Stands for a compiled function: keeps the shapes it is called with, answers with zeros."""
+
+    def __init__(self, jitted: Any, calls: list[tuple[Any, Any, tuple[Any, ...]]]) -> None:
+        self.jitted, self._calls = jitted, calls
+
+    def __call__(self, *arguments: Any) -> Any:
+        shapes = jax.tree.map(_shape, arguments)
+        self._calls.append((self, self.jitted, shapes))
+        answer = self.jitted.eval_shape(*shapes)
+        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), answer)
+
+
+def _shape(x: Any) -> Any:
+    """A static argument stays as it is; 64 bits become 32, as in a call."""
+    if not (hasattr(x, "shape") and hasattr(x, "dtype")):
+        return x
+    key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype if key else jax.dtypes.canonicalize_dtype(x.dtype))
+
+
+def _reranking(direction: str, work: Worked, one: Placing, shrunk: bool) -> Program:
+    """The compiled pieces, with the shapes that a pool of ChEBI-20's size gives them.
+
+    The stage is run over a pool that is smaller by `FEWER`, with every compiled function in it
+    replaced by a recorder; what is as long as the parts of that pool is then made as long as those
+    of the whole one. Each shape of a piece counts as often as the queries need it.
+    """
+    task, dim = work.task, work.task.config.model.dim
+    fewer = 1 if shrunk else FEWER[direction]
+    asking = 4 if shrunk else ASKING
+    counts = (asking, work.size.pool // fewer)
+    texts, mols = counts if direction == "t2m" else counts[::-1]
+    lengths = np.diff(bench.texts(texts, work.size, 2).offsets)
+    atoms = np.diff(bench.molecules(mols, 3).node_offsets)
+    text, mol = (bench.side(len(n), n, dim, i) for i, n in enumerate((lengths, atoms)))
+    long = len((mol if direction == "t2m" else text).parts)
+    settings, apply = settings_of(task.config), _applied(task.model)
+    stage = (apply, work.params, text, mol, direction, np.arange(asking), settings)
+
+    def grown(x: Any) -> Any:
+        if not isinstance(x, jax.ShapeDtypeStruct):
+            return x
+        shape = tuple(n * fewer if n >= long else n for n in x.shape)
+        return jax.ShapeDtypeStruct(shape, x.dtype, sharding=one.whole)
+
+    pieces = []
+    for name, jitted, shapes, count in _pieces(_recorded(lambda: refine.refine(*stage))):
+        share = count * REPORTED / asking
+        pieces.append(Piece(name, jitted, jax.tree.map(grown, shapes), share))
+    return Program(tuple(pieces), REPORTED, 0.0, f"{REPORTED} queries among {work.size.pool:,}")
+
+
+def _recorded(stage: Callable[[], Any]) -> list[tuple[Any, Any, tuple[Any, ...]]]:
+    """The calls of compiled functions within `stage`, which makes them anew."""
+    calls: list[tuple[Any, Any, tuple[Any, ...]]] = []
+
+    def jit(function: Callable[..., Any], **options: Any) -> _Recorder:
+        return _Recorder(jax.jit(function, **options), calls)
+
+    own = refine.jax
+    caches = [f for f in vars(refine).values() if hasattr(f, "cache_clear")]
+    refine.jax = SimpleNamespace(**{**vars(jax), "jit": jit})  # pyright: ignore
+    try:
+        for cache in caches:
+            cache.cache_clear()
+        stage()
+    finally:
+        refine.jax = own
+        for cache in caches:
+            cache.cache_clear()
+    if not calls:
+        raise RuntimeError("expected the second stage to compile functions with jax.jit; got none")
+    return calls
+
+
+def _pieces(calls: list[tuple[Any, Any, tuple[Any, ...]]]) -> Iterator[tuple[str, Any, Any, int]]:
+    """Each function and shape once: its name, the function, the shapes, and how often.
+
+    The weights of the words are left out: they are of a pool, not of a query.
+    """
+    found: dict[tuple[int, str], list] = {}
+    for recorder, jitted, shapes in calls:
+        own = found.setdefault((id(recorder), str(shapes)), [_name(jitted), jitted, shapes, 0])
+        own[3] += 1
+    for name, jitted, shapes, count in found.values():
+        if "weigh" not in name:
+            yield name, jitted, shapes, count
+
+
+def _name(jitted: Any) -> str:
+    function = jitted.__wrapped__
+    while isinstance(function, functools.partial):
+        if "method" in function.keywords:
+            return function.keywords["method"]
+        function = function.func
+    return getattr(function, "__name__", "piece").strip("_")
