@@ -1,10 +1,12 @@
-"""Second-order losses against loops, and what must be zero (MODELS.md 6.2, A5.9)."""
+"""Second-order losses against loops, and what must be zero (Memory Bank, arXiv 2410.23715)."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.losses import plain
+from tmr_jax.losses import distances
 from tmr_jax.losses.second_order import second_order_losses
 
 KERNELS = ("euclid_pos", "euclid_neg", "cos")
@@ -128,3 +130,34 @@ def test_euclid_pos_gives_the_far_item_more_mass():
     q = np.array([near_self, far_mol]) / (near_self + far_mol)
     u2u = (p * np.log(p / q)).sum() + (q * np.log(q / p)).sum()
     np.testing.assert_allclose(losses(text, mol)[0], u2u, rtol=1e-4)
+
+
+@pytest.mark.parametrize("block", [2**24, 5 * 24 * 300], ids=["whole", "blocks"])
+@pytest.mark.parametrize("which", [0, 1], ids=["u2u", "u2c"])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_slopes_are_those_of_autodiff_in_float64(kernel, which, block, monkeypatch):
+    """Duplicates and near duplicates included."""
+    monkeypatch.setattr(distances, "BLOCK", block)
+    plain.same_slopes(
+        lambda t, m: second_order_losses(t, m, kernel=kernel, **TEMPERATURES)[which],
+        lambda t, m: plain.second_order(t, m, kernel, **TEMPERATURES)[which],
+        plain.repeated(),
+    )
+
+
+@pytest.mark.parametrize("kernel", ["euclid_pos", "cos"])
+def test_a_batch_of_4096_takes_less_than_a_gigabyte(kernel):
+    """Its slope took 76 GiB with all differences at once."""
+
+    def loss(text, mol):
+        return sum(second_order_losses(text, mol, kernel=kernel, **TEMPERATURES))
+
+    assert 0 < plain.temporaries(loss, (4096, 300), (4096, 300)) < 2**30
+
+
+def test_products_of_cosines_are_whole_float32():
+    """On a TPU a product of float32 is one pass in bfloat16 unless it says otherwise."""
+    text, mol = (jnp.asarray(x, jnp.float32) for x in embeddings())
+    lowered = jax.jit(jax.grad(lambda t: losses(t, mol, "cos")[0])).lower(text).as_text()
+    products = [line for line in lowered.splitlines() if "stablehlo.dot_general" in line]
+    assert products and all("precision = [HIGHEST, HIGHEST]" in line for line in products)

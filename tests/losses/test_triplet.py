@@ -1,9 +1,12 @@
-"""The batch-hard triplet loss against a loop over anchors (MODELS.md 6.2, A5.10)."""
+"""The batch-hard triplet loss against a loop over anchors (Memory Bank, arXiv 2410.23715)."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from tests.losses import plain
+from tmr_jax.losses import distances
 from tmr_jax.losses.triplet import batch_hard_triplet
 
 
@@ -59,3 +62,44 @@ def test_gradients_are_finite_where_rows_coincide():
     rows = jnp.ones((4, 3)) / jnp.sqrt(3)
     slope = jax.grad(lambda t: batch_hard_triplet(t, rows, jnp.zeros((4, 4), bool))[0])(rows)
     assert bool(jnp.isfinite(slope).all())
+
+
+@pytest.mark.parametrize("block", [2**24, 2 * 48 * 6], ids=["whole", "blocks"])
+def test_slopes_are_those_of_autodiff_in_float64(block, monkeypatch):
+    """Duplicates, near duplicates and nearest strangers that are equal, whose slope is shared."""
+    monkeypatch.setattr(distances, "BLOCK", block)
+    text, mol = plain.repeated()
+    duplicate = np.zeros((24, 24), bool)
+    duplicate[0, 1] = duplicate[1, 0] = True
+    text[9] = text[12] = mol[9]  # texts of other pairs, at the same place
+    text[13] = mol[13] + 0.2 * (mol[9] - mol[13])
+    plain.same_slopes(
+        lambda t, m: batch_hard_triplet(t, m, duplicate)[0],
+        lambda t, m: plain.triplet(t, m, duplicate),
+        (text, mol),
+    )
+
+
+def test_a_tie_is_shared_evenly():
+    """Two strangers at the same distance on either side of an anchor: by the plain formula."""
+    text = np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0]], np.float32)
+    mol = text + np.array([0.0, 0.8], np.float32)
+    duplicate = np.zeros((3, 3), bool)
+    got = jax.grad(lambda t: batch_hard_triplet(t, jnp.asarray(mol), duplicate)[0])(text)
+    np.testing.assert_allclose(got[0, 0], 0.0, atol=1e-6)
+    np.testing.assert_allclose(got[1], [-got[2, 0], got[2, 1]], atol=1e-6)
+    plain.same_slopes(
+        lambda t, m: batch_hard_triplet(t, m, duplicate)[0],
+        lambda t, m: plain.triplet(t, m, duplicate),
+        (text, mol),
+    )
+
+
+def test_a_batch_of_4096_takes_less_than_a_gigabyte():
+    """Its slope took 76 GiB with all differences at once."""
+    everyone = jnp.arange(4096)
+
+    def loss(text, mol):
+        return batch_hard_triplet(text, mol, everyone[:, None] == everyone[None])[0]
+
+    assert 0 < plain.temporaries(loss, (4096, 300), (4096, 300)) < 2**30

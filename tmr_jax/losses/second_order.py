@@ -1,4 +1,4 @@
-"""Second-order losses of Memory Bank: who is near whom, in and across modalities (MODELS.md 6.2).
+"""Second-order losses of Memory Bank: who is near whom, in and across modalities.
 
 Four distributions over a batch, t2t, m2m, t2m and m2t: row i says how near every item is to item
 i. They are made to agree, not the embeddings themselves.
@@ -6,16 +6,18 @@ i. They are made to agree, not the embeddings themselves.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tmr_jax.losses.distances import distances
+from tmr_jax.losses.distances import distances, in_blocks
 
 Kernel = Literal["euclid_pos", "euclid_neg", "cos"]
 NORM_FLOOR = 1e-8
+KEPT = 16  # numbers for each pair of items that the slopes of a row's divergences are made of
 
 
 def second_order_losses(
@@ -37,13 +39,20 @@ def second_order_losses(
         L_u2u = KL(p_mm || p_tt) + KL(p_tt || p_mm)
         L_u2c = KL(sg p_mm || p_tm) + KL(sg p_tt || p_mt)
         rows of p_tm are texts, of p_mt molecules. Both are zero where text equals mol.
-    Reference: MODELS.md 6.2 (Memory Bank, arXiv 2410.23715).
+    Memory: O(B^2 + B D).
+    Reference: Memory Bank, arXiv 2410.23715.
     """
     tt, mm, tm = (_nearness(*pair, kernel) for pair in ((text, text), (mol, mol), (text, mol)))
-    fixed_tt, fixed_mm = jax.lax.stop_gradient((tt, mm))
-    u2u = _divergence(mm, tt, temperature_u2u) + _divergence(tt, mm, temperature_u2u)
-    u2c = _divergence(fixed_mm, tm, temperature_u2c) + _divergence(fixed_tt, tm.T, temperature_u2c)
-    return u2u, u2c
+
+    def of_row(rows: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+        tt, mm, tm, mt = rows
+        fixed_tt, fixed_mm = jax.lax.stop_gradient((tt, mm))
+        u2u = _divergence(mm, tt, temperature_u2u) + _divergence(tt, mm, temperature_u2u)
+        crossed = _divergence(fixed_mm, tm, temperature_u2c)
+        return u2u, crossed + _divergence(fixed_tt, mt, temperature_u2c)
+
+    u2u, u2c = in_blocks(jax.vmap(of_row), (tt, mm, tm, tm.T), KEPT * len(text))
+    return u2u.mean(), u2c.mean()
 
 
 def _nearness(
@@ -54,17 +63,14 @@ def _nearness(
             x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), NORM_FLOOR)
             for x in (rows, columns)
         )
-        return (1 + jax.vmap(lambda row: columns @ row)(rows)) / 2
+        cosine = jax.vmap(partial(jnp.matmul, columns, precision=jax.lax.Precision.HIGHEST))(rows)
+        return (1 + cosine) / 2
     return distances(rows, columns) if kernel == "euclid_pos" else -distances(rows, columns)
 
 
 def _divergence(
-    target: Float[Array, "R C"], model: Float[Array, "R C"], temperature: float
+    target: Float[Array, " C"], model: Float[Array, " C"], temperature: float
 ) -> Float[Array, ""]:
-    """Mean over rows of KL(softmax(target / T) || softmax(model / T))."""
-
-    def of_row(p: Float[Array, " C"], q: Float[Array, " C"]) -> Float[Array, ""]:
-        log_p, log_q = jax.nn.log_softmax(p / temperature), jax.nn.log_softmax(q / temperature)
-        return jnp.sum(jnp.exp(log_p) * (log_p - log_q))
-
-    return jax.vmap(of_row)(target, model).mean()
+    """KL(softmax(target / T) || softmax(model / T))."""
+    log_p, log_q = (jax.nn.log_softmax(x / temperature) for x in (target, model))
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q))
