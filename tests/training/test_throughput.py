@@ -5,7 +5,7 @@ import pytest
 
 from tmr_jax.nn.bert import BertConfig, text_operations
 from tmr_jax.training import throughput
-from tmr_jax.training.throughput import Throughput, Work, peak_of, sentence
+from tmr_jax.training.throughput import TPU_PEAKS, Throughput, Work, peak_of, sentence
 
 SCIBERT = BertConfig(31_090, 768, 12, 12, 3_072)
 SMALL = BertConfig(vocab_size=9, hidden=2, layers=1, heads=1, intermediate=3)
@@ -23,10 +23,37 @@ def test_scibert_at_the_mean_length_of_chebi20():
     assert 6 * 85e6 * 85 < found < 6 * 85e6 * 85 * 1.03
 
 
-def test_peaks_go_by_the_name_of_the_device():
-    assert peak_of("NVIDIA H200") == peak_of("NVIDIA H100 80GB HBM3") == 790e12
-    assert peak_of("TPU v5 lite") == 197e12
-    assert peak_of("cpu") is None
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    {
+        "TPU v4": 275e12,
+        "TPU v5 lite": 197e12,
+        "TPU v5": 459e12,
+        "TPU v6 lite": 918e12,
+        "TPU7x": 1153.5e12,  # a chip's 2307 are of two devices
+        "NVIDIA H200": 989e12,
+        "NVIDIA H100 80GB HBM3": 989e12,
+        "NVIDIA H100 PCIe": 756e12,
+        "NVIDIA A100-SXM4-40GB": 312e12,
+        "NVIDIA B200": 2250e12,
+        "NVIDIA L4": 121e12,
+        "Tesla T4": 65e12,
+    }.items(),
+)
+def test_peaks_go_by_the_name_of_the_device(kind, peak):
+    assert peak_of(kind) == peak
+
+
+@pytest.mark.parametrize("kind", ["cpu", "TPU v5 heavy", "NVIDIA L40S", "NVIDIA GB200", ""])
+def test_no_peak_is_made_up(kind):
+    """Seen to fail with parts of words: the L40S would have had the L4's."""
+    assert peak_of(kind) is None
+
+
+def test_tpus_are_called_what_jax_calls_them():
+    known = pytest.importorskip("jax._src.tpu_info").chip_version_from_device_kind
+    assert all(known(kind) is not None for kind in TPU_PEAKS)
+    assert known("TPU v5 heavy") is None
 
 
 @pytest.fixture
@@ -55,7 +82,7 @@ def test_pauses_are_no_time_of_steps(clock):
     assert found["pairs_per_second"] == 3 * 64 / 4
     assert found["real_tokens_per_second"] == 3 * 600 / 4
     assert found["real_share"] == 0.75
-    assert found["mfu"] == pytest.approx(3e12 / 4 / (2 * 790e12))
+    assert found["mfu"] == pytest.approx(3e12 / 4 / (2 * 989e12))
     said = sentence(found)
     assert "48 pairs/s" in said and "75% of the places" in said and "MFU 0.0%" in said
 

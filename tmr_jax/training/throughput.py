@@ -2,11 +2,12 @@
 
 Two counts of operations: XLA's own of the compiled step, padding and recomputation included, and
 the arithmetic of what the text encoder has to do for the real tokens. Only the second says how
-much of the hardware's peak went into the work itself (MFU).
+much of the data sheet's peak went into the work itself (MFU).
 """
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections import deque
@@ -14,20 +15,34 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Dense bfloat16 operations a second of one device, by a part of the name that jax gives it. Of
-# H100 and H200 what their power limit lets large products reach, the bound that issue and README
-# count by; of the others the data sheet's.
-PEAKS = {
-    "H200": 790e12,
-    "H100": 790e12,
+# Dense bfloat16 operations a second of one device, as its maker's data sheet has them: no sparsity,
+# and no regard for what a power limit lets large products reach (about 790e12 on H100 and H200).
+
+# By the names that jax gives devices (jax/_src/tpu_info.py): whole names, since "TPU v5" is v5p and
+# "TPU v5 lite" is v5e. Source: cloud.google.com/tpu/docs, the page of each version, per chip.
+TPU_PEAKS = {
+    "TPU v4": 275e12,  # two cores, one device
+    "TPU v5 lite": 197e12,  # v5e
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,  # v5p: two cores, one device
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,  # v6e; tpu_info.py says 920e12
+    "TPU v6e": 918e12,
+    "TPU7x": 2307e12 / 2,  # Ironwood: a chip is two devices
+}
+
+# By words of the name, such as "NVIDIA H100 80GB HBM3"; the first that is there counts. Source:
+# NVIDIA's data sheet of each, half of the figure where it is given with sparsity.
+GPU_PEAKS = {
+    "B200": 2250e12,  # DGX B200: 36e15 for eight, with sparsity
+    "H200": 989e12,  # H200 SXM
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,  # H100 SXM
     "A100": 312e12,
     "A40": 150e12,
     "L4": 121e12,
-    "T4": 65e12,
-    "v6 lite": 918e12,
-    "v5p": 459e12,
-    "v5 lite": 197e12,
-    "v4": 275e12,
+    "T4": 65e12,  # float16: it has no bfloat16
 }
 WINDOW = 200  # calls that the median of a step's time is of
 
@@ -44,8 +59,11 @@ class Work(NamedTuple):
 
 
 def peak_of(device_kind: str) -> float | None:
-    """None for a device that the table does not know, such as a CPU."""
-    return next((peak for name, peak in PEAKS.items() if name in device_kind), None)
+    """None for a device that the tables do not know, such as a CPU."""
+    if device_kind in TPU_PEAKS:
+        return TPU_PEAKS[device_kind]
+    found = (peak for name, peak in GPU_PEAKS.items() if re.search(rf"\b{name}\b", device_kind))
+    return next(found, None)
 
 
 class Throughput:
