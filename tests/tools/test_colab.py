@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from tmr_jax.config import load_experiment
+from tmr_jax.data.fetch import _parts
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "tools" / "colab_tpu.ipynb"
@@ -22,7 +28,7 @@ def cells() -> list[str]:
 def shell(line: str, names: dict) -> str:
     """A line after `!`, as a notebook runs it: {NAME} is what the name holds."""
     command = re.sub(r"\{(\w+)\}", lambda found: str(names[found[1]]), line[1:])
-    command = command.replace("python ", f"{sys.executable} ", 1)
+    command = re.sub(r"\bpython ", f"{sys.executable} ", command, count=1)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, shell=True, capture_output=True, text=True, env=environment, check=False
@@ -31,29 +37,82 @@ def shell(line: str, names: dict) -> str:
     return done.stdout
 
 
-def test_every_cell_runs_and_again_goes_on(tmp_path, capsys):
+def repository(folder: Path) -> Path:
+    """One commit with a file, on the branch `main`."""
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(folder)]
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text("[project]\n")
+    for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *words], check=True)
+    return folder
+
+
+def test_every_cell_runs_and_again_goes_on(tmp_path):
     own = {
+        "REPOSITORY": repository(tmp_path / "origin").as_uri(),
+        "SOURCE": str(tmp_path / "source"),
         "RUN": str(tmp_path / "run"),
         "EXPERIMENT": str(TINY),
         "OPTIONS": "--train.epochs 1",
         "LIBRARY": str(tmp_path / "library.smi"),
     }
     names: dict = {}
-    said = ""
+    said = hits = ""
     installs = 0
     for cell in cells():
         if cell.startswith("!pip"):
             installs += 1
         elif cell.startswith("!"):
-            said += shell(cell, names)
+            hits = shell(cell, names)
+            said += hits
         else:
             exec(cell, names)
             names.update({k: v for k, v in own.items() if k in names})
-    assert installs == 1 and "trained: 8 steps" in said and "table/test, t2m" in said
-    hits = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in hits] == ["1", "2", "3", "4"]
+    assert installs == 1 and (tmp_path / "source" / "pyproject.toml").is_file()
+    assert "trained: 8 steps" in said and "table/test, t2m" in said
+    found = [line.split() for line in hits.splitlines()]
+    assert [words[0] for words in found if words and words[0].isdigit()] == ["1", "2", "3", "4"]
+    assert "4-chloroaniline" in hits
     train = next(cell for cell in cells() if "tmr_jax.train" in cell)
     assert "goes on after step 8" in shell(train, names)
+    clone = next(cell for cell in cells() if "git clone" in cell)
+    assert shell(clone, names) == ""  # it is there
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_every_choice_is_an_experiment_with_its_data(keep):
+    form, chosen = cells()[:2]
+    (choices,) = re.findall(r"^CHOICE = .*# @param (\[.*\])$", form, re.M)
+    models = {}
+    for choice in json.loads(choices):
+        names: dict = {}
+        exec(form, names)
+        names |= {"CHOICE": choice, "KEEP_ON_DRIVE": keep}
+        exec(chosen, names)
+        config = load_experiment(names["EXPERIMENT"])
+        models[choice] = config.model.name
+        assert (names["DATA"] or "demo") == config.data.name
+        assert not names["DATA"] or _parts(names["DATA"], "") == _parts("chebi20", "text2mol")
+        assert ("/drive/" in names["RUN"]) == keep and "/drive/" not in names["SOURCE"]
+    assert models == {"quickstart": "dual", "DiffTMR": "difftmr", "Memory Bank": "mbank"}
+
+
+def test_the_kernel_never_holds_the_accelerator():
+    """What jax is needed for runs after `!`, in a process of its own."""
+    imported = set()
+    for cell in cells():
+        if not cell.startswith("!"):
+            for node in ast.walk(ast.parse(cell)):
+                if isinstance(node, ast.Import):
+                    imported |= {alias.name for alias in node.names}
+                elif isinstance(node, ast.ImportFrom):
+                    imported.add(node.module)
+    assert imported == {"sys", "google.colab", "pathlib"}
+    assert any("!python -m tmr_jax.search" in cell for cell in cells())
+
+
+def test_the_readme_links_it():
+    assert "(tools/colab_tpu.ipynb)" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_cells_are_short_and_carry_no_output():
