@@ -1,4 +1,4 @@
-"""Both ends of the range of versions: install, import, train two steps, evaluate; prints a table.
+"""Both ends of the range of versions: install, import, train two steps, evaluate, lower for TPU.
 
 python tools/check_versions.py [--oldest-python PYTHON] [--newest-python PYTHON] [--keep FOLDER]
 
@@ -54,6 +54,7 @@ def check(folder: Path, python: str, pins: tuple[str, ...]) -> dict[str, str]:
         "import": [inside, "-W", "error", "-c", "import tmr_jax; tmr_jax.load"],
         "train": [inside, "-m", "tmr_jax.train", *TINY, "--run", run],
         "evaluate": [inside, "-m", "tmr_jax.eval", "--run", run],
+        "lower for TPU": [inside, "tools/check_lowering.py"],
     }
     found = {"result": "passed"}
     cache = {"TMR_JAX_CACHE": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
