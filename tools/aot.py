@@ -30,7 +30,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -77,6 +78,8 @@ class Arguments:
     """How many operations are listed."""
     above: float = ABOVE
     """MB of a copy that is listed."""
+    at_once: int = 2
+    """How many compilers run at once; each takes 2 to 3 GB and more than one core."""
     keep: Path | None = None
     """Folder for the compiled programs as text."""
     kept: Path | None = None
@@ -193,43 +196,54 @@ def _read(value: str, now: Any) -> Any:
 # One program
 
 
+PREPARING = threading.Lock()  # tracing counts its traces in one place; only compilers run beside
+
+
+class Lowered(NamedTuple):
+    piece: aot_work.Piece
+    lowered: Any
+    work: aot_hlo.Work
+    kernels: list[aot_jaxpr.Kernel]
+
+
 def compiled(job: Job, a: Arguments) -> dict[str, Any]:
     """All that is kept of a program."""
-    start = time.perf_counter()
-    program = aot_work.built(job.spec, job.target, job.devices, changed(job.settings))
-    pieces = []
-    for number, piece in enumerate(program.pieces):
-        name = f"{job.key.replace(' ', '_')}-{number}-{piece.name}"
-        pieces.append(_piece(piece, job.target, a, name))
+    with PREPARING:
+        start = time.perf_counter()
+        program = aot_work.built(job.spec, job.target, job.devices, changed(job.settings))
+        lowered = [_lowered(piece) for piece in program.pieces]
+        prepared = time.perf_counter() - start
+    name = job.key.replace(" ", "_")
+    pieces = [_piece(one, job.target, a, f"{name}-{n}") for n, one in enumerate(lowered)]
     found = together(pieces) | {"items": program.items, "shape": program.shape}
-    target = aot_work.TARGETS[job.target]
     if program.useful and found.get("sum_ms"):
-        peak = target.peak * job.devices
+        peak = aot_work.TARGETS[job.target].peak * job.devices
         found["of_peak"] = program.useful / (found["sum_ms"] / 1e3) / peak
-    return found | {"seconds": time.perf_counter() - start}
+    return found | {"prepared_s": prepared}
 
 
-def _piece(piece: aot_work.Piece, target: str, a: Arguments, name: str) -> dict[str, Any]:
-    start = time.perf_counter()
+def _lowered(piece: aot_work.Piece) -> Lowered:
     traced = piece.jitted.trace(*piece.arguments)
-    work = aot_jaxpr.counted(traced.jaxpr)
-    found: dict[str, Any] = {"piece": piece.name, "tflop": work.matrix / 1e12 * piece.share}
-    lowered = traced.lower()
-    middle = time.perf_counter()
+    work, kernels = aot_jaxpr.counted(traced.jaxpr), aot_jaxpr.kernels_of(traced.jaxpr)
+    return Lowered(piece, traced.lower(), work, kernels)
+
+
+def _piece(one: Lowered, target: str, a: Arguments, name: str) -> dict[str, Any]:
+    share, start = one.piece.share, time.perf_counter()
+    found: dict[str, Any] = {"piece": one.piece.name, "tflop": one.work.matrix / 1e12 * share}
     try:
-        program = lowered.compile()
+        program = one.lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        return found | refused(str(error))
-    end = time.perf_counter()
+        return found | refused(str(error)) | {"compile_s": time.perf_counter() - start}
+    found |= _memory(program) | {"compile_s": time.perf_counter() - start}
     text = program.as_text()
     if a.keep is not None:
         a.keep.mkdir(parents=True, exist_ok=True)
-        (a.keep / f"{name}.hlo").write_text(text)
+        (a.keep / f"{name}-{one.piece.name}.hlo").write_text(text)
     unknown: list[str] = []
-    kernels = aot_jaxpr.lookup(aot_jaxpr.kernels_of(traced.jaxpr), unknown)
+    kernels = aot_jaxpr.lookup(one.kernels, unknown)
     speeds = aot_work.TARGETS[target].speeds
-    found |= _memory(program) | {"lower_s": middle - start, "compile_s": end - middle}
-    told = aot_hlo.summary(aot_hlo.parse(text), speeds, kernels, a.above, a.top, piece.share)
+    told = aot_hlo.summary(aot_hlo.parse(text), speeds, kernels, a.above, a.top, share)
     if unknown:
         told["unknown_kernels"] = sorted(set(unknown))
     return found | {"fits": True} | told
@@ -274,11 +288,26 @@ def together(pieces: list[dict[str, Any]]) -> dict[str, Any]:
         found["pieces"] = [
             [p["piece"], *(p[n] for n in ("estimate_ms", "surcharge_ms") if n in p)] for p in pieces
         ]
+        found["copies"] = _once(found["copies"], "times", "mb")
     found.pop("piece", None)
     if "estimate_ms" in found:
         found["sum_ms"] = found["estimate_ms"] + found["surcharge_ms"]
-        found["operations_top"].sort(key=lambda x: -sum(x["ms"]))
+        found["operations_top"] = _once(found["operations_top"], "runs", "ms")
     return found
+
+
+def _once(rows: list[dict[str, Any]], *numbers: str) -> list[dict[str, Any]]:
+    """Rows that differ in `numbers` alone as one, the largest first."""
+    found: dict[tuple, dict[str, Any]] = {}
+    for row in rows:
+        name = tuple(v for k, v in row.items() if k not in numbers)
+        own = found.setdefault(name, dict.fromkeys(row) | row | dict.fromkeys(numbers))
+        for n in numbers:
+            own[n] = _added(n, own[n], row[n])
+    last = numbers[-1]
+    return sorted(
+        found.values(), key=lambda x: -(sum(x[last]) if isinstance(x[last], list) else x[last])
+    )
 
 
 def _added(name: str, one: Any, other: Any) -> Any:
@@ -533,48 +562,47 @@ def possible(jobs: list[Job]) -> list[Job]:
     return [job for job in jobs if platforms[job.target] not in lacking]
 
 
-def watched(work: Callable[[], Any]) -> Any:
-    """`work()` in a thread, so that Ctrl-C is heard while the compiler runs."""
-    box: dict[str, Any] = {}
-
-    def run() -> None:
-        try:
-            box["found"] = work()
-        except BaseException as error:
-            box["error"] = error
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.5)
-    if "error" in box:
-        raise box["error"]
-    return box["found"]
-
-
 Rows = list[tuple[Job, dict[str, Any], dict[str, Any] | None]]
 
 
 def run_all(jobs: list[Job], a: Arguments, rows: Rows) -> None:
     """Compiles the jobs and keeps each as soon as it is there; `rows` grow with them."""
-    kept, known = load(a.out), versions() | {"code": code_hash()}
-    writes = not a.set or a.out != KEPT
+    kept, known = load(a.out)["programs"], versions() | {"code": code_hash()}
+    writes = not a.check and (not a.set or a.out != KEPT)
     stamp = known | {"commit": commit()}
-    for number, job in enumerate(jobs, 1):
-        before = kept["programs"].get(job.key) or kept["programs"].get(
-            job._replace(settings=()).key
-        )
-        if a.all and before and all(before.get(k) == v for k, v in known.items()):
-            rows.append((job, before, before))
-            continue
-        print(f"[{number}/{len(jobs)}] {job.key}", flush=True)
-        found = watched(lambda job=job: compiled(job, a)) | stamp
+    before = {}
+    for job in jobs:  # a variant is compared with what it is one of
+        before[job] = kept.get(job.key) or kept.get(job._replace(settings=()).key)
+    waiting = [job for job in jobs if not (a.all and same(before[job], known))]
+    rows += [(job, before[job], before[job]) for job in jobs if job not in waiting]
+    for number, (job, found) in enumerate(_each(waiting, a), 1):
+        print(f"[{number}/{len(waiting)}] {job.key}", flush=True)
+        found |= stamp
         details(found, a)
-        rows.append((job, found, before))
-        if writes and not a.check:
+        rows.append((job, found, before[job]))
+        if writes:
             again = load(a.out)  # another process may have kept something
             again["programs"][job.key] = found
             save(a.out, again)
+
+
+def same(found: dict[str, Any] | None, known: dict[str, str]) -> bool:
+    """Whether it was found with these versions of everything."""
+    return found is not None and all(found.get(name) == value for name, value in known.items())
+
+
+def _each(jobs: list[Job], a: Arguments) -> Iterator[tuple[Job, dict[str, Any]]]:
+    """Each job with what was found, as they come. The compiler hears no Ctrl-C, so it runs in
+    threads."""
+    pool = ThreadPoolExecutor(max(a.at_once, 1))
+    running = {pool.submit(compiled, job, a): job for job in jobs}
+    try:
+        while running:
+            done, _ = wait(running, 0.5, FIRST_COMPLETED)
+            for one in sorted(done, key=lambda one: jobs.index(running[one])):
+                yield running.pop(one), one.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def check(jobs: list[Job], a: Arguments, rows: Rows) -> int:
@@ -625,8 +653,9 @@ def main(a: Arguments) -> int:
     try:
         run_all(wanted, a, rows)
     except KeyboardInterrupt:
-        print(table(rows) + f"\nstopped; what is above is in {a.out}", flush=True)
-        os._exit(130)  # the compiler's thread cannot be ended otherwise
+        print(table(rows) + "\nstopped; what is above is kept", flush=True)
+        os._exit(130)  # the compiler's threads cannot be ended otherwise
+    rows.sort(key=lambda row: wanted.index(row[0]))
     print("\n" + table(rows), flush=True)
     if a.check:
         return check(wanted, a, rows)

@@ -90,9 +90,9 @@ gpu_device_info {
   memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
   device_memory_size: 84942979072
   cuda_compute_capability { major: 9 }
-  runtime_version { major: 12 minor: 8 patch: 0 }
 }
 platform_name: "CUDA"
+runtime_version { major: 12 minor: 8 patch: 0 }
 dnn_version_info { major: 9 minor: 10 patch: 0 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """

@@ -460,23 +460,27 @@ def test_what_is_kept_is_read_again(tmp_path):
 
 
 def test_all_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
-    done: list[str] = []
+    jobs = aot.everything()[:4]
+    stops = {jobs[2].key}
 
     def compiled(job, a):
-        done.append(job.key)
-        if len(done) == 3:
+        if job.key in stops:
             raise KeyboardInterrupt
         return dict(FOUND)
 
     monkeypatch.setattr(aot, "compiled", compiled)
     monkeypatch.setattr(aot, "details", lambda found, a: None)
-    jobs, a = list(aot.everything()[:4]), aot.Arguments(all=True, out=tmp_path / "aot.json")
+    a = aot.Arguments(all=True, at_once=1, out=tmp_path / "aot.json")
     with pytest.raises(KeyboardInterrupt):
         aot.run_all(jobs, a, [])
+    kept = set(aot.load(a.out)["programs"])
+    assert kept <= {jobs[n].key for n in (0, 1, 3)}
+    stops.clear()
+    capsys.readouterr()
     rows: aot.Rows = []
     aot.run_all(jobs, a, rows)
-    assert done == [jobs[n].key for n in (0, 1, 2, 2, 3)] and len(rows) == 4
-    assert "[3/4]" in capsys.readouterr().out
+    assert {row[0] for row in rows} == set(jobs)
+    assert f"[{4 - len(kept)}/{4 - len(kept)}]" in capsys.readouterr().out
 
 
 def test_exit_statuses(tmp_path, monkeypatch, capsys):
