@@ -217,8 +217,8 @@ def compiled(job: Job, a: Arguments) -> dict[str, Any]:
     pieces = [_piece(one, job.target, a, f"{name}-{n}") for n, one in enumerate(lowered)]
     found = together(pieces) | {"items": program.items, "shape": program.shape}
     if program.useful and found.get("sum_ms"):
-        peak = aot_work.TARGETS[job.target].peak * job.devices
-        found["of_peak"] = program.useful / (found["sum_ms"] / 1e3) / peak
+        least = program.useful / aot_work.TARGETS[job.target].peak / job.devices * 1e3
+        found["of_peak"] = [least / found[name] for name in ("estimate_ms", "sum_ms")]
     return found | {"prepared_s": prepared}
 
 
@@ -409,6 +409,12 @@ def details(found: dict[str, Any], a: Arguments) -> None:
             f"{found['surcharge_ms']:.4g} = {found['sum_ms']:.4g} ms (of the surcharge "
             f"{found['beside_ms']:.3g} ms are copies beside other work)"
         )
+        if "of_peak" in found:
+            alone, both = found["of_peak"]
+            print(
+                f"    BERT's products on real tokens would be {alone:.1%} of peak by the estimate, "
+                f"{both:.1%} with the surcharge"
+            )
         print("    by part: " + _list(found["parts"]))
         print("    without an estimate: " + _list(found["unestimated"], 8))
         f32 = found["float32"]

@@ -314,8 +314,8 @@ def is_kernel(one: Instruction) -> bool:
 def work_of(module: Module, run: Run, kernels: Kernels = no_kernels) -> Work:
     """Of one execution of an operation that has no estimate."""
     one, shapes = run.one, _operand_shapes(run.one, run.within)
-    if one.opcode in ("copy-start", "slice-start", "dynamic-slice-start"):
-        return Work(_beside(one))
+    if one.opcode in BESIDE:
+        return Work(_beside(one, shapes))
     if one.opcode == "fusion":
         return _fused(module.inside(one), one, shapes)
     if is_kernel(one):
@@ -332,13 +332,30 @@ def _read(run: Run) -> list[Shape]:
     return list(itertools.chain(*_operand_shapes(run.one, run.within)))
 
 
-def _beside(one: Instruction) -> int:
-    """Of a copy to or from HBM: the smaller of its two sides, or both where both lie there."""
-    first, second, *_ = [*one.shapes, *one.shapes]
-    if one.opcode != "copy-start":  # a slice of what stands first
-        first = second
-    sides = [s.bytes for s in (first, second) if s.space == 0]
-    return sum(sides) if one.opcode == "copy-start" else second.bytes
+BESIDE = frozenset(
+    f"{name}-start" for name in ("copy", "slice", "dynamic-slice", "dynamic-update-slice")
+)
+
+
+def _beside(one: Instruction, operands: list[list[Shape]]) -> int:
+    """Of a copy between two memories what lies in HBM, both sides where both do; of a part of an
+    array that part."""
+    if one.opcode == "copy-start":
+        return sum(s.bytes for s in one.shapes[:2] if s.space == 0)
+    if one.opcode == "dynamic-update-slice-start":
+        return _bytes(operands[1])
+    return _bytes(_elements_of(one.type)[1])
+
+
+def _elements_of(kind: str) -> list[list[Shape]]:
+    """The arrays of each element of a tuple."""
+    found, depth, start = [], 0, 1
+    for match in re.finditer(r"[(){}\[\],]", kind):
+        depth += {"(": 1, "{": 1, "[": 1, ")": -1, "}": -1, "]": -1}.get(match[0], 0)
+        if (match[0] == "," and depth == 1) or depth == 0:
+            found.append(shapes_of(kind[start : match.start()]))
+            start = match.end()
+    return found
 
 
 def _of_one(one: Instruction, shapes: list[list[Shape]], within: Computation) -> Work:
@@ -542,7 +559,7 @@ def rows_of(module: Module, runs: list[Run], speeds: Speeds, kernels: Kernels) -
 
 def beside(row: Row) -> bool:
     """Whether it is a copy that runs beside other work."""
-    return row.kind in ("copy-start", "slice-start", "dynamic-slice-start")
+    return row.kind in BESIDE
 
 
 class Copy(NamedTuple):
@@ -617,7 +634,7 @@ def summary(
         "sorts": _counted(plain(one.type) for one in _within(module, runs, "sort")),
         "scatters": len(_within(module, runs, "scatter")),
         "gathers": len(_within(module, runs, "gather")),
-        "collectives": _collectives(runs),
+        "collectives": _collectives(module, runs),
         "kernels": sum(is_kernel(run.one) for run in runs),
     }
     if speeds is None:
@@ -653,18 +670,19 @@ def _counted(words: Iterable[str]) -> dict[str, int]:
     return dict(collections.Counter(words).most_common())
 
 
-def _collectives(runs: list[Run]) -> dict[str, dict[str, float]]:
+def _collectives(module: Module, runs: list[Run]) -> dict[str, dict[str, float]]:
     """Of each kind how many are run, and the MB of their results."""
     found: dict[str, dict[str, float]] = {}
     for run in runs:
-        name = run.one.opcode.removesuffix("-start")
-        if name.startswith(COLLECTIVES):
+        for one in [run.one, *module.inside(run.one).values()]:
+            name = one.opcode.removesuffix("-start")
+            if not name.startswith(COLLECTIVES) or ENDS.search(one.opcode):
+                continue
+            size = one.bytes
+            if one.opcode.endswith("-start"):  # names its operands, too
+                size = max((_bytes(part) for part in _elements_of(one.type)), default=size)
             row = found.setdefault(name, {"runs": 0, "mb": 0.0})
             row["runs"] += run.times
-            started = run.one.opcode.endswith("-start") and len(run.one.shapes) > 1
-            size = run.one.bytes / (2 if started and name != "all-gather" else 1)
-            if started and name == "all-gather":
-                size = max(s.bytes for s in run.one.shapes)
             row["mb"] += run.times * size / MB
     return found
 

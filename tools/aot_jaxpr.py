@@ -64,13 +64,14 @@ def lookup(kernels: list[Kernel], unknown: list[str]) -> Any:
     """
 
     def work(one: Instruction) -> Work:
-        named = re.search(r"([\w.\-]+)/pallas_call", one.source)
-        name = named[1] if named else re.sub(r"\.\d+$", "", one.name)
-        same = [k for k in kernels if k.name == name]
+        named = re.search(r"([\w.\-]+)\)*/pallas_call", one.source)
+        names = [named[1]] if named else []
+        names.append(re.sub(r"\.\d+$", "", one.name))
+        same = [k for k in kernels if k.name in names]
         shapes = {shape.dims for shape in one.shapes}
         exact = [k for k in same if set(k.shapes) <= shapes]
         if not same:
-            unknown.append(name)
+            unknown.append(names[0])
             return Work()
         return max((k.work for k in exact or same), key=lambda w: (w.matrix, w.elements))
 

@@ -313,22 +313,28 @@ def _texts(work: Worked, one: Placing, shrunk: bool) -> Program:
     count, width = (4 if shrunk else 64), work.size.width
     tokens = jax.ShapeDtypeStruct((count, width), jnp.int32, sharding=one.whole)
     batch = TextBatch(tokens, jax.ShapeDtypeStruct((count, width), jnp.bool_, sharding=one.whole))
-    return _encoder("encode_text", work, one, batch, count, f"{count} x {width} tokens")
+    useful = text_operations(work.size.bert, np.full(count, width)) / 3  # forward alone
+    return _encoder("encode_text", work, one, batch, count, f"{count} x {width} tokens", useful)
 
 
 def _molecules(work: Worked, one: Placing, shrunk: bool) -> Program:
     count = 8 if shrunk else 2_048
     _, batch = next(iter(encode_batches_mol(bench.molecules(2 * count, 4), count)))
-    atoms = len(batch.nodes) if hasattr(batch, "nodes") else 0
-    return _encoder("encode_molecule", work, one, one.all(batch), count, f"{atoms} atoms")
+    return _encoder("encode_molecule", work, one, one.all(batch), count, f"{count} molecules")
 
 
 def _encoder(
-    method: str, work: Worked, one: Placing, batch: Any, count: int, shape: str
+    method: str,
+    work: Worked,
+    one: Placing,
+    batch: Any,
+    count: int,
+    shape: str,
+    useful: float = 0.0,
 ) -> Program:
     model = work.task.model
     encode = jax.jit(lambda p, x: model.apply(variables(p), x, method=method))
-    return Program((Piece(method, encode, (one.all(work.params), batch)),), count, 0.0, shape)
+    return Program((Piece(method, encode, (one.all(work.params), batch)),), count, useful, shape)
 
 
 # The second stage, from what it really asks for
