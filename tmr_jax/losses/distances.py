@@ -11,7 +11,6 @@ from jaxtyping import Array, Float
 
 FLOOR = 1e-12  # of a squared distance
 BLOCK = 2**24  # numbers that `in_blocks` has at a time
-UNROLL = 16  # columns that the slope adds up before it writes the sum
 
 
 def in_blocks(of_rows: Callable[[Any], Any], rows: Any, size: int) -> Any:
@@ -68,17 +67,15 @@ def _pulled(
     """Sum over columns of pull x (row - column).
 
     From the differences too: as the products sum(pull) row - pull @ columns float32 loses a
-    share 1e-7 / distance of it, all of it between embeddings that differ by rounding alone. Column
-    after column, so that no array has rows, columns and features at once.
+    share 1e-7 / distance of it, all of it between embeddings that differ by rounding alone.
     """
+    across = columns.T
 
-    def add(
-        found: Float[Array, "R D"], column: tuple[Float[Array, " R"], Float[Array, " D"]]
-    ) -> tuple[Float[Array, "R D"], None]:
-        pull, where = column
-        return found + pull[:, None] * (rows - where[None]), None
+    def of_row(both: tuple[Float[Array, " C"], Float[Array, " D"]]) -> Float[Array, " D"]:
+        pull, row = both
+        return (pull[None] * (row[:, None] - across)).sum(1)
 
-    return jax.lax.scan(add, jnp.zeros_like(rows), (pull.T, columns), unroll=UNROLL)[0]
+    return in_blocks(jax.vmap(of_row), (pull, rows), columns.size)
 
 
 distances.defvjp(_forward, _backward)
