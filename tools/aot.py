@@ -588,8 +588,13 @@ def run_all(jobs: list[Job], a: Arguments, rows: Rows) -> None:
         rows.append((job, found, before[job]))
         if writes:
             again = load(a.out)  # another process may have kept something
-            again["programs"][job.key] = found
+            again["programs"][job.key] = lean(found)
             save(a.out, again)
+
+
+def lean(found: dict[str, Any], rows: int = 8) -> dict[str, Any]:
+    """Only the first rows of long lists are kept."""
+    return {k: v[:rows] if isinstance(v, list) else v for k, v in found.items()}
 
 
 def same(found: dict[str, Any] | None, known: dict[str, str]) -> bool:

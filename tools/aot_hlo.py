@@ -461,7 +461,7 @@ def _parameter(name: str, inside: Computation) -> int | None:
 # Names of parts and kinds
 
 BACK = r"transpose\(|rematted_computation"
-INSIDE = r"attention(?!_output|_norm)|attend|flash|splash|bhqk|bqhd|bkhd|softmax"
+INSIDE = r"attention(?!_output|_norm)|attend|pallas_call|flash|splash|bhqk|bqhd|bkhd|softmax"
 TEXT = r"text_encoder|[Bb]ert"
 PARTS = (  # of a training step, by an operation's name in JAX: the first that fits
     ("dropout", r"_keep|_drop\b|[Dd]ropout|rng_bit|random_bits|threefry|_bernoulli"),
