@@ -39,19 +39,21 @@ def second_order_losses(
         L_u2u = KL(p_mm || p_tt) + KL(p_tt || p_mm)
         L_u2c = KL(sg p_mm || p_tm) + KL(sg p_tt || p_mt)
         rows of p_tm are texts, of p_mt molecules. Both are zero where text equals mol.
-    Memory: O(B^2 + B D).
+    Memory: O(B^2 + B D), in blocks of rows.
     Reference: Memory Bank, arXiv 2410.23715.
     """
-    tt, mm, tm = (_nearness(*pair, kernel) for pair in ((text, text), (mol, mol), (text, mol)))
 
-    def of_row(rows: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
-        tt, mm, tm, mt = rows
+    def of_rows(some: tuple[Array, Array]) -> tuple[Array, Array]:
+        tt, mm, tm, mt = (
+            _nearness(rows, columns, kernel)
+            for rows, columns in zip((*some, *some), (text, mol, mol, text), strict=True)
+        )
         fixed_tt, fixed_mm = jax.lax.stop_gradient((tt, mm))
-        u2u = _divergence(mm, tt, temperature_u2u) + _divergence(tt, mm, temperature_u2u)
-        crossed = _divergence(fixed_mm, tm, temperature_u2c)
-        return u2u, crossed + _divergence(fixed_tt, mt, temperature_u2c)
+        u2u = _divergences(mm, tt, temperature_u2u) + _divergences(tt, mm, temperature_u2u)
+        crossed = _divergences(fixed_mm, tm, temperature_u2c)
+        return u2u, crossed + _divergences(fixed_tt, mt, temperature_u2c)
 
-    u2u, u2c = in_blocks(jax.vmap(of_row), (tt, mm, tm, tm.T), KEPT * len(text))
+    u2u, u2c = in_blocks(of_rows, (text, mol), KEPT * len(text))
     return u2u.mean(), u2c.mean()
 
 
@@ -68,9 +70,13 @@ def _nearness(
     return distances(rows, columns) if kernel == "euclid_pos" else -distances(rows, columns)
 
 
-def _divergence(
-    target: Float[Array, " C"], model: Float[Array, " C"], temperature: float
-) -> Float[Array, ""]:
-    """KL(softmax(target / T) || softmax(model / T))."""
-    log_p, log_q = (jax.nn.log_softmax(x / temperature) for x in (target, model))
-    return jnp.sum(jnp.exp(log_p) * (log_p - log_q))
+def _divergences(
+    target: Float[Array, "R C"], model: Float[Array, "R C"], temperature: float
+) -> Float[Array, " R"]:
+    """KL(softmax(target / T) || softmax(model / T)) of each row."""
+
+    def of_row(p: Float[Array, " C"], q: Float[Array, " C"]) -> Float[Array, ""]:
+        log_p, log_q = jax.nn.log_softmax(p / temperature), jax.nn.log_softmax(q / temperature)
+        return jnp.sum(jnp.exp(log_p) * (log_p - log_q))
+
+    return jax.vmap(of_row)(target, model)
