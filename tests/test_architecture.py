@@ -34,7 +34,7 @@ MAY_IMPORT = {
     # Names of the Python API and what its hits are written and drawn with.
     "service": {"service", "drawing", "explain", "features", "filters", "hits_file", "retriever"}
     | {"store", "__version__"},
-    "training": {"types", "training", "config", "files"},
+    "training": {"types", "training", "config", "files", "nn"},
 }
 # Nothing imports them but one another.
 ENTRY_POINTS = {"cli", "train", "eval", "index", "search", "serve", "table"}

@@ -58,7 +58,7 @@ from tmr_jax.features.text import Tokenizer, load_tokenizer
 from tmr_jax.files import write_text
 from tmr_jax.frozen_text import States, text_states, with_states
 from tmr_jax.models import build_model
-from tmr_jax.nn.bert import BertConfig
+from tmr_jax.nn.bert import BertConfig, stacked
 from tmr_jax.retrieval.index import distinct, encode, encode_parts, sequence_keys, unit
 from tmr_jax.training.parallel import devices_at_hand
 from tmr_jax.training.state import joined, parameters_sha256, variables
@@ -248,6 +248,7 @@ def init_params(
     params = joined(jax.jit(assembly.model.init)(jax.random.key(seed), batch))
     if text_weights is None:
         return params
+    text_weights = stacked(text_weights)
     ours, theirs = (jax.tree.map(np.shape, tree) for tree in (params["text_encoder"], text_weights))
     assert ours == theirs, "the pretrained text weights are not those of the text encoder built"
     return {**params, "text_encoder": jax.tree.map(jax.numpy.asarray, text_weights)}

@@ -68,6 +68,7 @@ class TextEncoderConfig:
     pooling: Literal["cls", "mean"] = "cls"
     dropout: float = 0.1  # R28: BERT's own
     word_dropout: float = 0.0  # share of a training text's words that are not read
+    gelu: Literal["exact", "tanh"] = "exact"  # tanh: an approximation, off by up to 5e-4
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,12 @@ class TrainConfig:
     pool_batches: int = 50  # batches sorted together by text length (STACK.md 3.5); 0: none
     alike: int = 1  # batches of like length that are sorted by structure: hard negatives
     precision: Literal["float32", "bfloat16"] = "float32"
-    backward: Literal["auto", "autodiff", "cpu_fast"] = "auto"
+    # of dense layers, attention, GELU and LayerNorm; low_memory keeps the run's precision and works
+    # the rest out again. auto: low_memory, on every backend (experiments/LOG.md)
+    backward: Literal["auto", "autodiff", "low_memory"] = "auto"
+    # auto: flash, a kernel, on a TPU where heads fit its registers; else as `backward` says
+    attention: Literal["auto", "plain", "flash", "cudnn"] = "auto"
+    remat: bool = False  # keep only what lies between BERT's layers, and run each layer again
     # text: the text encoder (BERT) stays as it is, and what it says of each text is computed once
     freeze: Literal["none", "text"] = "none"
     start: str = ""  # two stages: the experiment, or the run by its path, with the encoder
@@ -234,6 +240,9 @@ def from_json(text: str) -> Experiment:
     return _build(Experiment, json.loads(text), "config")
 
 
+RENAMED = {("backward", "cpu_fast"): "low_memory"}  # values of runs made before 0.2
+
+
 def _build(cls: type, values: dict[str, Any], where: str) -> Any:
     hints = get_type_hints(cls)
     for key in values:
@@ -243,5 +252,6 @@ def _build(cls: type, values: dict[str, Any], where: str) -> Any:
     for key, value in values.items():
         if dataclasses.is_dataclass(hints[key]):
             value = _build(hints[key], value, f"{where}.{key}")
-        built[key] = tuple(value) if isinstance(value, list) else value
+        value = tuple(value) if isinstance(value, list) else value
+        built[key] = RENAMED.get((key, value), value) if isinstance(value, str) else value
     return cls(**built)

@@ -70,10 +70,19 @@ class Batch(NamedTuple):
     mol_group: Int[Array, " B"]  # equal where two molecules are the same molecule
 
 
+class PackedWords(NamedTuple):
+    """The words of all texts side by side, as they lie in packed rows; some places are padding."""
+
+    rows: Float[Array, "P D"]
+    text: Int[Array, " P"]  # which text a word belongs to; B: padding
+    places: Int[Array, "B T"]  # of the words of each text
+
+
 class TextOut(NamedTuple):
     pooled: Float[Array, "B D"]
     tokens: Float[Array, "B T D"]
     mask: Bool[Array, "B T"]
+    packed: PackedWords | None = None  # the same words, where the batch has them packed
 
 
 class MolOut(NamedTuple):

@@ -37,7 +37,9 @@ from tmr_jax.data.cache import MolTable, TextTable, cache_folder
 from tmr_jax.data.packing import pack
 from tmr_jax.feed import feed_of
 from tmr_jax.models import build_model
-from tmr_jax.nn.bert import BertConfig, Kept, plain_attention
+from tmr_jax.nn.attention import Form, Segments
+from tmr_jax.nn.attention import attention as attend
+from tmr_jax.nn.bert import BertConfig
 from tmr_jax.refinement import Refiner, settings_of
 from tmr_jax.training.optim import build_optimizer
 from tmr_jax.training.state import joined, new_state, variables
@@ -250,35 +252,31 @@ def rival(size: Sizes, python: Path) -> dict[str, float]:
 
 
 def attention(size: Sizes) -> None:
-    """Rows of packed texts as a batch has them, the mask of each place, bfloat16."""
+    """Rows of packed texts as a batch has them, bfloat16, forward and backward."""
     c = size.bert
     lengths = np.diff(texts(size.large, size, 5).offsets)
     row, start, rows = pack(lengths, size.width)
     segment = np.full((rows, size.width), -1)  # padding reads padding
     for i, (r, first) in enumerate(zip(row, start, strict=True)):
         segment[r, first : first + lengths[i]] = i
-    mask = jnp.asarray(segment[:, :, None] == segment[:, None])
-    shape = (rows, size.width, c.heads, c.hidden // c.heads)
-    q, k, v = jax.random.normal(jax.random.key(0), (3, *shape), jnp.bfloat16)
-    kept = jax.random.bernoulli(jax.random.key(1), 0.9, (rows, c.heads, size.width, size.width))
-    keep = Kept(kept, jnp.float32(0.9))
-
-    def library(how: str) -> Callable[..., jax.Array]:
-        def read(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], implementation=how)
-
-        return read
-
-    ways: dict[str, Callable[..., jax.Array]] = {
-        "as trained, with dropout": lambda q, k, v: plain_attention(q, k, v, mask, keep),
-        "as trained, no dropout": lambda q, k, v: plain_attention(q, k, v, mask, None),
-        "jax.nn, XLA, no dropout": library("xla"),
-        "jax.nn, cuDNN, no dropout": library("cudnn"),
+    segments = Segments(jnp.asarray(segment), jnp.asarray(segment))
+    shape = (rows, size.width, 3 * c.hidden)
+    qkv = jax.random.normal(jax.random.key(0), shape, jnp.bfloat16)
+    seed = jax.random.bits(jax.random.key(1), (2,), jnp.uint32)
+    ways: dict[str, tuple[Form, float]] = {
+        "float32 probabilities, with dropout": ("plain", 0.1),
+        "low memory, with dropout": ("low_memory", 0.1),
+        "low memory, no dropout": ("low_memory", 0.0),
+        "cuDNN, no dropout": ("cudnn", 0.0),
     }
-    for name, read in ways.items():
-        gradient = jax.jit(jax.grad(lambda q, k, v, read=read: read(q, k, v).sum(), (0, 1, 2)))
+    for name, (form, rate) in ways.items():
+
+        def read(qkv: jax.Array, form: Form = form, rate: float = rate) -> jax.Array:
+            return attend(qkv, segments, seed, c.heads, form, rate).sum()
+
+        gradient = jax.jit(jax.grad(read))
         try:
-            seconds = fastest(lambda g=gradient: jax.block_until_ready(g(q, k, v)))
+            seconds = fastest(lambda g=gradient: jax.block_until_ready(g(qkv)))
         except (RuntimeError, ValueError, NotImplementedError) as error:
             print(f"attention, {name}: not here ({str(error).splitlines()[0][:80]})", flush=True)
             continue

@@ -11,7 +11,8 @@ from tmr_jax.config import FeatureConfig, ModelConfig, TrainConfig, did_you_mean
 from tmr_jax.models.difftmr import DiffTMR
 from tmr_jax.models.dual import DualEncoder
 from tmr_jax.models.memory_bank import MemoryBank
-from tmr_jax.nn.bert import BertConfig
+from tmr_jax.nn.attention import LANES, Form, fits_flash
+from tmr_jax.nn.bert import Backward, BertConfig
 from tmr_jax.nn.memory import HEADS
 
 MODELS = {"dual": DualEncoder, "difftmr": DiffTMR, "mbank": MemoryBank}
@@ -46,9 +47,7 @@ def build_model(
         _check_bank(model, train)
         more = {"bank": model.bank}
     backend = backend or jax.default_backend()
-    backward = train.backward
-    if backward == "auto":
-        backward = "cpu_fast" if backend == "cpu" else "autodiff"
+    backward: Backward = "low_memory" if train.backward == "auto" else train.backward
     return MODELS[model.name](
         bert=dataclasses.replace(bert, dropout=model.text.dropout),
         graph=model.graph,
@@ -60,10 +59,33 @@ def build_model(
         motif=features.motif,
         dtype=jnp.dtype(train.precision),
         backward=backward,
+        attention=_attention(train, bert, backward, backend),
+        gelu=model.text.gelu,
+        remat=train.remat,
+        # One compiled layer. On CPU, where a loop would copy each layer's weights, all of them.
+        unroll=0 if backend == "cpu" else 1,
         word_dropout=model.text.word_dropout,
         second_order=model.second_order,
         **more,
     )
+
+
+def _attention(train: TrainConfig, bert: BertConfig, backward: Backward, backend: str) -> Form:
+    """The form of attention that an experiment asks for, or the best one of the backend."""
+    fits = fits_flash(bert.hidden, bert.heads)
+    if train.attention == "auto":
+        own: Form = "low_memory" if backward == "low_memory" else "plain"
+        return "flash" if backend == "tpu" and fits else own
+    if train.attention == "flash" and not (fits and backend == "tpu"):
+        raise ValueError(
+            f"expected --train.attention flash on a TPU, with heads that fill {LANES} numbers; got "
+            f"{backend} and {bert.heads} heads of {bert.hidden // bert.heads}; say auto"
+        )
+    if train.attention == "cudnn" and backend != "gpu":
+        raise ValueError(
+            f"expected --train.attention cudnn on an NVIDIA GPU; got {backend}; say auto"
+        )
+    return train.attention
 
 
 def _check_generator(model: ModelConfig) -> None:

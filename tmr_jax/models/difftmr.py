@@ -24,6 +24,7 @@ from tmr_jax.nn.diffusion import (
     Hdan,
     HdanWeights,
     Pairs,
+    all_levels,
     alpha_bar,
     at_time,
     denoise,
@@ -42,13 +43,18 @@ class WordWeights(nn.Module):
     dim: int
 
     @nn.compact
-    def __call__(self, tokens: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Array:
+    def __call__(
+        self, words: Float[Array, "*rows D"], mask: Bool[Array, "B T"], places: Array | None = None
+    ) -> Float[Array, "B T"]:
+        """Of words [B, T, D], or of packed ones [P, D] and where those of each text lie."""
         small = nn.initializers.normal(0.02)  # R10
-        hidden = nn.relu(nn.Dense(2 * self.dim, kernel_init=small, name="inner")(tokens))
+        hidden = nn.relu(nn.Dense(2 * self.dim, kernel_init=small, name="inner")(words))
         logits = nn.Dense(1, kernel_init=small, name="outer")(hidden)[..., 0]
+        logits = logits if places is None else logits[places]
         return jax.nn.softmax(jnp.where(mask, logits, -jnp.inf), -1)
 
 
+HIGHEST = jax.lax.Precision.HIGHEST  # a TPU multiplies float32 as bfloat16 unless asked
 SIMILARITY = 20.0  # about the logit scale that contrastive training ends with (R20)
 GENERATOR = frozenset({"coupling", "word_weights", "t2m", "m2t"})
 
@@ -96,15 +102,26 @@ class DiffTMR(DualEncoder):
 
     def _perturb_batch(self, text: TextOut, mol: MolOut, noise: Array) -> tuple[Array, Array]:
         """s_ij of every text with every molecule, and h_P, [1, B, D] or by text [B, B, D]."""
-        words, goals = unit(text.tokens), unit(mol.pooled)
+        goals = unit(mol.pooled)
         if self.tapr.anchor == "paired":
-            cosines = (words @ goals[:, :, None])[..., 0]  # [B, T]
+            cosines = self._own_cosines(text, goals)
             radius = self.coupling(cosines, text.mask)[None]
         else:
-            cosines = (words @ goals.T).swapaxes(1, 2)  # [B texts, B molecules, T]
+            words = unit(text.tokens)
+            cosines = jnp.matmul(words, goals.T, precision=HIGHEST)
+            cosines = cosines.swapaxes(1, 2)  # [B texts, B molecules, T]
             radius = self.coupling(cosines, text.mask[:, None, :])
         perturbed = mol.pooled[None] + radius * noise[None]
         return (unit(text.pooled)[:, None, :] * unit(perturbed)).sum(-1), perturbed
+
+    @staticmethod
+    def _own_cosines(text: TextOut, goals: Float[Array, "B D"]) -> Float[Array, "B T"]:
+        """Of the words of each text with one goal; of packed words each is looked at once."""
+        if text.packed is None:
+            return (unit(text.tokens) * goals[:, None]).sum(-1)
+        words = text.packed
+        goal = jnp.concatenate([goals, jnp.zeros_like(goals[:1])])[words.text]
+        return (unit(words.rows) * goal).sum(-1)[words.places]
 
     def _generative(
         self,
@@ -123,7 +140,10 @@ class DiffTMR(DualEncoder):
             share = self.hdan.gradient
             return stopped if share == 0 else stopped + share * (x - stopped)
 
-        text = text._replace(pooled=gate(text.pooled), tokens=gate(text.tokens))
+        packed = text.packed
+        if packed is not None:
+            packed = packed._replace(rows=gate(packed.rows))
+        text = TextOut(gate(text.pooled), gate(text.tokens), text.mask, packed)
         mol = mol._replace(pooled=gate(mol.pooled), nodes=gate(mol.nodes))
         local = self.local_scores(text, mol)
         # of texts and of molecules alike: who is a duplicate is mutual
@@ -149,14 +169,15 @@ class DiffTMR(DualEncoder):
         each = candidates if len(candidates) > 1 else None  # a row for every query, or one for all
         rows = (query, each, local, goal, jax.random.split(key, len(goal)))
 
-        def of(rows: tuple) -> Array:
+        def of(shared: tuple, rows: tuple) -> Array:
+            weights, candidates = shared
             query, each, local, goal, keys = rows
-            pairs = self._prepared(
-                weights, query, candidates if each is None else each, local, real
-            )
+            candidates = candidates if each is None else each
+            pairs = self._prepared(weights, query, candidates, local, real)
             return objective(self.hdan.objective, weights, pairs, goal, keys, self.form)
 
-        return in_blocks(of, rows, len(goal), len(goal) * 2 * self.dim).mean()
+        shared = (weights, None if each is not None else candidates)
+        return sum_in_blocks(of, shared, rows, len(goal) * 2 * self.dim) / len(goal)
 
     def _prepared(
         self, weights: HdanWeights, query: Array, candidates: Array, local: Array, real: Array
@@ -169,18 +190,42 @@ class DiffTMR(DualEncoder):
 
     def local_scores(self, text: TextOut, mol: MolOut) -> Float[Array, "B B"]:
         """r_ij: each word of text i takes the motif of molecule j nearest to it (A1.5)."""
-        words, motifs = unit(text.tokens), unit(mol.nodes)
-        graphs = len(mol.pooled)
+        count, size = text.mask.shape
+        if text.packed is None:
+            words, places = text.tokens.reshape(-1, self.dim), None
+            of_text = jnp.repeat(jnp.arange(count), size)
+            weight = self.word_weights(text.tokens, text.mask).reshape(-1)
+        else:
+            words, of_text, places = text.packed
+            weight = self.word_weights(words, text.mask, places)
+            # The weight of each word where it lies; padding has none, and is dropped.
+            place = jnp.where(text.mask, places, len(words))
+            weight = jnp.zeros(len(words)).at[place].set(weight, mode="drop", unique_indices=False)
+        nearest = self._nearest(unit(words), mol)
+        # Summed over the words of each text by a product, on a matrix unit where there is one.
+        share = jnp.where(of_text[None] == jnp.arange(count)[:, None], weight[None], 0.0)
+        return jnp.matmul(share, nearest, precision=HIGHEST)
 
-        def of(rows: tuple) -> Array:
-            words, weights = rows  # of some texts
-            cosines = motifs @ words.reshape(-1, words.shape[-1]).T  # [N, b T]
-            nearest = jax.ops.segment_max(cosines, mol.node_graph, graphs + 1)[:-1]
-            nearest = nearest.reshape(graphs, *weights.shape)  # [B molecules, b texts, T]
-            return (nearest * weights[None]).sum(-1).T
+    def _nearest(self, words: Float[Array, "P D"], mol: MolOut) -> Float[Array, "P B"]:
+        """The largest cosine of each word with the motifs of each molecule.
 
-        rows = words, self.word_weights(text.tokens, text.mask)
-        return in_blocks(of, rows, len(words), len(motifs) * words.shape[1])
+        Motifs lie in slots of SLOT of one molecule, the last filled up with its last motif, so that
+        nearly all of the maximum is over an axis. Of bfloat16 runs the cosines are products of
+        bfloat16, off by up to 4e-3: the largest array of a step.
+        """
+        slots, of_slot = slotted(unit(mol.nodes), mol.node_graph, len(mol.pooled))
+        slots = slots.astype(self.dtype).reshape(-1, self.dim)
+
+        def of(words: Array) -> Array:
+            cosines = jnp.matmul(slots, words.T, precision=HIGHEST)
+            nearest = cosines.reshape(SLOT, -1, cosines.shape[1]).max(0)
+            found = jax.ops.segment_max(
+                nearest, of_slot, len(mol.pooled) + 1, indices_are_sorted=True
+            )
+            return found[:-1].T
+
+        words = words.astype(self.dtype)
+        return in_blocks(of, words, len(words), len(slots)).astype(jnp.float32)
 
     def __call__(self, batch: Batch | EncodedBatch) -> Float[Array, "B B"]:
         """What `init` runs: all parameters, of an encoded batch the generator's, are touched."""
@@ -228,22 +273,101 @@ class DiffTMR(DualEncoder):
         return jnp.stack(traces).mean(0)
 
 
+SLOT = 8  # motifs of one molecule that are looked at side by side
+
+
+def slotted(
+    nodes: Float[Array, "N D"], node_graph: Int[Array, " N"], graphs: int
+) -> tuple[Float[Array, "SLOT S D"], Int[Array, " S"]]:
+    """Rows of each graph in slots of SLOT, and the graph of each slot, ascending; `graphs`: none.
+
+    A graph takes as many slots as it needs and fills the last with its last row. Rows of number
+    `graphs` are padding.
+    """
+    order = jnp.argsort(node_graph, stable=True)  # motifs need not stand in molecules' order
+    size = jnp.zeros(graphs + 1, jnp.int32).at[node_graph].add(1)[:-1]
+    first, taken = jnp.cumsum(size) - size, -(-size // SLOT)
+    end = jnp.cumsum(taken)
+    slot = jnp.arange(len(nodes) // SLOT + graphs)
+    graph = jnp.searchsorted(end, slot, side="right")
+    own = jnp.minimum(graph, graphs - 1)
+    place = ((slot - (end - taken)[own]) * SLOT)[None] + jnp.arange(SLOT)[:, None]
+    row = first[own][None] + jnp.minimum(place, (size[own] - 1)[None])
+    return nodes[order[jnp.clip(row, 0, len(nodes) - 1)]], graph
+
+
 BLOCK = 2**28  # numbers that one array of pairs may have: a gigabyte in float32
+# Numbers of a block whose steps are all looked at: it is read fifty times, so it should stay where
+# that is cheap, in a TPU's vector memory or a CPU's cache.
+NEAR = 2**23
+
+
+def block_count(count: int, width: int, room: int) -> int:
+    """The fewest blocks that `count` rows divide into with at most `room` numbers each."""
+    return next(
+        n
+        for n in range(1, count + 1)
+        if (count % n == 0 and count * width <= n * room) or n == count
+    )
+
+
+def dealt(rows: Any, blocks: int) -> Any:
+    """Every block gets every so-many-th row: of rows shared out over devices, some of each."""
+    return jax.tree.map(lambda x: x.reshape(-1, blocks, *x.shape[1:]).swapaxes(0, 1), rows)
+
+
+def gathered(blocks: Any) -> Any:
+    """The inverse of `dealt`."""
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), blocks)
 
 
 def in_blocks(of: Callable[[Any], Array], rows: Any, count: int, width: int) -> Array:
     """`of(rows)` [count, ...], for as many of the rows at a time as keeps `width` numbers a row
     below BLOCK. What one block keeps for its gradient is made again when it is asked for."""
-    blocks = next(
-        n
-        for n in range(1, count + 1)
-        if (count % n == 0 and count * width <= n * BLOCK) or n == count
-    )
+    blocks = block_count(count, width, BLOCK)
     if blocks == 1:
         return of(rows)
-    cut = jax.tree.map(lambda x: x.reshape(blocks, count // blocks, *x.shape[1:]), rows)
-    found = jax.lax.map(jax.checkpoint(of), cut)
-    return found.reshape(count, *found.shape[2:])
+    return gathered(jax.lax.map(jax.checkpoint(of), dealt(rows, blocks)))
+
+
+def sum_in_blocks(
+    of: Callable[[Any, Any], Float[Array, " Q"]], shared: Any, rows: Any, width: int
+) -> Float[Array, ""]:
+    """The sum of `of(shared, rows)` over the rows, block by block.
+
+    A block's gradient is taken where its value is, and only that of `shared` and of the rows is
+    kept: what lies between is neither stored nor made a second time.
+    """
+    count = len(jax.tree.leaves(rows)[0])
+    blocks = block_count(count, width, NEAR)
+    keys = [jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(rows)]
+    leaves, structure = jax.tree.flatten(rows)
+
+    def total(shared: Any, floats: list, fixed: list) -> Array:
+        merged = iter(floats), iter(fixed)
+        rows = jax.tree.unflatten(structure, [next(merged[key]) for key in keys])
+        return of(shared, rows).sum()
+
+    @jax.custom_vjp
+    def summed(shared: Any, floats: list, fixed: list) -> Array:
+        return jax.lax.map(lambda x: total(shared, *x), dealt((floats, fixed), blocks)).sum()
+
+    def forward(shared: Any, floats: list, fixed: list) -> tuple[Array, Any]:
+        def block(carry: Any, x: Any) -> tuple[Any, Any]:
+            value, (d_shared, d_floats) = jax.value_and_grad(total, (0, 1))(shared, *x)
+            return jax.tree.map(jnp.add, carry, (value, d_shared)), d_floats
+
+        start = jnp.zeros(()), jax.tree.map(jnp.zeros_like, shared)
+        (value, d_shared), d_floats = jax.lax.scan(block, start, dealt((floats, fixed), blocks))
+        return value, (d_shared, gathered(d_floats))
+
+    def backward(slopes: Any, g: Array) -> tuple:
+        return *jax.tree.map(lambda x: x * g, slopes), None
+
+    summed.defvjp(forward, backward)
+    floats = [x for x, key in zip(leaves, keys, strict=True) if not key]
+    fixed = [x for x, key in zip(leaves, keys, strict=True) if key]
+    return summed(shared, floats, fixed)
 
 
 def objective(
@@ -281,12 +405,9 @@ def objective(
         assert seen is not None
         return seen.mean(0)
 
-    def step(total: Array, k: Array) -> tuple[Array, None]:
-        at_step = jax.vmap(lambda key: jax.random.fold_in(key, k))(for_noise)
-        noise = jax.vmap(lambda key: jax.random.normal(key, candidates))(at_step)
-        return total + noised(k[None], noise), None
-
-    # Kept from each of the T steps would be B x B hidden layers: they are made again instead.
     steps = jnp.arange(1, form.steps + 1)
-    total, _ = jax.lax.scan(jax.checkpoint(step), jnp.zeros(len(goal)), steps)
-    return total / form.steps
+    drawn = jax.vmap(lambda k: jax.vmap(lambda key: jax.random.fold_in(key, k))(for_noise))(steps)
+    noise = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, candidates)))(drawn)
+    level = levels[steps][:, None, None]
+    states = jnp.sqrt(level) * goal[None] + jnp.sqrt(1 - level) * noise
+    return all_levels(weights, pairs, steps, states, goal, form)

@@ -12,10 +12,21 @@ from jaxtyping import Array, Float, Key
 from tmr_jax.config import GraphEncoderConfig, SecondOrderConfig
 from tmr_jax.losses.contrastive import info_nce, same_pair
 from tmr_jax.losses.second_order import second_order_losses
+from tmr_jax.nn.attention import HIDDEN, Form, Segments
 from tmr_jax.nn.bert import Backward, Bert, BertConfig
+from tmr_jax.nn.bert_layer import Gelu
 from tmr_jax.nn.gcn import GCN, ColumnEmbedding, ResidualGCN, node_graph
 from tmr_jax.nn.pooling import Readout, masked_mean, segment_mean, unit
-from tmr_jax.types import Batch, EncodedBatch, MolBatch, MolOut, PackedText, TextBatch, TextOut
+from tmr_jax.types import (
+    Batch,
+    EncodedBatch,
+    MolBatch,
+    MolOut,
+    PackedText,
+    PackedWords,
+    TextBatch,
+    TextOut,
+)
 
 MAX_LOG_SCALE = 4.605170185988092  # log 100 (R20)
 UNKNOWN_RATE = 0.01  # of atoms shown as unknown in training, so that the slot is trained (1.1)
@@ -112,6 +123,10 @@ class DualEncoder(nn.Module):
     motif: Literal["none", "brics"]
     dtype: Any = jnp.float32
     backward: Backward = "autodiff"
+    attention: Form = "plain"  # the form of BERT's attention
+    gelu: Gelu = "exact"
+    remat: bool = False
+    unroll: int = 1
     word_dropout: float = 0.0
     second_order: SecondOrderConfig = SecondOrderConfig()
     axis: str | None = None  # the devices that share a batch, where several do
@@ -120,7 +135,8 @@ class DualEncoder(nn.Module):
     trains_scale = True  # whether the loss divides cosines by a temperature that it learns
 
     def setup(self) -> None:
-        self.text_encoder = Bert(self.bert, self.dtype, self.backward)
+        how = (self.backward, self.attention, self.gelu, self.remat, self.unroll)
+        self.text_encoder = Bert(self.bert, self.dtype, *how)
         self.text_projection = nn.Dense(self.dim)
         self.text_norm = nn.LayerNorm()
         self.graph_encoder = GraphEncoder(
@@ -163,10 +179,9 @@ class DualEncoder(nn.Module):
             read &= kept | (text.position == 0)
             mask &= read.reshape(-1)[text.places]
         # Padding reads the padding of its row: a softmax over nothing would be no number.
-        own = text.text[:, :, None] == text.text[:, None, :]
-        visible = own & (read | (text.text == count))[:, None, :]
+        segments = Segments(text.text, jnp.where(read | (text.text == count), text.text, HIDDEN))
         states = self.text_encoder(
-            text.tokens, visible, text.position, deterministic=not train
+            text.tokens, segments, text.position, deterministic=not train
         ).astype(jnp.float32)
         flat = self.text_norm(self.text_projection(states)).reshape(-1, self.dim)
         if self.pooling == "cls":
@@ -174,7 +189,9 @@ class DualEncoder(nn.Module):
         else:
             of_text = jnp.where(read, text.text, count).reshape(-1)
             pooled = segment_mean(flat, of_text, count + 1)[:-1]
-        return TextOut(pooled, flat[text.places], mask)
+        # Words that are not read belong to no text.
+        words = PackedWords(flat, jnp.where(read, text.text, count).reshape(-1), text.places)
+        return TextOut(pooled, flat[text.places], mask, words)
 
     def text_states(self, text: TextBatch) -> Float[Array, "B T W"]:
         """Last hidden states of the text encoder: what `encode_text` takes in the place of ids."""
@@ -203,11 +220,19 @@ class DualEncoder(nn.Module):
         second, more = self.agreement(batch)
         return dis + second, parts | more | {"loss": dis + second}
 
+    @staticmethod
+    def bounded(params: dict[str, Any]) -> dict[str, Any]:
+        """Parameters after an update. The scale stays below 100: clamped here and not in the loss,
+        where its gradient would be zero for ever once it is past the bound."""
+        if "log_scale" not in params:
+            return params
+        return params | {"log_scale": jnp.minimum(params["log_scale"], MAX_LOG_SCALE)}
+
     def contrast(
         self, scores: Float[Array, "B B"], batch: EncodedBatch
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """InfoNCE of cosines at the learned scale (A1.4, R20)."""
-        scale = jnp.exp(jnp.clip(self.log_scale, None, MAX_LOG_SCALE))
+        scale = jnp.exp(self.log_scale)
         loss, parts = info_nce(scale * scores, same_pair(batch.text_group, batch.mol_group))
         return loss, parts | {"scale": scale}
 

@@ -1,27 +1,31 @@
-"""A BERT encoder in Flax: token ids in, hidden states out (MODELS.md R2, A1.8; STACK.md 3.3-3.4).
+"""A BERT encoder in Flax: token ids in, hidden states out (Devlin et al. 2019).
 
-The forward pass is the ordinary post-LayerNorm BERT with exact GELU. The backward pass has two
-forms that give the same gradients: `autodiff`, right for GPU and TPU, and `cpu_fast`, in which the
-dense layers and the attention spell out their gradients in the operand order that XLA's CPU
-matrix kernels are fast in; autodiff writes the transposed order and falls into a naive loop. GELU
-and LayerNorm spell theirs out so that what lies in memory between two products is bfloat16.
+The forward pass is the ordinary post-LayerNorm BERT with exact GELU. All layers are one: `nn.scan`
+runs it over parameters [layers, ...], so a compiler sees a single layer and each kind of parameter
+is one array to the optimiser. Weights come and go layer by layer (`by_layer`, `stacked`).
+
+The backward pass has two forms with the same gradients. `autodiff` is JAX's own; `low_memory` is
+written out in nn/bert_layer.py: what lies in memory between two products is in the precision of the
+run, everything elementwise is computed again.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from tmr_jax.nn.dropout import Dropout, keep_mask, kept_share
+from tmr_jax.nn.attention import Form, Segments
+from tmr_jax.nn.bert_layer import NORMS, SHAPES, SITES, Gelu, Kind, layer, low_memory_layer
+from tmr_jax.nn.dropout import Dropout
 
-Backward = Literal["autodiff", "cpu_fast"]
+Backward = Literal["autodiff", "low_memory"]
+LAYERS = "layers"  # where the parameters of all layers lie, [layers, ...] each
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def plain_dense(x: Array, kernel: Array, bias: Array) -> Array:
 
 
 @jax.custom_vjp
-def fast_dense(x: Array, kernel: Array, bias: Array) -> Array:
+def low_memory_dense(x: Array, kernel: Array, bias: Array) -> Array:
     """`plain_dense` with a hand-ordered backward: x [..., in], kernel [in, out], bias [out]."""
     return plain_dense(x, kernel, bias)
 
@@ -79,131 +83,20 @@ def _dense_backward(residuals, g):
     return d_x, d_kernel.astype(kernel.dtype), d_bias.astype(bias.dtype)
 
 
-fast_dense.defvjp(_dense_forward, _dense_backward)
+low_memory_dense.defvjp(_dense_forward, _dense_backward)
 
 
-@jax.custom_vjp
-def fast_gelu(x: Array) -> Array:
-    """Exact GELU, worked out in float32 whatever `x` is, of which alone the backward pass keeps."""
-    y = x.astype(jnp.float32)
-    return (0.5 * y * (1 + jax.lax.erf(y * 0.5**0.5))).astype(x.dtype)
+class Affine(nn.Module):
+    """Kernel [in, out] and bias [out] of a linear layer, float32."""
 
-
-def _gelu_forward(x):
-    return fast_gelu(x), x
-
-
-def _gelu_backward(x, g):
-    y = x.astype(jnp.float32)
-    # Not erf, which XLA would take over from the forward pass, in float32 and by way of memory.
-    below = 0.5 * jax.lax.erfc(-y * 0.5**0.5)
-    slope = below + y * jnp.exp(-0.5 * y * y) * (2 * np.pi) ** -0.5
-    return ((g.astype(jnp.float32) * slope).astype(x.dtype),)
-
-
-fast_gelu.defvjp(_gelu_forward, _gelu_backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def fast_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:
-    """LayerNorm over the last axis: x [..., D], scale [D], bias [D]; statistics in float32."""
-    return _norm_forward(x, scale, bias, eps)[0]
-
-
-def _norm_forward(x, scale, bias, eps):
-    y = x.astype(jnp.float32)
-    mean = y.mean(-1, keepdims=True)
-    variance = jnp.maximum(jnp.square(y).mean(-1, keepdims=True) - jnp.square(mean), 0.0)
-    inverse = jax.lax.rsqrt(variance + eps)
-    out = (y - mean) * inverse * _row(scale, x.ndim) + _row(bias, x.ndim)
-    return out.astype(x.dtype), (x, mean, inverse, scale)
-
-
-def _norm_backward(eps, residuals, g):
-    x, mean, inverse, scale = residuals
-    rows = tuple(range(x.ndim - 1))
-    g = g.astype(jnp.float32)
-    normal = (x.astype(jnp.float32) - mean) * inverse
-    scaled = g * _row(scale, x.ndim)
-    along = (scaled * normal).mean(-1, keepdims=True)
-    d_x = inverse * (scaled - scaled.mean(-1, keepdims=True) - normal * along)
-    return d_x.astype(x.dtype), (g * normal).sum(rows), g.sum(rows)
-
-
-fast_norm.defvjp(_norm_forward, _norm_backward)
-
-
-class FastNorm(nn.Module):
-    """`fast_norm` with the parameters of `nn.LayerNorm`."""
-
-    eps: float
+    features: int
+    init: nn.initializers.Initializer = nn.initializers.normal(0.02)  # BERT's own
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-        # What the product before it gives is written down: taken over by the sums of the norm, the
-        # product falls out of XLA's fast kernels (half of an MLP's time).
-        x = jax.lax.optimization_barrier(x)
-        return fast_norm(x, scale, bias, self.eps)
-
-
-def _probabilities(q, k, mask):
-    """Softmax in float32 over the keys of `mask`: q, k [B, T, H, d] -> [B, H, T, T].
-
-    mask [B, T] names the keys that all of a row may read, [B, T, T] those of each query.
-    """
-    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k).astype(jnp.float32) * q.shape[-1] ** -0.5
-    mask = mask if mask.ndim == 3 else mask[:, None, :]
-    scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
-    return jax.nn.softmax(scores, axis=-1)
-
-
-class Kept(NamedTuple):
-    """Dropout of attention: which probabilities stay, and what all of them are divided by."""
-
-    mask: Array  # bool [B, H, T, T]
-    share: Array  # []
-
-
-def _dropped(p: Array, keep: Kept | None) -> Array:
-    return p if keep is None else jnp.where(keep.mask, p / keep.share.astype(p.dtype), 0)
-
-
-def plain_attention(q: Array, k: Array, v: Array, mask: Array, keep: Kept | None) -> Array:
-    """Multi-head attention; `keep` says which probabilities are dropped, None: none.
-
-    q, k, v [B, T, H, d]; mask [B, T] or [B, T, T]; returns [B, T, H, d].
-    """
-    p = _dropped(_probabilities(q, k, mask), keep)
-    return jnp.einsum("bhqk,bkhd->bqhd", p.astype(v.dtype), v)
-
-
-@jax.custom_vjp
-def fast_attention(q: Array, k: Array, v: Array, mask: Array, keep: Kept | None) -> Array:
-    """`plain_attention` with a hand-ordered backward."""
-    return plain_attention(q, k, v, mask, keep)
-
-
-def _attention_forward(q, k, v, mask, keep):
-    p = _probabilities(q, k, mask).astype(q.dtype)
-    out = jnp.einsum("bhqk,bkhd->bqhd", _dropped(p, keep), v)
-    return out, (q, k, v, p, keep)
-
-
-def _attention_backward(residuals, g):
-    q, k, v, p, keep = residuals
-    d_v = jnp.einsum("bhqk,bqhd->bkhd", _dropped(p, keep), g)
-    d_p = _dropped(jnp.einsum("bqhd,bkhd->bhqk", g, v).astype(jnp.float32), keep)
-    p = p.astype(jnp.float32)
-    d_s = p * (d_p - jnp.sum(d_p * p, axis=-1, keepdims=True)) * q.shape[-1] ** -0.5
-    d_s = d_s.astype(q.dtype)
-    d_q = jnp.einsum("bhqk,bkhd->bqhd", d_s, k)
-    d_k = jnp.einsum("bhqk,bqhd->bkhd", d_s, q)
-    return d_q, d_k, d_v, None, None  # neither the mask nor the dropout noise is learned
-
-
-fast_attention.defvjp(_attention_forward, _attention_backward)
+    def __call__(self, inputs: int) -> dict[str, Array]:
+        kernel = self.param("kernel", self.init, (inputs, self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return {"kernel": kernel, "bias": bias}
 
 
 class Dense(nn.Module):
@@ -211,63 +104,64 @@ class Dense(nn.Module):
 
     features: int
     backward: Backward = "autodiff"
-    init: nn.initializers.Initializer = nn.initializers.normal(0.02)  # BERT's own
+    init: nn.initializers.Initializer = nn.initializers.normal(0.02)
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        dense = fast_dense if self.backward == "cpu_fast" else plain_dense
+        dense = low_memory_dense if self.backward == "low_memory" else plain_dense
         return dense(x, kernel, bias)
 
 
-class BertLayer(nn.Module):
-    config: BertConfig
-    backward: Backward = "autodiff"
-
-    def _drop(self, x: Array, deterministic: bool) -> Array:
-        return Dropout(self.config.dropout)(x, deterministic)
-
-    def _keep(self, shape: tuple[int, ...], deterministic: bool) -> Kept | None:
-        rate = self.config.dropout
-        if deterministic or rate == 0.0:
-            return None
-        mask = keep_mask(self.make_rng("dropout"), rate, shape)
-        return Kept(mask, jnp.float32(kept_share(rate)))
-
-    def _norm(self, name: str, x: Array) -> Array:
-        if self.backward == "cpu_fast":
-            return FastNorm(self.config.eps, name=name)(x)
-        return nn.LayerNorm(self.config.eps, x.dtype, name=name)(x)
+class Norm(nn.Module):
+    """Scale and bias of a LayerNorm, float32."""
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array, deterministic: bool) -> Array:
-        c, (b, t, _) = self.config, x.shape
-        heads = (b, t, c.heads, c.hidden // c.heads)
-        q, k, v = (
-            Dense(c.hidden, self.backward, name=name)(x).reshape(heads)
-            for name in ("query", "key", "value")
-        )
-        attention = fast_attention if self.backward == "cpu_fast" else plain_attention
-        read = attention(q, k, v, mask, self._keep((b, c.heads, t, t), deterministic))
-        read = Dense(c.hidden, self.backward, name="attention_output")(read.reshape(b, t, -1))
-        x = self._norm("attention_norm", x + self._drop(read, deterministic))
-        inner = Dense(c.intermediate, self.backward, name="intermediate")(x)
-        gelu = fast_gelu if self.backward == "cpu_fast" else partial(jax.nn.gelu, approximate=False)
-        outer = Dense(c.hidden, self.backward, name="output")(gelu(inner))
-        return self._norm("output_norm", x + self._drop(outer, deterministic))
+    def __call__(self, features: int) -> dict[str, Array]:
+        scale = self.param("scale", nn.initializers.ones, (features,), jnp.float32)
+        return {
+            "scale": scale,
+            "bias": self.param("bias", nn.initializers.zeros, (features,), jnp.float32),
+        }
+
+
+class BertLayer(nn.Module):
+    """One layer as the body of a scan: rows [R, hidden] in and out, seeds of its dropouts."""
+
+    config: BertConfig
+    backward: Backward = "autodiff"
+    form: Form = "plain"
+    gelu: Gelu = "exact"
+
+    @nn.compact
+    def __call__(self, x: Array, seeds: Array, segments: Segments, drop: bool) -> tuple:
+        c = self.config
+        inputs = dict.fromkeys(SHAPES, c.hidden) | {"output": c.intermediate}
+        outputs = dict.fromkeys(SHAPES, c.hidden) | {"intermediate": c.intermediate}
+        weights = {name: Affine(outputs[name], name=name)(inputs[name]) for name in SHAPES}
+        weights |= {name: Norm(name=name)(c.hidden) for name in NORMS}
+        kind = Kind(c.heads, c.eps, c.dropout if drop else 0.0, self.form, self.gelu)
+        run = low_memory_layer if self.backward == "low_memory" else layer
+        return run(kind, weights, x, seeds, segments), None
 
 
 class Bert(nn.Module):
     """tokens [B, T], mask -> hidden states [B, T, hidden] in `dtype`.
 
-    The mask says which places of a row are real, [B, T], or which each place may read, [B, T, T],
-    where a row holds several texts; `positions` then say where in its text a place is.
+    The mask says which places of a row are real, [B, T]; where a row holds several texts,
+    `Segments` say who reads whom, and `positions` where in its text a place is. With `remat` only
+    the hidden states between layers are kept for the gradient, and each layer runs again.
+    `unroll` layers are compiled side by side; 0: all of them.
     """
 
     config: BertConfig
     dtype: Any = jnp.float32
     backward: Backward = "autodiff"
+    form: Form = "plain"
+    gelu: Gelu = "exact"
+    remat: bool = False
+    unroll: int = 1
 
     def setup(self) -> None:
         c = self.config
@@ -278,30 +172,71 @@ class Bert(nn.Module):
         self.token_type_embeddings = nn.Embed(c.type_vocab, **embed)
         self.embeddings_norm = nn.LayerNorm(epsilon=c.eps, dtype=self.dtype)
         self.embeddings_dropout = Dropout(c.dropout)
-        self.encoder = [BertLayer(c, self.backward, name=f"layer_{i}") for i in range(c.layers)]
+        body = BertLayer
+        if self.remat:
+            body = nn.remat(BertLayer, prevent_cse=False, static_argnums=(4,))
+        self.layers = nn.scan(
+            body,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast),
+            length=c.layers,
+            unroll=self.unroll or c.layers,
+        )(c, self.backward, self.form, self.gelu)
         if c.pooler:
             self.pooler = Dense(c.hidden, self.backward)
 
     def __call__(
         self,
         tokens: Int[Array, "B T"],
-        mask: Bool[Array, "B T"] | Bool[Array, "B T T"],
+        mask: Bool[Array, "B T"] | Segments,
         positions: Int[Array, "B T"] | None = None,
         *,
         deterministic: bool = True,
     ) -> Float[Array, "B T hidden"]:
         if positions is None:
             positions = jnp.arange(tokens.shape[1])[None, :]
+        segments = mask if isinstance(mask, Segments) else Segments.of_mask(mask)
         x = self.word_embeddings(tokens) + self.position_embeddings(positions)
         x = x + self.token_type_embeddings(jnp.zeros_like(positions))  # one segment only
         x = self.embeddings_norm(x).astype(self.dtype)
         x = self.embeddings_dropout(x, deterministic)
-        for layer in self.encoder:
-            x = layer(x, mask, deterministic)
+        drop = not deterministic and self.config.dropout > 0
+        rows = x.reshape(-1, x.shape[-1])
+        x = self.layers(rows, self._seeds(drop), segments, drop)[0].reshape(x.shape)
         if self.is_initializing() and self.config.pooler:
             self.pool(x)  # so that init makes the pooler's parameters too
         return x
 
+    def _seeds(self, drop: bool) -> UInt32[Array, "layers 3 2"]:
+        shape = (self.config.layers, SITES, 2)
+        if not drop:
+            return jnp.zeros(shape, jnp.uint32)
+        return jax.random.bits(self.make_rng("dropout"), shape, jnp.uint32)
+
     def pool(self, hidden: Float[Array, "B T hidden"]) -> Float[Array, "B hidden"]:
         """tanh of a linear map of the first token's state, BERT's `pooler_output`."""
         return jnp.tanh(self.pooler(hidden[:, 0]))
+
+
+# Parameters by layer: as Hugging Face has them, and as checkpoints keep them
+
+
+def stacked(encoder: dict[str, Any]) -> dict[str, Any]:
+    """`layer_0`, `layer_1`, ... of a text encoder's parameters as one tree of [layers, ...]."""
+    names = sorted((n for n in encoder if n.startswith("layer_")), key=lambda n: int(n[6:]))
+    if not names:
+        return encoder
+    rest = {name: tree for name, tree in encoder.items() if name not in names}
+    of = np if isinstance(jax.tree.leaves(encoder[names[0]])[0], np.ndarray) else jnp
+    return rest | {LAYERS: jax.tree.map(lambda *x: of.stack(x), *(encoder[n] for n in names))}
+
+
+def by_layer(encoder: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `stacked`."""
+    if LAYERS not in encoder:
+        return encoder
+    rest = {name: tree for name, tree in encoder.items() if name != LAYERS}
+    count = len(jax.tree.leaves(encoder[LAYERS])[0])
+    own = {f"layer_{i}": jax.tree.map(lambda x, i=i: x[i], encoder[LAYERS]) for i in range(count)}
+    return rest | own

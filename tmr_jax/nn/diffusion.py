@@ -186,6 +186,14 @@ def denoise(
     w: HdanWeights, pairs: Pairs, times: Times, x: Float[Array, "Q N"], form: Form
 ) -> Float[Array, "Q N"]:
     """p of A1.5 for a state x; softmax(100 p) over the candidates is X0_hat."""
+    step, own = read_state(w, pairs, times, x, form)
+    return nn.relu(pairs.hidden + step[:, None, :]) @ w.outer + w.outer_bias + own
+
+
+def read_state(
+    w: HdanWeights, pairs: Pairs, times: Times, x: Float[Array, "Q N"], form: Form
+) -> tuple[Float[Array, "Q D2"], Float[Array, "Q N"]]:
+    """What the state adds to every candidate's hidden layer, and to p itself."""
     d = pairs.query.shape[-1]
     x = jnp.where(pairs.mask, x, 0.0)
     inside = form.state == "inside"
@@ -195,9 +203,92 @@ def denoise(
     read = (weight[:, None, :] @ pairs.value)[:, 0] + weight.sum(-1, keepdims=True) * times.value
     # read W_o reaches every candidate's hidden layer alike; its bias is in `prepare`.
     step = (1 - form.gamma) * (read @ (w.out @ w.inner[:d])) + times.hidden
-    hidden = nn.relu(pairs.hidden + step[:, None, :])
-    own = logits / SHARPNESS if form.posterior else attention
-    return hidden @ w.outer + w.outer_bias + own
+    return step, logits / SHARPNESS if form.posterior else attention
+
+
+def all_levels(
+    w: HdanWeights,
+    pairs: Pairs,
+    steps: Int[Array, " S"],
+    states: Float[Array, "S Q N"],
+    goal: Float[Array, "Q N"],
+    form: Form,
+) -> Float[Array, " Q"]:
+    """KL(X_0 || X0_hat) of each query, its mean over all noise levels (A1.8)."""
+
+    def of_step(k: Array, x: Array) -> tuple[Array, Array]:
+        return read_state(w, pairs, at_time(w, pairs, k[None], form), x, form)
+
+    step, own = jax.vmap(of_step)(steps, states)
+    own = jnp.where(pairs.mask[None], own + w.outer_bias, NOWHERE)
+    return _levels_kl(pairs.hidden, step, own, w.outer, goal)
+
+
+@jax.custom_vjp
+def _levels_kl(
+    hidden: Float[Array, "Q N D2"],
+    step: Float[Array, "S Q D2"],
+    own: Float[Array, "S Q N"],
+    outer: Float[Array, " D2"],
+    goal: Float[Array, "Q N"],
+) -> Float[Array, " Q"]:
+    """Mean over S of KL(goal || softmax(100 (relu(hidden + step) outer + own)))."""
+
+    def level(total: Array, inputs: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + _kl_of(_scores(hidden, *inputs, outer), goal)[0], None
+
+    total, _ = jax.lax.scan(level, jnp.zeros(len(goal)), (step, own))
+    return total / len(step)
+
+
+def _scores(hidden: Array, step: Array, own: Array, outer: Array) -> Array:
+    active = nn.relu(hidden + step[:, None, :])
+    return (active * _row(outer, 3)).sum(-1) + own
+
+
+def _kl_of(p: Array, goal: Array) -> tuple[Array, Array]:
+    """KL of each row, and its slope by p."""
+    log_clean = jax.nn.log_softmax(SHARPNESS * p, -1)
+    known = jnp.where(goal > 0, goal, 1.0)  # 0 log 0 = 0
+    kl = (goal * (jnp.log(known) - log_clean)).sum(-1)
+    return kl, SHARPNESS * (jnp.exp(log_clean) * goal.sum(-1, keepdims=True) - goal)
+
+
+def _levels_forward(hidden, step, own, outer, goal):
+    """Value and slopes in one pass: of a level nothing is kept but sums.
+
+    relu's slope is 1 where hidden + step > 0. `sums` adds up the slopes of p there; outer, which
+    multiplies all of them, and hidden, for the slope by outer, come in once at the end.
+    """
+    count = len(step)
+
+    def level(carry: tuple, inputs: tuple[Array, Array]) -> tuple[tuple, tuple]:
+        total, sums = carry
+        step, own = inputs
+        kl, slope = _kl_of(_scores(hidden, step, own, outer), goal)
+        passed = jnp.where(hidden + step[:, None, :] > 0, slope[..., None], 0.0)
+        return (total + kl, sums + passed), (passed.sum(1), slope)
+
+    start = jnp.zeros(len(goal)), jnp.zeros_like(hidden)
+    (total, sums), (by_step, by_own) = jax.lax.scan(level, start, (step, own))
+    by_outer = (sums * hidden).sum(1) + (by_step * step).sum(0)  # of each query
+    slopes = (sums * _row(outer, 3), by_step * _row(outer, 3), by_own, by_outer)
+    return total / count, jax.tree.map(lambda x: x / count, slopes)
+
+
+def _levels_backward(slopes, g):
+    hidden, step, own, outer = slopes
+    by_goal = jnp.zeros_like(own[0])  # nobody learns the goal
+    return (
+        hidden * g[:, None, None],
+        step * g[None, :, None],
+        own * g[None, :, None],
+        (outer * g[:, None]).sum(0),
+        by_goal,
+    )
+
+
+_levels_kl.defvjp(_levels_forward, _levels_backward)
 
 
 def log_clean(p: Float[Array, "Q N"], mask: Bool[Array, "#Q N"]) -> Float[Array, "Q N"]:

@@ -8,16 +8,20 @@ own (or every text of the batch in turn), in retrieval always the text of the pa
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.lax import Precision
 from jaxtyping import Array, Bool, Float
 
 from tmr_jax.nn.pooling import NORM_FLOOR
 
 Mode = Literal["off", "mean", "scalar", "matrix"]
 LOG_RADIUS = (-8.0, 2.0)  # R5
+# What decides ranks is float32; a TPU would read its factors as bfloat16.
+matmul = partial(jnp.matmul, precision=Precision.HIGHEST)
 
 
 class Tapr(nn.Module):
@@ -44,7 +48,7 @@ class Tapr(nn.Module):
             # Empty slots hold zeros, so the rows of Theta beyond the text's bucket drop out. Where
             # the bucket has more places than there are slots, what is beyond them is padding.
             read = min(cosines.shape[-1], self.slots)
-            log_radius = cosines[..., :read] @ kernel[:read] + bias.reshape(
+            log_radius = matmul(cosines[..., :read], kernel[:read]) + bias.reshape(
                 (1,) * (len(shape) - 1) + (self.dim,)
             )
         else:
@@ -73,8 +77,9 @@ def best_of(
     if len(noise) == 0:
         cosine = along / (length * jnp.maximum(jnp.sqrt(square), NORM_FLOOR))
         return cosine, jnp.broadcast_to(mol, radius.shape)
-    inner = along[..., None] + (text * radius) @ noise.T
-    norm2 = square[..., None] + 2 * (mol * radius) @ noise.T + (radius * radius) @ (noise**2).T
+    inner = along[..., None] + matmul(text * radius, noise.T)
+    spread = matmul(radius * radius, (noise**2).T)
+    norm2 = square[..., None] + matmul(2 * (mol * radius), noise.T) + spread
     norm = jnp.sqrt(jnp.maximum(norm2, NORM_FLOOR**2))  # rounding may leave it below zero
     cosines = inner / (length[..., None] * norm)
     chosen = jnp.argmax(cosines, -1)

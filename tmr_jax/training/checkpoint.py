@@ -22,10 +22,14 @@ import orbax.checkpoint as ocp
 
 from tmr_jax.files import replaced, to_disk
 from tmr_jax.training.parallel import local
-from tmr_jax.training.state import TrainState
+from tmr_jax.training.state import TrainState, layerwise, scanned
 
 KEPT = 2  # newest ones: the second is there for the day the first turns out damaged
 FOLDER = "checkpoints"
+# Goes up when a step draws other random numbers or the optimiser keeps other arrays: a run that
+# continued across such a change would end with numbers that no version gives. 2: dropout masks are
+# a function of their place, BERT's layers are one array each.
+DRAWS = 2
 
 
 class Manifest(NamedTuple):
@@ -35,6 +39,7 @@ class Manifest(NamedTuple):
     score: float | None  # on the validation pool, higher is better; None: not evaluated here
     files: dict[str, str]  # path inside the step's folder -> SHA-256
     params: dict[str, list]  # "a/b/c" -> [shape, dtype]: enough to read them without a model
+    draws: int = 1  # DRAWS of the program that wrote it
 
 
 class Restored(NamedTuple):
@@ -69,9 +74,9 @@ class Checkpoints:
         # The step that follows reuses the memory of the state, and on CPU orbax would read from it.
         # Of several processes one saves, and orbax takes arrays of its own devices for a mistake.
         copy = jnp.copy if jax.process_count() == 1 else np.array
-        kept = local((state.params, _leaves(_optimizers(state))))
+        kept = local((layerwise(state.params), _leaves(_optimizers(state))))
         params, leaves = jax.tree.map(copy, kept)
-        self._pending = Manifest(step, score, {}, _describe(params))
+        self._pending = Manifest(step, score, {}, _describe(params), DRAWS)
         items = {"params": params, "optimizer": leaves}
         saves = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         self._manager.save(step, args=ocp.args.Composite(**saves), force=True)
@@ -107,18 +112,27 @@ class Checkpoints:
         if found is None:
             return None
         manifest, self._bad = found
-        if manifest.params != _describe(like.params):
-            difference = _difference(manifest.params, _describe(like.params))
+        if manifest.draws != DRAWS:
+            raise ValueError(
+                f"expected a checkpoint of this tmr_jax in {self._folder / str(manifest.step)}; "
+                "got one of another version, whose steps draw other random numbers, so that this "
+                "run cannot be resumed to the bit; evaluate or search it as it is, resume it with "
+                "the commit in git.txt, or start again with --fresh"
+            )
+        params = jax.eval_shape(layerwise, like.params)
+        if manifest.params != _describe(params):
+            difference = _difference(manifest.params, _describe(params))
             raise ValueError(
                 f"expected this model's parameters in {self._folder / str(manifest.step)}; got "
                 f"{difference}; the code has changed since: go back to the commit in git.txt, or "
                 "start again with --fresh"
             )
-        items = {"params": like.params, "optimizer": _leaves(_optimizers(like))}
+        items = {"params": params, "optimizer": _leaves(_optimizers(like))}
         read = _read(self._folder / str(manifest.step), jax.tree.map(_abstract, items))
         flat = [read["optimizer"][name] for name in sorted(read["optimizer"])]
         optimizers = jax.tree.unflatten(jax.tree.structure(_optimizers(like)), flat)
-        state = TrainState(jnp.asarray(manifest.step, jnp.int32), read["params"], *optimizers)
+        params = scanned(read["params"])
+        state = TrainState(jnp.asarray(manifest.step, jnp.int32), params, *optimizers)
         return Restored(state, manifest.step, manifest.score)
 
     def close(self) -> None:
@@ -198,7 +212,7 @@ def restore_params(
         for name in parents:
             node = node.setdefault(name, {})
         node[leaf] = _abstract(jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype)))
-    return _read(folder / str(manifest.step), {"params": tree})["params"], manifest.step
+    return scanned(_read(folder / str(manifest.step), {"params": tree})["params"]), manifest.step
 
 
 # Choosing

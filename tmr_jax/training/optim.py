@@ -1,6 +1,9 @@
-"""The optimiser of an experiment: groups of parameters by path, schedules, clipping (R23).
+"""The optimiser of an experiment: groups of parameters by path, schedules, clipping.
 
 non-finite gradients skipped( clip over all groups( Adam(W) of each group at its own rate ) )
+
+The norm of all gradients says whether they are finite and how much they are clipped, so a step
+reads them once for it and once to update: nothing else passes over the parameters.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from tmr_jax.config import OptimConfig
 
@@ -22,7 +25,7 @@ GROUPS = {
     "coupling": "coupling",
     **dict.fromkeys(("t2m", "m2t", "word_weights"), "denoiser"),
 }
-NEVER = jnp.iinfo(jnp.int32).max
+TINY = 1e-30  # a norm of zero clips nothing
 
 
 def build_optimizer(
@@ -46,14 +49,54 @@ def build_optimizer(
         for name, rate in rates.items()
     }
     labels = jax.tree_util.tree_map_with_path(lambda path, _: group_of(_names(path)), params)
-    clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
-    inner = optax.chain(clip, optax.multi_transform(groups, labels))
-    return optax.apply_if_finite(inner, max_consecutive_errors=NEVER)
+    return if_finite(optax.multi_transform(groups, labels), config.clip)
 
 
 def build_adversary(config: OptimConfig) -> optax.GradientTransformation:
     """Adam at a constant rate, for the parameters of a rival (MODELS.md 6.3)."""
-    return optax.apply_if_finite(optax.adam(config.critic_lr), max_consecutive_errors=NEVER)
+    return if_finite(optax.adam(config.critic_lr))
+
+
+def if_finite(
+    inner: optax.GradientTransformation, clip: float = 0.0
+) -> optax.GradientTransformationExtraArgs:
+    """`inner` on gradients clipped to the norm `clip` (0: as they are), where they are finite.
+
+    Else nothing moves, and the state counts it. `update` takes `sound`, whether the loss itself was
+    a number. As `optax.apply_if_finite`, whose conditional keeps XLA from updating in one pass.
+    """
+
+    def init(params: Any) -> optax.ApplyIfFiniteState:
+        # Arrays of their own: a step takes the state over, and none may be taken twice.
+        counts = [jnp.zeros((), jnp.int32) for _ in range(2)]
+        return optax.ApplyIfFiniteState(counts[0], jnp.asarray(True), counts[1], inner.init(params))
+
+    def update(
+        gradients: Any, state: Any, params: Any = None, *, sound: ArrayLike = True, **_: Any
+    ) -> tuple[Any, optax.ApplyIfFiniteState]:
+        norm = norm_of(gradients)
+        finite = jnp.isfinite(norm) & sound
+        scale = jnp.minimum(1.0, clip / jnp.maximum(norm, TINY)) if clip else 1.0
+        gradients = jax.tree.map(lambda g: jnp.where(finite, g * scale, 0), gradients)
+        updates, moved = inner.update(gradients, state.inner_state, params)
+
+        def chosen(new: Array, old: Array) -> Array:
+            return jnp.where(finite, new, old)
+
+        updates = jax.tree.map(lambda u: jnp.where(finite, u, 0), updates)
+        moved = jax.tree.map(chosen, moved, state.inner_state)
+        missed = (~finite).astype(jnp.int32)
+        in_a_row = (state.notfinite_count + 1) * missed
+        total = state.total_notfinite + missed
+        return updates, optax.ApplyIfFiniteState(in_a_row, finite, total, moved)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def norm_of(gradients: Any) -> Float[Array, ""]:
+    """The norm of all of them. That of optax has another name in each of its versions."""
+    with jax.named_scope("global_norm"):
+        return jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradients)))
 
 
 def group_of(path: tuple[str, ...]) -> str:

@@ -150,11 +150,18 @@ def encoder_of(model: nn.Module, spread: Spread) -> Encode:
 
 
 def _numbered(encoded: EncodedBatch, number: Array, parts: int) -> EncodedBatch:
-    """Graphs numbered over the whole batch; those of the padding all have the last number."""
+    """Graphs and texts numbered over the whole batch; the padding's all have the last number."""
     own = len(encoded.mol.pooled)
-    of_graph = encoded.mol.node_graph
-    of_graph = jnp.where(of_graph == own, own * parts, of_graph + own * number)
-    return encoded._replace(mol=encoded.mol._replace(node_graph=of_graph))
+
+    def renumbered(of_item: Array) -> Array:
+        return jnp.where(of_item == own, own * parts, of_item + own * number)
+
+    mol = encoded.mol._replace(node_graph=renumbered(encoded.mol.node_graph))
+    text, words = encoded.text, encoded.text.packed
+    if words is not None:
+        places = words.places + len(words.rows) * number
+        words = words._replace(text=renumbered(words.text), places=places)
+    return encoded._replace(mol=mol, text=text._replace(packed=words))
 
 
 def averaged(gradients: Any, spread: Spread) -> Any:

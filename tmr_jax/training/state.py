@@ -11,7 +11,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
+from tmr_jax.nn.bert import by_layer, stacked
+
 STATISTICS = "batch_stats"  # Linen's name for what BatchNorm keeps
+TEXT_ENCODER = "text_encoder"
 
 
 class TrainState(NamedTuple):
@@ -58,10 +61,20 @@ def only(params: Any, names: frozenset[str]) -> dict[str, Any]:
     return {name: p for name, p in params.items() if name in names}
 
 
+def layerwise(params: Any) -> dict[str, Any]:
+    """Parameters with those of BERT layer by layer: as checkpoints and hashes know them."""
+    return {n: by_layer(p) if n == TEXT_ENCODER else p for n, p in by_layer(params).items()}
+
+
+def scanned(params: Any) -> dict[str, Any]:
+    """The inverse: BERT's layers as one, as the model has them."""
+    return {n: stacked(p) if n == TEXT_ENCODER else p for n, p in stacked(params).items()}
+
+
 def parameters_sha256(params: Any) -> str:
     """Of all parameters by name: the same for the same model, however its files are packed."""
     digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(layerwise(params)):
         array = np.asarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape} ".encode())
         digest.update(array.tobytes())

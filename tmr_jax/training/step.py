@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
-from tmr_jax.training.optim import skipped
+from tmr_jax.training.optim import norm_of, skipped
 from tmr_jax.training.parallel import WHOLE, Spread, averaged, compiled, encoder_of, shared_out
 from tmr_jax.training.state import STATISTICS, TrainState, only, variables, without
 from tmr_jax.types import Batch, EncodedBatch
@@ -88,7 +88,6 @@ def train_step(
 
     def step(state: TrainState, batch: AnyBatch, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
         for_loss, for_dropout = jax.random.split(jax.random.fold_in(key, state.step))
-        for_dropout = cheap(for_dropout)
         kept = frozen | rivals | {STATISTICS}
         fixed = only(state.params, kept)
 
@@ -124,9 +123,9 @@ def train_step(
         gradients = averaged(gradients, spread)
         # A loss that is no number must not train, whatever its gradients are.
         sound = jnp.isfinite(value)
-        gradients = jax.tree.map(lambda g: jnp.where(sound, g, jnp.nan), gradients)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, trained)
-        params: Any = optax.apply_updates(trained, updates)
+        update = optax.with_extra_args_support(optimizer).update
+        updates, optimizer_state = update(gradients, state.optimizer, trained, sound=sound)
+        params: Any = model.bounded(optax.apply_updates(trained, updates))
         # Nor may it leave its traces in the statistics, or in the rival.
         moved, rival_state = jax.tree.map(
             lambda new, old: jnp.where(sound, new, old),
@@ -136,7 +135,7 @@ def train_step(
         in_a_row, in_all = skipped(optimizer_state)
         extra = {
             "loss": value,
-            "grad_norm": jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(gradients))),
+            "grad_norm": jnp.where(sound, norm_of(gradients), jnp.nan),
             "skipped": in_all,
             "skipped_in_a_row": in_a_row,
         }
@@ -146,9 +145,3 @@ def train_step(
         return after, {**metrics, **extra}
 
     return step
-
-
-def cheap(key: Key[Array, ""]) -> Key[Array, ""]:
-    """The key for XLA's own generator: dropout draws a number for every pair of tokens and head,
-    and threefry would take longer for it than attention itself."""
-    return jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
