@@ -213,6 +213,7 @@ def compiled(job: Job, a: Arguments) -> dict[str, Any]:
         program = aot_work.built(job.spec, job.target, job.devices, changed(job.settings))
         lowered = [_lowered(piece) for piece in program.pieces]
         prepared = time.perf_counter() - start
+    print(f"compiling {job.key} ({program.shape}), lowered in {prepared:.0f} s", flush=True)
     name = job.key.replace(" ", "_")
     pieces = [_piece(one, job.target, a, f"{name}-{n}") for n, one in enumerate(lowered)]
     found = together(pieces) | {"items": program.items, "shape": program.shape}

@@ -301,7 +301,7 @@ def _taking(chunks: int) -> Callable[..., Any]:
             return taken(tables, chosen, size, 0)
         cut = jax.tree.map(lambda x: x.reshape(chunks, -1), chosen)
         found = jax.vmap(lambda part: taken(tables, part, size, 0))(cut)
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+        return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), found)
 
     return take
 
