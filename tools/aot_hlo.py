@@ -475,8 +475,9 @@ PARTS = (  # of a training step, by an operation's name in JAX: the first that f
     ("molecules", r"encode_molecule|graph_encoder"),
     ("text after BERT", r"encode_text"),
     ("losses", r"\.loss|loss|adversary|critic|perturb|rank"),
-    ("batch", r"searchsorted|argsort|/while/body/(?:eval_jaxpr|closed_call)/(?:gather|jit\(_take)"),
-    ("update", r"global_norm|is_finite|/cond/|(?:eval_jaxpr|closed_call)/\w+$"),
+    ("batch", r"^tables|^chosen|searchsorted|argsort"),
+    ("batch", r"/while/body/(?:eval_jaxpr|closed_call)/(?:gather|jit\(_take)"),
+    ("update", r"global_norm|is_finite|/cond/|(?:eval_jaxpr|closed_call)/(?:jit\(\w+\)/)?\w+$"),
 )
 
 

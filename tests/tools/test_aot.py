@@ -271,6 +271,9 @@ def test_parts_go_by_names_and_by_squares_of_tokens():
     assert hlo.part_of(forward + "layer_0._drop/rng_bit_generator") == "dropout"
     assert hlo.part_of(step + "jvp(DiffTMR.loss)/DiffTMR._generative/while/dot") == "denoiser"
     assert hlo.part_of(step + "cond/branch_1_fun/mul") == "update"
+    assert hlo.part_of(step + "jit(_where)/select_n") == "update"
+    kernel = "text_encoder/layers/backward_kernel/pallas_call"
+    assert hlo.part_of(backward.split("text_encoder")[0] + kernel) == "attention bwd"
     assert hlo.part_of("") == "no name"
 
 
