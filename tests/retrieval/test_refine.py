@@ -87,6 +87,61 @@ def test_eight_devices_refine_as_one_does(direction):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("direction", ["t2m", "m2t"])
+def test_wide_tables_and_large_blocks_change_nothing(direction, monkeypatch):
+    """What an accelerator is given: rows of 128 numbers, and more queries than a CPU takes."""
+    wanted = refined(direction)
+    tables = []
+    before = module._Stage.refine
+
+    def seen(stage, *arrays):
+        tables.append((stage._parts.shape[1], stage.held))
+        return before(stage, *arrays)
+
+    monkeypatch.setattr(module, "plan", lambda: module.Plan(64, 128))
+    monkeypatch.setattr(module._Stage, "refine", seen)
+    got = refined(direction)
+    queries = len((TEXT if direction == "t2m" else MOL).pooled)
+    assert tables == [(128, 32 if queries == 21 else 64)]
+    np.testing.assert_array_equal(got.item, wanted.item)
+    for ours, theirs in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_on_a_cpu_tables_are_as_wide_as_the_embedding():
+    assert module.plan() == (QUERIES, 1)
+
+
+def products(jaxpr):
+    """The precision of every product in a traced function."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            yield eqn.params["precision"]
+        for value in eqn.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from products(inner)
+
+
+@pytest.mark.parametrize("direction", ["t2m", "m2t"])
+def test_products_of_scores_are_float32_on_every_backend(direction):
+    perturb, local, _ = module._programs(apply, direction, SETTINGS.steps)
+    query, pool = np.ones((2, D), np.float32), np.ones((2, 3, D), np.float32)
+    own, real = np.ones((2, 4, D), np.float32), np.ones((2, 4), bool)
+    noise, table = np.ones((4, D), np.float32), np.ones((9, D), np.float32)
+    place = np.zeros((2, 3), np.int32)
+    if direction == "t2m":
+        asked = perturb.trace(PARAMS, query, pool, own, real, noise)
+    else:
+        asked = perturb.trace(4, PARAMS, query, pool, table, place, place + 3, noise)
+    weight = np.ones((2, 4), np.float32)
+    segment = place if direction == "t2m" else (place, np.ones((2, 3), np.float32))
+    near = local.trace(3, table, place, segment, own, real, weight)
+    asked, near = ([*products(one.jaxpr.jaxpr)] for one in (asked, near))
+    assert len(asked) == 5 and len(near) == 1  # cosines, radius and three with the noise
+    assert {*asked, *near} == {(jax.lax.Precision.HIGHEST,) * 2}
+
+
 def parts(s, i):
     return np.float64(s.parts[s.offsets[i] : s.offsets[i + 1]])
 

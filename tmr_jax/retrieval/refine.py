@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.lax import Precision
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
@@ -25,10 +26,28 @@ from tmr_jax.retrieval.rank import score_chunks
 from tmr_jax.types import Ranking, Side
 
 Direction = Literal["t2m", "m2t"]
-QUERIES = 16  # at once on each device at most
+QUERIES = 16  # at once on a CPU at most
 AXIS = "data"
 WEIGHED = 64  # texts at once whose words are weighed, at most
 LEAST, LARGE = 2**10, 2**17  # parts of a pool that is filled up; a larger one would cost memory
+
+
+class Plan(NamedTuple):
+    """What differs between backends."""
+
+    queries: int  # at once on each device at most
+    lanes: int  # the tables of parts are a multiple of it wide
+
+
+def plan() -> Plan:
+    """That of this process's backend.
+
+    Accelerators read a table from its start to its end once for each block of queries, and a TPU
+    keeps the numbers of a row together only where they fill whole vectors of 128. In float32, for
+    P parts of a pool and blocks of 128 queries, that takes 1,536 P bytes for the table (width 300)
+    and 512 P for all cosines with it: 5.6 GB for the words of 33,010 descriptions.
+    """
+    return Plan(QUERIES, 1) if jax.default_backend() == "cpu" else Plan(128, 128)
 
 
 @dataclass(frozen=True)
@@ -141,8 +160,9 @@ def shortlist(
 def _programs(apply: Callable[..., Any], direction: Direction, steps: int) -> tuple[Any, Any, Any]:
     """The compiled pieces; the next pool, epoch or draw finds them as they are."""
     t2m = direction == "t2m"
+    perturb = _perturb_t2m if t2m else _perturb_m2t
     return (
-        jax.jit(partial(_perturb_t2m if t2m else _perturb_m2t, apply)),
+        jax.jit(partial(perturb, apply), static_argnums=() if t2m else 0),
         jax.jit(_local_t2m if t2m else _local_m2t, static_argnums=0),
         jax.jit(partial(_reconstruct, apply, direction, steps)),
     )
@@ -168,8 +188,8 @@ class _Stage:
         devices: Sequence[Any] = (),
     ) -> None:
         self._mesh = Mesh(np.array(devices), (AXIS,)) if len(devices) > 1 else None
-        each = max(len(devices), 1)
-        self.held = each * min(QUERIES, power(-(-queries // each)))  # at once
+        each, most = max(len(devices), 1), plan()
+        self.held = each * min(most.queries, power(-(-queries // each)))  # at once
         self._t2m, self._params = direction == "t2m", self._everywhere(params)
         self.asking, self._answering = (text, mol) if self._t2m else (mol, text)
         self.ask_rows, self.rows = unit(self.asking.pooled), unit(self._answering.pooled)
@@ -179,7 +199,9 @@ class _Stage:
         self._wide = min(settings.shortlist, bucket(self.count))
         self._head = min(settings.candidates, self.count)
         self._ask_parts = unit(self.asking.parts)
-        self._parts = self._everywhere(jnp.asarray(roomy(unit(self._answering.parts))))
+        parts = jnp.asarray(roomy(unit(self._answering.parts)))
+        width = -(-parts.shape[1] // most.lanes) * most.lanes
+        self._parts = self._everywhere(_widened(parts, width))
         self._longest = bucket(int(np.diff(text.offsets).max()))
         programs = _programs(apply, direction, settings.steps)
         self._weight = word_weights(apply, params, text)
@@ -237,11 +259,12 @@ class _Stage:
             (self.asking.pooled[queries], self._answering.pooled[item])
         )
         if self._t2m:
-            words: tuple = (own, mask)
+            given = (self._params, asking, answering, own, mask)
         else:
-            places = padded(self._answering.offsets, item, self._longest)
-            words = (self._parts, *self._shared(places))
-        s1, moved = self._perturb(self._params, asking, answering, *words, self._noise)
+            begin, end = (self._answering.offsets[i].astype(np.int32) for i in (item, item + 1))
+            words = (self._parts, *self._shared((begin, end - begin)))
+            given = (self._longest, self._params, asking, answering, *words)
+        s1, moved = self._perturb(*given, self._noise)
         return np.asarray(s1)[:, : self.count], moved
 
     def _own_parts(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -315,33 +338,58 @@ def _unit(mol: Array) -> Array:
     return mol / jnp.maximum(jnp.linalg.norm(mol, axis=-1, keepdims=True), 1e-8)
 
 
+# Products that scores come from: float32, which a TPU otherwise reads as bfloat16.
+_matmul = partial(jnp.matmul, precision=Precision.HIGHEST)
+
+
+def _widened(x: Array, width: int) -> Array:
+    """The last axis filled up with zeros, which change no product."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
+
+
 def _perturb_t2m(apply, params, text, mol, words, mask, noise):
     """text [q, D], mol [q, K, D], words [q, T, D]."""
-    cosines = _unit(mol) @ words.swapaxes(1, 2)
+    cosines = _matmul(_unit(mol), words.swapaxes(1, 2))
     return apply(params, text[:, None], mol, cosines, mask[:, None], noise, method="perturb")
 
 
-def _perturb_m2t(apply, params, mol, text, all_words, index, mask, noise):
-    """mol [q, D], text [q, K, D], words of the K texts by index [q, K, T]."""
+def _perturb_m2t(apply, longest, params, mol, text, all_words, begin, size, noise):
+    """mol [q, D], text [q, K, D]; the words of those texts are `size` rows from `begin` [q, K]."""
     # One product with the words of all texts costs less than fetching the words of K texts.
-    cosines = _unit(mol) @ all_words.T
-    cosines = jnp.take_along_axis(cosines, index.reshape(len(mol), -1), 1).reshape(index.shape)
+    cosines = _matmul(_widened(_unit(mol), all_words.shape[1]), all_words.T)
+    place = jnp.arange(longest).reshape(1, 1, -1)
+    mask = place < size[..., None]
+    index = jnp.where(mask, begin[..., None] + place, 0)
+    cosines = jnp.take_along_axis(
+        cosines, index.reshape(len(mol), -1), 1, mode="promise_in_bounds"
+    ).reshape(index.shape)
     return apply(params, text, mol[:, None], cosines, mask, noise, method="perturb")
 
 
 def _local_t2m(count, motifs, index, segment, words, mask, weight):
     """r [q, K]: every word of the query takes the nearest motif of each candidate."""
-    cosines = motifs[index] @ words.swapaxes(1, 2)  # [q, A, T]
-    nearest = jax.vmap(lambda c, s: jax.ops.segment_max(c, s, count + 1)[:-1])(cosines, segment)
+    words = _widened(words, motifs.shape[1]).swapaxes(1, 2)
+    cosines = _matmul(_rows(motifs, index), words)  # [q, A, T]
+    nearest = jax.vmap(partial(_of_columns, jax.ops.segment_max, count))(cosines, segment)
     return jnp.where(mask[:, None], nearest * weight[:, None], 0.0).sum(-1)
 
 
 def _local_m2t(count, words, index, segment_weight, motifs, mask, _):
     """r [q, K]: every word of each candidate takes the nearest motif of the query."""
     segment, weight = segment_weight
-    cosines = words[index] @ motifs.swapaxes(1, 2)  # [q, words, motifs]
+    motifs = _widened(motifs, words.shape[1]).swapaxes(1, 2)
+    cosines = _matmul(_rows(words, index), motifs)  # [q, words, motifs]
     nearest = jnp.where(mask[:, None], cosines, -jnp.inf).max(-1) * weight
-    return jax.vmap(lambda n, s: jax.ops.segment_sum(n, s, count + 1)[:-1])(nearest, segment)
+    return jax.vmap(partial(_of_columns, jax.ops.segment_sum, count))(nearest, segment)
+
+
+def _rows(table, index):
+    return table.at[index].get(mode="promise_in_bounds")
+
+
+def _of_columns(reduced, count, x, column):
+    """One number or row for each of `count` columns; the column after them holds padding."""
+    return reduced(x, column, count + 1, indices_are_sorted=True)[:-1]
 
 
 def _reconstruct(apply, direction, steps, params, query, candidates, local, ask_key, key, side):
