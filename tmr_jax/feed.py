@@ -124,7 +124,7 @@ class ResidentFeed:
                 return taken(tables, chosen, size, pad_token)
             cut = jax.tree.map(lambda x: x.reshape(spread.chunks, -1), chosen)
             found = jax.vmap(lambda part: taken(tables, part, size, pad_token))(cut)
-            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+            return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), found)
 
         call = make_train_call(step, take, data.shapes.count * lengths, spread)
         self._programs = Programs(call, static=4)

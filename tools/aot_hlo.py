@@ -319,7 +319,9 @@ def work_of(module: Module, run: Run, kernels: Kernels = no_kernels) -> Work:
     if one.opcode == "fusion":
         return _fused(module.inside(one), one, shapes)
     if is_kernel(one):
-        return kernels(one)._replace(bytes=one.bytes + sum(map(_bytes, shapes)))
+        work = kernels(one)
+        whole = one.bytes + sum(map(_bytes, shapes))  # where its blocks are not known
+        return work if work.bytes else work._replace(bytes=whole)
     inside = dict(run.within) | {one.name: one}
     return _of_one(one, shapes, inside)
 

@@ -47,7 +47,7 @@ def kernels_of(jaxpr: Any) -> list[Kernel]:
     for eqn in _open(jaxpr).eqns:
         if eqn.primitive.name == "pallas_call":
             shapes = tuple(tuple(v.aval.shape) for v in eqn.outvars)
-            work = Work()
+            work = Work(bytes=moved(eqn.params["grid_mapping"]))
             for inner, grid in _inner(eqn):
                 work = work.plus(counted(inner).times(grid))
             found.append(Kernel(_name(eqn), shapes, work))
@@ -55,6 +55,37 @@ def kernels_of(jaxpr: Any) -> list[Kernel]:
         for inner, _ in _inner(eqn):
             found += kernels_of(inner)
     return found
+
+
+def moved(grid_mapping: Any) -> float:
+    """Bytes that a kernel's blocks bring in and take out: each as often as its place changes.
+
+    A block stays where it is while only later axes of the grid go on that its place does not name.
+    What the kernel has in place of a block, an array that it does not touch, costs nothing.
+    """
+    grid, total = grid_mapping.grid, 0.0
+    for mapping in grid_mapping.block_mappings:
+        aval = mapping.block_aval
+        if "any" in str(getattr(aval, "memory_space", "")).lower():
+            continue
+        named = _named(mapping.index_map_jaxpr.jaxpr, len(grid))
+        times = math.prod(grid[: max(named, default=-1) + 1])
+        size = math.prod(getattr(aval, "inner_aval", aval).shape)
+        total += times * size * aval.dtype.itemsize
+    return total
+
+
+def _named(jaxpr: Any, axes: int) -> set[int]:
+    """The axes of the grid that the place of a block depends on."""
+    from_axis = {v: {i} for i, v in enumerate(jaxpr.invars[:axes])}
+    for eqn in jaxpr.eqns:
+        read = set().union(*(from_axis.get(v, set()) for v in eqn.invars if _variable(v)))
+        from_axis |= dict.fromkeys(eqn.outvars, read)
+    return set().union(*(from_axis.get(v, set()) for v in jaxpr.outvars if _variable(v)))
+
+
+def _variable(v: Any) -> bool:
+    return not hasattr(v, "val")  # else a literal, which has no hash
 
 
 def lookup(kernels: list[Kernel], unknown: list[str]) -> Any:

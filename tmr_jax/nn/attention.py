@@ -12,7 +12,7 @@ row read only themselves. `tests/nn/test_attention.py` holds each form to "packe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +22,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from tmr_jax.nn.dropout import LEVELS, Drop, mixed, threshold
+from tmr_jax.nn.dropout import LEVELS, Drop, kept_high, kept_low, mixed, threshold
 
 Form = Literal["plain", "low_memory", "flash", "cudnn"]
 LANES = 128  # numbers that a vector register of a TPU holds side by side
@@ -69,8 +69,8 @@ def attend(
     drops none. `interpret` runs the TPU's kernel anywhere, slowly.
     """
     if form == "flash":
-        call = (heads, drop, interpret, segments)
-        return _call(_forward_kernel, *call, (qkv,), qkv.shape[2] // 3), ()
+        out = flash_forward(qkv[None], 0, segments, heads, drop, interpret=interpret)
+        return out[0], ()
     q, k, v = _split(qkv, heads)
     if form == "cudnn":
         return _joined(_cudnn(q, k, v, segments)), ()
@@ -93,9 +93,8 @@ def attend_backward(
 ) -> Float[Array, "B T D3"]:
     """The slope by qkv, from `out` and what `attend` kept."""
     if form == "flash":
-        return _call(
-            _backward_kernel, heads, drop, interpret, segments, (qkv, out, g), qkv.shape[2]
-        )
+        call = (segments, heads, drop, g, interpret)
+        return flash_backward(qkv[None], 0, out[None], *call)[0]
     q, k, v = _split(qkv, heads)
     g = g.reshape(q.shape)
     if form == "cudnn":
@@ -158,11 +157,11 @@ def _cudnn(q: Array, k: Array, v: Array, segments: Segments) -> Array:
 
 def keep_heads(drop: Drop, shape: tuple[int, int, int, int]) -> Bool[Array, "B H T T"]:
     """Which probabilities stay. Two heads share 32 random bits, 16 each."""
-    _b, h, t, _ = shape
-    axes = [jax.lax.broadcasted_iota(jnp.uint32, shape, axis) for axis in range(4)]
-    base = (axes[0] * jnp.uint32(-(-h // 2)) + (axes[1] >> 1)) * jnp.uint32(t * t)
-    bits = mixed(base + axes[2] * jnp.uint32(t) + axes[3], drop.seed[0], drop.seed[1])
-    return ((bits >> ((axes[1] & 1) * 16)) & 0xFFFF) < jnp.uint32(threshold(drop.rate))
+    _, h, t, _ = shape
+    axes = [jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in range(4)]
+    pair = axes[0] * (-(-h // 2)) + (axes[1] >> 1)
+    bits = mixed(pair * jnp.int32(t * t) + axes[2] * t + axes[3], *drop.words)
+    return kept_high(jnp.where((axes[1] & 1) == 0, bits << 16, bits), drop.rate)
 
 
 def _probabilities(q: Array, k: Array, segments: Segments) -> Array:
@@ -211,46 +210,112 @@ class _Layout(NamedTuple):
         return threshold(self.rate) / LEVELS
 
 
+def flash_forward(
+    qkv: Float[Array, "L B T D3"],
+    at: Int[Array, ""] | int,
+    segments: Segments,
+    heads: int,
+    drop: Drop | None,
+    out: Float[Array, "L B T D"] | None = None,
+    interpret: bool = False,
+) -> Float[Array, "L B T D"]:
+    """Attention of layer `at`, written into its place of `out`, which is taken over; without `out`
+    the only layer's."""
+    _, rows, t, width = qkv.shape
+    features = width // 3
+    arrays, alias = (qkv,), {}
+    if out is not None:
+        arrays, alias = (qkv, out), {5: 0}  # the number of `out` among all inputs
+    layers = 1 if out is None else len(out)
+    return _call(
+        _forward_kernel, heads, drop, interpret, at, segments, arrays,
+        [(features, True)],
+        [jax.ShapeDtypeStruct((layers, rows, t, features), qkv.dtype)],
+        alias,
+    )[0]  # fmt: skip
+
+
+def flash_backward(
+    qkv: Float[Array, "L B T D3"],
+    at: Int[Array, ""] | int,
+    out: Float[Array, "L B T D"],
+    segments: Segments,
+    heads: int,
+    drop: Drop | None,
+    g: Float[Array, "B T D"],
+    interpret: bool = False,
+) -> tuple[Float[Array, "B T D3"], Float[Array, " D3"]]:
+    """The slope by layer `at` of `qkv`, and its sums over all places."""
+    _, rows, t, width = qkv.shape
+    slope, sums = _call(
+        _backward_kernel, heads, drop, interpret, at, segments, (qkv, out, g),
+        [(width, False), pl.BlockSpec((1, 3 * LANES), lambda j, i, at: (0, j))],
+        [
+            jax.ShapeDtypeStruct((rows, t, width), qkv.dtype),
+            jax.ShapeDtypeStruct((1, width), jnp.float32),
+        ],
+    )  # fmt: skip
+    return slope, sums[0]
+
+
 def _call(
     kernel: Any,
     heads: int,
     drop: Drop | None,
     interpret: bool,
+    at: Any,
     segments: Segments,
     arrays: tuple,
-    features: int,
-) -> Array:
-    """Runs `kernel` for each row and block of heads; arrays and result are [B, T, features]."""
-    seed = jnp.zeros(2, jnp.uint32) if drop is None else drop.seed
-    rows, t, width = arrays[0].shape
+    outs: list,
+    shapes: list,
+    alias: dict[int, int] = {},  # noqa: B006 - never written
+) -> Sequence[Array]:
+    """Runs `kernel` for each block of heads and row of places; `arrays` are [L, B, T, features], of
+    which layer `at` is read, or [B, T, features]."""
+    seed = jnp.zeros(2, jnp.int32) if drop is None else jnp.stack(drop.words)
+    _, rows, t, width = arrays[0].shape
     blocks = width // (3 * LANES)
-
-    def block(x: int) -> pl.BlockSpec:
-        return pl.BlockSpec((1, t, x // blocks), lambda i, j: (i, 0, j))
-
     layout = _Layout(heads // blocks, -(-heads // 2), 0.0 if drop is None else drop.rate)
+
+    def block(features: int, layers: bool) -> pl.BlockSpec:
+        size = features // blocks
+        if layers:
+            return pl.BlockSpec((None, None, t, size), lambda j, i, at: (at[0], i, 0, j))
+        return pl.BlockSpec((None, t, size), lambda j, i, at: (i, 0, j))
+
+    inputs = [block(x.shape[-1], x.ndim == 4) for x in arrays]
+    if alias:  # written into, never read
+        inputs[-1] = pl.BlockSpec(memory_space=pl.ANY)
     return pl.pallas_call(
         partial(kernel, layout=layout),
-        grid=(rows, blocks),
-        in_specs=[
-            pl.BlockSpec(memory_space=pltpu.SMEM),
-            pl.BlockSpec((1, t, 1), lambda i, j: (i, 0, 0)),
-            pl.BlockSpec((1, 1, t), lambda i, j: (i, 0, 0)),
-            *(block(x.shape[2]) for x in arrays),
-        ],
-        out_specs=block(features),
-        out_shape=jax.ShapeDtypeStruct((rows, t, features), arrays[0].dtype),
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=1,
+            grid=(blocks, rows),
+            in_specs=[
+                pl.BlockSpec(memory_space=pltpu.SMEM),
+                pl.BlockSpec((None, t, 1), lambda j, i, at: (i, 0, 0)),
+                pl.BlockSpec((None, 1, t), lambda j, i, at: (i, 0, 0)),
+                *inputs,
+            ],
+            out_specs=[block(*x) if isinstance(x, tuple) else x for x in outs],
+        ),
+        out_shape=shapes,
+        input_output_aliases=alias,
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary", "arbitrary")),
         interpret=interpret,
         name=kernel.__name__.strip("_"),
-    )(seed, segments.query[:, :, None], segments.key[:, None, :], *arrays)
+    )(
+        jnp.asarray(at, jnp.int32).reshape(1), seed,
+        segments.query[:, :, None], segments.key[:, None, :], *arrays,
+    )  # fmt: skip
 
 
 class _Head(NamedTuple):
-    """What both kernels need of one head."""
+    """What both kernels need of one head: its numbers of queries, keys and values [T, d]."""
 
-    lanes: Array  # bool [1, LANES]: numbers of this head
-    query: Array  # [T, LANES], scaled, zero outside of the head
+    query: Array  # scaled
+    key: Array
+    value: Array
     weight: Array  # float32 [T, T]: exp of score - largest
     total: Array  # float32 [T, 1]: its sum over the keys
     keep: Array | None  # bool [T, T]
@@ -260,14 +325,15 @@ def _heads_of(
     seed: Any, query_segment: Any, key_segment: Any, qkv: Any, layout: _Layout
 ) -> Iterator[_Head]:
     """Every head of a block, one after another."""
-    row, first = pl.program_id(0), pl.program_id(1) * layout.heads
-    visible = query_segment[0] == key_segment[0]
-    q, k = qkv[0, :, :LANES], qkv[0, :, LANES : 2 * LANES]
-    place = jax.lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
-    bits = None
+    row, first = pl.program_id(1), pl.program_id(0) * layout.heads
+    visible = query_segment[...] == key_segment[...]
+    t, bits = qkv.shape[0], None
+    place = jax.lax.broadcasted_iota(jnp.int32, (t, t), 0) * t
+    place += jax.lax.broadcasted_iota(jnp.int32, (t, t), 1)
     for i in range(layout.heads):
-        lanes = (place >= i * layout.size) & (place < (i + 1) * layout.size)
-        query = jnp.where(lanes, q * jnp.asarray(layout.size**-0.5, q.dtype), 0)
+        start = i * layout.size
+        q, k, v = (qkv[:, part * LANES + start :][:, : layout.size] for part in range(3))
+        query = q * jnp.asarray(layout.size**-0.5, q.dtype)
         scores = _product(query, k, (1, 1))
         scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
         weight = jnp.exp(scores - scores.max(1, keepdims=True))
@@ -275,17 +341,14 @@ def _heads_of(
         if layout.rate:
             head = first + i
             if bits is None or layout.heads == 1 or i % 2 == 0:
-                bits = _bits(seed, row * layout.pairs + (head >> 1), qkv.shape[1])
-            half = bits >> ((head & 1) * 16).astype(jnp.uint32)
-            keep = (half & jnp.uint32(0xFFFF)).astype(jnp.int32) < threshold(layout.rate)
-        yield _Head(lanes, query, weight, weight.sum(1, keepdims=True), keep)
-
-
-def _bits(seed: Any, pair: Array, t: int) -> Array:
-    """32 random bits for each query and key of a pair of heads: those of `keep_heads`."""
-    place = jax.lax.broadcasted_iota(jnp.uint32, (t, t), 0) * jnp.uint32(t)
-    place += jax.lax.broadcasted_iota(jnp.uint32, (t, t), 1)
-    return mixed(place + pair.astype(jnp.uint32) * jnp.uint32(t * t), seed[0], seed[1])
+                # 32 random bits for each query and key of a pair of heads: as `keep_heads`.
+                pair = row * layout.pairs + (head >> 1)
+                bits = mixed(place + pair * (t * t), seed[0], seed[1])
+            if layout.heads == 1:
+                keep = kept_high(jnp.where((head & 1) == 0, bits << 16, bits), layout.rate)
+            else:
+                keep = (kept_high if i % 2 else kept_low)(bits, layout.rate)
+        yield _Head(query, k, v, weight, weight.sum(1, keepdims=True), keep)
 
 
 def _product(a: Array, b: Array, over: tuple[int, int]) -> Array:
@@ -294,33 +357,40 @@ def _product(a: Array, b: Array, over: tuple[int, int]) -> Array:
     return jax.lax.dot_general(a, b, dims, precision, preferred_element_type=jnp.float32)
 
 
-def _forward_kernel(seed, query_segment, key_segment, qkv, out, *, layout: _Layout):
-    v = qkv[0, :, 2 * LANES :]
-    found = jnp.zeros(v.shape, jnp.float32)
+def _forward_kernel(at, seed, query_segment, key_segment, qkv, *out, layout: _Layout):
+    found = []
     for head in _heads_of(seed, query_segment, key_segment, qkv, layout):
         weight = head.weight if head.keep is None else jnp.where(head.keep, head.weight, 0)
-        read = _product(weight.astype(v.dtype), v, (1, 0))
-        found = jnp.where(head.lanes, read / (head.total * layout.share), found)
-    out[0] = found.astype(out.dtype)
+        read = _product(weight.astype(head.value.dtype), head.value, (1, 0))
+        found.append(read / (head.total * layout.share))
+    out[-1][...] = jnp.concatenate(found, axis=1).astype(out[-1].dtype)
 
 
-def _backward_kernel(seed, query_segment, key_segment, qkv, out, g, gradient, *, layout: _Layout):
-    k, v = qkv[0, :, LANES : 2 * LANES], qkv[0, :, 2 * LANES :]
-    d_q, d_k, d_v = (jnp.zeros(v.shape, jnp.float32) for _ in range(3))
-    for head in _heads_of(seed, query_segment, key_segment, qkv, layout):
-        # What all entries of a row are multiplied with goes onto [T, LANES], not onto [T, T].
-        own = jnp.where(head.lanes, g[0], 0).astype(jnp.float32)
-        delta = (own * out[0].astype(jnp.float32)).sum(1, keepdims=True)
+def _backward_kernel(
+    at, seed, query_segment, key_segment, qkv, out, g, gradient, sums, *, layout: _Layout
+):
+    slopes: tuple[list, list, list] = ([], [], [])
+    for i, head in enumerate(_heads_of(seed, query_segment, key_segment, qkv, layout)):
+        place = slice(i * layout.size, (i + 1) * layout.size)
+        own, dtype = g[:, place].astype(jnp.float32), head.value.dtype
+        # What all entries of a row are multiplied with goes onto [T, d], not onto [T, T].
+        delta = (own * out[:, place].astype(jnp.float32)).sum(1, keepdims=True)
         inverse = 1 / head.total
-        d_p = _product((own / layout.share).astype(v.dtype), v, (1, 1))
+        d_p = _product((own / layout.share).astype(dtype), head.value, (1, 1))
         weight = head.weight
         if head.keep is not None:
             d_p, weight = (jnp.where(head.keep, x, 0) for x in (d_p, weight))
-        d_s = (head.weight * (d_p - delta)).astype(v.dtype)
-        scaled = (own * (inverse / layout.share)).astype(v.dtype)
-        d_v += _product(weight.astype(v.dtype), scaled, (0, 0))
-        query = (head.query.astype(jnp.float32) * inverse).astype(v.dtype)
-        d_k += _product(d_s, query, (0, 0))
-        read = _product(d_s, k, (1, 0)) * (inverse * layout.size**-0.5)
-        d_q = jnp.where(head.lanes, read, d_q)
-    gradient[0] = jnp.concatenate([d_q, d_k, d_v], axis=1).astype(gradient.dtype)
+        d_s = (head.weight * (d_p - delta)).astype(dtype)
+        scaled = (own * (inverse / layout.share)).astype(dtype)
+        query = (head.query.astype(jnp.float32) * inverse).astype(dtype)
+        slopes[0].append(_product(d_s, head.key, (1, 0)) * (inverse * layout.size**-0.5))
+        slopes[1].append(_product(d_s, query, (0, 0)))
+        slopes[2].append(_product(weight.astype(dtype), scaled, (0, 0)))
+    slope = jnp.concatenate([x for part in slopes for x in part], axis=1)
+    gradient[...] = slope.astype(gradient.dtype)
+
+    @pl.when(pl.program_id(1) == 0)
+    def _() -> None:
+        sums[...] = jnp.zeros_like(sums)
+
+    sums[...] += slope.sum(0, keepdims=True)

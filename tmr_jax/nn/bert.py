@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from tmr_jax.nn.attention import Form, Segments
 from tmr_jax.nn.bert_layer import NORMS, SHAPES, SITES, Gelu, Kind, layer, low_memory_layer
+from tmr_jax.nn.bert_stack import run_layers
 from tmr_jax.nn.dropout import Dropout
 
 Backward = Literal["autodiff", "low_memory"]
@@ -162,6 +163,7 @@ class Bert(nn.Module):
     gelu: Gelu = "exact"
     remat: bool = False
     unroll: int = 1
+    interpret: bool = False  # of kernels: runs them anywhere, for tests
 
     def setup(self) -> None:
         c = self.config
@@ -196,14 +198,22 @@ class Bert(nn.Module):
     ) -> Float[Array, "B T hidden"]:
         if positions is None:
             positions = jnp.arange(tokens.shape[1])[None, :]
+        c = self.config
         segments = mask if isinstance(mask, Segments) else Segments.of_mask(mask)
         x = self.word_embeddings(tokens) + self.position_embeddings(positions)
         x = x + self.token_type_embeddings(jnp.zeros_like(positions))  # one segment only
         x = self.embeddings_norm(x).astype(self.dtype)
         x = self.embeddings_dropout(x, deterministic)
-        drop = not deterministic and self.config.dropout > 0
-        rows = x.reshape(-1, x.shape[-1])
-        x = self.layers(rows, self._seeds(drop), segments, drop)[0].reshape(x.shape)
+        drop = not deterministic and c.dropout > 0
+        rows, seeds = x.reshape(-1, c.hidden), self._seeds(drop)
+        fused = self.form == "flash" and self.backward == "low_memory" and not self.remat
+        if fused and not self.is_initializing():
+            kind = Kind(c.heads, c.eps, c.dropout if drop else 0.0, self.form, self.gelu)
+            weights = self.layers.variables["params"]
+            rows = run_layers(kind, self.interpret, weights, rows, seeds, segments)
+        else:
+            rows = self.layers(rows, seeds, segments, drop)[0]
+        x = rows.reshape(x.shape)
         if self.is_initializing() and self.config.pooler:
             self.pool(x)  # so that init makes the pooler's parameters too
         return x

@@ -81,15 +81,15 @@ def _layer_forward(kind, weights, x, seeds, segments):
 
 
 def _forward(kind: Kind, w: Any, x: Array, seeds: Array, segments: Segments) -> tuple[Array, Kept]:
-    drops = _drops(kind, seeds)
+    drops = drops_of(kind, seeds)
     rows = segments.query.shape
-    qkv = _affine(x, *_packed(kind, w, x))
+    qkv = affine(x, packed(kind, w, x))
     read, probabilities = _attended(kind, qkv.reshape(*rows, -1), segments, seeds[0])
     read = read.reshape(x.shape)
-    first = _normal(x + dropped(_affine(read, *_pair(w, "attention_output")), drops[1]), kind.eps)
+    first = _normal(x + dropped(affine(read, w["attention_output"]), drops[1]), kind.eps)
     x1 = _scaled(first, w["attention_norm"])
-    inner = _affine(x1, *_pair(w, "intermediate"))
-    outer = _affine(gelu(inner, kind.gelu), *_pair(w, "output"))
+    inner = affine(x1, w["intermediate"])
+    outer = affine(gelu(inner, kind.gelu), w["output"])
     second = _normal(x1 + dropped(outer, drops[2]), kind.eps)
     kept = Kept(x, qkv, read, probabilities, first, inner, second)
     return _scaled(second, w["output_norm"]), kept
@@ -97,25 +97,24 @@ def _forward(kind: Kind, w: Any, x: Array, seeds: Array, segments: Segments) -> 
 
 def _layer_backward(kind, residuals, g):
     w, kept, seeds, segments = residuals
-    drops = _drops(kind, seeds)
+    drops = drops_of(kind, seeds)
     found: dict[str, Any] = {}
     d_s2, found["output_norm"] = _normal_backward(kept.second, w["output_norm"], g)
     d_outer = dropped(d_s2, drops[2])
-    active, pull = _gelu_pulled(kept.inner, kind.gelu)
-    d_active, found["output"] = _affine_backward(active, w["output"], d_outer)
+    active, pull = gelu_pulled(kept.inner, kind.gelu)
+    d_active, found["output"] = affine_backward(active, w["output"], d_outer)
     x1 = _scaled(kept.first, w["attention_norm"])
-    d_x1, found["intermediate"] = _affine_backward(x1, w["intermediate"], pull(d_active))
+    d_x1, found["intermediate"] = affine_backward(x1, w["intermediate"], pull(d_active))
     d_s1, found["attention_norm"] = _normal_backward(kept.first, w["attention_norm"], d_s2 + d_x1)
     d_out = dropped(d_s1, drops[1])
-    d_read, found["attention_output"] = _affine_backward(kept.read, w["attention_output"], d_out)
+    d_read, found["attention_output"] = affine_backward(kept.read, w["attention_output"], d_out)
     rows = segments.query.shape
     qkv, read, d_read = (a.reshape(*rows, -1) for a in (kept.qkv, kept.read, d_read))
     d_qkv = attend_backward(
         qkv, read, kept.probabilities, segments, kind.heads, kind.form, drops[0], d_read
     ).reshape(kept.qkv.shape)
-    kernel, bias = _packed(kind, w, kept.x)
-    d_x, packed = _affine_backward(kept.x, {"kernel": kernel, "bias": bias}, d_qkv)
-    return found | _unpacked(kind, packed), d_s1 + d_x, None, None
+    d_x, own = affine_backward(kept.x, packed(kind, w, kept.x), d_qkv)
+    return found | unpacked(kind, own), d_s1 + d_x, None, None
 
 
 low_memory_layer.defvjp(_layer_forward, _layer_backward)
@@ -128,45 +127,39 @@ def _attended(kind: Kind, qkv: Array, segments: Segments, seed: Array) -> tuple[
     return attend(qkv, segments, kind.heads, kind.form, drop)
 
 
-def _drops(kind: Kind, seeds: Array) -> list[Drop | None]:
+def drops_of(kind: Kind, seeds: Array) -> list[Drop | None]:
     return [Drop(seeds[i], kind.dropout) if kind.dropout else None for i in range(SITES)]
 
 
 # Linear maps
 
 
-def _pair(w: Any, name: str) -> tuple[Array, Array]:
-    return w[name]["kernel"], w[name]["bias"]
+def affine(x: Array, w: Any) -> Array:
+    return x @ w["kernel"].astype(x.dtype) + w["bias"].astype(x.dtype)[None]
 
 
-def _affine(x: Array, kernel: Array, bias: Array) -> Array:
-    return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)[None]
-
-
-def _affine_backward(x: Array, w: Any, g: Array) -> tuple[Array, dict[str, Array]]:
-    """The slope by x, and those of kernel and bias."""
-    kernel = w["kernel"]
+def affine_backward(
+    x: Array, w: Any, g: Array, sums: Array | None = None
+) -> tuple[Array, dict[str, Array]]:
+    """The slope by x, and those of kernel and bias; `sums` over g's rows where they are known."""
     # (x, g), never (g, x) transposed: XLA's CPU kernels are fast in this order alone.
-    over_rows = (((0,), (0,)), ((), ()))
-    d_kernel = jax.lax.dot_general(x, g, over_rows)
-    d_x = jax.lax.dot_general(g, kernel.astype(g.dtype), (((1,), (1,)), ((), ())))
-    return d_x, {"kernel": d_kernel.astype(jnp.float32), "bias": _column_sums(g)}
+    d_kernel = jax.lax.dot_general(x, g, (((0,), (0,)), ((), ())))
+    d_x = jax.lax.dot_general(g, w["kernel"].astype(g.dtype), (((1,), (1,)), ((), ())))
+    d_bias = g.astype(jnp.float32).sum(0) if sums is None else sums
+    return d_x, {"kernel": d_kernel.astype(jnp.float32), "bias": d_bias}
 
 
-def _column_sums(g: Float[Array, "R D"]) -> Float[Array, " D"]:
-    return g.astype(jnp.float32).sum(0)
-
-
-def _packed(kind: Kind, w: Any, x: Array) -> tuple[Array, Array]:
+def packed(kind: Kind, w: Any, x: Array) -> dict[str, Array]:
     """Kernel [D, 3 D] and bias of queries, keys and values: block by block of heads, q k v each."""
     d = x.shape[-1]
     width = block_width(d, kind.heads, kind.form)
     kernels = [w[n]["kernel"].astype(x.dtype).reshape(d, -1, width) for n in SHAPES[:3]]
     biases = [w[n]["bias"].reshape(-1, width) for n in SHAPES[:3]]
-    return jnp.stack(kernels, 2).reshape(d, -1), jnp.stack(biases, 1).reshape(-1)
+    bias = jnp.stack(biases, 1).reshape(-1)
+    return {"kernel": jnp.stack(kernels, 2).reshape(d, -1), "bias": bias}
 
 
-def _unpacked(kind: Kind, packed: dict[str, Array]) -> dict[str, Any]:
+def unpacked(kind: Kind, packed: dict[str, Array]) -> dict[str, Any]:
     d = packed["kernel"].shape[0]
     width = block_width(d, kind.heads, kind.form)
     kernel = packed["kernel"].reshape(d, -1, 3, width)
@@ -215,7 +208,7 @@ def gelu(x: Array, kind: Gelu = "exact") -> Array:
     return (y * 0.5 * (1 + jax.lax.erf(y * 0.5**0.5))).astype(x.dtype)
 
 
-def _gelu_pulled(x: Array, kind: Gelu) -> tuple[Array, Any]:
+def gelu_pulled(x: Array, kind: Gelu) -> tuple[Array, Any]:
     """GELU of x again, and the map from its slope to that of x."""
     y = x.astype(jnp.float32)
     if kind == "tanh":

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key, UInt32
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 LEVELS = 1 << 16
 
@@ -24,6 +24,12 @@ class Drop(NamedTuple):
 
     seed: UInt32[Array, two]
     rate: float
+
+    @property
+    def words(self) -> tuple[Int[Array, ""], Int[Array, ""]]:
+        """The seed as two int32."""
+        signed = jax.lax.bitcast_convert_type(self.seed, jnp.int32)
+        return signed[0], signed[1]
 
     @property
     def share(self) -> float:
@@ -44,33 +50,55 @@ def drop_of(key: Key[Array, ""], rate: float) -> Drop:
     return Drop(jax.random.bits(key, (2,), jnp.uint32), rate)
 
 
-def mixed(index: UInt32[Array, "*shape"], first: Array, second: Array) -> UInt32[Array, "*shape"]:
+def mixed(index: Int[Array, "*shape"], first: Array, second: Array) -> Int[Array, "*shape"]:
     """32 random bits for each index: the finaliser "lowbias32" of C. Wellons, keyed by two words.
 
     `first` decides where the sequence starts, `second` enters between the two multiplications, so
-    that sequences of two keys are not shifts of one another.
+    that sequences of two keys are not shifts of one another. All are int32, whose products and
+    logical shifts have the bits of uint32.
     """
     x = index ^ first
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ jax.lax.shift_right_logical(x, _like(x, 16))) * _like(x, 0x7FEB352D)
     x = x ^ second
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> 16)
+    x = (x ^ jax.lax.shift_right_logical(x, _like(x, 15))) * _like(x, 0x846CA68B - 2**32)
+    return x ^ jax.lax.shift_right_logical(x, _like(x, 16))
 
 
-def flat_index(shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
-    """The place of every element, the last axis fastest, modulo 2^32."""
-    index, stride = jnp.zeros(shape, jnp.uint32), 1
-    for axis in reversed(range(len(shape))):
-        along = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-        index += along * jnp.uint32(stride % 2**32)
-        stride *= shape[axis]
-    return index
+def _like(x: Array, value: int) -> Array:
+    return jnp.full_like(x, value)
+
+
+def kept_high(bits: Int[Array, "*shape"], rate: float) -> Bool[Array, "*shape"]:
+    """Whether the upper 16 of 32 random bits, int32, are below the threshold as a number of their
+    own: half of all numbers are negative, so the threshold is moved by as much."""
+    return bits < jnp.int32((threshold(rate) - LEVELS // 2) * LEVELS)
+
+
+def kept_low(bits: Int[Array, "*shape"], rate: float) -> Bool[Array, "*shape"]:
+    """The same of the lower 16."""
+    return kept_high(bits << 16, rate)
 
 
 def keep_mask(drop: Drop, shape: tuple[int, ...]) -> Bool[Array, "*shape"]:
-    """True where a number stays, each by itself with the probability `drop.share`."""
-    bits = mixed(flat_index(shape), drop.seed[0], drop.seed[1])
-    return (bits >> 16) < jnp.uint32(threshold(drop.rate))
+    """True where a number stays, each by itself with the probability `drop.share`.
+
+    A row's number i and the one half a row further on share 32 random bits, 16 each.
+    """
+    half = -(-shape[-1] // 2)
+    place, stride = jnp.zeros(shape, jnp.int32), half
+    for axis in reversed(range(len(shape) - 1)):
+        along = jax.lax.broadcasted_iota(jnp.int32, shape, axis)
+        place += along * jnp.int32(wrapped(stride))
+        stride *= shape[axis]
+    column = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
+    upper = column < half
+    bits = mixed(place + jnp.where(upper, column, column - half), *drop.words)
+    return kept_high(jnp.where(upper, bits, bits << 16), drop.rate)
+
+
+def wrapped(number: int) -> int:
+    """Modulo 2^32, as an int32."""
+    return (number + 2**31) % 2**32 - 2**31
 
 
 def dropped(x: Float[Array, "*shape"], drop: Drop | None) -> Float[Array, "*shape"]:

@@ -118,7 +118,10 @@ def encoder_of(model: nn.Module, spread: Spread) -> Encode:
         first = jax.lax.axis_index(AXIS) if spread.mesh is not None else jnp.int32(0)
         if spread.chunks == 1:
             return part(params, batch, key, first)
-        cut = jax.tree.map(lambda x: x.reshape(spread.chunks, -1, *x.shape[1:]), batch)
+        # The length is said, and not -1: features of bonds may have no column.
+        cut = jax.tree.map(
+            lambda x: x.reshape(spread.chunks, len(x) // spread.chunks, *x.shape[1:]), batch
+        )
         numbers = first * spread.chunks + jnp.arange(spread.chunks)
 
         def one(chunk: tuple[Array, Batch]) -> EncodedBatch:
