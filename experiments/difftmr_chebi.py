@@ -30,7 +30,8 @@ CONFIG = Experiment(
         text=TextEncoderConfig(source="scibert", pooling="cls", dropout=0.1),  # 2.1, R2, R28
         graph=GraphEncoderConfig(kind="gcn", layers=3, width=600),  # 2.1; width unstated: R3
         tapr=TaprConfig(mode="matrix", bias=-3.0, anchor="paired"),  # 2.2; b0, anchor: R5, R6
-        hdan=HdanConfig(steps=50, gamma=0.4, inputs="unit"),  # 2.4; unstated: R15, LOG.md
+        # 2.4; the loss at all 50 noise levels of each step; unstated: R15, LOG.md
+        hdan=HdanConfig(steps=50, gamma=0.4, inputs="unit", objective="all_steps"),
     ),
     # 2.4; tau, warm-up and clip unstated: R20, R23
     optim=OptimConfig(text_lr=3e-5, base_lr=1e-4, coupling_lr=1e-5, denoiser_lr=1e-3),
