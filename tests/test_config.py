@@ -43,6 +43,12 @@ def test_fields_that_an_old_run_lacks_have_their_default() -> None:
     )
 
 
+def test_values_that_an_old_run_names_otherwise_are_read_as_what_they_are_now() -> None:
+    assert from_json('{"train": {"backward": "cpu_fast"}}').train.backward == "low_memory"
+    assert from_json('{"train": {"backward": "autodiff"}}').train.backward == "autodiff"
+    assert from_json('{"name": "cpu_fast"}').name == "cpu_fast"  # of that field alone
+
+
 def test_experiments_load_by_name_and_by_path(tmp_path: Path) -> None:
     assert load_experiment("quickstart").name == "quickstart"
     path = tmp_path / "mine.py"

@@ -27,7 +27,7 @@ from tmr_jax.feed import feed_of
 from tmr_jax.memory import keep_freed_memory
 from tmr_jax.nn.bert import BertConfig
 from tmr_jax.training.optim import build_optimizer
-from tmr_jax.training.state import new_state, variables
+from tmr_jax.training.state import layerwise, new_state, variables
 from tmr_jax.types import Pair
 
 POOL = "chebi20-molt5/test-split"
@@ -153,7 +153,7 @@ def write_work(
         **known,
     }
     np.savez(folder / "work.npz", **arrays)
-    flat = jax.tree_util.tree_leaves_with_path(params)
+    flat = jax.tree_util.tree_leaves_with_path(layerwise(params))  # as PyTorch has BERT's layers
     names = ("/".join(str(key.key) for key in path) for path, _ in flat)
     np.savez(folder / "params.npz", **dict(zip(names, (leaf for _, leaf in flat), strict=True)))
     meta = {

@@ -32,7 +32,7 @@ from tmr_jax.loop import Plan
 from tmr_jax.losses.contrastive import info_nce, same_pair
 from tmr_jax.memory import keep_freed_memory
 from tmr_jax.models.dual import MAX_LOG_SCALE, GraphEncoder
-from tmr_jax.nn.bert import Bert
+from tmr_jax.nn.bert import Bert, stacked
 from tmr_jax.nn.pooling import masked_mean, unit
 from tmr_jax.retrieval.index import encode
 from tmr_jax.retrieval.metrics import metrics
@@ -65,6 +65,7 @@ def frozen(assembly: Assembly, weights: dict, table: TextTable) -> np.ndarray:
     """Mean of the pretrained states of every text, float32 [n, hidden]."""
     config = assembly.config
     bert = Bert(assembly.bert, jnp.dtype(config.train.precision), "autodiff")
+    weights = stacked(weights)
 
     @jax.jit
     def read(text):

@@ -13,6 +13,7 @@ from tmr_jax.config import (
     FeatureConfig,
     GraphEncoderConfig,
     ModelConfig,
+    OptimConfig,
     TextEncoderConfig,
     TrainConfig,
 )
@@ -21,7 +22,11 @@ from tmr_jax.data.cache import apply_vocabulary, build_vocabulary, molecule_tabl
 from tmr_jax.features.atoms import EDGE_SIZES, NODE_SIZES
 from tmr_jax.features.text import load_tokenizer
 from tmr_jax.models import build_model
+from tmr_jax.models.dual import MAX_LOG_SCALE
 from tmr_jax.nn.bert import BertConfig
+from tmr_jax.training.optim import build_optimizer
+from tmr_jax.training.state import new_state
+from tmr_jax.training.step import make_train_step
 from tmr_jax.types import Batch
 
 TOKENIZER = Path(__file__).parent.parent / "experiments" / "tiny_bert"
@@ -130,6 +135,39 @@ def test_every_parameter_but_the_pooler_receives_a_gradient():
     ]
     # A key's bias shifts all scores of a query alike, which softmax ignores; rounding may hide it.
     assert [s for s in silent if "'key']['bias'" not in s] == []
+
+
+@pytest.mark.parametrize("past", [1.0, 0.0])
+def test_a_scale_past_its_bound_still_learns_and_comes_back_to_it(past):
+    """A clip within the loss would leave it without a gradient, where it stands, for ever."""
+    model, batch = built(SMILES, TEXTS)
+    params = jax.jit(model.init)(jax.random.key(0), batch)["params"]
+    params = {**params, "log_scale": jnp.asarray(MAX_LOG_SCALE + past, jnp.float32)}
+
+    def loss(p):
+        value, parts = model.apply({"params": p}, batch, jax.random.key(1), False, method="loss")
+        return value, parts["scale"]
+
+    (_, scale), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    np.testing.assert_allclose(scale, 100 * np.exp(past), rtol=1e-5)
+    # Pairs of a model that has not learned stand no higher than others: a lower scale is better.
+    assert float(gradient["log_scale"]) > 0.1
+
+    for rate in (0.0, 0.01):
+        optimizer = build_optimizer(OptimConfig(0.0, rate, warmup=0), 10**6, params)
+        step = make_train_step(model, optimizer, 1)
+        state = new_state(jax.tree.map(jnp.array, params), optimizer)
+        after, _ = step(state, batch, jax.random.key(0))
+        found = float(after.params["log_scale"])
+        wanted = min(MAX_LOG_SCALE, MAX_LOG_SCALE + past - rate)
+        assert found == pytest.approx(wanted, abs=1e-5)
+
+
+def test_parameters_without_a_scale_have_no_bound():
+    model, _ = built(SMILES, TEXTS)
+    low = {"log_scale": jnp.asarray(1.0), "other": jnp.asarray(9.0)}
+    assert model.bounded(low) == low
+    assert model.bounded({"other": 9.0}) == {"other": 9.0}
 
 
 @pytest.mark.real_data

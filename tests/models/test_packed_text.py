@@ -62,7 +62,7 @@ def test_three_rows_hold_what_six_did(batches):
 
 
 @pytest.mark.parametrize(
-    ("name", "backward"), [*((name, "autodiff") for name in MODELS), ("dual cls", "cpu_fast")]
+    ("name", "backward"), [*((name, "autodiff") for name in MODELS), ("dual cls", "low_memory")]
 )
 def test_loss_and_gradients_are_those_of_padded_texts(name, backward, batches):
     model = model_of(name, backward=backward)

@@ -27,7 +27,7 @@ from safetensors.numpy import save_file
 
 from tmr_jax.features.text import load_tokenizer
 from tmr_jax.nn import pretrained
-from tmr_jax.nn.bert import Bert
+from tmr_jax.nn.bert import Bert, stacked
 from tmr_jax.nn.pretrained import assemble, layout, load_bert, read_config, read_weights, resolve
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
@@ -79,7 +79,7 @@ def test_the_tree_is_the_one_that_the_encoder_makes(pooler):
     config = dataclasses.replace(small_config(), pooler=pooler)
     tokens = jnp.ones((1, 4), jnp.int32)
     made = jax.eval_shape(Bert(config).init, jax.random.key(0), tokens, tokens > 0)["params"]
-    ours = assemble(config, published(pooler))
+    ours = stacked(assemble(config, published(pooler)))
     assert jax.tree.map(lambda a: (a.shape, a.dtype), ours) == jax.tree.map(
         lambda a: (a.shape, a.dtype), dict(made)
     )

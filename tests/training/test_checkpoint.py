@@ -9,15 +9,25 @@ import numpy as np
 import pytest
 
 from tmr_jax.config import OptimConfig
-from tmr_jax.training.checkpoint import Checkpoints, restore_params
+from tmr_jax.training.checkpoint import DRAWS, Checkpoints, restore_params
 from tmr_jax.training.optim import build_adversary, build_optimizer
-from tmr_jax.training.state import TrainState, new_state, without
+from tmr_jax.training.state import (
+    TrainState,
+    layerwise,
+    new_state,
+    parameters_sha256,
+    scanned,
+    without,
+)
 
 
 def state_at(step: int) -> TrainState:
     """Every number of it says which step it is from."""
     params = {
-        "text_encoder": {"dense": {"kernel": jnp.full((3, 4), 1.0 * step), "bias": jnp.zeros(4)}},
+        "text_encoder": {
+            "dense": {"kernel": jnp.full((3, 4), 1.0 * step), "bias": jnp.zeros(4)},
+            "layers": {"query": {"kernel": step + jnp.arange(24.0).reshape(12, 2)}},
+        },
         "log_scale": jnp.asarray(0.5 + step),
         "critic": {"kernel": jnp.full(3, 3.0 * step)},
         "batch_stats": {"norm": {"mean": jnp.full(2, 0.25 * step)}},
@@ -71,6 +81,42 @@ def test_the_whole_state_comes_back_bit_for_bit(tmp_path):
     same(found.state, state_at(6))
     # what comes back can be given away to a step
     jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)(found.state)
+
+
+def test_on_disk_every_layer_of_bert_has_its_own_arrays(tmp_path):
+    """As runs before had them, so that programs of either time read them; also their name."""
+    saved(tmp_path, {3: None})
+    manifest = json.loads((tmp_path / "checkpoints" / "3.manifest.json").read_text())
+    names = {n for n in manifest["params"] if n.startswith("text_encoder/layer")}
+    assert names == {f"text_encoder/layer_{i}/query/kernel" for i in range(12)}
+    assert manifest["params"]["text_encoder/layer_10/query/kernel"] == [[2], "float32"]
+    params = state_at(3).params
+    assert layerwise(params)["text_encoder"]["layer_10"]["query"]["kernel"].tolist() == [23, 24]
+    same(scanned(layerwise(params)), params)
+    same(restore_params(tmp_path)[0], params)
+    assert parameters_sha256(params) == parameters_sha256(layerwise(params))
+    moved = state_at(3).params
+    encoder = moved["text_encoder"]
+    encoder["layers"] = jax.tree.map(lambda x: x[::-1], encoder["layers"])  # in another order
+    assert parameters_sha256(moved) != parameters_sha256(params)
+
+
+def test_a_checkpoint_of_other_draws_is_read_but_not_trained_on(tmp_path):
+    """Without the field it is of a program that knew of none."""
+    for told in ({"draws": DRAWS - 1}, {}):
+        run = tmp_path / str(len(told))
+        saved(run, {3: 0.5})
+        path = run / "checkpoints" / "3.manifest.json"
+        manifest = json.loads(path.read_text())
+        assert manifest.pop("draws") == DRAWS
+        path.write_text(json.dumps(manifest | told))
+        before = files(run)
+        with pytest.raises(ValueError, match="other random numbers"):
+            restored(run)
+        assert files(run) == before
+        params, step = restore_params(run)
+        assert step == 3
+        same(params, state_at(3).params)
 
 
 def test_a_save_is_of_the_moment_it_was_asked_for(tmp_path):

@@ -1,5 +1,7 @@
 """Groups, schedules, clipping, weight decay and skipped updates (R23)."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,14 @@ import optax
 import pytest
 
 from tmr_jax.config import OptimConfig
-from tmr_jax.training.optim import build_optimizer, group_of, schedule, skipped
+from tmr_jax.training.optim import (
+    build_optimizer,
+    group_of,
+    if_finite,
+    norm_of,
+    schedule,
+    skipped,
+)
 
 PARAMS = {
     "text_encoder": {"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}},
@@ -99,3 +108,65 @@ def test_an_update_that_is_not_finite_changes_nothing_and_is_counted():
         np.testing.assert_array_equal(old, new)
     _, state = optimizer.update(ones_like(PARAMS), state, PARAMS)
     assert tuple(map(int, skipped(state))) == (0, 5)
+
+
+def random_like(tree, seed, scale=1.0):
+    leaves, shape = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    drawn = [scale * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(shape, drawn)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 10.0, 0.0])
+def test_gradients_are_clipped_as_optax_clips_them(scale):
+    """Below the bound, about it, above it, and where there is nothing to clip."""
+    gradients = random_like(PARAMS, 1, scale)
+    ours = if_finite(optax.identity(), 0.5)
+    theirs = optax.clip_by_global_norm(0.5)
+    found, _ = ours.update(gradients, ours.init(PARAMS), PARAMS)
+    wanted, _ = theirs.update(gradients, theirs.init(PARAMS), PARAMS)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=0)
+    flat = np.concatenate([np.ravel(g) for g in jax.tree.leaves(gradients)])
+    assert float(norm_of(gradients)) == pytest.approx(np.linalg.norm(flat), rel=1e-6)
+
+
+def test_what_is_finite_moves_as_without_the_guard():
+    inner = optax.adam(0.1)
+    guarded = if_finite(inner)
+    plain, state = inner.init(PARAMS), guarded.init(PARAMS)
+    for seed in range(3):
+        gradients = random_like(PARAMS, seed)
+        wanted, plain = inner.update(gradients, plain, PARAMS)
+        found, state = guarded.update(gradients, state, PARAMS)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), found, wanted)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), state.inner_state, plain)
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("value", "sound"), [(np.nan, True), (np.inf, True), (-np.inf, True), (1.0, False)]
+)
+def test_what_is_not_sound_moves_nothing_and_is_counted(value, sound, clip):
+    """A gradient that is not finite in one number, and a loss that is none with finite ones."""
+    optimizer = if_finite(optax.adam(0.1), clip)
+    update = jax.jit(optimizer.update)
+    _, before = update(ones_like(PARAMS), optimizer.init(PARAMS), PARAMS, sound=True)
+    assert bool(before.last_finite) and tuple(map(int, skipped(before))) == (0, 0)
+    bad = ones_like(PARAMS)
+    bad["text_encoder"]["dense"]["kernel"] = jnp.ones((2, 2)).at[1, 0].set(value)
+    state = before
+    for count in (1, 2):
+        updates, state = update(bad, state, PARAMS, sound=jnp.asarray(sound))
+        assert all((np.asarray(u) == 0).all() for u in jax.tree.leaves(updates))
+        assert tuple(map(int, skipped(state))) == (count, count) and not bool(state.last_finite)
+    jax.tree.map(np.testing.assert_array_equal, state.inner_state, before.inner_state)
+    updates, state = update(ones_like(PARAMS), state, PARAMS, sound=jnp.asarray(True))
+    assert any(u.any() for u in jax.tree.leaves(updates))
+    assert tuple(map(int, skipped(state))) == (0, 2)
+
+
+def test_a_state_shares_no_memory_with_itself():
+    """A step that takes it over would refuse an array that is there twice."""
+    state = build_optimizer(OptimConfig(), 10, PARAMS).init(PARAMS)
+    jax.jit(lambda s: jax.tree.map(lambda x: x, s), donate_argnums=0)(state)

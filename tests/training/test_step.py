@@ -13,6 +13,8 @@ from tmr_jax.training.state import new_state
 from tmr_jax.training.step import make_train_step
 from tmr_jax.types import Batch, MolBatch, TextBatch
 
+BOUND = 2.5  # of the weights, below the tokens' 3
+
 
 class Fake(nn.Module):
     """Loss: mean of (weight - tokens)^2 with noise; a text_group of 0 makes it infinite."""
@@ -30,6 +32,10 @@ class Fake(nn.Module):
         target = batch.text.tokens.mean()
         value = ((weight + noise - target) ** 2).mean() / batch.text_group[0]
         return value, {"loss/first": weight[0]}
+
+    @staticmethod
+    def bounded(params):
+        return {**params, "weight": jnp.minimum(params["weight"], BOUND)}
 
 
 def batch(length=4, group=1):
@@ -84,6 +90,14 @@ def test_a_loss_that_is_no_number_leaves_the_parameters_alone():
     state, metrics = step(state, batch(), jax.random.key(0))
     assert (int(metrics["skipped_in_a_row"]), int(metrics["skipped"])) == (0, 1)
     assert (np.asarray(state.params["weight"]) != before).any()
+
+
+def test_parameters_after_an_update_are_those_that_the_model_allows():
+    step, state = setup()
+    for _ in range(60):
+        state, metrics = step(state, batch(), jax.random.key(0))
+    np.testing.assert_array_equal(state.params["weight"], BOUND)
+    assert float(metrics["grad_norm"]) > 0.1  # it would go on
 
 
 def test_a_shape_too_many_is_an_error():
