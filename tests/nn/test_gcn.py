@@ -1,12 +1,25 @@
 """Graph encoders against dense algebra; what padding and renumbering must not change (A5.11)."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
 import pytest
 
-from tmr_jax.nn.gcn import GCN, ColumnEmbedding, ResidualGCN, node_graph
+from tmr_jax.nn import band as module
+from tmr_jax.nn.band import BLOCK, band, padded, product, times
+from tmr_jax.nn.gcn import (
+    GCN,
+    ColumnEmbedding,
+    Form,
+    ResidualGCN,
+    _by_band,
+    _by_list,
+    _convolved,
+    node_graph,
+)
 
 DIM, WIDTH = 6, 10
 
@@ -101,3 +114,96 @@ def test_column_embedding_is_the_sum_of_its_tables_rows():
 def test_node_graph_numbers_the_padding_last():
     graph = path_graph(3, np.ones((3, DIM), np.float32), extra_nodes=2)
     assert node_graph(graph).tolist() == [0, 0, 0, 1, 1]
+
+
+def scattered(atoms: int, seed: int = 0):
+    """Bonds, both ways, between atoms near and far, one of them twice; and a scale for each."""
+    random = np.random.default_rng(seed)
+    ends = random.integers(0, atoms, (2, atoms))
+    ends = np.concatenate([ends, [[1, 1], [2, 2]]], 1)
+    both = np.int32(np.concatenate([ends, ends[::-1]], 1))
+    return jnp.asarray(both), jnp.float32(random.uniform(0.5, 1, padded(atoms)))
+
+
+def interpreted(monkeypatch):
+    """The kernel, where there is no TPU."""
+    monkeypatch.setattr(module, "product", partial(product, interpret=True))
+
+
+@pytest.mark.parametrize("atoms", [3, 2 * BLOCK, 5 * BLOCK - 7])
+def test_a_band_times_states_is_the_dense_product(atoms, monkeypatch):
+    interpreted(monkeypatch)
+    monkeypatch.setattr(module, "FAR", 100)  # the loop then has several turns
+    (rows, columns), scale = scattered(atoms)
+    dense = np.eye(padded(atoms))
+    np.add.at(dense, (rows, columns), 1)
+    dense *= np.float64(scale)[:, None] * np.float64(scale)
+    matrix, turned = (
+        band(*ends, scale, jnp.float32) for ends in ((rows, columns), (columns, rows))
+    )
+    reaching = int(matrix.count)
+    assert reaching == 0 if atoms <= 2 * BLOCK else reaching > 100
+    x = jnp.float32(np.random.default_rng(1).normal(size=(padded(atoms), 5)))
+    np.testing.assert_allclose(times(x, matrix, turned), dense @ x, atol=1e-5)
+    slope = jax.grad(lambda x: (times(x, matrix, turned) ** 2).sum())(x)
+    np.testing.assert_allclose(slope, 2 * dense.T @ (dense @ x), atol=1e-3)
+
+
+def test_slopes_of_a_band_go_the_other_way_along_bonds(monkeypatch):
+    interpreted(monkeypatch)
+    rows, columns = jnp.array([1]), jnp.array([0])  # atom 1 hears atom 0, which hears itself alone
+    scale = jnp.ones(padded(2))
+    matrix, turned = (
+        band(rows, columns, scale, jnp.float32),
+        band(columns, rows, scale, jnp.float32),
+    )
+    x = jnp.zeros((padded(2), 1)).at[0].set(3.0)
+    assert times(x, matrix, turned)[:3, 0].tolist() == [3, 3, 0]
+    slope = jax.grad(lambda x: times(x, matrix, turned)[1, 0])(x)
+    assert slope[:3, 0].tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_tpu_s_form_of_the_layers_agrees_with_the_other_one(dtype, monkeypatch):
+    interpreted(monkeypatch)
+    atoms = 3 * BLOCK + 5
+    x = np.random.default_rng(0).normal(size=(atoms, 5)).astype(np.float32)
+    (senders, receivers), _ = scattered(atoms)
+    graph = path_graph(atoms, x)
+    graph = graph._replace(
+        senders=np.concatenate([graph.senders, senders]),
+        receivers=np.concatenate([graph.receivers, receivers]),
+    )
+    model = GCN(3, WIDTH, DIM, dtype)
+    params = model.init(jax.random.key(0), graph, graph.nodes)["params"]
+    weights = [(params[f"dense_{i}"]["kernel"], params[f"bias_{i}"] + 0.1) for i in range(3)]
+
+    def energy(weights, form):
+        found = _convolved(form, graph._replace(edges=None), weights)[:atoms]
+        return (found**2).mean(), found
+
+    slopes, states = zip(
+        *(
+            jax.grad(energy, has_aux=True)(weights, form)
+            for form in (Form(_by_list, jnp.float32), Form(_by_band, dtype, padded))
+        ),
+        strict=True,
+    )
+    near = {"atol": 1e-5} if dtype == jnp.float32 else {"atol": 0.03}
+    assert states[1].dtype == jnp.float32
+    np.testing.assert_allclose(*states, **near)
+    for ours, theirs in zip(*map(jax.tree.leaves, slopes), strict=True):
+        np.testing.assert_allclose(ours, theirs, **near)
+
+
+def test_only_a_tpu_is_given_the_band():
+    graph = path_graph(3, np.ones((3, 5), np.float32))
+    model = GCN(3, WIDTH, DIM)
+    params = model.init(jax.random.key(0), graph, graph.nodes)
+    step = jax.jit(jax.value_and_grad(lambda p: model.apply(p, graph, graph.nodes).sum()))
+    texts = {
+        platform: step.trace(params).lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cpu", "tpu", "cuda")
+    }
+    found = {platform: text.count("tpu_custom_call") for platform, text in texts.items()}
+    assert found == {"cpu": 0, "tpu": 5, "cuda": 0}  # three layers, and back through two of them

@@ -58,19 +58,15 @@ class GraphEncoder(nn.Module):
                 self.make_rng("dropout"), 1 - self.config.atom_dropout, shape
             )
             nodes = nodes * read
+        sizes = self.config.layers, self.config.width
         if self.config.kind == "gcn":
-            nodes = GCN(self.config.layers, self.config.width, self.dim, name="layers")(
-                graph, nodes
-            )
+            nodes = GCN(*sizes, self.dim, self.dtype, name="layers")(graph, nodes)
         elif self.config.kind == "gcn_mlp":
-            nodes = GCN(self.config.layers, self.config.width, self.config.width, name="layers")(
-                graph, nodes
-            )
+            nodes = GCN(*sizes, self.config.width, self.dtype, name="layers")(graph, nodes)
             nodes = NodeMlp(self.config.width, self.dim, name="mlp")(nodes)
         else:
             nodes = ResidualGCN(
-                self.config.layers,
-                self.config.width,
+                *sizes,
                 self.dim,
                 self.edge_sizes,
                 self.config.dropout,
@@ -82,10 +78,12 @@ class GraphEncoder(nn.Module):
         of_graph, graphs = node_graph(graph), len(graph.n_node)
         if self.motif == "brics":
             nodes, of_graph = _motifs(nodes, of_graph, mol.motif, graphs)
+        # Atoms are in the order of their molecules; motifs need not be.
+        rows = nodes, of_graph, graphs, self.motif == "none"
         # h^g is the mean of the h^m in use (A1.8): of atoms, or of motifs.
-        pooled = segment_mean(nodes, of_graph, graphs)[:-1]
+        pooled = segment_mean(*rows)[:-1]
         if self.config.readout == "mean_mlp":
-            pooled = pooled + Readout(name="readout")(nodes, of_graph, graphs)[:-1]
+            pooled = pooled + Readout(name="readout")(*rows)[:-1]
         return MolOut(pooled, nodes, of_graph)
 
 

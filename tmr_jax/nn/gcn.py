@@ -7,8 +7,9 @@ Both take and give float32; padding atoms receive values that no pooling reads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,6 +18,7 @@ import jraph
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from tmr_jax.nn.band import band, padded, times
 from tmr_jax.nn.bert import Backward, Dense
 from tmr_jax.nn.dropout import Dropout
 from tmr_jax.types import Graphs
@@ -51,28 +53,96 @@ class ColumnEmbedding(nn.Module):
 
 
 class GCN(nn.Module):
-    """Three `jraph.GraphConvolution`s, D -> width -> width -> dim, ReLU between (R3)."""
+    """Three `jraph.GraphConvolution`s, D -> width -> width -> dim, ReLU between (R3).
+
+    On a TPU the states between the layers are of `dtype`, and sums over neighbours are products
+    (`nn/band.py`); elsewhere all is float32.
+    """
 
     layers: int
     width: int
     dim: int
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, graph: Graphs, nodes: Float[Array, "N F"]) -> Float[Array, "N D"]:
+        weights, inputs = [], nodes.shape[1]
         for i in range(self.layers):
-            last = i == self.layers - 1
-            dense = nn.Dense(self.dim if last else self.width, use_bias=False, name=f"dense_{i}")
-            bias = self.param(
-                f"bias_{i}", nn.initializers.zeros, (1, self.dim if last else self.width)
-            )
-            # Ahat X W with Ahat = D^-1/2 (A + I) D^-1/2; the bias comes after the aggregation.
-            convolve = jraph.GraphConvolution(
-                dense, add_self_edges=True, symmetric_normalization=True
-            )
-            convolved: Any = convolve(graph._replace(nodes=nodes)).nodes
-            nodes = convolved + bias
-            nodes = nodes if last else nn.relu(nodes)
-        return nodes
+            size = self.dim if i == self.layers - 1 else self.width
+            kernel = Kernel(size, name=f"dense_{i}")(inputs)
+            weights.append((kernel, self.param(f"bias_{i}", nn.initializers.zeros, (1, size))))
+            inputs = size
+        graph = graph._replace(nodes=nodes, edges=None)
+        forms = Form(_by_band, self.dtype, padded), Form(_by_list, jnp.float32)
+        tpu, default = (partial(_convolved, form) for form in forms)
+        return jax.lax.platform_dependent(graph, weights, tpu=tpu, default=default)
+
+
+class Kernel(nn.Module):
+    """The weights of a `nn.Dense` by themselves."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, inputs: int) -> Float[Array, "inputs features"]:
+        return self.param("kernel", lecun, (inputs, self.features))
+
+
+def _by_list(graph: Graphs, scale: Float[Array, " N"], dtype: Any) -> Callable[[Array], Array]:
+    """x -> Ahat x [N, D], bond by bond."""
+    wide = scale[:, None]
+    convolve: Any = jraph.GraphConvolution(lambda x: x, jax.ops.segment_sum, False, False)
+
+    def hat(x: Array) -> Array:
+        x = (wide * x).astype(dtype)
+        return wide * (convolve(graph._replace(nodes=x)).nodes + x)
+
+    return hat
+
+
+def _by_band(graph: Graphs, scale: Float[Array, " R"], dtype: Any) -> Callable[[Array], Array]:
+    """x -> Ahat x [R, D], by blocks of 128 atoms."""
+    ends: Any = (graph.senders, graph.receivers)
+    matrices = [band(*two, scale, dtype) for two in (ends[::-1], ends)]
+    # The product reads states where they lie, so as senders it is given all of them.
+    own = graph._replace(senders=slice(None), receivers=matrices)
+    convolve: Any = jraph.GraphConvolution(
+        lambda x: x.astype(dtype), lambda x, own, _: times(x, *own), False, False
+    )
+    return lambda x: convolve(own._replace(nodes=x)).nodes
+
+
+class Form(NamedTuple):
+    """How Ahat x is worked out, and what that asks for."""
+
+    hat: Callable[[Graphs, Array, Any], Callable[[Array], Array]]
+    dtype: Any  # of the states that are summed
+    rows: Callable[[int], int] = lambda count: count  # with padding
+
+
+def _convolved(
+    form: Form, graph: Graphs, weights: list[tuple[Array, Array]]
+) -> Float[Array, "N D"]:
+    """Ahat X W + b in each layer, Ahat = D^-1/2 (A + I) D^-1/2; D is the same in all of them.
+
+    Of (Ahat X) W and Ahat (X W), the same, the one that sums narrower states is taken. `weights`
+    are kernels [inputs, features] and biases [1, features].
+    """
+    nodes: Any = graph.nodes
+    receivers: Any = graph.receivers
+    rows = form.rows(len(nodes))
+    bonds = jax.ops.segment_sum(jnp.ones(receivers.shape), receivers, rows)
+    hat = form.hat(graph, jax.lax.rsqrt(bonds + 1), form.dtype)
+    x = jnp.pad(nodes.astype(form.dtype), ((0, rows - len(nodes)), (0, 0)))
+    for i, (kernel, bias) in enumerate(weights):
+        narrows, kernel = kernel.shape[0] > kernel.shape[1], kernel.astype(form.dtype)
+        x = (hat(_dense(x, kernel)) if narrows else _dense(hat(x), kernel)) + bias
+        x = nn.relu(x).astype(form.dtype) if i < len(weights) - 1 else x
+    return x[: len(nodes)]
+
+
+def _dense(x: Float[Array, "R I"], kernel: Float[Array, "I O"]) -> Float[Array, "R O"]:
+    return jnp.matmul(x.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32)
 
 
 class ResidualGCN(nn.Module):

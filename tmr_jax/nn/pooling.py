@@ -26,11 +26,12 @@ def masked_mean(x: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Arr
 
 
 def segment_mean(
-    x: Float[Array, "N D"], segment: Int[Array, " N"], segments: int
+    x: Float[Array, "N D"], segment: Int[Array, " N"], segments: int, ordered: bool = False
 ) -> Float[Array, "G D"]:
-    """Mean of the rows of each segment; an empty segment gives zeros."""
-    total = jax.ops.segment_sum(x, segment, segments)
-    count = jax.ops.segment_sum(jnp.ones((len(x), 1), x.dtype), segment, segments)
+    """Mean of the rows of each segment; an empty segment gives zeros. `ordered`: segments are in
+    the order of their numbers, and nobody has to sort them."""
+    total = jax.ops.segment_sum(x, segment, segments, ordered)
+    count = jax.ops.segment_sum(jnp.ones((len(x), 1), x.dtype), segment, segments, ordered)
     return total / jnp.maximum(count, 1)
 
 
@@ -46,11 +47,15 @@ class Readout(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "N D"], segment: Int[Array, " N"], segments: int
+        self,
+        x: Float[Array, "N D"],
+        segment: Int[Array, " N"],
+        segments: int,
+        ordered: bool = False,
     ) -> Float[Array, "G D"]:
-        mean = segment_mean(x, segment, segments)
-        total = jax.ops.segment_sum(x, segment, segments) / ATOMS_IN_A_SUM
-        top = jax.ops.segment_max(x, segment, segments)
+        mean = segment_mean(x, segment, segments, ordered)
+        total = jax.ops.segment_sum(x, segment, segments, ordered) / ATOMS_IN_A_SUM
+        top = jax.ops.segment_max(x, segment, segments, ordered)
         top = jnp.where(jnp.isfinite(top), top, 0.0)
         read = jnp.concatenate([mean, total, top], axis=1)
         read = nn.relu(nn.Dense(2 * x.shape[1], name="inner")(read))

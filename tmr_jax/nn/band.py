@@ -1,0 +1,114 @@
+"""Products with the adjacency of a batch of molecules in blocks, for TPUs.
+
+A gather of the states of neighbours and a scatter of their sums move every state several times over
+and leave the matrix units idle. The atoms of a molecule lie together, so nearly every bond ties two
+atoms that are near each other in the batch, too: for a block of 128 atoms the adjacency with the
+256 around them is a small matrix, and what sums them is a product with it. Bonds that reach further
+are added one by one, in a loop that has no turn where there are none.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.lax import Precision
+from jaxtyping import Array, Float, Int
+
+BLOCK, WINDOW = 128, 256  # atoms that a matrix has rows for, and columns
+STEP = (WINDOW - BLOCK) // 2  # windows begin at multiples of it
+FAR = 1024  # bonds that are added at once
+
+
+class Band(NamedTuple):
+    """A square matrix with a row for each of R atoms, a multiple of BLOCK."""
+
+    near: Float[Array, "blocks BLOCK WINDOW"]
+    rows: Int[Array, " E"]  # of what does not lie in `near`, first of all
+    columns: Int[Array, " E"]
+    weight: Float[Array, " E"]
+    count: Int[Array, ""]  # of them
+
+
+def padded(count: int) -> int:
+    """R for so many atoms: a window has to fit in."""
+    return max(-(-count // BLOCK) * BLOCK, WINDOW)
+
+
+def _start(block: Any, size: int) -> Any:
+    """Where the window of a block begins, in STEPs: around it, and within all `size` rows."""
+    return jnp.clip(block * (BLOCK // STEP) - 1, 0, (size - WINDOW) // STEP)
+
+
+def band(
+    rows: Int[Array, " E"], columns: Int[Array, " E"], scale: Float[Array, " R"], dtype: Any
+) -> Band:
+    """S (A + I) S: A counts the bonds from `columns` to `rows`, S is diagonal."""
+    size = len(scale)
+    atoms = jnp.arange(size)
+    rows, columns = jnp.concatenate([rows, atoms]), jnp.concatenate([columns, atoms])
+    weight = scale[rows] * scale[columns]
+    place = columns - _start(rows // BLOCK, size) * STEP
+    inside = (place >= 0) & (place < WINDOW)
+    # By one number: two of them in a row of their own would be taken apart again.
+    place = jnp.where(inside, rows * WINDOW + place, size * WINDOW)
+    near = jnp.zeros(size * WINDOW, dtype).at[place].add(weight.astype(dtype), mode="drop")
+    far = jnp.flatnonzero(~inside, size=len(weight) - size, fill_value=0)
+    own = rows[far], columns[far], weight[far], (~inside).sum()
+    return Band(near.reshape(-1, BLOCK, WINDOW), *own)
+
+
+@jax.custom_vjp
+def times(x: Float[Array, "R D"], matrix: Band, turned: Band) -> Float[Array, "R D"]:
+    """`matrix` times x, in the type of x; `turned` is its transpose, which slopes go through."""
+    return _times(x, matrix)
+
+
+times.defvjp(
+    lambda x, matrix, turned: (_times(x, matrix), turned),
+    lambda turned, slope: (_times(slope, turned), None, None),
+)
+
+
+def _times(x: Float[Array, "R D"], matrix: Band) -> Float[Array, "R D"]:
+    def more(turn: Array, total: Array) -> Array:
+        chosen = turn * FAR + jnp.arange(FAR)
+        place = jnp.minimum(chosen, len(matrix.weight) - 1)
+        row = jnp.where(chosen < matrix.count, matrix.rows[place], len(x))
+        added = matrix.weight[place][:, None] * x[matrix.columns[place]]
+        return total.at[row].add(added.astype(x.dtype), mode="drop")
+
+    turns = (matrix.count + FAR - 1) // FAR
+    return jax.lax.fori_loop(0, turns, more, product(matrix.near, x))
+
+
+def product(
+    near: Float[Array, "blocks BLOCK WINDOW"], x: Float[Array, "R D"], interpret: bool = False
+) -> Float[Array, "R D"]:
+    """The product of each block's matrix with the rows of x in its window; sums are float32.
+
+    A Pallas kernel: windows overlap, and XLA would write them out side by side.
+    """
+    size, width = x.shape
+    return pl.pallas_call(
+        _product,
+        grid=(size // BLOCK,),
+        in_specs=[
+            pl.BlockSpec((None, BLOCK, WINDOW), lambda i: (i, 0, 0)),
+            pl.BlockSpec(
+                (pl.Element(WINDOW), pl.Element(width)), lambda i: (_start(i, size) * STEP, 0)
+            ),
+        ],
+        out_specs=pl.BlockSpec((BLOCK, width), lambda i: (i, 0)),
+        out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype),
+        interpret=interpret,
+        name="band_product",
+    )(near, x)
+
+
+def _product(near: Any, x: Any, out: Any) -> None:
+    exact = Precision.HIGHEST if x.dtype == jnp.float32 else None
+    total = jnp.dot(near[...], x[...], precision=exact, preferred_element_type=jnp.float32)
+    out[...] = total.astype(out.dtype)
