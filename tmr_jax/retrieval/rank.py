@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -32,7 +33,7 @@ def rank(
     Inputs: `target[i]` is the row of `candidate` that belongs to query i. `group` is equal where
     two candidates are the same model input (left out: where their rows are equal bit for bit);
     only the first row of a group is scored. `labels`: see `count`. `chunk` queries x C candidates
-    of scores are held at once.
+    of scores are held at once. Where there are accelerators, large pools are counted on them.
     Errors: ValueError for a target outside the candidates and for a score that is not a number.
     """
     target = np.asarray(target, np.int64)
@@ -40,6 +41,11 @@ def rank(
     if group is None:
         group = _groups(candidate)
     first, group = np.unique(group, return_index=True, return_inverse=True)[1:]
+    if jax.default_backend() != "cpu":
+        from tmr_jax.retrieval.device_rank import LEAST, rank_on
+
+        if len(query) * len(first) >= LEAST:
+            return rank_on(jax.local_devices(), query, candidate[first], target, group, labels)
     return count(score_chunks(query, candidate[first], chunk), target, group, labels)
 
 
@@ -63,7 +69,7 @@ def count(
     greater, equal = np.zeros(len(target), np.int64), np.zeros(len(target), np.int64)
     for start, scores in chunks:
         rows = slice(start, start + len(scores))
-        query, right = _right(target[rows], labels)
+        query, right = right_ones(target[rows], labels)
         reached = scores[query, group[right]]
         best = np.full((len(scores), 1), -np.inf, scores.dtype)
         np.maximum.at(best[:, 0], query, reached)
@@ -75,7 +81,7 @@ def count(
     return Ranking(greater, equal, len(group))
 
 
-def _right(target: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def right_ones(target: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (query, candidate) of all that are right, the target among them."""
     if labels is None:
         return np.arange(len(target)), target
@@ -105,13 +111,17 @@ def score_chunks(
             tile[: len(part)] = part
             np.matmul(tile, columns, out=held[low : low + TILE])
         scores = held[:rows]
-        bad = np.isnan(scores).any(1)
-        if bad.any():
-            raise ValueError(
-                f"expected finite scores, got NaN for query {start + int(bad.argmax())}; look for "
-                "non-finite parameters or features in the run that made these embeddings"
-            )
+        refuse(np.isnan(scores).any(1), start)
         yield start, scores
+
+
+def refuse(bad: np.ndarray, start: int = 0) -> None:
+    """ValueError that names the first bad query, counted from `start`, where there is one."""
+    if bad.any():
+        raise ValueError(
+            f"expected finite scores, got NaN for query {start + int(bad.argmax())}; look for "
+            "non-finite parameters or features in the run that made these embeddings"
+        )
 
 
 def top(
