@@ -9,6 +9,7 @@ are added one by one, in a loop that has no turn where there are none.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,8 @@ from jax.experimental import pallas as pl
 from jax.lax import Precision
 from jaxtyping import Array, Float, Int
 
-BLOCK, WINDOW = 128, 256  # atoms that a matrix has rows for, and columns
+BLOCK = 128  # atoms that a matrix has rows for
+WINDOW = 2 * BLOCK  # and columns
 STEP = (WINDOW - BLOCK) // 2  # windows begin at multiples of it
 FAR = 1024  # bonds that are added at once
 
@@ -25,7 +27,7 @@ FAR = 1024  # bonds that are added at once
 class Band(NamedTuple):
     """A square matrix with a row for each of R atoms, a multiple of BLOCK."""
 
-    near: Float[Array, "blocks BLOCK WINDOW"]
+    near: Float[Array, "blocks 2 BLOCK BLOCK"]  # of each block the left and the right half
     rows: Int[Array, " E"]  # of what does not lie in `near`, first of all
     columns: Int[Array, " E"]
     weight: Float[Array, " E"]
@@ -52,12 +54,16 @@ def band(
     weight = scale[rows] * scale[columns]
     place = columns - _start(rows // BLOCK, size) * STEP
     inside = (place >= 0) & (place < WINDOW)
-    # By one number: two of them in a row of their own would be taken apart again.
-    place = jnp.where(inside, rows * WINDOW + place, size * WINDOW)
+    # By one number, of halves of 128 columns: XLA then moves neither indices nor the result.
+    half = rows // BLOCK * 2 + place // BLOCK
+    place = (half * BLOCK + rows % BLOCK) * BLOCK + place % BLOCK
+    place = jnp.where(inside, place, size * WINDOW)
     near = jnp.zeros(size * WINDOW, dtype).at[place].add(weight.astype(dtype), mode="drop")
     far = jnp.flatnonzero(~inside, size=len(weight) - size, fill_value=0)
-    own = rows[far], columns[far], weight[far], (~inside).sum()
-    return Band(near.reshape(-1, BLOCK, WINDOW), *own)
+    # Numbers without a sign are no places from the end, which would have to be looked for.
+    rows, columns = rows[far].astype(jnp.uint32), columns[far].astype(jnp.uint32)
+    near = near.reshape(-1, 2, BLOCK, BLOCK)
+    return Band(near, rows, columns, weight[far], (~inside).sum())
 
 
 @jax.custom_vjp
@@ -74,9 +80,9 @@ times.defvjp(
 
 def _times(x: Float[Array, "R D"], matrix: Band) -> Float[Array, "R D"]:
     def more(turn: Array, total: Array) -> Array:
-        chosen = turn * FAR + jnp.arange(FAR)
+        chosen = turn.astype(jnp.uint32) * FAR + jnp.arange(FAR, dtype=jnp.uint32)
         place = jnp.minimum(chosen, len(matrix.weight) - 1)
-        row = jnp.where(chosen < matrix.count, matrix.rows[place], len(x))
+        row = jnp.where(chosen < matrix.count, matrix.rows[place], jnp.uint32(len(x)))
         added = matrix.weight[place][:, None] * x[matrix.columns[place]]
         return total.at[row].add(added.astype(x.dtype), mode="drop")
 
@@ -85,7 +91,7 @@ def _times(x: Float[Array, "R D"], matrix: Band) -> Float[Array, "R D"]:
 
 
 def product(
-    near: Float[Array, "blocks BLOCK WINDOW"], x: Float[Array, "R D"], interpret: bool = False
+    near: Float[Array, "blocks 2 BLOCK BLOCK"], x: Float[Array, "R D"], interpret: bool = False
 ) -> Float[Array, "R D"]:
     """The product of each block's matrix with the rows of x in its window; sums are float32.
 
@@ -96,7 +102,7 @@ def product(
         _product,
         grid=(size // BLOCK,),
         in_specs=[
-            pl.BlockSpec((None, BLOCK, WINDOW), lambda i: (i, 0, 0)),
+            pl.BlockSpec((None, 2, BLOCK, BLOCK), lambda i: (i, 0, 0, 0)),
             pl.BlockSpec(
                 (pl.Element(WINDOW), pl.Element(width)), lambda i: (_start(i, size) * STEP, 0)
             ),
@@ -110,5 +116,6 @@ def product(
 
 def _product(near: Any, x: Any, out: Any) -> None:
     exact = Precision.HIGHEST if x.dtype == jnp.float32 else None
-    total = jnp.dot(near[...], x[...], precision=exact, preferred_element_type=jnp.float32)
+    dot = partial(jnp.dot, precision=exact, preferred_element_type=jnp.float32)
+    total = dot(near[0], x[:BLOCK, :]) + dot(near[1], x[BLOCK:, :])
     out[...] = total.astype(out.dtype)

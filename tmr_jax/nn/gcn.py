@@ -72,10 +72,10 @@ class GCN(nn.Module):
             kernel = Kernel(size, name=f"dense_{i}")(inputs)
             weights.append((kernel, self.param(f"bias_{i}", nn.initializers.zeros, (1, size))))
             inputs = size
-        graph = graph._replace(nodes=nodes, edges=None)
+        given: Any = graph._replace(nodes=nodes, edges=None)
         forms = Form(_by_band, self.dtype, padded), Form(_by_list, jnp.float32)
         tpu, default = (partial(_convolved, form) for form in forms)
-        return jax.lax.platform_dependent(graph, weights, tpu=tpu, default=default)
+        return jax.lax.platform_dependent(given, weights, tpu=tpu, default=default)
 
 
 class Kernel(nn.Module):
@@ -91,7 +91,7 @@ class Kernel(nn.Module):
 def _by_list(graph: Graphs, scale: Float[Array, " N"], dtype: Any) -> Callable[[Array], Array]:
     """x -> Ahat x [N, D], bond by bond."""
     wide = scale[:, None]
-    convolve: Any = jraph.GraphConvolution(lambda x: x, jax.ops.segment_sum, False, False)
+    convolve = _convolution(jax.ops.segment_sum)
 
     def hat(x: Array) -> Array:
         x = (wide * x).astype(dtype)
@@ -102,14 +102,20 @@ def _by_list(graph: Graphs, scale: Float[Array, " N"], dtype: Any) -> Callable[[
 
 def _by_band(graph: Graphs, scale: Float[Array, " R"], dtype: Any) -> Callable[[Array], Array]:
     """x -> Ahat x [R, D], by blocks of 128 atoms."""
-    ends: Any = (graph.senders, graph.receivers)
-    matrices = [band(*two, scale, dtype) for two in (ends[::-1], ends)]
+    senders: Any = graph.senders
+    receivers: Any = graph.receivers
+    matrices = band(receivers, senders, scale, dtype), band(senders, receivers, scale, dtype)
     # The product reads states where they lie, so as senders it is given all of them.
-    own = graph._replace(senders=slice(None), receivers=matrices)
-    convolve: Any = jraph.GraphConvolution(
-        lambda x: x.astype(dtype), lambda x, own, _: times(x, *own), False, False
-    )
-    return lambda x: convolve(own._replace(nodes=x)).nodes
+    everything: Any = slice(None)
+    own: Any = graph._replace(senders=everything, receivers=matrices)
+    convolve = _convolution(lambda x, matrices, _: times(x, *matrices))
+    return lambda x: convolve(own._replace(nodes=x.astype(dtype))).nodes
+
+
+def _convolution(sums: Any) -> Any:
+    """Sums over neighbours; normalising is left to who calls it, and so is the state itself."""
+    unchanged: Any = lambda x: x  # noqa: E731
+    return jraph.GraphConvolution(unchanged, sums, False, False)
 
 
 class Form(NamedTuple):
