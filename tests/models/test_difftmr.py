@@ -215,6 +215,7 @@ def test_a_block_of_queries_at_a_time_is_all_of_them(kind, monkeypatch):
 
     whole, slope = found()
     monkeypatch.setattr(difftmr, "BLOCK", 2 * D * B)  # one query's pairs
+    monkeypatch.setattr(difftmr, "NEAR", 2 * D * B)
     cut, other = found()
     np.testing.assert_allclose(cut, whole, rtol=1e-5)
     size = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(slope)))

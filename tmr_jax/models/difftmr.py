@@ -177,7 +177,8 @@ class DiffTMR(DualEncoder):
             return objective(self.hdan.objective, weights, pairs, goal, keys, self.form)
 
         shared = (weights, None if each is not None else candidates)
-        return sum_in_blocks(of, shared, rows, len(goal) * 2 * self.dim) / len(goal)
+        room = NEAR if self.hdan.objective == "all_steps" else BLOCK
+        return sum_in_blocks(of, shared, rows, len(goal) * 2 * self.dim, room) / len(goal)
 
     def _prepared(
         self, weights: HdanWeights, query: Array, candidates: Array, local: Array, real: Array
@@ -331,15 +332,15 @@ def in_blocks(of: Callable[[Any], Array], rows: Any, count: int, width: int) -> 
 
 
 def sum_in_blocks(
-    of: Callable[[Any, Any], Float[Array, " Q"]], shared: Any, rows: Any, width: int
+    of: Callable[[Any, Any], Float[Array, " Q"]], shared: Any, rows: Any, width: int, room: int
 ) -> Float[Array, ""]:
-    """The sum of `of(shared, rows)` over the rows, block by block.
+    """The sum of `of(shared, rows)` over the rows, in blocks of at most `room` numbers.
 
     A block's gradient is taken where its value is, and only that of `shared` and of the rows is
     kept: what lies between is neither stored nor made a second time.
     """
     count = len(jax.tree.leaves(rows)[0])
-    blocks = block_count(count, width, NEAR)
+    blocks = block_count(count, width, room)
     keys = [jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(rows)]
     leaves, structure = jax.tree.flatten(rows)
 

@@ -93,12 +93,13 @@ def attend_backward(
 ) -> Float[Array, "B T D3"]:
     """The slope by qkv, from `out` and what `attend` kept."""
     if form == "flash":
-        call = (segments, heads, drop, g, interpret)
-        return flash_backward(qkv[None], 0, out[None], *call)[0]
+        call = (qkv[None], 0, out[None], segments, heads, drop, g, interpret)
+        return flash_backward(*call)[0]
     q, k, v = _split(qkv, heads)
     g = g.reshape(q.shape)
     if form == "cudnn":
-        d_q, d_k, d_v = jax.vjp(lambda *x: _cudnn(*x, segments), q, k, v)[1](g)
+        pull = jax.vjp(lambda q, k, v: _cudnn(q, k, v, segments), q, k, v)[1]
+        d_q, d_k, d_v = pull(g)
     else:
         d_q, d_k, d_v = _slopes(q, k, v, kept, drop, g)
     return jnp.stack([d_q, d_k, d_v], axis=3).reshape(qkv.shape)
@@ -108,7 +109,7 @@ def attend_backward(
 def attention(
     qkv: Float[Array, "B T D3"],
     segments: Segments,
-    seed: UInt32[Array, two],
+    seed: UInt32[Array, " W"],
     heads: int,
     form: Form,
     rate: float = 0.0,
@@ -155,7 +156,7 @@ def _cudnn(q: Array, k: Array, v: Array, segments: Segments) -> Array:
 # The reference
 
 
-def keep_heads(drop: Drop, shape: tuple[int, int, int, int]) -> Bool[Array, "B H T T"]:
+def keep_heads(drop: Drop, shape: tuple[int, ...]) -> Bool[Array, "B H T T"]:
     """Which probabilities stay. Two heads share 32 random bits, 16 each."""
     _, h, t, _ = shape
     axes = [jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in range(4)]

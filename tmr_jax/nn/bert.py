@@ -181,7 +181,7 @@ class Bert(nn.Module):
             body,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=c.layers,
             unroll=self.unroll or c.layers,
         )(c, self.backward, self.form, self.gelu)

@@ -106,9 +106,8 @@ def _forward(
         (rows, x), (i, w, seeds) = carry, inputs
         drops = drops_of(kind, seeds)
         qkv = _put(rows.qkv, affine(x, packed(kind, w, x)), i)
-        heads = (kind.heads, drops[0])
-        shaped = (a.reshape(layers, *places, -1) for a in (qkv, rows.read))
-        read = flash_forward(next(shaped), i, segments, *heads, next(shaped), interpret)
+        to, read = (a.reshape(layers, *places, -1) for a in (qkv, rows.read))
+        read = flash_forward(to, i, segments, kind.heads, drops[0], read, interpret)
         read = read.reshape(rows.read.shape)
         branch = affine(_at(read, i), w["attention_output"])
         *between, x = _normed(
@@ -121,7 +120,8 @@ def _forward(
             kind, interpret, branch, drops[2], x,
             rows.normal, rows.inverse, reads, i + 1,
         )  # fmt: skip
-        return (Rows(*normal, qkv, read, *between, inner), x), None
+        rows = Rows(normal[0], normal[1], qkv, read, between[0], between[1], inner)
+        return (rows, x), None
 
     (rows, x), _ = jax.lax.scan(layer, (rows, x), (jnp.arange(layers), weights, seeds))
     return x, rows
@@ -184,7 +184,7 @@ def _block(rows: int) -> int:
     return next(n for n in (256, 128, 64, 32, 16, 8, rows) if rows % n == 0)
 
 
-def _kept(seed: Any, rate: float, shape: tuple[int, int]) -> Array:
+def _kept(seed: Any, rate: float, shape: tuple[int, ...]) -> Array:
     """`keep_mask` of this block's rows."""
     rows, half = shape[0], shape[1] // 2
     place = jax.lax.broadcasted_iota(jnp.int32, (rows, half), 0) + pl.program_id(0) * rows

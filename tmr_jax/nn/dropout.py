@@ -22,7 +22,7 @@ LEVELS = 1 << 16
 class Drop(NamedTuple):
     """What a dropout draws from: two words of a random key, and the rate."""
 
-    seed: UInt32[Array, two]
+    seed: UInt32[Array, " W"]
     rate: float
 
     @property

@@ -72,12 +72,12 @@ def if_finite(
         return optax.ApplyIfFiniteState(counts[0], jnp.asarray(True), counts[1], inner.init(params))
 
     def update(
-        gradients: Any, state: Any, params: Any = None, *, sound: ArrayLike = True, **_: Any
+        updates: Any, state: Any, params: Any = None, *, sound: ArrayLike = True, **_: Any
     ) -> tuple[Any, optax.ApplyIfFiniteState]:
-        norm = norm_of(gradients)
+        norm = norm_of(updates)
         finite = jnp.isfinite(norm) & sound
         scale = jnp.minimum(1.0, clip / jnp.maximum(norm, TINY)) if clip else 1.0
-        gradients = jax.tree.map(lambda g: jnp.where(finite, g * scale, 0), gradients)
+        gradients = jax.tree.map(lambda g: jnp.where(finite, g * scale, 0), updates)
         updates, moved = inner.update(gradients, state.inner_state, params)
 
         def chosen(new: Array, old: Array) -> Array:
