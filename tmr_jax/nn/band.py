@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 BLOCK = 128  # atoms that a matrix has rows for
 WINDOW = 2 * BLOCK  # and columns
 STEP = (WINDOW - BLOCK) // 2  # windows begin at multiples of it
+TURN = 4  # blocks whose windows are read at once
 FAR = 1024  # bonds that are added at once
 
 
@@ -98,24 +99,30 @@ def product(
     A Pallas kernel: windows overlap, and XLA would write them out side by side.
     """
     size, width = x.shape
+    read = min(TURN * BLOCK + 2 * STEP, size)  # rows, which hold the windows of all its blocks
+
+    def first(turn: Any) -> Any:
+        return jnp.clip(turn * (TURN * BLOCK // STEP) - 1, 0, (size - read) // STEP)
+
+    def kernel(near: Any, x: Any, out: Any) -> None:
+        turn = pl.program_id(0)
+        exact = Precision.HIGHEST if x.dtype == jnp.float32 else None
+        dot = partial(jnp.dot, precision=exact, preferred_element_type=jnp.float32)
+        for i in range(TURN):
+            begin = (_start(turn * TURN + i, size) - first(turn)) * STEP
+            window = x[pl.ds(pl.multiple_of(begin, STEP), WINDOW), :]
+            total = dot(near[i, 0], window[:BLOCK]) + dot(near[i, 1], window[BLOCK:])
+            out[i * BLOCK : (i + 1) * BLOCK, :] = total.astype(out.dtype)
+
     return pl.pallas_call(
-        _product,
-        grid=(size // BLOCK,),
+        kernel,
+        grid=(pl.cdiv(size, TURN * BLOCK),),
         in_specs=[
-            pl.BlockSpec((None, 2, BLOCK, BLOCK), lambda i: (i, 0, 0, 0)),
-            pl.BlockSpec(
-                (pl.Element(WINDOW), pl.Element(width)), lambda i: (_start(i, size) * STEP, 0)
-            ),
+            pl.BlockSpec((TURN, 2, BLOCK, BLOCK), lambda i: (i, 0, 0, 0)),
+            pl.BlockSpec((pl.Element(read), pl.Element(width)), lambda i: (first(i) * STEP, 0)),
         ],
-        out_specs=pl.BlockSpec((BLOCK, width), lambda i: (i, 0)),
+        out_specs=pl.BlockSpec((TURN * BLOCK, width), lambda i: (i, 0)),
         out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype),
         interpret=interpret,
         name="band_product",
     )(near, x)
-
-
-def _product(near: Any, x: Any, out: Any) -> None:
-    exact = Precision.HIGHEST if x.dtype == jnp.float32 else None
-    dot = partial(jnp.dot, precision=exact, preferred_element_type=jnp.float32)
-    total = dot(near[0], x[:BLOCK, :]) + dot(near[1], x[BLOCK:, :])
-    out[...] = total.astype(out.dtype)
