@@ -137,6 +137,47 @@ def test_every_parameter_but_the_pooler_receives_a_gradient():
     assert [s for s in silent if "'key']['bias'" not in s] == []
 
 
+def of_backend(backend, bert=None, **train):
+    bert = bert or BertConfig(60, 128, 2, 2, 256, pooler=False)  # heads of 64 numbers
+    sizes = (NODE_SIZES, EDGE_SIZES)
+    return build_model(
+        ModelConfig(), FeatureConfig("ogb"), TrainConfig(**train), bert, *sizes, backend=backend
+    )
+
+
+@pytest.mark.parametrize(
+    ("backend", "train", "wanted"),
+    [
+        ("cpu", {}, ("low_memory", "low_memory", 0)),
+        ("gpu", {}, ("low_memory", "low_memory", 1)),
+        ("tpu", {}, ("low_memory", "flash", 1)),
+        ("gpu", {"backward": "autodiff"}, ("autodiff", "plain", 1)),
+        ("tpu", {"backward": "autodiff"}, ("autodiff", "flash", 1)),
+        ("tpu", {"attention": "plain"}, ("low_memory", "plain", 1)),
+        ("gpu", {"attention": "cudnn"}, ("low_memory", "cudnn", 1)),
+    ],
+)
+def test_forms_of_bert_follow_from_the_backend_unless_one_is_asked_for(backend, train, wanted):
+    model = of_backend(backend, **train)
+    assert (model.backward, model.attention, model.unroll) == wanted
+    assert not model.remat and of_backend(backend, remat=True, **train).remat
+
+
+def test_heads_that_fill_no_register_have_no_kernel():
+    odd = BertConfig(60, 32, 2, 4, 64, pooler=False)
+    assert of_backend("tpu", odd).attention == "low_memory"
+    with pytest.raises(ValueError, match="4 heads of 8"):
+        of_backend("tpu", odd, attention="flash")
+
+
+@pytest.mark.parametrize(
+    ("backend", "form"), [("cpu", "flash"), ("gpu", "flash"), ("tpu", "cudnn")]
+)
+def test_a_form_that_the_backend_does_not_have_is_refused(backend, form):
+    with pytest.raises(ValueError, match=f"--train.attention {form} on a.*{backend}.*say auto"):
+        of_backend(backend, attention=form)
+
+
 @pytest.mark.parametrize("past", [1.0, 0.0])
 def test_a_scale_past_its_bound_still_learns_and_comes_back_to_it(past):
     """A clip within the loss would leave it without a gradient, where it stands, for ever."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tmr_jax.nn.dropout import Drop, Dropout, drop_of, dropped, flat_index, keep_mask, kept_share
+from tmr_jax.nn.dropout import Drop, Dropout, drop_of, dropped, keep_mask, kept_share, wrapped
 
 KEY = jax.random.key(0)
 
@@ -28,11 +28,14 @@ def test_the_share_that_stays_is_told_and_each_number_is_drawn_by_itself(seed, r
     assert kept.shape == shape
     assert abs(kept_share(rate) - (1 - rate)) < 1e-5
     assert abs(kept.mean() - kept_share(rate)) < 4 * (rate * (1 - rate) / kept.size) ** 0.5
-    flat = kept.reshape(-1)[: 2 * (kept.size // 2)].reshape(-1, 2)
+    flat = kept.reshape(-1)[: 2 * (kept.size // 2)].reshape(-1, 2)  # neighbours
     assert abs((flat[:, 0] & flat[:, 1]).mean() - kept_share(rate) ** 2) < 0.01
     for axis in range(3):
         near = np.moveaxis(kept, axis, 0)
         assert abs(correlation(near[1:], near[:-1])) < 4, axis
+    half = -(-shape[-1] // 2)  # halves of one word of bits
+    assert abs(correlation(kept[..., :-half], kept[..., half:])) < 4
+    assert not np.array_equal(kept[..., :-half], kept[..., half:])
     again = np.asarray(keep_mask(drop_of(jax.random.fold_in(key, 1), rate), shape))
     assert not np.array_equal(kept, again) and abs(correlation(kept, again)) < 4
     np.testing.assert_array_equal(kept, keep_mask(drop_of(key, rate), shape))
@@ -55,7 +58,11 @@ def test_a_mask_follows_from_its_place_alone_wherever_it_is_computed():
     np.testing.assert_array_equal(keep_mask(drop, (2, 5, 6)), whole[:2])
     seed = jax.jit(lambda seed: keep_mask(Drop(seed, 0.3), (7, 5, 6)))(drop.seed)
     np.testing.assert_array_equal(seed, whole)
-    assert np.array_equal(flat_index((7, 5, 6)), np.arange(210, dtype=np.uint32).reshape(7, 5, 6))
+
+
+def test_places_of_large_arrays_are_counted_modulo_two_to_the_32():
+    for number in (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 5 * 2**32 + 7):
+        assert wrapped(number) == np.uint32(number % 2**32).view(np.int32)
 
 
 def test_what_stays_is_larger_by_what_went_and_nothing_goes_when_it_should_not():
