@@ -15,9 +15,10 @@ from jaxtyping import Float, Int
 
 from tmr_jax.types import Ranking
 
-# Scores are computed in blocks of exactly this many queries (the last one padded), so that the
-# bits of a score never depend on how many queries are held at once.
-TILE = 32
+# Scores are computed in blocks of exactly this many queries (the last one padded), so that the bits
+# of a score never depend on how many queries are held at once. Nor on a query's place in the block:
+# OpenBLAS sums rows beyond the eighth in another order on AMD's Zen 3, as it does not on Intel's.
+TILE = 8
 
 
 def rank(
