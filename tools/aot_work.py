@@ -407,7 +407,9 @@ def _recorded(stage: Callable[[], Any]) -> list[tuple[Any, Any, tuple[Any, ...]]
 
     own = refine.jax
     caches = [f for f in vars(refine).values() if hasattr(f, "cache_clear")]
-    refine.jax = SimpleNamespace(**{**vars(jax), "jit": jit})  # pyright: ignore
+    # What a backend decides, it decides for an accelerator.
+    instead = {"jit": jit, "default_backend": lambda: "tpu"}
+    refine.jax = SimpleNamespace(**{**vars(jax), **instead})  # pyright: ignore
     try:
         for cache in caches:
             cache.cache_clear()
