@@ -358,7 +358,6 @@ def test_every_headline_program_is_built_and_traced():
         traced(aot_work.Spec(kind, batch=8 if kind in aot_work.TRAINED else 0))
 
 
-@pytest.mark.xfail(reason="atoms without bond features cannot be cut to chunks: a size of 0")
 def test_a_step_in_chunks():
     traced(aot_work.Spec("difftmr", batch=16, chunk=4))
 
