@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ from tmr_jax.assembly import (
     save_assembly,
 )
 from tmr_jax.config import load_experiment, to_json
+from tmr_jax.data import load_pairs
 from tmr_jax.types import Pair
 
 TINY = load_experiment(str(Path(__file__).parent / "experiments" / "tiny.py"))
@@ -159,3 +161,15 @@ def test_a_corpus_is_padded_to_finer_lengths_and_encoded_the_same(tiny_run, monk
     few = len(lengths)
     retriever.encode_text(texts[:-1])
     assert set(lengths[few:]) == {96}
+
+
+def test_a_run_of_another_machines_attention_is_read(tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    config["train"]["attention"] = "cudnn"  # of an NVIDIA GPU; training with it is refused here
+    (run / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assembly = assemble_from_run(run)
+    assert assembly.config.train.attention == "cudnn" and assembly.model.attention == "low_memory"
+    with pytest.raises(ValueError, match="NVIDIA"):
+        assemble_for_training(assembly.config, load_pairs(assembly.config.data))

@@ -213,9 +213,10 @@ def assemble_from_run(run: str | Path) -> Assembly:
     vocabulary = None
     if config.features.molecule == "morgan1":
         vocabulary = load_vocabulary(run / VOCABULARY)
-    return Assembly(
-        config, _model(config, bert, vocabulary), tokenizer, bert, features["weights"], vocabulary
-    )
+    # A kernel that this machine has not computes what the others do: any will do to read the run.
+    train = dataclasses.replace(config.train, attention="auto")
+    model = _model(dataclasses.replace(config, train=train), bert, vocabulary)
+    return Assembly(config, model, tokenizer, bert, features["weights"], vocabulary)
 
 
 def rebuilt(assembly: Assembly, config: Experiment, weights: dict[str, str]) -> Assembly:

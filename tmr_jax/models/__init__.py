@@ -62,6 +62,7 @@ def build_model(
         attention=_attention(train, bert, backward, backend),
         gelu=model.text.gelu,
         remat=train.remat,
+        kernels=backend == "tpu",
         # One compiled layer. On CPU, where a loop would copy each layer's weights, all of them.
         unroll=0 if backend == "cpu" else 1,
         word_dropout=model.text.word_dropout,

@@ -174,10 +174,13 @@ class DiffTMR(DualEncoder):
             query, each, local, goal, keys = rows
             candidates = candidates if each is None else each
             pairs = self._prepared(weights, query, candidates, local, real)
-            return objective(self.hdan.objective, weights, pairs, goal, keys, self.form)
+            kind, form = self.hdan.objective, self.form
+            return objective(kind, weights, pairs, goal, keys, form, self.kernels)
 
         shared = (weights, None if each is not None else candidates)
-        room = NEAR if self.hdan.objective == "all_steps" else BLOCK
+        room = BLOCK
+        if self.hdan.objective == "all_steps":
+            room = LEVELS if self.kernels else NEAR
         return sum_in_blocks(of, shared, rows, len(goal) * 2 * self.dim, room) / len(goal)
 
     def _prepared(
@@ -301,6 +304,7 @@ BLOCK = 2**28  # numbers that one array of pairs may have: a gigabyte in float32
 # Numbers of a block whose steps are all looked at: it is read fifty times, so it should stay where
 # that is cheap, in a TPU's vector memory or a CPU's cache.
 NEAR = 2**23
+LEVELS = 2**27  # of one whose steps a kernel looks at: it fetches a query's numbers once for all
 
 
 def block_count(count: int, width: int, room: int) -> int:
@@ -378,9 +382,11 @@ def objective(
     goal: Float[Array, "Q N"],
     keys: Key[Array, " Q"],
     form: Form,
+    kernels: bool = False,
 ) -> Float[Array, " Q"]:
     """KL(X_0 || X0_hat) of each query and, by kind, its mean over steps (A1.8).
 
+    `kernels`: the mean over all steps by a kernel for TPU.
     Each query has a key of its own, so that it draws the same whichever others are looked at.
     """
     drawn = jax.vmap(jax.random.split)(keys)
@@ -411,4 +417,4 @@ def objective(
     noise = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, candidates)))(drawn)
     level = levels[steps][:, None, None]
     states = jnp.sqrt(level) * goal[None] + jnp.sqrt(1 - level) * noise
-    return all_levels(weights, pairs, steps, states, goal, form)
+    return all_levels(weights, pairs, steps, states, goal, form, kernels)

@@ -125,6 +125,7 @@ class DualEncoder(nn.Module):
     gelu: Gelu = "exact"
     remat: bool = False
     unroll: int = 1
+    kernels: bool = False  # losses may be kernels for TPU
     word_dropout: float = 0.0
     second_order: SecondOrderConfig = SecondOrderConfig()
     axis: str | None = None  # the devices that share a batch, where several do

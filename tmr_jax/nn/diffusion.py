@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-SHARPNESS = 100.0  # d of A1.5
+from tmr_jax.nn.levels import NOWHERE, SHARPNESS, levels_kl
+
 OFFSET = 0.008  # of the cosine schedule (3.2)
 MAX_BETA = 0.999
 TIME_BASE = 10_000.0
-NOWHERE = -1e9  # logit of a padded candidate
 
 small = nn.initializers.normal(0.02)  # mandatory: d multiplies the output a hundredfold (R10)
 
@@ -213,82 +213,23 @@ def all_levels(
     states: Float[Array, "S Q N"],
     goal: Float[Array, "Q N"],
     form: Form,
+    kernels: bool = False,
 ) -> Float[Array, " Q"]:
-    """KL(X_0 || X0_hat) of each query, its mean over all noise levels (A1.8)."""
+    """KL(X_0 || X0_hat) of each query, its mean over all noise levels (A1.8).
 
-    def of_step(k: Array, x: Array) -> tuple[Array, Array]:
+    `kernels`: by a kernel for TPU, whose loop over the levels no program shows. What each level
+    takes in is then worked out in a loop, too, so that one over all levels stays to be seen; in the
+    compiled step it costs more than all levels at once.
+    """
+
+    def of_step(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        k, x = inputs
         return read_state(w, pairs, at_time(w, pairs, k[None], form), x, form)
 
-    step, own = jax.vmap(of_step)(steps, states)
+    inputs = steps, states
+    step, own = jax.lax.map(of_step, inputs) if kernels else jax.vmap(of_step)(inputs)
     own = jnp.where(pairs.mask[None], own + w.outer_bias, NOWHERE)
-    return _levels_kl(pairs.hidden, step, own, w.outer, goal)
-
-
-@jax.custom_vjp
-def _levels_kl(
-    hidden: Float[Array, "Q N D2"],
-    step: Float[Array, "S Q D2"],
-    own: Float[Array, "S Q N"],
-    outer: Float[Array, " D2"],
-    goal: Float[Array, "Q N"],
-) -> Float[Array, " Q"]:
-    """Mean over S of KL(goal || softmax(100 (relu(hidden + step) outer + own)))."""
-
-    def level(total: Array, inputs: tuple[Array, Array]) -> tuple[Array, None]:
-        return total + _kl_of(_scores(hidden, *inputs, outer), goal)[0], None
-
-    total, _ = jax.lax.scan(level, jnp.zeros(len(goal)), (step, own))
-    return total / len(step)
-
-
-def _scores(hidden: Array, step: Array, own: Array, outer: Array) -> Array:
-    active = nn.relu(hidden + step[:, None, :])
-    return (active * _row(outer, 3)).sum(-1) + own
-
-
-def _kl_of(p: Array, goal: Array) -> tuple[Array, Array]:
-    """KL of each row, and its slope by p."""
-    log_clean = jax.nn.log_softmax(SHARPNESS * p, -1)
-    known = jnp.where(goal > 0, goal, 1.0)  # 0 log 0 = 0
-    kl = (goal * (jnp.log(known) - log_clean)).sum(-1)
-    return kl, SHARPNESS * (jnp.exp(log_clean) * goal.sum(-1, keepdims=True) - goal)
-
-
-def _levels_forward(hidden, step, own, outer, goal):
-    """Value and slopes in one pass: of a level nothing is kept but sums.
-
-    relu's slope is 1 where hidden + step > 0. `sums` adds up the slopes of p there; outer, which
-    multiplies all of them, and hidden, for the slope by outer, come in once at the end.
-    """
-    count = len(step)
-
-    def level(carry: tuple, inputs: tuple[Array, Array]) -> tuple[tuple, tuple]:
-        total, sums = carry
-        step, own = inputs
-        kl, slope = _kl_of(_scores(hidden, step, own, outer), goal)
-        passed = jnp.where(hidden + step[:, None, :] > 0, slope[..., None], 0.0)
-        return (total + kl, sums + passed), (passed.sum(1), slope)
-
-    start = jnp.zeros(len(goal)), jnp.zeros_like(hidden)
-    (total, sums), (by_step, by_own) = jax.lax.scan(level, start, (step, own))
-    by_outer = (sums * hidden).sum(1) + (by_step * step).sum(0)  # of each query
-    slopes = (sums * _row(outer, 3), by_step * _row(outer, 3), by_own, by_outer)
-    return total / count, jax.tree.map(lambda x: x / count, slopes)
-
-
-def _levels_backward(slopes, g):
-    hidden, step, own, outer = slopes
-    by_goal = jnp.zeros_like(own[0])  # nobody learns the goal
-    return (
-        hidden * g[:, None, None],
-        step * g[None, :, None],
-        own * g[None, :, None],
-        (outer * g[:, None]).sum(0),
-        by_goal,
-    )
-
-
-_levels_kl.defvjp(_levels_forward, _levels_backward)
+    return levels_kl(pairs.hidden, step, own, w.outer, goal, kernels)
 
 
 def log_clean(p: Float[Array, "Q N"], mask: Bool[Array, "#Q N"]) -> Float[Array, "Q N"]:

@@ -85,6 +85,8 @@ def train_step(
     rivals: frozenset[str] = getattr(model, "adversary", frozenset())
     assert bool(rivals) == (adversary is not None), "an adversary and its optimizer come together"
     encode = encoder_of(model, spread)
+    if spread.mesh is not None and spread.how == "jit":
+        model = model.clone(kernels=False)  # XLA spreads the losses, and cannot cut a kernel
 
     def step(state: TrainState, batch: AnyBatch, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
         for_loss, for_dropout = jax.random.split(jax.random.fold_in(key, state.step))
