@@ -22,7 +22,6 @@ BLOCK = 128  # atoms that a matrix has rows for
 WINDOW = 2 * BLOCK  # and columns
 STEP = (WINDOW - BLOCK) // 2  # windows begin at multiples of it
 TURN = 4  # blocks whose windows are read at once
-FAR = 1024  # bonds that are added at once
 
 
 class Band(NamedTuple):
@@ -61,10 +60,8 @@ def band(
     place = jnp.where(inside, place, size * WINDOW)
     near = jnp.zeros(size * WINDOW, dtype).at[place].add(weight.astype(dtype), mode="drop")
     far = jnp.flatnonzero(~inside, size=len(weight) - size, fill_value=0)
-    # Numbers without a sign are no places from the end, which would have to be looked for.
-    rows, columns = rows[far].astype(jnp.uint32), columns[far].astype(jnp.uint32)
     near = near.reshape(-1, 2, BLOCK, BLOCK)
-    return Band(near, rows, columns, weight[far], (~inside).sum())
+    return Band(near, rows[far], columns[far], weight[far], (~inside).sum())
 
 
 @jax.custom_vjp
@@ -80,15 +77,14 @@ times.defvjp(
 
 
 def _times(x: Float[Array, "R D"], matrix: Band) -> Float[Array, "R D"]:
-    def more(turn: Array, total: Array) -> Array:
-        chosen = turn.astype(jnp.uint32) * FAR + jnp.arange(FAR, dtype=jnp.uint32)
-        place = jnp.minimum(chosen, len(matrix.weight) - 1)
-        row = jnp.where(chosen < matrix.count, matrix.rows[place], jnp.uint32(len(x)))
-        added = matrix.weight[place][:, None] * x[matrix.columns[place]]
-        return total.at[row].add(added.astype(x.dtype), mode="drop")
+    def more(i: Array, total: Array) -> Array:
+        # One row at a time: of a scatter of many a TPU would sort the places first.
+        row = jax.lax.dynamic_slice_in_dim(total, matrix.rows[i], 1)
+        added = matrix.weight[i] * jax.lax.dynamic_slice_in_dim(x, matrix.columns[i], 1)
+        row += added.astype(x.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(total, row, matrix.rows[i], 0)
 
-    turns = (matrix.count + FAR - 1) // FAR
-    return jax.lax.fori_loop(0, turns, more, product(matrix.near, x))
+    return jax.lax.fori_loop(0, matrix.count, more, product(matrix.near, x))
 
 
 def product(

@@ -19,7 +19,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from tmr_jax.nn.attention import LANES, Segments, flash_backward, flash_forward
+from tmr_jax.nn.attention import LANES, Segments, attend, flash_backward, flash_forward
 from tmr_jax.nn.bert_layer import (
     Kind,
     affine,
@@ -64,7 +64,19 @@ def run_layers(
 ) -> Float[Array, "R D"]:
     """All layers on rows [R, D]; weights as of nn/bert_layer.py with a leading axis [L], seeds
     uint32 [L, 3, 2]. `interpret` runs the kernels anywhere, slowly."""
-    return _forward(kind, interpret, weights, x, seeds, segments)[0]
+
+    def layer(x: Array, inputs: tuple) -> tuple[Array, None]:
+        """Without a gradient nothing outlives its layer."""
+        w, seeds = inputs
+        drops = drops_of(kind, seeds)
+        qkv = affine(x, packed(kind, w, x)).reshape(*segments.query.shape, -1)
+        read, _ = attend(qkv, segments, kind.heads, "flash", drops[0], interpret)
+        branch = affine(read.reshape(x.shape), w["attention_output"])
+        x = _normed_alone(kind, interpret, branch, drops[1], x, w["attention_norm"])
+        branch = affine(gelu(affine(x, w["intermediate"]), kind.gelu), w["output"])
+        return _normed_alone(kind, interpret, branch, drops[2], x, w["output_norm"]), None
+
+    return jax.lax.scan(layer, x, (weights, seeds))[0]
 
 
 def _stack_forward(kind, interpret, weights, x, seeds, segments):
@@ -257,13 +269,33 @@ def _normed(
     )  # fmt: skip
 
 
-def _norm_kernel(at, seed, branch, base, scale, bias, _, __, out, inverse, scaled, *, eps, rate):
+def _normed_alone(
+    kind: Kind, interpret: bool, branch: Array, drop: Drop | None, base: Array, w: dict[str, Array]
+) -> Float[Array, "R D"]:
+    """`_normed` of which only the scaled rows are written."""
+    r, d = branch.shape
+    size = _block(r)
+    seed, rate = _seed(drop)
+    rows = pl.BlockSpec((size, d), lambda i, at: (i, 0))
+    scale = pl.BlockSpec((1, d), lambda i, at: (0, 0))
+    return _call(
+        partial(_norm_kernel, eps=kind.eps, rate=rate), interpret, jnp.zeros(1), seed,
+        (branch, base, w["scale"][None], w["bias"][None]), [rows, rows, scale, scale],
+        [(rows, jax.ShapeDtypeStruct((r, d), branch.dtype))], {}, r // size,
+    )[0]  # fmt: skip
+
+
+def _norm_kernel(at, seed, branch, base, scale, bias, *others, eps, rate):
+    """`others`: where rows and 1 / deviation are kept, if they are, and the scaled rows."""
+    *_, scaled = others
     s = base[...].astype(jnp.float32) + _dropped(branch[...].astype(jnp.float32), seed, rate)
     away = s - s.mean(1, keepdims=True)
     own = jax.lax.rsqrt((away * away).mean(1, keepdims=True) + eps)
-    normal = (away * own).astype(out.dtype)
-    out[...] = normal
-    inverse[...] = jnp.broadcast_to(own, inverse.shape)
+    normal = (away * own).astype(scaled.dtype)
+    if len(others) > 1:
+        _, _, out, inverse, _ = others
+        out[...] = normal
+        inverse[...] = jnp.broadcast_to(own, inverse.shape)
     # Of the row as it is kept, so that the gradient is that of what was read.
     scaled[...] = (normal.astype(jnp.float32) * scale[...] + bias[...]).astype(scaled.dtype)
 
