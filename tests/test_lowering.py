@@ -4,12 +4,16 @@ at the oldest JAX."""
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from tmr_jax.training.state import variables
+
+WORDS = "tensor<6x16x"  # of six texts in 16 places
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "check_lowering.py"
 
 
@@ -45,6 +49,31 @@ def test_the_loop_over_all_50_noise_levels_is_in_the_step(tool, lowered):
     assert (config.model.hdan.objective, config.model.hdan.steps) == ("all_steps", 50)
     assert 50 in tool.trips(lowered("difftmr"))
     assert 50 not in tool.trips(lowered("dual"))
+
+
+@pytest.mark.parametrize("name", ["dual", "difftmr", "difftmr random_step", "mbank"])
+def test_float32_products_of_a_loss_are_of_float32_on_a_tpu(name, tool):
+    """Those of its gradient too, save for the weights of words, a network of their own."""
+    model, params, batch = tool.built(tool.experiment(name), "tpu")
+
+    def of(params, *batch, method, **more):
+        return model.apply(variables(params), *batch, method=method, **more)
+
+    drops = {"rngs": {"dropout": jax.random.key(0)}}
+    encoded = jax.eval_shape(lambda p: of(p, batch, False, method="encode"), params)
+
+    def loss(params, floats, groups):
+        whole = encoded._replace(**floats, **groups)
+        return of(params, whole, jax.random.key(0), True, method="loss", **drops)[0]
+
+    features, groups = {"text": encoded.text, "mol": encoded.mol}, ("text_group", "mol_group")
+    given = params, features, {name: getattr(encoded, name) for name in groups}
+    step = jax.jit(jax.grad(loss, (0, 1), allow_int=True))
+    text = step.trace(*given).lower(lowering_platforms=("tpu",)).as_text()
+    products = re.findall(r"stablehlo\.dot_general.*xf32>.*", text)
+    lower = [line for line in products if "HIGHEST, HIGHEST" not in line]
+    assert len(products) > len(lower)
+    assert [line for line in lower if WORDS not in line] == []
 
 
 def test_loops_and_their_trips(tool):

@@ -70,16 +70,21 @@ def batch_of(packed: bool) -> tuple[Any, int]:
     return make_batch(rows, text, mol, rows, rows, shapes, 0), len(vocabulary.identifiers)
 
 
-def lowered(name: str, platform: str = "tpu") -> str:
-    """The train step of `experiment(name)` as StableHLO for a platform."""
-    config = experiment(name)
+def built(config: Experiment, platform: str) -> tuple[Any, Any, Any]:
+    """The model, the shapes of its parameters, and a batch."""
     batch, kinds = batch_of(config.train.texts == "packed")
     sizes = (kinds + 1,), ()
     model = build_model(config.model, config.features, config.train, BERT, *sizes, backend=platform)
+    return model, joined(jax.eval_shape(model.init, jax.random.key(0), batch)), batch
+
+
+def lowered(name: str, platform: str = "tpu") -> str:
+    """The train step of `experiment(name)` as StableHLO for a platform."""
+    config = experiment(name)
+    model, params, batch = built(config, platform)
     rivals = model.adversary
     rival = build_adversary(config.optim) if rivals else None
     key = jax.eval_shape(lambda: jax.random.key(0))
-    params = joined(jax.eval_shape(model.init, key, batch))
     optimizer = build_optimizer(config.optim, 1000, without(params, rivals | {STATISTICS}))
     state = jax.eval_shape(lambda p: new_state(p, optimizer, frozenset(), rival, rivals), params)
     step = jax.jit(train_step(model, optimizer, frozenset(), rival))

@@ -8,6 +8,7 @@ a finished encoder, `joint` beside the encoder in one loss.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -18,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from tmr_jax.config import HdanConfig, TaprConfig
 from tmr_jax.losses.contrastive import same_pair
 from tmr_jax.losses.diffusion import clean_rows, denoising_kl
-from tmr_jax.models.dual import DualEncoder
+from tmr_jax.models.dual import DualEncoder, full_precision
 from tmr_jax.nn.diffusion import (
     Form,
     Hdan,
@@ -47,14 +48,16 @@ class WordWeights(nn.Module):
         self, words: Float[Array, "*rows D"], mask: Bool[Array, "B T"], places: Array | None = None
     ) -> Float[Array, "B T"]:
         """Of words [B, T, D], or of packed ones [P, D] and where those of each text lie."""
-        small = nn.initializers.normal(0.02)  # R10
-        hidden = nn.relu(nn.Dense(2 * self.dim, kernel_init=small, name="inner")(words))
-        logits = nn.Dense(1, kernel_init=small, name="outer")(hidden)[..., 0]
+        # R10. One pass of bfloat16 on a TPU, as in the encoders: every word of a batch comes by.
+        layer = partial(
+            nn.Dense, kernel_init=nn.initializers.normal(0.02), precision=jax.lax.Precision.DEFAULT
+        )
+        hidden = nn.relu(layer(2 * self.dim, name="inner")(words))
+        logits = layer(1, name="outer")(hidden)[..., 0]
         logits = logits if places is None else logits[places]
         return jax.nn.softmax(jnp.where(mask, logits, -jnp.inf), -1)
 
 
-HIGHEST = jax.lax.Precision.HIGHEST  # a TPU multiplies float32 as bfloat16 unless asked
 SIMILARITY = 20.0  # about the logit scale that contrastive training ends with (R20)
 GENERATOR = frozenset({"coupling", "word_weights", "t2m", "m2t"})
 
@@ -80,6 +83,7 @@ class DiffTMR(DualEncoder):
 
     # Training
 
+    @full_precision
     def loss(
         self, batch: Batch | EncodedBatch, key: Key[Array, ""], train: bool = True
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
@@ -108,7 +112,7 @@ class DiffTMR(DualEncoder):
             radius = self.coupling(cosines, text.mask)[None]
         else:
             words = unit(text.tokens)
-            cosines = jnp.matmul(words, goals.T, precision=HIGHEST)
+            cosines = jnp.matmul(words, goals.T)
             cosines = cosines.swapaxes(1, 2)  # [B texts, B molecules, T]
             radius = self.coupling(cosines, text.mask[:, None, :])
         perturbed = mol.pooled[None] + radius * noise[None]
@@ -208,7 +212,7 @@ class DiffTMR(DualEncoder):
         nearest = self._nearest(unit(words), mol)
         # Summed over the words of each text by a product, on a matrix unit where there is one.
         share = jnp.where(of_text[None] == jnp.arange(count)[:, None], weight[None], 0.0)
-        return jnp.matmul(share, nearest, precision=HIGHEST)
+        return jnp.matmul(share, nearest)
 
     def _nearest(self, words: Float[Array, "P D"], mol: MolOut) -> Float[Array, "P B"]:
         """The largest cosine of each word with the motifs of each molecule.
@@ -221,7 +225,7 @@ class DiffTMR(DualEncoder):
         slots = slots.astype(self.dtype).reshape(-1, self.dim)
 
         def of(words: Array) -> Array:
-            cosines = jnp.matmul(slots, words.T, precision=HIGHEST)
+            cosines = jnp.matmul(slots, words.T)
             nearest = cosines.reshape(SLOT, -1, cosines.shape[1]).max(0)
             found = jax.ops.segment_max(
                 nearest, of_slot, len(mol.pooled) + 1, indices_are_sorted=True
@@ -246,6 +250,7 @@ class DiffTMR(DualEncoder):
         """f of A1.5: weights of the words of each text, zero on padding."""
         return self.word_weights(tokens, mask)
 
+    @full_precision
     def perturb(
         self,
         text: Float[Array, "#Q #K D"],
@@ -260,6 +265,7 @@ class DiffTMR(DualEncoder):
         """
         return best_of(text, mol, self.coupling(cosines, mask), noise)
 
+    @full_precision
     def reconstruct(
         self,
         direction: str,

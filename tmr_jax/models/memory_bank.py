@@ -13,7 +13,7 @@ from tmr_jax.config import BankConfig
 from tmr_jax.losses.adversarial import critic_loss, generator_loss
 from tmr_jax.losses.contrastive import same_pair
 from tmr_jax.losses.triplet import batch_hard_triplet
-from tmr_jax.models.dual import DualEncoder
+from tmr_jax.models.dual import DualEncoder, full_precision
 from tmr_jax.nn.memory import Critic, Memory, SharedHead
 from tmr_jax.nn.pooling import masked_mean, segment_mean
 from tmr_jax.types import Batch, EncodedBatch, MolBatch, MolOut, PackedText, TextBatch, TextOut
@@ -55,6 +55,7 @@ class MemoryBank(DualEncoder):
         read = self.memory.molecules(nodes, of_graph, graphs)[:-1]
         return out._replace(pooled=self.head(read, "mol", train))
 
+    @full_precision
     def loss(
         self, batch: Batch | EncodedBatch, key: Key[Array, ""], train: bool = True
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
@@ -82,6 +83,7 @@ class MemoryBank(DualEncoder):
         duplicate = same_pair(batch.text_group, batch.mol_group)
         return batch_hard_triplet(batch.text.pooled, batch.mol.pooled, duplicate)
 
+    @full_precision
     def adversary_loss(
         self, batch: EncodedBatch, key: Key[Array, ""]
     ) -> tuple[Float[Array, ""], dict[str, Array]]:

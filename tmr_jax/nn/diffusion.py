@@ -217,17 +217,17 @@ def all_levels(
 ) -> Float[Array, " Q"]:
     """KL(X_0 || X0_hat) of each query, its mean over all noise levels (A1.8).
 
-    `kernels`: by a kernel for TPU, whose loop over the levels no program shows. What each level
-    takes in is then worked out in a loop, too, so that one over all levels stays to be seen; in the
-    compiled step it costs more than all levels at once.
+    `kernels`: by a kernel for TPU, whose loop over the levels no program shows. The states are then
+    read in a loop, too, so that one over all levels stays to be seen; in the compiled step it costs
+    more than reading all at once.
     """
+    times = jax.vmap(lambda k: at_time(w, pairs, k[None], form))(steps)
 
-    def of_step(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        k, x = inputs
-        return read_state(w, pairs, at_time(w, pairs, k[None], form), x, form)
+    def read(inputs: tuple[Times, Array]) -> tuple[Array, Array]:
+        return read_state(w, pairs, *inputs, form)
 
-    inputs = steps, states
-    step, own = jax.lax.map(of_step, inputs) if kernels else jax.vmap(of_step)(inputs)
+    inputs = times, states
+    step, own = jax.lax.map(read, inputs) if kernels else jax.vmap(read)(inputs)
     own = jnp.where(pairs.mask[None], own + w.outer_bias, NOWHERE)
     return levels_kl(pairs.hidden, step, own, w.outer, goal, kernels)
 
