@@ -44,12 +44,16 @@ class Answer(NamedTuple):
 class Programs:
     """A step compiled ahead of its first call, once for each shape of a batch."""
 
-    def __init__(self, step: Step | Call, static: int | None = None) -> None:
+    def __init__(self, step: Step | Call, spread: Spread, static: int | None = None) -> None:
         self._step, self._static = step, static
+        # Of several processes pmap cannot be compiled ahead: it wants the arrays of all in each.
+        self._ahead = spread.how == "jit" or jax.process_count() == 1
         self._ready: dict[Hashable, tuple[Any, float]] = {}
 
     def __call__(self, shape: Hashable, *arguments: Any) -> tuple[Any, float, float | None]:
         """What the step returns, XLA's count of its operations, seconds if it was compiled now."""
+        if not self._ahead:
+            return self._step(*arguments), 0.0, None
         seconds = None
         if shape not in self._ready:
             start = time.perf_counter()
@@ -82,7 +86,7 @@ class HostFeed:
         spread: Spread = WHOLE,
     ) -> None:
         self._data, self._pad, self._spread = data, pad_token, spread
-        self._bert, self._programs = bert, Programs(step)
+        self._bert, self._programs = bert, Programs(step, spread)
 
     def __call__(self, state: TrainState, rows: np.ndarray, key: Any) -> Answer:
         """Takes the step of the pairs `rows` [1, B]."""
@@ -127,7 +131,7 @@ class ResidentFeed:
             return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), found)
 
         call = make_train_call(step, take, data.shapes.count * lengths, spread)
-        self._programs = Programs(call, static=4)
+        self._programs = Programs(call, spread, static=4)
 
     def __call__(self, state: TrainState, rows: np.ndarray, key: Any) -> Answer:
         """Takes the steps of the pairs `rows` [steps, B]."""

@@ -18,8 +18,9 @@ jax.distributed.initialize(address, int(processes), int(number))
 from test_parallel import one_step  # noqa: E402 - after the processes have met
 
 for model in models:
-    metrics, after, before = one_step(model, jax.devices(), "jit")
-    arrays = jax.tree.leaves((metrics, after, before))
-    if number == "0":
-        np.savez(Path(folder) / f"{model}.npz", *arrays)
+    for how in ("jit", "pmap"):
+        metrics, after, before = one_step(model, jax.devices(), how)
+        arrays = jax.tree.leaves((metrics, after, before))
+        if number == "0":
+            np.savez(Path(folder) / f"{model}-{how}.npz", *arrays)
 jax.distributed.shutdown()

@@ -144,10 +144,11 @@ def two_processes(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("how", ["jit", "pmap"])
 @pytest.mark.parametrize("model", CROSSING)
-def test_two_processes_of_four_devices_do_what_one_device_does(model, two_processes, alone):
+def test_two_processes_of_four_devices_do_what_one_device_does(model, how, two_processes, alone):
     wanted = alone(model)
-    with np.load(two_processes / f"{model}.npz") as file:
+    with np.load(two_processes / f"{model}-{how}.npz") as file:
         found = [file[f"arr_{i}"] for i in range(len(file.files))]
     assert_same(jax.tree.unflatten(jax.tree.structure(wanted), found), wanted)
 

@@ -65,8 +65,8 @@ def devices_at_hand() -> list[Any]:
 def spread_over(devices: Sequence[Any], how: How, batch_size: int, chunk: int = 0) -> Spread:
     """How `devices` share a batch, of which each encodes `chunk` pairs at a time (0: its share).
 
-    Raises ValueError where the devices cannot share a batch evenly, where their shares are no
-    whole number of chunks, and for pmap over several processes.
+    Raises ValueError where the devices cannot share a batch evenly, or where their shares are no
+    whole number of chunks.
     """
     count = len(devices)
     if batch_size % count:
@@ -79,11 +79,6 @@ def spread_over(devices: Sequence[Any], how: How, batch_size: int, chunk: int = 
         raise ValueError(
             f"expected a --train.chunk that the {share} pairs of a device are a multiple of; got "
             f"{chunk}; 0 encodes them all at once"
-        )
-    if how == "pmap" and jax.process_count() > 1:
-        raise ValueError(
-            "expected --train.parallel jit with several processes; got pmap, which is for the "
-            "devices of one"
         )
     mesh = None if count == 1 else Mesh(np.array(devices), (AXIS,))
     return Spread(how, mesh, share // chunk if chunk else 1)
@@ -237,13 +232,20 @@ def local(tree: Any) -> Any:
 def placed(tree: Any, spread: Spread, axis: int = 0) -> Any:
     """Arrays of numpy [.., B or a multiple, ..] to the devices, cut among them along `axis`.
 
-    Every process calls it with the whole batch. Under pmap a first axis of devices is new.
+    Every process calls it with the whole batch. Under pmap a first axis is new, of the devices of
+    this process.
     """
     if spread.mesh is None:
         return tree
     if spread.how == "pmap":
-        n = spread.devices
-        return jax.tree.map(lambda x: np.stack(np.split(x, n, axis)), tree)
+        here = jax.process_index()
+        own = [i for i, d in enumerate(spread.mesh.devices.flat) if d.process_index == here]
+
+        def shares(x: np.ndarray) -> np.ndarray:
+            cut = np.split(x, spread.devices, axis)
+            return np.stack([cut[i] for i in own])
+
+        return jax.tree.map(shares, tree)
     sharding = NamedSharding(spread.mesh, P(*(None,) * axis, AXIS))
     return jax.tree.map(
         lambda x: jax.make_array_from_callback(x.shape, sharding, lambda place: x[place]), tree
@@ -254,6 +256,8 @@ def everywhere(tree: Any, spread: Spread) -> Any:
     """Arrays that every device has whole."""
     if spread.mesh is None:
         return jax.device_put(tree)
+    if spread.how == "pmap" and jax.process_count() > 1:
+        return jax.device_put(tree)  # pmap takes what a process has, and gives it to its devices
     whole = NamedSharding(spread.mesh, P())
     if jax.process_count() == 1:
         return jax.device_put(tree, whole)
@@ -289,7 +293,8 @@ def compiled(
         in_axes=tuple(0 if cut else None for cut in shared),
         out_axes=None,  # pyright: ignore[reportArgumentType]
         devices=list(spread.mesh.devices.flat),
-        donate_argnums=0,
+        # Of several processes JAX's pmap deletes arrays that it is yet to read (0.12).
+        donate_argnums=() if jax.process_count() > 1 else 0,
         static_broadcasted_argnums=static,
     )
 
