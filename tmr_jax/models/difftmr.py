@@ -209,31 +209,18 @@ class DiffTMR(DualEncoder):
             # The weight of each word where it lies; padding has none, and is dropped.
             place = jnp.where(text.mask, places, len(words))
             weight = jnp.zeros(len(words)).at[place].set(weight, mode="drop", unique_indices=False)
-        nearest = self._nearest(unit(words), mol)
-        # Summed over the words of each text by a product, on a matrix unit where there is one.
-        share = jnp.where(of_text[None] == jnp.arange(count)[:, None], weight[None], 0.0)
-        return jnp.matmul(share, nearest)
-
-    def _nearest(self, words: Float[Array, "P D"], mol: MolOut) -> Float[Array, "P B"]:
-        """The largest cosine of each word with the motifs of each molecule.
-
-        Motifs lie in slots of SLOT of one molecule, the last filled up with its last motif, so that
-        nearly all of the maximum is over an axis. Of bfloat16 runs the cosines are products of
-        bfloat16, off by up to 4e-3: the largest array of a step.
-        """
         slots, of_slot = slotted(unit(mol.nodes), mol.node_graph, len(mol.pooled))
         slots = slots.astype(self.dtype).reshape(-1, self.dim)
 
-        def of(words: Array) -> Array:
-            cosines = jnp.matmul(slots, words.T)
-            nearest = cosines.reshape(SLOT, -1, cosines.shape[1]).max(0)
-            found = jax.ops.segment_max(
-                nearest, of_slot, len(mol.pooled) + 1, indices_are_sorted=True
-            )
-            return found[:-1].T
+        def of(rows: tuple[Array, Array, Array]) -> Float[Array, "B B"]:
+            """The part of some words."""
+            words, of_text, weight = rows
+            # Summed over the words of each text by a product, on a matrix unit where there is one.
+            share = jnp.where(of_text[None] == jnp.arange(count)[:, None], weight[None], 0.0)
+            return share @ nearest(words, slots, of_slot, len(mol.pooled))
 
-        words = words.astype(self.dtype)
-        return in_blocks(of, words, len(words), len(slots)).astype(jnp.float32)
+        rows = unit(words).astype(self.dtype), of_text, weight
+        return total_of_blocks(of, rows, len(slots))
 
     def __call__(self, batch: Batch | EncodedBatch) -> Float[Array, "B B"]:
         """What `init` runs: all parameters, of an encoded batch the generator's, are touched."""
@@ -281,6 +268,24 @@ class DiffTMR(DualEncoder):
         pairs = self._prepared(weights, query, candidates, local, real)
         traces = [sample(weights, pairs, x, self.form, samples)[0] for x in noise]
         return jnp.stack(traces).mean(0)
+
+
+def nearest(
+    words: Float[Array, "P D"],
+    slots: Float[Array, "R D"],
+    of_slot: Int[Array, " S"],
+    graphs: int,
+) -> Float[Array, "P B"]:
+    """The largest cosine of each word with the motifs of each molecule.
+
+    Motifs lie in slots of SLOT of one molecule, the last filled up with its last motif, so that
+    nearly all of the maximum is over an axis: R = SLOT x S. Of bfloat16 runs the cosines are
+    products of bfloat16, off by up to 4e-3: the largest array of a step.
+    """
+    cosines = jnp.matmul(slots, words.T)
+    found = cosines.reshape(SLOT, -1, cosines.shape[1]).max(0)
+    found = jax.ops.segment_max(found, of_slot, graphs + 1, indices_are_sorted=True)
+    return found[:-1].T.astype(jnp.float32)
 
 
 SLOT = 8  # motifs of one molecule that are looked at side by side
@@ -332,13 +337,20 @@ def gathered(blocks: Any) -> Any:
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), blocks)
 
 
-def in_blocks(of: Callable[[Any], Array], rows: Any, count: int, width: int) -> Array:
-    """`of(rows)` [count, ...], for as many of the rows at a time as keeps `width` numbers a row
+def total_of_blocks(of: Callable[[Any], Array], rows: Any, width: int) -> Array:
+    """The sum of `of` over blocks of the rows, as many at a time as keep `width` numbers a row
     below BLOCK. What one block keeps for its gradient is made again when it is asked for."""
+    count = len(jax.tree.leaves(rows)[0])
     blocks = block_count(count, width, BLOCK)
     if blocks == 1:
         return of(rows)
-    return gathered(jax.lax.map(jax.checkpoint(of), dealt(rows, blocks)))
+
+    def add(total: Array, rows: Any) -> tuple[Array, None]:
+        return total + jax.checkpoint(of)(rows), None
+
+    cut = dealt(rows, blocks)
+    start = jax.eval_shape(of, jax.tree.map(lambda x: x[0], cut))
+    return jax.lax.scan(add, jnp.zeros(start.shape, start.dtype), cut)[0]
 
 
 def sum_in_blocks(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import flax.linen as nn
 import jax
@@ -34,20 +34,20 @@ MAX_LOG_SCALE = 4.605170185988092  # log 100 (R20)
 UNKNOWN_RATE = 0.01  # of atoms shown as unknown in training, so that the slot is trained (1.1)
 
 
-P, R = ParamSpec("P"), TypeVar("R")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def full_precision(method: Callable[P, R]) -> Callable[P, R]:
+def full_precision(method: Method) -> Method:
     """Its float32 products are of float32 numbers, also those of its gradient. A TPU otherwise
     rounds their factors to bfloat16: cosines are off by 4e-3, and logits by a hundred times that.
     """
 
     @wraps(method)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+    def run(*args: Any, **kwargs: Any) -> Any:
         with jax.default_matmul_precision("highest"):
             return method(*args, **kwargs)
 
-    return run
+    return cast(Method, run)
 
 
 class GraphEncoder(nn.Module):

@@ -194,16 +194,28 @@ def read_state(
     w: HdanWeights, pairs: Pairs, times: Times, x: Float[Array, "Q N"], form: Form
 ) -> tuple[Float[Array, "Q D2"], Float[Array, "Q N"]]:
     """What the state adds to every candidate's hidden layer, and to p itself."""
-    d = pairs.query.shape[-1]
+    weight, own = weigh_candidates(pairs, times.attention, x, form)
+    return read_candidates(w, pairs, times, weight, form), own
+
+
+def weigh_candidates(
+    pairs: Pairs, attention: Float[Array, "Q N"], x: Float[Array, "Q N"], form: Form
+) -> tuple[Float[Array, "Q N"], Float[Array, "Q N"]]:
+    """How much each candidate is read, by the attention's logits and the state; what goes to p."""
     x = jnp.where(pairs.mask, x, 0.0)
     inside = form.state == "inside"
-    logits = jnp.where(pairs.mask, times.attention + x if inside else times.attention, NOWHERE)
-    attention = jax.nn.softmax(logits, -1)
-    weight = attention if inside else attention + x
+    logits = jnp.where(pairs.mask, attention + x if inside else attention, NOWHERE)
+    weight = jax.nn.softmax(logits, -1)
+    own = logits / SHARPNESS if form.posterior else weight
+    return weight if inside else weight + x, own
+
+
+def read_candidates(
+    w: HdanWeights, pairs: Pairs, times: Times, weight: Float[Array, "Q N"], form: Form
+) -> Float[Array, "Q D2"]:
+    """What is read reaches all hidden layers alike; the bias of W_o is in `prepare`."""
     read = (weight[:, None, :] @ pairs.value)[:, 0] + weight.sum(-1, keepdims=True) * times.value
-    # read W_o reaches every candidate's hidden layer alike; its bias is in `prepare`.
-    step = (1 - form.gamma) * (read @ (w.out @ w.inner[:d])) + times.hidden
-    return step, logits / SHARPNESS if form.posterior else attention
+    return (1 - form.gamma) * (read @ (w.out @ w.inner[: w.query.shape[0]])) + times.hidden
 
 
 def all_levels(
@@ -217,17 +229,20 @@ def all_levels(
 ) -> Float[Array, " Q"]:
     """KL(X_0 || X0_hat) of each query, its mean over all noise levels (A1.8).
 
-    `kernels`: by a kernel for TPU, whose loop over the levels no program shows. The states are then
-    read in a loop, too, so that one over all levels stays to be seen; in the compiled step it costs
-    more than reading all at once.
+    `kernels`: by a kernel for TPU, whose loop over the levels no program shows. The candidates are
+    then weighed in a loop, too, so that one over all levels stays to be seen; in the compiled step
+    it costs more than to weigh them for all levels at once.
     """
     times = jax.vmap(lambda k: at_time(w, pairs, k[None], form))(steps)
 
-    def read(inputs: tuple[Times, Array]) -> tuple[Array, Array]:
-        return read_state(w, pairs, *inputs, form)
+    def weigh(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        return weigh_candidates(pairs, *inputs, form)
 
-    inputs = times, states
-    step, own = jax.lax.map(read, inputs) if kernels else jax.vmap(read)(inputs)
+    inputs = times.attention, states
+    weight, own = jax.lax.map(weigh, inputs) if kernels else jax.vmap(weigh)(inputs)
+    step = jax.vmap(lambda time, weight: read_candidates(w, pairs, time, weight, form))(
+        times, weight
+    )
     own = jnp.where(pairs.mask[None], own + w.outer_bias, NOWHERE)
     return levels_kl(pairs.hidden, step, own, w.outer, goal, kernels)
 
