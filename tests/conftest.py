@@ -5,6 +5,7 @@ The settings are environment variables where possible, so that programs started 
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import os
 import shutil
@@ -116,6 +117,17 @@ def only_marked_tests_see_real_data(
     """A test that is not marked passes or fails alike wherever it runs."""
     if not request.node.get_closest_marker("real_data"):
         monkeypatch.delenv("TMR_JAX_DATA", raising=False)
+
+
+@pytest.fixture(scope="session")
+def check_lowering() -> Any:
+    """`tools/check_lowering.py`: toys of the published experiments, and their programs."""
+    path = Path(__file__).resolve().parents[1] / "tools" / "check_lowering.py"
+    spec = importlib.util.spec_from_file_location("check_lowering", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def pytest_sessionfinish() -> None:

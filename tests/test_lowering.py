@@ -3,9 +3,7 @@ at the oldest JAX."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,25 +12,15 @@ import pytest
 from tmr_jax.training.state import variables
 
 WORDS = "tensor<6x16x"  # of six texts in 16 places
-TOOL = Path(__file__).resolve().parents[1] / "tools" / "check_lowering.py"
 
 
 @pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("check_lowering", TOOL)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def lowered(tool):
+def lowered(check_lowering):
     kept: dict[str, str] = {}
 
     def of(name: str) -> str:
         if name not in kept:
-            kept[name] = tool.lowered(name)
+            kept[name] = check_lowering.lowered(name)
         return kept[name]
 
     return of
@@ -43,18 +31,18 @@ def test_a_train_step_lowers_for_tpu(name, lowered):
     assert "stablehlo.dot_general" in lowered(name)
 
 
-def test_the_loop_over_all_50_noise_levels_is_in_the_step(tool, lowered):
+def test_the_loop_over_all_50_noise_levels_is_in_the_step(check_lowering, lowered):
     """DiffTMR as published: the KL at each of T = 50 levels, in one compiled program."""
-    config = tool.experiment("difftmr")
+    config = check_lowering.experiment("difftmr")
     assert (config.model.hdan.objective, config.model.hdan.steps) == ("all_steps", 50)
-    assert 50 in tool.trips(lowered("difftmr"))
-    assert 50 not in tool.trips(lowered("dual"))
+    assert 50 in check_lowering.trips(lowered("difftmr"))
+    assert 50 not in check_lowering.trips(lowered("dual"))
 
 
 @pytest.mark.parametrize("name", ["dual", "difftmr", "difftmr random_step", "mbank"])
-def test_float32_products_of_a_loss_are_of_float32_on_a_tpu(name, tool):
+def test_float32_products_of_a_loss_are_of_float32_on_a_tpu(name, check_lowering):
     """Those of its gradient too, save for the weights of words, a network of their own."""
-    model, params, batch = tool.built(tool.experiment(name), "tpu")
+    model, params, batch = check_lowering.built(check_lowering.experiment(name), "tpu")
 
     def of(params, *batch, method, **more):
         return model.apply(variables(params), *batch, method=method, **more)
@@ -76,7 +64,7 @@ def test_float32_products_of_a_loss_are_of_float32_on_a_tpu(name, tool):
     assert [line for line in lower if WORDS not in line] == []
 
 
-def test_loops_and_their_trips(tool):
+def test_loops_and_their_trips(check_lowering):
     """Nested loops, one without a constant number of trips, and none."""
 
     def nested(x, n):
@@ -86,5 +74,5 @@ def test_loops_and_their_trips(tool):
         x = jax.lax.scan(outer, x, None, length=50)[0]
         return jax.lax.fori_loop(0, n, lambda _, y: jnp.cos(y), x)
 
-    assert tool.trips(jax.jit(nested).lower(1.0, 3).as_text()) == [50, 7, 0]
-    assert tool.trips(jax.jit(jnp.sin).lower(1.0).as_text()) == []
+    assert check_lowering.trips(jax.jit(nested).lower(1.0, 3).as_text()) == [50, 7, 0]
+    assert check_lowering.trips(jax.jit(jnp.sin).lower(1.0).as_text()) == []

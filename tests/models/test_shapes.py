@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import partial
-from pathlib import Path
 
 import chex
 import jax
@@ -21,17 +19,7 @@ from tmr_jax.nn.diffusion import Form, Hdan, Times, all_levels, at_time, denoise
 from tmr_jax.nn.levels import levels_kl
 from tmr_jax.training.state import STATISTICS, variables
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "check_lowering.py"
 PAIRS, TOKENS, DIM = 6, 16, 24  # of the toy batch
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("check_lowering", TOOL)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def floats(*shape):
@@ -40,8 +28,8 @@ def floats(*shape):
 
 @pytest.mark.parametrize("name", ["dual", "difftmr", "mbank", "dual packed", "difftmr packed"])
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
-def test_of_a_model(name, platform, tool):
-    model, params, batch = tool.built(tool.experiment(name), platform)
+def test_of_a_model(name, platform, check_lowering):
+    model, params, batch = check_lowering.built(check_lowering.experiment(name), platform)
     key = jax.random.key(0)
     drops = {"rngs": {"dropout": key}}
 
