@@ -87,7 +87,7 @@ def test_a_posterior_start_is_the_softmax_of_the_logits():
     k = jnp.array([1, 17, 50])
     pairs = prepare(w, q, u, r, jnp.asarray(mask), Form())
     times = at_time(w, pairs, k, Form())
-    logits = np.where(mask, np.float64(times.attention), -np.inf)
+    logits = np.where(mask, np.float64(pairs.attention + times.attention), -np.inf)
     attention = np.exp(logits - logits.max(1, keepdims=True))
     attention /= attention.sum(1, keepdims=True)
     silent = w._replace(outer=jnp.zeros_like(w.outer), outer_bias=jnp.zeros(()))

@@ -212,15 +212,19 @@ class DiffTMR(DualEncoder):
         slots, of_slot = slotted(unit(mol.nodes), mol.node_graph, len(mol.pooled))
         slots = slots.astype(self.dtype).reshape(-1, self.dim)
 
-        def of(rows: tuple[Array, Array, Array]) -> Float[Array, "B B"]:
-            """The part of some words."""
-            words, of_text, weight = rows
-            # Summed over the words of each text by a product, on a matrix unit where there is one.
-            share = jnp.where(of_text[None] == jnp.arange(count)[:, None], weight[None], 0.0)
-            return share @ nearest(words, slots, of_slot, len(mol.pooled))
-
         rows = unit(words).astype(self.dtype), of_text, weight
-        return total_of_blocks(of, rows, len(slots))
+        blocks = block_count(len(words), len(slots), BLOCK)
+        words, of_text, weight = dealt(rows, blocks)
+
+        def of(words: Float[Array, "P D"]) -> Float[Array, "P B"]:
+            return nearest(words, slots, of_slot, len(mol.pooled))
+
+        found = jax.lax.map(jax.checkpoint(of), words) if blocks > 1 else of(words[0])[None]
+        # Summed over the words of each text by a product, on a matrix unit where there is one; the
+        # blocks stay as they lie: this is the largest array that a step keeps.
+        own = of_text[:, None] == jnp.arange(count)[None, :, None]
+        share = jnp.where(own, weight[:, None], 0.0)
+        return jnp.einsum("nbp,npm->bm", share, found.astype(jnp.float32))
 
     def __call__(self, batch: Batch | EncodedBatch) -> Float[Array, "B B"]:
         """What `init` runs: all parameters, of an encoded batch the generator's, are touched."""
@@ -285,7 +289,7 @@ def nearest(
     cosines = jnp.matmul(slots, words.T)
     found = cosines.reshape(SLOT, -1, cosines.shape[1]).max(0)
     found = jax.ops.segment_max(found, of_slot, graphs + 1, indices_are_sorted=True)
-    return found[:-1].T.astype(jnp.float32)
+    return found[:-1].T
 
 
 SLOT = 8  # motifs of one molecule that are looked at side by side
@@ -335,22 +339,6 @@ def dealt(rows: Any, blocks: int) -> Any:
 def gathered(blocks: Any) -> Any:
     """The inverse of `dealt`."""
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), blocks)
-
-
-def total_of_blocks(of: Callable[[Any], Array], rows: Any, width: int) -> Array:
-    """The sum of `of` over blocks of the rows, as many at a time as keep `width` numbers a row
-    below BLOCK. What one block keeps for its gradient is made again when it is asked for."""
-    count = len(jax.tree.leaves(rows)[0])
-    blocks = block_count(count, width, BLOCK)
-    if blocks == 1:
-        return of(rows)
-
-    def add(total: Array, rows: Any) -> tuple[Array, None]:
-        return total + jax.checkpoint(of)(rows), None
-
-    cut = dealt(rows, blocks)
-    start = jax.eval_shape(of, jax.tree.map(lambda x: x[0], cut))
-    return jax.lax.scan(add, jnp.zeros(start.shape, start.dtype), cut)[0]
 
 
 def sum_in_blocks(

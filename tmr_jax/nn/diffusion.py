@@ -133,7 +133,7 @@ class Form(NamedTuple):
 class Pairs(NamedTuple):
     """What `denoise` needs of queries and candidates; a leading 1 is shared by all queries."""
 
-    query: Float[Array, "Q D"]  # q W_q
+    attention: Float[Array, "Q N"]  # logits of the candidates, but for the step's share
     key: Float[Array, "#Q N D"]  # u W_k
     value: Float[Array, "#Q N D"]  # u W_v
     hidden: Float[Array, "Q N D2"]  # all of the decoder's first layer that the state leaves alone
@@ -141,11 +141,11 @@ class Pairs(NamedTuple):
 
 
 class Times(NamedTuple):
-    """What `denoise` needs of the step: rows for every query, or one for all."""
+    """What `denoise` needs of the step: rows for every query, or one for all; steps may lead."""
 
-    attention: Float[Array, "Q N"]  # logits of the candidates
-    value: Float[Array, "#Q D"]  # e W_v
-    hidden: Float[Array, "#Q D2"]
+    attention: Float[Array, "*S #Q N"]  # added to the logits of the candidates
+    value: Float[Array, "*S #Q D"]  # e W_v
+    hidden: Float[Array, "*S #Q D2"]
 
 
 def prepare(
@@ -165,21 +165,19 @@ def prepare(
     hidden = (rest * value * _row(w.depth, 3)) @ fused + candidates @ own
     hidden = hidden + _row(constant + w.inner_bias, 3)
     hidden = hidden + form.gamma * local[..., None] * _row(w.lift @ fused, 3)
-    return Pairs(query @ w.query, candidates @ w.key, value, hidden, mask)
+    key = candidates @ w.key
+    return Pairs(_meet(query @ w.query, key), key, value, hidden, mask)
 
 
-def at_time(w: HdanWeights, pairs: Pairs, k: Int[Array, " #Q"], form: Form) -> Times:
+def at_time(w: HdanWeights, pairs: Pairs, k: Int[Array, "*S #Q"], form: Form) -> Times:
     """The part that knows the step, but not the state."""
     d = w.query.shape[0]
-    e = nn.silu(time_features(k, d) @ w.time_in + _row(w.time_in_bias, 2))
-    e = e @ w.time_out + _row(w.time_out_bias, 2)
+    e = nn.silu(_product(time_features(k, d), w.time_in) + _row(w.time_in_bias, k.ndim + 1))
+    e = _product(e, w.time_out) + _row(w.time_out_bias, k.ndim + 1)
+    value = _product(e, w.value)
+    hidden = (1 - form.gamma) * _product(value * _row(w.depth, k.ndim + 1), w.inner[:d])
     # q and u both carry e; (q + e W_q) . e W_k is the same for all candidates and cancels.
-    query = pairs.query + e @ w.query
-    logits = (pairs.key @ query[:, :, None])[..., 0]
-    logits = logits / np.sqrt(d) if form.scaled else logits
-    value = e @ w.value
-    hidden = (1 - form.gamma) * (value * _row(w.depth, 2)) @ w.inner[:d]
-    return Times(logits, value, hidden)
+    return Times(_meet(_product(e, w.query), pairs.key), value, hidden)
 
 
 def denoise(
@@ -199,11 +197,13 @@ def read_state(
 
 
 def weigh_candidates(
-    pairs: Pairs, attention: Float[Array, "Q N"], x: Float[Array, "Q N"], form: Form
+    pairs: Pairs, attention: Float[Array, "#Q N"], x: Float[Array, "Q N"], form: Form
 ) -> tuple[Float[Array, "Q N"], Float[Array, "Q N"]]:
-    """How much each candidate is read, by the attention's logits and the state; what goes to p."""
+    """How much each candidate is read, by the step's logits and the state; what goes to p."""
     x = jnp.where(pairs.mask, x, 0.0)
     inside = form.state == "inside"
+    attention = pairs.attention + attention
+    attention = attention / np.sqrt(pairs.key.shape[-1]) if form.scaled else attention
     logits = jnp.where(pairs.mask, attention + x if inside else attention, NOWHERE)
     weight = jax.nn.softmax(logits, -1)
     own = logits / SHARPNESS if form.posterior else weight
@@ -211,11 +211,15 @@ def weigh_candidates(
 
 
 def read_candidates(
-    w: HdanWeights, pairs: Pairs, times: Times, weight: Float[Array, "Q N"], form: Form
-) -> Float[Array, "Q D2"]:
+    w: HdanWeights, pairs: Pairs, times: Times, weight: Float[Array, "*S Q N"], form: Form
+) -> Float[Array, "*S Q D2"]:
     """What is read reaches all hidden layers alike; the bias of W_o is in `prepare`."""
-    read = (weight[:, None, :] @ pairs.value)[:, 0] + weight.sum(-1, keepdims=True) * times.value
-    return (1 - form.gamma) * (read @ (w.out @ w.inner[: w.query.shape[0]])) + times.hidden
+    if len(pairs.value) == 1:
+        read = _product(weight, pairs.value[0])
+    else:
+        read = jnp.einsum("...qn,qnd->...qd", weight, pairs.value)
+    read = read + weight.sum(-1, keepdims=True) * times.value
+    return (1 - form.gamma) * _product(read, w.out @ w.inner[: len(w.out)]) + times.hidden
 
 
 def all_levels(
@@ -233,16 +237,14 @@ def all_levels(
     then weighed in a loop, too, so that one over all levels stays to be seen; in the compiled step
     it costs more than to weigh them for all levels at once.
     """
-    times = jax.vmap(lambda k: at_time(w, pairs, k[None], form))(steps)
+    times = at_time(w, pairs, steps[:, None], form)
 
     def weigh(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         return weigh_candidates(pairs, *inputs, form)
 
     inputs = times.attention, states
     weight, own = jax.lax.map(weigh, inputs) if kernels else jax.vmap(weigh)(inputs)
-    step = jax.vmap(lambda time, weight: read_candidates(w, pairs, time, weight, form))(
-        times, weight
-    )
+    step = read_candidates(w, pairs, times, weight, form)
     own = jnp.where(pairs.mask[None], own + w.outer_bias, NOWHERE)
     return levels_kl(pairs.hidden, step, own, w.outer, goal, kernels)
 
@@ -275,7 +277,7 @@ def sample(
     steps = np.array(visited(form.steps, samples))
     levels = alpha_bar(form.steps)
     now, then = levels[steps], levels[np.append(steps[1:], 0)]
-    times = jax.vmap(lambda k: at_time(w, pairs, k[None], form))(jnp.asarray(steps))
+    times = at_time(w, pairs, jnp.asarray(steps)[:, None], form)
 
     def step(x: Array, inputs: tuple[Times, Array, Array]) -> tuple[Array, tuple]:
         time, a, b = inputs
@@ -288,6 +290,23 @@ def sample(
     step = jax.checkpoint(step) if each is not None else step
     _, (x0, seen) = jax.lax.scan(step, noise, (times, jnp.float32(now), jnp.float32(then)))
     return x0, seen
+
+
+def _meet(query: Float[Array, "*S #Q D"], key: Float[Array, "#Q N D"]) -> Float[Array, "*S #Q N"]:
+    """Every query with its candidates."""
+    if len(key) == 1:
+        return _product(query, key[0].T)
+    if query.shape[-2] == 1:  # of all queries one row, as a step has
+        found = _product(query[..., 0, :], key.reshape(-1, key.shape[-1]).T)
+        return found.reshape(*found.shape[:-1], *key.shape[:2])
+    return jnp.einsum("...qd,qnd->...qn", query, key)
+
+
+def _product(rows: Float[Array, "*R D"], matrix: Float[Array, "D E"]) -> Float[Array, "*R E"]:
+    """`rows @ matrix` as one product of two matrices: of an axis more than that XLA makes a window
+    to slide along, for TPU, which took a minute to compile and was no faster."""
+    flat = rows.reshape(-1, rows.shape[-1]) @ matrix
+    return flat.reshape(*rows.shape[:-1], -1)
 
 
 def _row(vector: Array, rank: int) -> Array:
