@@ -41,7 +41,8 @@ def test_the_loop_over_all_50_noise_levels_is_in_the_step(check_lowering, lowere
 
 @pytest.mark.parametrize("name", ["dual", "difftmr", "difftmr random_step", "mbank"])
 def test_float32_products_of_a_loss_are_of_float32_on_a_tpu(name, check_lowering):
-    """Those of its gradient too, save for the weights of words, a network of their own."""
+    """Those of its gradient too, save for the weights of words, a network of their own. A generator
+    that reads bfloat16 takes three passes of the six (`DiffTMR._generate`)."""
     model, params, batch = check_lowering.built(check_lowering.experiment(name), "tpu")
 
     def of(params, *batch, method, **more):
@@ -59,7 +60,7 @@ def test_float32_products_of_a_loss_are_of_float32_on_a_tpu(name, check_lowering
     step = jax.jit(jax.grad(loss, (0, 1), allow_int=True))
     text = step.trace(*given).lower(lowering_platforms=("tpu",)).as_text()
     products = re.findall(r"stablehlo\.dot_general.*xf32>.*", text)
-    lower = [line for line in products if "HIGHEST, HIGHEST" not in line]
+    lower = [line for line in products if not re.search(r"\[HIGH(EST)?, HIGH(EST)?\]", line)]
     assert len(products) > len(lower)
     assert [line for line in lower if WORDS not in line] == []
 

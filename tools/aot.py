@@ -233,7 +233,7 @@ def _piece(one: Lowered, target: str, a: Arguments, name: str) -> dict[str, Any]
     share, start = one.piece.share, time.perf_counter()
     found: dict[str, Any] = {"piece": one.piece.name, "tflop": one.work.matrix / 1e12 * share}
     try:
-        program = one.lowered.compile()
+        program = one.piece.compiled(one.lowered, aot_work.backend_of(target))
     except jax.errors.JaxRuntimeError as error:
         return found | refused(str(error)) | {"compile_s": time.perf_counter() - start}
     found |= _memory(program) | {"compile_s": time.perf_counter() - start}

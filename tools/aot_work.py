@@ -30,7 +30,7 @@ from tmr_jax.nn.bert import BertConfig, text_operations
 from tmr_jax.refinement import _applied, settings_of
 from tmr_jax.retrieval import refine
 from tmr_jax.training.optim import build_adversary, build_optimizer
-from tmr_jax.training.parallel import AXIS, spread_over
+from tmr_jax.training.parallel import AXIS, compiled_ahead, spread_over
 from tmr_jax.training.state import STATISTICS, joined, new_state, variables, without
 from tmr_jax.training.step import make_train_call, train_step
 from tmr_jax.types import TextBatch
@@ -131,6 +131,7 @@ class Piece(NamedTuple):
     jitted: Any
     arguments: tuple[Any, ...]
     share: float = 1.0
+    compiled: Callable[[Any, str], Any] = lambda lowered, backend: lowered.compile()
 
 
 class Program(NamedTuple):
@@ -280,7 +281,8 @@ def _training(
     if spread.parts > 1:
         shape += f" in each of {spread.parts} parts"
     useful = text_operations(size.bert, lengths)
-    return Program((Piece("step", call, arguments),), rows.size, useful, shape)
+    step = Piece("step", call, arguments, compiled=compiled_ahead)
+    return Program((step,), rows.size, useful, shape)
 
 
 def _shared(data: Any, config: Experiment, size: bench.Sizes, rows: np.ndarray, parts: int) -> Any:

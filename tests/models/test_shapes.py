@@ -111,7 +111,8 @@ def test_of_the_denoiser(shared):
         lambda *x: prepare(*x, form), weights, floats(3, DIM), candidates, floats(3, 5), mask
     )
     chex.assert_shape(pairs.hidden, (3, 5, 2 * DIM))
-    chex.assert_shape([pairs.key, pairs.value], candidates.shape)
+    chex.assert_shape(pairs.key, candidates.shape)
+    chex.assert_shape(pairs.value, (1, 5, 2 * DIM) if shared else (3, 5, DIM))
     step = jax.ShapeDtypeStruct((1,), jnp.int32)
     times: Times = jax.eval_shape(lambda *x: at_time(*x, form), weights, pairs, step)
     chex.assert_shape(pairs.attention, (3, 5))

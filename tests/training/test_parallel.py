@@ -19,7 +19,7 @@ from tmr_jax.assembly import assemble_for_training, init_params
 from tmr_jax.config import BankConfig, SecondOrderConfig, TextEncoderConfig, load_experiment
 from tmr_jax.data import load_pairs
 from tmr_jax.feed import feed_of
-from tmr_jax.training.parallel import everywhere, spread_over
+from tmr_jax.training.parallel import compiled_ahead, everywhere, spread_over
 from tmr_jax.training.state import STATISTICS, new_state
 
 TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
@@ -176,3 +176,34 @@ def test_every_device_has_the_pairs_of_its_own_place(alone):
     counts = np.asarray(four.mol.graph.n_node).reshape(4, 5)
     np.testing.assert_array_equal(counts[:, :4].reshape(-1), one.mol.graph.n_node[:16])
     assert len(set(counts.sum(1))) == 1
+
+
+class _Lowered:
+    """Stands for a step lowered for a TPU whose compiler knows some options."""
+
+    def __init__(self, known: set[str], error: str = "") -> None:
+        self.known, self.error, self.tried = known, error, []
+
+    def compile(self, options: dict[str, str] | None = None):
+        self.tried.append(options)
+        if self.error:
+            raise jax.errors.JaxRuntimeError(self.error)
+        if set(options or {}) - self.known:
+            raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: No such compile option: 'x'")
+        return "program"
+
+
+def test_a_step_for_a_tpu_shares_code_where_its_compiler_can():
+    option = {"xla_tpu_enable_deduplicated_calls": "true"}
+    for known, backend, tried in (
+        (set(option), "tpu", [option]),
+        (set(), "tpu", [option, None]),
+        (set(option), "cpu", [None]),
+    ):
+        lowered = _Lowered(known)
+        assert compiled_ahead(lowered, backend) == "program"
+        assert lowered.tried == tried
+    full = _Lowered(set(option), "RESOURCE_EXHAUSTED: out of memory")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        compiled_ahead(full, "tpu")
+    assert full.tried == [option]

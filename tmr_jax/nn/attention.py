@@ -294,8 +294,7 @@ def _call(
             grid=(blocks, rows),
             in_specs=[
                 pl.BlockSpec(memory_space=pltpu.SMEM),
-                pl.BlockSpec((None, t, 1), lambda j, i, at: (i, 0, 0)),
-                pl.BlockSpec((None, 1, t), lambda j, i, at: (i, 0, 0)),
+                *[pl.BlockSpec((None, 1, t), lambda j, i, at: (i, 0, 0))] * 2,
                 *inputs,
             ],
             out_specs=[block(*x) if isinstance(x, tuple) else x for x in outs],
@@ -307,7 +306,7 @@ def _call(
         name=kernel.__name__.strip("_"),
     )(
         jnp.asarray(at, jnp.int32).reshape(1), seed,
-        segments.query[:, :, None], segments.key[:, None, :], *arrays,
+        segments.query[:, None, :], segments.key[:, None, :], *arrays,
     )  # fmt: skip
 
 
@@ -327,8 +326,9 @@ def _heads_of(
 ) -> Iterator[_Head]:
     """Every head of a block, one after another."""
     row, first = pl.program_id(1), pl.program_id(0) * layout.heads
-    visible = query_segment[...] == key_segment[...]
     t, bits = qkv.shape[0], None
+    # Both segments come as rows: XLA's own column of them is a twentieth of a step's code.
+    visible = key_segment[...] == jnp.broadcast_to(query_segment[...], (t, t)).T
     place = jax.lax.broadcasted_iota(jnp.int32, (t, t), 0) * t
     place += jax.lax.broadcasted_iota(jnp.int32, (t, t), 1)
     for i in range(layout.heads):

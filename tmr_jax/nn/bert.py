@@ -201,7 +201,8 @@ class Bert(nn.Module):
         c = self.config
         segments = mask if isinstance(mask, Segments) else Segments.of_mask(mask)
         x = self.word_embeddings(tokens) + self.position_embeddings(positions)
-        x = x + self.token_type_embeddings(jnp.zeros_like(positions))  # one segment only
+        # One segment only, looked up once: the gradient of a row for each place is a scatter.
+        x = x + self.token_type_embeddings(jnp.zeros((1, 1), jnp.int32))
         x = self.embeddings_norm(x).astype(self.dtype)
         x = self.embeddings_dropout(x, deterministic)
         drop = not deterministic and c.dropout > 0

@@ -135,7 +135,7 @@ class Pairs(NamedTuple):
 
     attention: Float[Array, "Q N"]  # logits of the candidates, but for the step's share
     key: Float[Array, "#Q N D"]  # u W_k
-    value: Float[Array, "#Q N D"]  # u W_v
+    value: Float[Array, "1 N D2"] | Float[Array, "Q N D"]  # read by all (`_lifted`) or u W_v
     hidden: Float[Array, "Q N D2"]  # all of the decoder's first layer that the state leaves alone
     mask: Bool[Array, "#Q N"]
 
@@ -144,7 +144,7 @@ class Times(NamedTuple):
     """What `denoise` needs of the step: rows for every query, or one for all; steps may lead."""
 
     attention: Float[Array, "*S #Q N"]  # added to the logits of the candidates
-    value: Float[Array, "*S #Q D"]  # e W_v
+    value: Float[Array, "*S #Q D2"]  # e W_v, lifted
     hidden: Float[Array, "*S #Q D2"]
 
 
@@ -166,6 +166,8 @@ def prepare(
     hidden = hidden + _row(constant + w.inner_bias, 3)
     hidden = hidden + form.gamma * local[..., None] * _row(w.lift @ fused, 3)
     key = candidates @ w.key
+    # Of candidates that all queries share it is less work to lift each once than all that is read.
+    value = _lifted(w, value, form) if len(value) == 1 else value
     return Pairs(_meet(query @ w.query, key), key, value, hidden, mask)
 
 
@@ -177,7 +179,7 @@ def at_time(w: HdanWeights, pairs: Pairs, k: Int[Array, "*S #Q"], form: Form) ->
     value = _product(e, w.value)
     hidden = (1 - form.gamma) * _product(value * _row(w.depth, k.ndim + 1), w.inner[:d])
     # q and u both carry e; (q + e W_q) . e W_k is the same for all candidates and cancels.
-    return Times(_meet(_product(e, w.query), pairs.key), value, hidden)
+    return Times(_meet(_product(e, w.query), pairs.key), _lifted(w, value, form), hidden)
 
 
 def denoise(
@@ -217,9 +219,8 @@ def read_candidates(
     if len(pairs.value) == 1:
         read = _product(weight, pairs.value[0])
     else:
-        read = jnp.einsum("...qn,qnd->...qd", weight, pairs.value)
-    read = read + weight.sum(-1, keepdims=True) * times.value
-    return (1 - form.gamma) * _product(read, w.out @ w.inner[: len(w.out)]) + times.hidden
+        read = _lifted(w, jnp.einsum("...qn,qnd->...qd", weight, pairs.value), form)
+    return read + weight.sum(-1, keepdims=True) * times.value + times.hidden
 
 
 def all_levels(
@@ -300,6 +301,11 @@ def _meet(query: Float[Array, "*S #Q D"], key: Float[Array, "#Q N D"]) -> Float[
         found = _product(query[..., 0, :], key.reshape(-1, key.shape[-1]).T)
         return found.reshape(*found.shape[:-1], *key.shape[:2])
     return jnp.einsum("...qd,qnd->...qn", query, key)
+
+
+def _lifted(w: HdanWeights, value: Float[Array, "*R D"], form: Form) -> Float[Array, "*R D2"]:
+    """What the hidden layer gets of a value that is read."""
+    return (1 - form.gamma) * _product(value, w.out @ w.inner[: len(w.out)])
 
 
 def _product(rows: Float[Array, "*R D"], matrix: Float[Array, "D E"]) -> Float[Array, "*R E"]:
