@@ -11,6 +11,7 @@ LIB ?=
 Q ?=
 ARGS ?=
 JOBS ?= 2
+MARKED ?= not slow
 
 # Programs compiled ahead of time have an environment of their own, unless VENV says which.
 AOT_VENV := $(if $(filter file,$(origin VENV)),.venv-aot,$(VENV))
@@ -21,7 +22,7 @@ STAMP := $(VENV)/.installed-$(EXTRAS)
 export PYTHON LIB Q # to the shell as they are, whatever marks are in them
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval table search serve data aot aot-check test lint types format check
+.PHONY: help setup train eval table search serve data aot aot-check test lint types format check check-all
 
 help: ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -58,8 +59,8 @@ aot: ## what XLA makes of the programs on a TPU that is not there (ARGS="--targe
 aot-check: ## hold two small programs to their budgets on v5e and v6e, as CI does
 	@$(MAKE) --no-print-directory aot VENV=$(AOT_VENV) EXTRAS=$(AOT_EXTRAS) ARGS="--check $(ARGS)"
 
-test: $(STAMP) ## run the tests (ARGS="tests/nn -x")
-	$(PY) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(STAMP) ## run the tests (ARGS="tests/nn -x"), or the slow ones (MARKED=slow)
+	$(PY) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "$(MARKED)" $(ARGS)
 
 lint: $(STAMP) ## check style and formatting
 	$(PY) -m ruff check .
@@ -73,3 +74,6 @@ format: $(STAMP) ## rewrite style and formatting in place
 	$(PY) -m ruff format .
 
 check: lint types test ## what a change must pass: lint, types, tests with train, eval and search
+
+check-all: ## the same, with the slow tests: long programs as a whole
+	@$(MAKE) --no-print-directory check MARKED=

@@ -302,7 +302,6 @@ sys.exit(index.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["smi", "txt"])
 def test_killed_at_random_moments(kind, tiny_run, tmp_path):
     """F22 in small; tools/bench_index.py has the whole."""

@@ -220,7 +220,6 @@ sys.exit(index.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["exact", "lance", "milvus"])
 def test_killed_at_random_moments(engine, origin, tmp_path, by_eight):
     """F22 for copies; tools/bench_stores.py does it at full size."""

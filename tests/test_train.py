@@ -102,7 +102,6 @@ def unbroken(tmp_path_factory):
     return run
 
 
-@pytest.mark.slow
 def test_a_run_leaves_everything_behind(unbroken):
     here = {p.name for p in unbroken.iterdir()}
     assert here >= {"config.json", "git.txt", "features.json", "tokenizer.json"}
@@ -117,7 +116,6 @@ def test_a_run_leaves_everything_behind(unbroken):
     assert json.loads((unbroken / "validation.json").read_text())["training"]["pairs"] == 64
 
 
-@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_bits(unbroken, tmp_path):
     """F1. Steps, saves and evaluations of the tiny run are all about as long as the spread."""
     chosen, run = random.Random(0), tmp_path / "run"
@@ -143,7 +141,6 @@ def _whole_rows(run: Path) -> list[dict]:
     return read_rows(run / "metrics.jsonl")
 
 
-@pytest.mark.slow
 def test_signals_save_and_the_next_start_goes_on(unbroken, tmp_path):
     """F2 and F25, in a directory whose name is not plain, without a home."""
     run = tmp_path / "läuft – 试 1"
@@ -187,7 +184,6 @@ def copied(unbroken: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(unbroken, tmp_path / "run"))
 
 
-@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_is_named_and_training_goes_on(unbroken, tmp_path, capfd):
     run = copied(unbroken, tmp_path)
     (run / "checkpoints" / "40.manifest.json").write_text("{")
@@ -198,7 +194,6 @@ def test_a_damaged_newest_checkpoint_is_named_and_training_goes_on(unbroken, tmp
     assert_same_run(run, unbroken)
 
 
-@pytest.mark.slow
 def test_where_all_checkpoints_are_damaged_it_exits_2_and_deletes_nothing(
     unbroken, tmp_path, capfd
 ):
@@ -217,14 +212,12 @@ def test_where_all_checkpoints_are_damaged_it_exits_2_and_deletes_nothing(
     assert not list((run / "checkpoints").iterdir())
 
 
-@pytest.mark.slow
 def test_another_configuration_in_the_same_directory_is_refused(unbroken, tmp_path, capfd):
     run = copied(unbroken, tmp_path)
     assert main(["--exp", TINY, "--run", str(run), "--optim.base-lr", "0.5"]) == 2
     assert "optim.base_lr: 0.001 there, 0.5 now" in capfd.readouterr().err
 
 
-@pytest.mark.slow
 def test_three_steps_in_a_row_that_are_not_finite_stop_the_run(
     unbroken, tmp_path, capfd, monkeypatch
 ):

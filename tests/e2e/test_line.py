@@ -65,7 +65,6 @@ def library(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_quickstart_made_small(tmp_path: Path, library: Path) -> None:
     """The pretrained text encoder and generated pairs: better than chance after forty steps."""
@@ -78,7 +77,6 @@ def test_quickstart_made_small(tmp_path: Path, library: Path) -> None:
     assert any("generated" in label for label in results["labels"])
 
 
-@pytest.mark.slow
 def test_odd_surroundings(tmp_path: Path, library: Path) -> None:
     """No HOME, a path with spaces and letters, two locales and time zones in one run."""
     run = library.parent / "runs" / "tiny"

@@ -57,7 +57,6 @@ def run(script: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_from_a_file_to_an_answer_over_http(place: Path) -> None:
     search, index, _ = blocks("Search your own molecules")
     found = run(search, place)
@@ -86,7 +85,6 @@ def test_from_a_file_to_an_answer_over_http(place: Path) -> None:
             service.terminate()
 
 
-@pytest.mark.slow
 def test_from_a_corpus_to_the_descriptions_of_a_structure(place: Path) -> None:
     *_, corpus = blocks("Search your own molecules")
     found = run(corpus, place)

@@ -5,11 +5,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 TOOL = runpy.run_path(str(Path(__file__).resolve().parents[2] / "tools" / "bench_gpu.py"))
 bench_gpu = SimpleNamespace(**TOOL)
 
 
+@pytest.mark.slow
 def test_it_prints_every_line(capsys):
     bench_gpu.main(bench_gpu.Arguments(shrunk=True))
     said = capsys.readouterr().out

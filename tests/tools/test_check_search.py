@@ -19,6 +19,7 @@ from tmr_jax.retriever import Retriever
 TOOL = runpy.run_path(str(Path(__file__).resolve().parents[2] / "tools" / "check_search.py"))
 
 
+@pytest.mark.slow
 def test_page_api_and_ranking_find_the_same(tiny_run, tmp_path, capfd):
     (tmp_path / "more.smi").write_text("".join(f"{'C' * i}N\n" for i in range(1, 30)))
     told = TOOL["Arguments"]((tmp_path / "more.smi",), tiny_run, sentences=5)

@@ -47,6 +47,7 @@ def repository(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_cell_runs_and_again_goes_on(tmp_path):
     own = {
         "REPOSITORY": repository(tmp_path / "origin").as_uri(),

@@ -38,6 +38,7 @@ def stressed(run: Path, library: Path, capsys: pytest.CaptureFixture[str], *only
 # Times are for a quiet machine; what is not a time holds on any.
 
 
+@pytest.mark.slow
 def test_small_form(tiny_run, library, capsys):
     told = stressed(tiny_run, library, capsys, "S1", "S2", "S4", "S7", "S9", "F24")
     assert {name for name, line in told.items() if line.startswith("ok")} >= {"S1", "S7", "F24"}
