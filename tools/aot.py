@@ -151,7 +151,7 @@ def _named(spec: Spec, a: Arguments) -> bool:
 
 
 def _divides(spec: Spec, devices: int) -> bool:
-    return devices == 1 or spec.trains
+    return devices == 1 or spec.trains or spec.kind == "rank"
 
 
 def everything() -> list[Job]:

@@ -28,7 +28,7 @@ from tmr_jax.data.batching import declare_rows, declare_shapes, encode_batches_m
 from tmr_jax.data.resident import planned, tables_of, taken
 from tmr_jax.nn.bert import BertConfig, text_operations
 from tmr_jax.refinement import _applied, settings_of
-from tmr_jax.retrieval import refine
+from tmr_jax.retrieval import device_rank, refine
 from tmr_jax.training.optim import build_adversary, build_optimizer
 from tmr_jax.training.parallel import AXIS, compiled_ahead, spread_over
 from tmr_jax.training.state import STATISTICS, joined, new_state, variables, without
@@ -164,7 +164,7 @@ class Spec(NamedTuple):
 SIZES = {"scibert": bench.SCIBERT, "minilm": MINILM}
 CHUNK = 512
 TRAINED = ("difftmr", "difftmr_random", "mbank", "dual")
-OTHERS = ("encode_text", "encode_mol", "rerank_t2m", "rerank_m2t")
+OTHERS = ("encode_text", "encode_mol", "rank", "rerank_t2m", "rerank_m2t")
 
 
 def product() -> list[Spec]:
@@ -187,6 +187,8 @@ def built(
     if spec.trains:
         return _training(spec, target, devices, change, shrunk)
     work = _worked(spec._replace(kind="difftmr", batch=32), target, 1, change, shrunk)
+    if spec.kind == "rank":
+        return _ranking(work, devices_of(target, devices))
     one = _placing(devices_of(target, 1))
     if spec.kind.startswith("rerank"):
         return _reranking(spec.kind.split("_")[1], work, one, shrunk)
@@ -337,6 +339,25 @@ def _encoder(
     model = work.task.model
     encode = jax.jit(lambda p, x: model.apply(variables(p), x, method=method))
     return Program((Piece(method, encode, (one.all(work.params), batch)),), count, useful, shape)
+
+
+# Ranks
+
+
+def _ranking(work: Worked, devices: tuple[Any, ...]) -> Program:
+    """One block of queries, each with one right candidate, among a pool shared by the devices."""
+    count, split = device_rank.counter(devices)
+    whole, each = NamedSharding(split.mesh, PartitionSpec()), device_rank.COLUMNS * len(devices)
+    pool, dim = -(-work.size.pool // each) * each, work.task.config.model.dim
+    queries = device_rank.QUERIES
+    arguments = (
+        jax.ShapeDtypeStruct((queries, dim), jnp.float32, sharding=whole),
+        jax.ShapeDtypeStruct((pool, dim), jnp.float32, sharding=split),
+        jax.ShapeDtypeStruct((pool,), jnp.int32, sharding=split),
+        jax.ShapeDtypeStruct((queries, 1), jnp.int32, sharding=whole),
+    )
+    said = f"{queries} queries among {work.size.pool:,}"
+    return Program((Piece("rank", count, arguments),), queries, 0.0, said)
 
 
 # The second stage, from what it really asks for

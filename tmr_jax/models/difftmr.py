@@ -216,10 +216,10 @@ class DiffTMR(DualEncoder):
             place = jnp.where(text.mask, places, len(words))
             weight = jnp.zeros(len(words)).at[place].set(weight, mode="drop", unique_indices=False)
         slots, of_slot = slotted(unit(mol.nodes), mol.node_graph, len(mol.pooled))
-        slots = slots.astype(self.dtype).reshape(-1, self.dim)
+        slots = slots.astype(self.dtype)
 
         rows = unit(words).astype(self.dtype), of_text, weight
-        blocks = block_count(len(words), len(slots), BLOCK)
+        blocks = block_count(len(words), slots.shape[0] * slots.shape[1], BLOCK)
         words, of_text, weight = dealt(rows, blocks, 1 if self.kernels else PARTS)
 
         def of(words: Float[Array, "P D"]) -> Float[Array, "P B"]:
@@ -282,18 +282,18 @@ class DiffTMR(DualEncoder):
 
 def nearest(
     words: Float[Array, "P D"],
-    slots: Float[Array, "R D"],
+    slots: Float[Array, "SLOT S D"],
     of_slot: Int[Array, " S"],
     graphs: int,
 ) -> Float[Array, "P B"]:
     """The largest cosine of each word with the motifs of each molecule.
 
     Motifs lie in slots of SLOT of one molecule, the last filled up with its last motif, so that
-    nearly all of the maximum is over an axis: R = SLOT x S. Of bfloat16 runs the cosines are
-    products of bfloat16, off by up to 4e-3: the largest array of a step.
+    nearly all of the maximum is over an axis. Of bfloat16 runs the cosines are products of
+    bfloat16, off by up to 4e-3: the largest array of a step.
     """
-    cosines = jnp.matmul(slots, words.T)
-    found = cosines.reshape(SLOT, -1, cosines.shape[1]).max(0)
+    cosines = jax.lax.dot_general(slots, words, (((2,), (1,)), ((), ())))  # [SLOT, S, P]
+    found = cosines.max(0)
     found = jax.ops.segment_max(found, of_slot, graphs + 1, indices_are_sorted=True)
     return found[:-1].T
 
