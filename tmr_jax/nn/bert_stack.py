@@ -190,8 +190,8 @@ def _at(rows: Array, i: Any) -> Array:
 
 
 def _made(shapes: Any, after: Array, interpret: bool) -> Any:
-    """Arrays that nothing is written to yet. They wait for `after`: of chunks encoded in a loop each
-    has its own, where those of `jax.lax.empty` would be a constant of the loop, copied each time.
+    """Arrays that nothing is written to yet. They wait for `after`: of chunks encoded in a loop
+    each has its own; those of `jax.lax.empty` would be a constant of the loop, copied each time.
     """
     leaves, structure = jax.tree.flatten(shapes)
     anywhere = pl.BlockSpec(memory_space=pl.ANY)
