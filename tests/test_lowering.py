@@ -3,6 +3,7 @@ at the oldest JAX."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import jax
@@ -39,11 +40,9 @@ def test_the_loop_over_all_50_noise_levels_is_in_the_step(check_lowering, lowere
     assert 50 not in check_lowering.trips(lowered("dual"))
 
 
-@pytest.mark.parametrize("name", ["dual", "difftmr", "difftmr random_step", "mbank"])
-def test_float32_products_of_a_loss_are_of_float32_on_a_tpu(name, check_lowering):
-    """Those of its gradient too, save for the weights of words, a network of their own. A generator
-    that reads bfloat16 takes three passes of the six (`DiffTMR._generate`)."""
-    model, params, batch = check_lowering.built(check_lowering.experiment(name), "tpu")
+def float32_products(check_lowering, config) -> list[str]:
+    """Those of the gradient of a loss by parameters and features, lowered for a TPU."""
+    model, params, batch = check_lowering.built(config, "tpu")
 
     def of(params, *batch, method, **more):
         return model.apply(variables(params), *batch, method=method, **more)
@@ -59,10 +58,28 @@ def test_float32_products_of_a_loss_are_of_float32_on_a_tpu(name, check_lowering
     given = params, features, {name: getattr(encoded, name) for name in groups}
     step = jax.jit(jax.grad(loss, (0, 1), allow_int=True))
     text = step.trace(*given).lower(lowering_platforms=("tpu",)).as_text()
-    products = re.findall(r"stablehlo\.dot_general.*xf32>.*", text)
-    lower = [line for line in products if not re.search(r"\[HIGH(EST)?, HIGH(EST)?\]", line)]
+    return re.findall(r"stablehlo\.dot_general.*xf32>.*", text)
+
+
+@pytest.mark.parametrize("name", ["dual", "difftmr", "difftmr random_step", "mbank"])
+def test_float32_products_of_a_loss_are_of_float32_on_a_tpu(name, check_lowering):
+    """Those of its gradient too, save for the weights of words, a network of their own."""
+    products = float32_products(check_lowering, check_lowering.experiment(name))
+    lower = [line for line in products if "HIGHEST, HIGHEST" not in line]
     assert len(products) > len(lower)
     assert [line for line in lower if WORDS not in line] == []
+
+
+def test_only_a_generator_of_bfloat16_features_takes_three_passes(check_lowering):
+    config = check_lowering.experiment("difftmr packed")
+    assert config.train.precision == "bfloat16"
+    found = float32_products(check_lowering, config)
+    three = [line for line in found if "[HIGH, HIGH]" in line]
+    assert three and [line for line in found if "[HIGHEST, HIGHEST]" in line]
+    hdan = dataclasses.replace(config.model.hdan, weight=0.0)
+    without = dataclasses.replace(config, model=dataclasses.replace(config.model, hdan=hdan))
+    found = float32_products(check_lowering, without)
+    assert found and not [line for line in found if "[HIGH, HIGH]" in line]
 
 
 def test_loops_and_their_trips(check_lowering):

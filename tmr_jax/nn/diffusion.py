@@ -135,7 +135,8 @@ class Pairs(NamedTuple):
 
     attention: Float[Array, "Q N"]  # logits of the candidates, but for the step's share
     key: Float[Array, "#Q N D"]  # u W_k
-    value: Float[Array, "1 N D2"] | Float[Array, "Q N D"]  # read by all (`_lifted`) or u W_v
+    # Of candidates that all queries share what the hidden layer gets of u W_v (`_lifted`).
+    value: Float[Array, "1 N D2"] | Float[Array, "Q N D"]  # of others u W_v
     hidden: Float[Array, "Q N D2"]  # all of the decoder's first layer that the state leaves alone
     mask: Bool[Array, "#Q N"]
 
@@ -174,12 +175,12 @@ def prepare(
 def at_time(w: HdanWeights, pairs: Pairs, k: Int[Array, "*S #Q"], form: Form) -> Times:
     """The part that knows the step, but not the state."""
     d = w.query.shape[0]
-    e = nn.silu(_product(time_features(k, d), w.time_in) + _row(w.time_in_bias, k.ndim + 1))
-    e = _product(e, w.time_out) + _row(w.time_out_bias, k.ndim + 1)
-    value = _product(e, w.value)
-    hidden = (1 - form.gamma) * _product(value * _row(w.depth, k.ndim + 1), w.inner[:d])
+    e = nn.silu(time_features(k, d) @ w.time_in + _row(w.time_in_bias, k.ndim + 1))
+    e = e @ w.time_out + _row(w.time_out_bias, k.ndim + 1)
+    value = e @ w.value
+    hidden = (1 - form.gamma) * (value * _row(w.depth, k.ndim + 1)) @ w.inner[:d]
     # q and u both carry e; (q + e W_q) . e W_k is the same for all candidates and cancels.
-    return Times(_meet(_product(e, w.query), pairs.key), _lifted(w, value, form), hidden)
+    return Times(_meet(e @ w.query, pairs.key), _lifted(w, value, form), hidden)
 
 
 def denoise(
@@ -217,7 +218,7 @@ def read_candidates(
 ) -> Float[Array, "*S Q D2"]:
     """What is read reaches all hidden layers alike; the bias of W_o is in `prepare`."""
     if len(pairs.value) == 1:
-        read = _product(weight, pairs.value[0])
+        read = weight @ pairs.value[0]
     else:
         read = _lifted(w, jnp.einsum("...qn,qnd->...qd", weight, pairs.value), form)
     return read + weight.sum(-1, keepdims=True) * times.value + times.hidden
@@ -296,23 +297,16 @@ def sample(
 def _meet(query: Float[Array, "*S #Q D"], key: Float[Array, "#Q N D"]) -> Float[Array, "*S #Q N"]:
     """Every query with its candidates."""
     if len(key) == 1:
-        return _product(query, key[0].T)
+        return query @ key[0].T
     if query.shape[-2] == 1:  # of all queries one row, as a step has
-        found = _product(query[..., 0, :], key.reshape(-1, key.shape[-1]).T)
+        found = query[..., 0, :] @ key.reshape(-1, key.shape[-1]).T
         return found.reshape(*found.shape[:-1], *key.shape[:2])
     return jnp.einsum("...qd,qnd->...qn", query, key)
 
 
 def _lifted(w: HdanWeights, value: Float[Array, "*R D"], form: Form) -> Float[Array, "*R D2"]:
     """What the hidden layer gets of a value that is read."""
-    return (1 - form.gamma) * _product(value, w.out @ w.inner[: len(w.out)])
-
-
-def _product(rows: Float[Array, "*R D"], matrix: Float[Array, "D E"]) -> Float[Array, "*R E"]:
-    """`rows @ matrix` as one product of two matrices: of an axis more than that XLA makes a window
-    to slide along, for TPU, which took a minute to compile and was no faster."""
-    flat = rows.reshape(-1, rows.shape[-1]) @ matrix
-    return flat.reshape(*rows.shape[:-1], -1)
+    return (1 - form.gamma) * (value @ (w.out @ w.inner[: len(w.out)]))
 
 
 def _row(vector: Array, rank: int) -> Array:
