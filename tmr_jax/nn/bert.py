@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from tmr_jax.nn.attention import LANES, Form, Segments
+from tmr_jax.nn.attention import Form, Segments
 from tmr_jax.nn.bert_layer import NORMS, SHAPES, SITES, Gelu, Kind, layer, low_memory_layer
 from tmr_jax.nn.bert_stack import run_layers
 from tmr_jax.nn.dropout import Dropout
@@ -208,8 +208,6 @@ class Bert(nn.Module):
         drop = not deterministic and c.dropout > 0
         rows, seeds = x.reshape(-1, c.hidden), self._seeds(drop)
         fused = self.form == "flash" and self.backward == "low_memory" and not self.remat
-        # The stack's kernel joins the masks of two halves of a row, each of whole registers.
-        fused = fused and (not drop or c.hidden % (2 * LANES) == 0 or self.interpret)
         if fused and not self.is_initializing():
             kind = Kind(c.heads, c.eps, c.dropout if drop else 0.0, self.form, self.gelu)
             weights = self.layers.variables["params"]

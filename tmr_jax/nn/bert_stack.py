@@ -31,7 +31,7 @@ from tmr_jax.nn.bert_layer import (
     packed,
     unpacked,
 )
-from tmr_jax.nn.dropout import LEVELS, Drop, kept_high, kept_low, mixed, threshold
+from tmr_jax.nn.dropout import LEVELS, Drop, kept_high, mixed, threshold
 
 
 class Rows(NamedTuple):
@@ -227,7 +227,9 @@ def _kept(seed: Any, rate: float, shape: tuple[int, ...]) -> Array:
     place = jax.lax.broadcasted_iota(jnp.int32, (rows, half), 0) + pl.program_id(0) * rows
     place = place * half + jax.lax.broadcasted_iota(jnp.int32, (rows, half), 1)
     bits = mixed(place, seed[0], seed[1])
-    return jnp.concatenate([kept_high(bits, rate), kept_low(bits, rate)], axis=1)
+    # Bits are joined, not masks: of masks of half a row Mosaic joins whole registers alone, and a
+    # row of MiniLM's 384 has halves of one and a half.
+    return kept_high(jnp.concatenate([bits, bits << 16], axis=1), rate)
 
 
 def _dropped(x: Array, seed: Any, rate: float) -> Array:
