@@ -19,6 +19,7 @@ from tmr_jax.feed import HostFeed, ResidentFeed, feed_of
 from tmr_jax.generator import assemble_for_generator
 from tmr_jax.train import main
 from tmr_jax.training.checkpoint import restore_params
+from tmr_jax.training.parallel import Spread
 from tmr_jax.training.state import new_state
 from tmr_jax.training.step import make_train_step, train_step
 
@@ -129,3 +130,12 @@ def test_what_cannot_go_with_packed_texts_is_said(other, tmp_path, capfd):
 def test_a_second_stage_takes_no_packed_texts(packed, tmp_path):
     with pytest.raises(ValueError, match="buckets in the second of two stages"):
         assemble_for_generator(packed[0].config, [], tmp_path)
+
+
+def test_what_cannot_be_compiled_ahead_counts_the_first_call_of_each_shape(monkeypatch):
+    """pmap over several processes: a report that says 0 programs would be wrong."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    programs = feed.Programs(lambda x: x + 1, Spread("pmap", None))
+    first, again, other = (programs(shape, 1) for shape in ("a", "a", "b"))
+    assert [found[0] for found in (first, again, other)] == [2, 2, 2]
+    assert first[2] is not None and again[2] is None and other[2] is not None

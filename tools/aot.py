@@ -265,7 +265,8 @@ def _memory(program: Any) -> dict[str, float]:
 def refused(error: str) -> dict[str, Any]:
     """A program that does not fit, with the numbers the compiler gives; or that is no program."""
     used = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT])", error)
-    found: dict[str, Any] = {"fits": False, "error": " ".join(error.split())[:300]}
+    said = " ".join(error.replace(f"{ROOT}/", "").split())[:300]
+    found: dict[str, Any] = {"fits": False, "error": said}
     if used:
         unit = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2.0**10}
         found["hbm_gib"] = float(used[1]) * unit[used[2]]

@@ -400,3 +400,12 @@ def unit_rows(x):
 
 def hits(scores):
     return float((scores.argmax(1) == np.arange(POOL)).mean())
+
+
+def test_a_block_has_rows_of_every_part_and_all_come_back():
+    rows = np.arange(192).reshape(96, 2)
+    blocks = difftmr.dealt(rows, 3)  # of 32 rows each, two from every 16th of all
+    assert blocks.shape == (3, 32, 2)
+    assert [set(block[:, 0] // 2 // 6) for block in blocks] == [set(range(16))] * 3
+    np.testing.assert_array_equal(difftmr.gathered(blocks), rows)
+    np.testing.assert_array_equal(difftmr.dealt(rows, 3, 1), rows.reshape(3, 32, 2))
