@@ -300,11 +300,11 @@ class Speeds(NamedTuple):
         return max(work.bytes / self.bytes, *halves)
 
 
-Kernels = Callable[[Instruction], Work]  # products and elementwise operations of a Pallas kernel
+Kernels = Callable[[Instruction], Work | None]  # of a Pallas kernel, where it is known
 
 
-def no_kernels(_: Instruction) -> Work:
-    return Work()
+def no_kernels(_: Instruction) -> Work | None:
+    return None
 
 
 def is_kernel(one: Instruction) -> bool:
@@ -319,9 +319,8 @@ def work_of(module: Module, run: Run, kernels: Kernels = no_kernels) -> Work:
     if one.opcode == "fusion":
         return _fused(module.inside(one), one, shapes)
     if is_kernel(one):
-        work = kernels(one)
-        whole = one.bytes + sum(map(_bytes, shapes))  # where its blocks are not known
-        return work if work.bytes else work._replace(bytes=whole)
+        work = kernels(one)  # none, where it only gives memory that nobody has written to
+        return Work(one.bytes + sum(map(_bytes, shapes))) if work is None else work
     inside = dict(run.within) | {one.name: one}
     return _of_one(one, shapes, inside)
 

@@ -91,10 +91,10 @@ def _variable(v: Any) -> bool:
 def lookup(kernels: list[Kernel], unknown: list[str]) -> Any:
     """Instruction -> work of the kernel it calls, by name and shape; else the largest by name.
 
-    The names of those that are not found go to `unknown`.
+    Of those that are not found it is None, and their names go to `unknown`.
     """
 
-    def work(one: Instruction) -> Work:
+    def work(one: Instruction) -> Work | None:
         named = re.search(r"([\w.\-]+)\)*/pallas_call", one.source)
         names = [named[1]] if named else []
         names.append(re.sub(r"\.\d+$", "", one.name))
@@ -103,7 +103,7 @@ def lookup(kernels: list[Kernel], unknown: list[str]) -> Any:
         exact = [k for k in same if set(k.shapes) <= shapes]
         if not same:
             unknown.append(names[0])
-            return Work()
+            return None
         return max((k.work for k in exact or same), key=lambda w: (w.matrix, w.elements))
 
     return work

@@ -340,6 +340,27 @@ def test_a_kernel_is_counted_by_its_text_and_grid():
     assert unknown == ["theirs"]
 
 
+def test_a_kernel_that_touches_none_of_its_arrays_costs_nothing():
+    from jax.experimental import pallas as pl
+
+    def call(x):
+        anywhere = pl.BlockSpec(memory_space=pl.ANY)
+        shape = jax.ShapeDtypeStruct((32, 8), jnp.float32)
+        made = pl.pallas_call(
+            lambda *_: None, shape, in_specs=[anywhere], out_specs=anywhere, name="made"
+        )
+        return made(x)
+
+    kernels = aot_jaxpr.kernels_of(jax.jit(call).trace(np.ones((32, 8))).jaxpr)
+    run = (
+        "%x = f32[32,8]{1,0} parameter(0)",
+        '%k = f32[32,8]{1,0} custom-call(%x), custom_call_target="tpu_custom_call", '
+        'metadata={op_name="jit(f)/made/pallas_call"}',
+    )
+    assert surcharge(*run, kernels=aot_jaxpr.lookup(kernels, [])) == 0
+    assert surcharge(*run) > 0
+
+
 # The programs
 
 
