@@ -219,7 +219,7 @@ class DiffTMR(DualEncoder):
         slots = slots.astype(self.dtype)
 
         rows = unit(words).astype(self.dtype), of_text, weight
-        blocks = block_count(len(words), slots.shape[0] * slots.shape[1], BLOCK)
+        blocks = block_count(len(words), SLOT * slots.shape[1], BLOCK)
         words, of_text, weight = dealt(rows, blocks, 1 if self.kernels else PARTS)
 
         def of(words: Float[Array, "P D"]) -> Float[Array, "P B"]:
