@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,11 @@ from tmr_jax.types import Pair
 
 POOL = "chebi20-molt5/test-split"
 ENCODE_BATCH = 32  # of every contestant
-TEXTS = {"tmr_jax, buckets": "buckets", "tmr_jax, packed": "packed"}
+FORMS = {  # how texts are batched, and the precision of the products
+    "tmr_jax, buckets": ("buckets", "bfloat16"),
+    "tmr_jax, packed": ("packed", "bfloat16"),
+    "tmr_jax, packed, float32": ("packed", "float32"),
+}
 
 
 def experiment(texts: str, precision: str = "bfloat16") -> Experiment:
@@ -51,8 +56,8 @@ def experiment(texts: str, precision: str = "bfloat16") -> Experiment:
 class Contestant:
     """One way to carry the step out, with everything compiled that it needs."""
 
-    def __init__(self, texts: str, pairs: list[Pair]) -> None:
-        config = experiment(texts)
+    def __init__(self, name: str, pairs: list[Pair]) -> None:
+        config = experiment(*FORMS[name])
         self.assembly, self.data, weights = assemble_for_training(config, pairs)
         self.plan = self.data.composition.epoch(0, 0)
         pad = self.assembly.tokenizer.pad_token
@@ -198,10 +203,10 @@ def checked(one: Contestant, rows: np.ndarray) -> tuple[dict[str, Any], dict[str
     return {"loss": float(value), "gradient": norm}, jax.device_get(drawn)
 
 
-def answers(contestants: dict[str, Contestant]) -> Iterator[dict[str, Any]]:
+def answers(contestant: Callable[[str], Contestant]) -> Iterator[dict[str, Any]]:
     for line in sys.stdin:
         command = json.loads(line)
-        one = contestants[command.pop("name")]
+        one = contestant(command.pop("name"))
         yield getattr(one, command.pop("do"))(**command)
 
 
@@ -211,11 +216,11 @@ def main() -> None:
     folder = Path(sys.argv[1])
     pairs = pairs_of_pool()
     assert len(pairs) >= CACHE_FROM, "a pool of this size is featurised once"
-    contestants = {name: Contestant(texts, pairs) for name, texts in TEXTS.items()}
-    check = write_checked(folder, contestants["tmr_jax, buckets"])
+    contestant = cache(lambda name: Contestant(name, pairs))
+    check = write_checked(folder, contestant("tmr_jax, buckets"))
     hello = {"jax": jax.__version__, "backend": jax.default_backend(), "check": check}
     print(json.dumps(hello), flush=True)
-    for answer in answers(contestants):
+    for answer in answers(contestant):
         print(json.dumps(answer), flush=True)
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from tmr_jax.nn.bert import Affine
 from tmr_jax.nn.pooling import NORM_FLOOR, masked_mean, segment_mean, unit
 
 HEADS = 4
@@ -19,7 +20,9 @@ class Memory(nn.Module):
     """o of A2: attention of M learned vectors over the words, or the atoms, of an item.
 
     One bank and one set of projections for both modalities. The mean over the slots is taken before
-    the output projection, which is linear: the same number, and no item needs M rows of its own.
+    the output projection, which is linear: the same number, and no item needs M rows of its own. For
+    the same reason a word meets the product of key and bank, and values are of sums of words: of
+    [B, T, D] only the words themselves are in memory.
     """
 
     slots: int  # M; 0: the mean of the parts, without memory
@@ -30,15 +33,19 @@ class Memory(nn.Module):
         if self.slots:
             self.bank = self.param("bank", _bank, (self.slots, self.dim))
             # Their start is unstated: Flax's own, as for every dense layer that A2 says nothing of.
-            self.query, self.key, self.value = (nn.Dense(self.dim) for _ in range(3))
-            self.out = nn.Dense(self.dim)
+            self.query, self.out = nn.Dense(self.dim), nn.Dense(self.dim)
+            start = nn.initializers.lecun_normal()
+            self.key, self.value = Affine(self.dim, start), Affine(self.dim, start)
 
     def texts(self, tokens: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
         """o^t; padding is not looked at."""
         if not self.slots:
             return jnp.exp(self.theta) * masked_mean(tokens, mask)
-        weight = self._text_attention(tokens, mask).mean(-1)  # [B, T, H]
-        return self._read((self._values(tokens) * weight[..., None]).sum(1))
+        weight = self._text_attention(tokens, mask).mean(-1)  # [B, T, H], of sum 1 over the words
+        read = jnp.einsum("bth,btd->bhd", weight, tokens)
+        value = self.value(self.dim)
+        kernel, bias = self._heads(value["kernel"]), self._heads(value["bias"])
+        return self._read(jnp.einsum("bhd,dhk->bhk", read, kernel) + bias[None])
 
     def molecules(
         self, nodes: Float[Array, "N D"], of_graph: Int[Array, " N"], graphs: int
@@ -47,8 +54,9 @@ class Memory(nn.Module):
         if not self.slots:
             return jnp.exp(self.theta) * segment_mean(nodes, of_graph, graphs)
         weight = self._atom_attention(nodes, of_graph, graphs).mean(-1)  # [N, H]
-        values = self._values(nodes) * weight[..., None]
-        return self._read(jax.ops.segment_sum(values, of_graph, graphs))
+        value = self.value(self.dim)
+        values = self._heads(nodes @ value["kernel"] + value["bias"][None])
+        return self._read(jax.ops.segment_sum(values * weight[..., None], of_graph, graphs))
 
     def sharpness(
         self, parts: Float[Array, "B T D"], mask: Bool[Array, "B T"]
@@ -75,12 +83,11 @@ class Memory(nn.Module):
         return weight / jax.ops.segment_sum(weight, of_graph, graphs)[of_graph]
 
     def _logits(self, parts: Float[Array, "*parts D"]) -> Float[Array, "*parts H M"]:
-        asked = self._heads(self.query(self.bank))  # [M, H, D / H]
-        found = self._heads(self.key(parts))
-        return jnp.einsum("...hd,mhd->...hm", found, asked) / jnp.sqrt(self.dim / HEADS)
-
-    def _values(self, parts: Float[Array, "*parts D"]) -> Float[Array, "*parts H d"]:
-        return self._heads(self.value(parts))
+        """Without the bias of the keys, which adds the same to all parts: a softmax ignores it."""
+        asked = self._heads(self.query(self.bank))  # [M, H, d]
+        kernel = self._heads(self.key(self.dim)["kernel"])  # [D, H, d]
+        reader = jnp.einsum("dhk,mhk->dhm", kernel, asked) / jnp.sqrt(self.dim / HEADS)
+        return jnp.einsum("...d,dhm->...hm", parts, reader)
 
     def _heads(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-1], HEADS, self.dim // HEADS)
