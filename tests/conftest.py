@@ -141,12 +141,12 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import numpy as np
     import optax
 
-    from tmr_jax.assembly import assemble_for_training, init_params, save_assembly
     from tmr_jax.config import load_experiment, to_json
     from tmr_jax.data import load_pairs
     from tmr_jax.data.batching import make_batch
-    from tmr_jax.training.checkpoint import Checkpoints
-    from tmr_jax.training.state import new_state
+    from tmr_jax.models.checkpoint import Checkpoints
+    from tmr_jax.models.run import assemble_for_training, init_params, save_assembly
+    from tmr_jax.models.state import new_state
 
     run = tmp_path_factory.mktemp("runs") / "tiny"
     run.mkdir()

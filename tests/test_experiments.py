@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import tyro
 
-from tmr_jax.assembly import init_params
 from tmr_jax.config import Experiment, from_json, load_experiment, to_json
 from tmr_jax.data.pools import PROTOCOLS
-from tmr_jax.eval import default_protocols
-from tmr_jax.overlap import own_test
-from tmr_jax.retrieval.protocols import find
-from tmr_jax.table import run_of
-from tmr_jax.table_plan import PUBLISHED, load_table
+from tmr_jax.eval.__main__ import default_protocols
+from tmr_jax.eval.leakage import own_test
+from tmr_jax.eval.protocols import find
+from tmr_jax.models.run import init_params
+from tmr_jax.table.__main__ import run_of
+from tmr_jax.table.plan import PUBLISHED, load_table
 
 FILES = sorted(
     p for p in (Path(__file__).parent.parent / "experiments").glob("*.py") if p.stem != "__init__"
@@ -75,9 +75,9 @@ def shrunk(config: Experiment) -> Experiment:
 
 def tiny_assembly(config: Experiment) -> tuple[Any, Any]:
     """Assembly and first batch."""
-    from tmr_jax.assembly import assemble_for_training
     from tmr_jax.data import load_pairs
     from tmr_jax.data.batching import make_batch
+    from tmr_jax.models.run import assemble_for_training
 
     assembly, data, _ = assemble_for_training(config, load_pairs(config.data))
     rows, groups = np.arange(config.train.batch_size), (data.text_group, data.mol_group)
@@ -88,9 +88,9 @@ def tiny_assembly(config: Experiment) -> tuple[Any, Any]:
 @each
 def test_takes_one_step(path: Path) -> None:
     """Not compiled: single operations are compiled once for all files, a step for each of them."""
-    from tmr_jax.training.optim import build_adversary, build_optimizer
-    from tmr_jax.training.state import STATISTICS, new_state, without
-    from tmr_jax.training.step import train_step
+    from tmr_jax.models.state import STATISTICS, new_state, without
+    from tmr_jax.train.optim import build_adversary, build_optimizer
+    from tmr_jax.train.step import train_step
 
     config = shrunk(load_experiment(path.stem))
     assembly, batch = tiny_assembly(config)
@@ -127,9 +127,9 @@ def batch_of(config: Experiment) -> Any:
 @each
 def test_builds_in_full_size(path: Path) -> None:
     """Shapes only, of parameters and loss: nothing is computed, and no weights are needed."""
-    from tmr_jax.features.atoms import EDGE_SIZES, NODE_SIZES
+    from tmr_jax.data.features.atoms import EDGE_SIZES, NODE_SIZES
     from tmr_jax.models import build_model
-    from tmr_jax.nn.bert import BertConfig
+    from tmr_jax.models.layers.bert import BertConfig
 
     config = load_experiment(path.stem)
     batch = batch_of(shrunk(config))
@@ -156,9 +156,9 @@ def test_builds_in_full_size(path: Path) -> None:
 @pytest.mark.parametrize("path", TABLES, ids=lambda p: p.stem)
 def test_a_table_asks_for_what_there_is(path: Path) -> None:
     """Its experiments, words of training and of evaluation, and pools all exist; nothing is run."""
-    from tmr_jax.eval import Arguments as Evaluation
-    from tmr_jax.table import jobs
-    from tmr_jax.train import parse
+    from tmr_jax.eval.__main__ import Arguments as Evaluation
+    from tmr_jax.table.__main__ import jobs
+    from tmr_jax.train.__main__ import parse
 
     table = load_table(path.stem)
     assert len(table.seeds) >= 3

@@ -59,12 +59,12 @@ def test_commands_name_what_exists(command: str) -> None:
 
 def options(verb: str, words: list[str]) -> None:
     """Each option of a command is one that the program has."""
-    from tmr_jax.eval import Arguments as Eval
-    from tmr_jax.index import Build
-    from tmr_jax.search import Arguments as Search
-    from tmr_jax.serve import Arguments as Serve
-    from tmr_jax.table import Arguments as Table
-    from tmr_jax.train import Arguments as Train
+    from tmr_jax.eval.__main__ import Arguments as Eval
+    from tmr_jax.index.__main__ import Build
+    from tmr_jax.search.__main__ import Arguments as Search
+    from tmr_jax.serve.__main__ import Arguments as Serve
+    from tmr_jax.table.__main__ import Arguments as Table
+    from tmr_jax.train.__main__ import Arguments as Train
 
     programs = {"train": Train, "eval": Eval, "index": Build, "search": Search, "table": Table}
     programs |= {"serve": Serve}

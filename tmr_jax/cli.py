@@ -25,7 +25,7 @@ VERBS = {
         "a page and an API: tmr serve --run runs/quickstart --library my.smi",
     ),
     "table": ("tmr_jax.table", "run what a table of results lacks: tmr table --name smoke"),
-    "data": ("tmr_jax.data.fetch", "fetch a public data set and verify it: tmr data chebi20"),
+    "data": ("tmr_jax.data.download", "fetch a public data set and verify it: tmr data chebi20"),
 }
 
 

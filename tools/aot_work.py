@@ -25,14 +25,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tmr_jax.config import Experiment
 from tmr_jax.data.batching import declare_rows, declare_shapes, encode_batches_mol
-from tmr_jax.data.resident import planned, tables_of, taken
-from tmr_jax.nn.bert import BertConfig, text_operations
-from tmr_jax.refinement import _applied, settings_of
-from tmr_jax.retrieval import device_rank, refine
-from tmr_jax.training.optim import build_adversary, build_optimizer
-from tmr_jax.training.parallel import AXIS, compiled_ahead, spread_over
-from tmr_jax.training.state import STATISTICS, joined, new_state, variables, without
-from tmr_jax.training.step import make_train_call, train_step
+from tmr_jax.eval import device_rank
+from tmr_jax.eval import rerank_steps as refine
+from tmr_jax.eval.rerank import _applied, settings_of
+from tmr_jax.models.layers.bert import BertConfig, text_operations
+from tmr_jax.models.state import STATISTICS, joined, new_state, variables, without
+from tmr_jax.train.device_loader import planned, tables_of, taken
+from tmr_jax.train.optim import build_adversary, build_optimizer
+from tmr_jax.train.parallel import AXIS, compiled_ahead, spread_over
+from tmr_jax.train.step import make_train_call, train_step
 from tmr_jax.types import TextBatch
 
 GIB = 2**30

@@ -1,4 +1,4 @@
-"""Keeping freed memory (tmr_jax/memory.py) against giving it back: python tools/bench_cpu_step.py
+"""Keeping freed memory (tmr_jax/models/malloc.py) against giving it back: python tools/bench_cpu_step.py
 
 Gradients of a MiniLM-sized text encoder, 64 texts of 64 tokens. Each form runs in a process of its
 own, A B A B; the medians and their ratio are printed.
@@ -26,14 +26,14 @@ def seconds(run, args, repeats: int) -> float:
 
 
 def memory(kept: bool) -> float:
-    from tmr_jax.memory import keep_freed_memory
+    from tmr_jax.models.malloc import keep_freed_memory
 
     if kept and not keep_freed_memory():
         raise SystemExit("this C library has no mallopt: nothing to compare")
     import jax
     import jax.numpy as jnp
 
-    from tmr_jax.nn.bert import Bert, BertConfig
+    from tmr_jax.models.layers.bert import Bert, BertConfig
 
     bert, forms = BertConfig(30522, 384, 6, 12, 1536, dropout=0.0), ("low_memory", "low_memory")
     model = Bert(bert, jnp.bfloat16, *forms, unroll=0)  # as models on a CPU have it

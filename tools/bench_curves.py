@@ -28,17 +28,17 @@ import numpy as np
 import tyro
 from bench_gpu import FULL, SHRUNK, Sizes, parameters, side, work
 
-from tmr_jax.assembly import Encoded
-from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.data.cache import cache_folder
-from tmr_jax.feed import feed_of
-from tmr_jax.memory import keep_freed_memory
-from tmr_jax.nn.bert import BertConfig
-from tmr_jax.refinement import Refiner, settings_of
-from tmr_jax.retrieval.index import unit
-from tmr_jax.retrieval.rank import rank
-from tmr_jax.training.optim import build_optimizer
-from tmr_jax.training.state import new_state
+from tmr_jax.eval.rank import rank
+from tmr_jax.eval.rerank import Refiner, settings_of
+from tmr_jax.models.compile_cache import use_compile_cache
+from tmr_jax.models.encode import unit
+from tmr_jax.models.layers.bert import BertConfig
+from tmr_jax.models.malloc import keep_freed_memory
+from tmr_jax.models.run import Encoded
+from tmr_jax.models.state import new_state
+from tmr_jax.train.loader import feed_of
+from tmr_jax.train.optim import build_optimizer
 
 MINILM = BertConfig(30_522, 384, 6, 12, 1_536, pooler=False)
 CURVES: dict[str, tuple[int, ...]] = {

@@ -29,21 +29,21 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from tmr_jax.assembly import Encoded, TrainingSet
-from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import Experiment, load_experiment
 from tmr_jax.data.batching import Composition, declare_rows, declare_shapes, encode_batches_mol
 from tmr_jax.data.cache import MolTable, TextTable, cache_folder
 from tmr_jax.data.packing import pack
-from tmr_jax.feed import feed_of
+from tmr_jax.eval.rerank import Refiner, settings_of
 from tmr_jax.models import build_model
-from tmr_jax.nn.attention import Form, Segments
-from tmr_jax.nn.attention import attention as attend
-from tmr_jax.nn.bert import BertConfig
-from tmr_jax.refinement import Refiner, settings_of
-from tmr_jax.training.optim import build_optimizer
-from tmr_jax.training.state import joined, new_state, variables
-from tmr_jax.training.throughput import Throughput, sentence
+from tmr_jax.models.compile_cache import use_compile_cache
+from tmr_jax.models.layers.attention import Form, Segments
+from tmr_jax.models.layers.attention import attention as attend
+from tmr_jax.models.layers.bert import BertConfig
+from tmr_jax.models.run import Encoded, TrainingSet
+from tmr_jax.models.state import joined, new_state, variables
+from tmr_jax.train.loader import feed_of
+from tmr_jax.train.optim import build_optimizer
+from tmr_jax.train.throughput import Throughput, sentence
 from tmr_jax.types import Side
 
 SCIBERT = BertConfig(31_090, 768, 12, 12, 3_072, pooler=False)

@@ -28,7 +28,7 @@ from typing import NamedTuple
 import tyro
 
 from tmr_jax.data.molecules import read_rows
-from tmr_jax.store.exact import MANIFEST, ROWS, SHARDS, sha256_of, shard_places
+from tmr_jax.index.exact import MANIFEST, ROWS, SHARDS, sha256_of, shard_places
 
 LOOK = 0.5  # seconds between looks at the memory
 

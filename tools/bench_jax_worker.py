@@ -18,17 +18,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from tmr_jax.assembly import Encoder, TrainingSet, assemble_for_training, init_params
-from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import DataConfig, Experiment, load_experiment
 from tmr_jax.data.batching import Composition
 from tmr_jax.data.cache import CACHE_FROM, cache_folder, text_take
 from tmr_jax.data.pools import load_pool
-from tmr_jax.feed import feed_of
-from tmr_jax.memory import keep_freed_memory
-from tmr_jax.nn.bert import BertConfig
-from tmr_jax.training.optim import build_optimizer
-from tmr_jax.training.state import layerwise, new_state, variables
+from tmr_jax.models.compile_cache import use_compile_cache
+from tmr_jax.models.layers.bert import BertConfig
+from tmr_jax.models.malloc import keep_freed_memory
+from tmr_jax.models.run import Encoder, TrainingSet, assemble_for_training, init_params
+from tmr_jax.models.state import layerwise, new_state, variables
+from tmr_jax.train.loader import feed_of
+from tmr_jax.train.optim import build_optimizer
 from tmr_jax.types import Pair
 
 POOL = "chebi20-molt5/test-split"
@@ -178,7 +178,7 @@ def write_work(
 
 def checked(one: Contestant, rows: np.ndarray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Loss in float32 without dropout, and the noise that the model drew, for the rival to use."""
-    from tmr_jax.assembly import rebuilt
+    from tmr_jax.models.run import rebuilt
 
     config = one.assembly.config
     plain = replace(config.train, precision="float32", backward="autodiff")

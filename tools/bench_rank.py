@@ -17,9 +17,9 @@ import numpy as np
 import tyro
 
 from tmr_jax.data.cache import cache_folder
-from tmr_jax.retrieval.index import unit
-from tmr_jax.retrieval.metrics import metrics
-from tmr_jax.retrieval.rank import rank
+from tmr_jax.eval.metrics import metrics
+from tmr_jax.eval.rank import rank
+from tmr_jax.models.encode import unit
 
 QUERIES, POOL, DIM = 3_300, 33_008, 300
 SQUARE = 4_096  # side of the matrices of the fixed product

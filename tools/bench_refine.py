@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import tyro
 
-from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.data.pools import load_pool
-from tmr_jax.eval import default_protocols, encode_pools, open_run, read_config
-from tmr_jax.memory import keep_freed_memory
+from tmr_jax.eval.__main__ import default_protocols, encode_pools, open_run, read_config
+from tmr_jax.models.compile_cache import use_compile_cache
+from tmr_jax.models.malloc import keep_freed_memory
 
 SWEEPS = {
     "steps": (1, 5, 10, 25, 50),

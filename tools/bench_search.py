@@ -32,11 +32,11 @@ import tyro
 
 import tmr_jax
 from tmr_jax.data.pools import load_pool
-from tmr_jax.eval import default_protocols
-from tmr_jax.filters import parse_filter
-from tmr_jax.retriever import Hit, Retriever
-from tmr_jax.store import Filter
-from tmr_jax.store.exact import ExactStore
+from tmr_jax.eval.__main__ import default_protocols
+from tmr_jax.index.exact import ExactStore
+from tmr_jax.index.schema import Filter
+from tmr_jax.search.filters import parse_filter
+from tmr_jax.search.retriever import Hit, Retriever
 
 K, WARM = 10, 20
 

@@ -31,9 +31,10 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from tmr_jax.store import COLUMNS, TEXTS, Batch, Condition, Filter, scan
-from tmr_jax.store.exact import MANIFEST, ExactStore
-from tmr_jax.store.opening import open_store
+from tmr_jax.index import scan
+from tmr_jax.index.exact import MANIFEST, ExactStore
+from tmr_jax.index.open import open_store
+from tmr_jax.index.schema import COLUMNS, TEXTS, Batch, Condition, Filter
 
 LOOK = 0.2  # seconds between looks at the memory
 BLOCK = 16_384  # rows of a shard
@@ -301,7 +302,9 @@ def measured(place: str, queries: Path, origin: Path, out: Path) -> dict[str, An
 def ask(told: Ask) -> None:
     """Opens a library, times each query by itself, and writes what was found."""
     queries = np.load(told.queries, allow_pickle=False)
-    import_module(f"tmr_jax.store.{told.place.split(':')[0]}")  # what imports take is no opening
+    import_module(
+        f"tmr_jax.index.schema.{told.place.split(':')[0]}"
+    )  # what imports take is no opening
     scan.pays()
     before = time.perf_counter()
     store = open_store(told.place)

@@ -22,10 +22,10 @@ from tmr_jax.config import Experiment, SecondOrderConfig, load_experiment
 from tmr_jax.data.batching import declare_shapes, make_batch
 from tmr_jax.data.cache import TextTable, apply_vocabulary, build_vocabulary, molecule_table
 from tmr_jax.models import build_model
-from tmr_jax.nn.bert import BertConfig
-from tmr_jax.training.optim import build_adversary, build_optimizer
-from tmr_jax.training.state import STATISTICS, joined, new_state, without
-from tmr_jax.training.step import train_step
+from tmr_jax.models.layers.bert import BertConfig
+from tmr_jax.models.state import STATISTICS, joined, new_state, without
+from tmr_jax.train.optim import build_adversary, build_optimizer
+from tmr_jax.train.step import train_step
 
 SMILES = ("CCO", "C", "c1ccccc1", "CC(=O)NC", "[Na+].[Cl-]", "CCN")
 LENGTHS = (3, 16, 5, 1, 9, 7)

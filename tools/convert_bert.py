@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tmr_jax.nn.pretrained import IGNORED, published_name, read_config, read_weights, sha256
+from tmr_jax.models.pretrained import IGNORED, published_name, read_config, read_weights, sha256
 
 TIMEOUT_S = 900
 

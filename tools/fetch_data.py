@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tmr_jax.data.fetch import main
+from tmr_jax.data.download import main
 
 if __name__ == "__main__":
     sys.exit(main())

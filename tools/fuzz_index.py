@@ -24,12 +24,12 @@ import tyro
 from rdkit import Chem
 
 from tmr_jax.config import from_json
-from tmr_jax.data.demo_molecules import nci_molecules
-from tmr_jax.data.demo_text import Draw
-from tmr_jax.index_build import PATIENCE, REFUSED
-from tmr_jax.store.exact import ExactStore
+from tmr_jax.data.datasets.demo.molecules import nci_molecules
+from tmr_jax.data.datasets.demo.text import Draw
+from tmr_jax.index.build import PATIENCE, REFUSED
+from tmr_jax.index.exact import ExactStore
 
-CRASHED, SLOW = "crashed", "too-slow"  # reasons of tmr_jax.index_build
+CRASHED, SLOW = "crashed", "too-slow"  # reasons of tmr_jax.index.build
 # Molecules in other company have other sums; a wrong molecule is a hundred times as far away.
 ROUNDING = {"float32": 1e-6, "bfloat16": 5e-4}
 ODD = "CNOSPFIBc123456789()[]=#@/\\+-.%*:>~H\0\x01\x7f\u202e\u200b\U0001f9ea"

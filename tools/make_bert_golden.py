@@ -1,4 +1,4 @@
-"""Record what the PyTorch BERT computes, for tests/nn/test_bert.py to compare with.
+"""Record what the PyTorch BERT computes, for tests/models/layers/test_bert.py to compare with.
 
     python3.11 -m venv torchenv && torchenv/bin/pip install torch==2.13.0 transformers==5.23.0 \\
         safetensors numpy

@@ -21,24 +21,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tmr_jax.assembly import Assembly, assemble_for_training
-from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import GraphEncoderConfig
 from tmr_jax.data import load_pairs_with_report
 from tmr_jax.data.batching import encode_batches_mol, encode_batches_text, mol_batch
 from tmr_jax.data.cache import TextTable, cache_folder, molecule_table, text_table
 from tmr_jax.data.pools import load_pool, validation_protocol
-from tmr_jax.loop import Plan
-from tmr_jax.losses.contrastive import info_nce, same_pair
-from tmr_jax.memory import keep_freed_memory
-from tmr_jax.models.dual import MAX_LOG_SCALE, GraphEncoder
-from tmr_jax.nn.bert import Bert, stacked
-from tmr_jax.nn.pooling import masked_mean, unit
-from tmr_jax.retrieval.index import encode
-from tmr_jax.retrieval.metrics import metrics
-from tmr_jax.retrieval.rank import rank
-from tmr_jax.train import parse
-from tmr_jax.training.optim import build_optimizer
+from tmr_jax.eval.metrics import metrics
+from tmr_jax.eval.rank import rank
+from tmr_jax.models.compile_cache import use_compile_cache
+from tmr_jax.models.dual_encoder import MAX_LOG_SCALE, GraphEncoder
+from tmr_jax.models.encode import encode
+from tmr_jax.models.layers.bert import Bert, stacked
+from tmr_jax.models.layers.pooling import masked_mean, unit
+from tmr_jax.models.losses.contrastive import info_nce, same_pair
+from tmr_jax.models.malloc import keep_freed_memory
+from tmr_jax.models.run import Assembly, assemble_for_training
+from tmr_jax.train.__main__ import parse
+from tmr_jax.train.loop import Plan
+from tmr_jax.train.optim import build_optimizer
 
 
 class Probe(nn.Module):

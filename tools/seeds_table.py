@@ -18,8 +18,8 @@ from typing import Any
 
 import tyro
 
-from tmr_jax.evaluation_report import number
-from tmr_jax.retrieval.protocols import PAIR
+from tmr_jax.eval.protocols import PAIR
+from tmr_jax.eval.report.page import number
 
 SHOWN = ("hits@1", "hits@10", "mrr")
 TIERS = ("", "det", "tapr", "fused", "x0")

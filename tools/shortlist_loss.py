@@ -16,14 +16,14 @@ import numpy as np
 import tyro
 from rich.progress import Progress
 
-from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.data.pools import load_pool
-from tmr_jax.eval import Restored, chosen_alpha, encode_pools, open_run, read_config
-from tmr_jax.memory import keep_freed_memory
-from tmr_jax.refinement import Lists
-from tmr_jax.retrieval.metrics import gains, metrics
-from tmr_jax.trust import Sides
+from tmr_jax.eval.__main__ import Restored, chosen_alpha, encode_pools, open_run, read_config
+from tmr_jax.eval.metrics import gains, metrics
+from tmr_jax.eval.ood import Sides
+from tmr_jax.eval.rerank import Lists
+from tmr_jax.models.compile_cache import use_compile_cache
+from tmr_jax.models.malloc import keep_freed_memory
 
 
 @dataclass(frozen=True)

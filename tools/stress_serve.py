@@ -434,7 +434,7 @@ def killed_matcher(service: Service) -> float | None:
 
 def s9(run: str, library: Path, folder: Path, reloads: int) -> tuple[bool, str]:
     """Each reload finds another library at the address; every answer is of one of them alone."""
-    from tmr_jax.store.exact import ExactStore
+    from tmr_jax.index.exact import ExactStore
 
     some = next(ExactStore(library).batches(1_000)).columns["smiles"]
     lines = [f"{smiles} {NEW}{i}" for i, smiles in enumerate(some)]

@@ -21,8 +21,7 @@ import optax
 from rich.console import Console
 from rich.table import Table
 
-from tmr_jax.losses.diffusion import denoising_kl
-from tmr_jax.nn.diffusion import (
+from tmr_jax.models.layers.denoiser import (
     Form,
     Hdan,
     HdanWeights,
@@ -33,7 +32,8 @@ from tmr_jax.nn.diffusion import (
     prepare,
     sample,
 )
-from tmr_jax.nn.pooling import unit
+from tmr_jax.models.layers.pooling import unit
+from tmr_jax.models.losses.diffusion import denoising_kl
 
 N, D, T, STEPS = 32, 64, 50, 1500
 NOISE = 3.2  # of a text around its molecule: cosine alone is right for about two in three

@@ -21,22 +21,22 @@ import jax
 import numpy as np
 import tyro
 
-from tmr_jax.assembly import Assembly, Encoded, rebuilt
-from tmr_jax.compile_cache import use_compile_cache
 from tmr_jax.config import load_experiment
 from tmr_jax.data import load_pairs_with_report
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.data.pools import load_pool, validation_protocol
-from tmr_jax.eval import encode_pools, restored
-from tmr_jax.generator import FeatureSet, assemble_for_generator, init_generator
-from tmr_jax.loop import Plan
-from tmr_jax.memory import keep_freed_memory
+from tmr_jax.eval.__main__ import encode_pools, restored
+from tmr_jax.eval.rerank import Refiner, choose_alpha, settings_of, tier_scores
+from tmr_jax.eval.rerank_steps import Direction
+from tmr_jax.models.compile_cache import use_compile_cache
 from tmr_jax.models.difftmr import GENERATOR
-from tmr_jax.refinement import Refiner, choose_alpha, settings_of, tier_scores
-from tmr_jax.retrieval.refine import Direction
-from tmr_jax.training.optim import build_optimizer
-from tmr_jax.training.state import new_state
-from tmr_jax.training.step import make_train_step
+from tmr_jax.models.malloc import keep_freed_memory
+from tmr_jax.models.run import Assembly, Encoded, rebuilt
+from tmr_jax.models.state import new_state
+from tmr_jax.train.loop import Plan
+from tmr_jax.train.optim import build_optimizer
+from tmr_jax.train.step import make_train_step
+from tmr_jax.train.two_stage import FeatureSet, assemble_for_generator, init_generator
 from tmr_jax.types import Pool
 
 

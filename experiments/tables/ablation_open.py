@@ -3,7 +3,7 @@
 Claims are of the papers, which make them of other pairs and of a text encoder that learns, or ours.
 """
 
-from tmr_jax.table_plan import Claim, Row, Table
+from tmr_jax.table.plan import Claim, Row, Table
 
 POOL = "chebi20-molt5/test-split"
 BANK, DIFFTMR = "Memory Bank (BIBM 2024)", "DiffTMR (ACM MM 2025)"

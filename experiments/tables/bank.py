@@ -1,6 +1,6 @@
 """Memory Bank on ChEBI-20, one part taken out or changed at a time (MODELS.md A2)."""
 
-from tmr_jax.table_plan import Claim, Row, Table, published
+from tmr_jax.table.plan import Claim, Row, Table, published
 
 FULL, SOURCE = "chebi20-text2mol/full-33010", "Memory Bank (BIBM 2024)"
 CHANGES = {

@@ -3,7 +3,7 @@
 Rows that are only cited have the protocol and pool of published.py.
 """
 
-from tmr_jax.table_plan import Row, Table, published
+from tmr_jax.table.plan import Row, Table, published
 
 FULL, SPLIT = "chebi20-text2mol/full-33010", "chebi20-text2mol/test-split"
 CITED = published()["CHEBI20"]

@@ -1,6 +1,6 @@
 """DiffTMR by gamma, the share of the local score; the paper chose 0.4."""
 
-from tmr_jax.table_plan import Claim, Row, Table
+from tmr_jax.table.plan import Claim, Row, Table
 
 FULL = "chebi20-text2mol/full-33010"
 PER_CENT = {0: "_gamma0", 20: "_gamma02", 40: "", 60: "_gamma06", 100: "_gamma1"}

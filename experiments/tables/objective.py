@@ -1,6 +1,6 @@
 """DiffTMR by what its generative loss looks at in a step; the paper does not say."""
 
-from tmr_jax.table_plan import Claim, Row, Table
+from tmr_jax.table.plan import Claim, Row, Table
 
 FULL = "chebi20-text2mol/full-33010"
 OBJECTIVE = "--model.hdan.objective"

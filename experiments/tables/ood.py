@@ -4,7 +4,7 @@ The other's test pairs whose molecule was trained on are left out of its queries
 there are no published numbers, DiffTMR has a figure alone.
 """
 
-from tmr_jax.table_plan import Row, Table
+from tmr_jax.table.plan import Row, Table
 
 MODELS = {"Memory Bank": "mbank", "DiffTMR": "difftmr"}
 OWN = {"chebi": "chebi20-text2mol/full-33010", "pcdes": "pcdes/file-order"}

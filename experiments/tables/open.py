@@ -2,7 +2,7 @@
 by their budgets, which the labels say.
 """
 
-from tmr_jax.table_plan import Claim, Row, Table
+from tmr_jax.table.plan import Claim, Row, Table
 
 POOLS = ("chebi20-molt5/test-split", "chebi20-molt5/full-33008", "pcdes/file-order")
 DUAL = "dual encoder (7 epochs, texts in buckets)"

@@ -3,7 +3,7 @@
 Rows that are only cited have the protocol and pool of published.py.
 """
 
-from tmr_jax.table_plan import Row, Table, published
+from tmr_jax.table.plan import Row, Table, published
 
 OURS = {"Memory Bank": "mbank_pcdes", "DiffTMR": "difftmr_pcdes"}
 CITED = published()["PCDES"]

@@ -1,6 +1,6 @@
 """DiffTMR's forms of the perturbation, and none (MODELS.md 2.2, 2.5)."""
 
-from tmr_jax.table_plan import Claim, Row, Table, published
+from tmr_jax.table.plan import Claim, Row, Table, published
 
 CITED = published()["PERTURBATION"]
 SOURCE = "DiffTMR, perturbation ablation"

@@ -7,7 +7,7 @@ ranked under one protocol (MODELS.md 0.5, 1.2, 8.2; DATA.md 7): each has its own
 
 from __future__ import annotations
 
-from tmr_jax.table_plan import Cited
+from tmr_jax.table.plan import Cited
 
 FULL = ("hits@1", "hits@10", "mrr", "mr")  # ChEBI-20: pool of 33,010, test queries
 PARAGRAPH = ("hits@1", "hits@5", "hits@10", "mrr")  # PCdes, paragraph level

@@ -1,6 +1,6 @@
 """DiffTMR by F, perturbations of a molecule at evaluation: one run, evaluated again."""
 
-from tmr_jax.table_plan import Claim, Row, Table, published
+from tmr_jax.table.plan import Claim, Row, Table, published
 
 SOURCE = "DiffTMR, ablation of F"
 OWN = 15  # what the run is evaluated with anyhow

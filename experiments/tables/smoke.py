@@ -1,6 +1,6 @@
 """Generated text, seconds a run: that every part of a table works. Its numbers say nothing else."""
 
-from tmr_jax.table_plan import Claim, Row, Table
+from tmr_jax.table.plan import Claim, Row, Table
 
 POOL, FEW = "demo/test", ("--refine.samples", "1")
 

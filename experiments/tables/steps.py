@@ -1,6 +1,6 @@
 """DiffTMR by diffusion steps, trained and evaluated (Table 3c): one run per number trained."""
 
-from tmr_jax.table_plan import Row, Table, published
+from tmr_jax.table.plan import Row, Table, published
 
 TRAINED = {50: "difftmr_chebi"}  # the default T
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tmr_jax.data import chebi20
-from tmr_jax.data.fetch import Part
+from tmr_jax.data.datasets import chebi20
+from tmr_jax.data.download import Part
 
 ROWS = {
     "train": [("1", "C/C=C" + 2 * chr(92) + "C", "The molecule is one."), ("2", "CC", "Two.")],

@@ -30,8 +30,8 @@ from tmr_jax.data.cache import (
     text_table,
     text_take,
 )
-from tmr_jax.features.graph import featurise
-from tmr_jax.features.text import load_tokenizer
+from tmr_jax.data.features.graph import featurise
+from tmr_jax.data.features.text import load_tokenizer
 
 SMILES = ["CCO", "C", "broken(", "[Na+].[Cl-]", "OCC", "CCO", "", "C[C@H](N)O", "C[C@@H](N)O"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tmr_jax.data import DataConfig, TableConfig, chebi20, pcdes
+from tmr_jax.data import DataConfig, TableConfig
+from tmr_jax.data.datasets import chebi20, pcdes
 from tmr_jax.data.pools import (
     PROTOCOLS,
     check_complete,
@@ -15,7 +16,7 @@ from tmr_jax.data.pools import (
     own_text,
     validation_protocol,
 )
-from tmr_jax.retrieval.protocols import POOLS
+from tmr_jax.eval.protocols import POOLS
 from tmr_jax.types import Pair, Pool
 
 

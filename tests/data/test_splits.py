@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tmr_jax.data.splits import (
-    check_fractions,
-    random_split,
-    scaffold_splits,
-)
+from tmr_jax.data.splits import check_fractions, random_split, scaffold_splits
 
 SHARES = (0.8, 0.1, 0.1)
 

@@ -8,14 +8,14 @@ import numpy as np
 import optax
 import pytest
 
-from tests import reference_difftmr as reference
-from tests.nn.test_diffusion import for_reference
+from tests.golden import reference_difftmr as reference
+from tests.models.layers.test_denoiser import for_reference
 from tmr_jax.config import GraphEncoderConfig, HdanConfig, TaprConfig
 from tmr_jax.models import difftmr
 from tmr_jax.models.difftmr import DiffTMR, objective
-from tmr_jax.nn.bert import BertConfig
-from tmr_jax.nn.diffusion import Form, Hdan, HdanWeights, prepare
-from tmr_jax.nn.tapr import best_of
+from tmr_jax.models.layers.bert import BertConfig
+from tmr_jax.models.layers.denoiser import Form, Hdan, HdanWeights, prepare
+from tmr_jax.models.layers.tapr import best_of
 from tmr_jax.types import EncodedBatch, MolOut, TextOut
 
 pytestmark = pytest.mark.usefixtures("optimized")
@@ -256,8 +256,8 @@ def drawn(key):
 
 def at_step(k, w, key, form):
     """KL of our network at noise level k; the positive stands on the diagonal."""
-    from tmr_jax.losses.diffusion import denoising_kl
-    from tmr_jax.nn.diffusion import alpha_bar, at_time, denoise, log_clean
+    from tmr_jax.models.layers.denoiser import alpha_bar, at_time, denoise, log_clean
+    from tmr_jax.models.losses.diffusion import denoising_kl
 
     q, u, noise = drawn(key)
     pairs = prepare(w, q, u[None], jnp.zeros((N, N)), jnp.ones((1, N), bool), form)

@@ -21,16 +21,16 @@ from tmr_jax.config import (
 )
 from tmr_jax.data.batching import declare_shapes, make_batch
 from tmr_jax.data.cache import apply_vocabulary, build_vocabulary, molecule_table, text_table
-from tmr_jax.features.text import load_tokenizer
-from tmr_jax.losses.adversarial import generator_loss
+from tmr_jax.data.features.text import load_tokenizer
 from tmr_jax.models import build_model
+from tmr_jax.models.layers.bert import LAYERS, Affine, BertConfig, stacked
+from tmr_jax.models.layers.bert_layer import SHAPES
+from tmr_jax.models.layers.memory_bank import Critic
+from tmr_jax.models.losses.adversarial import generator_loss
 from tmr_jax.models.memory_bank import before_memory
-from tmr_jax.nn.bert import LAYERS, Affine, BertConfig, stacked
-from tmr_jax.nn.bert_layer import SHAPES
-from tmr_jax.nn.memory import Critic
-from tmr_jax.training.optim import build_adversary, build_optimizer
-from tmr_jax.training.state import STATISTICS, joined, new_state, variables, without
-from tmr_jax.training.step import make_train_step
+from tmr_jax.models.state import STATISTICS, joined, new_state, variables, without
+from tmr_jax.train.optim import build_adversary, build_optimizer
+from tmr_jax.train.step import make_train_step
 
 TOKENIZER = Path(__file__).parent.parent / "experiments" / "tiny_bert"
 SMILES = ["C", "[Na+].[Cl-]", "c1ccccc1O", "C[C@H](N)C(=O)O", "CC(=O)OCC", "CCCCN"]

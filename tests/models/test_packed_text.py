@@ -18,10 +18,10 @@ from tmr_jax.config import (
 )
 from tmr_jax.data.batching import declare_shapes, make_batch
 from tmr_jax.data.cache import TextTable, molecule_table
-from tmr_jax.features.atoms import EDGE_SIZES, NODE_SIZES
+from tmr_jax.data.features.atoms import EDGE_SIZES, NODE_SIZES
 from tmr_jax.models import build_model
-from tmr_jax.nn.bert import BertConfig
-from tmr_jax.training.state import STATISTICS
+from tmr_jax.models.layers.bert import BertConfig
+from tmr_jax.models.state import STATISTICS
 
 SMILES = ("CCO", "C", "c1ccccc1", "CC(=O)NC", "[Na+].[Cl-]", "CCN")
 LENGTHS = (3, 16, 5, 1, 9, 7)

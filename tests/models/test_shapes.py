@@ -9,15 +9,24 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tmr_jax.losses.adversarial import critic_loss, generator_loss, gradient_penalty
-from tmr_jax.losses.contrastive import info_nce, same_pair
-from tmr_jax.losses.diffusion import clean_rows, denoising_kl
-from tmr_jax.losses.distances import distances
-from tmr_jax.losses.second_order import second_order_losses
-from tmr_jax.losses.triplet import batch_hard_triplet
-from tmr_jax.nn.diffusion import Form, Hdan, Times, all_levels, at_time, denoise, prepare, sample
-from tmr_jax.nn.levels import levels_kl
-from tmr_jax.training.state import STATISTICS, variables
+from tmr_jax.models.layers.denoiser import (
+    Form,
+    Hdan,
+    Times,
+    all_levels,
+    at_time,
+    denoise,
+    prepare,
+    sample,
+)
+from tmr_jax.models.layers.levels import levels_kl
+from tmr_jax.models.losses.adversarial import critic_loss, generator_loss, gradient_penalty
+from tmr_jax.models.losses.contrastive import info_nce, same_pair
+from tmr_jax.models.losses.diffusion import clean_rows, denoising_kl
+from tmr_jax.models.losses.distances import distances
+from tmr_jax.models.losses.second_order import second_order_losses
+from tmr_jax.models.losses.triplet import batch_hard_triplet
+from tmr_jax.models.state import STATISTICS, variables
 
 PAIRS, TOKENS, DIM = 6, 16, 24  # of the toy batch
 

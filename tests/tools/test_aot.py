@@ -460,8 +460,12 @@ def test_what_does_not_fit_is_a_result_with_its_numbers():
         "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 19.30G of 15.75G hbm."
     )
     assert found["fits"] is False and found["hbm_gib"] == 19.3 and found["hbm_of_gib"] == 15.75
-    broken = aot.refused(f"INVALID_ARGUMENT: Mosaic failed at {aot.ROOT}/tmr_jax/nn/bert.py")
-    assert broken["fits"] is None and broken["error"].endswith("failed at tmr_jax/nn/bert.py")
+    broken = aot.refused(
+        f"INVALID_ARGUMENT: Mosaic failed at {aot.ROOT}/tmr_jax/models/layers/bert.py"
+    )
+    assert broken["fits"] is None and broken["error"].endswith(
+        "failed at tmr_jax/models/layers/bert.py"
+    )
     said = aot.table([(JOB, found, None), (JOB, FOUND, FOUND | {"sum_ms": 50.0})])
     assert "NO" in said and "19.30" in said and "2.00 / 1.00" in said and "no speed" in said
 

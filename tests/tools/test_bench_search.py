@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import tmr_jax
-from tmr_jax import index_build
-from tmr_jax.retriever import Hit
+from tmr_jax.index import build as index_build
+from tmr_jax.search.retriever import Hit
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 TOOL = runpy.run_path(str(TOOLS / "bench_search.py"))

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.store.items import items, rows
-from tmr_jax.store.exact import ExactStore
+from tests.index.items import items, rows
+from tmr_jax.index.exact import ExactStore
 
 PATH = Path(__file__).resolve().parents[2] / "tools" / "bench_stores.py"
 TOOL = runpy.run_path(str(PATH))

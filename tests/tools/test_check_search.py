@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.test_refinement import TINY
+from tests.eval.test_rerank import TINY
 from tmr_jax.data.pools import load_pool
-from tmr_jax.eval import evaluate
-from tmr_jax.retriever import Retriever
+from tmr_jax.eval.__main__ import evaluate
+from tmr_jax.search.retriever import Retriever
 
 TOOL = runpy.run_path(str(Path(__file__).resolve().parents[2] / "tools" / "check_search.py"))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tmr_jax.config import load_experiment
-from tmr_jax.data.fetch import _parts
+from tmr_jax.data.download import _parts
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "tools" / "colab_tpu.ipynb"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tmr_jax.nn.pretrained import layout, load_bert, read_config, sha256
+from tmr_jax.models.pretrained import layout, load_bert, read_config, sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = runpy.run_path(str(ROOT / "tests" / "golden" / "bert_recipe.py"))

@@ -6,7 +6,7 @@ import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
-from tmr_jax.index_build import PATIENCE
+from tmr_jax.index.build import PATIENCE
 
 TOOL = runpy.run_path(str(Path(__file__).resolve().parents[2] / "tools" / "fuzz_index.py"))
 

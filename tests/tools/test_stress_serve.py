@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import tmr_jax
-from tmr_jax import index_build
+from tmr_jax.index import build as index_build
 
 TOOL = runpy.run_path(str(Path(__file__).resolve().parents[2] / "tools" / "stress_serve.py"))
 

@@ -8,7 +8,7 @@ from tmr_jax.config import DataConfig, TableConfig, did_you_mean
 from tmr_jax.types import Pair
 
 if TYPE_CHECKING:
-    from tmr_jax.data.table import Report
+    from tmr_jax.data.datasets.table import Report
 
 __all__ = ["DataConfig", "TableConfig", "did_you_mean", "load_pairs", "load_pairs_with_report"]
 
@@ -23,8 +23,7 @@ def load_pairs_with_report(config: DataConfig) -> tuple[list[Pair], Report]:
 
     Raises ValueError (MissingPart, WrongContent) where a file is not at hand or not as pinned.
     """
-    from tmr_jax.data import chebi20, pcdes, table
-    from tmr_jax.data import open as open_pairs
+    from tmr_jax.data.datasets import chebi20, open_pairs, pcdes, table
 
     if config.name == "chebi20":
         return chebi20.load(config.version or "text2mol")
@@ -43,8 +42,8 @@ def load_pairs_with_report(config: DataConfig) -> tuple[list[Pair], Report]:
 
 
 def _demo(config: DataConfig) -> tuple[list[Pair], Report]:
-    from tmr_jax.data.demo import demo_pairs
-    from tmr_jax.data.table import Report
+    from tmr_jax.data.datasets.demo.pairs import demo_pairs
+    from tmr_jax.data.datasets.table import Report
 
     sizes = config.demo
     pairs = demo_pairs(sizes.train, sizes.validation, sizes.test, config.seed)

@@ -22,10 +22,10 @@ from rdkit import rdBase
 from rich.console import Console
 from rich.progress import track
 
+from tmr_jax.data.features.graph import BadMolecule, canonical, featurise
+from tmr_jax.data.features.text import Tokenizer
+from tmr_jax.data.files import replaced
 from tmr_jax.data.workers import in_workers
-from tmr_jax.features.graph import BadMolecule, canonical, featurise
-from tmr_jax.features.text import Tokenizer
-from tmr_jax.files import replaced
 from tmr_jax.types import MolFeatures
 
 VERSION = 1  # of the features: raise it whenever the arrays of any molecule or text change

@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from tmr_jax.data import table
-from tmr_jax.features.graph import BadMolecule, parse_smiles
+from tmr_jax.data.datasets import table
+from tmr_jax.data.features.graph import BadMolecule, parse_smiles
 
 SMI = (".smi", ".smiles", ".ism")
 MAX_LINE = 65_536  # bytes of a line; no SMILES that is accepted comes near

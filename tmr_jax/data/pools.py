@@ -131,7 +131,7 @@ def check_complete(pool: Pool, source: str, size: int) -> None:
 
 def _absent(source: str) -> tuple[list[str], int]:
     """Ids of the test rows, or of all in a full pool, that no file has; how many were refused."""
-    from tmr_jax.data import chebi20, pcdes
+    from tmr_jax.data.datasets import chebi20, pcdes
 
     family, part = source.split("/")
     if part == "file-order":
@@ -153,7 +153,7 @@ def _absent(source: str) -> tuple[list[str], int]:
 
 
 def _chebi20(version: str, pool: str, protocol: str) -> Pool:
-    from tmr_jax.data import chebi20
+    from tmr_jax.data.datasets import chebi20
 
     if pool == "test-split":
         return matched(protocol, chebi20.load_split(version, "test"))
@@ -164,7 +164,7 @@ def _chebi20(version: str, pool: str, protocol: str) -> Pool:
 
 def _chebi20_full(version: str, protocol: str) -> Pool:
     """Test queries against all molecules (and all texts, where they are at hand)."""
-    from tmr_jax.data import chebi20
+    from tmr_jax.data.datasets import chebi20
 
     # nothing is fetched for the other texts where the molecules alone are at hand: a pool must
     # not depend on whether there is a network
@@ -185,7 +185,7 @@ def _queries_only(protocol: str, tests: Sequence[Pair], rows: Sequence[tuple[str
 
 
 def _pcdes(pool: str, protocol: str) -> Pool:
-    from tmr_jax.data import pcdes
+    from tmr_jax.data.datasets import pcdes
 
     division = pool.removesuffix("-validation")
     split = "validation" if pool.endswith("-validation") else "test"

@@ -59,6 +59,6 @@ def scaffold_splits(smiles: Sequence[str], fractions: Sequence[float], seed: int
 def _scaffolds(smiles: Sequence[str]) -> list[str]:
     from rdkit.Chem.Scaffolds import MurckoScaffold
 
-    from tmr_jax.features.graph import parse_smiles
+    from tmr_jax.data.features.graph import parse_smiles
 
     return [MurckoScaffold.MurckoScaffoldSmiles(mol=parse_smiles(s)) for s in smiles]

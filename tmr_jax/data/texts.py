@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from tmr_jax.data.features.text import clean_text
 from tmr_jax.data.molecules import (
     MAX_LINE,
     Row,
@@ -15,7 +16,6 @@ from tmr_jax.data.molecules import (
     is_text_file,
     rows_of_table,
 )
-from tmr_jax.features.text import clean_text
 
 
 def holds_texts(

@@ -181,12 +181,12 @@ def _task(name: str) -> Callable[..., Arrays]:
 
         return pack_chunk  # type: ignore[return-value]
     if name == "entries":
-        from tmr_jax.data.entries import describe_chunk
+        from tmr_jax.index.entries import describe_chunk
 
         return describe_chunk  # type: ignore[return-value]
     if name == "substructure":
-        import tmr_jax.features.graph  # noqa: F401  RDKit, which no pattern's seconds shall pay for
-        from tmr_jax.data.substructure import match_chunk
+        import tmr_jax.data.features.graph  # noqa: F401  RDKit, which no pattern's seconds shall pay for
+        from tmr_jax.search.substructure import match_chunk
 
         return match_chunk  # type: ignore[return-value]
     if name == "ready":

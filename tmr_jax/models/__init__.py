@@ -1,4 +1,4 @@
-"""One file per paper; every model meets the contract of the retriever (tmr_jax/models/dual.py)."""
+"""One file per paper; every model meets the contract of the retriever (tmr_jax/models/dual_encoder.py)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import jax.numpy as jnp
 
 from tmr_jax.config import FeatureConfig, ModelConfig, TrainConfig, did_you_mean
 from tmr_jax.models.difftmr import DiffTMR
-from tmr_jax.models.dual import DualEncoder
+from tmr_jax.models.dual_encoder import DualEncoder
+from tmr_jax.models.layers.attention import LANES, Form, fits_flash
+from tmr_jax.models.layers.bert import Backward, BertConfig
+from tmr_jax.models.layers.memory_bank import HEADS
 from tmr_jax.models.memory_bank import MemoryBank
-from tmr_jax.nn.attention import LANES, Form, fits_flash
-from tmr_jax.nn.bert import Backward, BertConfig
-from tmr_jax.nn.memory import HEADS
 
 MODELS = {"dual": DualEncoder, "difftmr": DiffTMR, "mbank": MemoryBank}
 

@@ -18,10 +18,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from tmr_jax.config import HdanConfig, TaprConfig
-from tmr_jax.losses.contrastive import same_pair
-from tmr_jax.losses.diffusion import clean_rows, denoising_kl
-from tmr_jax.models.dual import DualEncoder, full_precision
-from tmr_jax.nn.diffusion import (
+from tmr_jax.models.dual_encoder import DualEncoder, full_precision
+from tmr_jax.models.layers.denoiser import (
     Form,
     Hdan,
     HdanWeights,
@@ -34,8 +32,10 @@ from tmr_jax.nn.diffusion import (
     prepare,
     sample,
 )
-from tmr_jax.nn.pooling import unit
-from tmr_jax.nn.tapr import Tapr, best_of
+from tmr_jax.models.layers.pooling import unit
+from tmr_jax.models.layers.tapr import Tapr, best_of
+from tmr_jax.models.losses.contrastive import same_pair
+from tmr_jax.models.losses.diffusion import clean_rows, denoising_kl
 from tmr_jax.types import Batch, EncodedBatch, MolOut, TextOut
 
 
@@ -239,7 +239,7 @@ class DiffTMR(DualEncoder):
             return self.similarity(batch.text, batch.mol)
         return super().__call__(batch)
 
-    # Retrieval: the pieces that tmr_jax.retrieval.refine puts together
+    # Retrieval: the pieces that tmr_jax.eval.rerank_steps puts together
 
     def weigh_words(
         self, tokens: Float[Array, "B T D"], mask: Bool[Array, "B T"]

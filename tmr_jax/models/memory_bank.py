@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from tmr_jax.config import BankConfig
-from tmr_jax.losses.adversarial import critic_loss, generator_loss
-from tmr_jax.losses.contrastive import same_pair
-from tmr_jax.losses.triplet import batch_hard_triplet
-from tmr_jax.models.dual import DualEncoder, full_precision
-from tmr_jax.nn.memory import Critic, Memory, SharedHead
-from tmr_jax.nn.pooling import masked_mean, segment_mean
+from tmr_jax.models.dual_encoder import DualEncoder, full_precision
+from tmr_jax.models.layers.memory_bank import Critic, Memory, SharedHead
+from tmr_jax.models.layers.pooling import masked_mean, segment_mean
+from tmr_jax.models.losses.adversarial import critic_loss, generator_loss
+from tmr_jax.models.losses.contrastive import same_pair
+from tmr_jax.models.losses.triplet import batch_hard_triplet
 from tmr_jax.types import Batch, EncodedBatch, MolBatch, MolOut, PackedText, TextBatch, TextOut
 
 

@@ -1,0 +1,123 @@
+"""What every store does, each engine put through the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.index.items import items, rows
+from tmr_jax.index.open import create_store, open_store
+from tmr_jax.index.schema import COLUMNS, KEPT, NONE, TEXTS, Filter, meets
+from tmr_jax.search.filters import parse_filter
+
+WIDTH = 4
+
+
+@pytest.fixture(params=["exact", "lance", "milvus"])
+def engine(request, tmp_path):
+    """(make an empty store, open it again)."""
+    place = f"{request.param}:{tmp_path / 'lib'}"
+    place += ".db" if request.param == "milvus" else ""
+    return lambda: create_store(place, WIDTH, {"of": "tests"}), lambda: open_store(place)
+
+
+@pytest.fixture
+def filled(engine):
+    store = engine[0]()
+    vectors = rows(50)
+    for low in (0, 20, 30):
+        high = {0: 20, 20: 30, 30: 50}[low]
+        store.upsert(items(range(low, high), vectors[low:high]))
+    yield store
+    store.close()
+
+
+def test_the_nearest_come_first(filled):
+    vectors, queries = rows(50), rows(3, seed=1)
+    found = filled.search(queries, 10)
+    cosines = queries @ vectors.T
+    np.testing.assert_array_equal(found.ids, np.argsort(-cosines, axis=1)[:, :10])
+    np.testing.assert_allclose(found.scores, -np.sort(-cosines, axis=1)[:, :10], atol=1e-6)
+    assert not found.partial and filled.count() == 50 and filled.width == WIDTH
+
+
+def test_more_than_there_is(filled):
+    found = filled.search(rows(1), 60)
+    assert (found.ids[0, :50] != NONE).all() and (found.ids[0, 50:] == NONE).all()
+    assert np.isneginf(found.scores[0, 50:]).all()
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        parse_filter(["mw<205"]),
+        parse_filter(["mw>=100", "mw<=120", "logp<-5.2"]),
+        parse_filter(["rings=2"]),
+        parse_filter(["mw>480"]),
+        parse_filter(["rings<2.5", "charge>-1000000000000"]),
+        parse_filter(["rings>1.5", "charge<0.1"]),
+        parse_filter(["rings=1.5"]),
+        parse_filter(["unsalted", "distinct"]),
+        Filter(groups=0b101),
+        Filter(groups=0b001, without=0b100),
+        parse_filter(["mw<0"]),
+    ],
+    ids=str,
+)
+def test_a_filter_is_met_by_all_and_only_those(filled, where):
+    batch = items(range(50), rows(50))
+    right = np.flatnonzero(meets({n: batch.columns[n] for n in COLUMNS}, where))
+    query = rows(1, seed=2)
+    found = filled.search(query, 12, where)
+    best = right[np.argsort(-(query @ rows(50)[right].T)[0])][:12]
+    assert found.ids[0].tolist() == [*best.tolist(), *[NONE] * (12 - len(best))]
+    assert filled.count(where) == len(right)
+
+
+def test_items_by_id(filled):
+    found = filled.get([33, 4, 1000, 33], [*KEPT, "vector"])
+    batch = items(range(50), rows(50))
+    assert found[2] is None and found[0]["id"] == 33
+    for item in (found[0], found[1], found[3]):
+        for name in COLUMNS:
+            assert item[name] == pytest.approx(batch.columns[name][item["id"]].item()), name
+        assert all(item[name] == batch.columns[name][item["id"]] for name in TEXTS)
+        np.testing.assert_allclose(item["vector"], rows(50)[item["id"]], atol=1e-6)
+    assert filled.get([4], ["norm"]) == [{"id": 4, "norm": 5.0}]
+
+
+def test_an_item_is_replaced(filled):
+    new = rows(1, seed=9)
+    filled.upsert(items([7], new, name=["the new one"]))
+    assert filled.count() == 50
+    assert filled.get([7])[0]["name"] == "the new one"
+    found = filled.search(new, 50)
+    assert found.ids[0, 0] == 7 and sorted(found.ids[0].tolist()) == list(range(50))
+
+
+def test_everything_in_the_order_of_the_ids(filled):
+    filled.upsert(items([50, 3], rows(51)[[50, 3]]))
+    batches = list(filled.batches(8))
+    assert np.concatenate([b.ids for b in batches]).tolist() == list(range(51))
+    np.testing.assert_allclose(np.concatenate([b.vectors for b in batches]), rows(51), atol=1e-6)
+    names = [name for b in batches for name in b.columns["name"]]
+    assert names == items(range(51), rows(51)).columns["name"]
+    assert set(batches[0].columns) == {*COLUMNS, *TEXTS}
+
+
+def test_what_is_in_it_is_there_when_it_is_opened_again(engine):
+    store = engine[0]()
+    store.upsert(items(range(5), rows(5)))
+    store.close()
+    again = engine[1]()
+    assert again.count() == 5 and again.about == {"of": "tests"} and again.width == WIDTH
+    assert again.search(rows(1), 1).ids[0, 0] == 0
+    again.close()
+
+
+def test_vectors_of_another_model_are_refused(filled):
+    with pytest.raises(ValueError, match=r"vectors of shape \(2, 4\), got \(2, 3\)"):
+        filled.upsert(items([60, 61], rows(2, 3)))
+    with pytest.raises(ValueError, match="vectors of length one"):
+        filled.upsert(items([60, 61], 2 * rows(2)))
+    assert filled.count() == 50

@@ -1,0 +1,133 @@
+"""The folder of shards by hand, and what it makes of damage. What all stores do: test_stores.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.index.items import items, rows
+from tmr_jax.index import exact
+from tmr_jax.index.exact import ENTRIES, HEAD, ROWS, SEAL, ExactStore, shard_places
+from tmr_jax.index.schema import NONE, StoreFailed
+
+
+@pytest.fixture
+def library(tmp_path):
+    store = ExactStore.create(tmp_path / "lib", 4, {"of": "tests"})
+    for low in (0, 10, 20):
+        store.upsert(items(range(low, low + 10), rows(30)[low : low + 10]))
+    return store
+
+
+def test_ties_go_to_the_lower_id(tmp_path):
+    store = ExactStore.create(tmp_path / "lib", 4, {})
+    same = np.tile(rows(1), (6, 1))
+    store.upsert(items([7, 3, 5], same[:3]))
+    store.upsert(items([1, 9, 4], same[:3]))
+    assert store.search(rows(1), 4).ids.tolist() == [[1, 3, 4, 5]]
+    assert store.search(rows(1), 8).ids.tolist() == [[1, 3, 4, 5, 7, 9, NONE, NONE]]
+
+
+def test_a_score_does_not_depend_on_other_queries(library):
+    queries = rows(20, seed=5)
+    together = library.search(queries, 5)
+    for i, query in enumerate(queries):
+        alone = library.search(query[None], 5)
+        assert alone.ids[0].tolist() == together.ids[i].tolist()
+        assert alone.scores[0].tobytes() == together.scores[i].tobytes()
+
+
+def test_a_shard_that_is_gone_is_said_and_the_rest_answers(library):
+    folder = library.folder
+    whole = ExactStore(folder).search(rows(2), 30)
+    assert not whole.partial
+    os.remove(shard_places(folder)[1] / ROWS)
+    rest = ExactStore(folder)
+    found = rest.search(rows(2), 30)
+    assert found.partial and list(rest.broken) == ["000001"] and rest.count() == 20
+    kept = [i for i in whole.ids[0].tolist() if not 10 <= i < 20]
+    assert found.ids[0].tolist() == [*kept, *[NONE] * 10]
+    assert rest.get([15]) == [None]
+
+
+@pytest.mark.parametrize("name", [ROWS, ENTRIES])
+def test_one_flipped_bit_is_found_by_reading_all(library, name):
+    path = shard_places(library.folder)[2] / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    assert ExactStore(library.folder).verify() == {"000002": f"{name} is not what was written"}
+
+
+@pytest.mark.parametrize("name", [ROWS, ENTRIES, SEAL])
+def test_a_cut_file_is_found_at_once(library, name):
+    path = shard_places(library.folder)[0] / name
+    path.write_bytes(path.read_bytes()[:-9])
+    assert list(ExactStore(library.folder).broken) == ["000000"]
+
+
+def test_other_bytes_are_seen_by_looking_though_as_many(library, monkeypatch):
+    """F24: also where nothing has changed since, and by who opens the library after that."""
+    path = shard_places(library.folder)[2] / ROWS
+    content = path.read_bytes()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    assert ExactStore(library.folder).broken == {}  # sizes and counts are as they were
+    monkeypatch.setattr(exact, "AT_ONCE", 0.0)  # a shard at each look
+    said = [library.look() for _ in range(4)]
+    assert said[0] == {} and said[3] == {"000002": f"{ROWS} is not what was written"}
+    rest = ExactStore(library.folder)
+    assert list(rest.broken) == ["000002"] and rest.search(rows(1), 30).partial
+    path.write_bytes(content)
+    assert library.look() == {} and ExactStore(library.folder).broken == {}
+
+
+def test_what_has_changed_is_read_before_what_was_never_read(library, monkeypatch):
+    monkeypatch.setattr(exact, "AT_ONCE", 0.0)
+    library.look()
+    path = shard_places(library.folder)[0] / ENTRIES
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    assert list(library.look()) == ["000000"]
+
+
+def test_a_folder_of_shards_that_is_gone_is_said(library):
+    shutil.rmtree(library.folder / "shards")
+    with pytest.raises(StoreFailed, match=r"expected a library that can be read in .*shards"):
+        ExactStore(library.folder)
+    assert list(library.look()) == ["library"]
+
+
+def test_what_is_no_library(tmp_path, library):
+    with pytest.raises(ValueError, match=r"expected a library in .* tmr index --run"):
+        ExactStore(tmp_path)
+    with pytest.raises(ValueError, match="expected a new or empty folder"):
+        ExactStore.create(library.folder, 4, {})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("mine")
+    for place in (tmp_path / "mine", tmp_path / "mine" / "thesis.tex"):
+        with pytest.raises(ValueError, match="expected a new or empty folder"):
+            ExactStore.create(place, 4, {})
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+    (tmp_path / "begun" / "shards").mkdir(parents=True)
+    (tmp_path / "begun" / "lock").touch()
+    assert ExactStore.create(tmp_path / "begun", 4, {}).count() == 0
+    head = library.folder / HEAD
+    head.write_text(json.dumps(json.loads(head.read_text()) | {"format": 0}))
+    with pytest.raises(ValueError, match=r"format 2 .* got 0"):
+        ExactStore(library.folder)
+
+
+def test_a_batch_that_cannot_be_written_leaves_nothing(library, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tmr_jax.index.exact.to_disk", full)
+    with pytest.raises(OSError, match="No space"):
+        library.upsert(items([99], rows(1)))
+    assert [p.name for p in (library.folder / "shards").iterdir() if p.name.startswith(".")] == []
+    assert ExactStore(library.folder).count() == 30

@@ -1,0 +1,182 @@
+"""The denoiser and its sampler against an independent float64 form, and what they may not see."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.golden import reference_difftmr as reference
+from tmr_jax.models.layers.denoiser import (
+    Form,
+    Hdan,
+    HdanWeights,
+    alpha_bar,
+    at_time,
+    clean,
+    denoise,
+    prepare,
+    sample,
+    time_features,
+    visited,
+)
+
+B, N, D, T = 3, 5, 8, 50
+NAMES = {
+    **{"query": "Wq", "key": "Wk", "value": "Wv", "out": "Wo", "out_bias": "bo"},
+    **{"time_in": "T1", "time_in_bias": "t1", "time_out": "T2", "time_out_bias": "t2"},
+    **{"depth": "a", "depth_bias": "b", "lift": "wl", "lift_bias": "bl"},
+    **{"inner": "W1", "inner_bias": "b1", "outer": "W2", "outer_bias": "b2"},
+}
+
+
+def weights(seed: int = 0, spread: float = 0.3) -> HdanWeights:
+    """All parameters random, biases too: a zero would hide a missing one."""
+    fresh = Hdan(D).init_with_output(jax.random.key(0))[0]
+    random = np.random.default_rng(seed)
+    return HdanWeights(*(jnp.float32(random.normal(0, spread, p.shape)) for p in fresh))
+
+
+def for_reference(w: HdanWeights) -> dict[str, np.ndarray]:
+    """The same numbers under the reference's names and shapes."""
+    found = {NAMES[name]: np.float64(value) for name, value in w._asdict().items()}
+    return found | {"W2": found["W2"][:, None], "b2": found["b2"][None]}
+
+
+def inputs(seed: int = 1):
+    random = np.random.default_rng(seed)
+    mask = np.ones((B, N), bool)
+    mask[1, 3:] = False  # two candidates are padding
+    return (
+        np.float32(random.normal(size=(B, D))),
+        np.float32(random.normal(size=(B, N, D))),
+        np.float32(random.normal(size=(B, N))),
+        np.float32(random.normal(size=(B, N))),
+        mask,
+    )
+
+
+FORMS = [
+    Form(),
+    Form(gamma=0.0),
+    Form(state="inside", clean="clamp"),
+    Form(scaled=True, gamma=1.0),
+    Form(scaled=True, state="inside"),
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_denoiser_equals_the_float64_reference(form):
+    w, (q, u, r, x, mask) = weights(), inputs()
+    k = np.array([1, 17, 50])
+    pairs = prepare(w, q, u, r, jnp.asarray(mask), form)
+    got = denoise(w, pairs, at_time(w, pairs, jnp.asarray(k), form), jnp.asarray(x), form)
+    p, x0 = reference.hdan(
+        for_reference(w), *(np.float64(a) for a in (q, u, r, x)), k, mask,
+        gamma=form.gamma, xk_inside=form.state == "inside", attn_scale=form.scaled,
+    )  # fmt: skip
+    np.testing.assert_allclose(np.asarray(got)[mask], p[mask], atol=1e-5)
+    if form.clean == "simplex":
+        np.testing.assert_allclose(clean(got, jnp.asarray(mask), form), x0, atol=1e-3)
+        exact = denoise64(w, (q, u, r, x, mask), k, form)
+        np.testing.assert_allclose(exact, x0, atol=1e-9)
+
+
+def test_a_posterior_start_is_the_softmax_of_the_logits():
+    """With a silent decoder X0_hat is the attention itself; the decoder's part is as ever."""
+    w, (q, u, r, x, mask) = weights(spread=0.1), inputs()
+    k = jnp.array([1, 17, 50])
+    pairs = prepare(w, q, u, r, jnp.asarray(mask), Form())
+    times = at_time(w, pairs, k, Form())
+    logits = np.where(mask, np.float64(pairs.attention + times.attention), -np.inf)
+    attention = np.exp(logits - logits.max(1, keepdims=True))
+    attention /= attention.sum(1, keepdims=True)
+    silent = w._replace(outer=jnp.zeros_like(w.outer), outer_bias=jnp.zeros(()))
+    form = Form(posterior=True)
+    p = denoise(silent, pairs, times, jnp.asarray(x), form)
+    np.testing.assert_allclose(clean(p, jnp.asarray(mask), form), attention, atol=1e-5)
+    heard = [[denoise(one, pairs, times, x, f) for one in (w, silent)] for f in (Form(), form)]
+    as_ever, here = (np.asarray(full - own)[mask] for full, own in heard)
+    np.testing.assert_allclose(here, as_ever, atol=1e-5)
+
+
+def denoise64(w, arrays, k, form):
+    """X0_hat in float64: the hundredfold softmax would show float32 rounding, not mistakes."""
+    with jax.enable_x64(True):
+        wide = HdanWeights(*(jnp.asarray(np.float64(a)) for a in w))
+        q, u, r, x = (jnp.asarray(np.float64(a)) for a in arrays[:4])
+        mask = jnp.asarray(arrays[4])
+        pairs = prepare(wide, q, u, r, mask, form)
+        p = denoise(wide, pairs, at_time(wide, pairs, jnp.asarray(k), form), x, form)
+        return np.asarray(clean(p, mask, form))
+
+
+@pytest.mark.parametrize("form", [FORMS[0], FORMS[2]])
+@pytest.mark.parametrize("samples", [1, 5, 50])
+def test_sampler_equals_the_plain_form(form, samples):
+    # The spread of trained weights; at 0.3 a softmax of 100 p is a coin toss of rounding.
+    w, (q, u, r, noise, mask) = weights(spread=0.05), inputs()
+
+    def predict(x, k):
+        p, x0 = reference.hdan(
+            for_reference(w), *(np.float64(a) for a in (q, u, r)), x, np.full(B, k), mask,
+            gamma=form.gamma, xk_inside=form.state == "inside",
+        )  # fmt: skip
+        return x0 if form.clean == "simplex" else np.where(mask, np.clip(p, -1, 1), 0)
+
+    wanted = reference.ddim(predict, np.float64(noise), T, samples)
+    pairs = prepare(w, q, u, r, jnp.asarray(mask), form)
+    trace, _ = jax.jit(lambda x: sample(w, pairs, x, form, samples))(jnp.asarray(noise))
+    assert trace.shape == (len(visited(T, samples)), B, N)
+    np.testing.assert_allclose(trace[-1], wanted, atol=1e-5)
+
+
+def test_schedule_has_the_values_of_the_paper_of_it():
+    levels = alpha_bar(50)
+    assert levels[0] == 1 and levels[1] == pytest.approx(0.99825, abs=1e-5)
+    assert levels[50] == pytest.approx(9.7e-7, rel=0.01)
+    np.testing.assert_allclose(levels, reference.alpha_bar(50), rtol=1e-12)
+
+
+def test_visited_steps_start_at_the_last_and_end_at_the_first():
+    assert visited(50, 1) == (50,)
+    assert visited(50, 2) == (50, 1)
+    assert visited(50, 50) == tuple(range(50, 0, -1))
+    assert visited(50, 5) == reference_visited(50, 5) and len(visited(50, 10)) == 10
+    with pytest.raises(ValueError, match="expected 1 to 50 sampling steps"):
+        visited(50, 51)
+
+
+def reference_visited(steps, samples):
+    return tuple(int(k) for k in reference.visited(steps, samples))
+
+
+def test_time_features_are_those_of_the_reference():
+    got = time_features(jnp.array([1, 25]), D)
+    np.testing.assert_allclose(got[0], reference.time_features(1, D), atol=1e-6)
+    np.testing.assert_allclose(got[1], reference.time_features(25, D), atol=1e-6)
+
+
+def test_permuted_candidates_have_permuted_states():
+    w, (q, u, r, noise, _) = weights(spread=0.05), inputs()
+    order = np.array([3, 0, 4, 2, 1])
+    real, form = jnp.ones((1, N), bool), Form()
+
+    def run(u, r, x):
+        return np.asarray(sample(w, prepare(w, q, u, r, real, form), x, form, 50)[0])
+
+    a, b = run(u, r, noise), run(u[:, order], r[:, order], noise[:, order])
+    np.testing.assert_allclose(a[:, :, order], b, atol=1e-5)
+
+
+def test_padded_candidates_change_nothing():
+    w, (q, u, r, noise, mask) = weights(spread=0.05), inputs()
+    form = Form()
+
+    def run(u, r, x, mask):
+        pairs = prepare(w, q, u, r, jnp.asarray(mask), form)
+        return np.asarray(sample(w, pairs, jnp.asarray(x), form, 10)[0][-1])
+
+    poisoned = [np.where(mask[..., None], u, 50), np.where(mask, r, -9), np.where(mask, noise, 7)]
+    a, b = run(u, r, noise, mask), run(*poisoned, mask)
+    np.testing.assert_allclose(a[mask], b[mask], atol=1e-6)
+    assert (b[~mask] == 0).all()

@@ -1,0 +1,44 @@
+"""InfoNCE on matrices small enough to do by hand (MODELS.md A1.4, R16, R19)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tmr_jax.models.losses.contrastive import info_nce, same_pair
+
+NONE = jnp.zeros((2, 2), bool)
+
+
+def test_hand_made_two_by_two():
+    logits = jnp.array([[2.0, 0.0], [1.0, 3.0]])
+    t2m = np.mean([np.log1p(np.exp(-2)), np.log1p(np.exp(-2))])
+    m2t = np.mean([np.log1p(np.exp(-1)), np.log1p(np.exp(-3))])
+    loss, parts = info_nce(logits, NONE)
+    np.testing.assert_allclose(loss, (t2m + m2t) / 2, rtol=1e-6)
+    np.testing.assert_allclose([parts["loss/t2m"], parts["loss/m2t"]], [t2m, m2t], rtol=1e-6)
+
+
+def test_uniform_logits_cost_log_batch():
+    loss, _ = info_nce(jnp.zeros((8, 8)), jnp.zeros((8, 8), bool))
+    np.testing.assert_allclose(loss, np.log(8), rtol=1e-6)
+
+
+def test_sign_a_better_score_costs_less():
+    gradient = jax.grad(lambda z: info_nce(z, NONE)[0])(jnp.zeros((2, 2)))
+    assert (jnp.diagonal(gradient) < 0).all() and gradient[0, 1] > 0 and gradient[1, 0] > 0
+
+
+def test_duplicates_leave_both_denominators():
+    logits = jnp.array([[1.0, 9.0, 0.0], [9.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    duplicate = same_pair(jnp.array([0, 1, 2]), jnp.array([7, 7, 8]))
+    loss, _ = info_nce(logits, duplicate)
+    two, three = np.log1p(np.exp(-1)), np.log1p(2 * np.exp(-1))
+    np.testing.assert_allclose(loss, (two + two + three) / 3, rtol=1e-6)
+    gradient = jax.grad(lambda z: info_nce(z, duplicate)[0])(logits)
+    assert float(jnp.abs(gradient[0, 1])) == 0.0
+
+
+def test_same_pair_marks_texts_and_molecules_but_never_the_diagonal():
+    got = same_pair(jnp.array([5, 5, 6]), jnp.array([1, 2, 2]))
+    expected = [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
+    np.testing.assert_array_equal(got, np.array(expected, bool))

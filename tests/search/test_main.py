@@ -1,0 +1,257 @@
+"""The search program: what it prints and draws, and what it says to a mistake."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from rdkit import Chem
+
+import tmr_jax
+from tmr_jax.cli import main as tmr
+from tmr_jax.data.lock import hold
+from tmr_jax.eval.ood import Known, keep_known
+from tmr_jax.index.exact import MANIFEST
+from tmr_jax.search.__main__ import main, page
+from tmr_jax.search.export import Answer, cell, printable, to_sdf
+from tmr_jax.search.retriever import Hit
+from tmr_jax.serve.__main__ import main as serve
+
+LIBRARY = (
+    'CCO =HYPERLINK("http://x")\nc1ccccc1N <script>alert(1)</script>\nC1CC bad\nCCN \x1b[31mred\n'
+)
+
+
+@pytest.fixture
+def words(tiny_run: Path, tmp_path: Path) -> list[str]:
+    library = tmp_path / "my.smi"
+    library.write_text(LIBRARY)
+    return ["--run", str(tiny_run), "--library", str(library)]
+
+
+def test_table(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "-k", "2", "an amine", "an alcohol"]) == 0
+    out, err = capsys.readouterr()
+    assert "an amine" in out and "an alcohol" in out
+    assert len(re.findall(r"^ +[12] +-?\d\.\d{4} ", out, re.M)) == 4
+    assert "\x1b" not in out  # a name may not command the terminal
+    assert "3 of 4 rows" in err and "1 unparsable" in err
+
+
+def test_json_holds_checkpoint_account_and_hits(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--json", "an amine"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert re.fullmatch("[0-9a-f]{64}", found["checkpoint"]["sha256"])
+    assert found["library"]["rows"] == 4 and found["library"]["refused"] == {"unparsable": 1}
+    hits = found["results"][0]["hits"]
+    assert [h["rank"] for h in hits] == [1, 2, 3]
+    assert [h["score"] for h in hits] == sorted((h["score"] for h in hits), reverse=True)
+    assert "3 are shown" in err  # ten were asked for
+
+
+def test_csv_holds_no_formula(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--csv", "an amine"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows) == 3
+    assert list(rows[0])[:5] == ["query", "rank", "score", "smiles", "name"]
+    assert next(r for r in rows if r["smiles"] == "CCO")["mw"] == "46.069"
+    assert (
+        next(r for r in rows if r["smiles"] == "c1ccccc1N")["groups"]
+        == "primary-amine aromatic-amine arene"
+    )
+    assert next(r for r in rows if r["smiles"] == "CCO")["name"].startswith("'=HYPERLINK")
+    for dangerous in ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1"):
+        assert cell(dangerous) == f"'{dangerous}"
+    assert cell("[Na+]") == "[Na+]"
+
+
+def test_page_is_one_file_with_drawings(words: list[str], tmp_path: Path) -> None:
+    page = tmp_path / "hits.html"
+    assert main([*words, "--html", str(page), 'an "amine" <b>']) == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<svg") == 3
+    assert "<script" not in text and '<b>"' not in text and "&lt;script&gt;" in text
+    assert not re.search(r'(src|href)="', text)
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_page_shows_both_scores_where_there_are_two() -> None:
+    hits = [Hit(1, 0.25, "CCO", "a", 0.75), Hit(2, 0.5, "CCN", "b")]
+    text = page([Answer("x", hits)], {})
+    assert "<small>0.7500 (0.2500)</small>" in text and "<small>0.5000</small>" in text
+
+
+def test_a_file_that_another_process_indexes(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Exit status 3, as of trainers; the cache is its own, others write in the common one."""
+    monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path / "cache"))
+    assert main([*words, "an amine"]) == 0
+    (place,) = (tmp_path / "cache").glob("library-*")
+    (place / MANIFEST).unlink()
+    with hold(place / "lock"):
+        for program in (main, serve):
+            capsys.readouterr()
+            asked = ["an amine"] if program is main else ["--port", "0"]
+            assert program([*words, *asked]) == 3
+            assert "error: expected to be alone in" in capsys.readouterr().err
+
+
+def test_molecules_as_queries_and_the_runs_own_pool(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words[:2], "--molecule", "--json", "-k", "1", "CCO"]) == 0
+    out, err = capsys.readouterr()
+    assert "table/test" in err
+    assert len(json.loads(out)["results"][0]["hits"]) == 1
+
+
+def test_sdf_is_read_by_rdkit_again(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--sdf", "an amine"]) == 0
+    read = Chem.SDMolSupplier()
+    read.SetData(capsys.readouterr().out)
+    molecules = list(read)
+    assert [m.GetProp("rank") for m in molecules] == ["1", "2", "3"]
+    assert {Chem.MolToSmiles(m) for m in molecules} == {"CCO", "CCN", "Nc1ccccc1"}
+    assert molecules[0].GetProp("query") == "an amine" and molecules[0].HasProp("tpsa")
+    assert molecules[0].GetConformer().GetPositions().any()
+    ethanol = next(m for m in molecules if m.GetProp("smiles") == "CCO")
+    assert ethanol.GetProp("_Name").startswith("=HYPERLINK")
+
+
+def test_only_what_holds_a_substructure(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--contains", "[NH2]", "--csv", "an amine"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert {r["smiles"] for r in rows} == {"c1ccccc1N", "CCN"}
+    assert [r["rank"] for r in rows] == ["1", "2"]
+
+
+def test_texts_and_queries_from_files(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts, queries = tmp_path / "texts.txt", tmp_path / "queries.txt"
+    texts.write_text("an amine\n\nan alcohol\n")
+    queries.write_text("CCO\nCCN\n")
+    told = ["--texts", str(texts), "--from-file", str(queries), "--molecule", "--json"]
+    assert main([*words[:2], *told]) == 0
+    found = json.loads(capsys.readouterr().out)["results"]
+    assert [one["query"] for one in found] == ["CCO", "CCN"]
+    assert all({h["text"] for h in one["hits"]} == {"an amine", "an alcohol"} for one in found)
+
+
+@pytest.fixture
+def corpus(tiny_run: Path, tmp_path: Path) -> list[str]:
+    path = tmp_path / "corpus.txt"
+    path.write_text("=An acid\x1b[31m.\nAn <b>alcohol</b>.\n\n")
+    return ["--run", str(tiny_run), "--library", str(path), "--molecule", "CCO"]
+
+
+def test_a_library_of_descriptions(
+    corpus: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, told = tmp_path / "hits.html", ["name", "id", "duplicate"]
+    assert main([*corpus, "--html", str(file)]) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"^ *rank +score +text +name", out, re.M) and "SMILES" not in out
+    assert "An <b>alcohol</b>." in out and "\x1b" not in out
+    assert "2 of 3 rows are descriptions; left out: 1 empty-text" in err
+    shown = file.read_text("utf-8")
+    assert "Descriptions that fit" in shown and "An &lt;b&gt;alcohol&lt;/b&gt;." in shown
+    assert "<svg" not in shown
+    assert main([*corpus, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["library"]["of"] == "descriptions"
+    assert list(found["results"][0]["hits"][0]) == ["rank", "score", "text", *told]
+    assert main([*corpus, "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert list(rows[0]) == ["query", "rank", "score", "text", *told]
+    assert {row["text"][:4] for row in rows} == {"'=An", "An <"}
+
+
+@pytest.mark.parametrize(
+    "extra, said",
+    [
+        (["--sdf"], "molecules for --sdf, got descriptions"),
+        (["--where", "mw<500"], "no filter but distinct"),
+        (["--contains", "C"], "leave the SMARTS out"),
+        (["--spread", "0.5"], "leave the spread out"),
+        (["--smiles-column", "a", "--text-column", "b"], "name one of them"),
+    ],
+)
+def test_what_descriptions_have_not_is_refused(
+    corpus: list[str], capsys: pytest.CaptureFixture[str], extra: list[str], said: str
+) -> None:
+    assert main([*corpus, *extra]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_no_sdf_is_made_of_texts() -> None:
+    with pytest.raises(ValueError, match="expected molecules to write as SDF, got descriptions"):
+        to_sdf([Answer("CCO", [Hit(1, 0.5, "An acid.", "a", is_text=True)])])
+
+
+@pytest.mark.parametrize(
+    "extra, said",
+    [
+        ([], "no query"),
+        (["--json", "--csv", "x"], "choose one"),
+        (["-k", "0", "x"], "at least 1"),
+        (["--html", "/nonexistent/x.html", "x"], "is none"),
+        (["--texts", "t.txt", "x"], "leave one out"),
+        (["--from-file", "missing.txt"], "missing.txt"),
+        (["--contains", "C(", "x"], "expected a SMARTS"),
+        (["--spread", "2", "x"], "spread of 0 to 1"),
+        (["--molecule", "C1CC"], "unparsable"),
+        (["--smiles-column", "x", "--library", "missing.csv", "x"], "missing.csv"),
+        (["--run", "nowhere", "x"], "run directory"),
+        ([""], "empty text"),
+    ],
+)
+def test_mistakes_exit_2_and_are_explained(
+    words: list[str], capsys: pytest.CaptureFixture[str], extra: list[str], said: str
+) -> None:
+    assert main([*words, *extra]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert re.search(r"^error: .*expected", err, re.M) and said in err
+
+
+def test_what_is_printed_commands_no_terminal() -> None:
+    assert printable("a\x1b[2Jb\u202ec") == "a [2Jb c"
+
+
+def test_console_script(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert tmr(["search", *words, "--json", "an amine"]) == 0
+    assert json.loads(capsys.readouterr().out)["results"]
+    assert tmr(["serch"]) == 2
+    assert "did you mean search" in capsys.readouterr().err
+    assert tmr([]) == 0
+    assert "tmr train" in capsys.readouterr().out
+
+
+def test_a_query_unlike_the_validation_texts_is_said(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    retriever = tmr_jax.load(run)
+    rows = retriever.encode_text(["an acid", "a salt"])
+    keep_known(run, retriever.checkpoint.sha256, Known(rows, 1, 1e-4))
+    (tmp_path / "my.smi").write_text("CCO\n")
+    words = ["--run", str(run), "--library", str(tmp_path / "my.smi"), "-k", "1"]
+    assert main([*words, "an acid", "a metal"]) == 0
+    said = capsys.readouterr().err
+    assert "trust its hits less: 'a metal'" in said and "'an acid'" not in said

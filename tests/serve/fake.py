@@ -1,0 +1,141 @@
+"""A retriever without a model: what it encodes is a hash, what it finds a list. For the service."""
+
+from __future__ import annotations
+
+import threading
+import time
+import zlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tmr_jax.data.features.graph import parse_smiles
+from tmr_jax.data.features.properties import group_mask, properties
+from tmr_jax.index.library import Account
+from tmr_jax.index.schema import COMPARE, DESCRIPTIONS, FLAGS
+from tmr_jax.search.explain import Explanation, Word
+from tmr_jax.search.retriever import Checkpoint, Hit, spread_hits
+from tmr_jax.serve.engine import Answering, Shelf
+
+MOLECULES = (
+    ("CCO", "ethanol"),
+    ("Nc1ccccc1", "aniline"),
+    ("CC(=O)O", "acetic acid"),
+    ("C[N+](=O)[O-]", "nitromethane"),
+    ("Nc1ccc(Cl)cc1", "<script>alert(1)</script>"),
+    ("CC#N", '=HYPERLINK("http://x")'),
+)
+
+
+TEXTS = (
+    ("An acid.", "row 1"),
+    ("An <b>aromatic</b> amine.", '"><script>alert(1)</script>'),
+    ("A salt. " * 300, "long"),
+)
+
+
+class Held(NamedTuple):
+    hits: list[Hit]
+    looked: int
+    is_all: bool
+
+
+class Fake:
+    """The methods of tmr_jax.search.retriever.Retriever that the service calls."""
+
+    checkpoint = Checkpoint("best", 7, "ab" * 32)
+    is_partial = False
+    texts = False
+
+    def __init__(self, molecules: Sequence[tuple[str, str]] = MOLECULES, delay: float = 0) -> None:
+        self.delay, self.encoded, self.fails = delay, [], None
+        self.library = Account("secret/folder/my.smi", len(molecules), len(molecules), {})
+        self.gate = threading.Event()  # closed: searches wait
+        self.gate.set()
+        self._items = []
+        for smiles, name in molecules:
+            mol = parse_smiles(smiles)
+            columns = properties(mol)._asdict() | {"groups": group_mask(mol)}
+            columns |= dict.fromkeys(FLAGS, False)
+            self._items.append((smiles, name, columns))
+
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+        self.encoded.append(list(texts))
+        self.strange = np.array(["football" in text for text in texts])
+        if any(not text.strip() for text in texts):
+            raise ValueError("expected a text with a visible character, got none; write one")
+        return np.stack([_row(text) for text in texts])
+
+    encode_molecules = encode_text
+
+    def is_cut(self, text: str) -> bool:
+        return len(text) > 1000
+
+    def are_unlike(self, rows: np.ndarray) -> np.ndarray:
+        assert len(rows) == len(self.strange)
+        return self.strange
+
+    def nearest(self, vectors, k, where=None, substructure="") -> list[list[Hit]]:
+        self.gate.wait(10)
+        time.sleep(self.delay)
+        if self.fails:
+            raise self.fails
+        return [self._found(row, k, where) for row in vectors]
+
+    def _found(self, row, k, where) -> list[Hit]:
+        kept = [item for item in self._items if where is None or _meets(item[2], where)]
+        scored = [(float(row @ _row(item[0])), i, item) for i, item in enumerate(kept)]
+        best = sorted(scored, key=lambda found: (-found[0], found[1]))[:k]
+        return [
+            Hit(rank, score, smiles, name, None, i, columns, self.texts)
+            for rank, (score, i, (smiles, name, columns)) in enumerate(best, 1)
+        ]
+
+    def containing(self, vector, k, where, smarts) -> Held:
+        if "(" in smarts:
+            raise ValueError(f"expected a SMARTS, got {smarts!r}; mend it")
+        hits = [h for h in self.nearest(vector, k, where)[0] if "c1" in h.content]
+        return Held(hits, 128, smarts != "slow")
+
+    def wanted(self, k: int, spread: float, direction: str) -> int:
+        return 10 * k if spread else k
+
+    def finished(
+        self, asked: str, hits: list[Hit], k: int, spread: float, direction: str
+    ) -> list[Hit]:
+        return spread_hits(hits, k, spread) if spread else hits[:k]
+
+    def explain(self, text: str, smiles: str) -> Explanation:
+        words = (Word(text[:2], 0, 2, 0.2, 1.0), Word(text[3:8], 3, 8, 0.08, 0.4))
+        atoms = tuple(1.0 for _ in parse_smiles(smiles).GetAtoms())
+        heat = np.ones((2, len(atoms)), np.float32)
+        return Explanation(0.5, text, words, smiles, atoms, atoms, heat)
+
+
+class FakeOfTexts(Fake):
+    """One whose library is of descriptions."""
+
+    texts = True
+
+    def __init__(self) -> None:
+        super().__init__(())
+        self.library = Account("folder/corpus.txt", 4, 3, {"empty-text": 1}, DESCRIPTIONS)
+        self._items = [(text, name, {"duplicate": name == "long"}) for text, name in TEXTS]
+
+
+def _meets(columns, where) -> bool:
+    told = all(COMPARE[c.sign](columns[c.column], c.number) for c in where.conditions)
+    mask = columns["groups"]
+    return told and mask & where.groups == where.groups and not mask & where.without
+
+
+def _row(text: str) -> np.ndarray:
+    drawn = np.random.default_rng(zlib.crc32(text.encode())).normal(size=8)
+    return (drawn / np.linalg.norm(drawn)).astype(np.float32)
+
+
+def answering(fake: Fake | None = None, room: int = 64, damage=dict) -> Answering:
+    """The answers of a fake, which opening gives again and again."""
+    fake = fake or Fake()
+    return Answering(Shelf(lambda: fake, damage), room)  # type: ignore[arg-type,return-value]

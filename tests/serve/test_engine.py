@@ -1,0 +1,160 @@
+"""Answers while libraries change: the swap is whole, and the old library is freed (S9)."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+import weakref
+
+import pytest
+
+from tests.serve.fake import Fake
+from tmr_jax.serve.engine import Answering, Drawing, Question, Shelf, drawn
+from tmr_jax.serve.errors import Busy
+
+OLD, NEW = (("CCO", "old"),), (("CCO", "new"), ("CCN", "new"))
+
+
+def test_a_reload_swaps_whole_and_frees_the_old() -> None:
+    async def scene() -> tuple[list, list, weakref.ref]:
+        opened = [Fake(OLD, delay=0.1), Fake(NEW)]
+        answering = Answering(Shelf(lambda: opened.pop(0), dict))  # type: ignore[arg-type,return-value]
+        old = weakref.ref(answering.retriever)
+        running = asyncio.create_task(answering.search([Question("a")], 5))
+        await asyncio.sleep(0.03)  # it is being answered
+        await answering.reload()
+        after = await answering.search([Question("a")], 5)
+        return await running, after, old
+
+    before, after, old = asyncio.run(scene())
+    assert [hit.name for hit in before[0].hits] == ["old"]
+    assert [hit.name for hit in after[0].hits] == ["new", "new"]
+    gc.collect()
+    assert old() is None
+
+
+def test_a_library_that_cannot_be_opened_leaves_the_old_one() -> None:
+    async def scene() -> Answering:
+        opened = [Fake(OLD)]
+
+        def fetch() -> Fake:
+            if not opened:
+                raise ValueError("expected a library, got none; make one")
+            return opened.pop()
+
+        damage: dict[str, str] = {}
+        answering = Answering(Shelf(fetch, lambda: dict(damage)))  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="make one"):
+            await answering.reload()
+        assert not answering.partial
+        damage["000000"] = "is not there"
+        watching = asyncio.create_task(answering.watch(0.01))
+        await asyncio.sleep(0.2)
+        watching.cancel()
+        assert answering.partial
+        assert (await answering.search([Question("a")], 5))[0].hits[0].name == "old"
+        return answering
+
+    assert asyncio.run(scene()).reloads == 0
+
+
+def test_the_watch_outlives_whatever_it_meets(caplog) -> None:
+    """F24: an error that nobody foresaw is damage, said once, and goes when it does."""
+
+    async def scene() -> None:
+        wrong: list[Exception] = [PermissionError("shards"), RuntimeError("expected to be alone")]
+
+        def damage() -> dict[str, str]:
+            if wrong:
+                raise wrong[0]
+            return {}
+
+        answering = Answering(Shelf(Fake, damage))  # type: ignore[arg-type]
+        watching = asyncio.create_task(answering.watch(0.005))
+        while wrong:
+            name = type(wrong[0]).__name__
+            await until(lambda name=name: name in answering.damage.get("library", ""))
+            await asyncio.sleep(0.05)  # and so again and again
+            del wrong[0]
+        await until(lambda: not answering.partial)
+        watching.cancel()
+
+    asyncio.run(scene())
+    assert caplog.text.count("PermissionError") == 1
+
+
+def test_a_store_that_answers_nothing_is_opened_again_until_it_does() -> None:
+    """LanceDB and Milvus: the one that is open may never answer again, another one will."""
+
+    async def scene() -> None:
+        opened: list[Fake] = []
+
+        def fetch() -> Fake:
+            opened.append(Fake())
+            return opened[-1]
+
+        damage = lambda: {"library": "gone"} if 1 < len(opened) < 4 else {}  # noqa: E731
+        answering = Answering(Shelf(fetch, damage))  # type: ignore[arg-type]
+        assert not answering.partial
+        opened.append(Fake())
+        watching = asyncio.create_task(answering.watch(0.005))
+        await until(lambda: answering.partial)
+        await until(lambda: not answering.partial)
+        watching.cancel()
+        assert answering.retriever is opened[-1]
+
+    asyncio.run(scene())
+
+
+async def until(met) -> None:
+    async with asyncio.timeout(10):
+        while not met():
+            await asyncio.sleep(0.002)
+
+
+def test_a_pattern_keeps_no_other_query_waiting() -> None:
+    """F14: patterns have a lane of their own."""
+
+    async def scene() -> float:
+        fake = Fake()
+        answering = Answering(Shelf(lambda: fake, dict))  # type: ignore[arg-type,return-value]
+        await answering.search([Question("warm")], 5)
+        slow = fake.containing
+
+        def held(*words):
+            time.sleep(0.5)
+            return slow(*words)
+
+        fake.containing = held  # type: ignore[method-assign]
+        pattern = asyncio.create_task(answering.search([Question("a", substructure="C")], 5))
+        begun = asyncio.get_running_loop().time()
+        await answering.search([Question("b")], 5)
+        took = asyncio.get_running_loop().time() - begun
+        assert not pattern.done()
+        assert {"c1" in hit.content for hit in (await pattern)[0].hits} == {True}
+        return took
+
+    assert asyncio.run(scene()) < 0.3
+
+
+def test_a_batch_that_does_not_fit_is_refused_whole() -> None:
+    async def scene() -> None:
+        fake = Fake()
+        answering = Answering(Shelf(lambda: fake, dict), room=4)  # type: ignore[arg-type,return-value]
+        with pytest.raises(Busy):
+            await answering.search([Question(str(i)) for i in range(5)], 5)
+        assert fake.encoded == []
+
+    asyncio.run(scene())
+
+
+def test_drawings_carry_no_style_and_keep_their_colours() -> None:
+    svg = drawn(Drawing("Nc1ccccc1", 200, 150))
+    assert (
+        "style=" not in svg
+        and 'stroke="#0000FF"' in svg
+        and svg == drawn(Drawing("Nc1ccccc1", 200, 150))
+    )
+    weighted = drawn(Drawing("CCO", 200, 150, (1.0, 0.0, 0.5)))
+    assert weighted != drawn(Drawing("CCO", 200, 150))

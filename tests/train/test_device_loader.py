@@ -1,0 +1,69 @@
+"""Batches taken on the device are those that the host makes, array by array."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from tmr_jax.data.batching import Composition, declare_rows, declare_shapes, make_batch
+from tmr_jax.data.cache import TextTable, molecule_table, table_take
+from tmr_jax.train.device_loader import Chosen, planned, tables_of, taken
+
+SMILES = ["CCO", "C", "CC(=O)NC", "[Na+].[Cl-]", "c1ccccc1", "CCCCCCCCOC(=O)c1ccccc1"]
+ROW, PAD = 24, 59
+
+
+@pytest.fixture(scope="module")
+def data():
+    random = np.random.default_rng(0)
+    mol = molecule_table(SMILES, "ogb", "brics")[0]
+    mol = table_take(mol, random.integers(len(SMILES), size=90))
+    lengths = random.integers(1, ROW + 1, 90)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    text = TextTable(random.integers(1, 50, offsets[-1]).astype(np.int32), offsets, lengths < 0)
+    groups = random.integers(0, 40, (2, 90)).astype(np.int32)
+    return text, mol, *groups
+
+
+def declared(text, mol, batch_size):
+    plan = Composition(np.diff(text.offsets), batch_size, ROW).sample()
+    shapes = declare_shapes(mol, (ROW,), batch_size, plan)
+    return shapes._replace(rows=declare_rows(np.diff(text.offsets), plan, ROW)), plan
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 16])
+def test_every_array_is_that_of_the_host(data, batch_size):
+    text, mol, *groups = data
+    shapes, plan = declared(text, mol, batch_size)
+    tables = jax.device_put(tables_of(*data))
+    take = jax.jit(taken, static_argnums=(2, 3))
+    for rows in plan[:12]:
+        steps = planned(rows[None], text, mol, shapes)
+        found = take(tables, jax.tree.map(lambda x: x[0], steps.chosen), steps.size, PAD)
+        wanted = make_batch(rows, text, mol, *groups, shapes, PAD)
+        for (path, ours), theirs in zip(
+            jax.tree.leaves_with_path(found), jax.tree.leaves(wanted), strict=True
+        ):
+            name = jax.tree_util.keystr(path)
+            assert ours.dtype == theirs.dtype, name
+            np.testing.assert_array_equal(ours, theirs, err_msg=name)
+
+
+def test_steps_of_one_call_share_the_shape_that_holds_them_all(data):
+    text, mol, *_ = data
+    shapes, plan = declared(text, mol, 16)
+    sizes = [planned(rows[None], text, mol, shapes).size for rows in plan]
+    together = planned(plan, text, mol, shapes)
+    assert (
+        together.size == tuple(map(max, zip(*sizes, strict=True)))
+        and together.chosen.first.shape == plan.shape
+    )
+    assert isinstance(together.chosen, Chosen)
+
+
+def test_a_table_too_long_for_32_bits_is_refused(data):
+    text, *rest = data
+    long = text._replace(tokens=np.broadcast_to(np.int32(1), 2**31))  # takes no memory
+    with pytest.raises(ValueError, match=r"2\*\*31 rows on the device; got 2,147,483,648"):
+        tables_of(long, *rest)

@@ -1,0 +1,484 @@
+"""Files of the public data sets: found in a folder, in the cache, or fetched, and verified always.
+
+In: a `Part`, which says once what a file is called, where it lies and what its content hashes to.
+Out: the path of a file with exactly that content, plain or gzipped.
+
+TMR_JAX_DATA      folder asked first, for SET/NAME or SET/NAME.gz
+TMR_JAX_CACHE     folder for what is fetched (default ~/.cache/tmr_jax)
+TMR_JAX_MIRROR    address asked for MIRROR/SET/NAME in place of the published ones
+TMR_JAX_MIRROR_SUMS=1  the mirror's own MIRROR/SET/SHA256SUMS takes the place of the pinned hashes,
+                  for stand-ins of a data set; said loudly, and kept apart in the cache
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import functools
+import hashlib
+import http.client
+import os
+import socket
+import ssl
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from tmr_jax.data.cache import cache_folder
+from tmr_jax.data.datasets.table import open_binary
+
+CHUNK = 1 << 20  # bytes read at once
+TRIES = 5
+BACKOFF_S = 0.5  # waited after the first failed try, doubled after each further one
+LONGEST_WAIT_S = 30.0  # whatever a server's Retry-After says
+CONNECT_S = 2.5  # name resolution and connection together; a machine without network says so soon
+READ_S = 30.0  # silence in the middle of a file
+LARGEST = 1 << 30  # bytes of a part whose size is not known beforehand
+SUMS = "SHA256SUMS"
+
+
+class MissingPart(ValueError):
+    """A file is neither in the data folder nor in the cache and cannot be fetched."""
+
+
+class WrongContent(ValueError):
+    """A file is there but does not hold what was pinned."""
+
+
+class Part(NamedTuple):
+    """One file of a data set. Hashes and size are those of the uncompressed content."""
+
+    set: str  # folder below the data folder, e.g. "chebi20"
+    name: str
+    url: str = ""  # empty: derived here, not to be had from any server
+    sha256: str = ""
+    git_blob: str = ""  # id by `git hash-object`, for files known only by their repository
+    size: int = 0  # bytes; 0: not known
+
+
+class Digest(NamedTuple):
+    """What a file really holds."""
+
+    size: int
+    sha256: str
+    git_blob: str
+    head: bytes  # first bytes, to tell an HTML page or a Git-LFS pointer from data
+
+
+def find(part: Part) -> Path | None:
+    """The verified local file of a part, or None; TMR_JAX_DATA is asked before the cache."""
+    data = os.environ.get("TMR_JAX_DATA")
+    found = _in_folder(part, Path(data)) if data else None
+    if found:
+        return found
+    sums = _kept_folder() / part.set / SUMS
+    return _in_folder(_restated(part, sums) if _trusts_mirror() else part, _kept_folder())
+
+
+def locate(part: Part) -> Path:
+    """The verified file of a part, fetched if it is nowhere at hand.
+
+    Raises MissingPart with file, address and command, within 5 seconds where there is no network.
+    """
+    return find(part) or fetch(part)
+
+
+def _in_folder(part: Part, folder: Path) -> Path | None:
+    for name in (part.name, part.name + ".gz"):
+        path = folder / part.set / name
+        if path.is_file():
+            verify(part, path, str(path))
+            return path
+    return None
+
+
+def verify(part: Part, path: Path, place: str) -> None:
+    """Raises WrongContent, with expected and got hash, unless the file at `path` is the part.
+
+    `place` is where the content came from, for the message.
+    """
+    got = digest(path, part.size or LARGEST)
+    if _agrees(part, got):
+        return
+    raise WrongContent(
+        f"expected {part.name} of {part.set} at {place} with {_pinned(part)}; got {_what(got)}: "
+        f"{got.size:,} bytes, SHA-256 {got.sha256}, git blob {got.git_blob}; delete that file (or "
+        f"ask another server) and run: {command(part.set)}"
+    )
+
+
+def command(name: str) -> str:
+    """The command that fetches a data set."""
+    return f"make data SET={name}  (or: python tools/fetch_data.py {name})"
+
+
+def digest(path: Path, limit: int) -> Digest:
+    """Hashes of the uncompressed content, streamed; more than `limit` bytes are refused."""
+    # the git blob id covers the size, which is only known at the end, hence two passes
+    size, sha256, head = 0, hashlib.sha256(), b""
+    for chunk in _chunks(path):
+        size += len(chunk)
+        head = head or chunk[:512]
+        sha256.update(chunk)
+        if size > limit:
+            raise WrongContent(
+                f"expected at most {limit:,} bytes in {path}; got more; "
+                "delete the file and fetch it again"
+            )
+    blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    for chunk in _chunks(path):
+        blob.update(chunk)
+    return Digest(size, sha256.hexdigest(), blob.hexdigest(), head)
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    try:
+        with open_binary(path) as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
+    except ValueError as error:  # a gzip file that is damaged or expands without end
+        raise WrongContent(str(error)) from error
+
+
+def _agrees(part: Part, got: Digest) -> bool:
+    pinned = part.sha256 or part.git_blob
+    assert pinned, f"{part.name} has no pinned hash"
+    sha256_agrees = part.sha256 in ("", got.sha256)
+    return sha256_agrees and part.git_blob in ("", got.git_blob)
+
+
+def _pinned(part: Part) -> str:
+    said = [f"SHA-256 {part.sha256}"] if part.sha256 else []
+    said += [f"git blob {part.git_blob}"] if part.git_blob else []
+    return ", ".join(([f"{part.size:,} bytes"] if part.size else []) + said)
+
+
+def _what(got: Digest) -> str:
+    start = got.head.lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git-LFS pointer (the data themselves were never downloaded)"
+    if start.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        return "a web page (a login or error page in place of the data)"
+    return "other content"
+
+
+# From the network
+
+
+class _Again(Exception):
+    """A try failed in a way that another one may mend; `wait` is what the server asked for."""
+
+    def __init__(self, why: str, wait: float = 0.0) -> None:
+        super().__init__(why)
+        self.wait = wait
+
+
+def fetch(part: Part) -> Path:
+    """Downloads a part into the cache and gives its path there; resumes what an earlier try left.
+
+    The file has its final name only once its hash is verified. Raises MissingPart, WrongContent.
+    """
+    url = _address(part)
+    target = _kept_folder() / part.set / part.name
+    if not url:
+        raise MissingPart(
+            f"expected {part.name} of {part.set}; got none, and no server has it: it was derived "
+            f"from several sources; put it, plain or gzipped, into {target.parent} or the folder "
+            f"{part.set} of TMR_JAX_DATA"
+        )
+    _check_reachable(part, url)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if _trusts_mirror():
+        part = _restated(part, _fetch_sums(part))
+    with _alone(target):
+        if target.is_file():  # another process fetched it while this one waited
+            verify(part, target, str(target))
+            return target
+        partial = target.with_name(target.name + ".part")
+        resumes = partial.is_file() and partial.stat().st_size > 0
+        try:
+            _complete(part, url, partial)
+        except WrongContent:
+            if not resumes:
+                raise
+            _complete(part, url, partial)  # what lay there was of another file: from the start
+        os.replace(partial, target)
+    return target
+
+
+def _complete(part: Part, url: str, partial: Path) -> None:
+    """Downloads the rest of a part and verifies the whole; wrong content is not kept."""
+    try:
+        _download(part, url, partial)
+        verify(part, partial, url)
+    except WrongContent:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _download(part: Part, url: str, partial: Path) -> None:
+    with _progress() as progress:
+        task = progress.add_task(f"{part.set}/{part.name}", total=part.size or None)
+        why = ""
+        for tried in range(TRIES):
+            try:
+                return _one_try(part, url, partial, progress, task)
+            except _Again as failure:
+                why = str(failure)
+                if tried < TRIES - 1:
+                    progress.console.print(f"{part.name}: {why}; trying again", markup=False)
+                    _sleep(max(failure.wait, BACKOFF_S * 2**tried))
+    kept = partial.stat().st_size if partial.is_file() else 0
+    raise MissingPart(
+        f"expected {part.name} of {part.set} from {url}; got no whole file in {TRIES} tries, the "
+        f"last time: {why}; {kept:,} bytes are kept: go on with {command(part.set)}"
+    )
+
+
+def _one_try(part: Part, url: str, partial: Path, progress: Progress, task: TaskID) -> None:
+    have = partial.stat().st_size if partial.is_file() else 0
+    with _respond(part, url, have, partial) as response:
+        if have and (response.status != 206 or _first_byte(response) != have):
+            if response.status == 206:
+                partial.unlink()
+                raise _Again("the server sent another range than was asked for")
+            have = 0  # the server knows no ranges and sends all of it again
+        total = have + int(response.headers.get("Content-Length") or 0)
+        progress.update(task, completed=have, total=total if total > have else None)
+        with open(partial, "ab" if have else "wb") as file:
+            for chunk in _received(response):
+                file.write(chunk)
+                have += len(chunk)
+                progress.update(task, completed=have)
+                if have > (part.size or LARGEST):
+                    raise WrongContent(
+                        f"expected {part.name} of {part.set} with {_pinned(part)}; {url} sent "
+                        f"more than {part.size or LARGEST:,} bytes; ask another server"
+                    )
+    if have < total:
+        raise _Again(f"the connection was cut after {have:,} of {total:,} bytes")
+
+
+def _respond(part: Part, url: str, have: int, partial: Path) -> http.client.HTTPResponse:
+    headers = {"User-Agent": "tmr_jax", "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    try:
+        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=READ_S)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416:  # nothing after what is here: longer than the file, so not of it
+            partial.unlink(missing_ok=True)
+            raise _Again("the server has no such range") from error
+        if error.code == 429 or error.code >= 500:
+            raise _Again(f"status {error.code}", _retry_after(error)) from error
+        raise _refused(part, url, f"status {error.code}: {error.msg.splitlines()[0]}") from error
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ssl.SSLError):
+            raise _refused(part, url, str(error.reason)) from error
+        raise _Again(str(error.reason)) from error
+    except (http.client.HTTPException, OSError) as error:
+        raise _Again(f"{type(error).__name__}: {error}") from error
+
+
+def _received(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    while True:
+        try:
+            chunk = response.read(CHUNK)
+        except http.client.IncompleteRead as error:
+            yield error.partial
+            raise _Again("the connection was cut") from error
+        except (http.client.HTTPException, OSError) as error:
+            raise _Again(f"{type(error).__name__}: {error}") from error
+        if not chunk:
+            return
+        yield chunk
+
+
+def _first_byte(response: http.client.HTTPResponse) -> int:
+    """Where the bytes of a partial answer begin; -1 where it does not say."""
+    place = (response.headers.get("Content-Range") or "").removeprefix("bytes ").split("-")[0]
+    return int(place) if place.isdecimal() else -1
+
+
+def _retry_after(error: urllib.error.HTTPError) -> float:
+    seconds = (error.headers.get("Retry-After") or "").strip()
+    return min(float(seconds), LONGEST_WAIT_S) if seconds.isdecimal() else 0.0
+
+
+def _check_reachable(part: Part, url: str) -> None:
+    """Raises MissingPart soon where the server (or the proxy to it) cannot be connected to.
+
+    A thread of its own, since neither name resolution nor a list of dead addresses has a limit.
+    """
+    server = urllib.parse.urlsplit(url)
+    proxy = urllib.request.getproxies().get(server.scheme)
+    if proxy and not urllib.request.proxy_bypass(server.hostname or ""):
+        server = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    port = server.port or (443 if server.scheme == "https" else 80)
+    outcome: list[str] = []
+
+    def connect() -> None:
+        try:
+            socket.create_connection((server.hostname or "", port), CONNECT_S).close()
+            outcome.append("")
+        except (OSError, UnicodeError) as error:
+            outcome.append(f"{type(error).__name__}: {error}")
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(CONNECT_S)
+    failure = outcome[0] if outcome else f"no connection within {CONNECT_S} seconds"
+    if failure:
+        raise _refused(part, url, failure)
+
+
+def _refused(part: Part, url: str, why: str) -> MissingPart:
+    folder = _kept_folder() / part.set
+    return MissingPart(
+        f"expected {part.name} of {part.set}; got none at hand, and not from {url} ({why}); with "
+        f"network run: {command(part.set)}; without, put the file, plain or gzipped, into {folder} "
+        f"or the folder {part.set} of TMR_JAX_DATA"
+    )
+
+
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """One process at a time fetches a file; others wait and then find it."""
+    with open(target.with_name(f".{target.name}.lock"), "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _progress() -> Progress:
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def _sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+# Mirrors
+
+
+def _mirror() -> str:
+    base = os.environ.get("TMR_JAX_MIRROR", "").rstrip("/")
+    if base and urllib.parse.urlsplit(base).scheme not in ("http", "https"):
+        raise ValueError(
+            f"expected TMR_JAX_MIRROR to be http://... or https://...; got {base!r}; correct it"
+        )
+    return base
+
+
+def _trusts_mirror() -> bool:
+    return bool(_mirror()) and os.environ.get("TMR_JAX_MIRROR_SUMS") == "1"
+
+
+def _address(part: Part) -> str:
+    return f"{_mirror()}/{part.set}/{part.name}" if _mirror() else part.url
+
+
+def _kept_folder() -> Path:
+    """Where fetched files lie; those that a mirror vouches for itself lie apart."""
+    if not _trusts_mirror():
+        return cache_folder() / "data"
+    return cache_folder() / f"mirror-{hashlib.sha256(_mirror().encode()).hexdigest()[:16]}"
+
+
+def _fetch_sums(part: Part) -> Path:
+    """The mirror's list of hashes for the set of a part, fetched anew."""
+    url = f"{_mirror()}/{part.set}/{SUMS}"
+    sums = Part(part.set, SUMS, url)
+    target = _kept_folder() / part.set / SUMS
+    partial = target.with_name(f"{SUMS}.{os.getpid()}.part")
+    _download(sums._replace(size=1 << 20), url, partial)
+    os.replace(partial, target)
+    return target
+
+
+def _restated(part: Part, sums: Path) -> Part:
+    """The part with the hash that a mirror's list gives it; unchanged where the list has none."""
+    if not sums.is_file():
+        return part
+    for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
+        sha256, _, name = line.partition(" ")
+        if name.strip().lstrip("*") == part.name and len(sha256) == 64:
+            _warn_of_mirror(part.set, part.name, _mirror())
+            return part._replace(sha256=sha256.lower(), git_blob="", size=0)
+    return part
+
+
+@functools.cache  # once per file and process
+def _warn_of_mirror(folder: str, name: str, mirror: str) -> None:
+    Console(stderr=True).print(
+        f"WARNING: {folder}/{name} is checked against the mirror's own {SUMS} ({mirror}), not "
+        "against the published file: scores with it compare with no published number",
+        style="bold red",
+        markup=False,
+    )
+
+
+# The command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fetches a public data set and says where its files are; exit status 2 where it cannot."""
+    parser = argparse.ArgumentParser(
+        prog="fetch_data", description="fetch a public data set and verify it"
+    )
+    parser.add_argument("set", help="chebi20, pcdes or open")
+    parser.add_argument("--version", default="", help="chebi20: text2mol or molt5; pcdes: scaffold")
+    chosen = parser.parse_args(arguments)
+    try:
+        for part in _parts(chosen.set, chosen.version):
+            print(f"{part.set}/{part.name}: {locate(part)}")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parts(name: str, version: str) -> list[Part]:
+    from tmr_jax.data import did_you_mean
+    from tmr_jax.data.datasets import chebi20, open_pairs, pcdes
+
+    if name == "chebi20":
+        return chebi20.parts(version or "text2mol")
+    if name == "pcdes":
+        return pcdes.parts(version or "file-order")
+    if name in ("open", open_pairs.PAIRS.set):
+        return [open_pairs.PAIRS]
+    hint = did_you_mean(name, ["chebi20", "pcdes", "open"])
+    raise ValueError(f"expected a data set to fetch; got {name!r}; {hint}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""One SMILES in, the arrays of one molecule out (MODELS.md 1.1, R1); no files, no jax arrays.
+
+Atoms come in an order that depends on the features alone: two writings of one molecule, and two
+molecules that the features cannot tell apart, give equal arrays, byte for byte.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Literal
+
+import numpy as np
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdCIPLabeler
+
+from tmr_jax.data.features.atoms import (
+    EDGE_SIZES,
+    NODE_SIZES,
+    atom_columns,
+    bond_columns,
+    environment_columns,
+    morgan1_identifiers,
+)
+from tmr_jax.data.features.motifs import brics_motifs, number_by_first
+from tmr_jax.types import MolFeatures
+
+# Limits are checked before anything whose time grows faster than the molecule. The largest of
+# ChEBI-20 and PCdes: 1,598 characters, 574 atoms, 63 rings.
+MAX_CHARACTERS = 5000
+MAX_ATOMS = 1000
+MAX_RINGS = 150
+_BOND_KINDS = [Chem.BondType.values[i] for i in range(1, 21)]
+_CIP_EFFORT = 100_000  # about 0.1 s; ordinary molecules need fewer than 10,000 comparisons
+
+_ADVICE = {
+    "empty": "give a SMILES such as CCO",
+    "control-characters": "remove the invisible characters",
+    "not-ascii": "SMILES are plain ASCII: remove or replace the other characters",
+    "whitespace": "give one SMILES only, without a name after it",
+    "too-long": "give one molecule, not a polymer or a file",
+    "unparsable": "check brackets and ring-closure digits",
+    "too-many-atoms": "leave this molecule out",
+    "too-many-rings": "leave this molecule out",
+    "impossible-chemistry": "check valences, charges and aromatic rings",
+}
+
+
+class BadMolecule(ValueError):
+    """A SMILES that is refused; `reason` is a short code, one of a fixed list."""
+
+    def __init__(self, reason: str, smiles: str):
+        self.reason = reason
+        shown = smiles if len(smiles) <= 60 else smiles[:57] + "..."
+        super().__init__(
+            f"expected a SMILES of 1 to {MAX_ATOMS:,} atoms, got {shown!r} ({reason}); "
+            f"{_ADVICE[reason]}"
+        )
+
+
+def _check_text(smiles: str) -> str:
+    smiles = smiles.strip(" \t\r\n")
+    if not smiles:
+        raise BadMolecule("empty", smiles)
+    if len(smiles) > MAX_CHARACTERS:
+        raise BadMolecule("too-long", smiles)
+    if not smiles.isascii():
+        raise BadMolecule("not-ascii", smiles)
+    if any(c in smiles for c in " \t\r\n"):
+        raise BadMolecule("whitespace", smiles)
+    if not smiles.isprintable():
+        raise BadMolecule("control-characters", smiles)
+    return smiles
+
+
+def _check_size(smiles: str) -> None:
+    """Atoms and rings are counted on a parse that skips ring search and aromaticity."""
+    draft = Chem.MolFromSmiles(smiles, sanitize=False)
+    if draft is None or not draft.GetNumAtoms():
+        raise BadMolecule("unparsable", smiles)
+    atoms, bonds = draft.GetNumAtoms(), draft.GetNumBonds()
+    if atoms > MAX_ATOMS:
+        raise BadMolecule("too-many-atoms", smiles)
+    if bonds - atoms + len(Chem.GetMolFrags(draft)) > MAX_RINGS:
+        raise BadMolecule("too-many-rings", smiles)
+
+
+def parse_smiles(smiles: str) -> Chem.Mol:
+    """The sanitised molecule without explicit hydrogens; `BadMolecule` with a reason otherwise."""
+    smiles = _check_text(smiles)
+    with rdBase.BlockLogs():
+        # So few characters cannot write too many atoms or rings (a ring closure takes two).
+        if len(smiles) > 2 * MAX_RINGS:
+            _check_size(smiles)
+        mol = Chem.MolFromSmiles(smiles)
+        if mol is None or not mol.GetNumAtoms():
+            _check_size(smiles)
+            raise BadMolecule("impossible-chemistry", smiles)
+    return mol
+
+
+def featurise(
+    smiles: str, molecule: Literal["morgan1", "ogb", "ogb_morgan"], motif: Literal["none", "brics"]
+) -> MolFeatures:
+    """Arrays of one molecule; `BadMolecule` where it is refused.
+
+    `morgan1`: nodes [n, 1] are raw 32-bit identifiers (a vocabulary maps them later), edges [e, 0].
+    `ogb`: nodes and edges are the columns of `NODE_SIZES` and `EDGE_SIZES`; `ogb_morgan`: the same
+    with two more atom columns, of `ENVIRONMENT_SIZES`.
+    """
+    return featurise_mol(parse_smiles(smiles), molecule, motif)
+
+
+def featurise_mol(
+    mol: Chem.Mol,
+    molecule: Literal["morgan1", "ogb", "ogb_morgan"],
+    motif: Literal["none", "brics"],
+) -> MolFeatures:
+    """The same arrays from what `parse_smiles` has returned."""
+    return _featurised(mol, molecule, motif)[0]
+
+
+def atom_order(
+    smiles: str, molecule: Literal["morgan1", "ogb", "ogb_morgan"]
+) -> tuple[str, np.ndarray]:
+    """A SMILES of the same molecule, and which of its atoms each row of `nodes` is, int64 [n].
+
+    Atoms are numbered from 0 as that SMILES writes them; drawings number them in that way too.
+    """
+    _, mol, order = _featurised(parse_smiles(smiles), molecule, "none")
+    with rdBase.BlockLogs():
+        written = Chem.MolToSmiles(mol)
+    place = np.argsort(list(mol.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"]))
+    return written, place[order]
+
+
+def _featurised(
+    mol: Chem.Mol, molecule: str, motif: str
+) -> tuple[MolFeatures, Chem.Mol, np.ndarray]:
+    """The features, the molecule that they are read from, and its atoms in their order."""
+    with rdBase.BlockLogs():
+        nodes, bonds = _morgan1(mol) if molecule == "morgan1" else _ogb(mol := _rewritten(mol))
+        if molecule == "ogb_morgan":
+            nodes = np.concatenate([nodes, np.array(environment_columns(mol), np.int64)], axis=1)
+        between = map(mol.GetBondWithIdx, range(mol.GetNumBonds()))
+        ends = np.array(
+            [(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in between], np.int32
+        ).reshape(-1, 2)
+        motifs = brics_motifs(mol) if motif == "brics" else np.arange(len(nodes), dtype=np.int32)
+        rank = _canonical_rank(nodes, bonds, ends)
+    return _arranged(nodes, bonds, ends, motifs, rank), mol, np.argsort(rank)
+
+
+def _rewritten(mol: Chem.Mol) -> Chem.Mol:
+    """The molecule as its canonical SMILES writes it: chirality tags depend on the writing."""
+    atoms = map(mol.GetAtomWithIdx, range(mol.GetNumAtoms()))
+    if all(atom.GetChiralTag() == Chem.CHI_UNSPECIFIED for atom in atoms):
+        return mol  # nothing else does, as a test on thousands of molecules says
+    again = Chem.MolFromSmiles(Chem.MolToSmiles(mol))
+    # A few metal complexes cannot be read back; their tags then follow the given writing.
+    return mol if again is None else again
+
+
+def _morgan1(mol: Chem.Mol) -> tuple[np.ndarray, np.ndarray]:
+    nodes = np.array(morgan1_identifiers(mol), np.int64)[:, None]
+    return nodes, np.zeros((mol.GetNumBonds(), 0), np.int64)
+
+
+def _ogb(mol: Chem.Mol) -> tuple[np.ndarray, np.ndarray]:
+    _label_stereo(mol)
+    rings = mol.GetRingInfo()
+    # By number: the sequences that RDKit returns ask for their length at every item.
+    nodes = [atom_columns(mol.GetAtomWithIdx(i), rings) for i in range(mol.GetNumAtoms())]
+    bonds = [bond_columns(mol.GetBondWithIdx(i)) for i in range(mol.GetNumBonds())]
+    return (
+        np.array(nodes, np.int64).reshape(-1, len(NODE_SIZES)),
+        np.array(bonds, np.int64).reshape(-1, len(EDGE_SIZES)),
+    )
+
+
+def _label_stereo(mol: Chem.Mol) -> None:
+    """R/S and E/Z by the full CIP rules; by the parser's simpler ones where those do not apply.
+
+    They do not to bonds of no integer order, nor where they would take too long (cages of hundreds
+    of like atoms).
+    """
+    atoms = map(mol.GetAtomWithIdx, range(mol.GetNumAtoms()))
+    bonds = map(mol.GetBondWithIdx, range(mol.GetNumBonds()))
+    centres = [a.GetIdx() for a in atoms if a.GetChiralTag() != Chem.CHI_UNSPECIFIED]
+    double = [b.GetIdx() for b in bonds if b.GetStereo() > Chem.BondStereo.STEREOANY]
+    if not centres and not double:
+        return
+    try:
+        rdCIPLabeler.AssignCIPLabels(mol, centres, double, _CIP_EFFORT)
+    except (RuntimeError, ValueError):
+        Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
+
+
+def _canonical_rank(nodes: np.ndarray, bonds: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Rank of each atom in an order that depends on the labelled graph alone, int [n].
+
+    RDKit ranks the atoms of a stand-in: a dummy atom for each atom, whose isotope says which
+    features it has, and a bond whose type says which features the bond has.
+    """
+    stand_in = Chem.RWMol()
+    for kind in _classes(nodes):
+        stand_in.AddAtom(_stand_in_atom(kind))
+    for (begin, end), kind in zip(ends.tolist(), _classes(bonds), strict=True):
+        stand_in.AddBond(begin, end, _BOND_KINDS[min(kind, len(_BOND_KINDS) - 1)])
+    stand_in.UpdatePropertyCache(strict=False)
+    Chem.FastFindRings(stand_in)
+    return np.array(Chem.CanonicalRankAtoms(stand_in, breakTies=True), np.int64)
+
+
+def _classes(rows: np.ndarray) -> list[int]:
+    """Place of each row among the distinct rows in their order."""
+    listed = [tuple(row) for row in rows.tolist()]  # molecules are small: faster than np.unique
+    place = {row: i for i, row in enumerate(sorted(set(listed)))}
+    return [place[row] for row in listed]
+
+
+@cache
+def _stand_in_atom(kind: int) -> Chem.Atom:
+    atom = Chem.Atom(0)
+    atom.SetIsotope(kind + 1)
+    atom.SetNoImplicit(True)
+    return atom
+
+
+def canonical(features: MolFeatures) -> MolFeatures:
+    """The same molecule in the order of its features, for features that changed since.
+
+    Two unequal identifiers, for one, may both have become "unknown".
+    """
+    once = features.senders < features.receivers
+    ends = np.stack([features.senders[once], features.receivers[once]], axis=1)
+    rank = _canonical_rank(features.nodes, features.edges[once], ends)
+    return _arranged(features.nodes, features.edges[once], ends, features.motif, rank)
+
+
+def _arranged(
+    nodes: np.ndarray,
+    bonds: np.ndarray,
+    ends: np.ndarray,
+    motifs: np.ndarray,
+    rank: np.ndarray,
+) -> MolFeatures:
+    """Atoms in rank order; each bond in both directions, sorted by receiver, then sender."""
+    order = np.argsort(rank)
+    place = np.argsort(order).astype(np.int32)
+    senders = place[np.concatenate([ends[:, 0], ends[:, 1]])]
+    receivers = place[np.concatenate([ends[:, 1], ends[:, 0]])]
+    by_receiver = np.lexsort((senders, receivers))
+    return MolFeatures(
+        nodes=nodes[order],
+        edges=np.concatenate([bonds, bonds])[by_receiver],
+        senders=senders[by_receiver],
+        receivers=receivers[by_receiver],
+        motif=number_by_first(motifs[order]),
+    )

@@ -1,0 +1,499 @@
+"""python -m tmr_jax.eval --run runs/NAME: restore, encode, rank, metrics, report.
+
+In: a run directory. Out: a table, and results.json, report.html and ranks.json (the expected rank
+of every query's own partner) in the run. Everything comes from the run; experiments/ is never read,
+so old runs outlive edits. Each distinct text and molecule of all chosen pools is encoded once.
+Every score carries its protocol, direction, pool size, tie rule and seed (MODELS.md 1.3); beside it
+stand the score by identity and that of the queries without a connectivity twin in training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import io
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from tmr_jax.config import DataConfig, Experiment, RefineConfig, did_you_mean, from_json
+from tmr_jax.data.features.text import load_tokenizer
+from tmr_jax.data.files import write_text
+from tmr_jax.data.pools import check_complete, load_pool, validation_protocol
+from tmr_jax.eval.leakage import Checked, check, check_data, own_test
+from tmr_jax.eval.metrics import per_query
+from tmr_jax.eval.ood import Sides, companions, fit, keep_known, trained_temperature, trust_of
+from tmr_jax.eval.protocols import PAIR, Protocol, find
+from tmr_jax.eval.rerank import Lists, Refiner, choose_alpha, keep_alpha, read_alpha, settings_of
+from tmr_jax.eval.rerank_steps import Direction
+from tmr_jax.eval.score_lines import labels, print_table, score_record
+from tmr_jax.eval.scores import (
+    Score,
+    asked,
+    baseline_scores,
+    refined_scores,
+    score_sides,
+    with_clean,
+)
+from tmr_jax.eval.slots import bank_record, has_slots
+from tmr_jax.eval.subgroups import Known, analyse_pool, known_of
+from tmr_jax.models.compile_cache import use_compile_cache
+from tmr_jax.models.malloc import keep_freed_memory
+from tmr_jax.models.run import TOKENIZER, Assembly, Encoded, Encoder, assemble_from_run, refines
+from tmr_jax.models.rundir import describe_code
+from tmr_jax.train.two_stage import data_seen
+from tmr_jax.types import Pool, Side
+
+Which = Literal["best", "newest"]
+
+
+class Restored(NamedTuple):
+    """A run's model as two functions of strings."""
+
+    checkpoint: dict[str, Any]  # which, step, sha256
+    texts: Callable[[list[str]], Encoded]
+    # Molecules that are refused have no row: the second value lists the items that have.
+    molecules: Callable[[list[str]], tuple[Encoded, np.ndarray]]
+    refiner: Refiner | None = None  # of a model with a second stage
+    temperature: float | None = None  # what training divided the cosines by
+    # Of a memory bank: the record of its slots, from words and atoms of a pool's two sides
+    slots: Callable[[Side, Side], dict[str, Any]] | None = None
+
+
+class Told(NamedTuple):
+    """What all pools of one evaluation share."""
+
+    run: Path
+    config: Experiment
+    data: DataConfig  # where pools come from
+    alpha: float  # of the second stage
+    known: Known | None  # scaffolds and words of training; None without a second stage
+    draws: int
+
+
+class Measured(NamedTuple):
+    """One protocol's lines."""
+
+    scores: list[Score]
+    records: list[dict[str, Any]]  # a line of results.json for each score
+    analyses: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What an evaluation may be told; all else is in the run directory."""
+
+    run: Path
+    """Directory that training wrote, e.g. runs/quickstart."""
+    protocol: tuple[str, ...] = ()
+    """What to rank, e.g. chebi20-molt5/test-split, inbatch-64 or "ood/open->pcdes"; none: what the
+    run's configuration names."""
+    which: Which = "best"
+    """Checkpoint: the best on validation, or the newest."""
+    draws: int = 0
+    """Refine the text queries so many times with other noise, to see how sure the model is."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Where table and demo pools come from; the default is the run's own data."""
+    refine: RefineConfig = field(default_factory=RefineConfig)
+    """Sizes of the second stage; the default is the run's own, and search keeps to those."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, or 2 after an error of the user's that standard error explains."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without the letters of a path
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        chosen = parse(words)
+        command = f"python -m tmr_jax.eval {shlex.join(words)}"
+        told = {"command": command, "draws": chosen.draws, "refine": chosen.refine}
+        evaluate(chosen.run, chosen.protocol, chosen.which, chosen.data, **told)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(words: list[str]) -> Arguments:
+    """Arguments; --data.* and --refine.* default to the run's. Exits 2 on an unknown option."""
+    import tyro
+
+    run, prog = _named_run(words), "python -m tmr_jax.eval"
+    if run is None:
+        return tyro.cli(Arguments, args=words, prog=prog)
+    config = read_config(run)
+    default = Arguments(run=run, data=config.data, refine=config.eval.refine)
+    return tyro.cli(Arguments, args=words, prog=prog, default=default)
+
+
+def _named_run(words: list[str]) -> Path | None:
+    for i, word in enumerate(words):
+        if word.startswith("--run="):
+            return Path(word.removeprefix("--run="))
+        if word == "--run" and i + 1 < len(words):
+            return Path(words[i + 1])
+    return None
+
+
+def read_config(run: Path) -> Experiment:
+    """The resolved experiment that training left in the run directory.
+
+    Errors: ValueError for a directory that is no run, with the nearest that are.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        known = sorted(str(p.parent) for p in run.parent.glob("*/config.json"))
+        hint = did_you_mean(str(run), known) if known else "train one: make train EXP=quickstart"
+        raise ValueError(f"expected a run directory with config.json, got {str(run)!r}; {hint}")
+    return from_json(path.read_text(encoding="utf-8"))
+
+
+def evaluate(
+    run: Path,
+    protocols: tuple[str, ...] = (),
+    which: Which = "best",
+    data: DataConfig | None = None,
+    command: str = "",
+    draws: int = 0,
+    refine: RefineConfig | None = None,
+) -> dict[str, Any]:
+    """Rank every protocol with the run's model; print the table, write both result files.
+
+    `draws` of the second stage measure how sure it is; 0 leaves that out. `refine`: its sizes,
+    where they are not to be the run's. Returns what results.json holds.
+
+    Errors: ValueError for an unknown run or protocol, for data that are not at hand or lack
+    published rows, for impossible sizes, for training molecules in a foreign test set, and for
+    scores that are no numbers.
+    """
+    from tmr_jax.data.cache import cache_folder
+
+    keep_freed_memory()
+    use_compile_cache(cache_folder())
+    run, config = Path(run), read_config(Path(run))
+    data = data or config.data
+    own = own_test(config.data, data)
+    declared = [find(name, own) for name in protocols or default_protocols(config)]
+    for protocol in declared:  # before anything is read
+        check_data(run, config, protocol)
+    checked = [check(run, config, p, declared_pool(p, data)) for p in declared]
+    model = open_run(run, which, refine)
+    beside = companions(config.data)
+    sides, refused = encode_pools(model, [*(c.pool for c in checked), *beside])
+    tested, beside = sides[: len(declared)], sides[len(declared) :]
+    alpha = chosen_alpha(run, config, model)
+    known = None if model.refiner is None else known_of(data_seen(run, config.data))
+    told = Told(run, config, data, alpha, known, draws)
+    measured = [
+        measure(model, protocol, whole, c, refused[protocol.name], told)
+        for protocol, whole, c in zip(declared, tested, checked, strict=True)
+    ]
+    # In batches they would be the same pairs again.
+    in_whole = [whole for p, whole in zip(declared, tested, strict=True) if not p.batch]
+    results = summary(run, config, model.checkpoint, command) | {
+        "scores": [record for found in measured for record in found.records],
+        "analysis": [record for found in measured for record in found.analyses],
+        "trust": trust_records(model, run, in_whole, beside),
+    }
+    words, atoms = tested[0].text.side, tested[0].mol.side
+    if model.slots is not None and words is not None and atoms is not None:
+        results["slots"] = model.slots(words, atoms)
+    scores = [score for found in measured for score in found.scores]
+    write_results(told, results, scores, model, declared[0], tested[0])
+    print_table(results)
+    return results
+
+
+def measure(
+    model: Restored,
+    protocol: Protocol,
+    whole: Sides,
+    checked: Checked,
+    refused: int,
+    told: Told,
+) -> Measured:
+    """All lines of one protocol: each direction, tier and notion of a right answer."""
+    pool, text, mol = in_whole_batches(*whole, protocol.batch)
+    sides = asked(pool, text, mol, protocol.batch)
+    scores, analyses = score_sides(pool.protocol, sides), []
+    if model.refiner is not None:
+        scores = [score._replace(tier="det") for score in scores]
+    if model.refiner is not None and not protocol.batch:
+        lists = refined_lists(pool, text, mol, model.refiner)
+        scores += refined_scores(pool.protocol, sides, lists, model.refiner, told.alpha)
+        if "t2m" in lists:
+            of_text = (pool, text, mol, lists["t2m"], told.known)
+            analyses = analyse_pool(*of_text, model.refiner, told.alpha, told.draws)
+    scores = with_clean(scores, pool, sides, checked.blocks)
+    scores += baseline_scores(pool, told.data, told.run / TOKENIZER)
+    dropped = len(whole.pool.smiles) - len(pool.smiles)
+    counts = {"refused_molecules": refused, "dropped_pairs": dropped}
+    records = [score_record(s, told.config, protocol, checked.record, counts) for s in scores]
+    return Measured(scores, records, analyses)
+
+
+def write_results(
+    told: Told,
+    results: dict[str, Any],
+    scores: list[Score],
+    model: Restored,
+    first: Protocol,
+    sides: Sides,
+) -> None:
+    """ranks.json, results.json and report.html; the report's examples are of the first protocol."""
+    from tmr_jax.eval.report.examples import choose_examples
+    from tmr_jax.eval.report.page import page, read_history
+
+    own = [s for s in scores if s.scorer == "model" and s.right == PAIR]
+    named = {", ".join(filter(None, (s.protocol, s.direction, s.tier))): s for s in own}
+    ranks = {name: per_query(s.ranking)["mr"].round(2).tolist() for name, s in named.items()}
+    run = told.run
+    write_text(run / "ranks.json", json.dumps(ranks) + "\n")  # first: who has results has ranks
+    write_text(run / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
+    rankings = {n: s.ranking for n, s in named.items() if s.tier in ("", "det", "fused")}
+    # An example shows the best of the whole pool.
+    examples = [] if first.batch else choose_examples(*sides, scores, told.config.train.seed)
+    worked = work_out(told, sides, model.refiner) if model.refiner is not None else ""
+    history = read_history(run / "metrics.jsonl")
+    write_text(run / "report.html", page(results, rankings, examples, history, worked))
+
+
+def default_protocols(config: Experiment) -> tuple[str, ...]:
+    """What the configuration names, else the test pool of the run's own data set."""
+    if config.eval.protocols:
+        return config.eval.protocols
+    own = own_test(config.data, config.data)
+    return (own,) if own else ("chebi20-molt5/test-split", "pcdes/file-order")
+
+
+# Pools
+
+
+def encode_pools(model: Restored, pools: list[Pool]) -> tuple[list[Sides], dict[str, int]]:
+    """Texts and molecules of all pools, each distinct string handed to the encoder once.
+
+    Molecules that the featuriser refuses leave the pool with their texts; the last value says how
+    many did, by protocol.
+    """
+    smiles = list(dict.fromkeys(s for pool in pools for s in pool.smiles))
+    encoded, kept = model.molecules(smiles)
+    place = {smiles[row]: i for i, row in enumerate(kept)}
+    sound = [without(pool, np.array([s in place for s in pool.smiles])) for pool in pools]
+    texts = list(dict.fromkeys(t for pool in sound for t in pool.texts))
+    described = model.texts(texts)
+    row = {text: i for i, text in enumerate(texts)}
+    sides = [
+        Sides(
+            pool,
+            _take(described, [row[t] for t in pool.texts]),
+            _take(encoded, [place[s] for s in pool.smiles]),
+        )
+        for pool in sound
+    ]
+    pairs = zip(pools, sound, strict=True)
+    return sides, {p.protocol: len(p.smiles) - len(s.smiles) for p, s in pairs}
+
+
+def _take(side: Encoded, items: list[int]) -> Encoded:
+    return Encoded(side.rows[items], side.group[items], side.side)
+
+
+def without(pool: Pool, keep: np.ndarray) -> Pool:
+    """The pool less the molecules where `keep` is False and the texts that belong to them."""
+    if keep.all():
+        return pool
+    stays = np.ones(len(pool.texts), bool)
+    asks = pool.text_target >= 0
+    stays[asks] = keep[pool.text_target[asks]]
+    partners = pool.mol_target[~keep]
+    stays[partners[partners >= 0]] = False
+    # A target of -1 finds the -1 that is appended, so that it stays -1.
+    mol_place = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)
+    text_place = np.append(np.where(stays, np.cumsum(stays) - 1, -1), -1)
+    return Pool(
+        pool.protocol,
+        tuple(t for t, k in zip(pool.texts, stays, strict=True) if k),
+        tuple(s for s, k in zip(pool.smiles, keep, strict=True) if k),
+        mol_place[pool.text_target[stays]],
+        text_place[pool.mol_target[keep]],
+    )
+
+
+def declared_pool(protocol: Protocol, data: DataConfig) -> Pool:
+    """The protocol's pool under the protocol's name, complete where its size is published."""
+    pool = load_pool(protocol.source, data)
+    check_complete(pool, protocol.source, protocol.size)
+    return pool._replace(protocol=protocol.name)
+
+
+def in_whole_batches(
+    pool: Pool, text: Encoded, mol: Encoded, batch: int
+) -> tuple[Pool, Encoded, Encoded]:
+    """A pool of pairs without those at its end that fill no batch; 0: the pool as it is."""
+    if not batch:
+        return pool, text, mol
+    whole = len(pool.texts) // batch * batch
+    if not whole:
+        raise ValueError(
+            f"expected at least {batch} pairs for {pool.protocol}; got {len(pool.texts)}; "
+            "rank the whole pool instead"
+        )
+    targets = pool.text_target[:whole], pool.mol_target[:whole]
+    cut = Pool(pool.protocol, pool.texts[:whole], pool.smiles[:whole], *targets)
+    return cut, _take(text, list(range(whole))), _take(mol, list(range(whole)))
+
+
+def trust_records(
+    model: Restored, run: Path, tested: list[Sides], beside: list[Sides]
+) -> list[dict[str, Any]]:
+    """Can the answers be trusted? `beside`: the validation pool, then other data sets'; nothing
+    for a run without validation pairs. What a search needs of it is kept in the run directory."""
+    from tmr_jax.eval.unrelated import SENTENCES
+
+    if not beside:
+        return []
+    own, *others = beside
+    strange = model.texts(list(SENTENCES)).rows
+    fitted = fit(own, strange)
+    if fitted is None:
+        return []
+    keep_known(run, model.checkpoint["sha256"], fitted.search)
+    found = (trust_of(s, fitted, others, strange, model.temperature) for s in tested)
+    return [record for record in found if record is not None]
+
+
+def restored(assembly: Assembly, params: Any, checkpoint: dict[str, Any]) -> Restored:
+    """Encoders of strings that show their progress on standard error."""
+    slots = partial(bank_record, assembly, params) if has_slots(assembly) else None
+    encoder = Encoder(assembly, params, parts=refines(assembly.model) or slots is not None)
+
+    def texts(strings: list[str]) -> Encoded:
+        with _progress("encoding texts", len(strings)) as watch:
+            return encoder.texts(strings, watch)
+
+    def molecules(smiles: list[str]) -> tuple[Encoded, np.ndarray]:
+        with _progress("encoding molecules", len(smiles)) as watch:
+            rows, kept, _ = encoder.molecules(smiles, watch)
+        return rows, kept
+
+    refiner = None
+    if refines(assembly.model):
+        refiner = Refiner(assembly, params, settings_of(assembly.config))
+    temperature = trained_temperature(params) if assembly.model.trains_scale else None
+    return Restored(checkpoint, texts, molecules, refiner, temperature, slots)
+
+
+@contextmanager
+def _progress(what: str, count: int) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task(what, total=count)
+
+    def watch(done: int) -> None:
+        bar.start()  # only now: features that are computed first have a bar of their own
+        bar.update(task, completed=done)
+
+    try:
+        yield watch
+        watch(count)  # equal inputs were encoded once
+    finally:
+        bar.stop()
+
+
+def open_run(run: Path, which: Which, refine: RefineConfig | None = None) -> Restored:
+    """The run's model, tokenizer, vocabulary and checkpoint; its second stage may be resized."""
+    from tmr_jax.models.checkpoint import restore_params
+    from tmr_jax.models.state import parameters_sha256
+
+    assembly = assemble_from_run(run)
+    if refine is not None:
+        sizes = dataclasses.replace(assembly.config.eval, refine=refine)
+        assembly = assembly._replace(config=dataclasses.replace(assembly.config, eval=sizes))
+    params, step = restore_params(run, which)
+    digest = parameters_sha256(params)
+    return restored(assembly, params, {"which": which, "step": step, "sha256": digest})
+
+
+# Scores
+
+
+def chosen_alpha(run: Path, config: Experiment, model: Restored) -> float:
+    """alpha of the second stage: as the run has it, or chosen now on its own validation pool."""
+    if model.refiner is None:
+        return 0.0
+    own = model.refiner.settings == settings_of(config)
+    known = read_alpha(run, model.checkpoint["sha256"]) if own else None
+    if known is not None:
+        return known
+    protocol = validation_protocol(config.data)
+    [own_pool], _ = encode_pools(model, [load_pool(protocol, config.data)])
+    choice = choose_alpha(refined_lists(*own_pool, model.refiner).values())
+    if own:  # what the run keeps is for its own sizes, which search has too
+        keep_alpha(run, model.checkpoint["sha256"], protocol, choice)
+    return choice.alpha
+
+
+def refined_lists(pool: Pool, text: Encoded, mol: Encoded, refiner: Refiner) -> dict[str, Lists]:
+    """The second stage of both directions, where the pool has queries on that side."""
+    found: dict[str, Lists] = {}
+    sides: dict[Direction, np.ndarray] = {"t2m": pool.text_target, "m2t": pool.mol_target}
+    for direction, target in sides.items():
+        if asks := int((target >= 0).sum()):
+            with _progress(f"refining {pool.protocol}, {direction}", asks) as watch:
+                found[direction] = refiner.lists(text, mol, direction, target, watch)
+    return found
+
+
+def work_out(told: Told, sides: Sides, refiner: Refiner) -> str:
+    """One text query of the pool, drawn by the seed, for the report."""
+    from tmr_jax.eval.report.worked_query import worked_query
+
+    asks = np.flatnonzero(sides.pool.text_target >= 0)
+    if not len(asks):
+        return ""
+    query = int(np.random.default_rng(told.config.train.seed).choice(asks))
+    tokenizer = load_tokenizer(told.run / TOKENIZER)
+    words = tokenizer.pieces(sides.pool.texts[query], told.config.features.max_tokens)
+    return worked_query(*sides, query, refiner, told.alpha, words)
+
+
+# Records
+
+
+def summary(
+    run: Path, config: Experiment, checkpoint: dict[str, Any], command: str
+) -> dict[str, Any]:
+    """What holds for all scores of a results.json."""
+    return {
+        "run": str(run),
+        "experiment": config.name,
+        "command": command,
+        "commit": _commit(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "checkpoint": checkpoint,
+        "trained_on": config.data.name,
+        "labels": sorted({text for p in default_protocols(config) for text in labels(config, p)}),
+        "resamples": config.eval.bootstrap,
+    }
+
+
+def _commit() -> str:
+    """Commit of the code that evaluates, and whether files differ from it."""
+    commit, *changed = describe_code().splitlines()
+    return f"{commit} with changes" if any(changed) else commit
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""The baseline that every model has to beat: bag of words -> ridge regression -> fingerprint.
+
+In: texts and fingerprints of training and validation. Out: a `Ridge` that turns texts and
+fingerprints into unit rows whose dot product is the score, so that the same counting ranks it and
+a trained model. tf-idf of word unigrams and bigrams; the strength of the ridge and the weight of
+rare fingerprint columns are chosen on the validation rows by their mean reciprocal rank.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from scipy import linalg, sparse
+
+from tmr_jax.eval.rank import rank
+
+VOCABULARY = 4096  # the most frequent n-grams; the cost is cubic in this
+STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)
+POWERS = (0.0, 0.5, 1.0)  # a column is divided by its standard deviation to this power
+_WORD = re.compile(r"\w+")
+
+
+class Ridge(NamedTuple):
+    """A fitted baseline; `strength`, `power` and `validation_mrr` say what was chosen, and why."""
+
+    index: dict[str, int]  # n-gram -> column
+    idf: np.ndarray  # float32 [V]
+    word_mean: np.ndarray  # float32 [V]
+    weights: np.ndarray  # float32 [V, F]
+    mean: np.ndarray  # float32 [F], of the training fingerprints
+    scale: np.ndarray  # float32 [F]; 0 for columns that never vary
+    strength: float
+    power: float
+    validation_mrr: float
+
+
+def fit_ridge(
+    train_texts: Sequence[str],
+    train_fps: np.ndarray,
+    validation_texts: Sequence[str],
+    validation_fps: np.ndarray,
+) -> Ridge:
+    """Fit on the training rows; choose strength and power on the validation rows, text to molecule.
+
+    Inputs: text i belongs to fingerprint row i, float [n, F]. Errors: ValueError where texts and
+    rows differ in number or a part is empty. Training texts without any word repeated are allowed.
+    """
+    _check(train_texts, train_fps, "training")
+    _check(validation_texts, validation_fps, "validation")
+    index, idf = _vocabulary(train_texts)
+    words = _tfidf(train_texts, index, idf)
+    word_mean = np.asarray(words.mean(0), np.float32).ravel()
+    mean = train_fps.mean(0, dtype=np.float64).astype(np.float32)
+    spread = train_fps.std(0, dtype=np.float64).astype(np.float32)
+    targets = train_fps - mean
+    # Centring by hand keeps the big matrix sparse: (X - m)'(X - m) = X'X - n m m'.
+    n = len(train_texts)
+    gram = (words.T @ words).toarray() - n * np.outer(word_mean, word_mean)
+    cross = words.T @ targets  # the targets are centred, so the words need not be
+    asked = _tfidf(validation_texts, index, idf).toarray() - word_mean
+    best: tuple[float, float, float] | None = None
+    for strength in STRENGTHS:
+        predicted = _solve(gram, strength, asked.T).T @ cross
+        for power in POWERS:
+            scale = _scale(spread, power)
+            score = _mrr(_unit(predicted * scale), _unit((validation_fps - mean) * scale))
+            if best is None or score > best[0]:
+                best = score, strength, power
+    assert best is not None
+    weights = _solve(gram, best[1], cross)
+    scale = _scale(spread, best[2])
+    return Ridge(index, idf, word_mean, weights, mean, scale, best[1], best[2], best[0])
+
+
+def text_rows(ridge: Ridge, texts: Sequence[str]) -> np.ndarray:
+    """float32 [len(texts), F]: predicted fingerprints as unit rows (zero rows stay zero)."""
+    words = _tfidf(texts, ridge.index, ridge.idf)
+    return _unit((words @ ridge.weights - ridge.word_mean @ ridge.weights) * ridge.scale)
+
+
+def molecule_rows(ridge: Ridge, fps: np.ndarray) -> np.ndarray:
+    """float32 [len(fps), F]: standardised fingerprints as unit rows."""
+    return _unit((fps - ridge.mean) * ridge.scale)
+
+
+def ridge_scores(ridge: Ridge, texts: Sequence[str], fps: np.ndarray) -> np.ndarray:
+    """Cosines, float32 [len(texts), len(fps)]; the transpose serves molecule -> text."""
+    return text_rows(ridge, texts) @ molecule_rows(ridge, fps).T
+
+
+def _check(texts: Sequence[str], fps: np.ndarray, part: str) -> None:
+    if not len(texts) or fps.ndim != 2 or len(texts) != len(fps):
+        raise ValueError(
+            f"expected {part} texts and as many fingerprint rows, at least one; got {len(texts)} "
+            f"texts and an array of shape {fps.shape}; pass row i of the array for text i"
+        )
+
+
+def _grams(text: str) -> list[str]:
+    words = _WORD.findall(text.lower())
+    return words + [f"{a} {b}" for a, b in pairwise(words)]
+
+
+def _vocabulary(texts: Sequence[str]) -> tuple[dict[str, int], np.ndarray]:
+    """The n-grams of the most texts, equal counts in alphabetical order, and their idf."""
+    counts = Counter(gram for text in texts for gram in set(_grams(text)))
+    kept = sorted(counts, key=lambda gram: (-counts[gram], gram))[:VOCABULARY]
+    frequency = np.array([counts[gram] for gram in kept], np.float32)
+    idf = np.log((1 + len(texts)) / (1 + frequency)) + 1
+    return {gram: i for i, gram in enumerate(kept)}, idf.astype(np.float32)
+
+
+def _tfidf(texts: Sequence[str], index: dict[str, int], idf: np.ndarray) -> sparse.csr_matrix:
+    """Unit rows of (1 + log count) x idf, float32 [len(texts), V]."""
+    columns, values, ends = [], [], [0]
+    for text in texts:
+        found = sorted(Counter(index[g] for g in _grams(text) if g in index).items())
+        row = np.array([(1 + np.log(count)) * idf[column] for column, count in found], np.float32)
+        columns += [column for column, _ in found]
+        values.append(row / max(float(np.linalg.norm(row)), 1e-12))
+        ends.append(len(columns))
+    flat = np.concatenate(values) if values else np.zeros(0, np.float32)
+    return sparse.csr_matrix((flat, columns, ends), (len(texts), len(index)), dtype=np.float32)
+
+
+def _solve(gram: np.ndarray, strength: float, right: np.ndarray) -> np.ndarray:
+    """(gram + strength I)^-1 right, by Cholesky in float32: the ridge keeps it well conditioned."""
+    lifted = gram + np.float32(strength) * np.eye(len(gram), dtype=np.float32)
+    factor = linalg.cho_factor(lifted, lower=True, overwrite_a=True, check_finite=False)
+    return linalg.cho_solve(factor, right, check_finite=False)
+
+
+def _scale(spread: np.ndarray, power: float) -> np.ndarray:
+    varies = spread > 1e-6
+    return np.where(varies, np.where(varies, spread, 1) ** np.float32(-power), 0).astype(np.float32)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    return (rows / np.maximum(norm, 1e-12)).astype(np.float32)
+
+
+def _mrr(text: np.ndarray, molecule: np.ndarray) -> float:
+    found = rank(text, molecule, np.arange(len(text)))
+    return float(np.mean(1 / (1 + found.greater + found.equal / 2)))

@@ -1,0 +1,476 @@
+"""The second stage of DiffTMR over a pool: shortlist, perturbation, denoising (MODELS.md A1.7).
+
+In: both sides of a pool, encoded, each distinct input once. Out: for every query its shortlist in
+the order of s1, and what the denoiser makes of its head. Scores of a pair depend on that pair's
+inputs, on the other candidates of the shortlist and on the seed; never on the order of anything:
+ties go by a hash of the input, and so does the noise that a pair starts from.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.lax import Precision
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from tmr_jax.eval.rank import score_chunks
+from tmr_jax.models.encode import unit
+from tmr_jax.types import Ranking, Side
+
+Direction = Literal["t2m", "m2t"]
+QUERIES = 16  # at once on a CPU at most
+AXIS = "data"
+WEIGHED = 64  # texts at once whose words are weighed, at most
+LEAST, LARGE = 2**10, 2**17  # parts of a pool that is filled up; a larger one would cost memory
+
+
+class Plan(NamedTuple):
+    """What differs between backends."""
+
+    queries: int  # at once on each device at most
+    lanes: int  # the tables of parts are a multiple of it wide
+
+
+def plan() -> Plan:
+    """That of this process's backend.
+
+    Accelerators read a table from its start to its end once for each block of queries, and a TPU
+    keeps the numbers of a row together only where they fill whole vectors of 128. In float32, for
+    P parts of a pool and blocks of 128 queries, that takes 1,536 P bytes for the table (width 300)
+    and 512 P for all cosines with it: 5.6 GB for the words of 33,010 descriptions.
+    """
+    return Plan(QUERIES, 1) if jax.default_backend() == "cpu" else Plan(128, 128)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes of A1.7; a pool with fewer candidates has shorter lists."""
+
+    shortlist: int  # K1
+    samples: int  # F, perturbations of a molecule
+    candidates: int  # K, denoised
+    steps: int  # S, of the sampler
+    noises: int  # R, initial states that are averaged
+    seed: int
+
+
+class Refined(NamedTuple):
+    """Row i belongs to query i; columns are in the order of s1, ties by hash."""
+
+    item: Int[np.ndarray, "Q K1"]  # candidates, as rows of their side
+    first: Float[np.ndarray, "Q K1"]  # s0: cosine
+    perturbed: Float[np.ndarray, "Q K1"]  # s1: best of F
+    local: Float[np.ndarray, "Q K"]  # r, of the first K columns
+    clean: Float[np.ndarray, "Q K"]  # X0_hat, of the first K columns
+
+
+def refine(
+    apply: Callable[..., Any],
+    params: Any,
+    text: Side,
+    mol: Side,
+    direction: Direction,
+    queries: Int[np.ndarray, " Q"],
+    settings: Settings,
+    watch: Callable[[int], None] = lambda done: None,
+    devices: Sequence[Any] = (),
+) -> Refined:
+    """Shortlists of the queries, rows of the asking side, against all of the other side.
+
+    `apply(params, *arrays, method=...)` runs `weigh_words`, `perturb` and `reconstruct` of the
+    model. `watch` is called with the number of queries done, as often as there is news. Each of
+    `devices` (without any: the first) has the shortlists of its own queries.
+    """
+    stage = _Stage(apply, params, text, mol, direction, settings, len(queries), devices)
+    item, first = shortlist(stage.ask_rows[queries], stage.rows, stage.key, stage.count)
+    order = np.argsort(np.diff(stage.asking.offsets)[queries], kind="stable")
+    columns = []
+    for start in range(0, len(order), stage.held):  # like sizes together: little padding
+        chunk = order[start : start + stage.held]
+        columns.append(stage.refine(queries[chunk], item[chunk], first[chunk])[:-1])
+        watch(start + len(chunk))
+    place = np.argsort(order, kind="stable")
+    return Refined(*(np.concatenate(column)[place] for column in zip(*columns, strict=True)))
+
+
+def refine_one(
+    apply: Callable[..., Any],
+    params: Any,
+    text: Side,
+    mol: Side,
+    direction: Direction,
+    query: int,
+    settings: Settings,
+) -> tuple[Refined, Float[np.ndarray, "S K"]]:
+    """`refine` for one query, and X0_hat after every step of the sampler."""
+    stage = _Stage(apply, params, text, mol, direction, settings, 1)
+    asks = np.array([query])
+    lists = shortlist(stage.ask_rows[asks], stage.rows, stage.key, stage.count)
+    *columns, states = stage.refine(asks, *lists)
+    return Refined(*columns), states[:, 0]
+
+
+def perturbed(
+    apply: Callable[..., Any],
+    params: Any,
+    text: Side,
+    mol: Float[np.ndarray, "n D"],
+    settings: Settings,
+) -> Float[np.ndarray, " n"]:
+    """s1 (A1.7) of one text with each of at most K1 molecules.
+
+    The embeddings of those, as the model gives them, are all that it takes.
+    """
+    count = len(mol)
+    parts, offsets = np.zeros((0, mol.shape[1]), np.float32), np.zeros(count + 1, np.int64)
+    answering = Side(mol, parts, offsets, np.arange(count))
+    stage = _Stage(apply, params, text, answering, "t2m", settings, 1)
+    asks = np.zeros(1, np.int64)
+    own, mask, _ = stage._own_parts(asks)
+    return stage._perturb_shortlist(asks, np.arange(count)[None], own, mask)[0][0]
+
+
+def shortlist(
+    query: Float[np.ndarray, "Q D"],
+    candidate: Float[np.ndarray, "C D"],
+    key: Int[np.ndarray, " C"],
+    count: int,
+) -> tuple[Int[np.ndarray, "Q K"], Float[np.ndarray, "Q K"]]:
+    """The `count` best candidates by cosine, best first; of equals, those of lower keys."""
+    items, scores = [], []
+    for _, block in score_chunks(query, candidate, 256):
+        edge = np.partition(block, -count, axis=1)[:, -count]
+        for row, least in zip(block, edge, strict=True):
+            near = np.flatnonzero(row >= least)
+            chosen = near[np.lexsort((key[near], -row[near]))[:count]]
+            items.append(chosen)
+            scores.append(row[chosen])
+    return np.array(items), np.array(scores)
+
+
+@functools.lru_cache(maxsize=16)
+def _programs(apply: Callable[..., Any], direction: Direction, steps: int) -> tuple[Any, Any, Any]:
+    """The compiled pieces; the next pool, epoch or draw finds them as they are."""
+    t2m = direction == "t2m"
+    perturb = _perturb_t2m if t2m else _perturb_m2t
+    return (
+        jax.jit(partial(perturb, apply), static_argnums=() if t2m else 0),
+        jax.jit(_local_t2m if t2m else _local_m2t, static_argnums=0),
+        jax.jit(partial(_reconstruct, apply, direction, steps)),
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _weigher(apply: Callable[..., Any]) -> Any:
+    return jax.jit(partial(apply, method="weigh_words"))
+
+
+class _Stage:
+    """One direction of one pool: what is on the device, and the compiled pieces."""
+
+    def __init__(
+        self,
+        apply: Callable[..., Any],
+        params: Any,
+        text: Side,
+        mol: Side,
+        direction: Direction,
+        settings: Settings,
+        queries: int,
+        devices: Sequence[Any] = (),
+    ) -> None:
+        self._mesh = Mesh(np.array(devices), (AXIS,)) if len(devices) > 1 else None
+        each, most = max(len(devices), 1), plan()
+        self.held = each * min(most.queries, power(-(-queries // each)))  # at once
+        self._t2m, self._params = direction == "t2m", self._everywhere(params)
+        self.asking, self._answering = (text, mol) if self._t2m else (mol, text)
+        self.ask_rows, self.rows = unit(self.asking.pooled), unit(self._answering.pooled)
+        # Of the inputs, not of their embeddings, whose last bits know the batch they were made in.
+        self._ask_key, self.key = self.asking.key, self._answering.key
+        self.count = min(settings.shortlist, len(self.rows))
+        self._wide = min(settings.shortlist, bucket(self.count))
+        self._head = min(settings.candidates, self.count)
+        self._ask_parts = unit(self.asking.parts)
+        parts = jnp.asarray(roomy(unit(self._answering.parts)))
+        width = -(-parts.shape[1] // most.lanes) * most.lanes
+        self._parts = self._everywhere(_widened(parts, width))
+        self._longest = bucket(int(np.diff(text.offsets).max()))
+        programs = _programs(apply, direction, settings.steps)
+        self._weight = word_weights(apply, params, text)
+        shape = (settings.samples, text.pooled.shape[1])
+        self._noise = jax.random.normal(jax.random.key(settings.seed), shape)
+        side = jax.random.fold_in(jax.random.key(settings.seed), self._t2m)
+        self._noises = jax.random.split(side, settings.noises)  # keys of the R initial states
+        self._perturb, self._local, self._reconstruct = programs
+
+    def refine(self, queries: np.ndarray, item: np.ndarray, first: np.ndarray) -> tuple:
+        """The columns of `Refined` for at most `held` queries and their shortlists, and X0_hat
+        after every step, [S, q, K]."""
+        count = len(queries)
+        filled = np.minimum(np.arange(self.held), count - 1)  # one shape: the last query again
+        queries, item, first = queries[filled], item[filled], first[filled]
+        own, mask, weight = self._shared(self._own_parts(queries))
+        s1, moved = self._perturb_shortlist(queries, item, own, mask)
+        by_score = np.lexsort((self.key[item], -s1), axis=1)
+        item, first, s1 = (np.take_along_axis(a, by_score, 1) for a in (item, first, s1))
+        head = item[:, : self._head]
+        index, segment = self._shared(self._parts_of(head))
+        local = self._local(self._head, self._parts, index, segment, own, mask, weight)
+        candidates = self._shared(jnp.asarray(self._answering.pooled[head]))
+        if self._t2m:
+            place = self._shared(by_score[:, : self._head, None])
+            candidates = jnp.take_along_axis(moved, place, 1)
+        asking, *keys = self._shared(
+            (self.asking.pooled[queries], self._ask_key[queries], self.key[head])
+        )
+        keys.append(self._noises)
+        states = np.asarray(self._reconstruct(self._params, asking, candidates, local, *keys))
+        columns = (item, first, s1, np.asarray(local), states[-1])
+        return (*(column[:count] for column in columns), states[:, :count])
+
+    def _shared(self, arrays: Any) -> Any:
+        """Every device gets the rows of its queries."""
+        if self._mesh is None:
+            return arrays
+        return jax.device_put(arrays, NamedSharding(self._mesh, PartitionSpec(AXIS)))
+
+    def _everywhere(self, arrays: Any) -> Any:
+        if self._mesh is None:
+            return arrays
+        return jax.device_put(arrays, NamedSharding(self._mesh, PartitionSpec()))
+
+    def _perturb_shortlist(
+        self, queries: np.ndarray, item: np.ndarray, own: np.ndarray, mask: np.ndarray
+    ) -> tuple[np.ndarray, Array]:
+        """s1 [q, K1] and h_P [q, wide, D], by the text of each pair (R7).
+
+        A shortlist with twins is shorter: it is filled up, and what fills it gets no s1.
+        """
+        item = np.pad(item, ((0, 0), (0, self._wide - self.count)), mode="edge")
+        asking, answering = self._shared(
+            (self.asking.pooled[queries], self._answering.pooled[item])
+        )
+        if self._t2m:
+            given = (self._params, asking, answering, own, mask)
+        else:
+            begin, end = (self._answering.offsets[i].astype(np.int32) for i in (item, item + 1))
+            words = (self._parts, *self._shared((begin, end - begin)))
+            given = (self._longest, self._params, asking, answering, *words)
+        s1, moved = self._perturb(*given, self._noise)
+        return np.asarray(s1)[:, : self.count], moved
+
+    def _own_parts(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Parts of the queries, padded to a bucket: [q, P, D], mask and weights [q, P]."""
+        index, mask = padded(self.asking.offsets, queries)
+        weight = self._weight[index] if self._t2m else mask
+        return self._ask_parts[index], mask, np.where(mask, weight, 0).astype(np.float32)
+
+    def _parts_of(self, items: np.ndarray) -> tuple[np.ndarray, Any]:
+        """Where the parts of the items lie, [q, A], and the column that each belongs to."""
+        offsets = self._answering.offsets
+        sizes = offsets[items + 1] - offsets[items]
+        budget = bucket(int(sizes.sum(1).max()))
+        index = np.zeros((len(items), budget), np.int32)
+        segment = np.full((len(items), budget), items.shape[1], np.int32)  # padding
+        for i, (own, counts) in enumerate(zip(items, sizes, strict=True)):
+            begin = np.repeat(offsets[own] - np.cumsum(counts) + counts, counts)
+            index[i, : len(begin)] = begin + np.arange(len(begin))
+            segment[i, : len(begin)] = np.repeat(np.arange(len(own)), counts)
+        return index, segment if self._t2m else (segment, self._weight[index])
+
+
+def power(size: int) -> int:
+    """The next power of two: few shapes to compile for."""
+    return 1 << (size - 1).bit_length()
+
+
+def bucket(size: int) -> int:
+    return max(16, power(size))
+
+
+def roomy(parts: Float[np.ndarray, "P D"]) -> Float[np.ndarray, "P2 D"]:
+    """The parts of a pool and zeros after them, which nothing points to.
+
+    The pool of a search is its shortlist, another one each time: few sizes to compile for.
+    """
+    if len(parts) > LARGE:
+        return parts
+    found = np.zeros((max(LEAST, power(len(parts))), parts.shape[1]), parts.dtype)
+    found[: len(parts)] = parts
+    return found
+
+
+def padded(
+    offsets: np.ndarray, items: np.ndarray, size: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the parts of each item lie, int32 [..., size], and which places are real."""
+    begin, end = offsets[items], offsets[items + 1]
+    place = np.arange(bucket(int((end - begin).max())) if size is None else size)
+    place = place.reshape((1,) * items.ndim + place.shape)
+    real = place < (end - begin)[..., None]
+    return np.where(real, begin[..., None] + place, 0).astype(np.int32), real
+
+
+def word_weights(apply: Callable[..., Any], params: Any, text: Side) -> Float[np.ndarray, " P"]:
+    """f of A1.5 for every word of every text."""
+    size = bucket(int(np.diff(text.offsets).max()))
+    found = np.zeros(len(text.parts), np.float32)
+    items = np.arange(len(text.pooled))
+    held = min(WEIGHED, power(len(items)))
+    for start in range(0, len(items), held):
+        chunk = items[np.minimum(np.arange(start, start + held), len(items) - 1)]
+        index, real = padded(text.offsets, chunk, size)
+        weight = _weigher(apply)(params, text.parts[index], real)
+        found[index[real]] = np.asarray(weight)[real]
+    return found
+
+
+def _unit(mol: Array) -> Array:
+    """On the device: `unit` is of NumPy's arrays."""
+    return mol / jnp.maximum(jnp.linalg.norm(mol, axis=-1, keepdims=True), 1e-8)
+
+
+# Products that scores come from: float32, which a TPU otherwise reads as bfloat16.
+_matmul = partial(jnp.matmul, precision=Precision.HIGHEST)
+
+
+def _widened(x: Array, width: int) -> Array:
+    """The last axis filled up with zeros, which change no product."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
+
+
+def _perturb_t2m(apply, params, text, mol, words, mask, noise):
+    """text [q, D], mol [q, K, D], words [q, T, D]."""
+    cosines = _matmul(_unit(mol), words.swapaxes(1, 2))
+    return apply(params, text[:, None], mol, cosines, mask[:, None], noise, method="perturb")
+
+
+def _perturb_m2t(apply, longest, params, mol, text, all_words, begin, size, noise):
+    """mol [q, D], text [q, K, D]; the words of those texts are `size` rows from `begin` [q, K]."""
+    # One product with the words of all texts costs less than fetching the words of K texts.
+    cosines = _matmul(_widened(_unit(mol), all_words.shape[1]), all_words.T)
+    place = jnp.arange(longest).reshape(1, 1, -1)
+    mask = place < size[..., None]
+    index = jnp.where(mask, begin[..., None] + place, 0)
+    cosines = jnp.take_along_axis(
+        cosines, index.reshape(len(mol), -1), 1, mode="promise_in_bounds"
+    ).reshape(index.shape)
+    return apply(params, text, mol[:, None], cosines, mask, noise, method="perturb")
+
+
+def _local_t2m(count, motifs, index, segment, words, mask, weight):
+    """r [q, K]: every word of the query takes the nearest motif of each candidate."""
+    words = _widened(words, motifs.shape[1]).swapaxes(1, 2)
+    cosines = _matmul(_rows(motifs, index), words)  # [q, A, T]
+    nearest = jax.vmap(partial(_of_columns, jax.ops.segment_max, count))(cosines, segment)
+    return jnp.where(mask[:, None], nearest * weight[:, None], 0.0).sum(-1)
+
+
+def _local_m2t(count, words, index, segment_weight, motifs, mask, _):
+    """r [q, K]: every word of each candidate takes the nearest motif of the query."""
+    segment, weight = segment_weight
+    motifs = _widened(motifs, words.shape[1]).swapaxes(1, 2)
+    cosines = _matmul(_rows(words, index), motifs)  # [q, words, motifs]
+    nearest = jnp.where(mask[:, None], cosines, -jnp.inf).max(-1) * weight
+    return jax.vmap(partial(_of_columns, jax.ops.segment_sum, count))(nearest, segment)
+
+
+def _rows(table, index):
+    return table.at[index].get(mode="promise_in_bounds")
+
+
+def _of_columns(reduced, count, x, column):
+    """One number or row for each of `count` columns; the column after them holds padding."""
+    return reduced(x, column, count + 1, indices_are_sorted=True)[:-1]
+
+
+def _reconstruct(apply, direction, steps, params, query, candidates, local, ask_key, key, side):
+    """X0_hat [S, q, K] from noise that belongs to (query, candidate), not to a place (A1.6)."""
+
+    def noise(start: Array, asks: Array, answers: Array) -> Array:
+        own = jax.random.fold_in(jax.random.fold_in(start, asks), answers)
+        return jax.random.normal(own, ())
+
+    def drawn(start: Array) -> Array:
+        return jax.vmap(lambda a, row: jax.vmap(lambda c: noise(start, a, c))(row))(ask_key, key)
+
+    arrays = (query, candidates, local, jax.vmap(drawn)(side))
+    return apply(params, direction, *arrays, steps, method="reconstruct")
+
+
+# Ranks by tiers
+
+TIERS = ("tapr", "fused", "x0")  # and "det", which needs nothing of this file
+ALPHAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+def levels(refined: Refined, tier: str, alpha: float = 0.0) -> Int[np.ndarray, "Q K1"]:
+    """Places of the shortlisted candidates as numbers: higher is better, equal is level.
+
+    `tapr`: all by s1. `fused`: the denoised head by s1 + alpha X0_hat, then the rest by s1. `x0`:
+    the head by X0_hat and, where that is equal, by s1; then the rest by s1 (A1.7). A candidate
+    cannot leave its tier, however large alpha is.
+    """
+    s1 = refined.perturbed.astype(np.float64)
+    head = refined.clean.shape[1]
+    first, second = s1.copy(), np.zeros_like(s1)
+    in_head = np.zeros(s1.shape, bool)
+    if tier != "tapr":
+        in_head[:, :head] = True
+        first[:, :head] = refined.clean
+        second[:, :head] = s1[:, :head]
+        if tier == "fused":
+            first[:, :head] = s1[:, :head] + alpha * refined.clean
+            second[:, :head] = 0
+    keys = np.stack([second, first, in_head])  # the last one counts most
+    order = np.lexsort(keys, axis=1)
+    ordered = np.take_along_axis(keys, order[None], 2)
+    steps = (ordered[:, :, 1:] != ordered[:, :, :-1]).any(0).cumsum(1)
+    found = np.zeros(s1.shape, np.int64)
+    np.put_along_axis(found, order[:, 1:], steps, 1)
+    return found
+
+
+def rank_refined(
+    refined: Refined,
+    level: Int[np.ndarray, "Q K1"],
+    query: Float[np.ndarray, "Q D"],
+    candidate: Float[np.ndarray, "n D"],
+    target: Int[np.ndarray, " Q"],
+    count: Int[np.ndarray, " n"],
+) -> Ranking:
+    """Ranks where the shortlist comes first, by level, and then the rest of the pool by cosine.
+
+    `candidate` are unit rows of distinct inputs, `count[c]` the candidates of the pool that have
+    input c, `target[i]` the input that is right for query i.
+    """
+    greater, equal = np.zeros(len(query), np.int64), np.zeros(len(query), np.int64)
+    held = count[refined.item]  # [Q, K1]
+    right = refined.item == target[:, None]
+    listed = right.any(1)
+    mine = np.where(right, level, -1).max(1, keepdims=True)
+    greater[listed] = np.where(level > mine, held, 0).sum(1)[listed]
+    equal[listed] = np.where(level == mine, held, 0).sum(1)[listed] - 1
+    rest = np.flatnonzero(~listed)
+    for start, scores in score_chunks(query[rest], candidate, 256):
+        rows = rest[start : start + len(scores)]
+        own = np.take_along_axis(scores, target[rows, None], 1)
+        weight = np.repeat(count[None], len(rows), 0)
+        np.put_along_axis(weight, refined.item[rows], 0, 1)
+        greater[rows] = held[rows].sum(1) + np.where(scores > own, weight, 0).sum(1)
+        equal[rows] = np.where(scores == own, weight, 0).sum(1) - 1
+    return Ranking(greater, equal, int(count.sum()))
+
+
+def recall(refined: Refined, target: Int[np.ndarray, " Q"]) -> tuple[float, float]:
+    """Share of queries whose target is on the shortlist, and in its denoised head."""
+    right = refined.item == target[:, None]
+    return float(right.any(1).mean()), float(right[:, : refined.clean.shape[1]].any(1).mean())

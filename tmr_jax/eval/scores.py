@@ -1,0 +1,237 @@
+"""Scores of a pool: who asks whom, ranks by index and by identity, tiers, baselines.
+
+In: unit rows of texts and molecules, and the pool's targets. Out: one `Score` for each direction,
+tier and notion of a right answer. Nothing here reads a candidate's other half, but for
+`identity_labels`, which says which answers count as right after all scores are there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tmr_jax.config import DataConfig
+from tmr_jax.data.features.text import Tokenizer, load_tokenizer
+from tmr_jax.data.pools import own_text
+from tmr_jax.eval.leakage import have_twin, molecule_keys
+from tmr_jax.eval.metrics import of_rows
+from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR, rank_within, within
+from tmr_jax.eval.rank import count, score_chunks
+from tmr_jax.eval.rerank import TIERS, Lists, Refiner
+from tmr_jax.eval.rerank_steps import Direction, levels
+from tmr_jax.eval.twins import Ceiling, ceiling
+from tmr_jax.models.encode import distinct
+from tmr_jax.models.run import Encoded
+from tmr_jax.types import Pool, Ranking
+
+BASELINE = "ridge: bag of words to fingerprint"
+# Generated text writes groups and parent as one word, which words cannot take apart and word
+# pieces can: without this line the first one would flatter the model.
+PIECES_BASELINE = "ridge: bag of word pieces to fingerprint"
+WHOLE_TEXT = 512  # word pieces; no generated text has as many
+SAME = "by identity (text or molecule): the same"
+NO_TWIN = "no query has a connectivity twin in training"
+ALL_TWINS = "every query has a connectivity twin in training"
+
+
+class Asked(NamedTuple):
+    """One direction of a pool: who asks whom."""
+
+    direction: Direction
+    query: np.ndarray  # float32 [Q, D]
+    candidate: np.ndarray  # float32 [C, D]
+    target: np.ndarray  # int64 [Q], the candidate of the query's own pair
+    group: np.ndarray  # int64 [C], equal where candidates are one input (of one batch)
+    labels: np.ndarray  # int64 [2, C], equal where texts, or molecules, are the same
+    molecule: np.ndarray  # int64 [Q], the molecule of the query's own pair
+    batch: int  # candidates of a query; 0: all
+
+
+class Score(NamedTuple):
+    """One line of the table: one protocol, one direction, one notion of a right answer."""
+
+    protocol: str
+    direction: str  # t2m or m2t
+    scorer: str  # "model", or the name of a baseline
+    right: str  # PAIR, IDENTITY or CLEAN
+    ranking: Ranking
+    ceiling: Ceiling | None  # by index; an identical text is no twin of the input
+    tier: str = ""  # det, tapr, fused or x0 of a model with a second stage
+    refined: dict[str, Any] | None = None  # what the second stage was told
+    reached: np.ndarray | None = None  # bool [Q, 2]: is the partner on the shortlist, in its head
+    base: Ranking | None = None  # of the first stage, the same queries
+    notes: tuple[str, ...] = ()  # what else the line says
+
+
+def asked(pool: Pool, text: Encoded, mol: Encoded, batch: int = 0) -> list[Asked]:
+    """Both directions, where the pool has queries on both sides."""
+    text_label, mol_label = identity_labels(pool)
+    found = []
+    if len(asks := np.flatnonzero(pool.text_target >= 0)):
+        right = pool.text_target[asks]
+        groups = within(batch, mol.group), within(batch, mol_label)
+        found.append(Asked("t2m", text.rows[asks], mol.rows, right, *groups, right, batch))
+    if len(asks := np.flatnonzero(pool.mol_target >= 0)):
+        right = pool.mol_target[asks]
+        groups = within(batch, text.group), within(batch, text_label)
+        found.append(Asked("m2t", mol.rows[asks], text.rows, right, *groups, asks, batch))
+    return found
+
+
+def score_pool(pool: Pool, text: Encoded, mol: Encoded, scorer: str = "model") -> list[Score]:
+    """Scores of both directions of a pool that is ranked as a whole."""
+    return score_sides(pool.protocol, asked(pool, text, mol), scorer)
+
+
+def score_sides(protocol: str, sides: list[Asked], scorer: str = "model") -> list[Score]:
+    """Each direction by index and, where that is another number, by identity (DATA.md 5)."""
+    scores = []
+    for side in sides:
+        rows = side.batch, side.query, side.candidate, side.target, side.group
+        limit = ceiling(side.group, side.target)
+        score = Score(protocol, side.direction, scorer, PAIR, rank_within(*rows), limit)
+        scores += with_identity(score, rank_within(*rows, side.labels))
+    return scores
+
+
+def with_identity(score: Score, ranking: Ranking, base: Ranking | None = None) -> list[Score]:
+    """The score and what it is by identity: a line of its own, or a note where ranks are equal."""
+    same = np.array_equal(score.ranking.greater, ranking.greater)
+    if same and np.array_equal(score.ranking.equal, ranking.equal):
+        return [score._replace(notes=(SAME,))]
+    return [score, score._replace(right=IDENTITY, ranking=ranking, ceiling=None, base=base)]
+
+
+def with_clean(
+    scores: list[Score], pool: Pool, sides: list[Asked], blocks: frozenset[str] | None
+) -> list[Score]:
+    """After each score by index that of the queries without a connectivity twin in training.
+
+    The pool stays as it is, and so do the ranks: rows of them are taken. `blocks` are those of
+    training; None: not at hand, which the line says already.
+    """
+    if blocks is None:
+        return scores
+    twins = {s.direction: have_twin([pool.smiles[i] for i in s.molecule], blocks) for s in sides}
+    by_name = {side.direction: side for side in sides}
+    found = []
+    for score in scores:
+        clean = ~twins[score.direction]
+        if score.right == PAIR and clean.all():
+            score = score._replace(notes=(*score.notes, NO_TWIN))
+        elif score.right == PAIR and not clean.any():
+            score = score._replace(notes=(*score.notes, ALL_TWINS))
+        elif score.right == PAIR:
+            found.append(score)
+            score = _of_queries(score, by_name[score.direction], clean)
+        found.append(score)
+    return found
+
+
+def _of_queries(score: Score, side: Asked, chosen: np.ndarray) -> Score:
+    """The score of some of its queries."""
+    return score._replace(
+        right=CLEAN,
+        ranking=of_rows(score.ranking, chosen),
+        ceiling=None if score.ceiling is None else ceiling(side.group, side.target[chosen]),
+        base=None if score.base is None else of_rows(score.base, chosen),
+        reached=None if score.reached is None else score.reached[chosen],
+        notes=(),
+    )
+
+
+def refined_scores(
+    protocol: str,
+    sides: list[Asked],
+    lists: dict[str, Lists],
+    refiner: Refiner,
+    alpha: float,
+) -> list[Score]:
+    """The tiers after `det`, of both directions (A1.7); all of them, whichever is best."""
+    scores = []
+    told = dataclasses.asdict(refiner.settings) | {"alpha": alpha}
+    for side in sides:
+        one = lists[side.direction]
+        listed = one.refined.item == one.target[:, None]
+        reached = np.stack([listed.any(1), listed[:, : one.refined.clean.shape[1]].any(1)], 1)
+        score = Score(protocol, side.direction, "model", PAIR, one.ranking("det"), None)
+        score = score._replace(refined=told, reached=reached, base=score.ranking)
+        base = refined_by_identity(one, side, "det", alpha)
+        for tier in TIERS:
+            found = score._replace(tier=tier, ranking=one.ranking(tier, alpha))
+            scores += with_identity(found, refined_by_identity(one, side, tier, alpha), base)
+    return scores
+
+
+def refined_by_identity(lists: Lists, side: Asked, tier: str, alpha: float) -> Ranking:
+    """Ranks under a tier where any candidate of the same text or molecule is right."""
+    column = np.unique(side.group, return_inverse=True)[1]  # as the lists number distinct inputs
+    return count(_heights(lists, tier, alpha), side.target, column, side.labels)
+
+
+def _heights(lists: Lists, tier: str, alpha: float) -> Iterator[tuple[int, np.ndarray]]:
+    """Cosines of all distinct inputs, and above them the levels of those that were refined."""
+    refined = lists.refined
+    for start, scores in score_chunks(lists.query, lists.candidate, 256):
+        rows = slice(start, start + len(scores))
+        if tier != "det":
+            above = np.float32(2 + levels(refined, tier, alpha)[rows])  # a cosine is below 2
+            np.put_along_axis(scores, refined.item[rows], above, 1)
+        yield start, scores
+
+
+def baseline_scores(pool: Pool, data: DataConfig, tokenizer_file: Path) -> list[Score]:
+    """On generated text, what ridge regression reaches there: how much the text gives away."""
+    if not pool.protocol.startswith("demo/"):
+        return []
+    from tmr_jax.data import load_pairs
+    from tmr_jax.data.features.fingerprint import fingerprints
+
+    pairs = load_pairs(data)
+    parts = [[p for p in pairs if p.split == split] for split in ("train", "validation")]
+    texts = [[p.text for p in part] for part in parts] + [list(pool.texts)]
+    bits = [fingerprints([p.smiles for p in part]) for part in parts]
+    bits.append(fingerprints(pool.smiles))
+    tokenizer = load_tokenizer(tokenizer_file)
+    pieces = [[_pieces(text, tokenizer) for text in part] for part in texts]
+    words = ridge_lines(pool, texts, bits, BASELINE)
+    return words + ridge_lines(pool, pieces, bits, PIECES_BASELINE)
+
+
+def _pieces(text: str, tokenizer: Tokenizer) -> str:
+    """The text as numbers of its word pieces, which the bag of words takes for words."""
+    return " ".join(map(str, tokenizer.encode([text], WHOLE_TEXT)[0][0]))
+
+
+def ridge_lines(
+    pool: Pool, texts: list[list[str]], bits: list[np.ndarray], name: str
+) -> list[Score]:
+    """The baseline's scores; `texts` and `bits` are those of training, validation and the pool."""
+    from tmr_jax.eval.baseline import fit_ridge, molecule_rows, text_rows
+
+    ridge = fit_ridge(texts[0], bits[0], texts[1], bits[1])
+    mol_group = distinct(np.ascontiguousarray(bits[2]).view(np.uint8))[1]
+    text_group = np.unique(np.array(pool.texts, object), return_inverse=True)[1]
+    text = Encoded(text_rows(ridge, texts[2]), text_group)
+    return score_pool(pool, text, Encoded(molecule_rows(ridge, bits[2]), mol_group), name)
+
+
+def identity_labels(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
+    """Labels [2, n] of texts and of molecules: equal where the texts, the molecules are the same.
+
+    The first row is of the text, the second of the molecule of each one's pair; -1 is of who has
+    none, and no target's. Nothing else ever reads a candidate's other half.
+    """
+    own = own_text(pool)
+    has = np.flatnonzero(own >= 0)
+    text_label, text_key = np.full((2, len(pool.texts)), -1)
+    mol_label, mol_key = np.full((2, len(pool.smiles)), -1)
+    text_label[:] = np.unique(np.array(pool.texts, object), return_inverse=True)[1]
+    keys = molecule_keys(pool.smiles, "identity of molecules")
+    mol_key[:] = np.unique(keys, return_inverse=True)[1]
+    mol_label[has], text_key[own[has]] = text_label[own[has]], mol_key[has]
+    return np.stack([text_label, text_key]), np.stack([mol_label, mol_key])

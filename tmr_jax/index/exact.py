@@ -1,0 +1,432 @@
+"""A library as a folder of shards, searched row by row.
+
+    library.json            width, what it was made of, format
+    shards/000000/rows.f32  vectors, float32 [n, D], by rows
+                  entries.arrow  ids and columns, an Arrow file of one record batch
+                  shard.json     how many, and the SHA-256 of the other two
+    manifest.json           the seal of the whole: what became of the rows, and what each shard is
+
+A shard is written under another name and moved into place whole, so what is in `shards` is whole,
+whenever the writer was killed. Files are mapped, not read: memory is what a search touches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from tmr_jax.data.files import replaced, to_disk
+from tmr_jax.index.schema import (
+    COLUMNS,
+    KEPT,
+    NONE,
+    TEXTS,
+    WHOLE,
+    Batch,
+    Filter,
+    Found,
+    StoreFailed,
+    check_batch,
+    meets,
+)
+
+FORMAT = 2
+HEAD, SHARDS, MANIFEST, LOCK = "library.json", "shards", "manifest.json", "lock"
+ROWS, ENTRIES, SEAL = "rows.f32", "entries.arrow", "shard.json"
+FEW = 0.2  # share of the rows below which those that meet a filter are gathered first
+TILE = 8  # queries are scored in blocks of so many, so that a score's bits never depend on others
+AT_ONCE = 1.0  # seconds that one look reads bytes for; a shard at least
+
+Stamp = tuple[tuple[int, int, int], ...]  # inode, size and time of change of each file of a shard
+# What reading every byte of a shard has shown, and of which files: whoever opens a library later in
+# this process leaves out what was found to be damaged.
+_seen: dict[Path, tuple[Stamp, str]] = {}
+
+
+class Shard(NamedTuple):
+    """A mapped shard."""
+
+    place: Path
+    ids: np.ndarray  # int64 [n]
+    rows: np.ndarray  # float32 [n, D]
+    columns: dict[str, np.ndarray]  # of COLUMNS
+    table: pa.RecordBatch  # with TEXTS
+
+
+class ExactStore:
+    """Every row is compared with every query: the truth, and fast enough up to a million rows."""
+
+    def __init__(self, folder: Path) -> None:
+        """Opens a library; ValueError where there is none, its kind StoreFailed where none is left.
+
+        A shard that is damaged or gone is left out and counted in `broken`.
+        """
+        self.folder = folder
+        head = read_head(folder)
+        self.width, self.about = int(head["width"]), dict(head["about"])
+        self.account, named = _read_manifest(folder)
+        self._shards: list[Shard] = []
+        try:
+            places = shard_places(folder)
+            gone = set(named) - {place.name for place in places}
+            self.broken = dict.fromkeys(sorted(gone), "is not there")  # shard -> what is wrong
+            for place in places:
+                self._open(place)
+        except OSError as error:
+            raise StoreFailed(
+                f"expected a library that can be read in {folder}, got {error}; make it again with "
+                "tmr index, or see who may read it"
+            ) from error
+        self._order()
+
+    @classmethod
+    def create(cls, folder: Path, width: int, about: dict[str, Any]) -> ExactStore:
+        """An empty library in a new folder; ValueError where something else is there.
+
+        The folder may hold what a creation that was stopped has left, and a lock.
+        """
+        there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if folder.exists() and not (folder.is_dir() and there <= {SHARDS, LOCK}):
+            raise ValueError(
+                f"expected a new or empty folder for a library, got {folder}, which holds "
+                "something; choose another"
+            )
+        (folder / SHARDS).mkdir(parents=True, exist_ok=True)
+        head = {"format": FORMAT, "width": width, "about": about}
+        keep_text(folder / HEAD, json.dumps(head, indent=2) + "\n")
+        return cls(folder)
+
+    def upsert(self, batch: Batch) -> None:
+        number = 1 + max((int(p.name) for p in shard_places(self.folder)), default=-1)
+        write_shard(self.folder, number, batch, self.width, {})
+        self._open(self.folder / SHARDS / f"{number:06}")
+        self._order()
+
+    def search(self, vectors: np.ndarray, k: int, where: Filter | None = None) -> Found:
+        ids = np.full((len(vectors), k), NONE, np.int64)
+        scores = np.full((len(vectors), k), -np.inf, np.float32)
+        for low in range(0, len(vectors), TILE):
+            tile = np.zeros((TILE, self.width), np.float32)
+            part = vectors[low : low + TILE]
+            tile[: len(part)] = part
+            found = self._tile(tile, k, where)
+            ids[low : low + TILE] = found[0][: len(part)]
+            scores[low : low + TILE] = found[1][: len(part)]
+        return Found(ids, scores, bool(self.broken))
+
+    def get(self, ids: Sequence[int], names: Sequence[str] = KEPT) -> list[dict[str, Any] | None]:
+        return [self._item(int(i), names) for i in ids]
+
+    def count(self, where: Filter | None = None) -> int:
+        return sum(int(self._live(i, where).sum()) for i in range(len(self._shards)))
+
+    def batches(self, size: int = 10_000) -> Iterator[Batch]:
+        live = [np.flatnonzero(self._live(number, None)) for number in range(len(self._shards))]
+        shard = np.repeat(np.arange(len(live)), [len(rows) for rows in live])
+        row = np.concatenate([np.zeros(0, np.int64), *live])
+        ids = np.concatenate([np.zeros(0, np.int64), *map(self._ids_of, range(len(live)), live)])
+        order = np.argsort(ids, kind="stable")
+        for low in range(0, len(order), size):
+            part = order[low : low + size]
+            yield self._gathered(shard[part], row[part])
+
+    def _ids_of(self, number: int, rows: np.ndarray) -> np.ndarray:
+        return self._shards[number].ids[rows]
+
+    def _gathered(self, shard: np.ndarray, row: np.ndarray) -> Batch:
+        """The items at rows of shards, in that order."""
+        parts, places = [], []
+        for number in np.unique(shard):
+            mine = np.flatnonzero(shard == number)
+            places.append(mine)
+            parts.append(_taken(self._shards[number], row[mine]))
+        back = np.argsort(np.concatenate(places))
+        columns: dict[str, Any] = {
+            name: np.concatenate([p.columns[name] for p in parts])[back] for name in COLUMNS
+        }
+        for name in TEXTS:
+            joined = [text for p in parts for text in p.columns[name]]
+            columns[name] = [joined[i] for i in back]
+        ids, vectors = (np.concatenate([p[i] for p in parts])[back] for i in (0, 1))
+        return Batch(ids, vectors, columns)
+
+    def settle(self) -> None:
+        """Every row is compared: there is no index."""
+
+    def seal(self, account: dict[str, Any]) -> None:
+        ids, parts = hashlib.sha256(), {}
+        for place in shard_places(self.folder):
+            seal = read_seal(place)
+            parts[place.name] = {"count": seal["count"], "files": seal["files"]}
+            ids.update(np.ascontiguousarray(map_shard(place, self.width).ids, "<i8").tobytes())
+        whole = account | {"ids_sha256": ids.hexdigest(), "parts": parts}
+        keep_text(self.folder / MANIFEST, json.dumps(whole, indent=1) + "\n")
+        self.account = account
+
+    def look(self) -> dict[str, str]:
+        """Files that are gone, cut, or hold other bytes, though as many of them.
+
+        Bytes are read only of shards that have changed, and once of every other, a few at a time.
+        """
+        try:
+            bad, places = dict(ExactStore(self.folder).broken), shard_places(self.folder)
+        except (ValueError, OSError) as error:
+            return {WHOLE: str(error)}
+        fresh = [p for p in places if p.name not in bad and not _is_read(p)]
+        end = time.monotonic() + AT_ONCE
+        for place in sorted(fresh, key=lambda p: p not in _seen):  # what has changed comes first
+            if wrong := damage(place, self.width, deep=True):
+                bad[place.name] = wrong
+            if time.monotonic() > end:
+                break
+        return bad
+
+    def close(self) -> None:
+        self._shards = []
+
+    def verify(self) -> dict[str, str]:
+        """Reads every byte: shards whose content is not what was written, and why."""
+        bad = dict(self.broken)
+        for place in shard_places(self.folder):
+            if place.name not in bad and (wrong := damage(place, self.width, deep=True)):
+                bad[place.name] = wrong
+        return bad
+
+    def _open(self, place: Path) -> None:
+        wrong = damage(place, self.width)
+        if wrong:
+            self.broken[place.name] = wrong
+            return
+        self._shards.append(map_shard(place, self.width))
+
+    def _order(self) -> None:
+        """Which rows are not replaced by a later shard."""
+        ids = [s.ids for s in self._shards]
+        starts = np.cumsum([0, *map(len, ids)])
+        self._superseded: list[np.ndarray | None] = [None] * len(ids)
+        whole = np.concatenate([np.zeros(0, np.int64), *ids])
+        if (np.diff(whole) > 0).all():
+            return
+        last = len(whole) - 1 - np.unique(whole[::-1], return_index=True)[1]
+        dead = np.ones(len(whole), bool)
+        dead[last] = False
+        self._superseded = [dead[a:b] for a, b in pairwise(starts)]
+
+    def _live(self, number: int, where: Filter | None) -> np.ndarray:
+        """Rows of a shard that count and meet the filter, bool [n]."""
+        shard, dead = self._shards[number], self._superseded[number]
+        live = np.ones(len(shard.ids), bool) if dead is None else ~dead
+        return live & meets(shard.columns, where) if where else live
+
+    def _tile(self, tile: np.ndarray, k: int, where: Filter | None) -> tuple:
+        best = [(np.zeros((TILE, 0), np.int64), np.zeros((TILE, 0), np.float32))]
+        for number, shard in enumerate(self._shards):
+            live = self._live(number, where)
+            rows = np.flatnonzero(live)
+            if not len(rows):
+                continue
+            if len(rows) < FEW * len(live):
+                best.append(_nearest(tile, shard.ids[rows], shard.rows[rows], live[rows], k))
+            else:
+                best.append(_nearest(tile, shard.ids, shard.rows, live, k))
+        ids, scores = (np.concatenate(parts, axis=1) for parts in zip(*best, strict=True))
+        # Higher scores first, lower ids among equals.
+        order = np.lexsort((ids, -scores), axis=1)[:, :k]
+        ids, scores = (np.take_along_axis(a, order, 1) for a in (ids, scores))
+        ids = np.where(np.isneginf(scores), NONE, ids)
+        pad = ((0, 0), (0, k - ids.shape[1]))
+        return (
+            np.pad(ids, pad, constant_values=NONE),
+            np.pad(scores, pad, constant_values=-np.inf),
+        )
+
+    def _item(self, wanted: int, names: Sequence[str]) -> dict[str, Any] | None:
+        for number in reversed(range(len(self._shards))):
+            shard = self._shards[number]
+            row = int(np.searchsorted(shard.ids, wanted))
+            if row < len(shard.ids) and shard.ids[row] == wanted:
+                return {"id": wanted} | {name: _value(shard, name, row) for name in names}
+        return None
+
+
+def _value(shard: Shard, name: str, row: int) -> Any:
+    if name == "vector":
+        return np.array(shard.rows[row])
+    if name in TEXTS:
+        return shard.table.column(name)[row].as_py()
+    return shard.columns[name][row].item()
+
+
+def _taken(shard: Shard, rows: np.ndarray) -> Batch:
+    taken = shard.table.take(pa.array(rows))
+    columns: dict[str, Any] = {name: column[rows] for name, column in shard.columns.items()}
+    columns |= {name: taken.column(name).to_pylist() for name in TEXTS}
+    return Batch(shard.ids[rows], shard.rows[rows], columns)
+
+
+def _nearest(
+    tile: np.ndarray, ids: np.ndarray, rows: np.ndarray, live: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids [TILE, K] and cosines of the k best live rows, and of some more, in no order."""
+    from tmr_jax.index import scan  # jax takes a second, and who only copies needs none
+
+    if scan.pays():
+        places, scores = scan.best_of_block(tile, rows, live, k)
+        return ids[places], scores
+    scores = tile @ rows.T
+    scores[:, ~live] = -np.inf
+    return _best(ids, scores, k)
+
+
+def _best(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best columns of each row; all that are level with the k-th compete by id."""
+    if scores.shape[1] <= k:
+        return np.broadcast_to(ids, scores.shape), scores
+    edge = np.partition(scores, -k, axis=1)[:, -k]
+    chosen = np.zeros((len(scores), k), np.int64)
+    for i, row in enumerate(scores):
+        near = np.flatnonzero(row >= edge[i])
+        chosen[i] = near[np.lexsort((ids[near], -row[near]))[:k]]
+    return ids[chosen], np.take_along_axis(scores, chosen, 1)
+
+
+# Files
+
+
+def read_head(folder: Path) -> dict[str, Any]:
+    """library.json of a folder; ValueError where it is none, or of another format."""
+    try:
+        head = json.loads((folder / HEAD).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"expected a library in {folder}, got no {HEAD} that can be read ({error}); "
+            "make one: tmr index --run runs/NAME --library FILE --out FOLDER"
+        ) from error
+    if head.get("format") != FORMAT:
+        raise ValueError(
+            f"expected a library of format {FORMAT} in {folder}, got {head.get('format')}; "
+            "make it again with tmr index"
+        )
+    return head
+
+
+def _read_manifest(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """What became of the rows, and what each shard is; None and {} where nothing is sealed."""
+    try:
+        whole = json.loads((folder / MANIFEST).read_text("utf-8"))
+        parts = whole.pop("parts")
+    except (OSError, ValueError, KeyError):
+        return None, {}
+    whole.pop("ids_sha256", None)
+    return whole, parts
+
+
+def shard_places(folder: Path) -> list[Path]:
+    """The folders of all shards, by number."""
+    named = (p for p in (folder / SHARDS).iterdir() if p.name.isdigit())
+    return sorted(named, key=lambda p: int(p.name))
+
+
+def write_shard(folder: Path, number: int, batch: Batch, width: int, more: dict[str, Any]) -> None:
+    """Writes a shard under another name and moves it into place; `more` goes into shard.json.
+
+    Rows are kept in the order of their ids. Raises OSError where there is no room; nothing is left.
+    """
+    check_batch(batch, width)
+    order = np.argsort(batch.ids)
+    place = folder / SHARDS / f"{number:06}"
+    part = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    part.mkdir()
+    try:
+        np.ascontiguousarray(batch.vectors[order], "<f4").tofile(part / ROWS)
+        arrays = {"id": pa.array(batch.ids[order])}
+        for name, kind in COLUMNS.items():
+            column = np.asarray(batch.columns[name], kind)[order]
+            arrays[name] = pa.array(column.view(np.uint8) if kind is np.bool_ else column)
+        for name in TEXTS:
+            arrays[name] = pa.array([batch.columns[name][i] for i in order], pa.large_string())
+        table = pa.record_batch(arrays)
+        with pa.OSFile(str(part / ENTRIES), "wb") as sink, pa.ipc.new_file(sink, table.schema) as w:
+            w.write_batch(table)
+        files = {name: sha256_of(part / name) for name in (ROWS, ENTRIES)}
+        seal = {"count": len(order), "files": files, **more}
+        (part / SEAL).write_text(json.dumps(seal), "utf-8")
+        for name in (ROWS, ENTRIES, SEAL):
+            to_disk(part / name)
+        os.replace(part, place)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def read_seal(place: Path) -> dict[str, Any]:
+    return json.loads((place / SEAL).read_text("utf-8"))
+
+
+def damage(place: Path, width: int, deep: bool = False) -> str:
+    """What is wrong with a shard, or "". `deep` compares every byte with its hash.
+
+    Without it, what the last such comparison in this process has shown counts for the same files.
+    """
+    try:
+        stamp = _stamp(place)
+        seal = read_seal(place)
+        size = (place / ROWS).stat().st_size
+        if size != 4 * width * seal["count"]:
+            return f"{ROWS} has {size} bytes, {4 * width * seal['count']} were written"
+        with pa.memory_map(str(place / ENTRIES)) as source:
+            table = pa.ipc.open_file(source).get_batch(0)
+            if table.num_rows != seal["count"]:
+                return f"{ENTRIES} has {table.num_rows} rows, {seal['count']} were written"
+        if deep:
+            wrong = [n for n, digest in seal["files"].items() if sha256_of(place / n) != digest]
+            _seen[place] = stamp, f"{wrong[0]} is not what was written" if wrong else ""
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        return str(error)
+    of, said = _seen.get(place, (stamp, ""))
+    return said if of == stamp else ""
+
+
+def _stamp(place: Path) -> Stamp:
+    found = [(place / name).stat() for name in (ROWS, ENTRIES, SEAL)]
+    return tuple((s.st_ino, s.st_size, s.st_mtime_ns) for s in found)
+
+
+def _is_read(place: Path) -> bool:
+    """Whether every byte of a shard's files as they are was read in this process."""
+    try:
+        return place in _seen and _seen[place][0] == _stamp(place)
+    except OSError:  # gone just now: the next look says so
+        return True
+
+
+def map_shard(place: Path, width: int) -> Shard:
+    table = pa.ipc.open_file(pa.memory_map(str(place / ENTRIES))).get_batch(0)
+    ids = table.column("id").to_numpy()
+    columns = {name: table.column(name).to_numpy().view(kind) for name, kind in COLUMNS.items()}
+    if not len(ids):
+        return Shard(place, ids, np.zeros((0, width), np.float32), columns, table)
+    rows = np.memmap(place / ROWS, np.dtype("<f4"), "r", shape=(len(ids), width))
+    return Shard(place, ids, rows, columns, table)
+
+
+def keep_text(path: Path, text: str) -> None:
+    """A file of text that outlives a loss of power."""
+    with replaced(path) as partial:
+        partial.write_text(text, "utf-8")
+        to_disk(partial)
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,134 @@
+"""Which engine has the library at a place, and where a new one begins.
+
+A place is a folder, `milvus:FILE.db`, or `http(s)://HOST:PORT/COLLECTION`. A folder says itself
+what it is; a new one is LanceDB's, or as `exact:FOLDER` and `lance:FOLDER` say.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tmr_jax.index.exact import HEAD as EXACT_HEAD
+from tmr_jax.index.exact import ExactStore
+from tmr_jax.index.schema import LANCE_HEAD, LITE, Store
+
+TOKEN = "TMR_JAX_MILVUS_TOKEN"
+# A Path made of an address has one slash.
+_ADDRESS = re.compile(r"(https?):/{1,2}([^/]+)/(\w+)/?")
+_KIND = re.compile(r"(exact|lance|milvus):(.+)", re.S)
+
+
+class Place(NamedTuple):
+    engine: str  # "exact", "lance", "milvus", or "" where only the folder itself could say
+    path: Path | None
+    uri: str = ""  # of a server
+    collection: str = "library"
+
+
+def parse_place(place: str | Path) -> Place:
+    """What the words for a place mean; ValueError where they mean none."""
+    words = str(place)
+    if re.match(r"https?:/", words):
+        match = _ADDRESS.fullmatch(words)
+        if not match or "@" in match[2]:
+            raise ValueError(
+                "expected http(s)://HOST:PORT/COLLECTION, got "
+                f"{re.sub('//?[^/@]*@', '//***@', words)!r}; name a collection, and put a "
+                f"password or token into the environment variable {TOKEN}"
+            )
+        return Place("milvus", None, f"{match[1]}://{match[2]}", match[3])
+    kind = _KIND.fullmatch(words)
+    engine, path = (kind[1], Path(kind[2])) if kind else ("", Path(words))
+    if not engine and path.suffix == LITE:
+        engine = "milvus"
+    if engine == "milvus" and path.suffix != LITE:
+        raise ValueError(
+            f"expected a file that ends in {LITE} after milvus:, got {str(path)!r}; name it so, or "
+            "say http://HOST:PORT/COLLECTION"
+        )
+    return Place(engine, path)
+
+
+def is_place_of_a_store(place: str | Path) -> bool:
+    """Whether it is a folder or an engine's words, and no file of molecules."""
+    found = parse_place(place)
+    return bool(found.engine or not found.path or found.path.is_dir())
+
+
+def lock_of(place: str | Path) -> Path | None:
+    """The file whose lock a writer holds; None of a server, which takes many."""
+    found = parse_place(place)
+    if found.path is None:
+        return None
+    lite = found.engine == "milvus"
+    return found.path.with_name(f"{found.path.name}.lock") if lite else found.path / "lock"
+
+
+def open_store(place: str | Path) -> Store:
+    """The library at a place.
+
+    Raises ValueError where there is none, where it cannot be read, and where the engine's package
+    is not installed.
+    """
+    engine, path, uri, collection = parse_place(place)
+    if engine == "milvus":
+        return _milvus()(uri or str(path), collection, os.environ.get(TOKEN, ""))
+    assert path is not None
+    if engine == "lance" or (not engine and (path / LANCE_HEAD).exists()):
+        return _lance()(path)
+    return ExactStore(path)
+
+
+def create_store(place: str | Path, width: int, about: dict[str, Any]) -> Store:
+    """An empty library at a place, LanceDB's where a folder is all that is said.
+
+    Raises ValueError where something is there, and where the engine's package is not installed.
+    """
+    engine, path, uri, collection = parse_place(place)
+    if engine == "milvus":
+        told = (collection, os.environ.get(TOKEN, ""))
+        return _milvus().create(uri or str(path), width, about, *told)
+    assert path is not None
+    return (ExactStore if engine == "exact" else _lance()).create(path, width, about)
+
+
+def is_there(place: str | Path) -> bool:
+    """Whether something is at a place that `open_store` opens, or says what is wrong with it."""
+    engine, path, uri, collection = parse_place(place)
+    if uri:
+        return _milvus().is_there(uri, collection, os.environ.get(TOKEN, ""))
+    assert path is not None
+    if engine == "milvus":
+        return path.exists() and _milvus().is_there(str(path), collection)
+    return (path / EXACT_HEAD).exists() or (
+        (path / LANCE_HEAD).exists() and _lance().is_there(path)
+    )
+
+
+def _lance() -> Any:
+    with _installed("lancedb", "make setup"):
+        from tmr_jax.index.lance import LanceStore
+    return LanceStore
+
+
+def _milvus() -> Any:
+    with _installed("pymilvus and milvus-lite", "make setup EXTRAS=dev,milvus"):
+        import milvus_lite  # noqa: F401
+
+        from tmr_jax.index.milvus import MilvusStore
+    return MilvusStore
+
+
+@contextmanager
+def _installed(packages: str, command: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise ValueError(
+            f"expected {packages} to be installed, got: {error}; say {command}"
+        ) from error

@@ -1,0 +1,380 @@
+"""Checkpoints of a run: saved while training goes on, atomic, and checked when they are read.
+
+checkpoints/STEP/ is written by orbax, under a temporary name until it is whole. Then
+checkpoints/STEP.manifest.json lists the SHA-256 of each of its files, for orbax notices a missing
+file but not a flipped bit. A checkpoint without a manifest that holds does not count. Kept are the
+two newest and the one with the best validation score; an older one goes when a newer one is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from tmr_jax.data.files import replaced, to_disk
+from tmr_jax.models.state import TrainState, layerwise, scanned
+from tmr_jax.train.parallel import local
+
+KEPT = 2  # newest ones: the second is there for the day the first turns out damaged
+FOLDER = "checkpoints"
+# Goes up when a step draws other random numbers or the optimiser keeps other arrays: a run that
+# continued across such a change would end with numbers that no version gives. 2: dropout masks are
+# a function of their place, BERT's layers are one array each.
+DRAWS = 2
+
+
+class Manifest(NamedTuple):
+    """What checkpoints/STEP.manifest.json says."""
+
+    step: int
+    score: float | None  # on the validation pool, higher is better; None: not evaluated here
+    files: dict[str, str]  # path inside the step's folder -> SHA-256
+    params: dict[str, list]  # "a/b/c" -> [shape, dtype]: enough to read them without a model
+    draws: int = 1  # DRAWS of the program that wrote it
+
+
+class Restored(NamedTuple):
+    state: TrainState
+    step: int
+    score: float | None
+
+
+class Checkpoints:
+    """The checkpoints of one run for the trainer; `say` prints a line for the user."""
+
+    def __init__(self, run: Path, say: Callable[[str], None] = print) -> None:
+        self._folder, self._say = run.absolute() / FOLDER, say
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._manager = _manager(self._folder)
+        self._pending: Manifest | None = None  # saved, its files not hashed yet
+        self._hashing: threading.Thread | None = None
+        self._failed: BaseException | None = None
+        self._bad: set[int] = set()
+
+    def save(self, state: TrainState, step: int, score: float | None = None) -> None:
+        """Starts to save; returns when the state may change. One that is not through is waited for.
+
+        A step that is saved already only gets its score.
+        """
+        self.wait()
+        known = _manifest(self._folder, step)
+        if known is not None and step not in self._bad:
+            _write_manifest(self._folder, known._replace(score=score))
+            return
+        self._remove(step)
+        # The step that follows reuses the memory of the state, and on CPU orbax would read from it.
+        # Of several processes one saves, and orbax takes arrays of its own devices for a mistake.
+        copy = jnp.copy if jax.process_count() == 1 else np.array
+        kept = local((layerwise(state.params), _leaves(_optimizers(state))))
+        params, leaves = jax.tree.map(copy, kept)
+        self._pending = Manifest(step, score, {}, _describe(params), DRAWS)
+        items = {"params": params, "optimizer": leaves}
+        saves = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        self._manager.save(step, args=ocp.args.Composite(**saves), force=True)
+
+    def poll(self) -> None:
+        """Takes a save that is through one step further, without waiting for it."""
+        if self._pending is None or self._manager.is_saving_in_progress():
+            return
+        if self._hashing is None:
+            self._manager.check_for_errors()
+            self._hashing = threading.Thread(target=self._hash, args=(self._pending,))
+            self._hashing.start()
+        elif not self._hashing.is_alive():
+            self._finish()
+
+    def wait(self) -> None:
+        """Returns when the last save is on disk and listed in its manifest."""
+        if self._pending is None:
+            return
+        self._manager.wait_until_finished()
+        self.poll()
+        if self._hashing is not None:
+            self._hashing.join()
+            self._finish()
+
+    def restore(self, like: TrainState) -> Restored | None:
+        """The newest state that is whole, of the structure of `like`; None where there is none.
+
+        Every newer one that is damaged is named. Raises ValueError where all are damaged, and
+        touches nothing then.
+        """
+        found = _first_sound(self._folder, _newest_first, self._say)
+        if found is None:
+            return None
+        manifest, self._bad = found
+        if manifest.draws != DRAWS:
+            raise ValueError(
+                f"expected a checkpoint of this tmr_jax in {self._folder / str(manifest.step)}; "
+                "got one of another version, whose steps draw other random numbers, so that this "
+                "run cannot be resumed to the bit; evaluate or search it as it is, resume it with "
+                "the commit in git.txt, or start again with --fresh"
+            )
+        params = jax.eval_shape(layerwise, like.params)
+        if manifest.params != _describe(params):
+            difference = _difference(manifest.params, _describe(params))
+            raise ValueError(
+                f"expected this model's parameters in {self._folder / str(manifest.step)}; got "
+                f"{difference}; the code has changed since: go back to the commit in git.txt, or "
+                "start again with --fresh"
+            )
+        items = {"params": params, "optimizer": _leaves(_optimizers(like))}
+        read = _read(self._folder / str(manifest.step), jax.tree.map(_abstract, items))
+        flat = [read["optimizer"][name] for name in sorted(read["optimizer"])]
+        optimizers = jax.tree.unflatten(jax.tree.structure(_optimizers(like)), flat)
+        params = scanned(read["params"])
+        state = TrainState(jnp.asarray(manifest.step, jnp.int32), params, *optimizers)
+        return Restored(state, manifest.step, manifest.score)
+
+    def close(self) -> None:
+        self.wait()
+        self._manager.close()
+
+    def _hash(self, manifest: Manifest) -> None:
+        try:
+            place = self._folder / str(manifest.step)
+            files = {str(p.relative_to(place)): _sha256(p) for p in _files(place)}
+            _write_manifest(self._folder, manifest._replace(files=files))
+        except BaseException as error:  # the trainer's own thread raises it
+            self._failed = error
+
+    def _finish(self) -> None:
+        assert self._pending is not None
+        step, self._pending, self._hashing = self._pending.step, None, None
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            raise failed
+        self._bad.discard(step)
+        self._prune()
+
+    def _prune(self) -> None:
+        sound = [m for m in _manifests(self._folder) if m.step not in self._bad]
+        kept = {m.step for m in _newest_first(sound)[:KEPT]} | {_best_first(sound)[0].step}
+        for step in {*self._manager.all_steps(), *(m.step for m in sound), *self._bad} - kept:
+            self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        """The manifest first: what is half removed must not look whole."""
+        _manifest_path(self._folder, step).unlink(missing_ok=True)
+        if step in self._manager.all_steps():
+            self._manager.delete(step)
+        self._bad.discard(step)
+
+
+class NoCheckpoints:
+    """For a process that helps another one, which keeps the checkpoints of both."""
+
+    def save(self, state: TrainState, step: int, score: float | None = None) -> None:
+        pass
+
+    def poll(self) -> None:
+        pass
+
+    def restore(self, like: TrainState) -> Restored | None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+def restore_params(
+    run: str | Path,
+    which: Literal["best", "newest"] = "best",
+    say: Callable[[str], None] = print,
+) -> tuple[dict[str, Any], int]:
+    """The parameters of a run and the step they are from; needs neither model nor optimiser.
+
+    `best` is by validation score; where none has one, and where the best is damaged, the next
+    counts, and damaged ones are named. Raises ValueError where there is no checkpoint or none
+    that is whole.
+    """
+    folder = Path(run).absolute() / FOLDER
+    found = _first_sound(folder, _best_first if which == "best" else _newest_first, say)
+    if found is None:
+        raise ValueError(
+            f"expected a checkpoint in {folder}; got none; train the run: "
+            f"python -m tmr_jax.train --run {run} --exp NAME"
+        )
+    manifest = found[0]
+    tree: dict[str, Any] = {}
+    for path, (shape, dtype) in manifest.params.items():
+        *parents, leaf = path.split("/")
+        node = tree
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[leaf] = _abstract(jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype)))
+    return scanned(_read(folder / str(manifest.step), {"params": tree})["params"]), manifest.step
+
+
+# Choosing
+
+
+def _first_sound(
+    folder: Path,
+    order: Callable[[list[Manifest]], list[Manifest]],
+    say: Callable[[str], None],
+) -> tuple[Manifest, set[int]] | None:
+    """The first checkpoint that is whole, and the steps of all that were found damaged.
+
+    None where there is no checkpoint at all; ValueError where each one is damaged.
+    """
+    listed = _manifests(folder)
+    steps = {int(p.name) for p in folder.glob("*") if p.is_dir() and p.name.isdecimal()}
+    unlisted = sorted(steps - {m.step for m in listed}, reverse=True)
+    faults = dict.fromkeys(unlisted, "no manifest that can be read")
+    sound = None
+    for manifest in order(listed):
+        fault = _fault(folder / str(manifest.step), manifest)
+        if not fault:
+            sound = manifest
+            break
+        faults[manifest.step] = fault
+    if sound is None and not faults:
+        return None
+    for step in sorted(faults, reverse=True):
+        if sound is None or step > sound.step or step in {m.step for m in listed}:
+            say(f"checkpoint {folder / str(step)} is damaged: {faults[step]}")
+    if sound is None:
+        raise ValueError(
+            f"expected a whole checkpoint in {folder}; got {len(faults)}, all damaged (steps "
+            f"{', '.join(map(str, sorted(faults)))}); nothing was deleted: put back a copy of one, "
+            "or start again with --fresh, which moves this run aside"
+        )
+    if faults:
+        say(f"going on from checkpoint {folder / str(sound.step)}")
+    return sound, set(faults)
+
+
+def _newest_first(manifests: list[Manifest]) -> list[Manifest]:
+    return sorted(manifests, key=lambda m: -m.step)
+
+
+def _best_first(manifests: list[Manifest]) -> list[Manifest]:
+    def key(manifest: Manifest) -> tuple[float, int]:
+        return (-np.inf if manifest.score is None else manifest.score, manifest.step)
+
+    return sorted(manifests, key=key, reverse=True)
+
+
+# Manifests
+
+
+def _manifest_path(folder: Path, step: int) -> Path:
+    return folder / f"{step}.manifest.json"
+
+
+def _manifests(folder: Path) -> list[Manifest]:
+    names = [p.name.removesuffix(".manifest.json") for p in folder.glob("*.manifest.json")]
+    found = [_manifest(folder, int(name)) for name in names if name.isdecimal()]
+    return [m for m in found if m is not None]
+
+
+def _manifest(folder: Path, step: int) -> Manifest | None:
+    """None where there is no manifest or none that can be read."""
+    try:
+        content = json.loads(_manifest_path(folder, step).read_text(encoding="utf-8"))
+        manifest = Manifest(**content)
+        return manifest if manifest.step == step and manifest.files and manifest.params else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    with replaced(_manifest_path(folder, manifest.step)) as partial:
+        partial.write_text(json.dumps(manifest._asdict(), indent=1), encoding="utf-8")
+        to_disk(partial)
+
+
+def _fault(place: Path, manifest: Manifest) -> str:
+    """What is wrong with the files of a checkpoint, or ""."""
+    for name, expected in manifest.files.items():
+        path = place / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if _sha256(path) != expected:
+            return f"{name} has another SHA-256 than its manifest says"
+    return ""
+
+
+def _files(place: Path) -> list[Path]:
+    return sorted(p for p in place.rglob("*") if p.is_file())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# Trees
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    """Leaves by their number: the optimiser's own types stay out of the file."""
+    return {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
+
+
+def _optimizers(state: TrainState) -> tuple[Any, Any]:
+    return state.optimizer, state.adversary
+
+
+def _describe(params: Any) -> dict[str, list]:
+    flat, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {
+        "/".join(str(key.key) for key in path): [list(leaf.shape), str(leaf.dtype)]
+        for path, leaf in flat
+    }
+
+
+def _difference(found: dict[str, list], wanted: dict[str, list]) -> str:
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            return f"{name} {found.get(name, 'absent')} instead of {wanted.get(name, 'absent')}"
+    return "the same ones in another order"
+
+
+def _abstract(leaf: Any) -> Any:
+    """Where and as what to read an array: where it is now, else on the first device; of several
+    processes as an array of numpy."""
+    if jax.process_count() > 1:
+        return np.empty(leaf.shape, leaf.dtype)
+    sharding = getattr(leaf, "sharding", None)
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+# orbax
+
+
+def _manager(folder: Path) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=None,  # what goes is decided here, once a newer one is known to be whole
+        enable_async_checkpointing=True,
+        multiprocessing_options=_alone(),
+        create=False,  # the folder is there
+    )
+    return ocp.CheckpointManager(folder, options=options)
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Of several processes the one that saves or reads does so without the others."""
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process-{own}"
+    )
+
+
+def _read(place: Path, items: dict[str, Any]) -> dict[str, Any]:
+    """The items of a checkpoint, each of the structure given."""
+    with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
+        return {name: reader.restore(place / name, tree) for name, tree in items.items()}

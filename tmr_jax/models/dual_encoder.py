@@ -1,0 +1,274 @@
+"""Dual encoder with the discriminative loss: the `det` tier of DiffTMR (MODELS.md A1.2, A1.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Literal, TypeVar, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from tmr_jax.config import GraphEncoderConfig, SecondOrderConfig
+from tmr_jax.models.layers.attention import HIDDEN, Form, Segments
+from tmr_jax.models.layers.bert import Backward, Bert, BertConfig
+from tmr_jax.models.layers.bert_layer import Gelu
+from tmr_jax.models.layers.gcn import GCN, ColumnEmbedding, ResidualGCN, node_graph
+from tmr_jax.models.layers.pooling import Readout, masked_mean, segment_mean, unit
+from tmr_jax.models.losses.contrastive import info_nce, same_pair
+from tmr_jax.models.losses.second_order import second_order_losses
+from tmr_jax.types import (
+    Batch,
+    EncodedBatch,
+    MolBatch,
+    MolOut,
+    PackedText,
+    PackedWords,
+    TextBatch,
+    TextOut,
+)
+
+MAX_LOG_SCALE = 4.605170185988092  # log 100 (R20)
+UNKNOWN_RATE = 0.01  # of atoms shown as unknown in training, so that the slot is trained (1.1)
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def full_precision(method: Method) -> Method:
+    """Its float32 products are of float32 numbers, also those of its gradient. A TPU otherwise
+    rounds their factors to bfloat16: cosines are off by 4e-3, and logits by a hundred times that.
+    """
+
+    @wraps(method)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return method(*args, **kwargs)
+
+    return cast(Method, run)
+
+
+class GraphEncoder(nn.Module):
+    """Atom features -> atom states -> LayerNorm -> mean over motifs (h^m and h^g of A1.2)."""
+
+    config: GraphEncoderConfig
+    dim: int
+    node_sizes: tuple[int, ...]  # cardinality of each integer atom column
+    edge_sizes: tuple[int, ...]
+    unknown: bool  # the atom column is a vocabulary whose id 0 is "unknown" (morgan1)
+    motif: Literal["none", "brics"]
+    dtype: Any = jnp.float32
+    backward: Backward = "autodiff"
+
+    @nn.compact
+    def __call__(self, mol: MolBatch, train: bool) -> MolOut:
+        graph = mol.graph
+        columns: Any = graph.nodes  # jraph types every field as optional
+        if train and self.unknown:
+            hidden = jax.random.bernoulli(self.make_rng("dropout"), UNKNOWN_RATE, columns.shape)
+            columns = jnp.where(hidden, 0, columns)
+        nodes = ColumnEmbedding(self.node_sizes, self.dim, name="atoms")(columns)
+        if train and self.config.atom_dropout:
+            shape = (len(nodes), 1)
+            read = jax.random.bernoulli(
+                self.make_rng("dropout"), 1 - self.config.atom_dropout, shape
+            )
+            nodes = nodes * read
+        sizes = self.config.layers, self.config.width
+        if self.config.kind == "gcn":
+            nodes = GCN(*sizes, self.dim, self.dtype, name="layers")(graph, nodes)
+        elif self.config.kind == "gcn_mlp":
+            nodes = GCN(*sizes, self.config.width, self.dtype, name="layers")(graph, nodes)
+            nodes = NodeMlp(self.config.width, self.dim, name="mlp")(nodes)
+        else:
+            nodes = ResidualGCN(
+                *sizes,
+                self.dim,
+                self.edge_sizes,
+                self.config.dropout,
+                self.dtype,
+                self.backward,
+                name="layers",
+            )(graph, nodes, not train)
+        nodes = nn.LayerNorm(name="norm")(nodes)
+        of_graph, graphs = node_graph(graph), len(graph.n_node)
+        if self.motif == "brics":
+            nodes, of_graph = _motifs(nodes, of_graph, mol.motif, graphs)
+        # Atoms are in the order of their molecules; motifs need not be.
+        rows = nodes, of_graph, graphs, self.motif == "none"
+        # h^g is the mean of the h^m in use (A1.8): of atoms, or of motifs.
+        pooled = segment_mean(*rows)[:-1]
+        if self.config.readout == "mean_mlp":
+            pooled = pooled + Readout(name="readout")(*rows)[:-1]
+        return MolOut(pooled, nodes, of_graph)
+
+
+class NodeMlp(nn.Module):
+    """600 -> 600 -> 600 -> 300 for each atom (A2)."""
+
+    width: int
+    dim: int
+
+    @nn.compact
+    def __call__(self, nodes: Float[Array, "N W"]) -> Float[Array, "N D"]:
+        for i in range(2):
+            nodes = nn.relu(nn.Dense(self.width, name=f"inner_{i}")(nodes))
+        return nn.Dense(self.dim, name="outer")(nodes)
+
+
+def _motifs(nodes: Array, of_graph: Array, motif: Array, graphs: int) -> tuple[Array, Array]:
+    """Mean of the atoms of each motif and the motif's graph; rows not in use go to the padding."""
+    count = len(nodes)
+    motif_of_graph = jax.ops.segment_max(of_graph, motif, count)
+    features = segment_mean(nodes, motif, count)
+    return features, jnp.where(motif_of_graph < 0, graphs - 1, motif_of_graph)
+
+
+class DualEncoder(nn.Module):
+    """Text and molecules into one space R^dim; similarity is the cosine."""
+
+    bert: BertConfig
+    graph: GraphEncoderConfig
+    dim: int
+    pooling: Literal["cls", "mean"]
+    node_sizes: tuple[int, ...]
+    edge_sizes: tuple[int, ...]
+    unknown: bool
+    motif: Literal["none", "brics"]
+    dtype: Any = jnp.float32
+    backward: Backward = "autodiff"
+    attention: Form = "plain"  # the form of BERT's attention
+    gelu: Gelu = "exact"
+    remat: bool = False
+    unroll: int = 1
+    kernels: bool = False  # losses may be kernels for TPU
+    word_dropout: float = 0.0
+    second_order: SecondOrderConfig = SecondOrderConfig()
+    axis: str | None = None  # the devices that share a batch, where several do
+
+    adversary = frozenset()  # names of parameters with a loss of their own, that step first
+    trains_scale = True  # whether the loss divides cosines by a temperature that it learns
+
+    def setup(self) -> None:
+        how = (self.backward, self.attention, self.gelu, self.remat, self.unroll)
+        self.text_encoder = Bert(self.bert, self.dtype, *how)
+        self.text_projection = nn.Dense(self.dim)
+        self.text_norm = nn.LayerNorm()
+        self.graph_encoder = GraphEncoder(
+            self.graph,
+            self.dim,
+            self.node_sizes,
+            self.edge_sizes,
+            self.unknown,
+            self.motif,
+            self.dtype,
+            self.backward,
+        )
+        # Of a fixed type: a weak one would have the first step compiled twice. R20
+        self.log_scale = self.param("log_scale", lambda _: jnp.float32(jnp.log(1 / 0.07)))
+
+    def encode_text(self, text: TextBatch | PackedText, train: bool = False) -> TextOut:
+        if isinstance(text, PackedText):
+            return self._encode_packed(text, train)
+        if train and self.word_dropout:
+            read = jax.random.bernoulli(
+                self.make_rng("dropout"), 1 - self.word_dropout, text.mask.shape
+            )
+            # [CLS] is always read, so that no text is empty.
+            text = text._replace(mask=text.mask & read.at[:, 0].set(True))
+        states = text.tokens
+        if text.tokens.ndim == 2:  # ids; of a frozen text encoder its states come in their place
+            states = self.text_encoder(text.tokens, text.mask, deterministic=not train)
+        tokens = self.text_norm(self.text_projection(states.astype(jnp.float32)))  # R2
+        pooled = tokens[:, 0] if self.pooling == "cls" else masked_mean(tokens, text.mask)
+        return TextOut(pooled, tokens, text.mask)
+
+    def _encode_packed(self, text: PackedText, train: bool) -> TextOut:
+        """The same of texts side by side: each reads itself alone, at positions of its own."""
+        count = len(text.places)
+        read, mask = text.text < count, text.mask
+        if train and self.word_dropout:
+            kept = jax.random.bernoulli(
+                self.make_rng("dropout"), 1 - self.word_dropout, text.text.shape
+            )
+            read &= kept | (text.position == 0)
+            mask &= read.reshape(-1)[text.places]
+        # Padding reads the padding of its row: a softmax over nothing would be no number.
+        segments = Segments(text.text, jnp.where(read | (text.text == count), text.text, HIDDEN))
+        states = self.text_encoder(
+            text.tokens, segments, text.position, deterministic=not train
+        ).astype(jnp.float32)
+        flat = self.text_norm(self.text_projection(states)).reshape(-1, self.dim)
+        if self.pooling == "cls":
+            pooled = flat[text.places[:, 0]]
+        else:
+            of_text = jnp.where(read, text.text, count).reshape(-1)
+            pooled = segment_mean(flat, of_text, count + 1)[:-1]
+        # Words that are not read belong to no text.
+        words = PackedWords(flat, jnp.where(read, text.text, count).reshape(-1), text.places)
+        return TextOut(pooled, flat[text.places], mask, words)
+
+    def text_states(self, text: TextBatch) -> Float[Array, "B T W"]:
+        """Last hidden states of the text encoder: what `encode_text` takes in the place of ids."""
+        return self.text_encoder(text.tokens, text.mask, deterministic=True)
+
+    def encode_molecule(self, mol: MolBatch, train: bool = False) -> MolOut:
+        return self.graph_encoder(mol, train)
+
+    @full_precision
+    def similarity(self, text: TextOut, mol: MolOut) -> Float[Array, "Q C"]:
+        return unit(text.pooled) @ unit(mol.pooled).T
+
+    def encode(self, batch: Batch | EncodedBatch, train: bool) -> EncodedBatch:
+        """Both sides of a batch, text then molecule; one that is encoded already stays as it is."""
+        if isinstance(batch, EncodedBatch):
+            return batch
+        text = self.encode_text(batch.text, train)
+        mol = self.encode_molecule(batch.mol, train)
+        return EncodedBatch(text, mol, batch.text_group, batch.mol_group)
+
+    @full_precision
+    def loss(
+        self, batch: Batch | EncodedBatch, key: Key[Array, ""], train: bool = True
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """L_Dis of A1.4 without perturbation; `key` is unused: dropout keys come through apply."""
+        batch = self.encode(batch, train)
+        dis, parts = self.contrast(self.similarity(batch.text, batch.mol), batch)
+        second, more = self.agreement(batch)
+        return dis + second, parts | more | {"loss": dis + second}
+
+    @staticmethod
+    def bounded(params: dict[str, Any]) -> dict[str, Any]:
+        """Parameters after an update. The scale stays below 100: clamped here and not in the loss,
+        where its gradient would be zero for ever once it is past the bound."""
+        if "log_scale" not in params:
+            return params
+        return params | {"log_scale": jnp.minimum(params["log_scale"], MAX_LOG_SCALE)}
+
+    def contrast(
+        self, scores: Float[Array, "B B"], batch: EncodedBatch
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """InfoNCE of cosines at the learned scale (A1.4, R20)."""
+        scale = jnp.exp(self.log_scale)
+        loss, parts = info_nce(scale * scores, same_pair(batch.text_group, batch.mol_group))
+        return loss, parts | {"scale": scale}
+
+    def agreement(self, batch: EncodedBatch) -> tuple[Float[Array, ""] | float, dict[str, Array]]:
+        """Weighted second-order losses of the global embeddings; none where none is wanted."""
+        told = self.second_order
+        if not (told.u2u or told.u2c):
+            return 0.0, {}
+        u2u, u2c = second_order_losses(
+            unit(batch.text.pooled),
+            unit(batch.mol.pooled),
+            kernel=told.kernel,
+            temperature_u2u=told.temperature_u2u,
+            temperature_u2c=told.temperature_u2c,
+        )
+        return told.u2u * u2u + told.u2c * u2c, {"loss/u2u": u2u, "loss/u2c": u2c}
+
+    def __call__(self, batch: Batch) -> Float[Array, "B B"]:
+        """All parameters are touched once: what `init` runs."""
+        return self.similarity(self.encode_text(batch.text), self.encode_molecule(batch.mol))

@@ -1,1 +1,0 @@
-"""From embeddings to honest ranks: index (encode once), rank (count), metrics, twins, baseline."""

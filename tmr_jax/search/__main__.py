@@ -1,0 +1,334 @@
+"""python -m tmr_jax.search --run runs/NAME --library FILE "an aromatic amine" ...
+
+In: a run, a file or library of molecules or of descriptions, and descriptions (or, with --molecule,
+SMILES) to look for. Out: the best matches of each as a table, JSON or CSV on standard output, and
+as a page with drawings with --html.
+Notes and progress go to standard error.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from tmr_jax.data.files import write_text
+
+if TYPE_CHECKING:
+    from tmr_jax.index.schema import Filter
+    from tmr_jax.search.export import Answer
+    from tmr_jax.search.retriever import Hit, Retriever
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to look for, where, and how to show it."""
+
+    queries: tyro.conf.Positional[tuple[str, ...]]
+    """Descriptions, each in quotes; with --molecule, SMILES."""
+    run: Path
+    """Directory that training wrote, e.g. runs/quickstart."""
+    library: Path | None = None
+    """Molecules to search: .smi, .csv, .tsv, .parquet or .sdf, gzipped or not, or the folder that
+    tmr index has made of one. Or descriptions: .txt, one on each line, a table with --text-column,
+    or their folder. Without one, the molecules of the run's own test pool."""
+    from_file: Path | None = None
+    """More queries, one on each line."""
+    texts: Path | None = None
+    """Descriptions to search in the place of molecules, one on each line: which fit a molecule?"""
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
+    """How many matches to show."""
+    where: tuple[str, ...] = ()
+    """Only molecules that meet all of these: "mw<500", charge=0, nitrile, "!nitro", unsalted (no
+    salts), distinct (no duplicates), parents (one of each but for salt and charge). Of
+    descriptions only distinct is to be had."""
+    contains: str = ""
+    """Only molecules with this substructure, a SMARTS such as c1ccccc1N; two seconds at most are
+    spent on looking for it, from the nearest molecule on."""
+    spread: float = 0.0
+    """0 to 1: how much unlike structures count beside the fit (maximal marginal relevance)."""
+    molecule: bool = False
+    """The queries are SMILES: find the molecules like them, or the descriptions that fit."""
+    smiles_column: str = ""
+    """Column of the SMILES in a table; without it, SMILES."""
+    text_column: str = ""
+    """Column of the descriptions in a table, where those are to be searched."""
+    name_column: str = ""
+    """Column of the names in a table; without it, row numbers."""
+    json: bool = False
+    """Print JSON."""
+    csv: bool = False
+    """Print CSV; cells that a spreadsheet would run as a formula begin with a quote."""
+    sdf: bool = False
+    """Print an SDF with coordinates of drawings."""
+    html: Path | None = None
+    """Also write a page that shows the matches; one file, opens anywhere."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, 2 after an error of the user's, 3 while another process indexes the file."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without the letters of a name
+            stream.reconfigure(errors="backslashreplace")
+    chosen = tyro.cli(
+        Arguments,
+        args=list(sys.argv[1:] if arguments is None else arguments),
+        prog="python -m tmr_jax.search",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    from tmr_jax.data.lock import Locked
+    from tmr_jax.search.export import to_csv, to_json, to_sdf
+    from tmr_jax.search.filters import parse_filter
+
+    try:
+        _check(chosen)
+        retriever = open_retriever(chosen)
+        where = parse_filter(chosen.where) if chosen.where else None
+        answers = find(retriever, chosen, where)
+        if chosen.html:
+            write_page(chosen.html, answers, _about(retriever))
+            _note(f"shown in {chosen.html}")
+    except (ValueError, Locked) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3 if isinstance(error, Locked) else 2
+    if chosen.json:
+        print(to_json(answers, _about(retriever)))
+    elif chosen.csv:
+        print(to_csv(answers), end="")
+    elif chosen.sdf:
+        print(to_sdf(answers), end="")
+    else:
+        print_tables(answers)
+    return 0
+
+
+def _check(chosen: Arguments) -> None:
+    if not chosen.queries and chosen.from_file is None:
+        raise ValueError(
+            'expected something to look for, got no query; add one in quotes: "an aromatic amine"'
+        )
+    forms = [f"--{name}" for name in ("json", "csv", "sdf") if getattr(chosen, name)]
+    if len(forms) > 1:
+        raise ValueError(
+            f"expected one form of output, got {' and '.join(forms)}; choose one of them"
+        )
+    if chosen.texts and chosen.library:
+        raise ValueError(
+            "expected one thing to search, got --texts beside --library; leave one out"
+        )
+    if chosen.k < 1:
+        raise ValueError(f"expected --k of at least 1, got {chosen.k}; ask for 10")
+    if chosen.html and not chosen.html.parent.is_dir():
+        raise ValueError(
+            f"expected a folder for the page, got {str(chosen.html.parent)!r}, which is none; "
+            "make it, or give --html another place"
+        )
+
+
+def open_retriever(chosen: Arguments) -> Retriever:
+    """The run with the library to search; says on standard error which rows were left out."""
+    from tmr_jax.search.retriever import load
+
+    retriever = load(chosen.run)
+    if retriever.lacks_alpha:
+        _note(f"no alpha chosen, so the denoiser has no say: first tmr_jax.eval --run {chosen.run}")
+    if chosen.texts:
+        retriever = retriever.with_texts(read_lines(chosen.texts))
+    elif chosen.library is None:
+        protocol, smiles = _own_pool(retriever)
+        _note(f"no --library: searching the {len(smiles):,} molecules of {protocol}")
+        retriever = retriever.with_library(smiles)
+    else:
+        columns = (chosen.smiles_column, chosen.name_column, chosen.text_column)
+        retriever = retriever.with_library(chosen.library, *columns)
+    account = retriever.library
+    assert account is not None
+    if account.of_texts and chosen.sdf:
+        raise ValueError("expected molecules for --sdf, got descriptions; take --csv or --json")
+    if account.refused:
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(account.refused.items()))
+        _note(f"{account.kept:,} of {account.rows:,} rows are {account.of}; left out: {reasons}")
+    if retriever.is_partial:
+        _note(f"a part of {chosen.library} cannot be read: tmr index check {chosen.library}")
+    if account.kept < chosen.k:
+        _note(f"the library has {account.kept:,} {account.of}, so {account.kept:,} are shown")
+    return retriever
+
+
+def _own_pool(retriever: Retriever) -> tuple[str, list[str]]:
+    from tmr_jax.data.pools import load_pool
+    from tmr_jax.eval import protocols
+    from tmr_jax.eval.leakage import own_test
+
+    data = retriever.config.data
+    if not retriever.config.eval.protocols:
+        raise ValueError(
+            "expected molecules to search, got no --library, and this run names no test pool; "
+            "give --library a .smi, .csv or .sdf file"
+        )
+    name = retriever.config.eval.protocols[0]
+    source = protocols.find(name, own_test(data, data)).source
+    return source, list(load_pool(source, data).smiles)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty; ValueError where it is none or has none."""
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"expected a text file in UTF-8 at {str(path)!r}, got {error}; mend it"
+        ) from error
+    lines = [line for line in lines if line]
+    if not lines:
+        raise ValueError(f"expected a line of text at least in {str(path)!r}, got none; add some")
+    return lines
+
+
+def find(retriever: Retriever, chosen: Arguments, where: Filter | None = None) -> list[Answer]:
+    """The k best matches of every query."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from tmr_jax.search.export import Answer
+
+    queries = [*chosen.queries, *(read_lines(chosen.from_file) if chosen.from_file else ())]
+    answers = []
+    search = retriever.search_molecule if chosen.molecule else retriever.search
+    shown = Console(stderr=True, quiet=len(queries) == 1)
+    for query in track(queries, "searching", console=shown, transient=True):
+        if not chosen.molecule and retriever.is_cut(query):
+            tokens = retriever.config.features.max_tokens
+            _note(f"only the first {tokens} word pieces of a query are read: {query[:60]!r}...")
+        if not chosen.molecule and retriever.is_unlike(query):
+            _note(f"unlike what the model was validated on, so trust its hits less: {query[:60]!r}")
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            hits = search(query, chosen.k, where, chosen.contains, chosen.spread)
+        for one in said:
+            _note(f"{one.message} ({query[:60]!r})")
+        answers.append(Answer(query, hits))
+    return answers
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _about(retriever: Retriever) -> dict[str, object]:
+    library = retriever.library
+    assert library is not None
+    return {
+        "checkpoint": retriever.checkpoint._asdict(),
+        "library": library._asdict(),
+        "score": "cosine of the embeddings",
+    }
+
+
+# Showing
+
+
+def print_tables(answers: list[Answer]) -> None:
+    """One table for each query, as wide as the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from tmr_jax.search.export import printable
+
+    # Into a file or a pipe nothing is cut to a width that nobody looks at.
+    console = Console() if sys.stdout.isatty() else Console(width=10_000, safe_box=True)
+    for answer in answers:
+        shown = Table(title=Text(printable(answer.query)), title_justify="left", box=None)
+        shown.add_column("rank", justify="right")
+        shown.add_column("score", justify="right")
+        refined = any(hit.refined is not None for hit in answer.hits)
+        if refined:
+            shown.add_column("refined", justify="right")
+        texts = any(hit.is_text for hit in answer.hits)
+        shown.add_column("text" if texts else "SMILES", overflow="fold")
+        shown.add_column("name", overflow="fold")
+        for hit in answer.hits:
+            second = [] if not refined else ["" if hit.refined is None else f"{hit.refined:.4f}"]
+            numbers = [str(hit.rank), f"{hit.score:.4f}", *second]
+            cells = (*numbers, printable(hit.content), printable(hit.name))
+            shown.add_row(*(Text(cell) for cell in cells))
+        console.print(shown)
+
+
+def write_page(path: Path, answers: list[Answer], about: dict[str, object]) -> None:
+    """Writes the page; ValueError where it cannot be written."""
+    try:
+        write_text(path, page(answers, about))
+    except OSError as error:
+        raise ValueError(
+            f"expected to write the page to {path}, got {error}; give --html another place"
+        ) from error
+
+
+def page(answers: list[Answer], about: dict[str, object]) -> str:
+    """A document without any other file or address; what came from data is escaped."""
+    from tmr_jax.search.export import printable
+
+    texts = any(hit.is_text for answer in answers for hit in answer.hits)
+    sections = []
+    for answer in answers:
+        cards = "".join(map(_card, answer.hits))
+        sections.append(f"<h2>{escape(printable(answer.query))}</h2><div>{cards}</div>")
+    title = "Descriptions that fit" if texts else "Molecules that fit"
+    facts = escape(json.dumps(about))
+    return _PAGE.format(title=title, style=_STYLE, sections="\n".join(sections), facts=facts)
+
+
+def _card(hit: Hit) -> str:
+    """A drawing with its SMILES, or a text."""
+    from tmr_jax.data.drawing import molecule_svg
+    from tmr_jax.search.export import printable
+
+    head = f"<b>{hit.rank}.</b> {escape(printable(hit.name))} <small>{_scores(hit)}</small>"
+    if hit.is_text:
+        return f"<figure><figcaption>{head}</figcaption><p>{escape(hit.content)}</p></figure>"
+    svg = molecule_svg(hit.content, 260, 200)
+    return (
+        f"<figure>{svg}<figcaption>{head}<code>{escape(hit.content)}</code></figcaption></figure>"
+    )
+
+
+def _scores(hit: Hit) -> str:
+    """The cosine, and before it the score that the order is by, where there are two."""
+    return f"{hit.score:.4f}" if hit.refined is None else f"{hit.refined:.4f} ({hit.score:.4f})"
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{title}</title><style>{style}</style></head><body>
+<h1>{title}</h1>
+{sections}
+<p><code>{facts}</code></p>
+</body></html>
+"""
+
+_STYLE = """
+body{font:16px/1.4 system-ui,sans-serif;max-width:1100px;margin:auto;padding:1rem;color:#1d2430}
+h1{font-size:1.4rem}h2{font-size:1.1rem;border-bottom:1px solid #d5dae3;overflow-wrap:anywhere}
+div{display:grid;grid-template-columns:repeat(auto-fill,minmax(220px,1fr));gap:.8rem}
+figure{margin:0;border:1px solid #d5dae3;border-radius:.5rem;padding:.5rem;background:#fff}
+figure svg{width:100%;height:auto;display:block}
+figure p{margin:.4rem 0 0;overflow-wrap:anywhere}
+code{display:block;font-size:.75rem;overflow-wrap:anywhere;color:#5d6878}
+small{color:#5d6878;float:right}
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

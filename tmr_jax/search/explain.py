@@ -1,0 +1,155 @@
+"""Why a molecule was found: words and atoms without which its score would be lower.
+
+In: an encoder with parts, a text and a SMILES. Out: what the cosine loses when a word, or an atom
+with its bonds, is taken out of what the model reads (occlusion: Zeiler, Fergus 2014), and the
+cosines of all words and atoms by themselves. It is the first stage that is explained: a second
+stage orders what that has found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from tmr_jax.data.cache import MolTable, joined_table, pack, vocabulary_ids
+from tmr_jax.data.features.graph import atom_order, featurise
+from tmr_jax.data.features.motifs import number_by_first
+from tmr_jax.data.features.text import clean_text
+from tmr_jax.models.encode import unit
+from tmr_jax.models.run import Assembly, Encoded, Encoder
+from tmr_jax.types import MolFeatures
+
+WORD = re.compile(r"\S+")
+
+
+class Word(NamedTuple):
+    text: str
+    start: int  # in the text as the model reads it, `Explanation.text`
+    end: int
+    drop: float  # what the cosine loses without it; below 0 where it gains
+    weight: float  # drop over the largest drop, 0 to 1
+
+
+class Explanation(NamedTuple):
+    score: float  # cosine of text and molecule
+    text: str  # as the model reads it: clean_text
+    words: tuple[Word, ...]
+    smiles: str  # writes the atoms in the order of `atoms`
+    atoms: tuple[float, ...]  # weights, 0 to 1
+    drops: tuple[float, ...]  # what the cosine loses without each atom
+    heat: Float[np.ndarray, "words atoms"]  # cosines of words and atoms by themselves
+
+
+def explain(
+    assembly: Assembly, encoder: Encoder, text: str, smiles: str, plain: Encoder | None = None
+) -> Explanation:
+    """The parts of a pair that its score rests on. `encoder` keeps parts.
+
+    A `plain` one, which keeps none, reads the pair with one thing after another taken out: parts
+    of all those would be words times words and atoms times atoms of states. Raises ValueError for
+    an empty text, and where the SMILES is refused.
+    """
+    told = assembly.config.features
+    text = clean_text(text)
+    features = featurise(smiles, told.molecule, told.motif)
+    written, order = atom_order(smiles, told.molecule)
+    spans = [match.span() for match in WORD.finditer(text)]
+    alone = [without_atoms(features, [i]) for i in range(len(order))] if len(order) > 1 else []
+    reader = plain or encoder
+    texts = reader.texts([text, *(without_words(text, [i]) for i in range(len(spans)))]).rows
+    mols = reader.mol_rows(table_of(assembly, [features, *alone])).rows
+    score = float(texts[0] @ mols[0])
+    word_drop = score - texts[1:] @ mols[0]
+    atom_drop = score - mols[1:] @ texts[0] if alone else np.full(1, score)
+    by_atom = np.argsort(order)  # from the rows of the features to the atoms of `written`
+    words = _words(assembly, encoder.texts([text]), text, spans)
+    atoms = _atoms(encoder.mol_rows(table_of(assembly, [features])), features)
+    heat = unit(words) @ unit(atoms).T
+    return Explanation(
+        score,
+        text,
+        _weighed(text, spans, word_drop),
+        written,
+        tuple(_weights(atom_drop)[by_atom].tolist()),
+        tuple(atom_drop[by_atom].tolist()),
+        heat[:, by_atom],
+    )
+
+
+def without_words(text: str, places: Iterable[int]) -> str:
+    """The text without the words at these places; "[UNK]" where none is left."""
+    gone = set(places)
+    kept = [match.group() for i, match in enumerate(WORD.finditer(text)) if i not in gone]
+    return " ".join(kept) or "[UNK]"
+
+
+def without_atoms(features: MolFeatures, rows: Iterable[int]) -> MolFeatures:
+    """The molecule without these rows of `nodes` and their bonds; one atom at least must stay.
+
+    What the other atoms say of themselves, such as their number of neighbours, stays as it was.
+    """
+    kept = np.ones(len(features.nodes), bool)
+    kept[list(rows)] = False
+    assert kept.any(), "every atom was taken out"
+    bonds = kept[features.senders] & kept[features.receivers]
+    place = (np.cumsum(kept) - 1).astype(np.int32)
+    return MolFeatures(
+        nodes=features.nodes[kept],
+        edges=features.edges[bonds],
+        senders=place[features.senders[bonds]],
+        receivers=place[features.receivers[bonds]],
+        motif=number_by_first(features.motif[kept]),
+    )
+
+
+def table_of(assembly: Assembly, molecules: list[MolFeatures]) -> MolTable:
+    """What the encoder reads, in the order given and each with its atoms in the order given."""
+    told = assembly.config.features
+    table = joined_table([pack(molecules, [""] * len(molecules), told.molecule, told.motif)])
+    if assembly.vocabulary is None:
+        return table
+    return table._replace(nodes=vocabulary_ids(table.nodes, assembly.vocabulary))
+
+
+def _weights(drop: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Drops over the largest; 0 for what does not lower the score."""
+    largest = max(float(drop.max(initial=0)), 1e-6)
+    return np.clip(drop / largest, 0, 1)
+
+
+def _weighed(text: str, spans: list[tuple[int, int]], drop: np.ndarray) -> tuple[Word, ...]:
+    weights = _weights(drop).tolist()
+    told = zip(spans, drop.tolist(), weights, strict=True)
+    return tuple(Word(text[a:b], a, b, fall, weight) for (a, b), fall, weight in told)
+
+
+def _words(
+    assembly: Assembly, texts: Encoded, text: str, spans: list[tuple[int, int]]
+) -> Float[np.ndarray, "words D"]:
+    """Mean states of the pieces of each word; zeros of a word beyond the tokens that are read."""
+    pieces = assembly.tokenizer.spans(text, assembly.config.features.max_tokens)
+    states = _parts(texts)
+    found = np.zeros((len(spans), states.shape[1]), np.float32)
+    for row, (start, end) in zip(found, spans, strict=True):
+        mine = [i for i, (a, b) in enumerate(pieces) if a < b and start <= a < end]
+        if mine:
+            row[:] = states[mine].mean(0)
+    return found
+
+
+def _atoms(mols: Encoded, features: MolFeatures) -> Float[np.ndarray, "atoms D"]:
+    """States of the atoms, in the rows of the features; of its motif for each atom, where so."""
+    states = _parts(mols)
+    return states if len(states) == len(features.nodes) else states[features.motif]
+
+
+def _parts(encoded: Encoded) -> np.ndarray:
+    """Of the first string."""
+    side = encoded.side
+    assert side is not None, "encode with parts"
+    first = encoded.group[0]
+    return side.parts[side.offsets[first] : side.offsets[first + 1]]

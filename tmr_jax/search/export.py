@@ -1,0 +1,121 @@
+"""Hits as text for other programs: JSON, CSV and SDF.
+
+In: what was asked and what was found. Out: strings. What a file or a user wrote is escaped as far
+as each form needs it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from tmr_jax.data.features.properties import Properties, group_names
+from tmr_jax.index.schema import FLAGS, MASK
+from tmr_jax.search.retriever import Hit
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet run a cell
+DIGITS = 6  # of scores; of properties as many as their float32 has
+
+
+class Answer(NamedTuple):
+    query: str
+    hits: list[Hit]
+
+
+def record(hit: Hit) -> dict[str, Any]:
+    """A hit as plain values: the same names in every form, absent where nothing is known."""
+    found: dict[str, Any] = {"rank": hit.rank, "score": hit.score}
+    if hit.refined is not None:
+        found["refined"] = hit.refined
+    found |= {"text" if hit.is_text else "smiles": hit.content, "name": hit.name}
+    if not hit.columns:  # of a list in memory
+        return found
+    found["id"] = hit.id
+    if hit.is_text:
+        return found | {"duplicate": bool(hit.columns["duplicate"])}
+    found |= {name: _short(hit.columns[name]) for name in Properties._fields}
+    found["groups"] = group_names(int(hit.columns[MASK]))
+    return found | {name: bool(hit.columns[name]) for name in FLAGS}
+
+
+def to_json(answers: Iterable[Answer], about: dict[str, Any]) -> str:
+    """`about` and, of every query, its hits; groups are lists of names."""
+    results = [{"query": a.query, "hits": [record(hit) for hit in a.hits]} for a in answers]
+    return json.dumps({**about, "results": results}, indent=2)
+
+
+def to_csv(answers: Sequence[Answer]) -> str:
+    """A line for each hit, under one header; what a spreadsheet would run begins with a quote."""
+    records = [{"query": a.query, **record(hit)} for a in answers for hit in a.hits]
+    names = list(max(records, key=len)) if records else ["query", "rank", "score", "smiles", "name"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    for one in records:
+        writer.writerow({name: _cell(name, value) for name, value in one.items()})
+    return text.getvalue()
+
+
+def to_sdf(answers: Iterable[Answer]) -> str:
+    """A record for each hit with coordinates of its drawing, and the query and numbers as fields.
+
+    A molecule that this RDKit cannot read keeps its fields and has no atoms. Raises ValueError for
+    hits that are texts.
+    """
+    from rdkit import Chem, rdBase
+    from rdkit.Chem import rdDepictor
+
+    from tmr_jax.data.features.graph import BadMolecule, parse_smiles
+
+    answers = list(answers)
+    if any(hit.is_text for answer in answers for hit in answer.hits):
+        raise ValueError("expected molecules to write as SDF, got descriptions; take CSV or JSON")
+    text = io.StringIO()
+    writer = Chem.SDWriter(text)
+    with rdBase.BlockLogs():
+        for answer in answers:
+            for hit in answer.hits:
+                try:
+                    mol = parse_smiles(hit.content)
+                    rdDepictor.Compute2DCoords(mol)
+                except (BadMolecule, RuntimeError):
+                    mol = Chem.Mol()
+                mol.SetProp("_Name", printable(hit.name))
+                mol.SetProp("query", printable(answer.query))
+                for name, value in record(hit).items():
+                    if name != "name":
+                        mol.SetProp(name, printable(_plain(name, value)))
+                writer.write(mol)
+    writer.close()
+    return text.getvalue()
+
+
+def cell(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def printable(text: str) -> str:
+    """Text of a file without what could command a terminal, or end a field."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _cell(name: str, value: Any) -> str:
+    text = _plain(name, value)
+    return cell(text) if isinstance(value, str) else text
+
+
+def _plain(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, list):
+        return " ".join(value)
+    return f"{value:.{DIGITS}f}" if name in ("score", "refined") else str(value)
+
+
+def _short(value: Any) -> Any:
+    """A float32 in its shortest decimals: 46.069, not 46.0690002441."""
+    return float(f"{value:.7g}") if isinstance(value, float) else value

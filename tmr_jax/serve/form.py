@@ -1,0 +1,194 @@
+"""The page's form: what stands in an address, and the question that it asks.
+
+Everything is in the address, so that an address is a search: it can be shared, kept and gone back
+to. Empty fields are left out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+from urllib.parse import urlencode
+
+from tmr_jax.data.features.properties import GROUPS
+from tmr_jax.index.schema import DESCRIPTIONS, MOLECULES
+from tmr_jax.search.filters import SWITCHES, parse_filter
+from tmr_jax.serve.engine import Question
+from tmr_jax.serve.schemas import MAX_K, MAX_SMARTS, MAX_TEXT, MAX_WORDS, check_spread
+
+
+class Property(NamedTuple):
+    name: str  # as filters call it
+    label: str
+    about: str
+
+
+PROPERTIES = (
+    Property("mw", "MW", "molecular weight, g/mol"),
+    Property("logp", "logP", "Crippen's estimate"),
+    Property("tpsa", "TPSA", "polar surface area, Å²"),
+    Property("hbd", "HBD", "donors of hydrogen bonds"),
+    Property("hba", "HBA", "acceptors of hydrogen bonds"),
+    Property("rings", "Rings", "rings"),
+    Property("charge", "Charge", "formal charge"),
+)
+SHOWN = (12, 24, 48, 96)
+ABOUT_SWITCHES = {
+    "unsalted": "single parts only, no salts",
+    "distinct": "each molecule once",
+    "parents": "once whatever its salt and charge",
+}
+assert set(ABOUT_SWITCHES) == set(SWITCHES)
+
+
+@dataclass(frozen=True)
+class Form:
+    """The fields as they were typed."""
+
+    q: str = ""
+    molecule: str = ""
+    by: str = "text"
+    k: str = ""
+    spread: str = ""
+    substructure: str = ""
+    least: tuple[tuple[str, str], ...] = ()  # property, number
+    most: tuple[tuple[str, str], ...] = ()
+    groups: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    switches: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> str:
+        return self.molecule if self.by == "molecule" else self.q
+
+    @property
+    def filters(self) -> list[str]:
+        """The words that tmr_jax.search.filters reads."""
+        return [
+            *(f"{name}>={number}" for name, number in self.least),
+            *(f"{name}<={number}" for name, number in self.most),
+            *self.groups,
+            *(f"!{name}" for name in self.without),
+            *self.switches,
+        ]
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Names and values of an address, without what is empty or as it is anyway."""
+        plain = [
+            ("by", "" if self.by == "text" else self.by),
+            ("q", self.q),
+            ("molecule", self.molecule),
+            ("k", self.k),
+            ("spread", "" if self.spread == "0" else self.spread),
+            ("substructure", self.substructure),
+            *((f"{name}_min", number) for name, number in self.least),
+            *((f"{name}_max", number) for name, number in self.most),
+            *(("with", name) for name in self.groups),
+            *(("without", name) for name in self.without),
+            *((name, "on") for name in self.switches),
+        ]
+        return [(name, value) for name, value in plain if value]
+
+    def address(self, path: str = "/") -> str:
+        return f"{path}?{urlencode(self.pairs())}"
+
+    def like(self, smiles: str) -> str:
+        """The address that looks for molecules like one, under the same filters."""
+        kept = [(n, v) for n, v in self.pairs() if n not in ("by", "molecule")]
+        return "/?" + urlencode([("by", "molecule"), ("molecule", smiles), *kept])
+
+    def like_text(self, text: str) -> str:
+        """The address that looks for descriptions like one."""
+        kept = [(n, v) for n, v in self.pairs() if n not in ("by", "q")]
+        return "/?" + urlencode([("q", text), *kept])
+
+    @property
+    def shown_filters(self) -> list[tuple[str, str]]:
+        """Each filter's word, and what it is called on the page."""
+        labels = {p.name: p.label for p in PROPERTIES}
+        shown = [
+            *((f"{n}>={number}", f"{labels[n]} ≥ {number}") for n, number in self.least),
+            *((f"{n}<={number}", f"{labels[n]} ≤ {number}") for n, number in self.most),
+            *((name, name) for name in self.groups),
+            *((f"!{name}", f"no {name}") for name in self.without),
+            *((name, name) for name in self.switches),
+        ]
+        assert [word for word, _ in shown] == self.filters
+        return shown
+
+    def without_filter(self, word: str) -> str:
+        """The address with one filter dropped."""
+        name = word.removeprefix("!")
+        dropped = {f"{name.split('>')[0]}_min" if ">" in name else f"{name.split('<')[0]}_max"}
+        if not any(sign in word for sign in "<>"):
+            dropped = {name} if name in SWITCHES else set()
+        side = "without" if word.startswith("!") else "with"
+        kept = [(n, v) for n, v in self.pairs() if n not in dropped and (n, v) != (side, name)]
+        return "/?" + urlencode(kept)
+
+    def question(self, most: int = MAX_K) -> Question:
+        """What is asked, for at most so many hits; ValueError in the words of the page where it
+        cannot be.
+        """
+        _check_length("a description or SMILES", self.asked, MAX_TEXT)
+        _check_length("a pattern", self.substructure, MAX_SMARTS)
+        if len(self.filters) > MAX_WORDS:
+            raise ValueError(f"expected at most {MAX_WORDS} filters, got more; drop some")
+        for name in (*self.groups, *self.without):
+            if name not in GROUPS:  # parse_filter takes switches there, too
+                parse_filter([name, f"!{name}"])
+        where = parse_filter(self.filters) if self.filters else None
+        k = int(_number("how many to show", self.k or str(SHOWN[0]), 1, most))
+        spread = _number("a spread", self.spread or "0", 0, 1)
+        check_spread(k, spread)
+        of = "molecule" if self.by == "molecule" else "text"
+        return Question(self.asked, of, k, where, self.substructure, spread)
+
+
+def form_of(query: Iterable[tuple[str, str]], of: str = MOLECULES) -> Form:
+    """The form of an address; what it does not know, it passes over.
+
+    Where an address does not say what it asks by, that is by text: but of a library `of`
+    descriptions, where it has no text, by structure.
+    """
+    pairs = [(name, value.strip()) for name, value in query]
+    last = dict(pairs)
+    by = last.get("by") or ("molecule" if of == DESCRIPTIONS and not last.get("q") else "text")
+
+    def every(name: str) -> tuple[str, ...]:
+        listed = (part.strip() for n, v in pairs if n == name for part in v.split(","))
+        return tuple(dict.fromkeys(part for part in listed if part))
+
+    def numbers(side: str) -> tuple[tuple[str, str], ...]:
+        typed = ((p.name, last.get(f"{p.name}_{side}", "")) for p in PROPERTIES)
+        return tuple((name, number) for name, number in typed if number)
+
+    return Form(
+        q=last.get("q", ""),
+        molecule=last.get("molecule", ""),
+        by="molecule" if by == "molecule" else "text",
+        k=last.get("k", ""),
+        spread=last.get("spread", ""),
+        substructure=last.get("substructure", ""),
+        least=numbers("min"),
+        most=numbers("max"),
+        groups=every("with"),
+        without=every("without"),
+        switches=tuple(name for name in SWITCHES if last.get(name)),
+    )
+
+
+def _check_length(what: str, text: str, most: int) -> None:
+    if len(text) > most:
+        raise ValueError(f"expected {what} of at most {most:,} characters, got {len(text):,}")
+
+
+def _number(what: str, text: str, least: float, most: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not least <= number <= most:
+        raise ValueError(f"expected {what} from {least:g} to {most:g}, got {text[:40]!r}; mend it")
+    return number

@@ -1,0 +1,214 @@
+"""The page for people: the same answers as the API's, drawn by templates on this side.
+
+Every address works without a script. htmx asks for the same addresses (HX-Request) and is given the
+part that changes. What comes from data goes through the templates' escaping; drawings are made here
+from parsed molecules and are the one thing that is let through as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+from starlette.responses import HTMLResponse, Response
+
+from tmr_jax.data.drawing import heat_svg
+from tmr_jax.data.features.properties import GROUPS, group_names
+from tmr_jax.index.schema import DESCRIPTIONS, FLAGS, MASK, MOLECULES
+from tmr_jax.search.explain import Explanation
+from tmr_jax.search.retriever import Hit
+from tmr_jax.serve.engine import Answer, Answering, Drawing, Question
+from tmr_jax.serve.errors import Refusal, refusal_of
+from tmr_jax.serve.form import ABOUT_SWITCHES, PROPERTIES, SHOWN, Form
+from tmr_jax.serve.schemas import MAX_EXPLAINED, MAX_EXPLAINED_WORDS, MAX_TEXT
+
+EXAMPLES = (
+    "an aromatic amine with chlorine",
+    "a steroid with a ketone",
+    "a dipeptide",
+    "a sugar with a phosphate group",
+    "a fatty acid",
+)
+STRUCTURES = (
+    ("aspirin", "CC(=O)Oc1ccccc1C(=O)O"),
+    ("caffeine", "Cn1cnc2c1c(=O)n(C)c(=O)n2C"),
+    ("glucose", "OC[C@H]1OC(O)[C@H](O)[C@@H](O)[C@@H]1O"),
+    ("testosterone", "C[C@]12CC[C@H]3[C@@H](CCC4=CC(=O)CC[C@]34C)[C@@H]1CC[C@@H]2O"),
+    ("palmitic acid", "CCCCCCCCCCCCCCCC(=O)O"),
+)
+PURPOSE = {
+    MOLECULES: "molecules that fit a description",
+    DESCRIPTIONS: "descriptions that fit a molecule",
+}
+CARD, LARGE = (300, 210), (460, 320)  # pixels of drawings
+
+
+class Card(NamedTuple):
+    """A hit as it is shown."""
+
+    hit: Hit
+    svg: Markup | None  # None of a text
+    chips: list[tuple[str, str, str]]  # label, value, what it is
+    groups: list[str]
+    flags: list[str]
+    similar: str  # an address, or "" where there can be none; as the next
+    explain: str
+
+
+class Page:
+    """Templates, filled with answers."""
+
+    def __init__(self, answering: Answering, seconds: float) -> None:
+        self._answering, self._seconds = answering, seconds
+        self._templates = Environment(
+            loader=PackageLoader("tmr_jax.serve"),
+            autoescape=select_autoescape(default=True),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.globals |= {
+            "PROPERTIES": PROPERTIES,
+            "GROUPS": sorted(GROUPS),
+            "SWITCHES": ABOUT_SWITCHES,
+            "SHOWN": SHOWN,
+            "EXAMPLES": EXAMPLES,
+            "STRUCTURES": STRUCTURES,
+            "MAX_TEXT": MAX_TEXT,
+        }
+
+    def render(self, name: str, **values: Any) -> str:
+        of = self._answering.of
+        texts = of == DESCRIPTIONS
+        told = {"of": of, "of_texts": texts, "purpose": PURPOSE[of]}
+        return self._templates.get_template(name).render(**told, **values)
+
+    async def search(self, form: Form, headers: Mapping[str, str]) -> Response:
+        """The page of a form, or, for htmx, its results alone."""
+        # After a step back that its memory has lost, htmx wants the whole page.
+        part = "hx-request" in headers and "hx-history-restore-request" not in headers
+        values: dict[str, Any] = {"form": form, "answer": None, "cards": [], "error": None}
+        values |= {"drawing": None, "partial": self._answering.partial}
+        status = 200
+        try:
+            if form.molecule and not part:
+                values["drawing"] = await self._drawn_query(form.molecule)
+            question = form.question(SHOWN[-1])  # each is drawn
+            if form.asked:
+                (answer,) = await self._answering.search([question], self._seconds)
+                values["answer"], values["partial"] = answer, answer.partial
+                values["cards"] = await self._cards(form, answer)
+        except (ValueError, Refusal) as error:
+            refusal = refusal_of(error)
+            if refusal is None:
+                raise
+            values["error"], status = refusal, refusal.status
+            if form.by == "molecule":  # once is enough
+                values["drawing"] = None
+        library = self._answering.retriever.library
+        assert library is not None
+        values["count"] = library.kept
+        text = self.render("results.html" if part else "page.html", **values)
+        more = {"vary": "HX-Request"} | ({"hx-push-url": form.address()} if part else {})
+        if values["error"] is not None:
+            more |= values["error"].headers
+        return HTMLResponse(text, status, more)
+
+    async def _cards(self, form: Form, answer: Answer) -> list[Card]:
+        drawings = [Drawing(hit.content, *CARD) for hit in answer.hits if not hit.is_text]
+        drawn = iter(await self._answering.draw(drawings, self._seconds) if drawings else ())
+        return [
+            _text_card(form, answer.question, hit)
+            if hit.is_text
+            else _molecule_card(form, answer.question, hit, Markup(next(drawn)))
+            for hit in answer.hits
+        ]
+
+    async def explanation(self, text: str, smiles: str, headers: Mapping[str, str]) -> Response:
+        """Words and atoms that a score comes from."""
+        if not text or not smiles:
+            raise ValueError("expected a description and a SMILES, got less; give both")
+        if len(text) > MAX_EXPLAINED or len(smiles) > MAX_TEXT:
+            raise ValueError(
+                f"expected a description of at most {MAX_EXPLAINED:,} characters to explain, got "
+                f"{len(text):,}; shorten it"
+            )
+        found = await self._answering.explain(text, smiles, self._seconds)
+        drawings = [
+            Drawing(found.smiles, *LARGE, found.atoms),
+            Drawing(found.smiles, *LARGE, numbered=True),
+        ]
+        coloured, numbered = await self._answering.draw(drawings, self._seconds)
+        values = {"found": found, "pieces": _pieces(found), "svg": Markup(coloured)}
+        of_texts = self._answering.of == DESCRIPTIONS
+        asked = Form(molecule=smiles, by="molecule") if of_texts else Form(q=text)
+        values["back"] = asked.address()
+        heat = heat_svg([word.text for word in found.words], found.smiles, found.heat)
+        values |= {"heat": Markup(heat), "numbered": Markup(numbered)}
+        part = "hx-request" in headers
+        name = "explanation.html" if part else "explanation_page.html"
+        return HTMLResponse(self.render(name, **values), headers={"vary": "HX-Request"})
+
+    async def drawing(self, smiles: str) -> Response:
+        """What is being typed, drawn; a message where it is no molecule."""
+        drawing = await self._drawn_query(smiles) if smiles else None
+        return HTMLResponse(self.render("drawing.html", drawing=drawing))
+
+    async def _drawn_query(self, smiles: str) -> Markup | str:
+        """A drawing, or what is wrong with the SMILES."""
+        if len(smiles) > MAX_TEXT:
+            return f"expected a SMILES of at most {MAX_TEXT:,} characters"
+        try:
+            await self._answering.check(smiles, self._seconds)
+        except ValueError as error:
+            return str(error)
+        return Markup((await self._answering.draw([Drawing(smiles, *CARD)], self._seconds))[0])
+
+    def error(self, refusal: Refusal, part: bool) -> bytes:
+        """An error for people: a message in place, or a page of its own."""
+        name = "error.html" if part else "error_page.html"
+        return self.render(name, error=refusal).encode()
+
+
+def _molecule_card(form: Form, question: Question, hit: Hit, svg: Markup) -> Card:
+    explain = _explanation(question.asked, hit.content) if question.of == "text" else ""
+    return Card(hit, svg, *_facts(hit), form.like(hit.content), explain)
+
+
+def _text_card(form: Form, question: Question, hit: Hit) -> Card:
+    explain = _explanation(hit.content, question.asked) if question.of == "molecule" else ""
+    similar = form.like_text(hit.content) if len(hit.content) <= MAX_EXPLAINED else ""
+    return Card(hit, None, *_facts(hit), similar, explain)
+
+
+def _facts(hit: Hit) -> tuple[list[tuple[str, str, str]], list[str], list[str]]:
+    """Chips, groups and flags of a hit."""
+    chips = [
+        (p.label, f"{value:.2f}" if p.name == "logp" else f"{value:.0f}", p.about)
+        for p in PROPERTIES
+        if (value := hit.columns.get(p.name)) is not None and (value or p.name != "charge")
+    ]
+    groups = group_names(int(hit.columns[MASK])) if MASK in hit.columns else []
+    return chips, groups, [name for name in FLAGS if hit.columns.get(name)]
+
+
+def _explanation(text: str, smiles: str) -> str:
+    """The address of an explanation; "" where the text is more than is explained."""
+    if len(text) > MAX_EXPLAINED or len(text.split()) > MAX_EXPLAINED_WORDS:
+        return ""
+    return "/explain?" + urlencode({"q": text, "smiles": smiles})
+
+
+def _pieces(found: Explanation) -> list[tuple[str, int]]:
+    """The text in pieces, each with its shade from 0 to 4."""
+    pieces: list[tuple[str, int]] = []
+    at = 0
+    for word in found.words:
+        pieces.append((found.text[at : word.start], 0))
+        pieces.append((found.text[word.start : word.end], round(4 * word.weight)))
+        at = word.end
+    pieces.append((found.text[at:], 0))
+    return [piece for piece in pieces if piece[0]]

@@ -1,0 +1,143 @@
+"""What the API takes and gives; limits are part of the types, so that OpenAPI states them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_BODY = 1_000_000  # bytes
+MAX_HEAD = 16_384  # bytes of request line and headers
+MAX_K, MAX_BATCH, MAX_TEXT, MAX_SMARTS, MAX_WORDS = 1000, 256, 10_000, 1000, 64
+MAX_HITS = 20_000  # of one request: k times queries
+
+# What is explained: characters, and words and atoms, each of which costs a reading of its own.
+MAX_EXPLAINED, MAX_EXPLAINED_WORDS, MAX_EXPLAINED_ATOMS = 2000, 200, 150
+SPREAD_K = 200  # of spread hits each is compared with all that are chosen from
+
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class SearchRequest(Strict):
+    """Descriptions (or, `of` molecules, SMILES) and what a hit has to meet."""
+
+    queries: Annotated[list[Text], Field(min_length=1, max_length=MAX_BATCH)]
+    of: Literal["text", "molecule"] = "text"
+    k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
+    where: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=100)]],
+        Field(max_length=MAX_WORDS, examples=[["mw<500", "!nitro", "unsalted"]]),
+    ] = []
+    substructure: Annotated[str, Field(max_length=MAX_SMARTS, examples=["c1ccccc1N"])] = ""
+    spread: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+
+
+class ExplainRequest(Strict):
+    """A pair of at most 200 words and 150 atoms."""
+
+    text: Annotated[str, Field(min_length=1, max_length=MAX_EXPLAINED)]
+    smiles: Text
+
+
+class HitOut(BaseModel):
+    """What tmr_jax.search.export says of a hit; properties are of molecules on disk alone."""
+
+    rank: int
+    score: float  # cosine
+    refined: float | None = None  # of the second stage, where the model has one
+    smiles: str | None = None  # or, of a library of descriptions,
+    text: str | None = None
+    name: str
+    id: int | None = None  # row of the file, from 0
+    mw: float | None = None
+    logp: float | None = None
+    tpsa: float | None = None
+    hbd: int | None = None
+    hba: int | None = None
+    rings: int | None = None
+    charge: int | None = None
+    heavy_atoms: int | None = None
+    groups: list[str] | None = None
+    salt: bool | None = None
+    duplicate: bool | None = None
+    variant: bool | None = None
+
+
+class AnswerOut(BaseModel):
+    query: str
+    cut: bool  # only the beginning of the text was read
+    unlike: bool  # the descriptions the run was validated on are unlike it
+    looked: int | None = None  # molecules looked at for the substructure, where time ran out
+    hits: list[HitOut]
+
+
+class CheckpointOut(BaseModel):
+    which: str
+    step: int
+    sha256: str
+
+
+class LibraryOut(BaseModel):
+    source: str  # the name of the file or folder, without where it is
+    of: Literal["molecules", "descriptions"]
+    rows: int
+    kept: int
+    refused: dict[str, int]
+
+
+class SearchResponse(BaseModel):
+    checkpoint: CheckpointOut
+    library: LibraryOut
+    partial: bool  # a part of the library cannot be read: hits may be missing
+    answers: list[AnswerOut]
+
+
+class WordOut(BaseModel):
+    text: str
+    start: int  # in the answer's `text`
+    end: int
+    drop: float  # what the cosine loses without the word
+    weight: float  # of 0 to 1
+
+
+class ExplainResponse(BaseModel):
+    score: float  # cosine
+    text: str  # as the model reads it
+    smiles: str  # writes the atoms in the order of `atoms`
+    words: list[WordOut]
+    atoms: list[float]  # weights, 0 to 1
+    drops: list[float]  # what the cosine loses without each atom
+    heat: list[list[float]]  # cosines of each word and each atom by themselves
+
+
+class HealthResponse(BaseModel):
+    status: Literal["ok", "degraded"]
+    reason: str = ""
+    library: LibraryOut | None = None  # it and what follows for who may know
+    checkpoint: CheckpointOut | None = None
+
+
+class ReloadResponse(BaseModel):
+    library: LibraryOut
+    partial: bool
+
+
+class ErrorBody(BaseModel):
+    code: str
+    message: str
+
+
+class ErrorResponse(BaseModel):
+    """Every answer that is no success."""
+
+    error: ErrorBody
+
+
+def check_spread(k: int, spread: float) -> None:
+    """ValueError where more hits are to be spread than there is time and memory for."""
+    if spread and k > SPREAD_K:
+        raise ValueError(f"expected k of at most {SPREAD_K} with a spread, got {k}; drop one")

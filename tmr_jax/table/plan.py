@@ -1,0 +1,131 @@
+"""What a table of results is: rows of experiments, published numbers and claims, as declared in
+experiments/tables/NAME.py, and the finding of those files.
+"""
+
+from __future__ import annotations
+
+import runpy
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tmr_jax.config import EXPERIMENTS, did_you_mean, load_experiment
+from tmr_jax.eval.protocols import find
+
+TABLES = EXPERIMENTS / "tables"
+PUBLISHED = "published"  # beside the tables: what papers printed
+ROUNDING = 0.0005  # of a printed share: half of its last digit, .001 or 0.1 per cent
+
+
+@dataclass(frozen=True)
+class Cited:
+    """What a paper printed of one model; metrics by direction, hits and MRR as shares of 1."""
+
+    source: str
+    protocol: str  # the source's, or what is known of it
+    pool: int  # 0: not stated
+    t2m: dict[str, float]
+    m2t: dict[str, float]
+    note: str = ""  # what a reader must know before comparing
+
+    def of(self, direction: str) -> dict[str, float]:
+        return {"t2m": self.t2m, "m2t": self.m2t}[direction]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of each direction; without an experiment only what was published is shown."""
+
+    label: str
+    experiment: str = ""
+    protocol: str = ""  # of our runs
+    tier: str = ""  # of a model with a second stage; empty: fused
+    overrides: tuple[str, ...] = ()  # words of training, e.g. ("--train.epochs", "1")
+    eval_overrides: tuple[str, ...] = ()  # words of the evaluation; none: the run's own sizes
+    cited: Cited | None = None
+    at: tuple[int, ...] = ()  # place in the table's plot: (F,) or (train steps, eval steps)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`better` is above `worse`: what a paper says, or what we would like to say."""
+
+    text: str
+    source: str
+    better: str  # labels of rows
+    worse: str
+    metric: str = "mrr"  # or hits@k: higher is better
+    direction: str = ""  # t2m or m2t; empty: both
+    threshold: float = 0.005  # a difference that is surely smaller is none
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    rows: tuple[Row, ...]
+    claims: tuple[Claim, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2)
+    metrics: tuple[str, ...] = ("hits@1", "hits@10", "mrr", "mr")
+    curve: str = ""  # what the first place of the rows counts, where they make a curve
+
+
+def load_table(name: str) -> Table:
+    """The TABLE of experiments/tables/NAME.py, or of a .py file given by path.
+
+    Errors: ValueError for an unknown table, a file without one, an unknown experiment or protocol
+    of a row, and a claim about a row that is not there.
+    """
+    path = Path(name) if name.endswith(".py") else TABLES / f"{name}.py"
+    known = sorted(p.stem for p in TABLES.glob("*.py") if p.stem not in ("__init__", PUBLISHED))
+    if not path.is_file():
+        raise ValueError(f"unknown table {name!r}: {did_you_mean(name, known)}")
+    table = runpy.run_path(str(path)).get("TABLE")
+    if table is None:
+        raise ValueError(f"expected a TABLE in {path}; got none; {did_you_mean(name, known)}")
+    table = replace(table, rows=tuple(_with_protocol(row, path) for row in table.rows))
+    labels = [row.label for row in table.rows]
+    for claim in table.claims:
+        for label in (claim.better, claim.worse):
+            if labels.count(label) != 1:
+                raise ValueError(
+                    f"expected one row {label!r} for the claim {claim.text!r}; got "
+                    f"{labels.count(label)} in {path}; name the rows of claims apart"
+                )
+    return table
+
+
+def _with_protocol(row: Row, path: Path) -> Row:
+    """The row with its protocol as the evaluation calls it: inbatch-64 is of a pool, → of ->."""
+    from tmr_jax.data.pools import final_protocol  # heavy
+
+    if not row.experiment:
+        return row
+    try:
+        own = final_protocol(load_experiment(row.experiment).data)
+        return replace(row, protocol=find(row.protocol, own).name)
+    except ValueError as error:
+        raise ValueError(f"row {row.label!r} of {path}: {error}") from error
+
+
+def published() -> dict[str, Any]:
+    """What papers printed, by its name in experiments/tables/published.py."""
+    return runpy.run_path(str(TABLES / f"{PUBLISHED}.py"))
+
+
+def impossible(printed: dict[str, float]) -> bool:
+    """Whether no ranking has these numbers (MODELS.md A4), however they were rounded.
+
+    MRR is lowest where the hits of each stretch of ranks are at its end and misses are far; it is
+    highest where they are at its beginning and every miss is at rank 11.
+    """
+    if not {"hits@1", "hits@10", "mrr"} <= printed.keys():
+        return False
+    stretches = [(k, printed[f"hits@{k}"]) for k in (1, 5, 10) if f"hits@{k}" in printed]
+    low = high = stretches[0][1]
+    for (start, before), (end, now) in pairwise(stretches):
+        low += (now - before) / end
+        high += (now - before) / (start + 1)
+    high += (1 - printed["hits@10"]) / 11
+    # Rounding moves the bound and MRR by half a digit each.
+    return not low - 2 * ROUNDING <= printed["mrr"] <= high + 2 * ROUNDING
