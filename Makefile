@@ -50,7 +50,7 @@ serve: $(STAMP) ## a page and an API over a library (RUN=runs/quickstart LIB=lib
 	@$(PY) -m tmr_jax.serve --run $(RUN) --library "$$LIB" $(ARGS)
 
 data: $(STAMP) ## fetch a public data set and verify it (SET=chebi20)
-	$(PY) tools/fetch_data.py $(SET) $(ARGS)
+	$(PY) -m tmr_jax.data $(SET) $(ARGS)
 
 aot: ## what XLA makes of the programs on a TPU that is not there (ARGS="--targets v5e")
 	@$(MAKE) --no-print-directory setup VENV=$(AOT_VENV) EXTRAS=$(AOT_EXTRAS)

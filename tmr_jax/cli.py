@@ -10,22 +10,25 @@ from tmr_jax import __version__
 from tmr_jax.config import did_you_mean
 
 VERBS = {
-    "train": ("tmr_jax.train", "train an experiment: tmr train --exp quickstart"),
-    "eval": ("tmr_jax.eval", "rank the pools of a run: tmr eval --run runs/quickstart"),
+    "train": ("tmr_jax.train.__main__", "train an experiment: tmr train --exp quickstart"),
+    "eval": ("tmr_jax.eval.__main__", "rank the pools of a run: tmr eval --run runs/quickstart"),
     "search": (
-        "tmr_jax.search",
+        "tmr_jax.search.__main__",
         'ask a run: tmr search --run runs/quickstart --library my.smi "an aromatic amine"',
     ),
     "index": (
-        "tmr_jax.index",
+        "tmr_jax.index.__main__",
         "make a library: tmr index --run runs/quickstart --library my.smi --out lib",
     ),
     "serve": (
-        "tmr_jax.serve",
+        "tmr_jax.serve.__main__",
         "a page and an API: tmr serve --run runs/quickstart --library my.smi",
     ),
-    "table": ("tmr_jax.table", "run what a table of results lacks: tmr table --name smoke"),
-    "data": ("tmr_jax.data.download", "fetch a public data set and verify it: tmr data chebi20"),
+    "table": (
+        "tmr_jax.table.__main__",
+        "run what a table lacks: tmr table --name smoke",
+    ),
+    "data": ("tmr_jax.data.__main__", "fetch a public data set and verify it: tmr data chebi20"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Keeping freed memory (tmr_jax/models/malloc.py) against giving it back: python tools/bench_cpu_step.py
+"""Keeping freed memory (models/malloc.py) against giving it back: python tools/bench_cpu_step.py
 
 Gradients of a MiniLM-sized text encoder, 64 texts of 64 tokens. Each form runs in a process of its
 own, A B A B; the medians and their ratio are printed.

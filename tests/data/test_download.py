@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tmr_jax.data import __main__ as command
 from tmr_jax.data import download as fetch
 from tmr_jax.data.download import MissingPart, Part, WrongContent, find, locate
 
@@ -216,7 +217,7 @@ def test_without_network_it_says_so_at_once(tmp_path, monkeypatch) -> None:
     with pytest.raises(MissingPart) as missing:
         locate(Part("chebi20", "train.txt", url, SHA256))
     assert time.monotonic() - start < 5
-    for told in ("train.txt", url, "make data SET=chebi20", "tools/fetch_data.py chebi20"):
+    for told in ("train.txt", url, "make data SET=chebi20", "python -m tmr_jax.data chebi20"):
         assert told in str(missing.value)
 
 
@@ -281,7 +282,7 @@ def test_a_mirror_vouches_for_its_own_files_only_where_asked_to(
 
 
 def test_the_command_names_what_it_does_not_know(capsys) -> None:
-    assert fetch.main(["chebi2"]) == 2
+    assert command.main(["chebi2"]) == 2
     assert "did you mean chebi20" in capsys.readouterr().err
-    assert fetch.main(["open"]) == 2
+    assert command.main(["open"]) == 2
     assert "TMR_JAX_DATA" in capsys.readouterr().err

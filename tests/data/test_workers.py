@@ -12,6 +12,8 @@ import pytest
 from tmr_jax.data import workers
 from tmr_jax.data.workers import Died, Worker, in_workers
 
+DESCRIBE = "tmr_jax.index.entries:describe_chunk"
+
 
 def test_results_come_in_the_order_of_the_jobs():
     jobs = [[["C" * (i + 1)], "ogb", "none"] for i in range(5)]
@@ -72,7 +74,7 @@ def test_whoever_tries_again_is_not_let_after_the_end():
         for _ in range(3):
             tried.append(job)
             try:
-                return worker.ask("features", job)
+                return worker.ask(workers.FEATURES, job)
             except Died:
                 continue
         raise AssertionError
@@ -87,14 +89,14 @@ def test_whoever_tries_again_is_not_let_after_the_end():
 
 def test_a_process_that_is_ready_has_only_its_job_to_do(monkeypatch):
     worker = Worker()
-    worker.be_ready("entries")
+    worker.be_ready(DESCRIBE)
     process = worker._process
     begun = time.monotonic()
-    assert worker.ask("entries", [["CCO"], "ogb", "none"], 5.0)["mw"].shape == (1,)
+    assert worker.ask(DESCRIBE, [["CCO"], "ogb", "none"], 5.0)["mw"].shape == (1,)
     assert time.monotonic() - begun < 5 and worker._process is process
-    worker.be_ready("entries")
+    worker.be_ready(DESCRIBE)
     assert worker._process is process
     worker.close()
     monkeypatch.setattr(workers, "START", 0.0)
-    with pytest.raises(RuntimeError, match="expected a process for entries to start"):
-        Worker().be_ready("entries")
+    with pytest.raises(RuntimeError, match=f"expected a process for {DESCRIBE} to start"):
+        Worker().be_ready(DESCRIBE)

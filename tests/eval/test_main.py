@@ -77,7 +77,7 @@ from tmr_jax.types import Pool, Ranking
 MARKS = ("F", "Cl", "Br", "I", "O", "S")
 SMILES = tuple(f"NC({a})CC({b})C" for a in MARKS for b in MARKS)
 
-TINY_BERT = Path(__file__).parent / "experiments" / "tiny_bert"
+TINY_BERT = Path(__file__).parents[1] / "experiments" / "tiny_bert"
 
 
 def text_of(i):
@@ -316,8 +316,8 @@ CHILD = """
 import sys
 sys.path.insert(0, {tests!r})
 import test_eval
-from tmr_jax import eval as evaluation
-from tmr_jax.assembly import Encoded
+from tmr_jax.eval import __main__ as evaluation
+from tmr_jax.models.run import Encoded
 evaluation.open_run = lambda run, which, refine: test_eval.fake_model(0.8)
 sys.exit(evaluation.main())
 """  # as a user starts it, but with the fake model
@@ -330,10 +330,16 @@ def test_an_ascii_terminal_no_home_and_a_path_with_spaces(run, tmp_path):
     settings = {
         "LC_ALL": "tr_TR",
         "PYTHONIOENCODING": "ascii",
-        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     found = subprocess.run(
-        [sys.executable, "-c", CHILD.format(tests=str(Path(__file__).parent)), "--run", str(odd)],
+        [
+            sys.executable,
+            "-c",
+            CHILD.format(tests=str(Path(__file__).parents[1])),
+            "--run",
+            str(odd),
+        ],
         env=kept | settings,
         capture_output=True,
         timeout=60,

@@ -18,16 +18,16 @@ import tmr_jax
 from tmr_jax.config import HdanConfig, RefineConfig, load_experiment
 from tmr_jax.data.pools import load_pool
 from tmr_jax.eval.__main__ import chosen_alpha, encode_pools, evaluate, main, open_run
+from tmr_jax.eval.leakage import data_seen
 from tmr_jax.eval.rerank import choose_alpha, keep_alpha, read_alpha, take
 from tmr_jax.models.checkpoint import restore_params
 from tmr_jax.models.difftmr import GENERATOR
 from tmr_jax.models.run import Encoded, Encoder
 from tmr_jax.train.__main__ import train
 from tmr_jax.train.loop import Signals, Stopped
-from tmr_jax.train.two_stage import data_seen
 from tmr_jax.types import Side
 
-TINY = load_experiment(str(Path(__file__).parent / "experiments" / "tiny.py"))
+TINY = load_experiment(str(Path(__file__).parents[1] / "experiments" / "tiny.py"))
 JOINT = dataclasses.replace(
     TINY,
     model=dataclasses.replace(TINY.model, name="difftmr", hdan=HdanConfig(steps=5)),
@@ -326,7 +326,7 @@ def refined_rows(model, pool):
 
 def test_what_a_shortlist_costs_is_printed(joint, tmp_path, capsys):
     """tools/shortlist_loss.py; a shortlist of all loses nothing, and that can be seen."""
-    path = Path(__file__).parent.parent / "tools" / "shortlist_loss.py"
+    path = Path(__file__).parents[2] / "tools" / "shortlist_loss.py"
     run = shutil.copytree(joint, tmp_path / "run")
     tool = runpy.run_path(str(path))
     tool["main"](tool["Arguments"](run, "table/test", candidates=2, more=4))
@@ -347,7 +347,7 @@ def test_what_a_shortlist_costs_is_printed(joint, tmp_path, capsys):
 
 def test_the_check_of_a_search_ranks_as_evaluation_does(joint, tmp_path):
     """tools/check_search.py; molecules far from every sentence may leave and change no rank."""
-    path = Path(__file__).parent.parent / "tools" / "check_search.py"
+    path = Path(__file__).parents[2] / "tools" / "check_search.py"
     run = shutil.copytree(joint, tmp_path / "run")
     evaluate(run)
     ranks = np.array(json.loads((run / "ranks.json").read_text())["table/test, t2m, fused"])

@@ -12,7 +12,7 @@ from tmr_jax.models.run import Encoder, assemble_from_run
 from tmr_jax.train.__main__ import main
 from tmr_jax.types import Side
 
-TINY = str(Path(__file__).parent / "experiments" / "tiny.py")
+TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
 SLOTS = 4
 WORDS = (
     f"--exp {TINY} --train.epochs 2 --model.name mbank --model.bank.slots {SLOTS} "

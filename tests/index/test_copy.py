@@ -215,7 +215,8 @@ def test_a_search_in_half_a_copy_is_refused(tiny_run, tmp_path, by_eight):
 
 SLOW = """
 import sys
-from tmr_jax import index, index_copy
+from tmr_jax.index import __main__ as index
+from tmr_jax.index import copy as index_copy
 index_copy.SIZE = 2
 sys.exit(index.main(sys.argv[1:]))
 """

@@ -10,6 +10,7 @@ import pytest
 from tmr_jax.data.cache import pack_chunk
 from tmr_jax.data.workers import Died, Worker
 from tmr_jax.index import entries
+from tmr_jax.index.build import DESCRIBE
 from tmr_jax.index.entries import NUMBERS, describe_chunk
 from tmr_jax.index.schema import COLUMNS, FLOATS, INTEGERS
 
@@ -73,8 +74,8 @@ def test_nothing_at_all():
 def test_a_job_that_takes_too_long_ends_with_its_process():
     worker = Worker()
     with pytest.raises(Died):
-        worker.ask("entries", [["CCO"] * 20_000, "ogb", "none"], limit=0.5)
-    found = worker.ask("entries", [["CCO"], "ogb", "none"])  # by a new one
+        worker.ask(DESCRIBE, [["CCO"] * 20_000, "ogb", "none"], limit=0.5)
+    found = worker.ask(DESCRIBE, [["CCO"], "ogb", "none"])  # by a new one
     assert found["heavy_atoms"].tolist() == [3]
     worker.close()
 

@@ -6,7 +6,7 @@ import sys
 PROGRAM = """
 import resource
 import numpy as np
-from tmr_jax.memory import keep_freed_memory
+from tmr_jax.models.malloc import keep_freed_memory
 
 kept = {use} and keep_freed_memory()
 for i in range(6):

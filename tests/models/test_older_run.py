@@ -22,8 +22,8 @@ from tmr_jax.train.__main__ import main as train
 
 pytestmark = pytest.mark.usefixtures("optimized")
 
-ROOT = Path(__file__).resolve().parent.parent
-ARCHIVE = Path(__file__).parent / "golden" / "run_a2772e9.tar.gz"
+ROOT = Path(__file__).resolve().parents[2]
+ARCHIVE = Path(__file__).parents[1] / "golden" / "run_a2772e9.tar.gz"
 RUNS = ("difftmr", "mbank")
 SAME = ["--exp", "tests/experiments/tiny.py"]
 SAME += ["--data.table.path", "tests/experiments/tiny.csv"]

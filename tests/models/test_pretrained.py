@@ -37,7 +37,7 @@ from tmr_jax.models.pretrained import (
     resolve,
 )
 
-GOLDEN = Path(__file__).resolve().parent.parent / "golden"
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 recipe = SimpleNamespace(**runpy.run_path(str(GOLDEN / "bert_recipe.py")))
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "an", "acid"]
 
@@ -480,7 +480,7 @@ def test_a_hub_that_vanishes_midway_is_no_hub_without_the_file(monkeypatch):
 
 HUB_CLIENT = """
 import json, sys
-from tmr_jax.nn.pretrained import load_bert
+from tmr_jax.models.pretrained import load_bert
 try:
     print(json.dumps(load_bert(sys.argv[1])[2]))
 except ValueError as error:

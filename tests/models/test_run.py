@@ -20,7 +20,7 @@ from tmr_jax.models.run import (
 )
 from tmr_jax.types import Pair
 
-TINY = load_experiment(str(Path(__file__).parent / "experiments" / "tiny.py"))
+TINY = load_experiment(str(Path(__file__).parents[1] / "experiments" / "tiny.py"))
 TINY = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, batch_size=4))
 SMILES = ("CCO", "OCC", "c1ccccc1", "C1CC", "C[C@H](O)F", "C[C@@H](O)F", "CO", "CCO")
 PAIRS = [Pair(f"p{i}", f"molecule number {i % 7}", s, "train") for i, s in enumerate(SMILES)]

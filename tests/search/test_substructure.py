@@ -75,8 +75,8 @@ def test_the_start_of_the_process_is_not_counted(monkeypatch):
 
 
 def test_a_process_that_is_ready_has_rdkit():
-    code = "import sys; from tmr_jax.data import workers; workers._ready('substructure'); "
-    code += "sys.exit('rdkit.Chem' not in sys.modules)"
+    code = "import sys; from tmr_jax.data.workers import ready; from tmr_jax.search.substructure "
+    code += "import TASK; ready(TASK); sys.exit('rdkit.Chem' not in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 

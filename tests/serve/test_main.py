@@ -26,15 +26,15 @@ from tmr_jax.index.schema import StoreFailed
 from tmr_jax.serve.__main__ import TOKEN, Arguments, check, main, shelf
 
 GOOD = "0123456789abcdefghijklmnopqrstuv"
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # A service whose retriever is the fake of the tests: it starts in two seconds.
 FAKE = """
 import sys
 from tests.service.fake import Fake, answering
-from tmr_jax.serve import _reload_on_hup
-from tmr_jax.service import connections
-from tmr_jax.service.app import create_app
-from tmr_jax.service.guard import Rules
+from tmr_jax.serve.__main__ import _reload_on_hup
+from tmr_jax.serve import http as connections
+from tmr_jax.serve.app import create_app
+from tmr_jax.serve.middleware import Rules
 connections.Connection.slow = 0.5
 service = answering(Fake(delay=0.2))
 app = create_app(service, Rules(rate=0), on_start=lambda loop: _reload_on_hup(loop, service))

@@ -32,7 +32,7 @@ from tmr_jax.table.results import UNASKED, Line, difference, sentences, spread, 
 
 POOL = "table/test"
 PYTHON = sys.executable
-TINY = str(Path(__file__).parent / "experiments" / "tiny.py")
+TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
 FEW, MANY = ("--refine.samples", "5"), ("--refine.samples", "9")
 
 

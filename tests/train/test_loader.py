@@ -23,7 +23,7 @@ from tmr_jax.train.parallel import Spread
 from tmr_jax.train.step import make_train_step, train_step
 from tmr_jax.train.two_stage import assemble_for_generator
 
-TINY = str(Path(__file__).parent / "experiments" / "tiny.py")
+TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from tmr_jax.models.checkpoint import Checkpoints, restore_params
 from tmr_jax.train.__main__ import main
 from tmr_jax.train.loop import Plan, Signals, Stopped
 
-TINY = str(Path(__file__).parent / "experiments" / "tiny.py")
+TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
 SAVE_EVERY = 3  # of tiny.py
 LIMIT_S = 300
 

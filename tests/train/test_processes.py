@@ -17,7 +17,7 @@ import pytest
 from tmr_jax.train.__main__ import main
 from tmr_jax.train.parallel import join_processes
 
-TINY = str(Path(__file__).parent / "experiments" / "tiny.py")
+TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
 WORDS = ["--exp", TINY, "--model.text.dropout", "0", "--model.graph.dropout", "0"]
 WORDS += ["--train.batch-size", "16", "--train.epochs", "12", "--train.eval-every", "12"]
 WORDS += ["--train.save-every", "1000"]  # the signal alone makes it save

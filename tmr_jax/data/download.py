@@ -12,7 +12,6 @@ TMR_JAX_MIRROR_SUMS=1  the mirror's own MIRROR/SET/SHA256SUMS takes the place of
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import fcntl
 import functools
@@ -21,13 +20,12 @@ import http.client
 import os
 import socket
 import ssl
-import sys
 import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,7 +125,7 @@ def verify(part: Part, path: Path, place: str) -> None:
 
 def command(name: str) -> str:
     """The command that fetches a data set."""
-    return f"make data SET={name}  (or: python tools/fetch_data.py {name})"
+    return f"make data SET={name}  (or: python -m tmr_jax.data {name})"
 
 
 def digest(path: Path, limit: int) -> Digest:
@@ -441,44 +439,3 @@ def _warn_of_mirror(folder: str, name: str, mirror: str) -> None:
         style="bold red",
         markup=False,
     )
-
-
-# The command
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Fetches a public data set and says where its files are; exit status 2 where it cannot."""
-    parser = argparse.ArgumentParser(
-        prog="fetch_data", description="fetch a public data set and verify it"
-    )
-    parser.add_argument("set", help="chebi20, pcdes or open")
-    parser.add_argument("--version", default="", help="chebi20: text2mol or molt5; pcdes: scaffold")
-    chosen = parser.parse_args(arguments)
-    try:
-        for part in _parts(chosen.set, chosen.version):
-            print(f"{part.set}/{part.name}: {locate(part)}")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _parts(name: str, version: str) -> list[Part]:
-    from tmr_jax.data import did_you_mean
-    from tmr_jax.data.datasets import chebi20, open_pairs, pcdes
-
-    if name == "chebi20":
-        return chebi20.parts(version or "text2mol")
-    if name == "pcdes":
-        return pcdes.parts(version or "file-order")
-    if name in ("open", open_pairs.PAIRS.set):
-        return [open_pairs.PAIRS]
-    hint = did_you_mean(name, ["chebi20", "pcdes", "open"])
-    raise ValueError(f"expected a data set to fetch; got {name!r}; {hint}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

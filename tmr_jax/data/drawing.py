@@ -29,7 +29,7 @@ def molecule_svg(
     """The structure as `<svg ...>...</svg>`, width x height pixels, black on white.
 
     `weights` of 0 to 1, one for each atom as the SMILES writes them, colour the atoms and what
-    joins them (tmr_jax.search.explain); `numbered` gives each its number in that order, from 1. Errors:
+    joins them (`search.explain`); `numbered` gives each its number in that order, from 1. Errors:
     ValueError for a wrong number of weights. What cannot be drawn (not a molecule, or more than
     `MAX_DRAWN_ATOMS` atoms) comes as a box with the beginning of its SMILES and the reason, never
     as an error.

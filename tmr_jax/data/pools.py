@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from tmr_jax.data import DataConfig, did_you_mean, load_pairs
+from tmr_jax.config import DataConfig, did_you_mean
+from tmr_jax.data import load_pairs
 from tmr_jax.types import Pair, Pool
 
 # validation of `open` is ChEBI-20's real one, neither trained on (flag cv) nor tested

@@ -8,6 +8,7 @@ inside of RDKit can only be killed.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -24,6 +25,7 @@ import numpy as np
 
 Arrays = dict[str, np.ndarray]
 START = 120.0  # seconds for a process to start and import RDKit, on a machine that is at work
+FEATURES, READY = "tmr_jax.data.cache:pack_chunk", "tmr_jax.data.workers:ready"
 AHEAD = 4  # jobs handed out for each process before the first result is taken
 
 
@@ -43,8 +45,10 @@ class Worker:
         self._closed = False
 
     def ask(self, task: str, job: list, limit: float | None = None) -> Arrays:
-        """What `_task(task)` makes of the job; Died where the process ends or needs more than
-        `limit` seconds: the next job has a new one. Closed after `close`.
+        """Arrays of the function `task`, named as "module:function", called with the job.
+
+        Died where the process ends or needs more than `limit` seconds: the next job has a new one.
+        Closed after `close`.
         """
         if self._closed:
             raise Closed
@@ -77,7 +81,7 @@ class Worker:
         if self._process is not None:
             return
         try:
-            self.ask("ready", [task], START)
+            self.ask(READY, [task], START)
         except Died as error:
             raise RuntimeError(
                 f"expected a process for {task} to start within {START:g} s, got none; look at "
@@ -138,7 +142,7 @@ def in_workers(
 
 def _features(worker: Worker, job: list) -> Arrays:
     try:
-        return worker.ask("features", job)
+        return worker.ask(FEATURES, job)
     except Died as error:
         raise RuntimeError(
             f"expected features of the {len(job[0])} molecules from {job[0][0]!r} on, but the "
@@ -175,27 +179,14 @@ def _receive(stream: Any) -> Arrays:
 
 
 def _task(name: str) -> Callable[..., Arrays]:
-    """What a process can be asked for; each is imported by the first who asks."""
-    if name == "features":
-        from tmr_jax.data.cache import pack_chunk
-
-        return pack_chunk  # type: ignore[return-value]
-    if name == "entries":
-        from tmr_jax.index.entries import describe_chunk
-
-        return describe_chunk  # type: ignore[return-value]
-    if name == "substructure":
-        import tmr_jax.data.features.graph  # noqa: F401  RDKit, which no pattern's seconds shall pay for
-        from tmr_jax.search.substructure import match_chunk
-
-        return match_chunk  # type: ignore[return-value]
-    if name == "ready":
-        return _ready
-    raise ValueError(f"expected a task, got {name!r}")
+    """The function of "module:function"; a module is imported by the first job that names it."""
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
-def _ready(task: str) -> Arrays:
-    _task(task)  # imports what it needs
+def ready(task: str) -> Arrays:
+    """Imports what the task needs."""
+    _task(task)
     return {}
 
 

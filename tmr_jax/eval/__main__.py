@@ -28,7 +28,7 @@ from tmr_jax.config import DataConfig, Experiment, RefineConfig, did_you_mean, f
 from tmr_jax.data.features.text import load_tokenizer
 from tmr_jax.data.files import write_text
 from tmr_jax.data.pools import check_complete, load_pool, validation_protocol
-from tmr_jax.eval.leakage import Checked, check, check_data, own_test
+from tmr_jax.eval.leakage import Checked, check, check_data, data_seen, own_test
 from tmr_jax.eval.metrics import per_query
 from tmr_jax.eval.ood import Sides, companions, fit, keep_known, trained_temperature, trust_of
 from tmr_jax.eval.protocols import PAIR, Protocol, find
@@ -49,7 +49,6 @@ from tmr_jax.models.compile_cache import use_compile_cache
 from tmr_jax.models.malloc import keep_freed_memory
 from tmr_jax.models.run import TOKENIZER, Assembly, Encoded, Encoder, assemble_from_run, refines
 from tmr_jax.models.rundir import describe_code
-from tmr_jax.train.two_stage import data_seen
 from tmr_jax.types import Pool, Side
 
 Which = Literal["best", "newest"]

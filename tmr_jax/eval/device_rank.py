@@ -17,7 +17,6 @@ from jax.lax import Precision
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from tmr_jax.eval.rank import refuse, right_ones
 from tmr_jax.types import Ranking
 
 AXIS = "data"
@@ -107,3 +106,26 @@ def _count(
 
     level = counted(scores == best) - (here & (reached == best)).sum(1)
     return jax.lax.psum(jnp.stack([counted(scores > best), level, jnp.isnan(scores).sum(1)]), AXIS)
+
+
+# Of both ways to count
+
+
+def right_ones(target: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (query, candidate) of all that are right, the target among them."""
+    if labels is None:
+        return np.arange(len(target)), target
+    same = np.zeros((len(target), labels.shape[1]), bool)
+    for label in labels:
+        same |= label == label[target, None]
+    query, right = np.nonzero(same)
+    return query, right
+
+
+def refuse(bad: np.ndarray, start: int = 0) -> None:
+    """ValueError that names the first bad query, counted from `start`, where there is one."""
+    if bad.any():
+        raise ValueError(
+            f"expected finite scores, got NaN for query {start + int(bad.argmax())}; look for "
+            "non-finite parameters or features in the run that made these embeddings"
+        )

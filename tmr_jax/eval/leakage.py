@@ -6,6 +6,7 @@ the queries that may be asked, and what every score line says of them (MODELS.md
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -16,15 +17,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from tmr_jax.config import DataConfig, Experiment, to_json
+from tmr_jax.config import DataConfig, Experiment, from_json, to_json
 from tmr_jax.data.cache import VERSION, cache_folder
 from tmr_jax.data.files import write_text
 from tmr_jax.data.pools import final_protocol
 from tmr_jax.eval.protocols import Protocol
-from tmr_jax.train.two_stage import data_seen
 from tmr_jax.types import Pair, Pool
 
 TRAINED_ON = "trained_on.json"
+STAGES = "stages.json"
 WATCHED_FROM = 1000  # molecules whose keys take seconds: with a progress bar, and kept
 
 
@@ -269,3 +270,27 @@ def first_block(key: str) -> str:
 def digest(text: str) -> str:
     """Equal for equal texts, without keeping them."""
     return hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
+
+
+# Data of earlier stages
+
+
+def earlier_data(run: Path) -> list[DataConfig]:
+    """The data sets of the stages before this run's own: its encoder saw them."""
+    path = run / STAGES
+    if not path.is_file():
+        return []
+    stages = json.loads(path.read_text(encoding="utf-8"))
+    return [from_json(json.dumps({"data": data})).data for data in stages]
+
+
+def data_seen(run: Path, own: DataConfig) -> list[DataConfig]:
+    """The data sets of all stages, each once: the run's own, then those before it."""
+    return list(dict.fromkeys([own, *earlier_data(run)]))
+
+
+def write_earlier_data(run: Path, start: Path) -> None:
+    """What the run will have to say about molecules that it was trained on."""
+    own = from_json((start / "config.json").read_text(encoding="utf-8")).data
+    stages = [*earlier_data(start), own]
+    write_text(run / STAGES, json.dumps([dataclasses.asdict(data) for data in stages]) + "\n")

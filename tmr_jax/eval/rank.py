@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from tmr_jax.eval.device_rank import LEAST, rank_on, refuse, right_ones
 from tmr_jax.types import Ranking
 
 # Scores are computed in blocks of exactly this many queries (the last one padded), so that the bits
@@ -42,11 +43,8 @@ def rank(
     if group is None:
         group = _groups(candidate)
     first, group = np.unique(group, return_index=True, return_inverse=True)[1:]
-    if jax.default_backend() != "cpu":
-        from tmr_jax.eval.device_rank import LEAST, rank_on
-
-        if len(query) * len(first) >= LEAST:
-            return rank_on(jax.local_devices(), query, candidate[first], target, group, labels)
+    if jax.default_backend() != "cpu" and len(query) * len(first) >= LEAST:
+        return rank_on(jax.local_devices(), query, candidate[first], target, group, labels)
     return count(score_chunks(query, candidate[first], chunk), target, group, labels)
 
 
@@ -82,17 +80,6 @@ def count(
     return Ranking(greater, equal, len(group))
 
 
-def right_ones(target: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (query, candidate) of all that are right, the target among them."""
-    if labels is None:
-        return np.arange(len(target)), target
-    same = np.zeros((len(target), labels.shape[1]), bool)
-    for label in labels:
-        same |= label == label[target, None]
-    query, right = np.nonzero(same)
-    return query, right
-
-
 def score_chunks(
     query: Float[np.ndarray, "Q D"], candidate: Float[np.ndarray, "C D"], chunk: int
 ) -> Iterator[tuple[int, Float[np.ndarray, "q C"]]]:
@@ -114,15 +101,6 @@ def score_chunks(
         scores = held[:rows]
         refuse(np.isnan(scores).any(1), start)
         yield start, scores
-
-
-def refuse(bad: np.ndarray, start: int = 0) -> None:
-    """ValueError that names the first bad query, counted from `start`, where there is one."""
-    if bad.any():
-        raise ValueError(
-            f"expected finite scores, got NaN for query {start + int(bad.argmax())}; look for "
-            "non-finite parameters or features in the run that made these embeddings"
-        )
 
 
 def top(

@@ -34,11 +34,11 @@ from tmr_jax.eval.rerank_steps import (
     refine_one,
     word_weights,
 )
+from tmr_jax.models.devices import devices_at_hand
 from tmr_jax.models.encode import unit
 from tmr_jax.models.layers.denoiser import visited
 from tmr_jax.models.run import Assembly, Encoded
 from tmr_jax.models.state import variables
-from tmr_jax.train.parallel import devices_at_hand
 from tmr_jax.types import Ranking, Side
 
 REFINE = "refine.json"

@@ -122,12 +122,11 @@ def _ended_by_a_signal() -> Iterator[None]:
 
 def make(chosen: Build) -> int:
     """Builds, shows how far it is, and says what became of the rows."""
-    from tmr_jax.index.build import Source, build_shown
-    from tmr_jax.search.retriever import load
+    from tmr_jax.index.build import Source, build_shown, model_of_run
 
     columns = (chosen.smiles_column, chosen.name_column, chosen.text_column)
     source = Source(chosen.library, *columns)
-    account = build_shown(source, chosen.out, load(chosen.run).model)
+    account = build_shown(source, chosen.out, model_of_run(chosen.run))
     print(sentence(account, chosen.out, source.of))
     return 0
 

@@ -44,7 +44,10 @@ from tmr_jax.index.exact import (
     write_shard,
 )
 from tmr_jax.index.schema import COLUMNS, CONTENT, DESCRIPTIONS, MOLECULES, NORM, Batch, contents
-from tmr_jax.models.run import Encoder
+from tmr_jax.models.checkpoint import restore_params
+from tmr_jax.models.compile_cache import use_compile_cache
+from tmr_jax.models.run import Encoder, assemble_from_run, check_path
+from tmr_jax.models.state import parameters_sha256
 
 SHARD = 16_384  # rows of the file
 CHUNK = 256  # rows that a process is given at once
@@ -53,6 +56,7 @@ AHEAD = 16  # chunks for each process: while one shard is encoded the next is pa
 # taken to hang: fifty times what most take.
 EACH = 0.05
 REFUSED = "refused.tsv"
+DESCRIBE = "tmr_jax.index.entries:describe_chunk"
 FOUND_BY = {"duplicate": "identity", "variant": "parent"}  # flags, by what came before
 
 
@@ -99,6 +103,19 @@ class Model(NamedTuple):
     vocabulary: Any  # of morgan1, or None
     checkpoint: str  # SHA-256 of the parameters
     run: str
+
+
+def model_of_run(run: str | Path) -> Model:
+    """The best parameters of a run, to make vectors with.
+
+    Raises ValueError where the directory is no run or has no checkpoint that is whole.
+    """
+    check_path(run)
+    use_compile_cache(cache_folder())
+    assembly = assemble_from_run(run)
+    params, _ = restore_params(run, "best")
+    encoder = Encoder(assembly, params)
+    return Model(encoder, assembly.config, assembly.vocabulary, parameters_sha256(params), str(run))
 
 
 def identity(model: Model) -> dict[str, Any]:
@@ -351,11 +368,11 @@ def _reasons(parts: list[Arrays]) -> list[str]:
 def described(worker: Worker, job: list) -> Arrays:
     """`describe_chunk` in a process; a molecule that ends the process, or hangs it, is refused."""
     smiles, *settings = job
-    worker.be_ready("entries")
+    worker.be_ready(DESCRIBE)
     with suppress(Died):
-        return worker.ask("entries", job, PATIENCE + EACH * len(smiles))
+        return worker.ask(DESCRIBE, job, PATIENCE + EACH * len(smiles))
     if len(smiles) == 1:
-        return worker.ask("entries", [[""], *settings]) | {"reasons": _packed(["crashed"])}
+        return worker.ask(DESCRIBE, [[""], *settings]) | {"reasons": _packed(["crashed"])}
     half = len(smiles) // 2
     parts = [described(worker, [part, *settings]) for part in (smiles[:half], smiles[half:])]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

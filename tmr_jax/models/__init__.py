@@ -1,4 +1,4 @@
-"""One file per paper; every model meets the contract of the retriever (tmr_jax/models/dual_encoder.py)."""
+"""One file per paper; every model meets the contract of dual_encoder.py."""
 
 from __future__ import annotations
 

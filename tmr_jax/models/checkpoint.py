@@ -21,8 +21,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from tmr_jax.data.files import replaced, to_disk
+from tmr_jax.models.devices import local
 from tmr_jax.models.state import TrainState, layerwise, scanned
-from tmr_jax.train.parallel import local
 
 KEPT = 2  # newest ones: the second is there for the day the first turns out damaged
 FOLDER = "checkpoints"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import cycle
@@ -57,11 +58,11 @@ from tmr_jax.data.features.text import Tokenizer, load_tokenizer
 from tmr_jax.data.files import write_text
 from tmr_jax.data.hard_negatives import structure_place
 from tmr_jax.models import build_model
+from tmr_jax.models.devices import devices_at_hand
 from tmr_jax.models.encode import distinct, encode, encode_parts, sequence_keys, unit
 from tmr_jax.models.layers.bert import BertConfig, stacked
 from tmr_jax.models.state import joined, parameters_sha256, variables
 from tmr_jax.models.text_cache import States, text_states, with_states
-from tmr_jax.train.parallel import devices_at_hand
 from tmr_jax.types import Batch, Pair, Side, TextBatch
 
 QUESTIONS = 8  # so few texts are a batch of their own size, and so is one
@@ -394,6 +395,16 @@ class Encoded(NamedTuple):
     group: np.ndarray  # int64 [n]
     side: Side | None = None  # row `group` of it belongs to a string; of models that refine
     norm: np.ndarray = np.zeros(0, np.float32)  # [n], how long the rows were; empty: not known
+
+
+def check_path(run: str | Path) -> None:
+    """ValueError where the locale's encoding cannot write the path, for neither can orbax."""
+    path = str(Path(run).absolute())
+    if any("\udc80" <= c <= "\udcff" for c in path):
+        raise ValueError(
+            f"expected a path in the encoding of this locale ({sys.getfilesystemencoding()}), got "
+            f"{path.encode('ascii', 'backslashreplace').decode()}; set PYTHONUTF8=1 or move it"
+        )
 
 
 def refines(model: nn.Module) -> bool:

@@ -7,7 +7,6 @@ for hit in retriever.search("an aromatic amine", k=5):
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,16 +82,6 @@ def load(run: str | Path, which: Literal["best", "newest"] = "best") -> Retrieve
     alpha = read_alpha(Path(run), checkpoint.sha256)
     known = read_known(Path(run), checkpoint.sha256)
     return Retriever(assembly, params, checkpoint, alpha=alpha, run=str(run), known=known)
-
-
-def check_path(run: str | Path) -> None:
-    """ValueError where the locale's encoding cannot write the path, for neither can orbax."""
-    path = str(Path(run).absolute())
-    if any("\udc80" <= c <= "\udcff" for c in path):
-        raise ValueError(
-            f"expected a path in the encoding of this locale ({sys.getfilesystemencoding()}), got "
-            f"{path.encode('ascii', 'backslashreplace').decode()}; set PYTHONUTF8=1 or move it"
-        )
 
 
 class Retriever:
@@ -220,7 +209,7 @@ class Retriever:
 
         A model with a second stage orders its shortlist anew (`Hit.refined`); what follows the
         shortlist is in the order of the cosine. Of a library on disk `where` lets only those
-        compete that meet it (tmr_jax.search.filters.parse_filter). `substructure` is a SMARTS that every
+        compete that meet it (`search.filters.parse_filter`). `substructure` is a SMARTS that every
         hit holds: see `containing`. A `spread` above 0 trades fit for unlike structures, see
         tmr_jax.search.diversity; ranks are then places in that order.
         """

@@ -17,6 +17,7 @@ from jaxtyping import Bool
 
 from tmr_jax.data.workers import Arrays, Died, Worker
 
+TASK = "tmr_jax.search.match:match_chunk"
 LIMIT = 2.0  # seconds for one question
 CHUNK = 128  # molecules handed over at once: a twentieth of a second, if nothing is wrong
 LONGEST = 1_000  # characters of a pattern
@@ -55,7 +56,7 @@ class Matcher:
         self._worker.close()
 
     def _look(self, smarts: str, smiles: list[str], spent: float) -> Looked:
-        self._worker.be_ready("substructure")
+        self._worker.be_ready(TASK)
         found, begun = [np.zeros(0, bool)], time.monotonic()
         end = begun + self._limit - spent
         for low in range(0, max(len(smiles), 1), CHUNK):
@@ -80,7 +81,7 @@ class Matcher:
 
     def _ask(self, smarts: str, smiles: list[str], limit: float) -> Arrays | None:
         try:
-            return self._worker.ask("substructure", [smarts, smiles], limit)
+            return self._worker.ask(TASK, [smarts, smiles], limit)
         except Died:
             return None
 
@@ -92,20 +93,3 @@ def check_pattern(smarts: str) -> None:
             f"expected a SMARTS of 1 to {LONGEST:,} printable characters, got {len(smarts):,}: "
             f"{smarts[:40]!r}; shorten or mend it"
         )
-
-
-def match_chunk(smarts: str, smiles: list[str]) -> Arrays:
-    """What the process does: `is_pattern`, and `matches` of the molecules; run it nowhere else."""
-    from rdkit import Chem, rdBase
-
-    from tmr_jax.data.features.graph import BadMolecule, parse_smiles
-
-    with rdBase.BlockLogs():
-        pattern = Chem.MolFromSmarts(smarts)
-        matches = np.zeros(len(smiles), bool)
-        for i, text in enumerate(smiles if pattern is not None else ()):
-            try:
-                matches[i] = parse_smiles(text).HasSubstructMatch(pattern)
-            except BadMolecule:  # of a library that another RDKit has made
-                continue
-    return {"is_pattern": np.array(pattern is not None), "matches": matches}

@@ -176,12 +176,12 @@ def _train(config: Experiment, run: Path, out: Path, signals: Signals) -> None:
     from tmr_jax.data.cache import cache_folder
     from tmr_jax.data.datasets.table import show_report
     from tmr_jax.data.pools import load_pool, validation_protocol
-    from tmr_jax.eval.leakage import keep_record
+    from tmr_jax.eval.leakage import keep_record, write_earlier_data
     from tmr_jax.models.compile_cache import use_compile_cache
+    from tmr_jax.models.devices import training_devices
     from tmr_jax.models.malloc import keep_freed_memory
     from tmr_jax.models.run import save_assembly
-    from tmr_jax.train.parallel import spread_over, training_devices
-    from tmr_jax.train.two_stage import write_earlier_data
+    from tmr_jax.train.parallel import spread_over
 
     keep_freed_memory()
     use_compile_cache(cache_folder())

@@ -269,9 +269,9 @@ class Loop:
 
     def _evaluate(self, state: TrainState, done: int) -> float:
         from tmr_jax.eval.rerank import keep_alpha
+        from tmr_jax.models.devices import local
         from tmr_jax.models.state import parameters_sha256
         from tmr_jax.train.log import draw_losses
-        from tmr_jax.train.parallel import local
 
         self._drain()
         start = time.perf_counter()

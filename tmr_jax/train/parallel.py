@@ -50,18 +50,6 @@ class Spread(NamedTuple):
 WHOLE = Spread("jit", None)
 
 
-def training_devices() -> list[Any]:
-    """All there are; of a single process's CPU one, since simulated ones share its cores."""
-    if jax.default_backend() == "cpu" and jax.process_count() == 1:
-        return jax.devices()[:1]
-    return jax.devices()
-
-
-def devices_at_hand() -> list[Any]:
-    """Those of this process, for work that processes do not share; of a CPU one."""
-    return jax.local_devices()[: 1 if jax.default_backend() == "cpu" else None]
-
-
 def spread_over(devices: Sequence[Any], how: How, batch_size: int, chunk: int = 0) -> Spread:
     """How `devices` share a batch, of which each encodes `chunk` pairs at a time (0: its share).
 
@@ -214,16 +202,6 @@ def any_process(said: bool) -> bool:
     if jax.process_count() == 1:
         return said
     return bool(multihost_utils.process_allgather(np.array(said)).any())
-
-
-def local(tree: Any) -> Any:
-    """Arrays that every device has whole, as arrays of this process's first device."""
-
-    def own(x: Any) -> Any:
-        several = isinstance(x, jax.Array) and len(x.sharding.device_set) > 1
-        return x.addressable_data(0) if several else x
-
-    return jax.tree.map(own, tree)
 
 
 # Placing and compiling

@@ -10,7 +10,6 @@ new run holds the encoder's parameters too and stands alone.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +18,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from tmr_jax.config import DataConfig, Experiment, from_json
+from tmr_jax.config import Experiment, from_json
 from tmr_jax.data.batching import Composition, Shapes, declare_shapes
 from tmr_jax.data.cache import Refused, apply_vocabulary, molecule_table, text_table
-from tmr_jax.data.files import write_text
 from tmr_jax.data.hard_negatives import structure_place
 from tmr_jax.eval.rerank import take
 from tmr_jax.eval.rerank_steps import padded
@@ -37,8 +35,6 @@ from tmr_jax.models.run import (
 )
 from tmr_jax.models.state import joined
 from tmr_jax.types import EncodedBatch, MolOut, Pair, Side, TextOut
-
-STAGES = "stages.json"
 
 
 class FeatureSet(NamedTuple):
@@ -86,27 +82,6 @@ def finished(run: Path) -> bool:
     except (OSError, ValueError):
         return False
     return step >= config.train.epochs * (pairs // config.train.batch_size)
-
-
-def earlier_data(run: Path) -> list[DataConfig]:
-    """The data sets of the stages before this run's own: its encoder saw them."""
-    path = run / STAGES
-    if not path.is_file():
-        return []
-    stages = json.loads(path.read_text(encoding="utf-8"))
-    return [from_json(json.dumps({"data": data})).data for data in stages]
-
-
-def data_seen(run: Path, own: DataConfig) -> list[DataConfig]:
-    """The data sets of all stages, each once: the run's own, then those before it."""
-    return list(dict.fromkeys([own, *earlier_data(run)]))
-
-
-def write_earlier_data(run: Path, start: Path) -> None:
-    """What the run will have to say about molecules that it was trained on."""
-    own = from_json((start / "config.json").read_text(encoding="utf-8")).data
-    stages = [*earlier_data(start), own]
-    write_text(run / STAGES, json.dumps([dataclasses.asdict(data) for data in stages]) + "\n")
 
 
 def assemble_for_generator(

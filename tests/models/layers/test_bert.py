@@ -45,7 +45,7 @@ from tmr_jax.models.pretrained import assemble, layout, load_bert, read_config
 
 pytestmark = pytest.mark.usefixtures("optimized")
 
-GOLDEN = Path(__file__).resolve().parent.parent / "golden"
+GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 recipe = SimpleNamespace(**runpy.run_path(str(GOLDEN / "bert_recipe.py")))
 
 

@@ -9,7 +9,7 @@ Scores trained on it are labelled "open-pairs training": not comparable with pub
 
 from __future__ import annotations
 
-from tmr_jax.data import TableConfig
+from tmr_jax.config import TableConfig
 from tmr_jax.data import download as files
 from tmr_jax.data.datasets import table
 from tmr_jax.types import Pair

@@ -29,7 +29,7 @@ from tmr_jax.data.files import write_text
 from tmr_jax.types import Pair
 
 if TYPE_CHECKING:
-    from tmr_jax.data import TableConfig
+    from tmr_jax.config import TableConfig
 
 MAX_CELL = 131_072  # characters; csv's own limit, kept so that no global setting changes
 MAX_LINE = 4 << 20  # characters held of one line; the rest is skipped and the row refused

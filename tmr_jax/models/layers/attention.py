@@ -7,7 +7,7 @@ product. `plain` is the reference. `low_memory` keeps the probabilities in the p
 `flash` is a Pallas kernel for TPU that keeps none at all. `cudnn` calls NVIDIA's, and drops none.
 
 A place reads those whose key segment is its own query segment, and nothing else: texts that share a
-row read only themselves. `tests/models/layers/test_attention.py` holds each form to "packed equals alone".
+row read only themselves. `test_attention.py` holds each form to "packed equals alone".
 """
 
 from __future__ import annotations

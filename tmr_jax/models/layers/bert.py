@@ -5,7 +5,7 @@ runs it over parameters [layers, ...], so a compiler sees a single layer and eac
 is one array to the optimiser. Weights come and go layer by layer (`by_layer`, `stacked`).
 
 The backward pass has two forms with the same gradients. `autodiff` is JAX's own; `low_memory` is
-written out in models/layers/bert_layer.py: what lies in memory between two products is in the precision of the
+written out in bert_layer.py: what lies in memory between two products is in the precision of the
 run, everything elementwise is computed again.
 """
 

@@ -1,10 +1,10 @@
 """All layers of BERT on a TPU: what the gradient needs lies in one array for each kind of row.
 
-The equations are those of models/layers/bert_layer.py. A loop over layers whose body is differentiated by JAX
+The equations are those of bert_layer.py. A loop over layers whose body is differentiated by JAX
 copies every row that it keeps, once into an array [layers, ...] and once out of it: a fifth of a
 step. Here a layer's rows are written where they stay, by the product that makes them or by a
 kernel, and read from there. Kernels (Pallas) do what XLA is slow at, sums along rows: attention
-(models/layers/attention.py), and the sum of two rows with its LayerNorm. A row is kept as LayerNorm leaves it,
+(attention.py), and the sum of two rows with its LayerNorm. A row is kept as LayerNorm leaves it,
 of mean 0 and variance 1; scale and bias are applied where it is read.
 """
 
@@ -63,7 +63,7 @@ class Affine(NamedTuple):
 def run_layers(
     kind: Kind, interpret: bool, weights: Any, x: Array, seeds: Array, segments: Segments
 ) -> Float[Array, "R D"]:
-    """All layers on rows [R, D]; weights as of models/layers/bert_layer.py with a leading axis [L], seeds
+    """All layers on rows [R, D]; weights as of bert_layer.py with a leading axis [L], seeds
     uint32 [L, 3, 2]. `interpret` runs the kernels anywhere, slowly."""
 
     def layer(x: Array, inputs: tuple) -> tuple[Array, None]:

@@ -1,0 +1,46 @@
+"""python -m tmr_jax.data SET: fetches a public data set and verifies it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from tmr_jax.config import did_you_mean
+from tmr_jax.data.datasets import chebi20, open_pairs, pcdes
+from tmr_jax.data.download import Part, locate
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fetches a public data set and says where its files are; exit status 2 where it cannot."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tmr_jax.data", description="fetch a public data set and verify it"
+    )
+    parser.add_argument("set", help="chebi20, pcdes or open")
+    parser.add_argument("--version", default="", help="chebi20: text2mol or molt5; pcdes: scaffold")
+    chosen = parser.parse_args(arguments)
+    try:
+        for part in parts_of(chosen.set, chosen.version):
+            print(f"{part.set}/{part.name}: {locate(part)}")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parts_of(name: str, version: str) -> list[Part]:
+    if name == "chebi20":
+        return chebi20.parts(version or "text2mol")
+    if name == "pcdes":
+        return pcdes.parts(version or "file-order")
+    if name in ("open", open_pairs.PAIRS.set):
+        return [open_pairs.PAIRS]
+    hint = did_you_mean(name, ["chebi20", "pcdes", "open"])
+    raise ValueError(f"expected a data set to fetch; got {name!r}; {hint}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
