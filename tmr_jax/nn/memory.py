@@ -20,9 +20,9 @@ class Memory(nn.Module):
     """o of A2: attention of M learned vectors over the words, or the atoms, of an item.
 
     One bank and one set of projections for both modalities. The mean over the slots is taken before
-    the output projection, which is linear: the same number, and no item needs M rows of its own. For
-    the same reason a word meets the product of key and bank, and values are of sums of words: of
-    [B, T, D] only the words themselves are in memory.
+    the output projection, which is linear: the same number, and no item needs M rows of its own.
+    For the same reason a word meets the product of key and bank, and values are of sums of words:
+    of [B, T, D] only the words themselves are in memory.
     """
 
     slots: int  # M; 0: the mean of the parts, without memory
