@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tmr_jax.config import FeatureConfig, ModelConfig, TrainConfig, did_you_mean
-from tmr_jax.models.difftmr import DiffTMR
+from tmr_jax.models.difftmr import NEAR, NEAR_GPU, DiffTMR
 from tmr_jax.models.dual_encoder import DualEncoder
 from tmr_jax.models.layers.attention import LANES, Form, fits_flash
 from tmr_jax.models.layers.bert import Backward, BertConfig
@@ -39,14 +39,15 @@ def build_model(
             "the residual graph encoder reads bond features; morgan1 has none: "
             "use --features.molecule ogb, or --model.graph.kind gcn"
         )
+    backend = backend or jax.default_backend()
     more = {}
     if model.name == "difftmr":
         _check_generator(model)
-        more = {"slots": features.max_tokens, "tapr": model.tapr, "hdan": model.hdan}
+        near = NEAR_GPU if backend == "gpu" else NEAR
+        more = {"slots": features.max_tokens, "tapr": model.tapr, "hdan": model.hdan, "near": near}
     if model.name == "mbank":
         _check_bank(model, train)
         more = {"bank": model.bank}
-    backend = backend or jax.default_backend()
     backward: Backward = "low_memory" if train.backward == "auto" else train.backward
     return MODELS[model.name](
         bert=dataclasses.replace(bert, dropout=model.text.dropout),

@@ -63,12 +63,19 @@ SIMILARITY = 20.0  # about the logit scale that contrastive training ends with (
 GENERATOR = frozenset({"coupling", "word_weights", "t2m", "m2t"})
 
 
+# Numbers of a block whose steps are all looked at: it is read fifty times, so it should stay where
+# that is cheap, in a TPU's vector memory or a CPU's cache. A GPU, which starts a dozen kernels for
+# each step of each block, has larger ones.
+NEAR, NEAR_GPU = 2**23, 2**27
+
+
 class DiffTMR(DualEncoder):
     """The encoders keep their names, so the parameters of a dual encoder fit in."""
 
     slots: int = 256  # words that Theta has a row for: the longest text
     tapr: TaprConfig = TaprConfig()
     hdan: HdanConfig = HdanConfig()
+    near: int = NEAR
 
     def setup(self) -> None:
         super().setup()
@@ -185,7 +192,7 @@ class DiffTMR(DualEncoder):
         shared = (weights, None if each is not None else candidates)
         room = BLOCK
         if self.hdan.objective == "all_steps":
-            room = LEVELS if self.kernels else NEAR
+            room = LEVELS if self.kernels else self.near
         # Of features that are off by 4e-3, three passes of bfloat16 (off by 1e-5) do: twice as fast
         # on a TPU as the six of float32, and half the code.
         enough = "high" if self.kernels and self.dtype == jnp.bfloat16 else "highest"
@@ -322,9 +329,6 @@ def slotted(
 
 
 BLOCK = 2**28  # numbers that one array of pairs may have: a gigabyte in float32
-# Numbers of a block whose steps are all looked at: it is read fifty times, so it should stay where
-# that is cheap, in a TPU's vector memory or a CPU's cache.
-NEAR = 2**23
 LEVELS = 2**27  # of one whose steps a kernel looks at: it fetches a query's numbers once for all
 
 
