@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tmr_jax.config import Experiment
-from tmr_jax.data.cache import VERSION, apply_vocabulary, joined_table
+from tmr_jax.data.cache import VERSION, apply_vocabulary, cache_folder, joined_table
 from tmr_jax.data.datasets import table
 from tmr_jax.data.lock import hold
 from tmr_jax.data.molecules import SMI, Row, read_rows

@@ -25,7 +25,14 @@ from tmr_jax.index.build import Model
 from tmr_jax.index.library import Account, Library, Listed, first_parents, listed, open_library
 from tmr_jax.index.schema import DESCRIPTIONS, Filter
 from tmr_jax.models.compile_cache import use_compile_cache
-from tmr_jax.models.run import Assembly, Encoded, Encoder, assemble_from_run, refines
+from tmr_jax.models.run import (
+    Assembly,
+    Encoded,
+    Encoder,
+    assemble_from_run,
+    check_path,
+    refines,
+)
 from tmr_jax.models.state import parameters_sha256
 from tmr_jax.search.diversity import spread
 from tmr_jax.search.explain import Explanation, explain
