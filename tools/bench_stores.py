@@ -302,9 +302,8 @@ def measured(place: str, queries: Path, origin: Path, out: Path) -> dict[str, An
 def ask(told: Ask) -> None:
     """Opens a library, times each query by itself, and writes what was found."""
     queries = np.load(told.queries, allow_pickle=False)
-    import_module(
-        f"tmr_jax.index.schema.{told.place.split(':')[0]}"
-    )  # what imports take is no opening
+    # What imports take is no opening.
+    import_module(f"tmr_jax.index.{told.place.split(':')[0]}")
     scan.pays()
     before = time.perf_counter()
     store = open_store(told.place)

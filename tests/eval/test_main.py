@@ -315,10 +315,10 @@ def test_a_run_on_disk_is_restored_and_ranked(run, monkeypatch):
 CHILD = """
 import sys
 sys.path.insert(0, {tests!r})
-import test_eval
+import test_main
 from tmr_jax.eval import __main__ as evaluation
 from tmr_jax.models.run import Encoded
-evaluation.open_run = lambda run, which, refine: test_eval.fake_model(0.8)
+evaluation.open_run = lambda run, which, refine: test_main.fake_model(0.8)
 sys.exit(evaluation.main())
 """  # as a user starts it, but with the fake model
 
@@ -336,7 +336,7 @@ def test_an_ascii_terminal_no_home_and_a_path_with_spaces(run, tmp_path):
         [
             sys.executable,
             "-c",
-            CHILD.format(tests=str(Path(__file__).parents[1])),
+            CHILD.format(tests=str(Path(__file__).parent)),
             "--run",
             str(odd),
         ],

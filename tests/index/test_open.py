@@ -91,7 +91,7 @@ def test_locks_lie_where_their_place_is():
 )
 def test_a_package_that_is_not_installed(place, package, command, tmp_path, monkeypatch):
     for name in [
-        n for n in sys.modules if n.startswith(("tmr_jax.index.lance", "tmr_jax.index.schema.m"))
+        n for n in sys.modules if n.startswith(("tmr_jax.index.lance", "tmr_jax.index.milvus"))
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)

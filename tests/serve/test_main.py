@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # A service whose retriever is the fake of the tests: it starts in two seconds.
 FAKE = """
 import sys
-from tests.service.fake import Fake, answering
+from tests.serve.fake import Fake, answering
 from tmr_jax.serve.__main__ import _reload_on_hup
 from tmr_jax.serve import http as connections
 from tmr_jax.serve.app import create_app
