@@ -56,7 +56,7 @@ aot: ## what XLA makes of the programs on a TPU that is not there (ARGS="--targe
 	@$(MAKE) --no-print-directory setup VENV=$(AOT_VENV) EXTRAS=$(AOT_EXTRAS)
 	@$(AOT_VENV)/bin/python tools/aot.py $(ARGS)
 
-aot-check: ## hold two small programs to their budgets on v5e and v6e, as CI does
+aot-check: ## hold two small programs to their budgets on v5e and v6e
 	@$(MAKE) --no-print-directory aot VENV=$(AOT_VENV) EXTRAS=$(AOT_EXTRAS) ARGS="--check $(ARGS)"
 
 test: $(STAMP) ## run the tests (ARGS="tests/nn -x"), or the slow ones (MARKED=slow)

@@ -30,6 +30,52 @@ LAYERS = (
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 ROOMS = 12  # entries at the root, at most
+
+# Parts of a room that know less than the room may: what their files import of ours, by its place.
+# Ranking reads no file and knows no run, layers and losses no model, the service only what the
+# Python API gives and what its hits are drawn with. None of them sees a whole Experiment.
+
+
+def of(folder: str, names: str) -> tuple[str, ...]:
+    return tuple(f"{folder}/{name}.py" for name in names.split())
+
+
+LAYERS_OF_MODELS = ("models/layers/", "models/pretrained.py")
+MODELS = of("models", "__init__ difftmr dual_encoder memory_bank")
+RANKING = (
+    *of("eval", "baseline calibration count device_rank metrics protocols rank rerank_steps twins"),
+    "models/encode.py",
+)
+ENGINES = of("index", "exact lance milvus open scan schema")
+STEPS = (
+    *of("models", "checkpoint devices rundir state"),
+    *of("train", "log optim parallel step throughput"),
+)
+SERVICE = of(
+    "serve", "__init__ app batcher engine errors form http metrics middleware page schemas"
+)
+FEATURES = ("data/features/", "data/identity.py")
+FILES_ON_DISK = ("data/files.py", "data/lock.py")
+MAY_IMPORT = {
+    FEATURES: FEATURES + FILES_ON_DISK,
+    ("data/drawing.py",): FEATURES,
+    ("data/",): ("data/", "config.py"),
+    LAYERS_OF_MODELS: LAYERS_OF_MODELS,
+    ("models/losses/",): ("models/losses/",),
+    MODELS: (*MODELS, *LAYERS_OF_MODELS, "models/losses/", "config.py"),
+    RANKING: RANKING,
+    ENGINES: (*ENGINES, *FILES_ON_DISK),
+    SERVICE: (
+        *SERVICE,
+        *FEATURES,
+        *("data/drawing.py", "index/schema.py", "search/retriever.py"),
+        *("search/explain.py", "search/export.py", "search/filters.py"),
+    ),
+    STEPS: (*STEPS, *FILES_ON_DISK, *LAYERS_OF_MODELS, "config.py"),
+}
+# Of these, who reads a section of the configuration: what is built from it.
+BUILDERS = ("data/__init__.py", "data/__main__.py", "data/datasets/", "data/pools.py", *MODELS)
+BUILDERS += ("train/optim.py",)
 HOMES = {
     "orbax": {"models/checkpoint.py"},
     "jraph": {"types.py", "models/layers/gcn.py", "data/batching.py"},
@@ -118,11 +164,50 @@ def test_no_files_import_one_another_in_a_circle() -> None:
         edges = {name: found for name, found in edges.items() if name not in free}
 
 
-def test_models_are_built_of_sections_of_the_configuration() -> None:
-    """Layers, losses and arrays know nothing of experiments."""
+def rule(path: Path) -> tuple[str, ...] | None:
+    """What a file may import of ours, where it may import less than its room; the first counts."""
+    found = (MAY_IMPORT[places] for places in MAY_IMPORT if place(path).startswith(places))
+    return next(found, None)
+
+
+def own_places(path: Path) -> set[str]:
+    """The files of ours that a file imports from, but `types`, which all may."""
+    names = {place(file): place(file).removesuffix(".py").replace("/", ".") for file in FILES}
+    files = {name.removesuffix(".__init__"): file for file, name in names.items()}
+    modules = (full.removeprefix("tmr_jax.") for full in imports(path) if full[:8] == "tmr_jax.")
+    found = {m if m in files else m.rpartition(".")[0] for m in modules}
+    return {files[m] for m in found if m in files} - {"types.py"}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if rule(p)], ids=place)
+def test_parts_of_a_room_know_what_they_need(path: Path) -> None:
+    known = rule(path)
+    assert known
+    assert not {p for p in own_places(path) if not p.startswith(known)}
+
+
+def test_only_builders_and_the_top_read_the_configuration() -> None:
+    readers = {place(p) for p in FILES if rule(p) and "config" in own_imports(p)}
+    assert not {reader for reader in readers if not reader.startswith(BUILDERS)}
+
+
+def test_whole_experiments_stay_with_the_entry_points() -> None:
+    """Below them nobody receives the whole Experiment; sections go to the builders."""
     for path in FILES:
-        if place(path).startswith(("models/layers/", "models/losses", "data/features/")):
-            assert "config" not in own_imports(path), place(path)
+        if rule(path):
+            whole = {"tmr_jax.config.Experiment", "tmr_jax.config.load_experiment"}
+            assert not whole & set(imports(path)), place(path)
+
+
+def test_nothing_but_the_command_line_starts_a_program() -> None:
+    """`table` makes the configuration of a run as `train` does; it starts others as processes."""
+    users = {
+        place(path): module
+        for path in FILES
+        for module in imports(path)
+        if ".__main__" in module and module.startswith("tmr_jax.")
+    }
+    assert users == {"table/__main__.py": "tmr_jax.train.__main__.parse"}
 
 
 @pytest.mark.parametrize("package", HOMES)

@@ -26,7 +26,7 @@ VERBS = {
     ),
     "table": (
         "tmr_jax.table.__main__",
-        "run what a table lacks: tmr table --name smoke",
+        "run what a table of results lacks: tmr table --name smoke",
     ),
     "data": ("tmr_jax.data.__main__", "fetch a public data set and verify it: tmr data chebi20"),
 }

@@ -4,7 +4,7 @@
     make aot ARGS="--programs 'difftmr*' --targets v5e --batches 512 --top 30"
     make aot ARGS="--programs difftmr-scibert-512 --set model.hdan.objective=random_step"
     make aot ARGS=--all                                     # everything; goes on where it stopped
-    make aot-check                                          # what CI holds the programs to
+    make aot-check                                          # two small programs and their budgets
     make aot VENV=.venv-aot-gpu EXTRAS=aot-gpu ARGS="--targets h100"
 
 Each program is compiled whole, ahead of time, for devices that this machine does not have, from

@@ -10,8 +10,15 @@ import pytest
 
 from tests.golden import reference_difftmr as reference
 from tests.models.layers.test_denoiser import for_reference
-from tmr_jax.config import GraphEncoderConfig, HdanConfig, TaprConfig
-from tmr_jax.models import difftmr
+from tmr_jax.config import (
+    FeatureConfig,
+    GraphEncoderConfig,
+    HdanConfig,
+    ModelConfig,
+    TaprConfig,
+    TrainConfig,
+)
+from tmr_jax.models import build_model, difftmr
 from tmr_jax.models.difftmr import DiffTMR, objective
 from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.models.layers.denoiser import Form, Hdan, HdanWeights, prepare
@@ -206,17 +213,28 @@ def test_a_block_of_queries_at_a_time_is_all_of_them(kind, monkeypatch):
     """Where the pairs of a large batch would fill the memory."""
     m, batch = model(HdanConfig(objective=kind, steps=3)), features()
     params = m.init(jax.random.key(0), batch)["params"]
+    counts = []
+    sizes = difftmr.block_count
 
-    def found():
+    def counted(count, width, room):
+        counts.append(sizes(count, width, room))
+        return counts[-1]
+
+    monkeypatch.setattr(difftmr, "block_count", counted)
+
+    def found(m):
+        counts.clear()
+
         def total(p):
             return loss(m, p, batch, jax.random.key(3))[0]
 
         return jax.value_and_grad(total)(params)
 
-    whole, slope = found()
+    whole, slope = found(m)
+    assert set(counts) == {1}
     monkeypatch.setattr(difftmr, "BLOCK", 2 * D * B)  # one query's pairs
-    monkeypatch.setattr(difftmr, "NEAR", 2 * D * B)
-    cut, other = found()
+    cut, other = found(m.copy(level_block=2 * D * B))
+    assert B in counts
     np.testing.assert_allclose(cut, whole, rtol=1e-5)
     size = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(slope)))
     for a, b in zip(jax.tree.leaves(slope), jax.tree.leaves(other), strict=True):
@@ -400,6 +418,16 @@ def unit_rows(x):
 
 def hits(scores):
     return float((scores.argmax(1) == np.arange(POOL)).mean())
+
+
+def test_a_gpu_takes_larger_blocks_of_all_levels():
+    """It starts kernels for every level of every block."""
+    train, sizes = TrainConfig(), ((4,), (3,))
+    blocks = [
+        build_model(ModelConfig(name="difftmr"), FeatureConfig(), train, BERT, *sizes, backend)
+        for backend in ("cpu", "tpu", "gpu")
+    ]
+    assert [16 * m.level_block for m in blocks[:2]] == [blocks[2].level_block] * 2
 
 
 def test_a_block_has_rows_of_every_part_and_all_come_back():

@@ -47,7 +47,7 @@ from tmr_jax.eval.slots import bank_record, has_slots
 from tmr_jax.eval.subgroups import Known, analyse_pool, known_of
 from tmr_jax.models.compile_cache import use_compile_cache
 from tmr_jax.models.malloc import keep_freed_memory
-from tmr_jax.models.run import TOKENIZER, Assembly, Encoded, Encoder, assemble_from_run, refines
+from tmr_jax.models.run import TOKENIZER, Assembly, Encoded, Encoder, load_run, refines
 from tmr_jax.models.rundir import describe_code
 from tmr_jax.types import Pool, Side
 
@@ -413,16 +413,11 @@ def _progress(what: str, count: int) -> Iterator[Callable[[int], None]]:
 
 def open_run(run: Path, which: Which, refine: RefineConfig | None = None) -> Restored:
     """The run's model, tokenizer, vocabulary and checkpoint; its second stage may be resized."""
-    from tmr_jax.models.checkpoint import restore_params
-    from tmr_jax.models.state import parameters_sha256
-
-    assembly = assemble_from_run(run)
+    assembly, params, checkpoint = load_run(run, which)
     if refine is not None:
         sizes = dataclasses.replace(assembly.config.eval, refine=refine)
         assembly = assembly._replace(config=dataclasses.replace(assembly.config, eval=sizes))
-    params, step = restore_params(run, which)
-    digest = parameters_sha256(params)
-    return restored(assembly, params, {"which": which, "step": step, "sha256": digest})
+    return restored(assembly, params, checkpoint._asdict())
 
 
 # Scores

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from tmr_jax.eval.rank import score_chunks
+from tmr_jax.eval.count import score_chunks
 
 BINS = 15  # of equal width: Guo et al. 2017
 COLDEST, WARMEST = 1e-3, 10.0  # temperatures of cosines; what training learns is 0.01 to 0.07

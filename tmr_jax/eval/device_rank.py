@@ -1,4 +1,4 @@
-"""`eval/rank.py` on accelerators: the same counting, the candidates spread over the devices.
+"""`eval/count.py` on accelerators: the same counting, the candidates spread over the devices.
 
 A device scores its own columns, so equal inputs, which share one, tie exactly, as on the host. What
 the right candidates reach is the largest over all devices, and counts are added up.
@@ -17,6 +17,7 @@ from jax.lax import Precision
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from tmr_jax.eval.count import refuse, right_ones
 from tmr_jax.types import Ranking
 
 AXIS = "data"
@@ -34,7 +35,7 @@ def rank_on(
     group: Int[np.ndarray, " C"],
     labels: Int[np.ndarray, "L C"] | None = None,
 ) -> Ranking:
-    """`rank.count` of the products of query and column; `group` is the column of each candidate.
+    """`count` of the products of query and column; `group` is the column of each candidate.
 
     Errors: ValueError that names the first query with a score that is not a number.
     """
@@ -106,26 +107,3 @@ def _count(
 
     level = counted(scores == best) - (here & (reached == best)).sum(1)
     return jax.lax.psum(jnp.stack([counted(scores > best), level, jnp.isnan(scores).sum(1)]), AXIS)
-
-
-# Of both ways to count
-
-
-def right_ones(target: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (query, candidate) of all that are right, the target among them."""
-    if labels is None:
-        return np.arange(len(target)), target
-    same = np.zeros((len(target), labels.shape[1]), bool)
-    for label in labels:
-        same |= label == label[target, None]
-    query, right = np.nonzero(same)
-    return query, right
-
-
-def refuse(bad: np.ndarray, start: int = 0) -> None:
-    """ValueError that names the first bad query, counted from `start`, where there is one."""
-    if bad.any():
-        raise ValueError(
-            f"expected finite scores, got NaN for query {start + int(bad.argmax())}; look for "
-            "non-finite parameters or features in the run that made these embeddings"
-        )

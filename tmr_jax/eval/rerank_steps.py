@@ -21,7 +21,7 @@ from jax.lax import Precision
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from tmr_jax.eval.rank import score_chunks
+from tmr_jax.eval.count import score_chunks
 from tmr_jax.models.encode import unit
 from tmr_jax.types import Ranking, Side
 

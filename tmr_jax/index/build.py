@@ -44,10 +44,8 @@ from tmr_jax.index.exact import (
     write_shard,
 )
 from tmr_jax.index.schema import COLUMNS, CONTENT, DESCRIPTIONS, MOLECULES, NORM, Batch, contents
-from tmr_jax.models.checkpoint import restore_params
 from tmr_jax.models.compile_cache import use_compile_cache
-from tmr_jax.models.run import Encoder, assemble_from_run, check_path
-from tmr_jax.models.state import parameters_sha256
+from tmr_jax.models.run import Encoder, load_run
 
 SHARD = 16_384  # rows of the file
 CHUNK = 256  # rows that a process is given at once
@@ -110,12 +108,10 @@ def model_of_run(run: str | Path) -> Model:
 
     Raises ValueError where the directory is no run or has no checkpoint that is whole.
     """
-    check_path(run)
     use_compile_cache(cache_folder())
-    assembly = assemble_from_run(run)
-    params, _ = restore_params(run, "best")
+    assembly, params, checkpoint = load_run(run)
     encoder = Encoder(assembly, params)
-    return Model(encoder, assembly.config, assembly.vocabulary, parameters_sha256(params), str(run))
+    return Model(encoder, assembly.config, assembly.vocabulary, checkpoint.sha256, str(run))
 
 
 def identity(model: Model) -> dict[str, Any]:

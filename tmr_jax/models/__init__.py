@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tmr_jax.config import FeatureConfig, ModelConfig, TrainConfig, did_you_mean
-from tmr_jax.models.difftmr import NEAR, NEAR_GPU, DiffTMR
+from tmr_jax.models.difftmr import GPU_LEVEL_BLOCK, LEVEL_BLOCK, DiffTMR
 from tmr_jax.models.dual_encoder import DualEncoder
 from tmr_jax.models.layers.attention import LANES, Form, fits_flash
 from tmr_jax.models.layers.bert import Backward, BertConfig
@@ -43,8 +43,8 @@ def build_model(
     more = {}
     if model.name == "difftmr":
         _check_generator(model)
-        near = NEAR_GPU if backend == "gpu" else NEAR
-        more = {"slots": features.max_tokens, "tapr": model.tapr, "hdan": model.hdan, "near": near}
+        more = {"slots": features.max_tokens, "tapr": model.tapr, "hdan": model.hdan}
+        more["level_block"] = GPU_LEVEL_BLOCK if backend == "gpu" else LEVEL_BLOCK
     if model.name == "mbank":
         _check_bank(model, train)
         more = {"bank": model.bank}

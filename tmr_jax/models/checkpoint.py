@@ -26,10 +26,11 @@ from tmr_jax.models.state import TrainState, layerwise, scanned
 
 KEPT = 2  # newest ones: the second is there for the day the first turns out damaged
 FOLDER = "checkpoints"
-# Goes up when a step draws other random numbers or the optimiser keeps other arrays: a run that
-# continued across such a change would end with numbers that no version gives. 2: dropout masks are
-# a function of their place, BERT's layers are one array each.
-DRAWS = 2
+# Goes up when a step draws other random numbers or rounds otherwise, or the optimiser keeps other
+# arrays: a run that continued across such a change would end with numbers that no version gives.
+# 2: dropout masks are a function of their place, BERT's layers are one array each. 3: Memory Bank
+# folds key and bank together.
+DRAWS = 3
 
 
 class Manifest(NamedTuple):
@@ -115,9 +116,9 @@ class Checkpoints:
         if manifest.draws != DRAWS:
             raise ValueError(
                 f"expected a checkpoint of this tmr_jax in {self._folder / str(manifest.step)}; "
-                "got one of another version, whose steps draw other random numbers, so that this "
-                "run cannot be resumed to the bit; evaluate or search it as it is, resume it with "
-                "the commit in git.txt, or start again with --fresh"
+                "got one of another version, whose steps draw other random numbers or round "
+                "otherwise, so that this run cannot be resumed to the bit; evaluate or search it, "
+                "resume it with the commit in git.txt, or start again with --fresh"
             )
         params = jax.eval_shape(layerwise, like.params)
         if manifest.params != _describe(params):

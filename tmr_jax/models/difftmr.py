@@ -63,10 +63,10 @@ SIMILARITY = 20.0  # about the logit scale that contrastive training ends with (
 GENERATOR = frozenset({"coupling", "word_weights", "t2m", "m2t"})
 
 
-# Numbers of a block whose steps are all looked at: it is read fifty times, so it should stay where
-# that is cheap, in a TPU's vector memory or a CPU's cache. A GPU, which starts a dozen kernels for
-# each step of each block, has larger ones.
-NEAR, NEAR_GPU = 2**23, 2**27
+# Numbers of a block of queries whose noise levels are all looked at, without a kernel: it is read
+# fifty times, so it should stay where that is cheap, in a TPU's vector memory or a CPU's cache. A
+# GPU starts a dozen kernels for each level of each block, so its blocks are larger.
+LEVEL_BLOCK, GPU_LEVEL_BLOCK = 2**23, 2**27
 
 
 class DiffTMR(DualEncoder):
@@ -75,7 +75,7 @@ class DiffTMR(DualEncoder):
     slots: int = 256  # words that Theta has a row for: the longest text
     tapr: TaprConfig = TaprConfig()
     hdan: HdanConfig = HdanConfig()
-    near: int = NEAR
+    level_block: int = LEVEL_BLOCK
 
     def setup(self) -> None:
         super().setup()
@@ -192,7 +192,7 @@ class DiffTMR(DualEncoder):
         shared = (weights, None if each is not None else candidates)
         room = BLOCK
         if self.hdan.objective == "all_steps":
-            room = LEVELS if self.kernels else self.near
+            room = LEVELS if self.kernels else self.level_block
         # Of features that are off by 4e-3, three passes of bfloat16 (off by 1e-5) do: twice as fast
         # on a TPU as the six of float32, and half the code.
         enough = "high" if self.kernels and self.dtype == jnp.bfloat16 else "highest"

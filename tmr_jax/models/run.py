@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -405,6 +405,29 @@ def check_path(run: str | Path) -> None:
             f"expected a path in the encoding of this locale ({sys.getfilesystemencoding()}), got "
             f"{path.encode('ascii', 'backslashreplace').decode()}; set PYTHONUTF8=1 or move it"
         )
+
+
+class Checkpoint(NamedTuple):
+    """Which parameters of a run."""
+
+    which: str  # best or newest
+    step: int
+    sha256: str  # of the parameters
+
+
+def load_run(
+    run: str | Path, which: Literal["best", "newest"] = "best"
+) -> tuple[Assembly, Any, Checkpoint]:
+    """The assembly of a run directory, its parameters, and which those are.
+
+    Raises ValueError where the directory is no run or has no checkpoint that is whole.
+    """
+    from tmr_jax.models.checkpoint import restore_params
+
+    check_path(run)
+    assembly = assemble_from_run(run)
+    params, step = restore_params(run, which)
+    return assembly, params, Checkpoint(which, step, parameters_sha256(params))
 
 
 def refines(model: nn.Module) -> bool:

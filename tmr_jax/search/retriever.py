@@ -27,13 +27,12 @@ from tmr_jax.index.schema import DESCRIPTIONS, Filter
 from tmr_jax.models.compile_cache import use_compile_cache
 from tmr_jax.models.run import (
     Assembly,
+    Checkpoint,
     Encoded,
     Encoder,
-    assemble_from_run,
-    check_path,
+    load_run,
     refines,
 )
-from tmr_jax.models.state import parameters_sha256
 from tmr_jax.search.diversity import spread
 from tmr_jax.search.explain import Explanation, explain
 from tmr_jax.search.substructure import Matcher
@@ -68,24 +67,13 @@ class CutShort(UserWarning):
         super().__init__(f"only the {looked:,} nearest molecules were looked at for the SMARTS")
 
 
-class Checkpoint(NamedTuple):
-    which: str
-    step: int
-    sha256: str  # of the parameters
-
-
 def load(run: str | Path, which: Literal["best", "newest"] = "best") -> Retriever:
     """The model of a run directory, ready to encode.
 
     Raises ValueError where the directory is no run or has no checkpoint that is whole.
     """
-    from tmr_jax.models.checkpoint import restore_params
-
-    check_path(run)
     use_compile_cache(cache_folder())
-    assembly = assemble_from_run(run)
-    params, step = restore_params(run, which)
-    checkpoint = Checkpoint(which, step, parameters_sha256(params))
+    assembly, params, checkpoint = load_run(run, which)
     alpha = read_alpha(Path(run), checkpoint.sha256)
     known = read_known(Path(run), checkpoint.sha256)
     return Retriever(assembly, params, checkpoint, alpha=alpha, run=str(run), known=known)

@@ -1,0 +1,90 @@
+"""Candidates above the right one and level with it, counted from scores on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from tmr_jax.types import Ranking
+
+# Scores are computed in blocks of exactly this many queries (the last one padded), so that the bits
+# of a score never depend on how many queries are held at once. Nor on a query's place in the block:
+# OpenBLAS sums rows beyond the eighth in another order on AMD's Zen 3, as it does not on Intel's.
+TILE = 8
+
+
+def count(
+    chunks: Iterable[tuple[int, Float[np.ndarray, "q G"]]],
+    target: Int[np.ndarray, " Q"],
+    group: Int[np.ndarray, " C"],
+    labels: Int[np.ndarray, "L C"] | None = None,
+) -> Ranking:
+    """`rank` on scores that are at hand: (first query, rows of scores), a column for each group.
+
+    Inputs: `group` 0..G-1 is the column of each candidate. `labels`, where given: a candidate is
+    as right as the target where any of its labels is the target's; the best scored of them then
+    stands for the target and the others leave the pool. That is no chain: who shares a label with
+    another right candidate only is not right.
+    """
+    weight = np.bincount(group)
+    # Columns count once, and those that stand for several candidates once more for each other one.
+    many = np.flatnonzero(weight > 1)
+    more = weight[many] - 1.0  # a matrix product of floats is fast, and exact far beyond any pool
+    greater, equal = np.zeros(len(target), np.int64), np.zeros(len(target), np.int64)
+    for start, scores in chunks:
+        rows = slice(start, start + len(scores))
+        query, right = right_ones(target[rows], labels)
+        reached = scores[query, group[right]]
+        best = np.full((len(scores), 1), -np.inf, scores.dtype)
+        np.maximum.at(best[:, 0], query, reached)
+        # No right candidate is above the best of them; those level with it leave, it stays.
+        above, level = scores > best, scores == best
+        greater[rows] = np.count_nonzero(above, 1) + above[:, many] @ more
+        equal[rows] = np.count_nonzero(level, 1) + level[:, many] @ more
+        equal[rows] -= np.bincount(query[reached == best[query, 0]], minlength=len(scores))
+    return Ranking(greater, equal, len(group))
+
+
+def right_ones(target: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (query, candidate) of all that are right, the target among them."""
+    if labels is None:
+        return np.arange(len(target)), target
+    same = np.zeros((len(target), labels.shape[1]), bool)
+    for label in labels:
+        same |= label == label[target, None]
+    query, right = np.nonzero(same)
+    return query, right
+
+
+def score_chunks(
+    query: Float[np.ndarray, "Q D"], candidate: Float[np.ndarray, "C D"], chunk: int
+) -> Iterator[tuple[int, Float[np.ndarray, "q C"]]]:
+    """Yield (first query, its chunk of scores); the array is reused by the next chunk.
+
+    Errors: ValueError that names the first query with a score that is not a number.
+    """
+    if chunk < 1:
+        raise ValueError(f"expected a chunk of at least 1 query, got {chunk}; use e.g. 256")
+    columns = np.ascontiguousarray(candidate.T, np.float32)
+    held = np.empty((-(-chunk // TILE) * TILE, len(candidate)), np.float32)
+    for start in range(0, len(query), len(held)):
+        rows = min(len(held), len(query) - start)
+        for low in range(0, rows, TILE):
+            tile = np.zeros((TILE, query.shape[1]), np.float32)
+            part = query[start + low : start + min(low + TILE, rows)]
+            tile[: len(part)] = part
+            np.matmul(tile, columns, out=held[low : low + TILE])
+        scores = held[:rows]
+        refuse(np.isnan(scores).any(1), start)
+        yield start, scores
+
+
+def refuse(bad: np.ndarray, start: int = 0) -> None:
+    """ValueError that names the first bad query, counted from `start`, where there is one."""
+    if bad.any():
+        raise ValueError(
+            f"expected finite scores, got NaN for query {start + int(bad.argmax())}; look for "
+            "non-finite parameters or features in the run that made these embeddings"
+        )
