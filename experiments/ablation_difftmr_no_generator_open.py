@@ -1,7 +1,7 @@
 """Ablation on real pairs: DiffTMR without the generator.
 
 Paper: DiffTMR (ACM MM 2025), without L_Gen, in small; no number in MODELS.md.
-Run: TMR_JAX_DATA=../shared/data make train EXP=ablation_difftmr_no_generator_open
+Run: TMR_JAX_DATA=DIR make train EXP=ablation_difftmr_no_generator_open
 Hardware: 2 CPU cores, minutes: the text encoder's states are computed once.
 Result: in README.md here, under “The ablation”; make table NAME=ablation_open, 2026-11-26.
 Differs: as ablation_difftmr_open; its tier is tapr: x0 and fused are of random parameters.

@@ -1,7 +1,7 @@
 """Ablation on real pairs: DiffTMR with second-order losses.
 
 Paper: none: of two papers, neither of which tried it.
-Run: TMR_JAX_DATA=../shared/data make train EXP=ablation_difftmr_second_order_open
+Run: TMR_JAX_DATA=DIR make train EXP=ablation_difftmr_second_order_open
 Hardware: 2 CPU cores, minutes: the text encoder's states are computed once.
 Result: in README.md here, under “The ablation”; make table NAME=ablation_open, 2026-11-26.
 Differs: as ablation_difftmr_open; nothing else.

@@ -1,7 +1,7 @@
 """The base of the ablation on real pairs: the dual encoder above a frozen text encoder.
 
 Paper: none; all rows of the table ablation_open have this encoder start and this budget.
-Run: TMR_JAX_DATA=../shared/data make train EXP=ablation_open
+Run: TMR_JAX_DATA=DIR make train EXP=ablation_open
 Hardware: 2 CPU cores, minutes: the text encoder's states are computed once.
 Result: not run yet; the table: make table NAME=ablation_open.
 Differs: ablation_start_open's frozen text encoder, texts of 64 pieces, 3 layers of 300, one epoch.

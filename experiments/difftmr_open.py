@@ -1,7 +1,7 @@
 """DiffTMR's generator on the encoder of det_open: two stages, hard negatives, all four tiers.
 
 Paper: none; scores are "open-pairs training" and compare with no published number.
-Run: TMR_JAX_DATA=../shared/data make train EXP=difftmr_open
+Run: TMR_JAX_DATA=DIR make train EXP=difftmr_open
 Hardware: 2 CPU cores; 6 minutes of training after the encoder's 40.
 Result: chebi20-molt5/test-split fused m2t MRR .0041 above det, t2m as det; 681c1f9, 2026-11-21.
 Differs: det_open's encoder, frozen; HDAN starts as its posterior; half of each text (LOG.md).

@@ -1,7 +1,7 @@
 """Memory Bank on the open pairs, from MiniLM on.
 
 Paper: none; scores are "open-pairs training" and compare with no published number.
-Run: TMR_JAX_DATA=../shared/data make train EXP=mbank_open
+Run: TMR_JAX_DATA=DIR make train EXP=mbank_open
 Hardware: 2 CPU cores, an hour at most.
 Result: chebi20-molt5/test-split t2m 25.1, m2t 25.9 Hits@1; 65.1, 66.5 @10; 7e44cca, 2026-11-26.
 Differs: as det_open, but the model, packed texts and 9 epochs; running statistics of each modality.

@@ -10,7 +10,7 @@ those of this machine; take a quiet one.
 A million rows in the default engine, those of ZINC250k and of ChEBI-20's test molecules and
 perturbed copies of theirs, in half an hour and 4 GB of disk:
 
-    DATA=../shared/data RUN=runs/difftmr_open OUT=/tmp/million && mkdir -p $OUT
+    DATA=DIR RUN=runs/difftmr_open OUT=/tmp/million && mkdir -p $OUT
     (zcat $DATA/zinc250k/zinc.txt.gz
      zcat $DATA/chebi20/test.txt.gz | tail -n +2 | cut -f 2 | tr -s '\\') | gzip > $OUT/real.smi.gz
     python -m tmr_jax.index --run $RUN --library $OUT/real.smi.gz --out $OUT/real

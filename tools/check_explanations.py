@@ -1,6 +1,6 @@
 """Do explanations mean something? Deletes what they name and sees whether the score falls:
 
-    TMR_JAX_DATA=../shared/data python tools/check_explanations.py --run runs/det_open
+    TMR_JAX_DATA=DIR python tools/check_explanations.py --run runs/det_open
 
 In: a run and right pairs of its first test pool, drawn by the seed among those with so many words
 and atoms that a random choice can miss. Each pair loses the five words that its explanation ranks

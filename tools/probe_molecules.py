@@ -1,6 +1,6 @@
 """What a molecule encoder is worth while the text encoder is frozen: minutes instead of an hour.
 
-    TMR_JAX_DATA=../shared/data python tools/probe_molecules.py --exp det_open --train.epochs 4 \
+    TMR_JAX_DATA=DIR python tools/probe_molecules.py --exp det_open --train.epochs 4 \
         --model.graph.readout mean_mlp
 
 Takes the words of tmr_jax.train. Reads every text once with the pretrained text encoder (mean of

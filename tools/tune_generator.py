@@ -1,6 +1,6 @@
 """Settings of DiffTMR's generator side by side on one frozen encoder:
 
-    TMR_JAX_DATA=../shared/data python tools/tune_generator.py --start runs/det_open \
+    TMR_JAX_DATA=DIR python tools/tune_generator.py --start runs/det_open \
         --exp difftmr_open --steps 600 "model.hdan.inputs=unit" "model.hdan.inputs=similarity"
 
 Every word is a variant: fields of the experiment to change, parted by commas ("" changes none). All
