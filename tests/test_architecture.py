@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,7 +43,7 @@ def of(folder: str, names: str) -> tuple[str, ...]:
 
 
 LAYERS_OF_MODELS = ("models/layers/", "models/pretrained.py")
-MODELS = of("models", "__init__ difftmr dual_encoder memory_bank")
+MODELS = of("models", "__init__ build difftmr dual_encoder memory_bank")
 RANKING = (
     *of("eval", "baseline calibration count device_rank metrics protocols rank rerank_steps twins"),
     "models/encode.py",
@@ -208,6 +210,13 @@ def test_nothing_but_the_command_line_starts_a_program() -> None:
         if ".__main__" in module and module.startswith("tmr_jax.")
     }
     assert users == {"table/__main__.py": "tmr_jax.train.__main__.parse"}
+
+
+@pytest.mark.parametrize("verb", ["train", "search", "index", "serve"])
+def test_a_wrong_argument_is_said_before_jax_is_imported(verb: str) -> None:
+    """JAX takes a second, which a mistake, --help and a run that is taken need not wait for."""
+    code = f"import sys, tmr_jax.{verb}.__main__; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
 
 
 @pytest.mark.parametrize("package", HOMES)

@@ -128,7 +128,7 @@ def batch_of(config: Experiment) -> Any:
 def test_builds_in_full_size(path: Path) -> None:
     """Shapes only, of parameters and loss: nothing is computed, and no weights are needed."""
     from tmr_jax.data.features.atoms import EDGE_SIZES, NODE_SIZES
-    from tmr_jax.models import build_model
+    from tmr_jax.models.build import build_model
     from tmr_jax.models.layers.bert import BertConfig
 
     config = load_experiment(path.stem)

@@ -34,7 +34,7 @@ from tmr_jax.data.batching import Composition, declare_rows, declare_shapes, enc
 from tmr_jax.data.cache import MolTable, TextTable, cache_folder
 from tmr_jax.data.packing import pack
 from tmr_jax.eval.rerank import Refiner, settings_of
-from tmr_jax.models import build_model
+from tmr_jax.models.build import build_model
 from tmr_jax.models.compile_cache import use_compile_cache
 from tmr_jax.models.layers.attention import Form, Segments
 from tmr_jax.models.layers.attention import attention as attend

@@ -14,7 +14,7 @@ from tmr_jax.data.features.text import Tokenizer
 from tmr_jax.eval.__main__ import encode_pools, restored
 from tmr_jax.eval.protocols import PAIR
 from tmr_jax.eval.scores import score_pool
-from tmr_jax.models import build_model
+from tmr_jax.models.build import build_model
 from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.models.run import Assembly
 from tmr_jax.types import Pool

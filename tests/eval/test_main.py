@@ -66,7 +66,7 @@ from tmr_jax.eval.scores import (
     score_sides,
     with_clean,
 )
-from tmr_jax.models import build_model
+from tmr_jax.models.build import build_model
 from tmr_jax.models.checkpoint import Checkpoints
 from tmr_jax.models.encode import unit
 from tmr_jax.models.layers.bert import BertConfig

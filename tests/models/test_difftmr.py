@@ -18,7 +18,8 @@ from tmr_jax.config import (
     TaprConfig,
     TrainConfig,
 )
-from tmr_jax.models import build_model, difftmr
+from tmr_jax.models import difftmr
+from tmr_jax.models.build import build_model
 from tmr_jax.models.difftmr import DiffTMR, objective
 from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.models.layers.denoiser import Form, Hdan, HdanWeights, prepare

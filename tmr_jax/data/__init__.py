@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tmr_jax.config import DataConfig, TableConfig, did_you_mean
-from tmr_jax.types import Pair
 
 if TYPE_CHECKING:
     from tmr_jax.data.datasets.table import Report
+    from tmr_jax.types import Pair
 
 __all__ = ["DataConfig", "TableConfig", "did_you_mean", "load_pairs", "load_pairs_with_report"]
 

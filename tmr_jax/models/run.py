@@ -57,7 +57,7 @@ from tmr_jax.data.features.fingerprint import fingerprints
 from tmr_jax.data.features.text import Tokenizer, load_tokenizer
 from tmr_jax.data.files import write_text
 from tmr_jax.data.hard_negatives import structure_place
-from tmr_jax.models import build_model
+from tmr_jax.models.build import build_model
 from tmr_jax.models.devices import devices_at_hand
 from tmr_jax.models.encode import distinct, encode, encode_parts, sequence_keys, unit
 from tmr_jax.models.layers.bert import BertConfig, stacked
