@@ -14,7 +14,7 @@ import tyro
 
 from tmr_jax.config import Experiment, from_json, load_experiment, to_json
 from tmr_jax.data.pools import PROTOCOLS
-from tmr_jax.eval.__main__ import default_protocols
+from tmr_jax.eval.evaluate import default_protocols
 from tmr_jax.eval.leakage import own_test
 from tmr_jax.eval.protocols import find
 from tmr_jax.models.run import init_params

@@ -22,7 +22,9 @@ import tyro
 
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.data.pools import load_pool
-from tmr_jax.eval.__main__ import default_protocols, encode_pools, open_run, read_config
+from tmr_jax.eval.evaluate import default_protocols, read_config
+from tmr_jax.eval.pools import encode_pools
+from tmr_jax.eval.restore import open_run
 from tmr_jax.models.compile_cache import use_compile_cache
 from tmr_jax.models.malloc import keep_freed_memory
 

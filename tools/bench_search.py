@@ -32,7 +32,7 @@ import tyro
 
 import tmr_jax
 from tmr_jax.data.pools import load_pool
-from tmr_jax.eval.__main__ import default_protocols
+from tmr_jax.eval.evaluate import default_protocols
 from tmr_jax.index.exact import ExactStore
 from tmr_jax.index.schema import Filter
 from tmr_jax.search.filters import parse_filter

@@ -25,7 +25,7 @@ import tmr_jax
 from tmr_jax.data.features.graph import BadMolecule, atom_order, featurise
 from tmr_jax.data.features.text import clean_text
 from tmr_jax.data.pools import load_pool
-from tmr_jax.eval.__main__ import default_protocols
+from tmr_jax.eval.evaluate import default_protocols
 from tmr_jax.eval.metrics import bootstrap
 from tmr_jax.models.run import Assembly, Encoder
 from tmr_jax.search.explain import WORD, explain, table_of, without_atoms, without_words

@@ -30,15 +30,11 @@ import tmr_jax
 from tmr_jax.data.identity import molecule_key
 from tmr_jax.data.molecules import read_rows
 from tmr_jax.data.pools import load_pool
-from tmr_jax.eval.__main__ import (
-    chosen_alpha,
-    default_protocols,
-    encode_pools,
-    open_run,
-    read_config,
-)
+from tmr_jax.eval.evaluate import chosen_alpha, default_protocols, read_config
 from tmr_jax.eval.metrics import per_query
+from tmr_jax.eval.pools import encode_pools
 from tmr_jax.eval.rank import rank, top
+from tmr_jax.eval.restore import open_run
 from tmr_jax.types import Pool
 
 K = 10

@@ -18,10 +18,12 @@ from rich.progress import Progress
 
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.data.pools import load_pool
-from tmr_jax.eval.__main__ import Restored, chosen_alpha, encode_pools, open_run, read_config
+from tmr_jax.eval.evaluate import chosen_alpha, read_config
 from tmr_jax.eval.metrics import gains, metrics
 from tmr_jax.eval.ood import Sides
+from tmr_jax.eval.pools import encode_pools
 from tmr_jax.eval.rerank import Lists
+from tmr_jax.eval.restore import Restored, open_run
 from tmr_jax.models.compile_cache import use_compile_cache
 from tmr_jax.models.malloc import keep_freed_memory
 

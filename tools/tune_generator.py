@@ -25,9 +25,10 @@ from tmr_jax.config import load_experiment
 from tmr_jax.data import load_pairs_with_report
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.data.pools import load_pool, validation_protocol
-from tmr_jax.eval.__main__ import encode_pools, restored
+from tmr_jax.eval.pools import encode_pools
 from tmr_jax.eval.rerank import Refiner, choose_alpha, settings_of, tier_scores
 from tmr_jax.eval.rerank_steps import Direction
+from tmr_jax.eval.restore import restored
 from tmr_jax.models.compile_cache import use_compile_cache
 from tmr_jax.models.difftmr import GENERATOR
 from tmr_jax.models.malloc import keep_freed_memory

@@ -11,8 +11,9 @@ from tmr_jax.data.batching import encode_batches_mol, encode_batches_text
 from tmr_jax.data.cache import apply_vocabulary, build_vocabulary, molecule_table, text_table
 from tmr_jax.data.features.graph import EDGE_SIZES, NODE_SIZES
 from tmr_jax.data.features.text import Tokenizer
-from tmr_jax.eval.__main__ import encode_pools, restored
+from tmr_jax.eval.pools import encode_pools
 from tmr_jax.eval.protocols import PAIR
+from tmr_jax.eval.restore import restored
 from tmr_jax.eval.scores import score_pool
 from tmr_jax.models.build import build_model
 from tmr_jax.models.layers.bert import BertConfig

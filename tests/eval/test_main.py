@@ -34,10 +34,11 @@ from tmr_jax.data.cache import molecule_table, text_table
 from tmr_jax.data.features.atoms import EDGE_SIZES, NODE_SIZES
 from tmr_jax.data.features.text import Tokenizer
 from tmr_jax.data.pools import load_pool
-from tmr_jax.eval import __main__ as evaluation
+from tmr_jax.eval import evaluate as evaluation
 from tmr_jax.eval import protocols
-from tmr_jax.eval.__main__ import Restored, encode_pools, in_whole_batches, main, without
+from tmr_jax.eval.__main__ import main
 from tmr_jax.eval.metrics import TIES, metrics
+from tmr_jax.eval.pools import encode_pools, in_whole_batches, without
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR, find
 from tmr_jax.eval.report.page import (
     Candidate,
@@ -51,6 +52,7 @@ from tmr_jax.eval.report.page import (
 )
 from tmr_jax.eval.rerank import Lists
 from tmr_jax.eval.rerank_steps import Refined
+from tmr_jax.eval.restore import Restored
 from tmr_jax.eval.score_lines import score_record
 from tmr_jax.eval.scores import (
     ALL_TWINS,
@@ -316,10 +318,10 @@ CHILD = """
 import sys
 sys.path.insert(0, {tests!r})
 import test_main
-from tmr_jax.eval import __main__ as evaluation
-from tmr_jax.models.run import Encoded
+from tmr_jax.eval import evaluate as evaluation
+from tmr_jax.eval.__main__ import main
 evaluation.open_run = lambda run, which, refine: test_main.fake_model(0.8)
-sys.exit(evaluation.main())
+sys.exit(main())
 """  # as a user starts it, but with the fake model
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.eval.test_rerank import TINY
 from tmr_jax.data.pools import load_pool
-from tmr_jax.eval.__main__ import evaluate
+from tmr_jax.eval.evaluate import evaluate
 from tmr_jax.search.retriever import Retriever
 
 TOOL = runpy.run_path(str(Path(__file__).resolve().parents[2] / "tools" / "check_search.py"))

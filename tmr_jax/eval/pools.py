@@ -1,0 +1,87 @@
+"""The pools of an evaluation: read, checked for size, encoded, cut into batches."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tmr_jax.config import DataConfig
+from tmr_jax.data.pools import check_complete, load_pool
+from tmr_jax.eval.ood import Sides
+from tmr_jax.eval.protocols import Protocol
+from tmr_jax.eval.restore import Restored
+from tmr_jax.models.run import Encoded
+from tmr_jax.types import Pool
+
+
+def declared_pool(protocol: Protocol, data: DataConfig) -> Pool:
+    """The protocol's pool under the protocol's name, complete where its size is published."""
+    pool = load_pool(protocol.source, data)
+    check_complete(pool, protocol.source, protocol.size)
+    return pool._replace(protocol=protocol.name)
+
+
+def encode_pools(model: Restored, pools: list[Pool]) -> tuple[list[Sides], dict[str, int]]:
+    """Texts and molecules of all pools, each distinct string handed to the encoder once.
+
+    Molecules that the featuriser refuses leave the pool with their texts; the last value says how
+    many did, by protocol.
+    """
+    smiles = list(dict.fromkeys(s for pool in pools for s in pool.smiles))
+    encoded, kept = model.molecules(smiles)
+    place = {smiles[row]: i for i, row in enumerate(kept)}
+    sound = [without(pool, np.array([s in place for s in pool.smiles])) for pool in pools]
+    texts = list(dict.fromkeys(t for pool in sound for t in pool.texts))
+    described = model.texts(texts)
+    row = {text: i for i, text in enumerate(texts)}
+    sides = [
+        Sides(
+            pool,
+            _take(described, [row[t] for t in pool.texts]),
+            _take(encoded, [place[s] for s in pool.smiles]),
+        )
+        for pool in sound
+    ]
+    pairs = zip(pools, sound, strict=True)
+    return sides, {p.protocol: len(p.smiles) - len(s.smiles) for p, s in pairs}
+
+
+def _take(side: Encoded, items: list[int]) -> Encoded:
+    return Encoded(side.rows[items], side.group[items], side.side)
+
+
+def without(pool: Pool, keep: np.ndarray) -> Pool:
+    """The pool less the molecules where `keep` is False and the texts that belong to them."""
+    if keep.all():
+        return pool
+    stays = np.ones(len(pool.texts), bool)
+    asks = pool.text_target >= 0
+    stays[asks] = keep[pool.text_target[asks]]
+    partners = pool.mol_target[~keep]
+    stays[partners[partners >= 0]] = False
+    # A target of -1 finds the -1 that is appended, so that it stays -1.
+    mol_place = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)
+    text_place = np.append(np.where(stays, np.cumsum(stays) - 1, -1), -1)
+    return Pool(
+        pool.protocol,
+        tuple(t for t, k in zip(pool.texts, stays, strict=True) if k),
+        tuple(s for s, k in zip(pool.smiles, keep, strict=True) if k),
+        mol_place[pool.text_target[stays]],
+        text_place[pool.mol_target[keep]],
+    )
+
+
+def in_whole_batches(
+    pool: Pool, text: Encoded, mol: Encoded, batch: int
+) -> tuple[Pool, Encoded, Encoded]:
+    """A pool of pairs without those at its end that fill no batch; 0: the pool as it is."""
+    if not batch:
+        return pool, text, mol
+    whole = len(pool.texts) // batch * batch
+    if not whole:
+        raise ValueError(
+            f"expected at least {batch} pairs for {pool.protocol}; got {len(pool.texts)}; "
+            "rank the whole pool instead"
+        )
+    targets = pool.text_target[:whole], pool.mol_target[:whole]
+    cut = Pool(pool.protocol, pool.texts[:whole], pool.smiles[:whole], *targets)
+    return cut, _take(text, list(range(whole))), _take(mol, list(range(whole)))

@@ -1,0 +1,84 @@
+"""A run directory -> a model that encodes strings, with its second stage if it has one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from tmr_jax.config import RefineConfig
+from tmr_jax.eval.ood import trained_temperature
+from tmr_jax.eval.rerank import Refiner, settings_of
+from tmr_jax.eval.slots import bank_record, has_slots
+from tmr_jax.models.run import Assembly, Encoded, Encoder, load_run, refines
+from tmr_jax.types import Side
+
+Which = Literal["best", "newest"]
+
+
+class Restored(NamedTuple):
+    """A run's model as two functions of strings."""
+
+    checkpoint: dict[str, Any]  # which, step, sha256
+    texts: Callable[[list[str]], Encoded]
+    # Molecules that are refused have no row: the second value lists the items that have.
+    molecules: Callable[[list[str]], tuple[Encoded, np.ndarray]]
+    refiner: Refiner | None = None  # of a model with a second stage
+    temperature: float | None = None  # what training divided the cosines by
+    # Of a memory bank: the record of its slots, from words and atoms of a pool's two sides
+    slots: Callable[[Side, Side], dict[str, Any]] | None = None
+
+
+def open_run(run: Path, which: Which, refine: RefineConfig | None = None) -> Restored:
+    """The run's model, tokenizer, vocabulary and checkpoint; its second stage may be resized."""
+    assembly, params, checkpoint = load_run(run, which)
+    if refine is not None:
+        sizes = dataclasses.replace(assembly.config.eval, refine=refine)
+        assembly = assembly._replace(config=dataclasses.replace(assembly.config, eval=sizes))
+    return restored(assembly, params, checkpoint._asdict())
+
+
+def restored(assembly: Assembly, params: Any, checkpoint: dict[str, Any]) -> Restored:
+    """Encoders of strings that show their progress on standard error."""
+    slots = partial(bank_record, assembly, params) if has_slots(assembly) else None
+    encoder = Encoder(assembly, params, parts=refines(assembly.model) or slots is not None)
+
+    def texts(strings: list[str]) -> Encoded:
+        with watched("encoding texts", len(strings)) as watch:
+            return encoder.texts(strings, watch)
+
+    def molecules(smiles: list[str]) -> tuple[Encoded, np.ndarray]:
+        with watched("encoding molecules", len(smiles)) as watch:
+            rows, kept, _ = encoder.molecules(smiles, watch)
+        return rows, kept
+
+    refiner = None
+    if refines(assembly.model):
+        refiner = Refiner(assembly, params, settings_of(assembly.config))
+    temperature = trained_temperature(params) if assembly.model.trains_scale else None
+    return Restored(checkpoint, texts, molecules, refiner, temperature, slots)
+
+
+@contextmanager
+def watched(what: str, count: int) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task(what, total=count)
+
+    def watch(done: int) -> None:
+        bar.start()  # only now: features that are computed first have a bar of their own
+        bar.update(task, completed=done)
+
+    try:
+        yield watch
+        watch(count)  # equal inputs were encoded once
+    finally:
+        bar.stop()
