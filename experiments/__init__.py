@@ -1,1 +1,1 @@
-"""One file is one row of the results table; see README.md."""
+"""Each file is an experiment: `make train EXP=...`; see README.md."""

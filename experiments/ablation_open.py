@@ -21,7 +21,7 @@ CONFIG = replace(
         freeze="text",
         start="ablation_start_open",
         epochs=1,
-        text_buckets=(64,),  # a shape to compile costs more than padding where no BERT runs
+        text_buckets=(64,),  # without BERT, compiling a shape costs more than padding
         pool_batches=0,
     ),
     eval=replace(BASE.eval, protocols=("chebi20-molt5/test-split",)),

@@ -1,9 +1,9 @@
-"""The text encoder that all rows of the ablation on real pairs begin with, and keep as it is.
+"""The text encoder that all rows of the ablation on real pairs start from, frozen.
 
-Paper: none; no row of a table, but what stands below the rows of ablation_open.
+Paper: none; not a row of a table: the start of the rows of ablation_open.
 Run: TMR_JAX_DATA=DIR make train EXP=ablation_start_open
 Hardware: 2 CPU cores, a quarter of an hour.
-Result: none of its own: it is to know its pairs, but not by heart (LOG.md).
+Result: none of its own; few epochs, so that it does not memorise its pairs (LOG.md).
 Differs: det_open with 3 epochs of 7 and packed texts, one pool.
 """
 

@@ -1,10 +1,10 @@
-"""The dual encoder on real pairs that anyone has: open_pairs, tested on ChEBI-20 and PCdes.
+"""The dual encoder on freely available pairs, tested on ChEBI-20 and PCdes.
 
 Paper: none; scores are "open-pairs training" and compare with no published number.
 Run: TMR_JAX_DATA=DIR make train EXP=det_open
 Hardware: 2 CPU cores, 40 minutes of training.
 Result: chebi20-molt5/test-split t2m 22.5, m2t 20.1 Hits@1; 65.2, 61.8 @10; 681c1f9, 2026-11-21.
-Differs: 16,872 pairs without the test sets' connectivity, MiniLM, stereo-aware graph encoder.
+Differs: 16,872 pairs, none with the connectivity of a test molecule; MiniLM, stereo features.
 """
 
 from tmr_jax.config import (

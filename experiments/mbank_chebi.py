@@ -22,17 +22,17 @@ from tmr_jax.config import (
 )
 
 CONFIG = Experiment(
-    data=DataConfig(name="chebi20", version="text2mol"),  # MODELS.md 1.3: text with names
-    features=FeatureConfig(molecule="morgan1", max_tokens=256),  # 6.3
+    data=DataConfig(name="chebi20", version="text2mol"),  # texts with names
+    features=FeatureConfig(molecule="morgan1", max_tokens=256),
     model=ModelConfig(
         name="mbank",
-        dim=300,  # 6.1
+        dim=300,
         text=TextEncoderConfig(source="scibert", pooling="mean", dropout=0.1),
-        graph=GraphEncoderConfig(kind="gcn_mlp", layers=3, width=600),  # 6.1
-        bank=BankConfig(slots=28, first_order="triplet", adversarial=2e-4),  # 6.1, 6.2
-        second_order=SecondOrderConfig(u2u=1.0, u2c=1.0, kernel="euclid_pos"),  # 6.2
+        graph=GraphEncoderConfig(kind="gcn_mlp", layers=3, width=600),
+        bank=BankConfig(slots=28, first_order="triplet", adversarial=2e-4),
+        second_order=SecondOrderConfig(u2u=1.0, u2c=1.0, kernel="euclid_pos"),
     ),
     optim=OptimConfig(text_lr=3e-5, base_lr=1e-4, warmup=1000, schedule="released", clip=0.0),
-    train=TrainConfig(seed=42, epochs=60, batch_size=32),  # 6.3
+    train=TrainConfig(seed=42, epochs=60, batch_size=32),
     eval=EvalConfig(protocols=("chebi20-text2mol/full-33010", "chebi20-text2mol/test-split")),
 )

@@ -1,6 +1,6 @@
-"""Nothing to download: generated descriptions of real and enumerated molecules.
+"""Generated descriptions of real and enumerated molecules; nothing to download.
 
-Paper: none; the smallest honest run, a check that an installation trains and ranks.
+Paper: none; checks that an installation trains and ranks.
 Run: make train EXP=quickstart
 Hardware: 2 CPU cores, under 15 minutes with the installation.
 Result: t2m Hits@1 66.6, m2t 64.7 in a pool of 1,000 (generated text), d7897cd, 2026-11-21.

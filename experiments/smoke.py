@@ -1,10 +1,10 @@
-"""Seconds on generated text: what `make table NAME=smoke` trains to walk the whole path.
+"""A run of seconds on generated text, for `make table NAME=smoke`.
 
-Paper: none; scores say that the path works, and nothing else.
+Paper: none; scores only show that every part works.
 Run: make train EXP=smoke
 Hardware: one CPU core, seconds.
 Result: none; eight steps from random parameters.
-Differs: the tests' text encoder of two layers, 256 word pieces and no weights.
+Differs: the tests' text encoder: two layers, 256 word pieces, random weights.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """DiffTMR in the small run of `make table NAME=smoke`.
 
-Paper: none; scores say that the path works, and nothing else.
+Paper: none; scores only show that every part works.
 Run: make train EXP=smoke_difftmr
 Hardware: one CPU core, seconds.
 Result: none; eight steps from random parameters.

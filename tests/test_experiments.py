@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,17 @@ from tmr_jax.eval.evaluate import default_protocols
 from tmr_jax.eval.leakage import own_test
 from tmr_jax.eval.protocols import find
 from tmr_jax.models.run import init_params
-from tmr_jax.table.__main__ import run_of
 from tmr_jax.table.plan import PUBLISHED, load_table
+from tmr_jax.train.__main__ import parse
 
 FILES = sorted(
     p for p in (Path(__file__).parent.parent / "experiments").glob("*.py") if p.stem != "__init__"
 )
-TABLES = sorted(
-    p for p in (FILES[0].parent / "tables").glob("*.py") if p.stem not in ("__init__", PUBLISHED)
-)
+LOADED = {
+    path.stem: load_table(path.stem)
+    for path in sorted((FILES[0].parent / "tables").glob("*.py"))
+    if path.stem not in ("__init__", PUBLISHED)
+}
 LINES = ("Paper:", "Run:", "Hardware:", "Result:", "Differs:")
 TINY = load_experiment(str(Path(__file__).parent / "experiments" / "tiny.py"))
 
@@ -126,12 +129,15 @@ def batch_of(config: Experiment) -> Any:
 
 @each
 def test_builds_in_full_size(path: Path) -> None:
+    build_in_full_size(load_experiment(path.stem))
+
+
+def build_in_full_size(config: Experiment) -> None:
     """Shapes only, of parameters and loss: nothing is computed, and no weights are needed."""
     from tmr_jax.data.features.atoms import EDGE_SIZES, NODE_SIZES
     from tmr_jax.models.build import build_model
     from tmr_jax.models.layers.bert import BertConfig
 
-    config = load_experiment(path.stem)
     batch = batch_of(shrunk(config))
     hidden = 384 if config.model.text.source == "minilm" else 768
     bert = BertConfig(vocab_size=31_090, hidden=hidden, layers=2, heads=12, intermediate=4 * hidden)
@@ -152,38 +158,87 @@ def test_builds_in_full_size(path: Path) -> None:
 
 # Tables
 
+Args = tuple[str, ...]
+PLANNED = json.loads((Path(__file__).parent / "experiments" / "table_rows.json").read_text("utf-8"))
+RUNS = {  # every run of every table, by its arguments: a name for the test
+    args: f"{name}, {row.label}"
+    for name, table in LOADED.items()
+    for row in table.rows
+    if row.experiment and row.train_args
+    for args in [("--exp", row.experiment, *row.train_args)]
+}
 
-@pytest.mark.parametrize("path", TABLES, ids=lambda p: p.stem)
-def test_a_table_asks_for_what_there_is(path: Path) -> None:
-    """Its experiments, words of training and of evaluation, and pools all exist; nothing is run."""
+
+def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration by the path of each field; of paths, what follows the repository's."""
+    leaves: dict[str, Any] = {}
+    for key, value in fields.items():
+        leaves |= (
+            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    root = f"{Path(__file__).parents[1]}/"
+    return {k: v.removeprefix(root) if isinstance(v, str) else v for k, v in leaves.items()}
+
+
+def settings(config: Experiment) -> dict[str, Any]:
+    return flat(json.loads(to_json(config)))
+
+
+@pytest.mark.parametrize("name", PLANNED["tables"])
+def test_a_table_plans_the_same_runs_with_the_same_settings(name: str) -> None:
+    """As it did when each variant was a file: table_rows.json holds what differs from the defaults
+    of config.py, by experiment, and from the experiment, by row."""
+    table, planned = LOADED[name], PLANNED["tables"][name]
+    assert list(table.seeds) == planned["seeds"]
+    rows = {row.label: row for row in table.rows if row.experiment}
+    assert rows.keys() == planned["rows"].keys()
+    for label, row in rows.items():
+        expected = planned["rows"][label]
+        assert (row.experiment, row.run_name) == (expected["experiment"], expected["run"])
+        assert (row.protocol, row.tier) == (expected["protocol"], expected.get("tier", ""))
+        assert list(row.eval_overrides) == expected.get("eval", [])
+        base = settings(Experiment()) | PLANNED["experiments"][row.experiment]
+        config = parse(["--exp", row.experiment, *row.train_args]).config
+        assert settings(config) == base | expected.get("changes", {}), label
+
+
+@pytest.mark.parametrize("args", RUNS, ids=RUNS.get)
+def test_a_row_builds_in_full_size(args: Args) -> None:
+    config = parse(list(args)).config
+    assert from_json(to_json(config)) == config
+    build_in_full_size(config)
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_a_table_asks_for_what_there_is(name: str) -> None:
+    """Its arguments of evaluation and its pools exist; nothing is run."""
     from tmr_jax.eval.__main__ import Arguments as Evaluation
-    from tmr_jax.table.__main__ import jobs
-    from tmr_jax.train.__main__ import parse
 
-    table = load_table(path.stem)
+    table = LOADED[name]
     assert len(table.seeds) >= 3
-    configs = {
-        job.run: parse(["--exp", job.experiment, *job.overrides]).config
-        for job in jobs(table, Path("runs"))
-        if job.seed == table.seeds[0]
-    }
     for row in (row for row in table.rows if row.experiment):
-        config = configs[run_of(row, table.seeds[0], Path("runs"))]
+        config = parse(["--exp", row.experiment, *row.train_args]).config
         default = Evaluation(Path("run"), data=config.data, refine=config.eval.refine)
-        told = tyro.cli(Evaluation, args=list(row.eval_overrides), default=default)
-        ranked = told.protocol or default_protocols(config)
-        assert row.protocol in ranked
+        evaluation = tyro.cli(Evaluation, args=list(row.eval_overrides), default=default)
+        assert row.protocol in (evaluation.protocol or default_protocols(config))
         assert find(row.protocol, "").name == row.protocol
         assert not row.tier or config.model.name == "difftmr"
 
 
-def test_every_row_file_is_a_line_of_a_table() -> None:
+def test_runs_of_one_name_have_one_configuration() -> None:
+    """Tables may share a folder of runs."""
+    args: dict[str, tuple[str, Args]] = {}
+    for row in (row for table in LOADED.values() for row in table.rows if row.experiment):
+        same = args.setdefault(row.run_name, (row.experiment, row.train_args))
+        assert same == (row.experiment, row.train_args), row.label
+
+
+def test_every_experiment_is_a_row_of_a_table() -> None:
     """Or what the rows of one start with."""
-    asked = {row.experiment for path in TABLES for row in load_table(path.stem).rows} - {""}
-    starts = {load_experiment(name).train.start for name in asked}
+    rows = {row.experiment for table in LOADED.values() for row in table.rows} - {""}
+    starts = {load_experiment(name).train.start for name in rows}
     assert "ablation_start_open" in starts
-    files = {path.stem for path in FILES}
-    assert files - asked - starts == {"quickstart"}  # of the first README lines
+    assert {path.stem for path in FILES} - rows - starts == {"quickstart"}
 
 
 OURS = {
@@ -197,30 +252,31 @@ OURS = {
 }
 
 
-@pytest.mark.parametrize("path", TABLES, ids=lambda p: p.stem)
-def test_papers_are_credited_with_what_they_say(path: Path) -> None:
-    said = {claim.text for claim in load_table(path.stem).claims if claim.source == "ours"}
-    assert said == OURS.get(path.stem, set())
+@pytest.mark.parametrize("name", LOADED)
+def test_papers_are_credited_with_their_own_claims(name: str) -> None:
+    ours = {claim.text for claim in LOADED[name].claims if claim.source == "ours"}
+    assert ours == OURS.get(name, set())
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "changed"),
+    ("name", "text", "override", "tier"),
     [
-        ("ablation_open", "the triplet helps", ("ablation_mbank_no_triplet_open", "")),
-        ("bank", "the triplet helps", ("mbank_chebi_no_triplet", "")),
-        ("ablation_open", "the generator helps", ("ablation_difftmr_no_generator_open", "tapr")),
+        ("ablation_open", "the triplet helps", ("--model.bank.first-order", "none"), ""),
+        ("bank", "the triplet helps", ("--model.bank.first-order", "none"), ""),
+        ("ablation_open", "the generator helps", ("--model.hdan.weight", "0"), "tapr"),
     ],
 )
-def test_what_helps_was_trained_without(name: str, text: str, changed: tuple[str, str]) -> None:
-    table = load_table(name)
-    claim = next(c for c in table.claims if c.text == text)
-    without = next(r for r in table.rows if r.label == claim.worse)
-    assert (without.experiment, without.tier) == changed
+def test_what_helps_is_compared_with_its_absence(
+    name: str, text: str, override: Args, tier: str
+) -> None:
+    claim = next(c for c in LOADED[name].claims if c.text == text)
+    without = next(r for r in LOADED[name].rows if r.label == claim.worse)
+    assert (without.overrides, without.tier) == (override, tier)
 
 
 def test_one_run_of_difftmr_is_shown_at_each_of_its_stages() -> None:
-    rows = load_table("ablation_open").rows
-    tiers = {r.label: r.tier for r in rows if r.experiment == "ablation_difftmr_open"}
+    rows = LOADED["ablation_open"].rows
+    tiers = {r.label: r.tier for r in rows if r.run_name == "ablation_difftmr_open"}
     assert tiers == {
         "difftmr": "",
         "difftmr, before the generator": "tapr",
@@ -228,9 +284,9 @@ def test_one_run_of_difftmr_is_shown_at_each_of_its_stages() -> None:
     }
 
 
-def test_labels_of_open_pairs_say_the_budget() -> None:
-    for row in load_table("open").rows:
-        told = load_experiment(row.experiment).train
-        assert f"({told.epochs} epochs" in row.label
-        assert told.start or told.texts in row.label
-        assert ("one encoder for all seeds" in row.label) == bool(told.start)
+def test_labels_of_open_pairs_state_the_budget() -> None:
+    for row in LOADED["open"].rows:
+        train = load_experiment(row.experiment).train
+        assert f"({train.epochs} epochs" in row.label
+        assert train.start or train.texts in row.label
+        assert ("one encoder for all seeds" in row.label) == bool(train.start)

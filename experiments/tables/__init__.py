@@ -1,1 +1,1 @@
-"""One file is one table of results: `make table NAME=...`; published.py is what papers printed."""
+"""Each file is a table of results: `make table NAME=...`; published.py holds published numbers."""

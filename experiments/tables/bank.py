@@ -1,27 +1,46 @@
-"""Memory Bank on ChEBI-20, one part taken out or changed at a time (MODELS.md A2)."""
+"""Memory Bank on ChEBI-20, one part removed or changed at a time (docs/papers.md#memory-bank)."""
 
 from tmr_jax.table.plan import Claim, Row, Table, published
 
-FULL, SOURCE = "chebi20-text2mol/full-33010", "Memory Bank (BIBM 2024)"
-CHANGES = {
-    "no memory": "no_memory",
-    "no u2u": "no_u2u",
-    "no u2c": "no_u2c",
-    "no second-order losses": "no_second_order",
-    "no adversary": "no_adversarial",
-    "no triplet": "no_triplet",
-    "InfoNCE": "info_nce",
-    "second order of cosines": "cos",
-    "second order, natural sign": "euclid_neg",
-}
-SLOTS = {4: "_slots4", 8: "_slots8", 16: "_slots16", 28: "", 64: "_slots64"}
+BASE, FULL, SOURCE = "mbank_chebi", "chebi20-text2mol/full-33010", "Memory Bank (BIBM 2024)"
+SLOTS, FIRST = "--model.bank.slots", "--model.bank.first-order"
+U2U, U2C, KERNEL = (f"--model.second-order.{field}" for field in ("u2u", "u2c", "kernel"))
+RELEASED = "an alternative in the paper's code"
+
+
+def variant(label: str, name: str, *overrides: str, note: str = "") -> Row:
+    return Row(label, BASE, FULL, overrides=overrides, name=f"{BASE}_{name}", note=note)
+
 
 TABLE = Table(
     title="Memory Bank on ChEBI-20: its parts",
     rows=(
-        Row("Memory Bank", "mbank_chebi", FULL, cited=published()["CHEBI20"]["Memory Bank"]),
-        *(Row(label, f"mbank_chebi_{name}", FULL) for label, name in CHANGES.items()),
-        *(Row(f"{n} slots", f"mbank_chebi{name}", FULL, at=(n,)) for n, name in SLOTS.items()),
+        Row("Memory Bank", BASE, FULL, cited=published()["CHEBI20"]["Memory Bank"]),
+        variant("no memory", "no_memory", SLOTS, "0", note="means over words and over atoms"),
+        variant("no u2u", "no_u2u", U2U, "0"),
+        variant("no u2c", "no_u2c", U2C, "0"),
+        variant("no second-order losses", "no_second_order", U2U, "0", U2C, "0"),
+        variant("no adversary", "no_adversarial", "--model.bank.adversarial", "0"),
+        variant("no triplet", "no_triplet", FIRST, "none"),
+        variant("InfoNCE", "info_nce", FIRST, "info_nce", note="the paper has the triplet alone"),
+        variant("second order of cosines", "cos", KERNEL, "cos", note=RELEASED),
+        variant(
+            "second order, natural sign",
+            "euclid_neg",
+            *(KERNEL, "euclid_neg"),
+            note="far items get less mass; the paper's code has the other sign",
+        ),
+        *(
+            Row(
+                f"{slots} slots",
+                BASE,
+                FULL,
+                overrides=() if slots == 28 else (SLOTS, str(slots)),  # 28: the paper's
+                name="" if slots == 28 else f"{BASE}_slots{slots}",
+                at=(slots,),
+            )
+            for slots in (4, 8, 16, 28, 64)
+        ),
     ),
     claims=(
         Claim("the memory helps", SOURCE, "Memory Bank", "no memory"),

@@ -1,6 +1,6 @@
-"""ChEBI-20: every published model beside the two that are here (MODELS.md A4).
+"""ChEBI-20: the published models and the two implemented here.
 
-Rows that are only cited have the protocol and pool of published.py.
+Cited rows have the protocol and pool of published.py.
 """
 
 from tmr_jax.table.plan import Row, Table, published

@@ -1,4 +1,4 @@
-"""DiffTMR by what its generative loss looks at in a step; the paper does not say."""
+"""DiffTMR by the noise levels of its generative loss in a training step; the paper does not say."""
 
 from tmr_jax.table.plan import Claim, Row, Table
 

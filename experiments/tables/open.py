@@ -1,5 +1,5 @@
-"""The models on real pairs that anyone has; scores compare with no paper's, and with one another
-by their budgets, which the labels say.
+"""The models on freely available pairs. Scores do not compare with published ones, and with each
+other only by their budgets, which the labels state.
 """
 
 from tmr_jax.table.plan import Claim, Row, Table
@@ -12,7 +12,7 @@ MODELS = {DUAL: "det_open", BANK: "mbank_open", DIFFTMR: "difftmr_open"}
 SMALL = f", {POOLS[0]}"
 
 TABLE = Table(
-    title="Open pairs: the models beside one another",
+    title="Open pairs: the models side by side",
     rows=tuple(
         Row(f"{label}, {pool}", experiment, pool)
         for pool in POOLS

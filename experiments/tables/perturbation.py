@@ -1,21 +1,24 @@
-"""DiffTMR's forms of the perturbation, and none (MODELS.md 2.2, 2.5)."""
+"""DiffTMR's forms of the perturbation, and none (docs/papers.md#perturbation)."""
 
 from tmr_jax.table.plan import Claim, Row, Table, published
 
+BASE, FULL = "difftmr_chebi", "chebi20-text2mol/full-33010"
 CITED = published()["PERTURBATION"]
 SOURCE = "DiffTMR, perturbation ablation"
-FORMS = {
-    "exp(mean c)": ("difftmr_chebi_tapr_mean", CITED["mean"]),
-    "exp(theta mean c)": ("difftmr_chebi_tapr_scalar", CITED["scalar"]),
-    "exp(C Theta)": ("difftmr_chebi", CITED["matrix"]),
-    "none": ("difftmr_chebi_no_tapr", None),
-}
+
+
+def variant(label: str, mode: str, name: str, cited: str = "") -> Row:
+    overrides = ("--model.tapr.mode", mode)
+    return Row(label, BASE, FULL, overrides=overrides, name=name, cited=CITED.get(cited))
+
 
 TABLE = Table(
     title="DiffTMR on ChEBI-20: forms of the perturbation",
-    rows=tuple(
-        Row(label, experiment, "chebi20-text2mol/full-33010", cited=cited)
-        for label, (experiment, cited) in FORMS.items()
+    rows=(
+        variant("exp(mean c)", "mean", f"{BASE}_tapr_mean", "mean"),
+        variant("exp(theta mean c)", "scalar", f"{BASE}_tapr_scalar", "scalar"),
+        Row("exp(C Theta)", BASE, FULL, cited=CITED["matrix"]),
+        variant("none", "off", f"{BASE}_no_tapr"),
     ),
     claims=(
         Claim("the matrix is better than the mean", SOURCE, "exp(C Theta)", "exp(mean c)"),

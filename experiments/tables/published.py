@@ -1,8 +1,8 @@
-"""What papers printed, once (MODELS.md 2.5 and A4); a table shows it beside its own numbers.
+"""Published numbers; a table shows them next to ours.
 
-Hits@k, MRR as shares of 1, MR as a rank. Nothing here is ours, and nothing here was checked but by
-arithmetic: a table marks the rows that no ranking can have. Models of one printed table were not
-ranked under one protocol (MODELS.md 0.5, 1.2, 8.2; DATA.md 7): each has its own, and a note.
+Hits@k and MRR are shares of 1, MR is a rank. The numbers are only checked by arithmetic: a table
+marks those that no ranking can have. Models of one printed table were not ranked under one
+protocol, so each has its own and a note (docs/papers.md#protocols).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def pcdes(protocol: str, note: str, t2m: str, m2t: str, source: str = "") -> Cit
 
 TEXT2MOL, DIFFTMR = "Text2Mol (EMNLP 2021)", "DiffTMR (ACM MM 2025)"
 MAIN = f"{DIFFTMR}, Table 2"
-NO_CODE = "no code is public that its protocol could be checked by"
+NO_CODE = "its code is not public, so its protocol cannot be checked"
 CHEBI20 = {
     "Text2Mol MLP1": chebi(TEXT2MOL, "22.4 / 68.6 / .372 / 30.38"),
     "Text2Mol GCN2": chebi(TEXT2MOL, "22.3 / 68.9 / .371 / 41.90"),

@@ -3,7 +3,7 @@
 from tmr_jax.table.plan import Claim, Row, Table, published
 
 SOURCE = "DiffTMR, ablation of F"
-OWN = 15  # what the run is evaluated with anyhow
+DEFAULT = 15  # of the run's own evaluation
 
 TABLE = Table(
     title="DiffTMR on ChEBI-20: perturbations F of a molecule",
@@ -12,7 +12,7 @@ TABLE = Table(
             f"F = {samples}",
             "difftmr_chebi",
             "chebi20-text2mol/full-33010",
-            eval_overrides=() if samples == OWN else ("--refine.samples", str(samples)),
+            eval_overrides=() if samples == DEFAULT else ("--refine.samples", str(samples)),
             cited=cited,
             at=(samples,),
         )

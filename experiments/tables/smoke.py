@@ -1,4 +1,4 @@
-"""Generated text, seconds a run: that every part of a table works. Its numbers say nothing else."""
+"""Generated text, seconds a run: shows that every part of a table works."""
 
 from tmr_jax.table.plan import Claim, Row, Table
 

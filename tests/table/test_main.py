@@ -211,6 +211,29 @@ def test_other_words_of_training_are_another_run(programs, tmp_path):
     ]
 
 
+def test_a_named_row_has_its_own_run_note_and_command(programs, tmp_path):
+    wide = ("--model.dim", "32")
+    rows = (
+        Row("tiny", TINY, POOL),
+        Row("wide", TINY, POOL, overrides=wide, name="tiny_wide", note="not in the paper"),
+        Row("long", "quickstart", POOL, overrides=("--train.epochs", "9"), at=(1,)),
+    )
+    assert [row.command for row in rows] == [
+        f"make train EXP={TINY}",
+        f'make train EXP={TINY} RUN=runs/tiny_wide ARGS="--name tiny_wide --model.dim 32"',
+        'make train EXP=quickstart RUN=runs/quickstart-train.epochs-9 ARGS="--train.epochs 9"',
+    ]
+    one = table(*rows[:2], seeds=(0,))
+    found = filled(one, tmp_path)
+    assert (
+        json.loads((tmp_path / "tiny_wide-s0" / "config.json").read_text())["name"] == "tiny_wide"
+    )
+    text = markdown(one, found)
+    assert f"- wide: `{rows[1].command}`\n" in text
+    assert sum(line.endswith("; not in the paper |") for line in text.splitlines()) == 2
+    assert "<li>wide: <code>" in page(one, found)
+
+
 def test_a_start_is_trained_before_and_by_itself(programs, tmp_path):
     filled(table(Row("second stage", "difftmr_open", POOL), seeds=(0,)), tmp_path)
     trained = [c.split(":")[0] for c in programs.calls if c.startswith("train")]
@@ -480,7 +503,7 @@ def test_verdict_at_its_edges():
 
 
 def test_what_no_ranking_can_have_is_marked():
-    """MODELS.md 2.5: three rows of DiffTMR's ablations; A4: none of the main tables."""
+    """Three rows of DiffTMR's ablations, none of the main tables."""
     cited = published()
     wrong = [
         (name, key)
@@ -504,7 +527,7 @@ def test_published_numbers_are_as_printed():
 
 
 def test_models_of_one_printed_table_have_their_own_protocols():
-    """MODELS.md 1.2, A4 and DATA.md 7."""
+    """docs/papers.md#published-numbers."""
     chebi, pcdes = published()["CHEBI20"], published()["PCDES"]
     in_split = {name for name, one in chebi.items() if one.pool != 33_010}
     assert in_split == {"ORMA", "CLASS (ORMA)"} == {n for n in chebi if "doubtful" in chebi[n].note}

@@ -31,7 +31,7 @@ from tmr_jax.config import Experiment, from_json, load_experiment
 from tmr_jax.data.files import write_text
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR
 from tmr_jax.models.rundir import CONFIG
-from tmr_jax.table.plan import Row, Table, load_table
+from tmr_jax.table.plan import Row, Table, load_table, slug
 from tmr_jax.table.results import Cost, Found, Line, lines
 
 TRAIN = ("train",)
@@ -76,7 +76,7 @@ class Job(NamedTuple):
     """One run that rows share, and how they want it evaluated."""
 
     experiment: str
-    overrides: tuple[str, ...]
+    train_args: tuple[str, ...]
     seed: int
     run: Path
     evaluations: tuple[tuple[str, ...], ...]  # words; the run's own sizes, (), come last
@@ -113,14 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # What there is to do
 
 
-def slug(words: Sequence[str]) -> str:
-    """Words as a part of a file name."""
-    return re.sub(r"[^\w.]+", "-", " ".join(words)).strip("-")
-
-
 def run_of(row: Row, seed: int, runs: Path) -> Path:
-    name = Path(row.experiment).stem
-    return runs / "-".join(filter(None, (name, slug(row.overrides), f"s{seed}")))
+    return runs / f"{row.run_name}-s{seed}"
 
 
 def results_of(run: Path, words: tuple[str, ...]) -> Path:
@@ -142,7 +136,7 @@ def jobs(table: Table, runs: Path) -> list[Job]:
             before = found[run].evaluations if run in found else ()
             told = tuple(dict.fromkeys((*before, row.eval_overrides)))
             others = tuple(words for words in told if words)
-            found[run] = Job(row.experiment, row.overrides, seed, run, (*others, ()))
+            found[run] = Job(row.experiment, row.train_args, seed, run, (*others, ()))
     return list(found.values())
 
 
@@ -166,7 +160,7 @@ def run_jobs(todo: list[Job], outcome: Outcome) -> None:
 
 def _group(job: Job | Row) -> tuple[str, tuple[str, ...]]:
     """What runs that differ in their seed alone have in common."""
-    return job.experiment, job.overrides
+    return job.experiment, job.train_args
 
 
 def trained(job: Job) -> str:
@@ -213,7 +207,7 @@ def check_start(job: Job) -> None:
 
 
 def _words(job: Job) -> list[str]:
-    return ["--exp", job.experiment, "--train.seed", str(job.seed), *job.overrides]
+    return ["--exp", job.experiment, "--train.seed", str(job.seed), *job.train_args]
 
 
 def _config(job: Job) -> Experiment:

@@ -4,7 +4,10 @@ experiments/tables/NAME.py, and the finding of those files.
 
 from __future__ import annotations
 
+import re
 import runpy
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -45,6 +48,28 @@ class Row:
     eval_overrides: tuple[str, ...] = ()  # words of the evaluation; none: the run's own sizes
     cited: Cited | None = None
     at: tuple[int, ...] = ()  # place in the table's plot: (F,) or (train steps, eval steps)
+    name: str = ""  # of its runs; empty: the experiment's, and the overrides
+    note: str = ""  # what differs from the paper or the other rows; shown on the table's page
+
+    @property
+    def train_args(self) -> tuple[str, ...]:
+        """Arguments of training, after the experiment."""
+        return ("--name", self.name, *self.overrides) if self.name else self.overrides
+
+    @property
+    def run_name(self) -> str:
+        """Of the run's directory, without the seed."""
+        return self.name or "-".join(
+            filter(None, (Path(self.experiment).stem, slug(self.overrides)))
+        )
+
+    @property
+    def command(self) -> str:
+        """Trains this row alone, with the experiment's own seed."""
+        command = f"make train EXP={shlex.quote(self.experiment)}"
+        if not self.train_args:
+            return command
+        return f'{command} RUN=runs/{self.run_name} ARGS="{shlex.join(self.train_args)}"'
 
 
 @dataclass(frozen=True)
@@ -68,6 +93,11 @@ class Table:
     seeds: tuple[int, ...] = (0, 1, 2)
     metrics: tuple[str, ...] = ("hits@1", "hits@10", "mrr", "mr")
     curve: str = ""  # what the first place of the rows counts, where they make a curve
+
+
+def slug(args: Sequence[str]) -> str:
+    """Arguments as a part of a file name."""
+    return re.sub(r"[^\w.]+", "-", " ".join(args)).strip("-")
 
 
 def load_table(name: str) -> Table:
@@ -114,10 +144,10 @@ def published() -> dict[str, Any]:
 
 
 def impossible(printed: dict[str, float]) -> bool:
-    """Whether no ranking has these numbers (MODELS.md A4), however they were rounded.
+    """Whether no ranking has these numbers, however they were rounded.
 
     MRR is lowest where the hits of each stretch of ranks are at its end and misses are far; it is
-    highest where they are at its beginning and every miss is at rank 11.
+    highest where they are at its beginning and every miss is at rank 11 (docs/papers.md#metrics).
     """
     if not {"hits@1", "hits@10", "mrr"} <= printed.keys():
         return False

@@ -35,6 +35,7 @@ BESIDE = {"hits@1 by identity": IDENTITY, "hits@1 without twins": CLEAN}
 REST = ("published", "training", "memory", "notes")
 NONE, UNSTATED = "-", "not stated"
 STROKES = {"positive": "", "negative": ";stroke-dasharray:5 4"}  # partners; strangers dashed
+COMMANDS = "Each row trained by itself, with its experiment's own seed:"
 BAR = 22  # height of a bar of costs and the space below it
 LABEL = 200  # width of the labels beside such bars
 
@@ -49,7 +50,19 @@ def markdown(table: Table, found: Sequence[Line]) -> str:
     if table.claims:
         said = "\n".join(f"- {told}" for claim in table.claims for told in sentences(claim, found))
         parts.append(f"## Claims\n\n{said}")
+    listed = "\n".join(f"- {labels}: `{command}`" for command, labels in commands(table).items())
+    if listed:
+        parts.append(f"## Commands\n\n{COMMANDS}\n\n{listed}")
     return "\n\n".join(parts) + "\n"
+
+
+def commands(table: Table) -> dict[str, str]:
+    """The command that trains each run by itself, with the labels of its rows."""
+    labels: dict[str, list[str]] = {}
+    for row in table.rows:
+        if row.experiment:
+            labels.setdefault(row.command, []).append(row.label)
+    return {command: "; ".join(of) for command, of in labels.items()}
 
 
 def explanation(table: Table) -> str:
@@ -141,6 +154,7 @@ def _time(seconds: float) -> str:
 
 def _notes(line: Line) -> str:
     cited, notes = line.row.cited, _notes_of_run(line) if line.records else []
+    notes += [line.row.note] if line.row.note else []
     if cited is not None and cited.note and cited.of(line.direction):
         notes.append(cited.note if line.cited_only else f"published: {cited.note}")
     return "; ".join(notes) or NONE
@@ -172,9 +186,18 @@ def page(table: Table, found: Sequence[Line]) -> str:
         section("Grid", _grid(table, [x for x in found if len(x.row.at) == 2])),
         section("Similarity of partners and of strangers", _similarities(found)),
         section("Cost of each row", _bars(found)),
+        section("Commands", _commands(table)),
     ]
     head = HEAD.format(title=escape(table.title), style=STYLE)
     return head + "\n".join(parts) + "\n</main></body></html>\n"
+
+
+def _commands(table: Table) -> str:
+    listed = "".join(
+        f"<li>{escape(labels)}: <code>{escape(command)}</code></li>"
+        for command, labels in commands(table).items()
+    )
+    return f"<p>{COMMANDS}</p><ul>{listed}</ul>" if listed else ""
 
 
 def _rows(table: Table, found: Sequence[Line]) -> str:
