@@ -145,15 +145,16 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tmr_jax.data import load_pairs
     from tmr_jax.data.batching import make_batch
     from tmr_jax.models.checkpoint import Checkpoints
-    from tmr_jax.models.run import assemble_for_training, init_params, save_assembly
+    from tmr_jax.models.run import init_params, save_model
     from tmr_jax.models.state import new_state
+    from tmr_jax.train.dataset import model_and_dataset
 
     run = tmp_path_factory.mktemp("runs") / "tiny"
     run.mkdir()
     config = load_experiment(str(Path(__file__).parent / "experiments" / "tiny.py"))
     (run / "config.json").write_text(to_json(config), encoding="utf-8")
-    assembly, data, _ = assemble_for_training(config, load_pairs(config.data))
-    save_assembly(run, assembly, data.shapes)
+    assembly, data, _ = model_and_dataset(config, load_pairs(config.data))
+    save_model(run, assembly, data.shapes)
     rows, groups = np.arange(config.train.batch_size), (data.text_group, data.mol_group)
     batch = make_batch(
         rows, data.text, data.mol, *groups, data.shapes, assembly.tokenizer.pad_token

@@ -80,9 +80,9 @@ def tiny_assembly(config: Experiment) -> tuple[Any, Any]:
     """Assembly and first batch."""
     from tmr_jax.data import load_pairs
     from tmr_jax.data.batching import make_batch
-    from tmr_jax.models.run import assemble_for_training
+    from tmr_jax.train.dataset import model_and_dataset
 
-    assembly, data, _ = assemble_for_training(config, load_pairs(config.data))
+    assembly, data, _ = model_and_dataset(config, load_pairs(config.data))
     rows, groups = np.arange(config.train.batch_size), (data.text_group, data.mol_group)
     pad = assembly.tokenizer.pad_token
     return assembly, make_batch(rows, data.text, data.mol, *groups, data.shapes, pad)

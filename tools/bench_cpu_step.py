@@ -26,7 +26,7 @@ def seconds(run, args, repeats: int) -> float:
 
 
 def memory(kept: bool) -> float:
-    from tmr_jax.models.malloc import keep_freed_memory
+    from tmr_jax.models.runtime import keep_freed_memory
 
     if kept and not keep_freed_memory():
         raise SystemExit("this C library has no mallopt: nothing to compare")

@@ -31,11 +31,9 @@ from bench_gpu import FULL, SHRUNK, Sizes, parameters, side, work
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.eval.rank import rank
 from tmr_jax.eval.rerank import Refiner, settings_of
-from tmr_jax.models.compile_cache import use_compile_cache
-from tmr_jax.models.encode import unit
+from tmr_jax.models.encode import Encoded, unit
 from tmr_jax.models.layers.bert import BertConfig
-from tmr_jax.models.malloc import keep_freed_memory
-from tmr_jax.models.run import Encoded
+from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
 from tmr_jax.models.state import new_state
 from tmr_jax.train.loader import feed_of
 from tmr_jax.train.optim import build_optimizer

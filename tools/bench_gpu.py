@@ -35,12 +35,13 @@ from tmr_jax.data.cache import MolTable, TextTable, cache_folder
 from tmr_jax.data.packing import pack
 from tmr_jax.eval.rerank import Refiner, settings_of
 from tmr_jax.models.build import build_model
-from tmr_jax.models.compile_cache import use_compile_cache
+from tmr_jax.models.encode import Encoded
 from tmr_jax.models.layers.attention import Form, Segments
 from tmr_jax.models.layers.attention import attention as attend
 from tmr_jax.models.layers.bert import BertConfig
-from tmr_jax.models.run import Encoded, TrainingSet
+from tmr_jax.models.runtime import use_compile_cache
 from tmr_jax.models.state import joined, new_state, variables
+from tmr_jax.train.dataset import TrainingSet
 from tmr_jax.train.loader import feed_of
 from tmr_jax.train.optim import build_optimizer
 from tmr_jax.train.throughput import Throughput, sentence

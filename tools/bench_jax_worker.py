@@ -22,11 +22,12 @@ from tmr_jax.config import DataConfig, Experiment, load_experiment
 from tmr_jax.data.batching import Composition
 from tmr_jax.data.cache import CACHE_FROM, cache_folder, text_take
 from tmr_jax.data.pools import load_pool
-from tmr_jax.models.compile_cache import use_compile_cache
+from tmr_jax.models.encode import Encoder
 from tmr_jax.models.layers.bert import BertConfig
-from tmr_jax.models.malloc import keep_freed_memory
-from tmr_jax.models.run import Encoder, TrainingSet, assemble_for_training, init_params
+from tmr_jax.models.run import init_params
+from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
 from tmr_jax.models.state import layerwise, new_state, variables
+from tmr_jax.train.dataset import TrainingSet, model_and_dataset
 from tmr_jax.train.loader import feed_of
 from tmr_jax.train.optim import build_optimizer
 from tmr_jax.types import Pair
@@ -58,7 +59,7 @@ class Contestant:
 
     def __init__(self, name: str, pairs: list[Pair]) -> None:
         config = experiment(*FORMS[name])
-        self.assembly, self.data, weights = assemble_for_training(config, pairs)
+        self.assembly, self.data, weights = model_and_dataset(config, pairs)
         self.plan = self.data.composition.epoch(0, 0)
         pad = self.assembly.tokenizer.pad_token
         first = self.data.batch(self.plan[0], pad)
@@ -178,11 +179,11 @@ def write_work(
 
 def checked(one: Contestant, rows: np.ndarray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Loss in float32 without dropout, and the noise that the model drew, for the rival to use."""
-    from tmr_jax.models.run import rebuilt
+    from tmr_jax.models.run import with_config
 
     config = one.assembly.config
     plain = replace(config.train, precision="float32", backward="autodiff")
-    model = rebuilt(one.assembly, replace(config, train=plain), one.assembly.weights).model
+    model = with_config(one.assembly, replace(config, train=plain), one.assembly.weights).model
     batch = one.data.batch(rows, one.assembly.tokenizer.pad_token)
     key = jax.random.key(1)
 

@@ -25,8 +25,7 @@ from tmr_jax.data.pools import load_pool
 from tmr_jax.eval.evaluate import default_protocols, read_config
 from tmr_jax.eval.pools import encode_pools
 from tmr_jax.eval.restore import open_run
-from tmr_jax.models.compile_cache import use_compile_cache
-from tmr_jax.models.malloc import keep_freed_memory
+from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
 
 SWEEPS = {
     "steps": (1, 5, 10, 25, 50),

@@ -27,7 +27,8 @@ from tmr_jax.data.features.text import clean_text
 from tmr_jax.data.pools import load_pool
 from tmr_jax.eval.evaluate import default_protocols
 from tmr_jax.eval.metrics import bootstrap
-from tmr_jax.models.run import Assembly, Encoder
+from tmr_jax.models.encode import Encoder
+from tmr_jax.models.run import Assembly
 from tmr_jax.search.explain import WORD, explain, table_of, without_atoms, without_words
 
 LEAST = 3  # times as many words and atoms as are deleted

@@ -28,15 +28,15 @@ from tmr_jax.data.cache import TextTable, cache_folder, molecule_table, text_tab
 from tmr_jax.data.pools import load_pool, validation_protocol
 from tmr_jax.eval.metrics import metrics
 from tmr_jax.eval.rank import rank
-from tmr_jax.models.compile_cache import use_compile_cache
 from tmr_jax.models.dual_encoder import MAX_LOG_SCALE, GraphEncoder
 from tmr_jax.models.encode import encode
 from tmr_jax.models.layers.bert import Bert, stacked
 from tmr_jax.models.layers.pooling import masked_mean, unit
 from tmr_jax.models.losses.contrastive import info_nce, same_pair
-from tmr_jax.models.malloc import keep_freed_memory
-from tmr_jax.models.run import Assembly, assemble_for_training
+from tmr_jax.models.run import Assembly
+from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
 from tmr_jax.train.__main__ import parse
+from tmr_jax.train.dataset import model_and_dataset
 from tmr_jax.train.loop import Plan
 from tmr_jax.train.optim import build_optimizer
 
@@ -82,7 +82,7 @@ def main() -> None:
     keep_freed_memory()
     use_compile_cache(cache_folder())
     pairs, _ = load_pairs_with_report(config.data)
-    assembly, data, weights = assemble_for_training(config, pairs)
+    assembly, data, weights = model_and_dataset(config, pairs)
     assert weights is not None, "a frozen text encoder needs pretrained weights"
     pool = load_pool(validation_protocol(config.data), config.data)
     candidates, kept, _ = molecule_table(pool.smiles, config.features.molecule, "none")

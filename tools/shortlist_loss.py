@@ -24,8 +24,7 @@ from tmr_jax.eval.ood import Sides
 from tmr_jax.eval.pools import encode_pools
 from tmr_jax.eval.rerank import Lists
 from tmr_jax.eval.restore import Restored, open_run
-from tmr_jax.models.compile_cache import use_compile_cache
-from tmr_jax.models.malloc import keep_freed_memory
+from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,10 @@ from tmr_jax.eval.pools import encode_pools
 from tmr_jax.eval.rerank import Refiner, choose_alpha, settings_of, tier_scores
 from tmr_jax.eval.rerank_steps import Direction
 from tmr_jax.eval.restore import restored
-from tmr_jax.models.compile_cache import use_compile_cache
 from tmr_jax.models.difftmr import GENERATOR
-from tmr_jax.models.malloc import keep_freed_memory
-from tmr_jax.models.run import Assembly, Encoded, rebuilt
+from tmr_jax.models.encode import Encoded
+from tmr_jax.models.run import Assembly, with_config
+from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
 from tmr_jax.models.state import new_state
 from tmr_jax.train.loop import Plan
 from tmr_jax.train.optim import build_optimizer
@@ -128,7 +128,7 @@ def main() -> None:
     for variant in chosen.variants:
         own = changed(config, [word for word in variant.split(",") if word])
         start = time.perf_counter()
-        built = rebuilt(assembly, own, assembly.weights)
+        built = with_config(assembly, own, assembly.weights)
         losses, scores = run(built, data, encoder, queries, chosen.steps)
         chance = np.log(own.train.batch_size)
         parts = [f"{name} {v:.2f}" for name, v in zip(("dis", "t2m", "m2t"), losses, strict=True)]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import pytest
 
 from tmr_jax.data.features.graph import BadMolecule
-from tmr_jax.data.identity import molecule_key, skeleton_key
+from tmr_jax.data.identity import molecule_groups, molecule_key, skeleton_key
 
 L_ALANINE, D_ALANINE = "C[C@@H](C(=O)O)N", "C[C@H](C(=O)O)N"
 
@@ -38,3 +39,14 @@ def test_no_molecule_is_refused_with_its_reason():
     with pytest.raises(BadMolecule) as caught:
         molecule_key("C1CC")
     assert caught.value.reason == "unparsable"
+
+
+def test_groups_are_kept_in_the_cache_and_a_damaged_file_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path))
+    monkeypatch.setattr("tmr_jax.data.identity.CACHE_FROM", 1)
+    first = molecule_groups(["CCO", "OCC", "CN"])
+    assert first.tolist() == [0, 0, 1]
+    (path,) = tmp_path.glob("groups-*.npz")
+    path.write_bytes(b"x")
+    np.testing.assert_array_equal(molecule_groups(["CCO", "OCC", "CN"]), first)
+    assert path.stat().st_size > 100

@@ -22,8 +22,7 @@ from tmr_jax.eval.ood import (
     trust_of,
 )
 from tmr_jax.eval.unrelated import SENTENCES
-from tmr_jax.models.encode import unit
-from tmr_jax.models.run import Encoded
+from tmr_jax.models.encode import Encoded, unit
 from tmr_jax.types import Pool, Side
 
 COUNT, DIM = 40, 12

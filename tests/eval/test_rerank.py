@@ -25,7 +25,7 @@ from tmr_jax.eval.rerank import choose_alpha, keep_alpha, read_alpha, take
 from tmr_jax.eval.restore import open_run
 from tmr_jax.models.checkpoint import restore_params
 from tmr_jax.models.difftmr import GENERATOR
-from tmr_jax.models.run import Encoded, Encoder
+from tmr_jax.models.encode import Encoded, Encoder
 from tmr_jax.train.__main__ import train
 from tmr_jax.train.loop import Signals, Stopped
 from tmr_jax.types import Side

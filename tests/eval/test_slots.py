@@ -8,7 +8,8 @@ import pytest
 
 from tmr_jax.eval.slots import bank_record, first_bank, has_slots, slot_sharpness
 from tmr_jax.models.checkpoint import restore_params
-from tmr_jax.models.run import Encoder, assemble_from_run
+from tmr_jax.models.encode import Encoder
+from tmr_jax.models.run import load_model
 from tmr_jax.train.__main__ import main
 from tmr_jax.types import Side
 
@@ -32,7 +33,7 @@ def test_a_frozen_text_encoder_stays_and_all_else_learns(run):
     """Its weights are those that the seed gives; critic, bank and head moved."""
     from tmr_jax.eval.slots import first_params
 
-    assembly, params = assemble_from_run(run), restore_params(run, "newest")[0]
+    assembly, params = load_model(run), restore_params(run, "newest")[0]
     before = first_params(assembly)
     jax.tree.map(np.testing.assert_array_equal, before["text_encoder"], params["text_encoder"])
     for name in ("critic", "memory", "head", "graph_encoder", "text_projection", "batch_stats"):
@@ -41,7 +42,7 @@ def test_a_frozen_text_encoder_stays_and_all_else_learns(run):
 
 
 def test_the_record_of_the_slots(run):
-    assembly, params = assemble_from_run(run), restore_params(run, "newest")[0]
+    assembly, params = load_model(run), restore_params(run, "newest")[0]
     assert has_slots(assembly)
     encoder = Encoder(assembly, params, parts=True)
     text, mol = encoder.texts(TEXTS).side, encoder.molecules(SMILES)[0].side
@@ -57,7 +58,7 @@ def test_the_record_of_the_slots(run):
 
 
 def test_an_item_with_equal_parts_is_read_evenly(run):
-    assembly, params = assemble_from_run(run), restore_params(run, "newest")[0]
+    assembly, params = load_model(run), restore_params(run, "newest")[0]
     parts = np.ones((6, assembly.config.model.dim), np.float32)
     side = Side(parts[:2], parts, np.array([0, 2, 6]), np.arange(2))
     np.testing.assert_allclose(slot_sharpness(assembly, params, side), np.zeros(SLOTS), atol=1e-5)
@@ -65,9 +66,9 @@ def test_an_item_with_equal_parts_is_read_evenly(run):
 
 def test_states_in_the_place_of_ids_change_no_embedding(run, monkeypatch, tmp_path):
     """Few texts are read by BERT, many through its kept states: the same rows either way."""
-    assembly, params = assemble_from_run(run), restore_params(run, "newest")[0]
+    assembly, params = load_model(run), restore_params(run, "newest")[0]
     plain = Encoder(assembly, params).texts(TEXTS).rows
     monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path))
-    monkeypatch.setattr("tmr_jax.models.run.CACHE_FROM", 1)
+    monkeypatch.setattr("tmr_jax.models.encode.CACHE_FROM", 1)
     np.testing.assert_allclose(Encoder(assembly, params).texts(TEXTS).rows, plain, atol=1e-5)
     assert len(list(tmp_path.glob("states-*.npy"))) == 1

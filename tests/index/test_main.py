@@ -22,7 +22,7 @@ from tmr_jax.index import build as index_build
 from tmr_jax.index.build import REFUSED, Seen, Source, build, described
 from tmr_jax.index.exact import MANIFEST, ExactStore, shard_places
 from tmr_jax.index.schema import KEPT, contents
-from tmr_jax.models.run import Encoder
+from tmr_jax.models.encode import Encoder
 
 LINES = [
     "CC(=O)O acetic acid",

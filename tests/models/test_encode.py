@@ -1,9 +1,12 @@
 """Encoding a side of a pool: order, padding, unit rows, distinct inputs."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 
-from tmr_jax.models.encode import distinct, encode, sequence_keys, unit
+from tmr_jax.models.encode import Encoder, distinct, encode, sequence_keys, unit
 
 
 def batches(order, size):
@@ -57,3 +60,63 @@ def test_sequence_keys_see_borders():
     tokens = np.array([1, 2, 3, 1, 2, 3, 1, 2, 3], np.int32)
     keys = sequence_keys(tokens, np.array([0, 2, 3, 4, 6, 8, 9]))
     assert distinct(keys)[1].tolist() == [0, 1, 2, 3, 0, 1]
+
+
+# Strings in
+
+
+def test_texts_of_a_library_leave_no_file(tiny_run, tmp_path, monkeypatch):
+    """Not even of a frozen text encoder, whose states of a data set are kept."""
+    from tmr_jax import load
+
+    monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path / "cache"))
+    retriever = load(tiny_run)
+    monkeypatch.setattr("tmr_jax.models.encode.CACHE_FROM", 2)
+    config = retriever.config
+    frozen = dataclasses.replace(config, train=dataclasses.replace(config.train, freeze="text"))
+    encoder = Encoder(retriever._assembly._replace(config=frozen), retriever._params)
+    texts = ["an acid", "ring " * 500, "an acid"]
+    encoded, cut = encoder.corpus(texts)
+    assert cut.tolist() == [False, True, False]
+    assert not list((tmp_path / "cache").glob("states-*"))
+    np.testing.assert_allclose(encoded.rows, encoder.texts(texts).rows, atol=1e-6)
+    assert len(list((tmp_path / "cache").glob("states-*"))) == 1
+
+
+def test_several_devices_encode_what_one_does(tiny_run, monkeypatch):
+    from tmr_jax import load
+    from tmr_jax.models import encode as module
+
+    smiles = ["C" * (i % 30 + 1) + "O" * (i // 30) for i in range(90)]
+    texts = [f"an alcohol of {i} carbon atoms" for i in range(40)]
+    alone = load(tiny_run)
+    wanted = alone.encode_molecules(smiles), alone.encode_text(texts)
+    monkeypatch.setattr(module, "devices_at_hand", lambda: jax.devices()[:3])
+    shared = load(tiny_run)
+    for found, right in zip(
+        (shared.encode_molecules(smiles), shared.encode_text(texts)), wanted, strict=True
+    ):
+        np.testing.assert_allclose(found, right, atol=1e-6)
+
+
+def test_a_corpus_is_padded_to_finer_lengths_and_encoded_the_same(tiny_run, monkeypatch):
+    from tmr_jax import load
+    from tmr_jax.models import encode as module
+
+    retriever = load(tiny_run)
+    texts = [f"{i} " + "acid " * (i % 5) for i in range(20)]
+    coarse, lengths = retriever.encode_text(texts), []
+    batches = module.encode_batches_text
+
+    def seen(*words):
+        for rows, batch in batches(*words):
+            lengths.append(batch.tokens.shape[1])
+            yield rows, batch
+
+    monkeypatch.setattr(module, "encode_batches_text", seen)
+    monkeypatch.setattr(module, "CORPUS", len(texts))
+    np.testing.assert_allclose(retriever.encode_text(texts), coarse, atol=1e-5)
+    assert set(lengths) == {16}  # the only bucket of this run is one of 96
+    few = len(lengths)
+    retriever.encode_text(texts[:-1])
+    assert set(lengths[few:]) == {96}

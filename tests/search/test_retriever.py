@@ -17,7 +17,7 @@ import tmr_jax
 from tmr_jax.data import molecules
 from tmr_jax.eval.ood import Known, keep_known
 from tmr_jax.index import build as index_build
-from tmr_jax.models.run import ANSWERS, QUESTIONS
+from tmr_jax.models.encode import ANSWERS, QUESTIONS
 from tmr_jax.search.filters import parse_filter
 from tmr_jax.search.retriever import CutShort, Retriever
 from tmr_jax.search.substructure import Looked

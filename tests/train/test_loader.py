@@ -14,10 +14,11 @@ import pytest
 from tmr_jax.config import load_experiment
 from tmr_jax.data import load_pairs
 from tmr_jax.models.checkpoint import restore_params
-from tmr_jax.models.run import assemble_for_training, init_params
+from tmr_jax.models.run import init_params
 from tmr_jax.models.state import new_state
 from tmr_jax.train import loader as feed
 from tmr_jax.train.__main__ import main
+from tmr_jax.train.dataset import model_and_dataset
 from tmr_jax.train.loader import HostFeed, ResidentFeed, feed_of
 from tmr_jax.train.parallel import Spread
 from tmr_jax.train.step import make_train_step, train_step
@@ -35,7 +36,7 @@ def packed():
     config = dataclasses.replace(
         config, train=train, model=dataclasses.replace(config.model, text=text)
     )
-    assembly, data, _ = assemble_for_training(config, load_pairs(config.data))
+    assembly, data, _ = model_and_dataset(config, load_pairs(config.data))
     return assembly, data, data.composition.epoch(0, 0)[:3]
 
 

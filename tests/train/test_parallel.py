@@ -17,8 +17,9 @@ import pytest
 
 from tmr_jax.config import BankConfig, SecondOrderConfig, TextEncoderConfig, load_experiment
 from tmr_jax.data import load_pairs
-from tmr_jax.models.run import assemble_for_training, init_params
+from tmr_jax.models.run import init_params
 from tmr_jax.models.state import STATISTICS, new_state
+from tmr_jax.train.dataset import model_and_dataset
 from tmr_jax.train.loader import feed_of
 from tmr_jax.train.parallel import compiled_ahead, everywhere, spread_over
 
@@ -51,7 +52,7 @@ def one_step(model, devices, how, texts="buckets", chunk=0):
     """Metrics and parameters after steps whose updates are the gradients themselves."""
     config = experiment(model, texts)
     spread = spread_over(devices, how, 16, chunk)
-    assembly, data, _ = assemble_for_training(config, load_pairs(config.data), spread.parts)
+    assembly, data, _ = model_and_dataset(config, load_pairs(config.data), spread.parts)
     pad, rows = assembly.tokenizer.pad_token, data.composition.epoch(0, 0)
     one = data._replace(shards=1).batch(rows[0][: 16 // spread.parts], pad)
     params = init_params(assembly, one, 0)
@@ -166,7 +167,7 @@ def test_every_device_has_the_pairs_of_its_own_place(alone):
     """The order of the samples is that of one device."""
     config = experiment("difftmr")
     pairs = load_pairs(config.data)
-    whole, cut = (assemble_for_training(config, pairs, n)[1] for n in (1, 4))
+    whole, cut = (model_and_dataset(config, pairs, n)[1] for n in (1, 4))
     rows = whole.composition.epoch(0, 0)[0]
     np.testing.assert_array_equal(rows, cut.composition.epoch(0, 0)[0])
     one, four = (data.batch(rows, 0) for data in (whole, cut))

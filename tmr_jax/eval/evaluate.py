@@ -36,10 +36,10 @@ from tmr_jax.eval.scores import (
     with_clean,
 )
 from tmr_jax.eval.subgroups import Known, analyse_pool, known_of
-from tmr_jax.models.compile_cache import use_compile_cache
-from tmr_jax.models.malloc import keep_freed_memory
-from tmr_jax.models.run import TOKENIZER, Encoded
+from tmr_jax.models.encode import Encoded
+from tmr_jax.models.run import TOKENIZER
 from tmr_jax.models.rundir import describe_code
+from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
 from tmr_jax.types import Pool
 
 

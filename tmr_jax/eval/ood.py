@@ -36,8 +36,7 @@ from tmr_jax.eval.metrics import per_query
 from tmr_jax.eval.rank import rank
 from tmr_jax.eval.rerank_steps import Direction
 from tmr_jax.models.dual_encoder import MAX_LOG_SCALE
-from tmr_jax.models.encode import unit
-from tmr_jax.models.run import Encoded
+from tmr_jax.models.encode import Encoded, unit
 from tmr_jax.types import Pool
 
 UNRELATED = "unrelated sentences"

@@ -9,7 +9,7 @@ from tmr_jax.data.pools import check_complete, load_pool
 from tmr_jax.eval.ood import Sides
 from tmr_jax.eval.protocols import Protocol
 from tmr_jax.eval.restore import Restored
-from tmr_jax.models.run import Encoded
+from tmr_jax.models.encode import Encoded
 from tmr_jax.types import Pool
 
 

@@ -35,9 +35,9 @@ from tmr_jax.eval.rerank_steps import (
     word_weights,
 )
 from tmr_jax.models.devices import devices_at_hand
-from tmr_jax.models.encode import unit
+from tmr_jax.models.encode import Encoded, unit
 from tmr_jax.models.layers.denoiser import visited
-from tmr_jax.models.run import Assembly, Encoded
+from tmr_jax.models.run import Assembly
 from tmr_jax.models.state import variables
 from tmr_jax.types import Ranking, Side
 

@@ -15,7 +15,8 @@ from tmr_jax.config import RefineConfig
 from tmr_jax.eval.ood import trained_temperature
 from tmr_jax.eval.rerank import Refiner, settings_of
 from tmr_jax.eval.slots import bank_record, has_slots
-from tmr_jax.models.run import Assembly, Encoded, Encoder, load_run, refines
+from tmr_jax.models.encode import Encoded, Encoder
+from tmr_jax.models.run import Assembly, load_run, refines
 from tmr_jax.types import Side
 
 Which = Literal["best", "newest"]

@@ -24,8 +24,7 @@ from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR, rank_within, within
 from tmr_jax.eval.rerank import TIERS, Lists, Refiner
 from tmr_jax.eval.rerank_steps import Direction, levels
 from tmr_jax.eval.twins import Ceiling, ceiling
-from tmr_jax.models.encode import distinct
-from tmr_jax.models.run import Encoded
+from tmr_jax.models.encode import Encoded, distinct
 from tmr_jax.types import Pool, Ranking
 
 BASELINE = "ridge: bag of words to fingerprint"

@@ -20,7 +20,7 @@ from tmr_jax.config import DataConfig
 from tmr_jax.eval.metrics import metrics
 from tmr_jax.eval.rerank import Lists, Refiner
 from tmr_jax.eval.rerank_steps import Direction, levels
-from tmr_jax.models.run import Encoded
+from tmr_jax.models.encode import Encoded
 from tmr_jax.types import Pool, Ranking
 
 TOP = 10

@@ -44,8 +44,9 @@ from tmr_jax.index.exact import (
     write_shard,
 )
 from tmr_jax.index.schema import COLUMNS, CONTENT, DESCRIPTIONS, MOLECULES, NORM, Batch, contents
-from tmr_jax.models.compile_cache import use_compile_cache
-from tmr_jax.models.run import Encoder, load_run
+from tmr_jax.models.encode import Encoder
+from tmr_jax.models.run import load_run
+from tmr_jax.models.runtime import use_compile_cache
 
 SHARD = 16_384  # rows of the file
 CHUNK = 256  # rows that a process is given at once

@@ -19,8 +19,8 @@ from tmr_jax.data.cache import MolTable, joined_table, pack, vocabulary_ids
 from tmr_jax.data.features.graph import atom_order, featurise
 from tmr_jax.data.features.motifs import number_by_first
 from tmr_jax.data.features.text import clean_text
-from tmr_jax.models.encode import unit
-from tmr_jax.models.run import Assembly, Encoded, Encoder
+from tmr_jax.models.encode import Encoded, Encoder, unit
+from tmr_jax.models.run import Assembly
 from tmr_jax.types import MolFeatures
 
 WORD = re.compile(r"\S+")

@@ -24,15 +24,9 @@ from tmr_jax.eval.rerank_steps import Direction, levels
 from tmr_jax.index.build import Model
 from tmr_jax.index.library import Account, Library, Listed, first_parents, listed, open_library
 from tmr_jax.index.schema import DESCRIPTIONS, Filter
-from tmr_jax.models.compile_cache import use_compile_cache
-from tmr_jax.models.run import (
-    Assembly,
-    Checkpoint,
-    Encoded,
-    Encoder,
-    load_run,
-    refines,
-)
+from tmr_jax.models.encode import Encoded, Encoder
+from tmr_jax.models.run import Assembly, Checkpoint, load_run, refines
+from tmr_jax.models.runtime import use_compile_cache
 from tmr_jax.search.diversity import spread
 from tmr_jax.search.explain import Explanation, explain
 from tmr_jax.search.substructure import Matcher

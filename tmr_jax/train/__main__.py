@@ -39,8 +39,9 @@ from tmr_jax.train.loop import Loop, NotFinite, Plan, Signals, Stopped, several
 
 if TYPE_CHECKING:
     from tmr_jax.data.datasets.table import Report
-    from tmr_jax.models.run import Assembly, TrainingSet
+    from tmr_jax.models.run import Assembly
     from tmr_jax.models.state import TrainState
+    from tmr_jax.train.dataset import TrainingSet
     from tmr_jax.train.parallel import Spread
     from tmr_jax.train.two_stage import FeatureSet
     from tmr_jax.train.validation import Validation
@@ -177,10 +178,9 @@ def _train(config: Experiment, run: Path, out: Path, signals: Signals) -> None:
     from tmr_jax.data.datasets.table import show_report
     from tmr_jax.data.pools import load_pool, validation_protocol
     from tmr_jax.eval.leakage import keep_record, write_earlier_data
-    from tmr_jax.models.compile_cache import use_compile_cache
     from tmr_jax.models.devices import training_devices
-    from tmr_jax.models.malloc import keep_freed_memory
-    from tmr_jax.models.run import save_assembly
+    from tmr_jax.models.run import save_model
+    from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
     from tmr_jax.train.parallel import spread_over
 
     keep_freed_memory()
@@ -200,7 +200,7 @@ def _train(config: Experiment, run: Path, out: Path, signals: Signals) -> None:
     else:
         begun = _one_stage(config, pairs, pool, spread, start)
     _save_report(out, report, begun.data, begun.validation)
-    save_assembly(out, begun.assembly, begun.data.shapes)
+    save_model(out, begun.assembly, begun.data.shapes)
     _take_steps(config, run, out, begun, signals)
 
 
@@ -208,11 +208,12 @@ def _one_stage(
     config: Experiment, pairs: list[Pair], pool: Pool, spread: Spread, start: Path | None
 ) -> Beginning:
     """All parameters; with `start`, above the text encoder of that run, which stays."""
-    from tmr_jax.models.run import assemble_for_training, freeze_text, init_params, started_text
+    from tmr_jax.models.run import init_params
+    from tmr_jax.train.dataset import freeze_text, model_and_dataset, started_text
     from tmr_jax.train.validation import Validation
 
     told = config.train
-    assembly, data, text_weights = assemble_for_training(config, pairs, spread.parts)
+    assembly, data, text_weights = model_and_dataset(config, pairs, spread.parts)
     if start is not None:
         assembly, text_weights = started_text(assembly, start)
     validation = Validation(assembly, pool)

@@ -19,8 +19,8 @@ import numpy as np
 import optax
 
 from tmr_jax.models.layers.bert import BertConfig, text_operations
-from tmr_jax.models.run import TrainingSet
 from tmr_jax.models.state import TrainState
+from tmr_jax.train.dataset import TrainingSet
 from tmr_jax.train.device_loader import planned, tables_of, taken
 from tmr_jax.train.parallel import WHOLE, Spread, compiled_ahead, everywhere, placed
 from tmr_jax.train.step import Call, Step, make_train_call, make_train_step, train_step

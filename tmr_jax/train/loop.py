@@ -24,8 +24,9 @@ from tmr_jax.data.files import write_text
 
 if TYPE_CHECKING:
     from tmr_jax.models.checkpoint import Checkpoints, NoCheckpoints
-    from tmr_jax.models.run import Assembly, TrainingSet
+    from tmr_jax.models.run import Assembly
     from tmr_jax.models.state import TrainState
+    from tmr_jax.train.dataset import TrainingSet
     from tmr_jax.train.loader import HostFeed, ResidentFeed
     from tmr_jax.train.log import Display, History
     from tmr_jax.train.throughput import Throughput, Work

@@ -22,17 +22,11 @@ from tmr_jax.config import Experiment, from_json
 from tmr_jax.data.batching import Composition, Shapes, declare_shapes
 from tmr_jax.data.cache import Refused, apply_vocabulary, molecule_table, text_table
 from tmr_jax.data.hard_negatives import structure_place
+from tmr_jax.data.identity import molecule_groups
 from tmr_jax.eval.rerank import take
 from tmr_jax.eval.rerank_steps import padded
-from tmr_jax.models.encode import unit
-from tmr_jax.models.run import (
-    Assembly,
-    Encoder,
-    assemble_from_run,
-    molecule_groups,
-    rebuilt,
-    refines,
-)
+from tmr_jax.models.encode import Encoder, unit
+from tmr_jax.models.run import Assembly, load_model, refines, with_config
 from tmr_jax.models.state import joined
 from tmr_jax.types import EncodedBatch, MolOut, Pair, Side, TextOut
 
@@ -99,11 +93,11 @@ def assemble_for_generator(
             "expected --train.texts buckets in the second of two stages, which reads words as "
             "vectors; got packed; say it in the experiment of the first stage alone"
         )
-    before = assemble_from_run(start)
+    before = load_model(start)
     _check_same_encoder(config, before.config, start)
     params, step = restore_params(start, "best")
     origin = {"start": f"{start}, step {step}", "start_sha256": parameters_sha256(params)}
-    assembly = rebuilt(before, config, before.weights | origin)
+    assembly = with_config(before, config, before.weights | origin)
     if not refines(assembly.model):
         raise ValueError(
             f"expected a model with a generator for --train.start; got {config.model.name}; "

@@ -12,7 +12,8 @@ from tmr_jax.eval.metrics import metrics
 from tmr_jax.eval.rank import rank
 from tmr_jax.eval.rerank import Choice, Refiner, choose_alpha, settings_of, tier_scores
 from tmr_jax.eval.rerank_steps import Direction
-from tmr_jax.models.run import Assembly, Encoded, Encoder, refines
+from tmr_jax.models.encode import Encoded, Encoder
+from tmr_jax.models.run import Assembly, refines
 from tmr_jax.types import Pool
 
 

@@ -9,7 +9,7 @@ from tmr_jax.eval.protocols import PAIR
 from tmr_jax.eval.rank import top
 from tmr_jax.eval.report.page import Candidate, Example
 from tmr_jax.eval.scores import Score
-from tmr_jax.models.run import Encoded
+from tmr_jax.models.encode import Encoded
 from tmr_jax.types import Pool
 
 SHOWN = 5  # candidates drawn for an example of the report

@@ -14,8 +14,7 @@ import numpy as np
 
 from tmr_jax.eval.rerank import Refiner, take
 from tmr_jax.eval.rerank_steps import levels
-from tmr_jax.models.encode import unit
-from tmr_jax.models.run import Encoded
+from tmr_jax.models.encode import Encoded, unit
 from tmr_jax.types import Pool
 
 SHOWN = 10  # candidates of the table and rows of the state's picture

@@ -1,0 +1,163 @@
+"""The training pairs as tables, ready to be cut into batches, and the model that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tmr_jax.config import Experiment
+from tmr_jax.data.batching import Composition, Shapes, declare_rows, declare_shapes, make_batch
+from tmr_jax.data.cache import (
+    MolTable,
+    Refused,
+    TextTable,
+    apply_vocabulary,
+    build_vocabulary,
+    molecule_table,
+    text_table,
+)
+from tmr_jax.data.features.fingerprint import fingerprints
+from tmr_jax.data.hard_negatives import structure_place
+from tmr_jax.data.identity import molecule_groups
+from tmr_jax.models.encode import Encoder, distinct, sequence_keys
+from tmr_jax.models.run import Assembly, load_run, load_text_encoder, new_model
+from tmr_jax.models.text_cache import States
+from tmr_jax.types import Batch, Pair, TextBatch
+
+
+class TrainingSet(NamedTuple):
+    """The training pairs as tables; row i of each belongs to pair `ids[i]`."""
+
+    ids: tuple[str, ...]
+    text: TextTable
+    mol: MolTable
+    text_group: np.ndarray  # int32 [n], equal for equal texts
+    mol_group: np.ndarray  # int32 [n], equal for equal molecules (InChIKey)
+    composition: Composition
+    shapes: Shapes
+    refused: list[Refused]  # index: of the pairs passed in
+    unknown_atoms: int  # atoms outside the vocabulary: 0 unless something is wrong
+    states: States | None = None  # of a frozen text encoder; batches then carry them
+    shards: int = 1  # parts of a batch that are encoded separately
+
+    @property
+    def texts_cut(self) -> int:
+        return int(self.text.truncated.sum())
+
+    @property
+    def encodes_text(self) -> bool:
+        """Whether a training step runs the text encoder."""
+        return self.states is None
+
+    def batch(self, rows: np.ndarray, pad_token: int) -> Batch:
+        """The pairs `rows` as arrays of the smallest declared shapes."""
+        groups = (self.text_group, self.mol_group)
+        batch = make_batch(rows, self.text, self.mol, *groups, self.shapes, pad_token, self.shards)
+        if self.states is None:
+            return batch
+        assert isinstance(batch.text, TextBatch), "a frozen text encoder reads buckets"
+        return batch._replace(text=self.states.batch(rows, batch.text))
+
+
+def model_and_dataset(
+    config: Experiment, pairs: Sequence[Pair], shards: int = 1
+) -> tuple[Assembly, TrainingSet, dict[str, Any] | None]:
+    """A new model, its training set, and pretrained text weights if the experiment names any.
+
+    `shards` is the number of parts of a batch that are encoded separately: declared shapes are
+    those of a part. Pairs of other splits than train are not read. Raises ValueError where
+    sections of the experiment contradict each other or no training pair is left.
+    """
+    encoder = load_text_encoder(config)
+    rows = [p for p in pairs if p.split == "train"]
+    mol, kept, refused = molecule_table(
+        [p.smiles for p in rows], config.features.molecule, config.features.motif
+    )
+    rows = [rows[i] for i in kept]
+    if not rows:
+        raise ValueError(
+            f"expected training pairs; got {len(pairs)} pairs of other splits or with molecules "
+            "that were refused; look at validation.json in the run directory"
+        )
+    vocabulary, unknown = None, 0
+    if config.features.molecule == "morgan1":
+        vocabulary = build_vocabulary(mol)
+        mol, unknown = apply_vocabulary(mol, vocabulary)
+    text = text_table([p.text for p in rows], encoder.tokenizer, config.features.max_tokens)
+    smiles = [p.smiles for p in rows]
+    model = new_model(config, encoder, vocabulary)
+    composition = _composition(config, text, smiles)
+    dataset = TrainingSet(
+        ids=tuple(p.id for p in rows),
+        text=text,
+        mol=mol,
+        text_group=distinct(sequence_keys(text.tokens, text.offsets))[1].astype(np.int32),
+        mol_group=molecule_groups(smiles),
+        composition=composition,
+        shapes=_shapes(config, composition, mol, shards),
+        refused=refused,
+        unknown_atoms=unknown,
+        shards=shards,
+    )
+    return model, dataset, encoder.weights
+
+
+def _composition(config: Experiment, text: TextTable, smiles: list[str]) -> Composition:
+    train = config.train
+    packed = train.texts == "packed"
+    if packed and train.alike > 1:
+        raise ValueError(
+            "expected --train.texts buckets with --train.alike, which makes batches of similar "
+            "lengths; got packed; choose one of the two"
+        )
+    if packed and train.freeze == "text":
+        raise ValueError(
+            "expected --train.texts buckets with --train.freeze text, whose states are stored text "
+            "by text and not packed; got packed; leave --train.texts out"
+        )
+    place = structure_place(fingerprints(smiles)) if train.alike > 1 else None
+    lengths = np.diff(text.offsets)
+    row = config.features.max_tokens if packed else 0
+    return Composition(lengths, train.batch_size, row, train.pool_batches, train.alike, place)
+
+
+def _shapes(config: Experiment, composition: Composition, mol: MolTable, shards: int) -> Shapes:
+    """The shapes of one part of a batch."""
+    share = composition.batch_size // shards
+    planned = composition.sample().reshape(-1, share)
+    shapes = declare_shapes(mol, config.train.text_buckets, share, planned)
+    if not composition.packed:
+        return shapes
+    rows = declare_rows(composition.text_lengths, planned, composition.row)
+    return shapes._replace(text=(composition.row,), rows=rows)
+
+
+def freeze_text(model: Assembly, dataset: TrainingSet, params: Any) -> TrainingSet:
+    """The training set with the hidden states of its texts from a text encoder that is frozen."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("states of the frozen text encoder", total=len(dataset.ids))
+        encoder = Encoder(model, params)
+        states = encoder.states(dataset.text, lambda done: bar.update(task, completed=done))
+    return dataset._replace(states=states)
+
+
+def started_text(model: Assembly, start: Path) -> tuple[Assembly, dict[str, Any]]:
+    """The model with the origin of its text encoder recorded, and that encoder's weights.
+
+    Raises ValueError where the run `start` has another text encoder than the experiment.
+    """
+    before, params, checkpoint = load_run(start)
+    ours, theirs = ((m.bert, m.tokenizer.sha256) for m in (model, before))
+    if ours != theirs:
+        raise ValueError(
+            f"expected the text encoder and tokenizer of {start} (--train.start); got others in "
+            f"the experiment, {model.config.model.text.source}; take both from one source"
+        )
+    origin = {"start": f"{start}, step {checkpoint.step}", "start_sha256": checkpoint.sha256}
+    return model._replace(weights=model.weights | origin), params["text_encoder"]
