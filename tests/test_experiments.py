@@ -77,7 +77,7 @@ def shrunk(config: Experiment) -> Experiment:
 
 
 def tiny_assembly(config: Experiment) -> tuple[Any, Any]:
-    """Assembly and first batch."""
+    """TrainedModel and first batch."""
     from tmr_jax.data import load_pairs
     from tmr_jax.data.batching import make_batch
     from tmr_jax.train.dataset import model_and_dataset

@@ -135,7 +135,7 @@ def refined(size: Sizes, setting: str, value: int) -> list[float]:
     config = dataclasses.replace(
         config, model=model, eval=dataclasses.replace(config.eval, refine=told)
     )
-    assembly: Any = dataclasses.make_dataclass("Assembly", ["model", "config"])(task.model, config)
+    assembly: Any = dataclasses.make_dataclass("Model", ["model", "config"])(task.model, config)
     if setting == "S":
         assembly.model = task.model.clone(hdan=hdan)
     refiner = Refiner(assembly, parameters(task), settings_of(config))

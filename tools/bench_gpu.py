@@ -311,7 +311,7 @@ def evaluation(size: Sizes) -> None:
     dim = task.config.model.dim
     lengths = np.diff(texts(size.pool, size, 2).offsets)
     atoms = np.diff(molecules(size.pool, 3).node_offsets)
-    assembly: Any = dataclasses.make_dataclass("Assembly", ["model", "config"])(
+    assembly: Any = dataclasses.make_dataclass("TrainedModel", ["model", "config"])(
         task.model, task.config
     )
     refiner = Refiner(assembly, params, settings_of(task.config))

@@ -28,7 +28,7 @@ from tmr_jax.data.pools import load_pool
 from tmr_jax.eval.evaluate import default_protocols
 from tmr_jax.eval.metrics import bootstrap
 from tmr_jax.models.encode import Encoder
-from tmr_jax.models.run import Assembly
+from tmr_jax.models.run import TrainedModel
 from tmr_jax.search.explain import WORD, explain, table_of, without_atoms, without_words
 
 LEAST = 3  # times as many words and atoms as are deleted
@@ -84,7 +84,7 @@ def score_without_words(
 
 
 def score_without_atoms(
-    assembly: Assembly, encoder: Encoder, smiles: str, text: np.ndarray, sets: list[list[int]]
+    assembly: TrainedModel, encoder: Encoder, smiles: str, text: np.ndarray, sets: list[list[int]]
 ) -> np.ndarray:
     told = assembly.config.features
     features = featurise(smiles, told.molecule, told.motif)
@@ -94,7 +94,7 @@ def score_without_atoms(
 
 
 def pairs_of(
-    assembly: Assembly, chosen: Arguments, rng: np.random.Generator
+    assembly: TrainedModel, chosen: Arguments, rng: np.random.Generator
 ) -> list[tuple[str, str]]:
     """Right pairs of the run's first test pool that are long enough."""
     config = assembly.config

@@ -33,7 +33,7 @@ from tmr_jax.models.encode import encode
 from tmr_jax.models.layers.bert import Bert, stacked
 from tmr_jax.models.layers.pooling import masked_mean, unit
 from tmr_jax.models.losses.contrastive import info_nce, same_pair
-from tmr_jax.models.run import Assembly
+from tmr_jax.models.run import TrainedModel
 from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
 from tmr_jax.train.__main__ import parse
 from tmr_jax.train.dataset import model_and_dataset
@@ -61,7 +61,7 @@ class Probe(nn.Module):
         return info_nce(scale * self.text(vectors) @ self.mol(mol, train).T, duplicate)[0]
 
 
-def frozen(assembly: Assembly, weights: dict, table: TextTable) -> np.ndarray:
+def frozen(assembly: TrainedModel, weights: dict, table: TextTable) -> np.ndarray:
     """Mean of the pretrained states of every text, float32 [n, hidden]."""
     config = assembly.config
     bert = Bert(assembly.bert, jnp.dtype(config.train.precision), "autodiff")

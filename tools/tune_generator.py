@@ -31,7 +31,7 @@ from tmr_jax.eval.rerank_steps import Direction
 from tmr_jax.eval.restore import restored
 from tmr_jax.models.difftmr import GENERATOR
 from tmr_jax.models.encode import Encoded
-from tmr_jax.models.run import Assembly, with_config
+from tmr_jax.models.run import TrainedModel, with_config
 from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
 from tmr_jax.models.state import new_state
 from tmr_jax.train.loop import Plan
@@ -75,7 +75,7 @@ class Asked(NamedTuple):
     target: dict[Direction, np.ndarray]
 
 
-def asked(assembly: Assembly, encoder: Any, pool: Pool, count: int) -> Asked:
+def asked(assembly: TrainedModel, encoder: Any, pool: Pool, count: int) -> Asked:
     """`count` queries a direction, evenly over the pool; all its candidates stay."""
     [(sound, text, mol)], _ = encode_pools(restored(assembly, encoder, {}), [pool])
     t2m, m2t = (thinned(target, count) for target in (sound.text_target, sound.mol_target))
@@ -90,7 +90,7 @@ def thinned(target: np.ndarray, count: int) -> np.ndarray:
     return kept
 
 
-def run(assembly: Assembly, data: FeatureSet, encoder: Any, pool: Asked, steps: int):
+def run(assembly: TrainedModel, data: FeatureSet, encoder: Any, pool: Asked, steps: int):
     """Mean losses of the last fifth, and the scores of the tiers."""
     config = assembly.config
     plan = Plan(config, data)

@@ -17,7 +17,7 @@ from tmr_jax.eval.restore import restored
 from tmr_jax.eval.scores import score_pool
 from tmr_jax.models.build import build_model
 from tmr_jax.models.layers.bert import BertConfig
-from tmr_jax.models.run import Assembly
+from tmr_jax.models.run import TrainedModel
 from tmr_jax.types import Pool
 
 pytestmark = pytest.mark.usefixtures("optimized")
@@ -70,7 +70,7 @@ def make_encoder(molecule, smiles):
     params = jax.tree.map(
         lambda x: x + 0.3 * random.normal(size=x.shape).astype(x.dtype), variables["params"]
     )
-    assembly = Assembly(config, model, tokenizer, BERT, {}, vocabulary)
+    assembly = TrainedModel(config, model, tokenizer, BERT, {}, vocabulary)
     return restored(assembly, params, {})
 
 

@@ -72,7 +72,7 @@ from tmr_jax.models.build import build_model
 from tmr_jax.models.checkpoint import Checkpoints
 from tmr_jax.models.encode import Encoded, unit
 from tmr_jax.models.layers.bert import BertConfig
-from tmr_jax.models.run import Assembly, init_params, save_model
+from tmr_jax.models.run import TrainedModel, init_params, save_model
 from tmr_jax.models.state import new_state, parameters_sha256
 from tmr_jax.types import Pool, Ranking
 
@@ -294,7 +294,7 @@ def test_a_run_on_disk_is_restored_and_ranked(run, monkeypatch):
     bert = BertConfig(vocab_size=4, hidden=8, layers=1, heads=2, intermediate=8)
     sizes = NODE_SIZES, EDGE_SIZES
     model = build_model(config.model, config.features, config.train, bert, *sizes)
-    assembly = Assembly(config, model, Tokenizer(inner), bert, {}, None)
+    assembly = TrainedModel(config, model, Tokenizer(inner), bert, {}, None)
     save_model(run, assembly, Shapes((16,), (64,), (128,)))
     text = text_table(["It is amine"], assembly.tokenizer, 16)
     mol = molecule_table(["CCN"], "ogb", "none")[0]

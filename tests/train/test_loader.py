@@ -29,7 +29,7 @@ TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
 
 @pytest.fixture(scope="module")
 def packed():
-    """Assembly, training set and three batches of the tiny experiment, its texts packed."""
+    """TrainedModel, training set and three batches of the tiny experiment, its texts packed."""
     config = load_experiment(TINY)
     train = dataclasses.replace(config.train, texts="packed")
     text = dataclasses.replace(config.model.text, dropout=0.0)

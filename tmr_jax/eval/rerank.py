@@ -37,7 +37,7 @@ from tmr_jax.eval.rerank_steps import (
 from tmr_jax.models.devices import devices_at_hand
 from tmr_jax.models.encode import Encoded, unit
 from tmr_jax.models.layers.denoiser import visited
-from tmr_jax.models.run import Assembly
+from tmr_jax.models.run import TrainedModel
 from tmr_jax.models.state import variables
 from tmr_jax.types import Ranking, Side
 
@@ -103,7 +103,7 @@ def _applied(model: Any) -> Callable[..., Any]:
 class Refiner:
     """The second stage of a model with its parameters."""
 
-    def __init__(self, assembly: Assembly, params: Any, settings: Settings) -> None:
+    def __init__(self, assembly: TrainedModel, params: Any, settings: Settings) -> None:
         self._apply, self.params, self.settings = _applied(assembly.model), params, settings
 
     def lists(

@@ -16,7 +16,7 @@ from tmr_jax.eval.ood import trained_temperature
 from tmr_jax.eval.rerank import Refiner, settings_of
 from tmr_jax.eval.slots import bank_record, has_slots
 from tmr_jax.models.encode import Encoded, Encoder
-from tmr_jax.models.run import Assembly, load_run, refines
+from tmr_jax.models.run import TrainedModel, load_run, refines
 from tmr_jax.types import Side
 
 Which = Literal["best", "newest"]
@@ -44,7 +44,7 @@ def open_run(run: Path, which: Which, refine: RefineConfig | None = None) -> Res
     return restored(assembly, params, checkpoint._asdict())
 
 
-def restored(assembly: Assembly, params: Any, checkpoint: dict[str, Any]) -> Restored:
+def restored(assembly: TrainedModel, params: Any, checkpoint: dict[str, Any]) -> Restored:
     """Encoders of strings that show their progress on standard error."""
     slots = partial(bank_record, assembly, params) if has_slots(assembly) else None
     encoder = Encoder(assembly, params, parts=refines(assembly.model) or slots is not None)

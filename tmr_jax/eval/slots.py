@@ -19,7 +19,7 @@ from tmr_jax.data.batching import declare_shapes, make_batch
 from tmr_jax.data.cache import apply_vocabulary, molecule_table, text_table
 from tmr_jax.eval.ood import slot_record
 from tmr_jax.eval.rerank_steps import padded
-from tmr_jax.models.run import Assembly, init_params
+from tmr_jax.models.run import TrainedModel, init_params
 from tmr_jax.models.state import variables
 from tmr_jax.types import Side
 
@@ -27,11 +27,11 @@ ITEMS = 500  # of each modality, evenly out of the pool: a mean to one part in a
 CHUNK = 50
 
 
-def has_slots(assembly: Assembly) -> bool:
+def has_slots(assembly: TrainedModel) -> bool:
     return hasattr(assembly.model, "slot_sharpness") and assembly.model.bank.slots > 0
 
 
-def bank_record(assembly: Assembly, params: Any, text: Side, mol: Side) -> dict[str, Any]:
+def bank_record(assembly: TrainedModel, params: Any, text: Side, mol: Side) -> dict[str, Any]:
     """Norms and movement of each slot, its sharpness over texts and molecules, and dead slots."""
     both = [slot_sharpness(assembly, params, side) for side in (text, mol)]
     end = np.asarray(params["memory"]["bank"])
@@ -40,11 +40,11 @@ def bank_record(assembly: Assembly, params: Any, text: Side, mol: Side) -> dict[
     return record | {name: values.tolist() for name, values in named}
 
 
-def first_bank(assembly: Assembly) -> Float[np.ndarray, "M D"]:
+def first_bank(assembly: TrainedModel) -> Float[np.ndarray, "M D"]:
     return np.asarray(first_params(assembly)["memory"]["bank"])
 
 
-def first_params(assembly: Assembly) -> dict[str, Any]:
+def first_params(assembly: TrainedModel) -> dict[str, Any]:
     """The parameters before the first step, a pretrained text encoder's excepted: they depend on
     the seed alone, so one pair of anything makes them again."""
     config = assembly.config
@@ -58,7 +58,7 @@ def first_params(assembly: Assembly) -> dict[str, Any]:
     return init_params(assembly, batch, config.train.seed)
 
 
-def slot_sharpness(assembly: Assembly, params: Any, side: Side) -> Float[np.ndarray, " M"]:
+def slot_sharpness(assembly: TrainedModel, params: Any, side: Side) -> Float[np.ndarray, " M"]:
     """Mean over items of 1 - entropy of a slot's attention over that of even attention."""
 
     @jax.jit

@@ -27,7 +27,7 @@ from tmr_jax.data.cache import (
     text_take,
 )
 from tmr_jax.models.devices import devices_at_hand
-from tmr_jax.models.run import Assembly
+from tmr_jax.models.run import TrainedModel
 from tmr_jax.models.state import parameters_sha256, variables
 from tmr_jax.models.text_cache import States, text_states, with_states
 from tmr_jax.types import MolOut, Side, TextBatch, TextOut
@@ -178,7 +178,7 @@ class Encoder:
     `watch` is called with the number of items done after every batch; what it raises ends the work.
     """
 
-    def __init__(self, assembly: Assembly, params: Any, parts: bool = False) -> None:
+    def __init__(self, assembly: TrainedModel, params: Any, parts: bool = False) -> None:
         self._assembly, self.params, self._parts = assembly, params, parts
         model = assembly.model
 

@@ -31,7 +31,7 @@ from tmr_jax.types import Batch, EncodedBatch
 FEATURES, TOKENIZER, VOCABULARY = "features.json", "tokenizer.json", "vocab.npz"
 
 
-class Assembly(NamedTuple):
+class TrainedModel(NamedTuple):
     """A model and everything that turns strings into its inputs; parameters are passed apart."""
 
     config: Experiment
@@ -64,7 +64,7 @@ class Checkpoint(NamedTuple):
 
 def load_run(
     run: str | Path, which: Literal["best", "newest"] = "best"
-) -> tuple[Assembly, Any, Checkpoint]:
+) -> tuple[TrainedModel, Any, Checkpoint]:
     """The model of a run directory, its parameters, and which checkpoint those are from.
 
     Raises ValueError where the directory is not a run or has no intact checkpoint.
@@ -77,7 +77,7 @@ def load_run(
     return model, params, Checkpoint(which, step, parameters_sha256(params))
 
 
-def load_model(run: str | Path) -> Assembly:
+def load_model(run: str | Path) -> TrainedModel:
     """The model that a run was trained with, without parameters, from its directory alone.
 
     Raises ValueError where a file is missing or does not belong to the others.
@@ -104,10 +104,10 @@ def load_model(run: str | Path) -> Assembly:
     # All attention kernels compute the same, and this machine may lack the one of the training.
     train = dataclasses.replace(config.train, attention="auto")
     module = _module(dataclasses.replace(config, train=train), bert, vocabulary)
-    return Assembly(config, module, tokenizer, bert, features["weights"], vocabulary)
+    return TrainedModel(config, module, tokenizer, bert, features["weights"], vocabulary)
 
 
-def save_model(run: Path, model: Assembly, shapes: Shapes) -> None:
+def save_model(run: Path, model: TrainedModel, shapes: Shapes) -> None:
     """Writes what `load_model` reads, except config.json, which the run already has."""
     model.tokenizer.save(run / TOKENIZER)
     if model.vocabulary is not None:
@@ -156,19 +156,19 @@ def load_text_encoder(config: Experiment) -> TextEncoder:
     return encoder
 
 
-def new_model(config: Experiment, text: TextEncoder, vocabulary: Vocabulary | None) -> Assembly:
+def new_model(config: Experiment, text: TextEncoder, vocabulary: Vocabulary | None) -> TrainedModel:
     module = _module(config, text.bert, vocabulary)
-    return Assembly(config, module, text.tokenizer, text.bert, text.record, vocabulary)
+    return TrainedModel(config, module, text.tokenizer, text.bert, text.record, vocabulary)
 
 
-def with_config(model: Assembly, config: Experiment, weights: dict[str, str]) -> Assembly:
+def with_config(model: TrainedModel, config: Experiment, weights: dict[str, str]) -> TrainedModel:
     """Another model on the same tokenizer, text encoder and vocabulary."""
     module = _module(config, model.bert, model.vocabulary)
     return model._replace(config=config, model=module, weights=weights)
 
 
 def init_params(
-    model: Assembly,
+    model: TrainedModel,
     batch: Batch | EncodedBatch,
     seed: int,
     text_weights: dict[str, Any] | None = None,

@@ -20,7 +20,7 @@ from tmr_jax.data.features.graph import atom_order, featurise
 from tmr_jax.data.features.motifs import number_by_first
 from tmr_jax.data.features.text import clean_text
 from tmr_jax.models.encode import Encoded, Encoder, unit
-from tmr_jax.models.run import Assembly
+from tmr_jax.models.run import TrainedModel
 from tmr_jax.types import MolFeatures
 
 WORD = re.compile(r"\S+")
@@ -45,7 +45,7 @@ class Explanation(NamedTuple):
 
 
 def explain(
-    assembly: Assembly, encoder: Encoder, text: str, smiles: str, plain: Encoder | None = None
+    assembly: TrainedModel, encoder: Encoder, text: str, smiles: str, plain: Encoder | None = None
 ) -> Explanation:
     """The parts of a pair that its score rests on. `encoder` keeps parts.
 
@@ -106,7 +106,7 @@ def without_atoms(features: MolFeatures, rows: Iterable[int]) -> MolFeatures:
     )
 
 
-def table_of(assembly: Assembly, molecules: list[MolFeatures]) -> MolTable:
+def table_of(assembly: TrainedModel, molecules: list[MolFeatures]) -> MolTable:
     """What the encoder reads, in the order given and each with its atoms in the order given."""
     told = assembly.config.features
     table = joined_table([pack(molecules, [""] * len(molecules), told.molecule, told.motif)])
@@ -128,7 +128,7 @@ def _weighed(text: str, spans: list[tuple[int, int]], drop: np.ndarray) -> tuple
 
 
 def _words(
-    assembly: Assembly, texts: Encoded, text: str, spans: list[tuple[int, int]]
+    assembly: TrainedModel, texts: Encoded, text: str, spans: list[tuple[int, int]]
 ) -> Float[np.ndarray, "words D"]:
     """Mean states of the pieces of each word; zeros of a word beyond the tokens that are read."""
     pieces = assembly.tokenizer.spans(text, assembly.config.features.max_tokens)

@@ -25,7 +25,7 @@ from tmr_jax.index.build import Model
 from tmr_jax.index.library import Account, Library, Listed, first_parents, listed, open_library
 from tmr_jax.index.schema import DESCRIPTIONS, Filter
 from tmr_jax.models.encode import Encoded, Encoder
-from tmr_jax.models.run import Assembly, Checkpoint, load_run, refines
+from tmr_jax.models.run import Checkpoint, TrainedModel, load_run, refines
 from tmr_jax.models.runtime import use_compile_cache
 from tmr_jax.search.diversity import spread
 from tmr_jax.search.explain import Explanation, explain
@@ -78,7 +78,7 @@ class Retriever:
 
     def __init__(
         self,
-        assembly: Assembly,
+        assembly: TrainedModel,
         params: Any,
         checkpoint: Checkpoint,
         encoder: Encoder | None = None,

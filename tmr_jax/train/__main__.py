@@ -39,7 +39,7 @@ from tmr_jax.train.loop import Loop, NotFinite, Plan, Signals, Stopped, several
 
 if TYPE_CHECKING:
     from tmr_jax.data.datasets.table import Report
-    from tmr_jax.models.run import Assembly
+    from tmr_jax.models.run import TrainedModel
     from tmr_jax.models.state import TrainState
     from tmr_jax.train.dataset import TrainingSet
     from tmr_jax.train.parallel import Spread
@@ -163,7 +163,7 @@ def _directory(config: Experiment, run: Path, fresh: bool) -> Iterator[Path]:
 class Beginning(NamedTuple):
     """What the first step is made with."""
 
-    assembly: Assembly
+    assembly: TrainedModel
     data: TrainingSet | FeatureSet
     validation: Validation
     params: Any

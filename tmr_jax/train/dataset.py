@@ -23,7 +23,7 @@ from tmr_jax.data.features.fingerprint import fingerprints
 from tmr_jax.data.hard_negatives import structure_place
 from tmr_jax.data.identity import molecule_groups
 from tmr_jax.models.encode import Encoder, distinct, sequence_keys
-from tmr_jax.models.run import Assembly, load_run, load_text_encoder, new_model
+from tmr_jax.models.run import TrainedModel, load_run, load_text_encoder, new_model
 from tmr_jax.models.text_cache import States
 from tmr_jax.types import Batch, Pair, TextBatch
 
@@ -64,7 +64,7 @@ class TrainingSet(NamedTuple):
 
 def model_and_dataset(
     config: Experiment, pairs: Sequence[Pair], shards: int = 1
-) -> tuple[Assembly, TrainingSet, dict[str, Any] | None]:
+) -> tuple[TrainedModel, TrainingSet, dict[str, Any] | None]:
     """A new model, its training set, and pretrained text weights if the experiment names any.
 
     `shards` is the number of parts of a batch that are encoded separately: declared shapes are
@@ -135,7 +135,7 @@ def _shapes(config: Experiment, composition: Composition, mol: MolTable, shards:
     return shapes._replace(text=(composition.row,), rows=rows)
 
 
-def freeze_text(model: Assembly, dataset: TrainingSet, params: Any) -> TrainingSet:
+def freeze_text(model: TrainedModel, dataset: TrainingSet, params: Any) -> TrainingSet:
     """The training set with the hidden states of its texts from a text encoder that is frozen."""
     from rich.console import Console
     from rich.progress import Progress
@@ -147,7 +147,7 @@ def freeze_text(model: Assembly, dataset: TrainingSet, params: Any) -> TrainingS
     return dataset._replace(states=states)
 
 
-def started_text(model: Assembly, start: Path) -> tuple[Assembly, dict[str, Any]]:
+def started_text(model: TrainedModel, start: Path) -> tuple[TrainedModel, dict[str, Any]]:
     """The model with the origin of its text encoder recorded, and that encoder's weights.
 
     Raises ValueError where the run `start` has another text encoder than the experiment.

@@ -24,7 +24,7 @@ from tmr_jax.data.files import write_text
 
 if TYPE_CHECKING:
     from tmr_jax.models.checkpoint import Checkpoints, NoCheckpoints
-    from tmr_jax.models.run import Assembly
+    from tmr_jax.models.run import TrainedModel
     from tmr_jax.models.state import TrainState
     from tmr_jax.train.dataset import TrainingSet
     from tmr_jax.train.loader import HostFeed, ResidentFeed
@@ -145,7 +145,7 @@ class Loop:
 
     config: Experiment
     run: Path
-    assembly: Assembly
+    assembly: TrainedModel
     data: TrainingSet | FeatureSet
     plan: Plan
     feed: HostFeed | ResidentFeed

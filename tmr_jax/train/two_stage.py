@@ -26,7 +26,7 @@ from tmr_jax.data.identity import molecule_groups
 from tmr_jax.eval.rerank import take
 from tmr_jax.eval.rerank_steps import padded
 from tmr_jax.models.encode import Encoder, unit
-from tmr_jax.models.run import Assembly, load_model, refines, with_config
+from tmr_jax.models.run import TrainedModel, load_model, refines, with_config
 from tmr_jax.models.state import joined
 from tmr_jax.types import EncodedBatch, MolOut, Pair, Side, TextOut
 
@@ -80,7 +80,7 @@ def finished(run: Path) -> bool:
 
 def assemble_for_generator(
     config: Experiment, pairs: Sequence[Pair], start: Path
-) -> tuple[Assembly, FeatureSet, dict[str, Any]]:
+) -> tuple[TrainedModel, FeatureSet, dict[str, Any]]:
     """The assembly with the encoder of `start`, the features of its pairs, and its parameters.
 
     Raises ValueError where the encoder that the experiment describes is not the one in `start`.
@@ -159,7 +159,7 @@ def with_dropout(texts: Sequence[str], share: float, seed: int) -> list[str]:
 
 
 def init_generator(
-    assembly: Assembly, batch: EncodedBatch, seed: int, encoder: dict[str, Any]
+    assembly: TrainedModel, batch: EncodedBatch, seed: int, encoder: dict[str, Any]
 ) -> dict[str, Any]:
     """The encoder's parameters and fresh ones of the generator."""
     fresh = joined(jax.jit(assembly.model.init)(jax.random.key(seed), batch))

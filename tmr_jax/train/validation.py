@@ -13,7 +13,7 @@ from tmr_jax.eval.rank import rank
 from tmr_jax.eval.rerank import Choice, Refiner, choose_alpha, settings_of, tier_scores
 from tmr_jax.eval.rerank_steps import Direction
 from tmr_jax.models.encode import Encoded, Encoder
-from tmr_jax.models.run import Assembly, refines
+from tmr_jax.models.run import TrainedModel, refines
 from tmr_jax.types import Pool
 
 
@@ -23,7 +23,7 @@ class Validation:
     `frozen` are parameters whose encoders never change: then the pool is encoded only once.
     """
 
-    def __init__(self, assembly: Assembly, pool: Pool, frozen: Any = None) -> None:
+    def __init__(self, assembly: TrainedModel, pool: Pool, frozen: Any = None) -> None:
         features = assembly.config.features
         self.protocol = pool.protocol
         self._mol, kept, self.refused = molecule_table(
