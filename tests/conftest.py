@@ -72,10 +72,13 @@ def block_network() -> None:
 block_network()
 
 
+CHECKED = ("models", "train", "eval.metrics", "eval.twins")  # rooms, and files of other rooms
+
+
 def check_annotations() -> None:
     """Shapes and types of annotated functions are checked at each call, where arrays flow.
 
-    Not in features (time limits are tested there), nor in retrieval.rank, whose own error for
+    Not in data.features (time limits are tested there), nor in eval.rank, whose own error for
     widths that differ is tested.
     """
     import jax
@@ -84,9 +87,7 @@ def check_annotations() -> None:
 
     # Outside of jit our functions take numpy arrays too, as those of jax itself do.
     jaxtyping.Array = jax.Array | np.ndarray
-    checked = ("nn", "losses", "models", "training")
-    checked += ("retrieval.index", "retrieval.metrics", "retrieval.twins")
-    jaxtyping.install_import_hook([f"tmr_jax.{name}" for name in checked], "beartype.beartype")
+    jaxtyping.install_import_hook([f"tmr_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 
 check_annotations()
@@ -94,12 +95,15 @@ check_annotations()
 
 # Files that take a minute or more, which each worker gets whole: one that began last would leave
 # the others without work.
-LONG = ("test_line", "test_parallel", "test_train", "test_experiments", "test_memory_bank")
-LONG += ("test_feed", "test_bench_gpu", "test_processes", "test_mirror", "test_refinement")
+LONG = ("test_experiments", "train/test_processes", "train/test_parallel", "train/test_main")
+LONG += ("train/test_loader", "e2e/test_walkthrough", "e2e/test_line", "e2e/test_mirror")
+LONG += ("models/test_memory_bank", "eval/test_rerank", "tools/test_bench_gpu")
+TESTS = Path(__file__).resolve().parent
+LONG_FILES = tuple(TESTS / f"{name}.py" for name in LONG)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.stem not in LONG)
+    items.sort(key=lambda item: item.path not in LONG_FILES)
     data = os.environ.get("TMR_JAX_DATA", "")
     absent = pytest.mark.skip(reason="TMR_JAX_DATA names no folder with the public data sets")
     no_device = pytest.mark.skip(reason="no accelerator: set JAX_PLATFORMS=cuda or tpu")
