@@ -108,7 +108,7 @@ def test_takes_one_step(path: Path) -> None:
             states = np.float32(states * mask[..., None])
             batch = batch._replace(text=batch.text._replace(tokens=states))
         trained = without(params, frozen | rivals | {STATISTICS})
-        optimizer = build_optimizer(config.optim, 100, trained)
+        optimizer = build_optimizer(config.optim, 100, trained, assembly.model.groups)
         adversary = build_adversary(config.optim) if rivals else None
         step = train_step(assembly.model, optimizer, frozen, adversary)
         state = new_state(params, optimizer, frozen, adversary, rivals)

@@ -267,10 +267,10 @@ def _training(
     rows = np.asarray(task.data.composition.epoch(0, 0))[:1]
     data = _shared(task.data, config, size, rows, spread.parts)
     steps = planned(rows, data.text, data.mol, data.shapes, data.shards)
-    rivals = getattr(model, "adversary", frozenset())
+    rivals = model.adversary
     rival = build_adversary(config.optim) if rivals else None
     trained = without(params, rivals | {STATISTICS})
-    optimizer = build_optimizer(config.optim, 10_000, trained)
+    optimizer = build_optimizer(config.optim, 10_000, trained, model.groups)
     state = jax.eval_shape(lambda p: new_state(p, optimizer, frozenset(), rival, rivals), params)
     step = train_step(model, optimizer, frozenset(), rival, spread)
     call = make_train_call(step, _taking(spread.chunks), 1, spread)

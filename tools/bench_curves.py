@@ -94,7 +94,7 @@ def step(size: Sizes, batch: int, length: int = 0) -> list[float]:
         shapes = fixed.shapes._replace(text=(length,), rows=(batch,))
         task = task._replace(data=fixed._replace(shapes=shapes))
     params = parameters(task)
-    optimizer = build_optimizer(task.config.optim, 100, params)
+    optimizer = build_optimizer(task.config.optim, 100, params, task.model.groups)
     state, key = new_state(params, optimizer), jax.random.key(0)
     feed = feed_of(task.data, task.model, optimizer, frozenset(), None, 0)
     plan = task.data.composition.epoch(0, 0)

@@ -186,7 +186,7 @@ def parameters(task: Work) -> dict[str, Any]:
 def train(task: Work, calls: int) -> dict[str, Any]:
     """`calls` calls after those that compile, and what they came to."""
     params = parameters(task)
-    optimizer = build_optimizer(task.config.optim, 10_000, params)
+    optimizer = build_optimizer(task.config.optim, 10_000, params, task.model.groups)
     state = new_state(params, optimizer)
     feed = feed_of(task.data, task.model, optimizer, frozenset(), None, 0)
     plan, key = task.data.composition.epoch(0, 0), jax.random.key(0)

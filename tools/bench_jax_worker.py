@@ -64,7 +64,9 @@ class Contestant:
         pad = self.assembly.tokenizer.pad_token
         first = self.data.batch(self.plan[0], pad)
         self.params = jax.device_get(init_params(self.assembly, first, 0, weights))
-        self.optimizer = build_optimizer(config.optim, 10_000, self.params)
+        self.optimizer = build_optimizer(
+            config.optim, 10_000, self.params, self.assembly.model.groups
+        )
         self.feed = feed_of(self.data, self.assembly.model, self.optimizer, frozenset(), None, pad)
         self.encoder = Encoder(self.assembly, self.params)
         self.compiled = False

@@ -109,7 +109,7 @@ def main() -> None:
     params = jax.jit(model.init)(
         {"params": jax.random.key(config.train.seed), "dropout": jax.random.key(0)}, *batch(0)
     )["params"]
-    optimizer = build_optimizer(config.optim, plan.total, params)
+    optimizer = build_optimizer(config.optim, plan.total, params, {})
     state = optimizer.init(params)
 
     @partial(jax.jit, donate_argnums=(0, 1))

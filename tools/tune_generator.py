@@ -29,7 +29,6 @@ from tmr_jax.eval.pools import encode_pools
 from tmr_jax.eval.rerank import Refiner, choose_alpha, settings_of, tier_scores
 from tmr_jax.eval.rerank_steps import Direction
 from tmr_jax.eval.restore import restored
-from tmr_jax.models.difftmr import GENERATOR
 from tmr_jax.models.encode import Encoded
 from tmr_jax.models.run import TrainedModel, with_config
 from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
@@ -98,9 +97,9 @@ def run(assembly: TrainedModel, data: FeatureSet, encoder: Any, pool: Asked, ste
     params = init_generator(
         assembly, data.batch(plan.rows(0, 1)[0], pad), config.train.seed, encoder
     )
-    frozen = frozenset(encoder) - GENERATOR
+    frozen = frozenset(encoder) - assembly.model.generator
     trained = {name: p for name, p in params.items() if name not in frozen}
-    optimizer = build_optimizer(config.optim, steps, trained)
+    optimizer = build_optimizer(config.optim, steps, trained, assembly.model.groups)
     state = new_state(params, optimizer, frozen)
     step = make_train_step(assembly.model, optimizer, 10_000, frozen)
     key, losses = jax.random.key(config.train.seed), []

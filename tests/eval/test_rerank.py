@@ -24,7 +24,7 @@ from tmr_jax.eval.pools import encode_pools
 from tmr_jax.eval.rerank import choose_alpha, keep_alpha, read_alpha, take
 from tmr_jax.eval.restore import open_run
 from tmr_jax.models.checkpoint import restore_params
-from tmr_jax.models.difftmr import GENERATOR
+from tmr_jax.models.difftmr import DiffTMR
 from tmr_jax.models.encode import Encoded, Encoder
 from tmr_jax.train.__main__ import train
 from tmr_jax.train.loop import Signals, Stopped
@@ -171,7 +171,7 @@ def test_a_search_scores_what_it_finds_as_evaluation_does(joint, tmp_path, on_di
 def test_the_second_stage_leaves_the_encoder_as_it_was(stages):
     encoder, generator = stages
     before, after = restore_params(encoder, "best")[0], restore_params(generator, "newest")[0]
-    assert set(after) - set(before) == GENERATOR
+    assert set(after) - set(before) == DiffTMR.generator
     for name in before:
         same = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), before[name], after[name])
         assert all(jax.tree.leaves(same)), name

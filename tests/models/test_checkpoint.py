@@ -34,7 +34,7 @@ def state_at(step: int) -> TrainState:
     }
     config, rivals = OptimConfig(), frozenset({"critic"})
     trained = without(params, rivals | {"batch_stats"})
-    optimizer = build_optimizer(config, 100, trained)
+    optimizer = build_optimizer(config, 100, trained, {"text_encoder": "text"})
     state = new_state(params, optimizer, frozenset(), build_adversary(config), rivals)
     moments, rival = jax.tree.map(
         lambda m: m + step if m.dtype == jnp.float32 else m, (state.optimizer, state.adversary)

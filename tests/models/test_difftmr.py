@@ -147,10 +147,8 @@ def generative(weights, query, u, local, target, key):
 
 
 def test_a_dual_encoders_parameters_fit_in_and_only_the_generator_is_new():
-    from tmr_jax.models.difftmr import GENERATOR
-
     m, batch = model(), features()
-    assert set(m.init(jax.random.key(0), batch)["params"]) == GENERATOR | {"log_scale"}
+    assert set(m.init(jax.random.key(0), batch)["params"]) == DiffTMR.generator | {"log_scale"}
 
 
 def slope_in_molecules(share, which, params, batch):

@@ -195,7 +195,7 @@ def test_a_scale_past_its_bound_still_learns_and_comes_back_to_it(past):
     assert float(gradient["log_scale"]) > 0.1
 
     for rate in (0.0, 0.01):
-        optimizer = build_optimizer(OptimConfig(0.0, rate, warmup=0), 10**6, params)
+        optimizer = build_optimizer(OptimConfig(0.0, rate, warmup=0), 10**6, params, model.groups)
         step = make_train_step(model, optimizer, 1)
         state = new_state(jax.tree.map(jnp.array, params), optimizer)
         after, _ = step(state, batch, jax.random.key(0))

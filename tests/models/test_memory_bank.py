@@ -80,7 +80,7 @@ def begun(model, batch):
 def stepper(model, params, config=OptimConfig(1e-3, 1e-3, warmup=0), total=1000):  # noqa: B008
     adversary = build_adversary(config) if model.adversary else None
     trained = without(params, model.adversary | {STATISTICS})
-    optimizer = build_optimizer(config, total, trained)
+    optimizer = build_optimizer(config, total, trained, model.groups)
     state = new_state(params, optimizer, frozenset(), adversary, model.adversary)
     return make_train_step(model, optimizer, 2, frozenset(), adversary), state
 

@@ -19,6 +19,8 @@ BOUND = 2.5  # of the weights, below the tokens' 3
 class Fake(nn.Module):
     """Loss: mean of (weight - tokens)^2 with noise; a text_group of 0 makes it infinite."""
 
+    adversary = frozenset()
+
     def encode(self, batch, train):
         tokens = batch.text.tokens.astype(jnp.float32)
         if train:
@@ -51,7 +53,7 @@ def batch(length=4, group=1):
 def setup(shapes=1):
     model = Fake()
     params = {"weight": jnp.zeros(3)}
-    optimizer = build_optimizer(OptimConfig(base_lr=0.1, warmup=0), 1000, params)
+    optimizer = build_optimizer(OptimConfig(base_lr=0.1, warmup=0), 1000, params, {})
     return make_train_step(model, optimizer, shapes), new_state(params, optimizer)
 
 

@@ -28,7 +28,7 @@ CHUNK = 50
 
 
 def has_slots(assembly: TrainedModel) -> bool:
-    return hasattr(assembly.model, "slot_sharpness") and assembly.model.bank.slots > 0
+    return assembly.model.memory_slots > 0
 
 
 def bank_record(assembly: TrainedModel, params: Any, text: Side, mol: Side) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""From the sections of an experiment to its model; each meets the contract of dual_encoder.py."""
+"""From the sections of an experiment to its model.
+
+Add a model: one file with a subclass of `DualEncoder`, and one line in MODELS (docs/extend.md).
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,17 @@ import jax
 import jax.numpy as jnp
 
 from tmr_jax.config import FeatureConfig, ModelConfig, TrainConfig, did_you_mean
-from tmr_jax.models.difftmr import GPU_LEVEL_BLOCK, LEVEL_BLOCK, DiffTMR
+from tmr_jax.models.difftmr import DiffTMR
 from tmr_jax.models.dual_encoder import DualEncoder
 from tmr_jax.models.layers.attention import LANES, Form, fits_flash
 from tmr_jax.models.layers.bert import Backward, BertConfig
-from tmr_jax.models.layers.memory_bank import HEADS
 from tmr_jax.models.memory_bank import MemoryBank
 
-MODELS = {"dual": DualEncoder, "difftmr": DiffTMR, "mbank": MemoryBank}
+MODELS: dict[str, type[DualEncoder]] = {
+    "dual": DualEncoder,
+    "difftmr": DiffTMR,
+    "mbank": MemoryBank,
+}
 
 
 def build_model(
@@ -34,22 +40,16 @@ def build_model(
     """
     if model.name not in MODELS:
         raise ValueError(f"unknown model {model.name!r}: {did_you_mean(model.name, list(MODELS))}")
+    kind = MODELS[model.name]
+    kind.check(model, train)
     if model.graph.kind == "residual" and not edge_sizes:
         raise ValueError(
-            "the residual graph encoder reads bond features; morgan1 has none: "
+            "expected bond features for the residual graph encoder; got morgan1, which has none; "
             "use --features.molecule ogb, or --model.graph.kind gcn"
         )
     backend = backend or jax.default_backend()
-    more = {}
-    if model.name == "difftmr":
-        _check_generator(model)
-        more = {"slots": features.max_tokens, "tapr": model.tapr, "hdan": model.hdan}
-        more["level_block"] = GPU_LEVEL_BLOCK if backend == "gpu" else LEVEL_BLOCK
-    if model.name == "mbank":
-        _check_bank(model, train)
-        more = {"bank": model.bank}
     backward: Backward = "low_memory" if train.backward == "auto" else train.backward
-    return MODELS[model.name](
+    return kind(
         bert=dataclasses.replace(bert, dropout=model.text.dropout),
         graph=model.graph,
         dim=model.dim,
@@ -68,7 +68,7 @@ def build_model(
         unroll=0 if backend == "cpu" else 1,
         word_dropout=model.text.word_dropout,
         second_order=model.second_order,
-        **more,
+        **kind.options(model, features, backend),
     )
 
 
@@ -88,47 +88,3 @@ def _attention(train: TrainConfig, bert: BertConfig, backward: Backward, backend
             f"expected --train.attention cudnn on an NVIDIA GPU; got {backend}; say auto"
         )
     return train.attention
-
-
-def _check_generator(model: ModelConfig) -> None:
-    hdan = model.hdan
-    if (hdan.state, hdan.clean) == ("outside", "clamp"):
-        raise ValueError(
-            "expected --model.hdan.clean simplex with the state outside of the softmax, got clamp, "
-            "which collapses there (MODELS.md 5.1); for DiffusionRet's form also say "
-            "--model.hdan.state inside"
-        )
-    if (hdan.inputs, hdan.clean) == ("posterior", "clamp"):
-        raise ValueError(
-            "expected --model.hdan.clean simplex with --model.hdan.inputs posterior, whose p are "
-            "logits and not near 0 or 1; got clamp"
-        )
-    if model.dim % 2:
-        raise ValueError(
-            f"expected an even --model.dim, half sines and half cosines of the step; got "
-            f"{model.dim}; add one"
-        )
-    if not (hdan.steps >= 1 and 0 <= hdan.gamma <= 1 and 0 <= hdan.gradient <= 1):
-        raise ValueError(
-            "expected at least one of --model.hdan.steps, and gamma and gradient from 0 to 1; got "
-            f"{hdan.steps}, {hdan.gamma} and {hdan.gradient}"
-        )
-
-
-def _check_bank(model: ModelConfig, train: TrainConfig) -> None:
-    if train.chunk:
-        raise ValueError(
-            "expected --train.chunk 0 with --model.name mbank, whose BatchNorm is of a whole "
-            f"batch; got {train.chunk}; make --train.batch-size smaller, or take more devices"
-        )
-    if model.bank.slots < 0 or model.dim % HEADS:
-        raise ValueError(
-            f"expected --model.bank.slots of at least 0 and a --model.dim that {HEADS} heads share "
-            f"evenly; got {model.bank.slots} and {model.dim}; 0 slots leave the memory out"
-        )
-    weights = (model.second_order.u2u, model.second_order.u2c, model.bank.adversarial)
-    if model.bank.first_order == "none" and not any(weights[:2]):
-        raise ValueError(
-            "expected something to train: a --model.bank.first-order, or a weight in "
-            "--model.second-order; got none of them"
-        )

@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from tmr_jax.config import HdanConfig, TaprConfig
+from tmr_jax.config import FeatureConfig, HdanConfig, ModelConfig, TaprConfig, TrainConfig
 from tmr_jax.models.dual_encoder import DualEncoder, full_precision
 from tmr_jax.models.layers.denoiser import (
     Form,
@@ -60,9 +60,6 @@ class WordWeights(nn.Module):
 
 
 SIMILARITY = 20.0  # about the logit scale that contrastive training ends with (R20)
-GENERATOR = frozenset({"coupling", "word_weights", "t2m", "m2t"})
-
-
 # Numbers of a block of queries whose noise levels are all looked at, without a kernel: it is read
 # fifty times, so it should stay where that is cheap, in a TPU's vector memory or a CPU's cache. A
 # GPU starts a dozen kernels for each level of each block, so its blocks are larger.
@@ -72,10 +69,52 @@ LEVEL_BLOCK, GPU_LEVEL_BLOCK = 2**23, 2**27
 class DiffTMR(DualEncoder):
     """The encoders keep their names, so the parameters of a dual encoder fit in."""
 
+    groups: ClassVar[dict[str, str]] = {
+        **DualEncoder.groups,
+        "coupling": "coupling",
+        **dict.fromkeys(("t2m", "m2t", "word_weights"), "denoiser"),
+    }
+    generator: ClassVar[frozenset[str]] = frozenset({"coupling", "word_weights", "t2m", "m2t"})
+
     slots: int = 256  # words that Theta has a row for: the longest text
     tapr: TaprConfig = TaprConfig()
     hdan: HdanConfig = HdanConfig()
     level_block: int = LEVEL_BLOCK
+
+    @classmethod
+    def check(cls, model: ModelConfig, train: TrainConfig) -> None:
+        hdan = model.hdan
+        if (hdan.state, hdan.clean) == ("outside", "clamp"):
+            raise ValueError(
+                "expected --model.hdan.clean simplex with the state outside of the softmax; got "
+                "clamp, which collapses there; for DiffusionRet's form also set "
+                "--model.hdan.state inside"
+            )
+        if (hdan.inputs, hdan.clean) == ("posterior", "clamp"):
+            raise ValueError(
+                "expected --model.hdan.clean simplex with --model.hdan.inputs posterior, whose p "
+                "are logits and not near 0 or 1; got clamp"
+            )
+        if model.dim % 2:
+            raise ValueError(
+                f"expected an even --model.dim, half sines and half cosines of the step; got "
+                f"{model.dim}; add one"
+            )
+        if not (hdan.steps >= 1 and 0 <= hdan.gamma <= 1 and 0 <= hdan.gradient <= 1):
+            raise ValueError(
+                "expected at least one of --model.hdan.steps, and gamma and gradient from 0 to 1; "
+                f"got {hdan.steps}, {hdan.gamma} and {hdan.gradient}"
+            )
+
+    @classmethod
+    def options(cls, model: ModelConfig, features: FeatureConfig, backend: str) -> dict[str, Any]:
+        block = GPU_LEVEL_BLOCK if backend == "gpu" else LEVEL_BLOCK
+        own = {"tapr": model.tapr, "hdan": model.hdan}
+        return {**own, "slots": features.max_tokens, "level_block": block}
+
+    @property
+    def reranker(self) -> Self:
+        return self
 
     def setup(self) -> None:
         super().setup()

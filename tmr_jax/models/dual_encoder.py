@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
-from tmr_jax.config import GraphEncoderConfig, SecondOrderConfig
+from tmr_jax.config import (
+    FeatureConfig,
+    GraphEncoderConfig,
+    ModelConfig,
+    SecondOrderConfig,
+    TrainConfig,
+)
 from tmr_jax.models.layers.attention import HIDDEN, Form, Segments
 from tmr_jax.models.layers.bert import Backward, Bert, BertConfig
 from tmr_jax.models.layers.bert_layer import Gelu
@@ -126,8 +132,48 @@ def _motifs(nodes: Array, of_graph: Array, motif: Array, graphs: int) -> tuple[A
     return features, jnp.where(motif_of_graph < 0, graphs - 1, motif_of_graph)
 
 
+class Reranker(Protocol):
+    """The optional second stage of a model; tmr_jax/eval/rerank_steps.py puts the pieces together.
+
+    Q queries, K candidates of each, T words, F perturbations, R initial states, S sampler steps.
+    """
+
+    def weigh_words(
+        self, tokens: Float[Array, "B T D"], mask: Bool[Array, "B T"]
+    ) -> Float[Array, "B T"]: ...
+
+    def perturb(
+        self,
+        text: Float[Array, "#Q #K D"],
+        mol: Float[Array, "#Q #K D"],
+        cosines: Float[Array, "Q K T"],
+        mask: Bool[Array, "#Q #K T"],
+        noise: Float[Array, "F D"],
+    ) -> tuple[Float[Array, "Q K"], Float[Array, "Q K D"]]: ...
+
+    def reconstruct(
+        self,
+        direction: str,
+        query: Float[Array, "Q D"],
+        candidates: Float[Array, "Q K D"],
+        local: Float[Array, "Q K"],
+        noise: Float[Array, "R Q K"],
+        samples: int,
+    ) -> Float[Array, "S Q K"]: ...
+
+
 class DualEncoder(nn.Module):
-    """Text and molecules into one space R^dim; similarity is the cosine."""
+    """Text and molecules into one space R^dim; similarity is the cosine.
+
+    It is a model by itself and the base of all others. Trainer, index and evaluator use these:
+    `encode_text`, `encode_molecule`, `similarity`, `loss`, and what a subclass declares here:
+    `groups`, `check`, `options`, `adversary` (with `adversary_loss`), `generator`, `reranker`,
+    `memory_slots` and `trains_scale`.
+    """
+
+    # Name of a top-level parameter -> its learning rate, the field NAME_lr of OptimConfig; any
+    # other parameter has base_lr.
+    groups: ClassVar[dict[str, str]] = {"text_encoder": "text"}
 
     bert: BertConfig
     graph: GraphEncoderConfig
@@ -148,8 +194,26 @@ class DualEncoder(nn.Module):
     second_order: SecondOrderConfig = SecondOrderConfig()
     axis: str | None = None  # the devices that share a batch, where several do
 
-    adversary = frozenset()  # names of parameters with a loss of their own, that step first
+    generator: ClassVar[frozenset[str]] = frozenset()  # parameters that a second stage can train
+    adversary = (
+        frozenset()
+    )  # parameters with a loss of their own, `adversary_loss`; they step first
+    memory_slots = 0  # M of a memory bank, whose attention `slot_sharpness` reports
     trains_scale = True  # whether the loss divides cosines by a temperature that it learns
+
+    @classmethod
+    def check(cls, model: ModelConfig, train: TrainConfig) -> None:
+        """ValueError where the configuration contradicts this model."""
+
+    @classmethod
+    def options(cls, model: ModelConfig, features: FeatureConfig, backend: str) -> dict[str, Any]:
+        """Values of the fields that a subclass adds, from the configuration."""
+        return {}
+
+    @property
+    def reranker(self) -> Reranker | None:
+        """The model itself where it has a second stage."""
+        return None
 
     def setup(self) -> None:
         how = (self.backward, self.attention, self.gelu, self.remat, self.unroll)

@@ -6,12 +6,14 @@ first, and second order, u2u and u2c.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from tmr_jax.config import BankConfig
+from tmr_jax.config import BankConfig, FeatureConfig, ModelConfig, TrainConfig
 from tmr_jax.models.dual_encoder import DualEncoder, full_precision
-from tmr_jax.models.layers.memory_bank import Critic, Memory, SharedHead
+from tmr_jax.models.layers.memory_bank import HEADS, Critic, Memory, SharedHead
 from tmr_jax.models.layers.pooling import masked_mean, segment_mean
 from tmr_jax.models.losses.adversarial import critic_loss, generator_loss
 from tmr_jax.models.losses.contrastive import same_pair
@@ -23,6 +25,34 @@ class MemoryBank(DualEncoder):
     """`pooled` is z, of length one; words and atoms stay as they were before the memory."""
 
     bank: BankConfig = BankConfig()
+
+    @classmethod
+    def check(cls, model: ModelConfig, train: TrainConfig) -> None:
+        if train.chunk:
+            raise ValueError(
+                "expected --train.chunk 0 with --model.name mbank, whose BatchNorm is of a whole "
+                f"batch; got {train.chunk}; make --train.batch-size smaller, or take more devices"
+            )
+        if model.bank.slots < 0 or model.dim % HEADS:
+            raise ValueError(
+                f"expected --model.bank.slots of at least 0 and a --model.dim that {HEADS} heads "
+                f"share evenly; got {model.bank.slots} and {model.dim}; 0 slots leave the memory "
+                "out"
+            )
+        weights = (model.second_order.u2u, model.second_order.u2c, model.bank.adversarial)
+        if model.bank.first_order == "none" and not any(weights[:2]):
+            raise ValueError(
+                "expected something to train: a --model.bank.first-order, or a weight in "
+                "--model.second-order; got none of them"
+            )
+
+    @classmethod
+    def options(cls, model: ModelConfig, features: FeatureConfig, backend: str) -> dict[str, Any]:
+        return {"bank": model.bank}
+
+    @property
+    def memory_slots(self) -> int:
+        return self.bank.slots
 
     def setup(self) -> None:
         super().setup()

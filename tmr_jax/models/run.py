@@ -185,7 +185,7 @@ def init_params(
 
 def refines(module: nn.Module) -> bool:
     """Whether the model has a second stage (tmr_jax/eval/rerank_steps.py)."""
-    return hasattr(module, "reconstruct")
+    return module.reranker is not None
 
 
 def _text_encoder(config: Experiment) -> TextEncoder:

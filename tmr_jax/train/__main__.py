@@ -228,7 +228,6 @@ def _one_stage(
 
 def _second_stage(config: Experiment, pairs: list[Pair], pool: Pool, start: Path) -> Beginning:
     """The generator alone, above the features of the encoder of the run `start`."""
-    from tmr_jax.models.difftmr import GENERATOR
     from tmr_jax.train.parallel import WHOLE
     from tmr_jax.train.two_stage import assemble_for_generator, init_generator
     from tmr_jax.train.validation import Validation
@@ -237,7 +236,9 @@ def _second_stage(config: Experiment, pairs: list[Pair], pool: Pool, start: Path
     validation = Validation(assembly, pool, encoder)
     first = data.batch(Plan(config, data).rows(0, 1)[0], assembly.tokenizer.pad_token)
     params = init_generator(assembly, first, config.train.seed, encoder)
-    return Beginning(assembly, data, validation, params, frozenset(encoder) - GENERATOR, WHOLE)
+    return Beginning(
+        assembly, data, validation, params, frozenset(encoder) - assembly.model.generator, WHOLE
+    )
 
 
 def _take_steps(
@@ -258,7 +259,7 @@ def _take_steps(
     plan, pad_token = Plan(config, data), assembly.tokenizer.pad_token
     rivals = assembly.model.adversary
     trained = without(params, frozen | rivals | {STATISTICS})
-    optimizer = build_optimizer(config.optim, plan.total, trained)
+    optimizer = build_optimizer(config.optim, plan.total, trained, assembly.model.groups)
     adversary = build_adversary(config.optim) if rivals else None
     state = new_state(params, optimizer, frozen, adversary, rivals)
     with Display(plan.total, config.train.batch_size) as display:

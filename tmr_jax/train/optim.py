@@ -8,7 +8,7 @@ reads them once for it and once to update: nothing else passes over the paramete
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import jax
@@ -20,18 +20,15 @@ from jaxtyping import Array, Float, Int
 from tmr_jax.config import OptimConfig
 
 SHORT_RUN = 10  # warm-up takes at most one step in this many
-GROUPS = {
-    "text_encoder": "text",
-    "coupling": "coupling",
-    **dict.fromkeys(("t2m", "m2t", "word_weights"), "denoiser"),
-}
 TINY = 1e-30  # a norm of zero clips nothing
 
 
 def build_optimizer(
-    config: OptimConfig, total_steps: int, params: Any
+    config: OptimConfig, total_steps: int, params: Any, groups: Mapping[str, str]
 ) -> optax.GradientTransformation:
     """Adam with a rate per group; AdamW where a weight decay is set.
+
+    `groups`: of the model, the rate of each top-level parameter that has not `base_lr`.
 
     An update that is not finite leaves parameters and moments as they were and is counted in the
     state (see `skipped`).
@@ -42,14 +39,16 @@ def build_optimizer(
         "coupling": schedule(config, config.coupling_lr, total_steps),
         "denoiser": optax.cosine_decay_schedule(config.denoiser_lr, max(total_steps, 1)),
     }
-    groups: dict[Hashable, optax.GradientTransformation] = {
+    optimizers: dict[Hashable, optax.GradientTransformation] = {
         name: optax.adamw(rate, weight_decay=config.weight_decay, mask=_decays)
         if config.weight_decay
         else optax.adam(rate)
         for name, rate in rates.items()
     }
-    labels = jax.tree_util.tree_map_with_path(lambda path, _: group_of(_names(path)), params)
-    return if_finite(optax.multi_transform(groups, labels), config.clip)
+    labels = jax.tree_util.tree_map_with_path(
+        lambda path, _: groups.get(_names(path)[0], "base"), params
+    )
+    return if_finite(optax.multi_transform(optimizers, labels), config.clip)
 
 
 def build_adversary(config: OptimConfig) -> optax.GradientTransformation:
@@ -97,11 +96,6 @@ def norm_of(gradients: Any) -> Float[Array, ""]:
     """The norm of all of them. That of optax has another name in each of its versions."""
     with jax.named_scope("global_norm"):
         return jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradients)))
-
-
-def group_of(path: tuple[str, ...]) -> str:
-    """Which group of R23 a parameter belongs to, by the path of its names."""
-    return GROUPS.get(path[0], "base")
 
 
 def schedule(config: OptimConfig, peak: float, total_steps: int) -> optax.Schedule:

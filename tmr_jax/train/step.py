@@ -82,7 +82,7 @@ def train_step(
     device: the model's own, `grad_norm`, `skipped` (updates left out up to now) and
     `skipped_in_a_row`.
     """
-    rivals: frozenset[str] = getattr(model, "adversary", frozenset())
+    rivals: frozenset[str] = model.adversary
     assert bool(rivals) == (adversary is not None), "an adversary and its optimizer come together"
     encode = encoder_of(model, spread)
     if spread.mesh is not None and spread.how == "jit":
