@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -132,6 +132,7 @@ def _motifs(nodes: Array, of_graph: Array, motif: Array, graphs: int) -> tuple[A
     return features, jnp.where(motif_of_graph < 0, graphs - 1, motif_of_graph)
 
 
+@runtime_checkable
 class Reranker(Protocol):
     """The optional second stage of a model; tmr_jax/eval/rerank_steps.py puts the pieces together.
 
