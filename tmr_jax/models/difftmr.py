@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from tmr_jax.config import FeatureConfig, HdanConfig, ModelConfig, TaprConfig, TrainConfig
-from tmr_jax.models.dual_encoder import DualEncoder, full_precision
+from tmr_jax.models.dual_encoder import DualEncoder, Reranker, full_precision
 from tmr_jax.models.layers.denoiser import (
     Form,
     Hdan,
@@ -113,7 +113,7 @@ class DiffTMR(DualEncoder):
         return {**own, "slots": features.max_tokens, "level_block": block}
 
     @property
-    def reranker(self) -> Self:
+    def reranker(self) -> Reranker:
         return self
 
     def setup(self) -> None:
