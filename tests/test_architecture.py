@@ -56,11 +56,12 @@ SERVICE = of(
     "serve", "__init__ app batcher engine errors form http metrics middleware page schemas"
 )
 FEATURES = ("data/features/", "data/identity.py")
-FILES_ON_DISK = ("data/files.py", "data/lock.py")
+FILES_ON_DISK = of("data", "cache files lock progress")
 MAY_IMPORT = {
     ("data/features/",): FEATURES + FILES_ON_DISK,
     ("data/drawing.py",): FEATURES,
     ("data/",): ("data/", "config.py"),
+    ("models/pretrained.py",): LAYERS_OF_MODELS + FILES_ON_DISK,
     LAYERS_OF_MODELS: LAYERS_OF_MODELS,
     ("models/losses/",): ("models/losses/",),
     MODELS: (*MODELS, *LAYERS_OF_MODELS, "models/losses/", "config.py"),

@@ -19,10 +19,10 @@ from pathlib import Path
 import tyro
 from rdkit import Chem, rdBase
 
-from tmr_jax.data.cache import pack_chunk
 from tmr_jax.data.features.graph import featurise, parse_smiles
 from tmr_jax.data.features.properties import group_mask, properties
 from tmr_jax.data.molecules import read_rows
+from tmr_jax.data.tables import pack_chunk
 from tmr_jax.index.entries import describe_chunk
 
 RUNS = 3

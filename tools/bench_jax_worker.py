@@ -20,8 +20,9 @@ import numpy as np
 
 from tmr_jax.config import DataConfig, Experiment, load_experiment
 from tmr_jax.data.batching import Composition
-from tmr_jax.data.cache import CACHE_FROM, cache_folder, text_take
+from tmr_jax.data.cache import CACHE_FROM, cache_folder
 from tmr_jax.data.pools import load_pool
+from tmr_jax.data.tables import text_take
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.models.run import init_params

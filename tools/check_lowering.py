@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tmr_jax.config import Experiment, SecondOrderConfig, load_experiment
 from tmr_jax.data.batching import declare_shapes, make_batch
-from tmr_jax.data.cache import TextTable, apply_vocabulary, build_vocabulary, molecule_table
+from tmr_jax.data.tables import TextTable, apply_vocabulary, build_vocabulary, molecule_table
 from tmr_jax.models.build import build_model
 from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.models.state import STATISTICS, joined, new_state, without

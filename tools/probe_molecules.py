@@ -24,8 +24,9 @@ import optax
 from tmr_jax.config import GraphEncoderConfig
 from tmr_jax.data import load_pairs_with_report
 from tmr_jax.data.batching import encode_batches_mol, encode_batches_text, mol_batch
-from tmr_jax.data.cache import TextTable, cache_folder, molecule_table, text_table
+from tmr_jax.data.cache import cache_folder
 from tmr_jax.data.pools import load_pool, validation_protocol
+from tmr_jax.data.tables import TextTable, molecule_table, text_table
 from tmr_jax.eval.metrics import metrics
 from tmr_jax.eval.rank import rank
 from tmr_jax.models.dual_encoder import MAX_LOG_SCALE, GraphEncoder

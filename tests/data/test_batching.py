@@ -19,7 +19,8 @@ from tmr_jax.data.batching import (
     spread_plan,
     text_batch,
 )
-from tmr_jax.data.cache import (
+from tmr_jax.data.packing import pack
+from tmr_jax.data.tables import (
     TextTable,
     apply_vocabulary,
     build_vocabulary,
@@ -27,7 +28,6 @@ from tmr_jax.data.cache import (
     table_get,
     table_take,
 )
-from tmr_jax.data.packing import pack
 
 SMILES = ["CCO", "C", "CC(=O)NC", "[Na+].[Cl-]", "c1ccccc1"]
 LENGTHS = np.random.default_rng(1).integers(4, 250, 203)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
 import pytest
 
+from tmr_jax.data import identity
 from tmr_jax.data.features.graph import BadMolecule
-from tmr_jax.data.identity import molecule_groups, molecule_key, skeleton_key
+from tmr_jax.data.identity import molecule_groups, molecule_key, molecule_keys, skeleton_key
 
 L_ALANINE, D_ALANINE = "C[C@@H](C(=O)O)N", "C[C@H](C(=O)O)N"
 
@@ -41,12 +41,29 @@ def test_no_molecule_is_refused_with_its_reason():
     assert caught.value.reason == "unparsable"
 
 
-def test_groups_are_kept_in_the_cache_and_a_damaged_file_is_made_again(tmp_path, monkeypatch):
+def test_keys_of_many_molecules_are_cached_and_a_damaged_file_is_computed_again(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path))
-    monkeypatch.setattr("tmr_jax.data.identity.CACHE_FROM", 1)
-    first = molecule_groups(["CCO", "OCC", "CN"])
-    assert first.tolist() == [0, 0, 1]
-    (path,) = tmp_path.glob("groups-*.npz")
-    path.write_bytes(b"x")
-    np.testing.assert_array_equal(molecule_groups(["CCO", "OCC", "CN"]), first)
-    assert path.stat().st_size > 100
+    monkeypatch.setattr(identity, "CACHE_FROM", 2)
+    smiles = ["CCO", "CN", "OCC", "broken("]
+    wanted = [molecule_key(s) for s in smiles[:3]] + ["SMI:broken("]
+    assert molecule_keys(smiles) == wanted
+    assert molecule_groups(smiles).tolist() == [0, 1, 0, 2]
+    (path,) = tmp_path.glob("keys-*.json")
+    path.write_text('["a", "b", "a", "c"]')
+    assert molecule_keys(smiles) == ["a", "b", "a", "c"]
+    for damage in ("[", '["a"]', "[1, 2, 3, 4]"):
+        path.write_text(damage)
+        capsys.readouterr()
+        assert molecule_keys(smiles) == wanted
+        assert "computing it again" in capsys.readouterr().err
+
+
+def test_another_rdkit_computes_keys_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path))
+    monkeypatch.setattr(identity, "CACHE_FROM", 1)
+    molecule_keys(["C"])
+    monkeypatch.setattr(identity.rdBase, "rdkitVersion", "1")
+    molecule_keys(["C"])
+    assert len(list(tmp_path.iterdir())) == 2

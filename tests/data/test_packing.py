@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tmr_jax.data.cache import TextTable
 from tmr_jax.data.packing import pack, packed_text
+from tmr_jax.data.tables import TextTable
 
 
 def table(*lengths) -> TextTable:

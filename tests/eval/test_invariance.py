@@ -8,9 +8,9 @@ from tokenizers import models, pre_tokenizers, processors
 
 from tmr_jax.config import Experiment, FeatureConfig, GraphEncoderConfig, ModelConfig, TrainConfig
 from tmr_jax.data.batching import encode_batches_mol, encode_batches_text
-from tmr_jax.data.cache import apply_vocabulary, build_vocabulary, molecule_table, text_table
 from tmr_jax.data.features.graph import EDGE_SIZES, NODE_SIZES
 from tmr_jax.data.features.text import Tokenizer
+from tmr_jax.data.tables import apply_vocabulary, build_vocabulary, molecule_table, text_table
 from tmr_jax.eval.pools import encode_pools
 from tmr_jax.eval.protocols import PAIR
 from tmr_jax.eval.restore import restored

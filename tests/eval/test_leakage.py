@@ -16,7 +16,6 @@ from tmr_jax.eval.leakage import (
     first_block,
     keep_record,
     molecule_key,
-    molecule_keys,
     own_test,
 )
 from tmr_jax.eval.protocols import find
@@ -199,15 +198,3 @@ def test_the_first_block_of_a_key():
     assert left != right and left.startswith("SMI:")
     assert first_block(left) == first_block(right) != first_block(molecule_key("*CC[O-]"))
     assert first_block("SMI:not a molecule") == "SMI:not a molecule"
-
-
-def test_keys_of_many_molecules_are_kept_and_a_damaged_file_is_made_again(tmp_path, monkeypatch):
-    monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path))
-    monkeypatch.setattr("tmr_jax.eval.leakage.WATCHED_FROM", 2)
-    wanted = [molecule_key(s) for s in ("CCO", "CN", "CCO")]
-    assert molecule_keys(["CCO", "CN", "CCO"], "keys") == wanted
-    (path,) = tmp_path.glob("keys-*.json")
-    path.write_text(json.dumps(["kept", "as well"]))
-    assert molecule_keys(["CCO", "CN", "CCO"], "keys") == ["kept", "as well", "kept"]
-    path.write_text("[")
-    assert molecule_keys(["CCO", "CN", "CCO"], "keys") == wanted

@@ -30,10 +30,10 @@ from tmr_jax.config import (
     to_json,
 )
 from tmr_jax.data.batching import Shapes, make_batch
-from tmr_jax.data.cache import molecule_table, text_table
 from tmr_jax.data.features.atoms import EDGE_SIZES, NODE_SIZES
 from tmr_jax.data.features.text import Tokenizer
 from tmr_jax.data.pools import load_pool
+from tmr_jax.data.tables import molecule_table, text_table
 from tmr_jax.eval import evaluate as evaluation
 from tmr_jax.eval import protocols
 from tmr_jax.eval.__main__ import main

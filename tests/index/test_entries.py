@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from tmr_jax.data.cache import pack_chunk
+from tmr_jax.data.tables import pack_chunk
 from tmr_jax.data.workers import Died, Worker
 from tmr_jax.index import entries
 from tmr_jax.index.build import DESCRIBE

@@ -18,9 +18,9 @@ from tmr_jax.config import (
     TrainConfig,
 )
 from tmr_jax.data.batching import declare_shapes, make_batch
-from tmr_jax.data.cache import apply_vocabulary, build_vocabulary, molecule_table, text_table
 from tmr_jax.data.features.atoms import EDGE_SIZES, NODE_SIZES
 from tmr_jax.data.features.text import load_tokenizer
+from tmr_jax.data.tables import apply_vocabulary, build_vocabulary, molecule_table, text_table
 from tmr_jax.models.build import build_model
 from tmr_jax.models.dual_encoder import MAX_LOG_SCALE
 from tmr_jax.models.layers.bert import BertConfig

@@ -20,8 +20,8 @@ from tmr_jax.config import (
     TrainConfig,
 )
 from tmr_jax.data.batching import declare_shapes, make_batch
-from tmr_jax.data.cache import apply_vocabulary, build_vocabulary, molecule_table, text_table
 from tmr_jax.data.features.text import load_tokenizer
+from tmr_jax.data.tables import apply_vocabulary, build_vocabulary, molecule_table, text_table
 from tmr_jax.models.build import build_model
 from tmr_jax.models.layers.bert import LAYERS, Affine, BertConfig, stacked
 from tmr_jax.models.layers.bert_layer import SHAPES

@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tmr_jax.data.cache import TextTable
+from tmr_jax.data.tables import TextTable
 from tmr_jax.models.text_cache import text_states, with_states
 from tmr_jax.types import TextBatch
 

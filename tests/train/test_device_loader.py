@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tmr_jax.data.batching import Composition, declare_rows, declare_shapes, make_batch
-from tmr_jax.data.cache import TextTable, molecule_table, table_take
+from tmr_jax.data.tables import TextTable, molecule_table, table_take
 from tmr_jax.train.device_loader import Chosen, planned, tables_of, taken
 
 SMILES = ["CCO", "C", "CC(=O)NC", "[Na+].[Cl-]", "c1ccccc1", "CCCCCCCCOC(=O)c1ccccc1"]

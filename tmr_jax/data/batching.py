@@ -16,8 +16,8 @@ import jax
 import jraph
 import numpy as np
 
-from tmr_jax.data.cache import MolTable, TextTable, take_ranges
 from tmr_jax.data.packing import pack, packed_text
+from tmr_jax.data.tables import MolTable, TextTable, take_ranges
 from tmr_jax.types import Batch, MolBatch, TextBatch
 
 _SAMPLED_BATCHES = 2000  # random batches whose sizes the graph budgets are read from

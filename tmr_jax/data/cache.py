@@ -1,8 +1,7 @@
-"""Features of many molecules and texts as packed arrays, computed once and kept on disk.
+"""The cache folder: results that are computed once and read from a file the next time.
 
-A cache file is an uncompressed .npz of plain arrays. Its headers are compared with the size of the
-file before anything is allocated, nothing in it is ever unpickled, and a file that does not hold is
-computed again.
+Nothing in a file is ever unpickled. The headers of a file of arrays are compared with its size
+before memory is allocated, and a file with invalid content is computed again.
 """
 
 from __future__ import annotations
@@ -11,380 +10,36 @@ import hashlib
 import json
 import math
 import os
+import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, BinaryIO, Generic, TypeVar
 
 import numpy as np
-from rdkit import rdBase
-from rich.console import Console
-from rich.progress import track
 
-from tmr_jax.data.features.graph import BadMolecule, canonical, featurise
-from tmr_jax.data.features.text import Tokenizer
 from tmr_jax.data.files import replaced
-from tmr_jax.data.workers import in_workers
-from tmr_jax.types import MolFeatures
 
-VERSION = 1  # of the features: raise it whenever the arrays of any molecule or text change
-CACHE_FROM = 1000  # rows; fewer are kept on disk only when the caller names a folder
-PARALLEL_FROM = 2000  # distinct molecules; below, starting processes costs more than it saves
-CHUNK = 250  # molecules between two steps of the progress bar
+Arrays = dict[str, np.ndarray]
+T = TypeVar("T")
+VERSION = 1  # raise it whenever the features or keys of any molecule or text change
+CACHE_FROM = 1000  # rows; fewer are cached only in a folder that the caller names
 MAX_HEADER = 4096  # bytes of one array's header
 
-Molecule = Literal["morgan1", "ogb", "ogb_morgan"]
-Motif = Literal["none", "brics"]
 
+@dataclass(frozen=True)
+class Format(Generic[T]):
+    """How a value is kept in a file. `read` raises ValueError where the content is invalid."""
 
-class MolTable(NamedTuple):
-    """M molecules, packed: atoms of molecule i are rows node_offsets[i] to node_offsets[i + 1]."""
-
-    nodes: np.ndarray  # [sum n, F]; uint8 columns of ogb, int64 identifiers of morgan1
-    edges: np.ndarray  # uint8 [sum e, F_edge]
-    senders: np.ndarray  # int32 [sum e], atom index inside its molecule
-    receivers: np.ndarray  # int32 [sum e]
-    motif: np.ndarray  # int32 [sum n], motif index inside its molecule
-    node_offsets: np.ndarray  # int64 [M + 1]
-    edge_offsets: np.ndarray  # int64 [M + 1]
-    key: np.ndarray  # uint8 [M, 16]: equal exactly where the model's inputs are equal
-
-
-class Refused(NamedTuple):
-    """A row that became no molecule: its index, a short reason code, the start of its SMILES."""
-
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
-    reason: str
-    value: str
-
-
-class TextTable(NamedTuple):
-    """M texts, packed: tokens of text i are offsets[i] to offsets[i + 1]."""
-
-    tokens: np.ndarray  # int32 [sum T]
-    offsets: np.ndarray  # int64 [M + 1]
-    truncated: np.ndarray  # bool [M]
-
-
-class Vocabulary(NamedTuple):
-    """The Morgan identifiers of the training molecules; identifier v is node id 1 + its place."""
-
-    identifiers: np.ndarray  # int64 [V], sorted
-
-
-def table_size(table: MolTable | TextTable) -> int:
-    """How many molecules or texts a table holds (`len` of a NamedTuple counts its fields)."""
-    return len(table.node_offsets if isinstance(table, MolTable) else table.offsets) - 1
-
-
-def table_get(table: MolTable, i: int | np.integer) -> MolFeatures:
-    """Molecule i as it came from the featuriser."""
-    atoms = slice(*table.node_offsets[i : i + 2])
-    bonds = slice(*table.edge_offsets[i : i + 2])
-    return MolFeatures(
-        nodes=table.nodes[atoms].astype(np.int64),
-        edges=table.edges[bonds].astype(np.int64),
-        senders=table.senders[bonds],
-        receivers=table.receivers[bonds],
-        motif=table.motif[atoms],
-    )
-
-
-def table_take(table: MolTable, rows: np.ndarray) -> MolTable:
-    """The molecules `rows`, in that order; a row may come more than once."""
-    rows = np.asarray(rows, np.int64)
-    atoms, node_offsets = take_ranges(table.node_offsets, rows)
-    bonds, edge_offsets = take_ranges(table.edge_offsets, rows)
-    return MolTable(
-        nodes=table.nodes[atoms],
-        edges=table.edges[bonds],
-        senders=table.senders[bonds],
-        receivers=table.receivers[bonds],
-        motif=table.motif[atoms],
-        node_offsets=node_offsets,
-        edge_offsets=edge_offsets,
-        key=table.key[rows],
-    )
-
-
-def text_take(table: TextTable, rows: np.ndarray) -> TextTable:
-    """The texts `rows`, in that order; a row may come more than once."""
-    tokens, offsets = take_ranges(table.offsets, np.asarray(rows, np.int64))
-    return TextTable(table.tokens[tokens], offsets, table.truncated[rows])
-
-
-def take_ranges(offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Flat indices of the ranges `rows` of a packed array, one after another, and their offsets."""
-    lengths = offsets[rows + 1] - offsets[rows]
-    new = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return np.repeat(offsets[rows] - new[:-1], lengths) + np.arange(new[-1]), new
-
-
-# Molecules
-
-
-def molecule_table(
-    smiles: Sequence[str],
-    molecule: Molecule,
-    motif: Motif,
-    cache_dir: str | Path | None = None,
-) -> tuple[MolTable, np.ndarray, list[Refused]]:
-    """Features of every SMILES that is a molecule, which rows they are, and what was refused.
-
-    Row i of the table is `smiles[kept[i]]`. Equal SMILES are featurised once; many are shared
-    among processes. `cache_dir` None means the default folder, for `CACHE_FROM` rows or more.
-    """
-    smiles = list(smiles)
-    settings = ["molecules", VERSION, rdBase.rdkitVersion, molecule, motif]
-    path = _cache_path(cache_dir, settings, smiles)
-    arrays = _cached(path, lambda: _featurise_rows(smiles, molecule, motif), _molecules_hold)
-    refused = [Refused(*row) for row in json.loads(arrays["refused"].tobytes())]
-    return MolTable(**{f: arrays[f] for f in MolTable._fields}), arrays["kept"], refused
-
-
-def _featurise_rows(smiles: list[str], molecule: Molecule, motif: Motif) -> dict[str, np.ndarray]:
-    distinct = {s: i for i, s in enumerate(dict.fromkeys(smiles))}
-    table, reasons = _featurise_distinct(list(distinct), molecule, motif)
-    kept, rows, refused = [], [], []
-    place = np.cumsum([not r for r in reasons], dtype=np.int64) - 1  # distinct -> row of table
-    for index, s in enumerate(smiles):
-        i = distinct[s]
-        if reasons[i]:
-            refused.append(Refused(index, reasons[i], s[:80]))
-        else:
-            kept.append(index)
-            rows.append(place[i])
-    table = table_take(table, np.array(rows, np.int64))
-    listed = np.frombuffer(json.dumps(refused).encode(), np.uint8)
-    return table._asdict() | {"kept": np.array(kept, np.int64), "refused": listed}
-
-
-def _featurise_distinct(
-    smiles: list[str], molecule: Molecule, motif: Motif
-) -> tuple[MolTable, list[str]]:
-    """All molecules that parse, and for each SMILES the reason of its refusal or ""."""
-    chunks = [smiles[i : i + CHUNK] for i in range(0, len(smiles), CHUNK)] or [[]]
-    if len(smiles) < PARALLEL_FROM:
-        packed: Iterable = (pack_chunk(chunk, molecule, motif) for chunk in chunks)
-    else:
-        packed = track(
-            in_workers([[chunk, molecule, motif] for chunk in chunks]),
-            "molecule features",
-            total=len(chunks),
-            console=Console(stderr=True),
-        )
-    parts = list(packed)
-    reasons = [r for part in parts for r in json.loads(part["reasons"].tobytes())]
-    return joined_table(parts), reasons
-
-
-def pack_chunk(smiles: list[str], molecule: Molecule, motif: Motif) -> dict[str, np.ndarray]:
-    """Packed arrays of the molecules of one chunk, sizes instead of offsets."""
-    features, reasons = [], []
-    for s in smiles:
-        try:
-            features.append(featurise(s, molecule, motif))
-            reasons.append("")
-        except BadMolecule as error:
-            reasons.append(error.reason)
-    return pack(features, reasons, molecule, motif)
-
-
-def pack(
-    features: list[MolFeatures], reasons: list[str], molecule: Molecule, motif: Motif
-) -> dict[str, np.ndarray]:
-    """Packed arrays of molecules, and for each SMILES they are from its refusal or ""."""
-    methane = featurise("C", molecule, motif)  # goes first, so that no features have columns too
-    width = {"ogb": np.uint8, "ogb_morgan": np.uint16, "morgan1": np.int64}[molecule]
-    joined = {
-        field: np.concatenate([getattr(f, field) for f in (methane, *features)])
-        for field in MolFeatures._fields
-    }
-    joined = {field: array[len(getattr(methane, field)) :] for field, array in joined.items()}
-    return joined | {
-        "nodes": joined["nodes"].astype(width),
-        "edges": joined["edges"].astype(np.uint8),
-        "node_sizes": np.array([len(f.nodes) for f in features], np.int64),
-        "edge_sizes": np.array([len(f.edges) for f in features], np.int64),
-        "key": np.array([_digest(f) for f in features], np.uint8).reshape(-1, 16),
-        "reasons": np.frombuffer(json.dumps(reasons).encode(), np.uint8),
-    }
-
-
-def _digest(features: MolFeatures) -> np.ndarray:
-    """128 bits of the canonical input, uint8 [16]."""
-    digest = hashlib.blake2b(digest_size=16)
-    for array in features:
-        digest.update(f"{array.dtype} {array.shape} ".encode())
-        digest.update(array.tobytes())
-    return np.frombuffer(digest.digest(), np.uint8)
-
-
-def joined_table(parts: list[dict[str, np.ndarray]]) -> MolTable:
-    """The molecules of all chunks, one after another."""
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    fields = {name: whole[name] for name in (*MolFeatures._fields, "key")}
-    return MolTable(
-        **fields,
-        node_offsets=np.concatenate([[0], np.cumsum(whole["node_sizes"])]).astype(np.int64),
-        edge_offsets=np.concatenate([[0], np.cumsum(whole["edge_sizes"])]).astype(np.int64),
-    )
-
-
-def _molecules_hold(arrays: dict[str, np.ndarray]) -> bool:
-    """Whether the arrays of a cache file belong together, so that no index can leave its array."""
-    if set(arrays) != {*MolTable._fields, "kept", "refused"}:
-        return False
-    table = MolTable(**{f: arrays[f] for f in MolTable._fields})
-    count = table_size(table)
-    return (
-        _offsets_hold(table.node_offsets, len(table.nodes))
-        and _offsets_hold(table.edge_offsets, len(table.edges))
-        and len(table.senders) == len(table.receivers) == len(table.edges)
-        and len(table.motif) == len(table.nodes)
-        and table.key.shape == (count, 16)
-        and len(table.edge_offsets) - 1 == count == len(arrays["kept"])
-        and _inside(table.motif, table.node_offsets, table.node_offsets)
-        and _inside(table.senders, table.edge_offsets, table.node_offsets)
-        and _inside(table.receivers, table.edge_offsets, table.node_offsets)
-    )
-
-
-def _inside(indices: np.ndarray, offsets: np.ndarray, node_offsets: np.ndarray) -> bool:
-    """Whether every index of a molecule's range is one of its atoms'."""
-    sizes = np.repeat(np.diff(node_offsets), np.diff(offsets))
-    return indices.dtype == np.int32 and bool(((indices >= 0) & (indices < sizes)).all())
-
-
-def _offsets_hold(offsets: np.ndarray, total: int) -> bool:
-    """Whether packed ranges begin at 0, end at `total` and never go back."""
-    return (
-        offsets.dtype == np.int64
-        and offsets.ndim == 1
-        and len(offsets) > 0
-        and (int(offsets[0]), int(offsets[-1])) == (0, total)
-        and bool((np.diff(offsets) >= 0).all())
-    )
-
-
-# Texts
-
-
-def text_table(
-    texts: Sequence[str],
-    tokenizer: Tokenizer,
-    max_tokens: int,
-    cache_dir: str | Path | None = None,
-) -> TextTable:
-    """Token ids of every text; ValueError with the row number where a text is empty."""
-    texts = list(texts)
-    settings = ["texts", VERSION, tokenizer.sha256, max_tokens]
-    path = _cache_path(cache_dir, settings, texts)
-
-    def compute() -> dict[str, np.ndarray]:
-        return _packed_texts(*tokenizer.encode(texts, max_tokens))._asdict()
-
-    return TextTable(**_cached(path, compute, _texts_hold))
-
-
-def passing_text_table(texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int) -> TextTable:
-    """`text_table` of texts that are read once: no file is kept, and few are tokenised together.
-
-    A tokenizer holds every piece of a text with its place until the text is cut.
-    """
-    parts = [
-        tokenizer.encode(texts[low : low + CHUNK], max_tokens)
-        for low in range(0, len(texts), CHUNK)
-    ]
-    rows = [row for part, _ in parts for row in part]
-    return _packed_texts(rows, np.concatenate([np.zeros(0, bool), *(cut for _, cut in parts)]))
-
-
-def _packed_texts(rows: list[np.ndarray], truncated: np.ndarray) -> TextTable:
-    tokens = np.concatenate([np.zeros(0, np.int32), *rows])
-    offsets = np.cumsum([0, *map(len, rows)]).astype(np.int64)
-    return TextTable(tokens, offsets, truncated)
-
-
-def _texts_hold(arrays: dict[str, np.ndarray]) -> bool:
-    return (
-        set(arrays) == set(TextTable._fields)
-        and _offsets_hold(arrays["offsets"], len(arrays["tokens"]))
-        and len(arrays["truncated"]) == len(arrays["offsets"]) - 1
-    )
-
-
-# Vocabulary of morgan1
-
-
-def build_vocabulary(table: MolTable) -> Vocabulary:
-    """Every identifier of a morgan1 table of training molecules."""
-    return Vocabulary(np.unique(table.nodes).astype(np.int64))
-
-
-def apply_vocabulary(table: MolTable, vocabulary: Vocabulary) -> tuple[MolTable, int]:
-    """Identifiers -> ids 1..V, int32; 0 for an unknown one, and how many atoms those are.
-
-    Unknown identifiers become one input, so the molecules that have any are put in the order of
-    their new features, and have new keys.
-    """
-    nodes = vocabulary_ids(table.nodes, vocabulary)
-    ids = table._replace(
-        nodes=nodes,
-        senders=table.senders.copy(),
-        receivers=table.receivers.copy(),
-        motif=table.motif.copy(),
-        key=table.key.copy(),
-    )
-    molecule_of = np.repeat(np.arange(table_size(table)), np.diff(table.node_offsets))
-    for i in np.unique(molecule_of[nodes[:, 0] == 0]):
-        _reorder(ids, i)
-    return ids, int((nodes == 0).sum())
-
-
-def vocabulary_ids(nodes: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-    """int32 [n, 1]: place of each identifier in the vocabulary, from 1; 0 for an unknown one."""
-    known = vocabulary.identifiers
-    place = np.searchsorted(known, nodes)
-    found = place < len(known)
-    found[found] = known[place[found]] == nodes[found]
-    return np.where(found, place + 1, 0).astype(np.int32)
-
-
-def _reorder(table: MolTable, i: np.integer) -> None:
-    """Molecule i of a morgan1 table, in place, in the order of its present features."""
-    features = canonical(table_get(table, i))
-    atoms = slice(*table.node_offsets[i : i + 2])
-    bonds = slice(*table.edge_offsets[i : i + 2])
-    table.nodes[atoms] = features.nodes
-    table.motif[atoms] = features.motif
-    table.senders[bonds] = features.senders
-    table.receivers[bonds] = features.receivers
-    table.key[i] = _digest(features)
-
-
-def save_vocabulary(path: str | Path, vocabulary: Vocabulary) -> None:
-    save_arrays(Path(path), vocabulary._asdict())
-
-
-def load_vocabulary(path: str | Path) -> Vocabulary:
-    """Raises ValueError where the file is no vocabulary, FileNotFoundError where there is none."""
-    arrays = read_arrays(Path(path))
-    identifiers = arrays.get("identifiers", np.zeros(0))
-    if identifiers.dtype != np.int64 or identifiers.ndim != 1 or (np.diff(identifiers) <= 0).any():
-        raise ValueError(
-            f"expected sorted int64 identifiers in {path}, got {sorted(arrays)}; "
-            "train again, or copy vocab.npz from the run it belongs to"
-        )
-    return Vocabulary(identifiers)
-
-
-# Files
+    suffix: str
+    read: Callable[[Path], T]
+    write: Callable[[BinaryIO, T], object]
 
 
 def cache_folder() -> Path:
-    """TMR_JAX_CACHE, else ~/.cache/tmr_jax, else this user's folder among the temporary ones."""
+    """TMR_JAX_CACHE, else ~/.cache/tmr_jax, else a temporary folder of this user."""
     named = os.environ.get("TMR_JAX_CACHE")
     if named:
         return Path(named)
@@ -394,53 +49,61 @@ def cache_folder() -> Path:
         return Path(tempfile.gettempdir()) / f"tmr_jax-{os.getuid()}"
 
 
-def _cache_path(folder: str | Path | None, settings: list, rows: list[str]) -> Path | None:
-    if folder is None and len(rows) < CACHE_FROM:
-        return None
-    digest = hashlib.sha256(json.dumps(settings).encode())
+def cache_key(kind: str, settings: object, rows: Iterable[str | np.ndarray] = ()) -> str:
+    """KIND-DIGEST of everything a value depends on: settings (as JSON) and rows or arrays."""
+    digest = hashlib.sha256(json.dumps([kind, VERSION, settings]).encode())
     for row in rows:
-        content = row.encode("utf-8", "surrogatepass")
+        if isinstance(row, str):
+            content = row.encode("utf-8", "surrogatepass")
+        else:
+            content = f"{row.dtype} {row.shape} ".encode() + np.ascontiguousarray(row).tobytes()
         digest.update(len(content).to_bytes(8, "little"))
         digest.update(content)
-    return Path(folder or cache_folder()) / f"{settings[0]}-{digest.hexdigest()[:32]}.npz"
+    return f"{kind}-{digest.hexdigest()[:32]}"
 
 
-def _cached(
-    path: Path | None,
-    compute: Callable[[], dict[str, np.ndarray]],
-    holds: Callable[[dict[str, np.ndarray]], bool],
-) -> dict[str, np.ndarray]:
-    """The arrays of a cache file, or computed and written there."""
-    if path is None:
-        return compute()
-    say = Console(stderr=True, soft_wrap=True).print
+def cached(
+    key: str,
+    compute: Callable[[], T],
+    is_valid: Callable[[T], bool],
+    format: Format[T],
+    folder: str | Path | None = None,
+) -> T:
+    """The value of `key` from its file in the cache folder; computed and written if it is not.
+
+    A file that is damaged or whose value is not valid is computed again, and a folder that cannot
+    be written to is reported, both with a note on standard error.
+    """
+    path = Path(folder or cache_folder()) / f"{key}{format.suffix}"
     if path.is_file():
         try:
-            arrays = read_arrays(path)
-            if holds(arrays):
-                return arrays
-            say(
-                f"{path} holds something else than features; computing them again",
-                markup=False,
-            )
+            value = format.read(path)
+            if is_valid(value):
+                return value
+            reason = f"expected {key.partition('-')[0]} in {path}; got other content"
         except (ValueError, OSError) as error:
-            say(f"{error}; computing the features again", markup=False)
-    arrays = compute()
+            reason = str(error)
+        print(f"{reason}; computing it again", file=sys.stderr)
+    value = compute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_arrays(path, arrays)
+        with replaced(path) as partial, open(partial, "wb") as file:
+            format.write(file, value)
     except OSError as error:  # a full or read-only disk must not stop the work itself
-        say(f"features are not kept for the next time: {error}", markup=False)
-    return arrays
+        print(f"{path.name} is not cached: {error}", file=sys.stderr)
+    return value
 
 
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+# Formats
+
+
+def save_arrays(path: Path, arrays: Arrays) -> None:
     """Writes an uncompressed .npz, whole or not at all."""
     with replaced(path) as partial, open(partial, "wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> Arrays:
     """Arrays of an uncompressed .npz, each header checked before its array is allocated.
 
     Raises ValueError for anything but plain arrays whose sizes agree with the file.
@@ -453,7 +116,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return {info.filename.removesuffix(".npy"): _read(archive, info) for info in infos}
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
         raise ValueError(
-            f"expected an uncompressed .npz of plain arrays in {path}, got: {error}"
+            f"expected an uncompressed .npz of plain arrays in {path}; got: {error}"
         ) from error
 
 
@@ -476,3 +139,11 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
         raise ValueError(f"{info.filename} claims shape {shape} of {dtype} in {content} bytes")
     with archive.open(info) as member:
         return np.lib.format.read_array(member, allow_pickle=False, max_header_size=MAX_HEADER)
+
+
+ARRAYS = Format[Arrays](".npz", read_arrays, lambda file, arrays: np.savez(file, **arrays))  # type: ignore[arg-type]
+JSON = Format[Any](
+    ".json",
+    lambda path: json.loads(path.read_bytes()),
+    lambda file, value: file.write(json.dumps(value).encode()),
+)

@@ -1,17 +1,16 @@
-"""Who a molecule is, whatever way its SMILES is written: keys for overlap and duplicates."""
+"""Which molecules are the same, however they are written: keys for duplicates and leakage."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from rdkit import Chem, rdBase
 
-from tmr_jax.data.cache import CACHE_FROM, VERSION, cache_folder, read_arrays, save_arrays
-from tmr_jax.data.features.graph import parse_smiles
+from tmr_jax.data.cache import CACHE_FROM, JSON, cache_key, cached
+from tmr_jax.data.features.graph import BadMolecule, parse_smiles
+from tmr_jax.data.progress import track
 
 # InChI's time grows with the cube of a conjugated ring: 0.5 s at 400 atoms, 8 s at 1,000.
 MAX_INCHI_RING = 300
@@ -20,7 +19,7 @@ MAX_INCHI_RING = 300
 def molecule_key(smiles: str) -> str:
     """Standard InChIKey; "SMI:" and the canonical SMILES where InChI has none (dummy atoms).
 
-    Raises `BadMolecule` where the SMILES is refused.
+    Raises `BadMolecule` where the SMILES is invalid.
     """
     mol = parse_smiles(smiles)
     return _inchi_key(mol) or f"SMI:{Chem.MolToSmiles(mol)}"
@@ -43,38 +42,42 @@ def _inchi_key(mol: Chem.Mol) -> str:
         return Chem.MolToInchiKey(mol)
 
 
+def molecule_keys(smiles: Sequence[str], what: str = "molecule keys") -> list[str]:
+    """The key of each molecule, an invalid one's is "SMI:" and its text.
+
+    The keys of `CACHE_FROM` molecules or more show their progress as `what` and are cached.
+    """
+    distinct = list(dict.fromkeys(smiles))
+    if len(distinct) < CACHE_FROM:
+        keys = [_key_or_text(s) for s in distinct]
+    else:
+        keys = cached(
+            cache_key("keys", rdBase.rdkitVersion, distinct),
+            lambda: [_key_or_text(s) for s in track(distinct, what, transient=True)],
+            lambda keys: _are_keys(keys, len(distinct)),
+            JSON,
+        )
+    key = dict(zip(distinct, keys, strict=True))
+    return [key[s] for s in smiles]
+
+
 def molecule_groups(smiles: Sequence[str]) -> np.ndarray:
-    """Equal numbers for equal molecules by InChIKey, int32 [n]; kept in the cache folder."""
-    digest = hashlib.sha256(json.dumps(["groups", VERSION, *smiles]).encode()).hexdigest()[:32]
-    path = cache_folder() / f"groups-{digest}.npz"
-    if path.is_file():
-        try:
-            groups = read_arrays(path)["groups"]
-            if groups.shape == (len(smiles),):
-                return groups.astype(np.int32)
-        except (ValueError, KeyError, OSError):
-            pass  # a damaged file is computed again and written over
-    groups = _molecule_groups(smiles)
-    if len(smiles) >= CACHE_FROM:
-        _save_groups(path, groups)
-    return groups
+    """Equal numbers for equal molecules, in the order of their first row: int32 [n]."""
+    keys = molecule_keys(smiles, "equal molecules")
+    number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    return np.array([number[key] for key in keys], np.int32)
 
 
-def _molecule_groups(smiles: Sequence[str]) -> np.ndarray:
-    from rich.console import Console
-    from rich.progress import track
-
-    unique: Iterable[str] = list(dict.fromkeys(smiles))
-    if len(smiles) >= CACHE_FROM:
-        unique = track(unique, "equal molecules", console=Console(stderr=True), transient=True)
-    key = {s: molecule_key(s) for s in unique}
-    number = {k: i for i, k in enumerate(dict.fromkeys(key.values()))}
-    return np.array([number[key[s]] for s in smiles], np.int32)
-
-
-def _save_groups(path: Path, groups: np.ndarray) -> None:
+def _key_or_text(smiles: str) -> str:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_arrays(path, {"groups": groups})
-    except OSError as error:  # the work itself needs no cache
-        print(f"groups of equal molecules are not kept for the next time: {error}")
+        return molecule_key(smiles)
+    except BadMolecule:
+        return f"SMI:{smiles}"
+
+
+def _are_keys(value: Any, count: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == count
+        and all(isinstance(key, str) for key in value)
+    )

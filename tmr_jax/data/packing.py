@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tmr_jax.data.cache import TextTable, take_ranges
+from tmr_jax.data.tables import TextTable, take_ranges
 from tmr_jax.types import PackedText
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 Arrays = dict[str, np.ndarray]
 START = 120.0  # seconds for a process to start and import RDKit, on a machine that is at work
-FEATURES, READY = "tmr_jax.data.cache:pack_chunk", "tmr_jax.data.workers:ready"
+FEATURES, READY = "tmr_jax.data.tables:pack_chunk", "tmr_jax.data.workers:ready"
 AHEAD = 4  # jobs handed out for each process before the first result is taken
 
 

@@ -18,7 +18,6 @@ import numpy as np
 from jaxtyping import Bool
 
 from tmr_jax.config import DataConfig, Experiment, from_json, to_json
-from tmr_jax.data.cache import VERSION, cache_folder
 from tmr_jax.data.files import write_text
 from tmr_jax.data.pools import final_protocol
 from tmr_jax.eval.protocols import Protocol
@@ -26,7 +25,6 @@ from tmr_jax.types import Pair, Pool
 
 TRAINED_ON = "trained_on.json"
 STAGES = "stages.json"
-WATCHED_FROM = 1000  # molecules whose keys take seconds: with a progress bar, and kept
 
 
 class Trained(NamedTuple):
@@ -200,6 +198,8 @@ def _recorded(data: DataConfig, kept: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _record(data: DataConfig, pairs: Sequence[Pair]) -> dict[str, Any]:
+    from tmr_jax.data.identity import molecule_keys
+
     shown = [p for p in pairs if p.split == "train"]
     keys = molecule_keys([p.smiles for p in shown], "training molecules")
     texts = {digest(p.text) for p in shown}
@@ -208,37 +208,6 @@ def _record(data: DataConfig, pairs: Sequence[Pair]) -> dict[str, Any]:
 
 def _made_of(data: DataConfig) -> dict[str, Any]:
     return json.loads(to_json(Experiment(data=data)))["data"]
-
-
-def molecule_keys(smiles: Sequence[str], what: str) -> list[str]:
-    """The key of each molecule; many show their progress and are kept in the cache folder."""
-    from rich.console import Console
-    from rich.progress import track
-
-    distinct = list(dict.fromkeys(smiles))
-    if len(distinct) < WATCHED_FROM:
-        return [molecule_key(s) for s in smiles]
-    digest = hashlib.sha256(json.dumps(["keys", VERSION, *distinct]).encode()).hexdigest()
-    path = cache_folder() / f"keys-{digest[:32]}.json"
-    keys = _kept(path, len(distinct))
-    if keys is None:
-        keys = [molecule_key(s) for s in track(distinct, what, console=Console(stderr=True))]
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps(keys))
-        except OSError as error:  # the work itself needs no cache
-            print(f"keys of molecules are not kept for the next time: {error}")
-    key = dict(zip(distinct, keys, strict=True))
-    return [key[s] for s in smiles]
-
-
-def _kept(path: Path, count: int) -> list[str] | None:
-    try:
-        keys = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none, or one that something has cut short
-        return None
-    sound = isinstance(keys, list) and len(keys) == count and all(isinstance(k, str) for k in keys)
-    return keys if sound else None
 
 
 @functools.cache

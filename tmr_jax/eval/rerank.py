@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tmr_jax.config import Experiment
-from tmr_jax.data.cache import take_ranges
 from tmr_jax.data.files import write_text
+from tmr_jax.data.tables import take_ranges
 from tmr_jax.eval.metrics import metrics
 from tmr_jax.eval.rank import rank
 from tmr_jax.eval.rerank_steps import (

@@ -16,9 +16,10 @@ import numpy as np
 
 from tmr_jax.config import DataConfig
 from tmr_jax.data.features.text import Tokenizer, load_tokenizer
+from tmr_jax.data.identity import molecule_keys
 from tmr_jax.data.pools import own_text
 from tmr_jax.eval.count import count, score_chunks
-from tmr_jax.eval.leakage import have_twin, molecule_keys
+from tmr_jax.eval.leakage import have_twin
 from tmr_jax.eval.metrics import of_rows
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR, rank_within, within
 from tmr_jax.eval.rerank import TIERS, Lists, Refiner

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tmr_jax.data.batching import declare_shapes, make_batch
-from tmr_jax.data.cache import apply_vocabulary, molecule_table, text_table
+from tmr_jax.data.tables import apply_vocabulary, molecule_table, text_table
 from tmr_jax.eval.ood import slot_record
 from tmr_jax.eval.rerank_steps import padded
 from tmr_jax.models.run import TrainedModel, init_params

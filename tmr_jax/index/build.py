@@ -22,11 +22,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tmr_jax.config import Experiment
-from tmr_jax.data.cache import VERSION, apply_vocabulary, cache_folder, joined_table
+from tmr_jax.data.cache import VERSION, cache_folder
 from tmr_jax.data.datasets import table
 from tmr_jax.data.lock import hold
 from tmr_jax.data.molecules import SMI, Row, read_rows
 from tmr_jax.data.progress import progress
+from tmr_jax.data.tables import apply_vocabulary, joined_table
 from tmr_jax.data.texts import holds_texts, read_texts
 from tmr_jax.data.workers import Arrays, Died, Worker, in_workers
 from tmr_jax.index.entries import PATIENCE, RDKIT, digest

@@ -13,9 +13,9 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
-from tmr_jax.data.cache import Molecule, Motif, pack
 from tmr_jax.data.features.graph import BadMolecule, featurise_mol, parse_smiles
 from tmr_jax.data.features.properties import Properties, group_mask, properties
+from tmr_jax.data.tables import Molecule, Motif, pack
 
 RDKIT = rdBase.rdkitVersion  # by which a library's columns and features were computed
 UNCHARGER = rdMolStandardize.Uncharger()  # its making takes as long as a molecule

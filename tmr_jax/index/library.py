@@ -6,8 +6,6 @@ the model's parameters and the featuriser; the next search of the same file open
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -15,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from tmr_jax.data.cache import cache_folder
+from tmr_jax.data.cache import cache_folder, cache_key
 from tmr_jax.eval.rank import top
 from tmr_jax.index.build import Model, Source, build_shown, identity, of_model
 from tmr_jax.index.entries import RDKIT
@@ -235,8 +233,7 @@ def open_library(
     if source.of == MOLECULES:
         told = [smiles_column, name_column, RDKIT]
     key = [sha256_of(path), path.suffixes, identity(model), FORMAT, *told]
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
-    place = cache_folder() / f"library-{digest}"
+    place = cache_folder() / cache_key("library", key)
     if not _is_whole(place):
         build_shown(source, place, model)
     return _opened(ExactStore(place), model, str(path), place)

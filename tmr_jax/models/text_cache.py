@@ -10,7 +10,6 @@ run: what is trained above it, or ranked, costs minutes instead of an hour.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +17,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from tmr_jax.data.cache import VERSION, TextTable, cache_folder
-from tmr_jax.data.files import replaced
+from tmr_jax.data.cache import Format, cache_key, cached
+from tmr_jax.data.tables import TextTable
 from tmr_jax.types import TextBatch
 
 TextBatches = Iterable[tuple[np.ndarray, TextBatch]]
@@ -55,11 +54,12 @@ def text_states(
     texts, each once. What cannot be kept is computed again the next time.
     """
     dtype = jnp.dtype(dtype)
-    path = cache_folder() / f"states-{_digest(weights, table, dtype)}.npy"
-    rows = _kept(path, len(table.tokens), dtype)
-    if rows is None:
-        rows = _compute(read, table, batches, dtype, watch)
-        _keep(path, rows)
+    rows = cached(
+        cache_key("states", [weights, str(dtype)], (table.tokens, table.offsets)),
+        lambda: _compute(read, table, batches, dtype, watch),
+        lambda rows: rows.ndim == 2 and len(rows) == len(table.tokens) and rows.dtype == dtype,
+        _format(dtype),
+    )
     return States(rows, table.offsets)
 
 
@@ -89,32 +89,15 @@ def _compute(
     return rows
 
 
-def _digest(weights: str, table: TextTable, dtype: Any) -> str:
-    digest = hashlib.sha256(f"states {VERSION} {weights} {dtype}".encode())
-    for part in (table.tokens, table.offsets):
-        digest.update(np.ascontiguousarray(part, np.int64).tobytes())
-    return digest.hexdigest()[:32]
+def _format(dtype: np.dtype) -> Format[np.ndarray]:
+    """A .npy file of which rows are read when they are needed.
 
+    It holds integers of the same size: NumPy's files have no bfloat16.
+    """
+    bits = np.dtype(f"u{dtype.itemsize}")
 
-def _kept(path: Path, count: int, dtype: Any) -> np.ndarray | None:
-    """The file's rows, not read yet; None where there is none, or not the right one."""
-    try:
-        bits = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):  # none, or one that something has cut short
-        return None
-    whole = bits.ndim == 2 and len(bits) == count and bits.dtype == _bits(dtype)
-    return bits.view(dtype) if whole else None
+    def read(path: Path) -> np.ndarray:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        return rows.view(dtype) if rows.dtype == bits else rows
 
-
-def _keep(path: Path, rows: np.ndarray) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced(path) as partial, open(partial, "wb") as file:
-            np.save(file, rows.view(_bits(rows.dtype)))
-    except OSError as error:  # the work itself needs no cache
-        print(f"states of the text encoder are not kept for the next time: {error}")
-
-
-def _bits(dtype: Any) -> np.dtype:
-    """NumPy's own files know no bfloat16: its bits are kept as integers of the same size."""
-    return np.dtype(f"u{np.dtype(dtype).itemsize}")
+    return Format(".npy", read, lambda file, rows: np.save(file, rows.view(bits)))

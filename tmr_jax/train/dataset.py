@@ -10,7 +10,10 @@ import numpy as np
 
 from tmr_jax.config import Experiment
 from tmr_jax.data.batching import Composition, Shapes, declare_rows, declare_shapes, make_batch
-from tmr_jax.data.cache import (
+from tmr_jax.data.features.fingerprint import fingerprints
+from tmr_jax.data.hard_negatives import structure_place
+from tmr_jax.data.identity import molecule_groups
+from tmr_jax.data.tables import (
     MolTable,
     Refused,
     TextTable,
@@ -19,9 +22,6 @@ from tmr_jax.data.cache import (
     molecule_table,
     text_table,
 )
-from tmr_jax.data.features.fingerprint import fingerprints
-from tmr_jax.data.hard_negatives import structure_place
-from tmr_jax.data.identity import molecule_groups
 from tmr_jax.models.encode import Encoder, distinct, sequence_keys
 from tmr_jax.models.run import TrainedModel, load_run, load_text_encoder, new_model
 from tmr_jax.models.text_cache import States

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tmr_jax.data.cache import apply_vocabulary, molecule_table, text_table
+from tmr_jax.data.tables import apply_vocabulary, molecule_table, text_table
 from tmr_jax.eval.metrics import metrics
 from tmr_jax.eval.rank import rank
 from tmr_jax.eval.rerank import Choice, Refiner, choose_alpha, settings_of, tier_scores
