@@ -54,7 +54,7 @@ data: $(STAMP) ## fetch a public data set and verify it (SET=chebi20)
 
 aot: ## what XLA makes of the programs on a TPU that is not there (ARGS="--targets v5e")
 	@$(MAKE) --no-print-directory setup VENV=$(AOT_VENV) EXTRAS=$(AOT_EXTRAS)
-	@$(AOT_VENV)/bin/python tools/aot.py $(ARGS)
+	@$(AOT_VENV)/bin/python -m tools.aot $(ARGS)
 
 aot-check: ## hold two small programs to their budgets on v5e and v6e
 	@$(MAKE) --no-print-directory aot VENV=$(AOT_VENV) EXTRAS=$(AOT_EXTRAS) ARGS="--check $(ARGS)"

@@ -5,7 +5,7 @@ The settings are environment variables where possible, so that programs started 
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import ipaddress
 import os
 import shutil
@@ -126,12 +126,7 @@ def only_marked_tests_see_real_data(
 @pytest.fixture(scope="session")
 def check_lowering() -> Any:
     """`tools/check_lowering.py`: toys of the published experiments, and their programs."""
-    path = Path(__file__).resolve().parents[1] / "tools" / "check_lowering.py"
-    spec = importlib.util.spec_from_file_location("check_lowering", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("tools.check_lowering")
 
 
 def pytest_sessionfinish() -> None:

@@ -1,4 +1,4 @@
-"""What the READMEs tell a reader to type, open or import exists and works."""
+"""Commands, paths and Python in README and docs/ exist and work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = {
     p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8")
-    for p in (ROOT / "README.md", ROOT / "experiments" / "README.md")
+    for p in (ROOT / "README.md", ROOT / "experiments" / "README.md", *ROOT.glob("docs/*.md"))
 }
 README = TEXTS["README.md"]
 
@@ -49,8 +49,8 @@ def test_commands_name_what_exists(command: str) -> None:
         experiment = settings.get("EXP", "quickstart")
         assert experiment == "NAME" or (ROOT / "experiments" / f"{experiment}.py").is_file()
         options(words[1], shlex.split(settings.get("ARGS", "")))
-    elif words[1].startswith("tools/"):
-        assert words[0] == "python" and (ROOT / words[1]).is_file(), command
+    elif words[1:2] == ["-m"] and words[2].startswith("tools."):
+        assert words[0] == "python" and (ROOT / f"{words[2].replace('.', '/')}.py").is_file()
     else:
         assert words[:2] == ["python", "-m"], command
         assert (ROOT / words[2].replace(".", "/") / "__main__.py").is_file()

@@ -36,13 +36,22 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import aot_env  # noqa: F401
-import aot_hlo
-import aot_jaxpr
-import aot_work
-import jax
-import tyro
-from aot_work import GIB, Spec
+# What jax must find before it is imported; a test that has imported it already changes nothing.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",  # for the few real arrays; targets need no platform
+    "TPU_SKIP_MDS_QUERY": "1",  # do not ask Google's metadata server what this machine is
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # a second process would fail on a lock file
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # this and the next only silence warnings
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+if "jax" not in sys.modules:
+    os.environ.update(ENVIRONMENT)
+
+import jax  # noqa: E402
+import tyro  # noqa: E402
+
+from tools import aot_hlo, aot_jaxpr, aot_work  # noqa: E402
+from tools.aot_work import GIB, Spec  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "experiments" / "curves" / "aot.json"
@@ -342,7 +351,7 @@ def versions() -> dict[str, str]:
 def code_hash() -> str:
     """Of everything that decides what is compiled, and what is said of it."""
     files = [*sorted((ROOT / "tmr_jax").rglob("*.py")), *sorted((ROOT / "tools").glob("aot*.py"))]
-    files += [ROOT / "tools/bench_gpu.py", *sorted((ROOT / "experiments").glob("*_chebi.py"))]
+    files += [ROOT / "tools/bench/gpu.py", *sorted((ROOT / "experiments").glob("*_chebi.py"))]
     whole = hashlib.sha256()
     for file in files:
         whole.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from aot_hlo import Instruction, Work, words
+from tools.aot_hlo import Instruction, Work, words
 
 COSTLY = {  # as in aot_hlo, by jax's names
     **dict.fromkeys(("exp", "exp2", "log", "tanh", "rsqrt", "sqrt", "div", "logistic"), 4),

@@ -1,7 +1,7 @@
 """The programs that `tools/aot.py` compiles, put together as the project itself does, and targets.
 
 No weight is made and nothing is run: parameters, states and batches are shapes. Texts, molecules
-and sizes are those of tools/bench_gpu.py.
+and sizes are those of tools/bench/gpu.py.
 """
 
 from __future__ import annotations
@@ -14,12 +14,9 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import bench_gpu as bench
 import jax
 import jax.numpy as jnp
 import numpy as np
-from aot_hlo import Speeds
-from bench_curves import MINILM
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -35,6 +32,9 @@ from tmr_jax.train.optim import build_adversary, build_optimizer
 from tmr_jax.train.parallel import AXIS, compiled_ahead, spread_over
 from tmr_jax.train.step import make_train_call, train_step
 from tmr_jax.types import TextBatch
+from tools.aot_hlo import Speeds
+from tools.bench import gpu as bench
+from tools.bench.curves import MINILM
 
 GIB = 2**30
 LANES = 8 * 128 * 4  # elementwise operations of one core's vector unit in a cycle

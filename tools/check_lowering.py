@@ -1,4 +1,4 @@
-"""Every train step is lowered for TPU on a machine that has none: python tools/check_lowering.py
+"""Every train step is lowered for TPU on a machine that has none: python -m tools.check_lowering
 
 Toys of the published experiments, built for the backend "tpu": what JAX cannot express there, the
 Pallas kernels included, is an error here. Nothing is compiled, no parameter is made. Prints the
@@ -10,13 +10,10 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tmr_jax.config import Experiment, SecondOrderConfig, load_experiment
 from tmr_jax.data.batching import declare_shapes, make_batch

@@ -54,7 +54,7 @@ def check(folder: Path, python: str, pins: tuple[str, ...]) -> dict[str, str]:
         "import": [inside, "-W", "error", "-c", "import tmr_jax; tmr_jax.load"],
         "train": [inside, "-m", "tmr_jax.train", *TINY, "--run", run],
         "evaluate": [inside, "-m", "tmr_jax.eval", "--run", run],
-        "lower for TPU": [inside, "tools/check_lowering.py"],
+        "lower for TPU": [inside, "-m", "tools.check_lowering"],
     }
     found = {"result": "passed"}
     cache = {"TMR_JAX_CACHE": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}

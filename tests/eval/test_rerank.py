@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
-import runpy
 import shutil
 import signal
 from pathlib import Path
@@ -205,7 +203,6 @@ def test_a_second_stage_that_was_stopped_ends_as_one_that_was_not(stages, tmp_pa
 
 
 def test_the_generators_run_stands_alone(stages, tmp_path):
-    import shutil
 
     encoder, generator = stages
     alone = shutil.copytree(generator, tmp_path / "alone")
@@ -325,40 +322,3 @@ def test_captions_of_other_molecules_change_no_score_of_any_tier(joint):
 def refined_rows(model, pool):
     [(pool, text, mol)], _ = encode_pools(model, [pool])
     return model.refiner.lists(text, mol, "t2m", pool.text_target).refined
-
-
-def test_what_a_shortlist_costs_is_printed(joint, tmp_path, capsys):
-    """tools/shortlist_loss.py; a shortlist of all loses nothing, and that can be seen."""
-    path = Path(__file__).parents[2] / "tools" / "shortlist_loss.py"
-    run = shutil.copytree(joint, tmp_path / "run")
-    tool = runpy.run_path(str(path))
-    tool["main"](tool["Arguments"](run, "table/test", candidates=2, more=4))
-    said = capsys.readouterr().out
-    shown = dict(re.findall(r"^(.*): Hits@1 ([\d.]+)$", said, re.M))
-    assert [name.split(" (")[0].split(",")[0] for name in shown] == [
-        "tapr",
-        "tapr",
-        "fused",
-        "fused",
-    ]
-    short, full = list(shown.values())[:2]
-    difference = re.search(r"^tapr.* against tapr.*: ([+-][\d.]+) points \(", said, re.M)
-    assert difference and float(difference[1]) == pytest.approx(
-        float(short) - float(full), abs=0.02
-    )
-
-
-def test_the_check_of_a_search_ranks_as_evaluation_does(joint, tmp_path):
-    """tools/check_search.py; molecules far from every sentence may leave and change no rank."""
-    path = Path(__file__).parents[2] / "tools" / "check_search.py"
-    run = shutil.copytree(joint, tmp_path / "run")
-    evaluate(run)
-    ranks = np.array(json.loads((run / "ranks.json").read_text())["table/test, t2m, fused"])
-    pool = load_pool("table/test", JOINT.data)
-    tool = runpy.run_path(str(path))
-    for near in (8, 1000):  # as many as the shortlist holds, and all
-        tool["small_pool"].__globals__["NEAR"] = near
-        for drawn in (np.arange(16), np.array([3])):
-            small = tool["small_pool"](run, pool, drawn, list(pool.smiles))
-            tool["by_eval"].__globals__["K"] = 5
-            assert tool["by_eval"](run, small) == (ranks[drawn] <= 5).sum()

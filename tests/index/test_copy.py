@@ -224,7 +224,7 @@ sys.exit(index.main(sys.argv[1:]))
 
 @pytest.mark.parametrize("engine", ["exact", "lance", "milvus"])
 def test_killed_at_random_moments(engine, origin, tmp_path, by_eight):
-    """F22 for copies; tools/bench_stores.py does it at full size."""
+    """F22 for copies; tools/bench/stores.py does it at full size."""
     place = PLACES[engine].format(tmp_path)
     chance = np.random.default_rng(0)
     for _ in range(3):

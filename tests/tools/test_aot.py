@@ -10,15 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
-try:
-    import aot
-    import aot_hlo as hlo
-    import aot_jaxpr
-    import aot_work
-finally:
-    sys.path.remove(str(TOOLS))
+from tools import aot, aot_jaxpr, aot_work
+from tools import aot_hlo as hlo
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # A device of round numbers: a cycle is 1 us, a byte 1 us, a product's operation 1 us at the half
 # of its peak, an elementwise one too.
@@ -539,7 +534,8 @@ def test_exit_statuses(tmp_path, monkeypatch, capsys):
 
 def test_missing_wheels_are_said_with_the_command():
     done = subprocess.run(
-        [sys.executable, str(TOOLS / "aot.py"), "--check"],
+        [sys.executable, "-m", "tools.aot", "--check"],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,

@@ -5,12 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-TOOL = Path(__file__).parents[2] / "tools" / "bench_curves.py"
+ROOT = Path(__file__).parents[2]
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TOOL), "--shrunk", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-m", "tools.bench.curves", "--shrunk", *words]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def test_points_are_measured_and_drawn(tmp_path):
@@ -29,8 +31,7 @@ def test_a_curve_that_there_is_not():
 
 
 def test_slow_work_is_repeated_less(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOL.parent))
-    import bench_curves
+    from tools.bench import curves as bench_curves
 
     assert len(bench_curves.repeated(lambda: None)) == 1 + bench_curves.TIMED
     monkeypatch.setattr(bench_curves, "ENOUGH_S", -1)

@@ -1,13 +1,12 @@
 """The accelerator's benchmark, on a toy model: every line of it is printed."""
 
-import runpy
-from pathlib import Path
+import importlib
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-TOOL = runpy.run_path(str(Path(__file__).resolve().parents[2] / "tools" / "bench_gpu.py"))
+TOOL = vars(importlib.import_module("tools.bench.gpu"))
 bench_gpu = SimpleNamespace(**TOOL)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import runpy
+import importlib
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-TOOL = runpy.run_path(str(Path(__file__).resolve().parents[2] / "tools" / "bench_index.py"))
+TOOL = vars(importlib.import_module("tools.bench.index"))
 SHARDS = 6
 # Writes a shard after another; with "again" it removes so many of those that are there first.
 PLAYED = """

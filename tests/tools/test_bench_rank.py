@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import re
-import runpy
-from pathlib import Path
 
-TOOL = runpy.run_path(str(Path(__file__).resolve().parents[2] / "tools" / "bench_rank.py"))
+TOOL = vars(importlib.import_module("tools.bench.rank"))
 MEASURE = TOOL["measure"]
 
 

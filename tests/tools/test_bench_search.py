@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import re
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +12,7 @@ import tmr_jax
 from tmr_jax.index import build as index_build
 from tmr_jax.search.retriever import Hit
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-TOOL = runpy.run_path(str(TOOLS / "bench_search.py"))
+TOOL = vars(importlib.import_module("tools.bench.search"))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +36,7 @@ def test_in_small(tiny_run, library, monkeypatch, capsys):
 def test_a_library_of_copies_is_searched_by_the_run_of_its_real_rows(
     tiny_run, library, tmp_path, monkeypatch, capsys
 ):
-    stores = runpy.run_path(str(TOOLS / "bench_stores.py"))
+    stores = vars(importlib.import_module("tools.bench.stores"))
     told = stores["Arguments"](rows=200, asked=6, library=library)
     stores["make"](told, tmp_path / "many", tmp_path / "queries.npy")
     monkeypatch.setitem(TOOL["bench"].__globals__, "WARM", 1)

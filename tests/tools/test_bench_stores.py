@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,7 @@ import pytest
 from tests.index.items import items, rows
 from tmr_jax.index.exact import ExactStore
 
-PATH = Path(__file__).resolve().parents[2] / "tools" / "bench_stores.py"
-TOOL = runpy.run_path(str(PATH))
+TOOL = vars(importlib.import_module("tools.bench.stores"))
 
 
 def told(**named):
@@ -22,7 +20,6 @@ def told(**named):
 
 @pytest.mark.slow
 def test_a_table_of_all_engines(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(TOOL["bench"].__globals__, "__file__", str(PATH))
     TOOL["bench"](told(folder=tmp_path, engines=("lance",)), tmp_path)
     capsys.readouterr()
     found = json.loads((tmp_path / "results.json").read_text())["engines"]

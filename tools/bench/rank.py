@@ -1,4 +1,4 @@
-"""Time and memory of first-stage ranks in ChEBI-20's full pool: python tools/bench_rank.py
+"""Time and memory of first-stage ranks in ChEBI-20's full pool: python -m tools.bench.rank
 
 3,300 text queries among 33,008 molecules, unit rows of 300 random numbers that lie on disk, as
 cached vectors do; by index, then by identity. A matrix product of fixed size before and after says

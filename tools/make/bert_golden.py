@@ -2,7 +2,7 @@
 
     python3.11 -m venv torchenv && torchenv/bin/pip install torch==2.13.0 transformers==5.23.0 \\
         safetensors numpy
-    torchenv/bin/python tools/make_bert_golden.py [--minilm FOLDER]
+    torchenv/bin/python tools/make/bert_golden.py [--minilm FOLDER]
 
 Runs in an environment of its own: the project itself needs neither torch nor transformers. Eager
 attention, float32, an attention mask, no dropout. Of each model it keeps the hidden states of the
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden"
+GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"
 sys.path.insert(0, str(GOLDEN))
 
 import bert_recipe  # noqa: E402

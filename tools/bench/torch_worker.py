@@ -1,4 +1,4 @@
-"""DiffTMR's published training step in PyTorch: the rival of tools/bench_vs_torch.py.
+"""DiffTMR's published training step in PyTorch: the rival of tools/bench/vs_torch.py.
 
 Runs in an environment of its own, with torch, transformers and numpy; the project needs none of
 them. Written from MODELS.md A1 the literal way, as authors would write it: BERT of transformers,

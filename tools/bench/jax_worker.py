@@ -1,4 +1,4 @@
-"""The project's own training step and text encoding, timed for tools/bench_vs_torch.py.
+"""The project's own training step and text encoding, timed for tools/bench/vs_torch.py.
 
 It speaks in lines: a JSON command on standard input, a JSON answer on standard output. When it
 begins it writes what the rival needs into the folder: work.npz, params.npz and meta.json.

@@ -1,4 +1,4 @@
-"""What an accelerator makes of the work, in a few minutes: python tools/bench_gpu.py
+"""What an accelerator makes of the work, in a few minutes: python -m tools.bench.gpu
 
 Self-contained: random weights of SciBERT's size, texts of ChEBI-20's lengths, molecules drawn at
 random; no data set and no network. It prints, each with the target that was set for an H200:
@@ -236,14 +236,14 @@ def step(size: Sizes, torch_python: Path | None) -> None:
 
 def rival(size: Sizes, python: Path) -> dict[str, float]:
     """Pairs a second of PyTorch's best options on the same card, texts, molecules and weights."""
-    from bench_jax_worker import write_work
-    from bench_vs_torch import RIVALS, Program
+    from tools.bench.jax_worker import write_work
+    from tools.bench.vs_torch import RIVALS, Program
 
     task, rates = work(size, "buckets", size.large), {}
     with tempfile.TemporaryDirectory() as place:
         folder, params = Path(place), jax.device_get(parameters(task))
         write_work(folder, task.data, params, task.config, size.bert, 0, {})
-        worker = Program(python, "bench_torch_worker.py", folder)
+        worker = Program(python, "torch_worker.py", folder)
         for name in (name for name in RIVALS if name.startswith("bfloat16")):
             worker.ask(do="take", name=name)
             worker.ask(do="train", name=name, first=0, count=max(size.steps // 8, 2))

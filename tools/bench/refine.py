@@ -1,6 +1,6 @@
 """Time and memory of the second stage on a run's own test pool, and time against S, F and K:
 
-    TMR_JAX_DATA=DIR python tools/bench_refine.py --run runs/difftmr_open
+    TMR_JAX_DATA=DIR python -m tools.bench.refine --run runs/difftmr_open
 
 First all queries of the pool in both directions with the run's settings, from features in memory,
 compilation included; then a fifth of the text queries for every value of one setting, the others as

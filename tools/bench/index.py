@@ -1,4 +1,4 @@
-"""A library of a million molecules, killed on the way: python tools/bench_index.py --run RUN FILE
+"""A library of a million molecules, killed on the way: python -m tools.bench.index --run RUN FILE
 
 Writes FILE's molecules as often as it takes to reach --rows into one file, builds its library by
 `tmr index` as a user would, and prints the rate and the memory of the program with all its

@@ -1,4 +1,4 @@
-"""Keeping freed memory (models/malloc.py) against giving it back: python tools/bench_cpu_step.py
+"""Keeping freed memory (models/malloc.py) against giving it back: python -m tools.bench.cpu_step
 
 Gradients of a MiniLM-sized text encoder, 64 texts of 64 tokens. Each form runs in a process of its
 own, A B A B; the medians and their ratio are printed.
@@ -50,7 +50,7 @@ def main() -> None:
     found: dict[str, list[float]] = {"kept": [], "given back": []}
     for _ in range(2):
         for form in found:
-            command = [sys.executable, __file__, form]
+            command = [sys.executable, "-m", "tools.bench.cpu_step", form]
             out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             found[form].append(json.loads(out))
     kept, back = (statistics.median(times) for times in found.values())

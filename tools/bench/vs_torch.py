@@ -1,7 +1,7 @@
 """The training step and text encoding against PyTorch, side by side:
 
     python3.11 -m venv torchenv && torchenv/bin/pip install torch==2.13.0 transformers numpy
-    python tools/bench_vs_torch.py --torch-python torchenv/bin/python
+    python -m tools.bench.vs_torch --torch-python torchenv/bin/python
 
 Both programs have the same weights (MiniLM), the same texts and molecules (ChEBI-20's test pairs),
 the same model (all of DiffTMR's loss, dropout on) and batch 32. First they must agree: loss and
@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tyro
 
-TOOLS = Path(__file__).parent
+HERE = Path(__file__).parent
 RECIPE = "recipe"
 OURS = ("tmr_jax, buckets", "tmr_jax, packed", "tmr_jax, packed, float32")
 RIVALS = (RECIPE, "float32, sorted", "bfloat16, sorted", "bfloat16, sorted, compiled")
@@ -61,7 +61,7 @@ class Program:
     """A worker that answers commands, one line each."""
 
     def __init__(self, python: Path | str, script: str, folder: Path) -> None:
-        command = [str(python), str(TOOLS / script), str(folder)]
+        command = [str(python), str(HERE / script), str(folder)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -128,8 +128,8 @@ def table(turns: dict[str, list[Turn]], unit: str) -> None:
 
 def main(arguments: Arguments) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        jax_worker = Program(sys.executable, "bench_jax_worker.py", Path(folder))
-        torch_worker = Program(arguments.torch_python, "bench_torch_worker.py", Path(folder))
+        jax_worker = Program(sys.executable, "jax_worker.py", Path(folder))
+        torch_worker = Program(arguments.torch_python, "torch_worker.py", Path(folder))
         workers = {name: jax_worker if name in OURS else torch_worker for name in (*RIVALS, *OURS)}
         print(
             f"jax {jax_worker.hello['jax']} on {jax_worker.hello['backend']}, "

@@ -1,4 +1,4 @@
-"""Engines of libraries beside one another: python tools/bench_stores.py --rows 1000000 --width 300
+"""Engines of libraries beside one another: python -m tools.bench.stores --rows 1000000 --width 300
 
 Makes a library of so many rows (the real ones of --library first, then what lies between them),
 takes it into each engine by `tmr index copy` as a user would, and prints as one table: seconds and
@@ -184,7 +184,7 @@ def make(told: Arguments, origin: Path, queries: Path) -> None:
     width = real.vectors.shape[1]
     about = {} if told.library is None else ExactStore(told.library).about
     # A library of molecules says so itself; beyond `real` the vectors are nobody's.
-    about |= {"of": "tools/bench_stores.py", "real": 0 if told.library is None else len(real.ids)}
+    about |= {"of": "tools/bench/stores.py", "real": 0 if told.library is None else len(real.ids)}
     store = ExactStore.create(origin, width, about)
     for low in range(0, told.rows, BLOCK):
         high = min(told.rows, low + BLOCK)
@@ -295,7 +295,7 @@ def measured(place: str, queries: Path, origin: Path, out: Path) -> dict[str, An
     ]
     words = ["--place", place, "--queries", str(queries), "--out", str(out)]
     words += ["--limits", *map(str, limits)]
-    subprocess.run([sys.executable, __file__, "ask", *words], check=True)
+    subprocess.run([sys.executable, "-m", "tools.bench.stores", "ask", *words], check=True)
     return json.loads(out.read_text())
 
 

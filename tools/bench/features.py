@@ -1,4 +1,4 @@
-"""Molecules a second and core, stage by stage: python tools/bench_features.py FILE
+"""Molecules a second and core, stage by stage: python -m tools.bench.features FILE
 
 The file is a library as `tmr index` takes it, e.g. ZINC250k's zinc.txt.gz. One process, no cache.
 Each stage runs on the same molecules three times and the fastest run counts; the machine may be

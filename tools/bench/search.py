@@ -1,4 +1,4 @@
-r"""How long a question takes: python tools/bench_search.py --run RUN --library PLACE
+r"""How long a question takes: python -m tools.bench.search --run RUN --library PLACE
 
 In: a run and a library of its vectors, of any engine. Sentences of the run's first test pool are
 asked one after another, each for the first time, by the same calls as `tmr search` and the page.
@@ -14,9 +14,9 @@ perturbed copies of theirs, in half an hour and 4 GB of disk:
     (zcat $DATA/zinc250k/zinc.txt.gz
      zcat $DATA/chebi20/test.txt.gz | tail -n +2 | cut -f 2 | tr -s '\\') | gzip > $OUT/real.smi.gz
     python -m tmr_jax.index --run $RUN --library $OUT/real.smi.gz --out $OUT/real
-    python tools/bench_stores.py --rows 1000000 --library $OUT/real --engines lance --no-kill \
+    python -m tools.bench.stores --rows 1000000 --library $OUT/real --engines lance --no-kill \
         --folder $OUT/stores
-    TMR_JAX_DATA=$DATA python tools/bench_search.py --run $RUN --library $OUT/stores/lance \
+    TMR_JAX_DATA=$DATA python -m tools.bench.search --run $RUN --library $OUT/stores/lance \
         --exact $OUT/stores/origin
 """
 

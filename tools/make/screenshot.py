@@ -1,4 +1,4 @@
-"""Pictures of the page: python tools/screenshot.py --run RUN --library LIBRARY [--out docs]
+"""Pictures of the page: python -m tools.make.screenshot --run RUN --library LIBRARY [--out docs]
 
 Starts `tmr serve` on a free port, opens it in the Chromium that is installed, and writes page.png;
 with --all also the page on a phone, in the dark, with an explanation, and empty. Nothing is fetched

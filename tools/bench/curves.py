@@ -1,8 +1,8 @@
 """What grows with what: time and memory of a step, of ranks and of the second stage.
 
-    python tools/bench_curves.py --out experiments/curves/cost.png
+    python -m tools.bench.curves --out experiments/curves/cost.png
 
-Self-contained: random weights and inputs, as tools/bench_gpu.py draws them. Each point is a process
+Self-contained: random weights and inputs, as tools/bench/gpu.py draws them. Each point is a process
 of its own, so that its peak memory is its own; on a CPU that is all of the process, on an
 accelerator what its allocator had at most. A value that does not fit is a point that is missing,
 and said. Steps are DiffTMR's, all of its loss, in bfloat16, of an encoder of MiniLM's size (of
@@ -26,7 +26,6 @@ from typing import Any
 import jax
 import numpy as np
 import tyro
-from bench_gpu import FULL, SHRUNK, Sizes, parameters, side, work
 
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.eval.rank import rank
@@ -37,6 +36,7 @@ from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
 from tmr_jax.models.state import new_state
 from tmr_jax.train.loader import feed_of
 from tmr_jax.train.optim import build_optimizer
+from tools.bench.gpu import FULL, SHRUNK, Sizes, parameters, side, work
 
 MINILM = BertConfig(30_522, 384, 6, 12, 1_536, pooler=False)
 CURVES: dict[str, tuple[int, ...]] = {
@@ -180,7 +180,7 @@ def measured(told: Arguments, curve: str, value: int) -> dict[str, float] | None
     words = ["--point", curve, str(value), *(["--shrunk"] if told.shrunk else [])]
     try:
         done = subprocess.run(
-            [sys.executable, __file__, *words],
+            [sys.executable, "-m", "tools.bench.curves", *words],
             capture_output=True,
             text=True,
             check=False,
