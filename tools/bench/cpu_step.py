@@ -1,4 +1,4 @@
-"""Keeping freed memory (models/malloc.py) against giving it back: python -m tools.bench.cpu_step
+"""Keeping freed memory (models/runtime.py) against giving it back: python -m tools.bench.cpu_step
 
 Gradients of a MiniLM-sized text encoder, 64 texts of 64 tokens. Each form runs in a process of its
 own, A B A B; the medians and their ratio are printed.
