@@ -65,11 +65,12 @@ def shrunk(config: Experiment) -> Experiment:
         config.model.text, source=TINY.model.text.source, init="random", revision=""
     )
     graph = dataclasses.replace(config.model.graph, width=16, layers=1)
+    hdan = dataclasses.replace(config.model.hdan, steps=4)  # noise levels
     return dataclasses.replace(
         config,
         data=TINY.data,
         features=dataclasses.replace(config.features, max_tokens=TINY.features.max_tokens),
-        model=dataclasses.replace(config.model, dim=16, text=text, graph=graph),
+        model=dataclasses.replace(config.model, dim=16, text=text, graph=graph, hdan=hdan),
         train=dataclasses.replace(
             config.train, batch_size=8, epochs=1, text_buckets=TINY.train.text_buckets
         ),

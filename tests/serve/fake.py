@@ -16,7 +16,7 @@ from tmr_jax.index.library import Account
 from tmr_jax.index.schema import COMPARE, DESCRIPTIONS, FLAGS
 from tmr_jax.search.explain import Explanation, Word
 from tmr_jax.search.retriever import Checkpoint, Hit, spread_hits
-from tmr_jax.serve.engine import Answering, Shelf
+from tmr_jax.serve.engine import IndexSource, SearchEngine
 
 MOLECULES = (
     ("CCO", "ethanol"),
@@ -135,7 +135,7 @@ def _row(text: str) -> np.ndarray:
     return (drawn / np.linalg.norm(drawn)).astype(np.float32)
 
 
-def answering(fake: Fake | None = None, room: int = 64, damage=dict) -> Answering:
+def engine(fake: Fake | None = None, room: int = 64, damage=dict) -> SearchEngine:
     """The answers of a fake, which opening gives again and again."""
     fake = fake or Fake()
-    return Answering(Shelf(lambda: fake, damage), room)  # type: ignore[arg-type,return-value]
+    return SearchEngine(IndexSource(lambda: fake, damage), room)  # type: ignore[arg-type,return-value]

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from tests.serve.fake import Fake, FakeOfTexts, answering
+from tests.serve.fake import Fake, FakeOfTexts, engine
 from tmr_jax.index.schema import StoreFailed
 from tmr_jax.serve.app import __file__ as app_file
 from tmr_jax.serve.app import create_app
-from tmr_jax.serve.engine import Answering, Shelf
+from tmr_jax.serve.engine import IndexSource, SearchEngine
 from tmr_jax.serve.middleware import Rules
 
 FREE = Rules(rate=0)
@@ -27,7 +27,7 @@ TOKEN = "0123456789abcdefghijklmnopqrstuv"
 
 
 def opened(fake: Fake | None = None, rules: Rules = FREE, **more: Any) -> TestClient:
-    service = answering(fake, damage=more.pop("damage", dict))
+    service = engine(fake, damage=more.pop("damage", dict))
     app = create_app(service, rules, **more)
     near = ("127.0.0.1", 5000)
     return TestClient(app, "http://127.0.0.1", raise_server_exceptions=False, client=near)
@@ -421,7 +421,7 @@ def test_a_reload_that_fails_says_no_more_than_that(error: Exception) -> None:
             return first.pop()
         raise error
 
-    service = Answering(Shelf(fetch, dict))  # type: ignore[arg-type]
+    service = SearchEngine(IndexSource(fetch, dict))  # type: ignore[arg-type]
     near = ("127.0.0.1", 5000)
     with TestClient(create_app(service, FREE), "http://127.0.0.1", client=near) as client:
         assert "/secret" not in refused(client.post("/api/reload"), 503, "library_unreadable")

@@ -8,17 +8,17 @@ import time
 
 import pytest
 
-from tmr_jax.serve.batcher import Lane
+from tmr_jax.serve.batcher import Batcher
 from tmr_jax.serve.errors import Busy, Late
 
 
-def asked(lane: Lane, items: list, seconds: float = 5) -> list:
-    return asyncio.run(lane.ask(items, seconds))
+def asked(batcher: Batcher, items: list, seconds: float = 5) -> list:
+    return asyncio.run(batcher.submit(items, seconds))
 
 
 def test_results_come_in_the_order_of_the_items() -> None:
-    lane = Lane("test", lambda items: (item * 10 for item in items), 10)
-    assert asked(lane, [3, 1, 2]) == [30, 10, 20]
+    batcher = Batcher("test", lambda items: (item * 10 for item in items), 10)
+    assert asked(batcher, [3, 1, 2]) == [30, 10, 20]
 
 
 def test_items_that_wait_are_worked_off_together() -> None:
@@ -28,16 +28,18 @@ def test_items_that_wait_are_worked_off_together() -> None:
         sizes.append(len(items))
         return items
 
-    lane = Lane("test", work, 100, at_once=8, window=0.05)
-    assert asked(lane, list(range(20))) == list(range(20))
+    batcher = Batcher("test", work, 100, batch_size=8, window=0.05)
+    assert asked(batcher, list(range(20))) == list(range(20))
     assert sizes == [8, 8, 4]
 
 
 def test_an_item_that_is_refused_is_refused_alone() -> None:
-    lane = Lane("test", lambda items: [ValueError("no") if i == 1 else i for i in items], 10, 4)
+    batcher = Batcher(
+        "test", lambda items: [ValueError("no") if i == 1 else i for i in items], 10, 4
+    )
 
     async def both():
-        first, second = lane.ask([1], 5), lane.ask([2], 5)
+        first, second = batcher.submit([1], 5), batcher.submit([2], 5)
         return await asyncio.gather(first, second, return_exceptions=True)
 
     refused, kept = asyncio.run(both())
@@ -52,12 +54,12 @@ def test_a_full_lane_refuses_at_once_and_says_when_to_come_back() -> None:
         return items
 
     async def crowd():
-        lane = Lane("test", work, 3)
-        waiting = [asyncio.create_task(lane.ask([i], 5)) for i in range(3)]
+        batcher = Batcher("test", work, 3)
+        waiting = [asyncio.create_task(batcher.submit([i], 5)) for i in range(3)]
         await asyncio.sleep(0.05)  # one is at work, two wait
         begun = time.perf_counter()
         with pytest.raises(Busy) as refused:
-            await lane.ask([7, 8], 5)
+            await batcher.submit([7, 8], 5)
         assert time.perf_counter() - begun < 0.05
         gate.set()
         await asyncio.gather(*waiting)
@@ -76,13 +78,13 @@ def test_what_waited_too_long_is_dropped_before_it_is_begun() -> None:
         return items
 
     async def late():
-        lane = Lane("test", work, 10)
-        first = asyncio.create_task(lane.ask(["first"], 5))
+        batcher = Batcher("test", work, 10)
+        first = asyncio.create_task(batcher.submit(["first"], 5))
         await asyncio.sleep(0.02)
         with pytest.raises(Late):
-            await lane.ask(["second"], 0.05)
+            await batcher.submit(["second"], 0.05)
         await first
-        await lane.ask(["third"], 5)
+        await batcher.submit(["third"], 5)
 
     asyncio.run(late())
     assert done == ["first", "third"]
@@ -94,19 +96,19 @@ def test_a_thread_that_dies_is_begun_again() -> None:
             raise SystemExit
         return items
 
-    lane = Lane("test", work, 10)
+    batcher = Batcher("test", work, 10)
     with pytest.raises(RuntimeError):
-        asked(lane, ["die"])
+        asked(batcher, ["die"])
     time.sleep(0.05)
-    assert asked(lane, ["live"]) == ["live"] and lane.restarts == 1
+    assert asked(batcher, ["live"]) == ["live"] and batcher.restarts == 1
 
 
 def test_a_closed_lane_ends_its_thread_and_takes_nothing_more() -> None:
-    lane = Lane("test", lambda items: items, 10)
-    asked(lane, [1])
-    lane.close()
-    assert lane._thread is not None
-    lane._thread.join(2)
-    assert not lane._thread.is_alive()
+    batcher = Batcher("test", lambda items: items, 10)
+    asked(batcher, [1])
+    batcher.close()
+    assert batcher._thread is not None
+    batcher._thread.join(2)
+    assert not batcher._thread.is_alive()
     with pytest.raises(Busy):
-        asked(lane, [2])
+        asked(batcher, [2])

@@ -10,7 +10,7 @@ import weakref
 import pytest
 
 from tests.serve.fake import Fake
-from tmr_jax.serve.engine import Answering, Drawing, Question, Shelf, drawn
+from tmr_jax.serve.engine import Drawing, IndexSource, Question, SearchEngine, drawn
 from tmr_jax.serve.errors import Busy
 
 OLD, NEW = (("CCO", "old"),), (("CCO", "new"), ("CCN", "new"))
@@ -19,12 +19,12 @@ OLD, NEW = (("CCO", "old"),), (("CCO", "new"), ("CCN", "new"))
 def test_a_reload_swaps_whole_and_frees_the_old() -> None:
     async def scene() -> tuple[list, list, weakref.ref]:
         opened = [Fake(OLD, delay=0.1), Fake(NEW)]
-        answering = Answering(Shelf(lambda: opened.pop(0), dict))  # type: ignore[arg-type,return-value]
-        old = weakref.ref(answering.retriever)
-        running = asyncio.create_task(answering.search([Question("a")], 5))
+        engine = SearchEngine(IndexSource(lambda: opened.pop(0), dict))  # type: ignore[arg-type,return-value]
+        old = weakref.ref(engine.retriever)
+        running = asyncio.create_task(engine.search([Question("a")], 5))
         await asyncio.sleep(0.03)  # it is being answered
-        await answering.reload()
-        after = await answering.search([Question("a")], 5)
+        await engine.reload()
+        after = await engine.search([Question("a")], 5)
         return await running, after, old
 
     before, after, old = asyncio.run(scene())
@@ -35,7 +35,7 @@ def test_a_reload_swaps_whole_and_frees_the_old() -> None:
 
 
 def test_a_library_that_cannot_be_opened_leaves_the_old_one() -> None:
-    async def scene() -> Answering:
+    async def scene() -> SearchEngine:
         opened = [Fake(OLD)]
 
         def fetch() -> Fake:
@@ -44,17 +44,17 @@ def test_a_library_that_cannot_be_opened_leaves_the_old_one() -> None:
             return opened.pop()
 
         damage: dict[str, str] = {}
-        answering = Answering(Shelf(fetch, lambda: dict(damage)))  # type: ignore[arg-type]
+        engine = SearchEngine(IndexSource(fetch, lambda: dict(damage)))  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="make one"):
-            await answering.reload()
-        assert not answering.partial
+            await engine.reload()
+        assert not engine.partial
         damage["000000"] = "is not there"
-        watching = asyncio.create_task(answering.watch(0.01))
+        watching = asyncio.create_task(engine.watch(0.01))
         await asyncio.sleep(0.2)
         watching.cancel()
-        assert answering.partial
-        assert (await answering.search([Question("a")], 5))[0].hits[0].name == "old"
-        return answering
+        assert engine.partial
+        assert (await engine.search([Question("a")], 5))[0].hits[0].name == "old"
+        return engine
 
     assert asyncio.run(scene()).reloads == 0
 
@@ -70,14 +70,14 @@ def test_the_watch_outlives_whatever_it_meets(caplog) -> None:
                 raise wrong[0]
             return {}
 
-        answering = Answering(Shelf(Fake, damage))  # type: ignore[arg-type]
-        watching = asyncio.create_task(answering.watch(0.005))
+        engine = SearchEngine(IndexSource(Fake, damage))  # type: ignore[arg-type]
+        watching = asyncio.create_task(engine.watch(0.005))
         while wrong:
             name = type(wrong[0]).__name__
-            await until(lambda name=name: name in answering.damage.get("library", ""))
+            await until(lambda name=name: name in engine.damage.get("library", ""))
             await asyncio.sleep(0.05)  # and so again and again
             del wrong[0]
-        await until(lambda: not answering.partial)
+        await until(lambda: not engine.partial)
         watching.cancel()
 
     asyncio.run(scene())
@@ -95,14 +95,14 @@ def test_a_store_that_answers_nothing_is_opened_again_until_it_does() -> None:
             return opened[-1]
 
         damage = lambda: {"library": "gone"} if 1 < len(opened) < 4 else {}  # noqa: E731
-        answering = Answering(Shelf(fetch, damage))  # type: ignore[arg-type]
-        assert not answering.partial
+        engine = SearchEngine(IndexSource(fetch, damage))  # type: ignore[arg-type]
+        assert not engine.partial
         opened.append(Fake())
-        watching = asyncio.create_task(answering.watch(0.005))
-        await until(lambda: answering.partial)
-        await until(lambda: not answering.partial)
+        watching = asyncio.create_task(engine.watch(0.005))
+        await until(lambda: engine.partial)
+        await until(lambda: not engine.partial)
         watching.cancel()
-        assert answering.retriever is opened[-1]
+        assert engine.retriever is opened[-1]
 
     asyncio.run(scene())
 
@@ -114,12 +114,12 @@ async def until(met) -> None:
 
 
 def test_a_pattern_keeps_no_other_query_waiting() -> None:
-    """F14: patterns have a lane of their own."""
+    """F14: patterns have a batcher of their own."""
 
     async def scene() -> float:
         fake = Fake()
-        answering = Answering(Shelf(lambda: fake, dict))  # type: ignore[arg-type,return-value]
-        await answering.search([Question("warm")], 5)
+        engine = SearchEngine(IndexSource(lambda: fake, dict))  # type: ignore[arg-type,return-value]
+        await engine.search([Question("warm")], 5)
         slow = fake.containing
 
         def held(*words):
@@ -127,9 +127,9 @@ def test_a_pattern_keeps_no_other_query_waiting() -> None:
             return slow(*words)
 
         fake.containing = held  # type: ignore[method-assign]
-        pattern = asyncio.create_task(answering.search([Question("a", substructure="C")], 5))
+        pattern = asyncio.create_task(engine.search([Question("a", substructure="C")], 5))
         begun = asyncio.get_running_loop().time()
-        await answering.search([Question("b")], 5)
+        await engine.search([Question("b")], 5)
         took = asyncio.get_running_loop().time() - begun
         assert not pattern.done()
         assert {"c1" in hit.content for hit in (await pattern)[0].hits} == {True}
@@ -141,9 +141,9 @@ def test_a_pattern_keeps_no_other_query_waiting() -> None:
 def test_a_batch_that_does_not_fit_is_refused_whole() -> None:
     async def scene() -> None:
         fake = Fake()
-        answering = Answering(Shelf(lambda: fake, dict), room=4)  # type: ignore[arg-type,return-value]
+        engine = SearchEngine(IndexSource(lambda: fake, dict), room=4)  # type: ignore[arg-type,return-value]
         with pytest.raises(Busy):
-            await answering.search([Question(str(i)) for i in range(5)], 5)
+            await engine.search([Question(str(i)) for i in range(5)], 5)
         assert fake.encoded == []
 
     asyncio.run(scene())

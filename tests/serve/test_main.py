@@ -23,20 +23,20 @@ import tmr_jax
 from tmr_jax.index import build as index_build
 from tmr_jax.index.copy import copy
 from tmr_jax.index.schema import StoreFailed
-from tmr_jax.serve.__main__ import TOKEN, Arguments, check, main, shelf
+from tmr_jax.serve.__main__ import TOKEN, Arguments, check, index_source, main
 
 GOOD = "0123456789abcdefghijklmnopqrstuv"
 ROOT = Path(__file__).resolve().parents[2]
 # A service whose retriever is the fake of the tests: it starts in two seconds.
 FAKE = """
 import sys
-from tests.serve.fake import Fake, answering
+from tests.serve.fake import Fake, engine
 from tmr_jax.serve.__main__ import _reload_on_hup
 from tmr_jax.serve import http as connections
 from tmr_jax.serve.app import create_app
 from tmr_jax.serve.middleware import Rules
 connections.Connection.slow = 0.5
-service = answering(Fake(delay=0.2))
+service = engine(Fake(delay=0.2))
 app = create_app(service, Rules(rate=0), on_start=lambda loop: _reload_on_hup(loop, service))
 sys.exit(connections.serve_app(app, "127.0.0.1", 0))
 """
@@ -230,7 +230,7 @@ def test_what_is_wrong_with_a_library_is_seen(
 ) -> None:
     own = tmp_path / "library"
     shutil.copytree(library, own)
-    served = shelf(Arguments(tiny_run, own))
+    served = index_source(Arguments(tiny_run, own))
     served.open()
     assert served.damage() == {}
     shards = sorted((own / "shards").iterdir())
@@ -250,7 +250,7 @@ def test_other_engines_are_looked_after_too(
     """F24: all or nothing; an engine that opens need not answer."""
     place = to.format(tmp_path)
     copy(library, place)
-    served = shelf(Arguments(tiny_run, Path(place)))
+    served = index_source(Arguments(tiny_run, Path(place)))
     retriever = served.open()
     assert served.damage() == {}
     if "milvus" in to:
@@ -265,7 +265,7 @@ def test_other_engines_are_looked_after_too(
 def test_a_file_is_looked_after_where_its_library_is(tiny_run: Path, tmp_path: Path) -> None:
     file = tmp_path / "my.smi"
     file.write_text("CCO\nCCN\nCCS\n")
-    served = shelf(Arguments(tiny_run, file))
+    served = index_source(Arguments(tiny_run, file))
     store = served.open()._library.store
     assert served.damage() == {}
     flip(next(store.folder.glob("shards/*/rows.f32")))

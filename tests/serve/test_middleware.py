@@ -9,10 +9,10 @@ from tmr_jax.serve.errors import Refusal
 from tmr_jax.serve.middleware import (
     CLIENTS,
     Buckets,
-    asked_host,
     client_of,
-    is_near,
-    is_private,
+    is_local,
+    is_tls,
+    public_host,
     same,
     session_of,
 )
@@ -57,17 +57,17 @@ def test_a_forwarded_address_counts_only_behind_proxies_of_ours() -> None:
 
 def test_a_request_through_a_proxy_is_none_of_this_machine() -> None:
     near = {"client": ("127.0.0.1", 1)}
-    assert is_near(near, headers()) and not is_near(SCOPE, headers())
-    assert not is_near(near, headers(("X-Forwarded-For", "127.0.0.1")))
+    assert is_local(near, headers()) and not is_local(SCOPE, headers())
+    assert not is_local(near, headers(("X-Forwarded-For", "127.0.0.1")))
 
 
 def test_what_a_proxy_says_counts_where_there_is_one() -> None:
     told = headers(("Host", "127.0.0.1:8000"), ("X-Forwarded-Host", "a.org, b"))
-    assert asked_host(told, 0) == "127.0.0.1:8000" and asked_host(told, 1) == "a.org"
-    assert asked_host(headers(("Host", "a.org")), 1) == "a.org"
+    assert public_host(told, 0) == "127.0.0.1:8000" and public_host(told, 1) == "a.org"
+    assert public_host(headers(("Host", "a.org")), 1) == "a.org"
     told, plain = headers(("X-Forwarded-Proto", "https, http")), {"scheme": "http"}
-    assert is_private(plain, told, 1) and not is_private(plain, told, 0)
-    assert is_private({"scheme": "https"}, headers(), 0) and not is_private(plain, headers(), 1)
+    assert is_tls(plain, told, 1) and not is_tls(plain, told, 0)
+    assert is_tls({"scheme": "https"}, headers(), 0) and not is_tls(plain, headers(), 1)
 
 
 def test_tokens_are_compared_whole() -> None:

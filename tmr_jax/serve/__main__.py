@@ -22,7 +22,7 @@ import tyro
 
 if TYPE_CHECKING:
     from tmr_jax.search.retriever import Retriever
-    from tmr_jax.serve.engine import Shelf
+    from tmr_jax.serve.engine import IndexSource
 
 TOKEN = "TMR_JAX_TOKEN"
 LEAST, VARIED = 32, 10  # characters of a token, and different ones: 128 bits and more
@@ -86,16 +86,16 @@ def serve(chosen: Arguments) -> int:
     token = check(chosen, os.environ)
     need_extra()
     from tmr_jax.serve.app import create_app
-    from tmr_jax.serve.engine import Answering
+    from tmr_jax.serve.engine import SearchEngine
     from tmr_jax.serve.http import serve_app
     from tmr_jax.serve.middleware import Rules, is_loopback
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    answering = Answering(shelf(chosen), chosen.queue)
-    answering.warm()
+    engine = SearchEngine(index_source(chosen), chosen.queue)
+    engine.warm()
     rules = Rules(token, chosen.rate, chosen.proxies, is_loopback(chosen.host))
     app = create_app(
-        answering, rules, chosen.seconds, on_start=lambda loop: _reload_on_hup(loop, answering)
+        engine, rules, chosen.seconds, on_start=lambda loop: _reload_on_hup(loop, engine)
     )
     return serve_app(app, chosen.host, chosen.port)
 
@@ -160,10 +160,10 @@ def need_extra() -> None:
         ) from error
 
 
-def shelf(chosen: Arguments) -> Shelf:
+def index_source(chosen: Arguments) -> IndexSource:
     """The model with its library, to be opened again and again."""
     from tmr_jax.search.retriever import load
-    from tmr_jax.serve.engine import Shelf
+    from tmr_jax.serve.engine import IndexSource
 
     retriever = load(chosen.run)
     words = (chosen.library, chosen.smiles_column, chosen.name_column, chosen.text_column)
@@ -173,15 +173,15 @@ def shelf(chosen: Arguments) -> Shelf:
         opened[0] = retriever.with_library(*words)
         return opened[0]
 
-    return Shelf(open_anew, lambda: opened[0].look())
+    return IndexSource(open_anew, lambda: opened[0].look())
 
 
-def _reload_on_hup(loop: asyncio.AbstractEventLoop, answering: Any) -> None:
+def _reload_on_hup(loop: asyncio.AbstractEventLoop, engine: Any) -> None:
     tasks = set()  # the loop itself keeps no hold of them
 
     async def reload() -> None:
         try:
-            await answering.reload()
+            await engine.reload()
         except Exception as error:
             logging.getLogger("tmr_jax.serve").warning("the old library stays: %r", error)
 

@@ -1,4 +1,4 @@
-"""The routes: an API that says what it takes (/docs, /openapi.json), and a page over the same."""
+"""The routes: an API that documents itself (/docs, /openapi.json), and a page over the same."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, NoReturn
 from urllib.parse import parse_qs
 
 from fastapi import FastAPI, Query, Request
@@ -18,24 +19,23 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from tmr_jax import __version__
 from tmr_jax.index.schema import WHOLE
-from tmr_jax.search.export import Answer as Found
+from tmr_jax.search.export import Answer as Exported
 from tmr_jax.search.export import record, to_csv, to_sdf
 from tmr_jax.search.filters import parse_filter
 from tmr_jax.search.retriever import Retriever
-from tmr_jax.serve.engine import Answer, Answering, Drawing, Question
-from tmr_jax.serve.errors import Refusal, Unreadable, body_of, refusal_of
+from tmr_jax.serve.engine import Answer, Drawing, Question, SearchEngine
+from tmr_jax.serve.errors import Refusal, Unreadable
 from tmr_jax.serve.form import form_of
 from tmr_jax.serve.metrics import Metrics
 from tmr_jax.serve.middleware import (
     COOKIE,
     SVG_POLICY,
-    Guard,
+    AccessMiddleware,
     Rules,
     has_token,
-    is_near,
-    is_private,
+    is_local,
+    is_tls,
     same,
     session_of,
 )
@@ -63,59 +63,72 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse}
     for status in (400, 401, 413, 415, 422, 429, 500, 503)
 }  # fmt: skip
-# The drawing program's own page: it writes its scripts and styles into itself.
+# The drawing board is a page of its own: its program writes scripts and styles into itself.
 SKETCH_POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; "
     "frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
 SMILES = Annotated[str, Query(min_length=1, max_length=MAX_TEXT)]
-SIDE = Annotated[int, Query(ge=40, le=1200)]
+PIXELS = Annotated[int, Query(ge=40, le=1200)]
+
+
+class Service(NamedTuple):
+    """What the routes share."""
+
+    app: FastAPI
+    engine: SearchEngine
+    page: Page
+    metrics: Metrics
+    rules: Rules
+    seconds: float  # limit of a request
 
 
 def create_app(
-    answering: Answering,
+    engine: SearchEngine,
     rules: Rules,
     seconds: float = 30.0,
     watch_every: float = 2.0,
     on_start: Callable[[asyncio.AbstractEventLoop], None] = lambda loop: None,
 ) -> FastAPI:
-    """The service on answers of `answering`; a request ends after `seconds`.
-
-    `on_start` is called in the running event loop, for signals.
-    """
-    page, metrics = Page(answering, seconds), Metrics(answering)
+    """The application; `on_start` is called in the running event loop, for signals."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        watching = asyncio.create_task(answering.watch(watch_every))
+        watching = asyncio.create_task(engine.watch(watch_every))
         on_start(asyncio.get_running_loop())
         yield
         watching.cancel()
-        answering.close()
+        engine.close()
 
     app = FastAPI(
         title="tmr_jax",
-        version=__version__,
-        description="Molecules that a description fits, or descriptions that fit a molecule.",
+        version=version("tmr-jax"),
+        description="Molecules that fit a description, or descriptions that fit a molecule.",
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
         responses=ERRORS,
     )
-    _errors(app, page)
-    _api(app, answering, seconds)
-    _pages(app, answering, page, seconds)
-    _machinery(app, answering, metrics, rules)
+    service = Service(app, engine, Page(engine, seconds), Metrics(engine), rules, seconds)
+    for add in (_errors, _search, _explain, _reload, _pages, _downloads, _login, _status):
+        add(service)
     static = Path(str(resources.files("tmr_jax.serve") / "static"))
     app.mount("/static", _Static(directory=static), name="static")
-    app.add_middleware(Guard, rules=rules, seen=metrics.seen, error_page=page.error)
+    app.add_middleware(
+        AccessMiddleware,
+        rules=rules,
+        on_response=service.metrics.on_response,
+        error_page=service.page.error,
+    )
     return app
 
 
-def _api(app: FastAPI, answering: Answering, seconds: float) -> None:
-    @app.post("/api/search", tags=["api"], response_model_exclude_none=True)
+def _search(service: Service) -> None:
+    engine = service.engine
+
+    @service.app.post("/api/search", tags=["api"], response_model_exclude_none=True)
     async def search(request: SearchRequest) -> SearchResponse:
         """The best matches of each query, best first."""
         if request.k * len(request.queries) > MAX_HITS:
@@ -127,10 +140,10 @@ def _api(app: FastAPI, answering: Answering, seconds: float) -> None:
             )
         check_spread(request.k, request.spread)
         where = parse_filter(request.where) if request.where else None
-        more = (request.k, where, request.substructure, request.spread)
-        questions = [Question(query, request.of, *more) for query in request.queries]
-        retriever = answering.retriever
-        answers = await answering.search(questions, seconds)
+        options = (request.k, where, request.substructure, request.spread)
+        questions = [Question(query, request.of, *options) for query in request.queries]
+        retriever = engine.retriever
+        answers = await engine.search(questions, service.seconds)
         return SearchResponse(
             checkpoint=checkpoint_out(retriever),
             library=library_out(retriever),
@@ -138,51 +151,59 @@ def _api(app: FastAPI, answering: Answering, seconds: float) -> None:
             answers=[answer_out(answer) for answer in answers],
         )
 
-    @app.post("/api/explain", tags=["api"])
+
+def _explain(service: Service) -> None:
+    engine = service.engine
+
+    @service.app.post("/api/explain", tags=["api"])
     async def explain(request: ExplainRequest) -> ExplainResponse:
-        """Which words and which atoms a score comes from."""
-        found = await answering.explain(request.text, request.smiles, seconds)
-        words = [WordOut(**word._asdict()) for word in found.words]
+        """The words and atoms that a score comes from."""
+        explanation = await engine.explain(request.text, request.smiles, service.seconds)
         return ExplainResponse(
-            score=found.score,
-            text=found.text,
-            smiles=found.smiles,
-            words=words,
-            atoms=list(found.atoms),
-            drops=list(found.drops),
-            heat=found.heat.round(4).tolist(),
+            score=explanation.score,
+            text=explanation.text,
+            smiles=explanation.smiles,
+            words=[WordOut(**word._asdict()) for word in explanation.words],
+            atoms=list(explanation.atoms),
+            drops=list(explanation.drops),
+            heat=explanation.heat.round(4).tolist(),
         )
 
-    @app.get(
+    @service.app.get(
         "/api/molecule.svg",
         tags=["api"],
         response_class=Response,
         responses={200: {"content": {"image/svg+xml": {}}}},
     )
-    async def molecule(smiles: SMILES, width: SIDE = 300, height: SIDE = 220) -> Response:
-        """A structure as a picture; what is no molecule comes as a box that says why."""
-        (svg,) = await answering.draw([Drawing(smiles, width, height)], seconds)
+    async def molecule(smiles: SMILES, width: PIXELS = 300, height: PIXELS = 220) -> Response:
+        """A structure as a picture; for an invalid SMILES, a box with the reason."""
+        (svg,) = await engine.draw([Drawing(smiles, width, height)], service.seconds)
         policy = {"content-security-policy": SVG_POLICY}
         return Response(svg, media_type="image/svg+xml", headers=policy)
 
-    @app.post("/api/reload", tags=["api"])
+
+def _reload(service: Service) -> None:
+    engine = service.engine
+
+    @service.app.post("/api/reload", tags=["api"])
     async def reload(request: Request) -> ReloadResponse:
-        """Opens the library anew. With the token, or from this machine where there is none."""
-        rules: Rules = app.state.rules
-        if not rules.token and not is_near(request.scope, request.headers):
-            raise Refusal(403, "forbidden", "expected a request of this machine, got another")
+        """Reopens the library. Needs the token or, without one, a request from this machine."""
+        if not service.rules.token and not is_local(request.scope, request.headers):
+            raise Refusal(403, "forbidden", "expected a request from this machine, got another")
         try:
-            await answering.reload()
+            await engine.reload()
         except Exception as error:
-            log.warning("the old library stays: %r", error)
+            log.warning("the library stays as it was: %r", error)
             raise Unreadable from None
-        return ReloadResponse(library=library_out(answering.retriever), partial=answering.partial)
+        return ReloadResponse(library=library_out(engine.retriever), partial=engine.partial)
 
 
-def _pages(app: FastAPI, answering: Answering, page: Page, seconds: float) -> None:
+def _pages(service: Service) -> None:
+    app, page = service.app, service.page
+
     @app.get("/", include_in_schema=False)
     async def search_page(request: Request) -> Response:
-        form = form_of(request.query_params.multi_items(), answering.of)
+        form = form_of(request.query_params.multi_items(), service.engine.of)
         return await page.search(form, request.headers)
 
     @app.get("/explain", include_in_schema=False)
@@ -196,87 +217,87 @@ def _pages(app: FastAPI, answering: Answering, page: Page, seconds: float) -> No
 
     @app.get("/sketch", include_in_schema=False)
     async def sketch() -> Response:
-        return HTMLResponse(
-            page.render("sketch.html"), headers={"content-security-policy": SKETCH_POLICY}
-        )
+        headers = {"content-security-policy": SKETCH_POLICY}
+        return HTMLResponse(page.render("sketch.html"), headers=headers)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         return HTMLResponse(page.render("docs.html", paths=_schema(app)["paths"]))
 
-    for kind, media, write in (
-        ("csv", "text/csv; charset=utf-8", to_csv),
-        ("sdf", "chemical/x-mdl-sdfile", to_sdf),
-    ):
-        _download(app, answering, seconds, kind, media, write)
 
-    @app.post("/login", include_in_schema=False)
+def _downloads(service: Service) -> None:
+    def add(kind: str, media: str, write: Callable[[list[Any]], str]) -> None:
+        @service.app.get(f"/download.{kind}", include_in_schema=False)
+        async def download(request: Request) -> Response:
+            of = service.engine.of
+            question = form_of(request.query_params.multi_items(), of).question()
+            if not question.asked:
+                raise Refusal(422, "invalid_request", "expected a query, got none; enter one first")
+            (answer,) = await service.engine.search([question], service.seconds)
+            text = await asyncio.to_thread(write, [Exported(question.asked, answer.hits)])
+            name = {"content-disposition": f'attachment; filename="{of}.{kind}"'}
+            return Response(text, media_type=media, headers=name)
+
+    add("csv", "text/csv; charset=utf-8", to_csv)
+    add("sdf", "chemical/x-mdl-sdfile", to_sdf)
+
+
+def _login(service: Service) -> None:
+    rules = service.rules
+
+    @service.app.post("/login", include_in_schema=False)
     async def login(request: Request) -> Response:
-        rules: Rules = app.state.rules
-        typed = parse_qs((await request.body()).decode("utf-8", "replace")).get("token", [""])[0]
-        if not same(typed.strip(), rules.token):
+        form = parse_qs((await request.body()).decode("utf-8", "replace"))
+        if not same(form.get("token", [""])[0].strip(), rules.token):
             raise Refusal(401, "unauthorized", "expected the token of this service, got another")
         response = RedirectResponse("/", 303)
         response.set_cookie(
-            COOKIE, session_of(rules.token), httponly=True, samesite="strict",
-            secure=is_private(request.scope, request.headers, rules.proxies),
-        )  # fmt: skip
+            COOKIE,
+            session_of(rules.token),
+            httponly=True,
+            samesite="strict",
+            secure=is_tls(request.scope, request.headers, rules.proxies),
+        )
         return response
 
 
-def _download(
-    app: FastAPI,
-    answering: Answering,
-    seconds: float,
-    kind: str,
-    media: str,
-    write: Callable[[list[Any]], str],
-) -> None:
-    @app.get(f"/download.{kind}", include_in_schema=False)
-    async def download(request: Request) -> Response:
-        question = form_of(request.query_params.multi_items(), answering.of).question()
-        if not question.asked:
-            raise Refusal(422, "invalid_request", "expected a query, got none; ask something first")
-        answers = await answering.search([question], seconds)
-        text = await asyncio.to_thread(write, [Found(a.question.asked, a.hits) for a in answers])
-        name = {"content-disposition": f'attachment; filename="{answering.of}.{kind}"'}
-        return Response(text, media_type=media, headers=name)
-
-
-def _machinery(app: FastAPI, answering: Answering, metrics: Metrics, rules: Rules) -> None:
-    app.state.rules = rules
+def _status(service: Service) -> None:
+    app, engine = service.app, service.engine
 
     @app.get("/health", tags=["machinery"], responses={503: {"model": HealthResponse}})
     async def health(request: Request) -> JSONResponse:
-        """200 where all of the library answers, else 503 with the reason.
+        """200 where the whole library answers, else 503 with the reason.
 
-        Who has not sent the token, where there is one, is told the status alone.
+        A client without the token, where there is one, gets only the status.
         """
-        degraded = answering.partial
-        status, code = ("degraded", 503) if degraded else ("ok", 200)
-        if not has_token(request.headers, rules.token):
+        status, code = ("degraded", 503) if engine.partial else ("ok", 200)
+        if not has_token(request.headers, service.rules.token):
             return JSONResponse({"status": status}, code)
-        reason = ""
-        if degraded:
-            shown = sorted(answering.damage)[:5]
-            part = "the library" if WHOLE in answering.damage else "a part of the library"
-            reason = f"{part} cannot be read: {', '.join(shown) or 'a shard'}"
-        found = HealthResponse(
+        response = HealthResponse(
             status=status,
-            reason=reason,
-            library=library_out(answering.retriever),
-            checkpoint=checkpoint_out(answering.retriever),
+            reason=_reason(engine),
+            library=library_out(engine.retriever),
+            checkpoint=checkpoint_out(engine.retriever),
         )
-        return JSONResponse(found.model_dump(), code)
+        return JSONResponse(response.model_dump(), code)
 
     @app.get("/metrics", tags=["machinery"], response_class=Response)
-    async def metrics_text() -> Response:
+    async def metrics() -> Response:
         """For Prometheus."""
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        text = service.metrics.text()
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> JSONResponse:
         return JSONResponse(_schema(app))
+
+
+def _reason(engine: SearchEngine) -> str:
+    """Why a part of the library does not answer; empty where all of it does."""
+    if not engine.partial:
+        return ""
+    part = "the library" if WHOLE in engine.damage else "a part of the library"
+    return f"{part} cannot be read: {', '.join(sorted(engine.damage)[:5]) or 'a shard'}"
 
 
 def _schema(app: FastAPI) -> dict[str, Any]:
@@ -287,44 +308,26 @@ def _schema(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-def _errors(app: FastAPI, page: Page) -> None:
-    """Every error in one shape; what this module does not know goes on to the guard."""
+def _errors(service: Service) -> None:
+    """Errors of the framework become Refusals; AccessMiddleware responds to all of them."""
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
+    @service.app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> NoReturn:
         first = error.errors()[0]
         at = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        return answered(request, Refusal(422, "invalid_request", f"{at}: {first['msg']}"))
+        raise Refusal(422, "invalid_request", f"{at}: {first['msg']}")
 
-    @app.exception_handler(HTTPException)
-    async def known(request: Request, error: HTTPException) -> Response:
-        codes = {404: "not_found", 405: "method_not_allowed"}
-        code = codes.get(error.status_code, "bad_request")
-        said = {
-            404: "expected an address of this service, got another; see /docs",
-            405: "expected another method at this address; see /docs",
-        }.get(error.status_code, str(error.detail))
-        return answered(request, Refusal(error.status_code, code, said, dict(error.headers or {})))
-
-    @app.exception_handler(ValueError)
-    @app.exception_handler(Refusal)
-    async def refused(request: Request, error: Exception) -> Response:
-        refusal = refusal_of(error)
-        if refusal is None:
-            raise error
-        return answered(request, refusal)
-
-    def answered(request: Request, refusal: Refusal) -> Response:
-        if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith(
-            "/api/"
-        ):
-            text = page.error(refusal, "hx-request" in request.headers)
-            return HTMLResponse(text, refusal.status, refusal.headers)
-        return JSONResponse(body_of(refusal), refusal.status, refusal.headers)
+    @service.app.exception_handler(HTTPException)
+    async def known(request: Request, error: HTTPException) -> NoReturn:
+        code, message = {
+            404: ("not_found", "expected an address of this service, got another; see /docs"),
+            405: ("method_not_allowed", "expected another method at this address; see /docs"),
+        }.get(error.status_code, ("bad_request", str(error.detail)))
+        raise Refusal(error.status_code, code, message, dict(error.headers or {}))
 
 
 class _Static(StaticFiles):
-    """Files of the package; they change with its version, so they may be kept for an hour."""
+    """Files of the package; they change with its version, so a client may keep them for an hour."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
@@ -337,9 +340,9 @@ def checkpoint_out(retriever: Retriever) -> CheckpointOut:
 
 
 def library_out(retriever: Retriever) -> LibraryOut:
-    account = retriever.library
-    assert account is not None
-    return LibraryOut.model_validate(account._asdict() | {"source": Path(account.source).name})
+    report = retriever.library
+    assert report is not None
+    return LibraryOut.model_validate(report._asdict() | {"source": Path(report.source).name})
 
 
 def answer_out(answer: Answer) -> AnswerOut:

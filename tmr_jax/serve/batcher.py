@@ -1,7 +1,8 @@
-"""A lane: one thread that works off a bounded queue, so that the event loop never waits.
+"""A batcher: one thread that processes a bounded queue, so that the event loop never waits.
 
-In: items, from coroutines. Out: what the lane's function makes of them, several at once where more
-than one waits. A full lane refuses at once (`Busy`), and what has waited too long is dropped.
+In: items, from coroutines. Out: the results of the batcher's function, which gets several items at
+once where more than one waits. A full queue refuses at once (`Busy`); items that waited too long
+are dropped.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class _Job(NamedTuple):
     future: Future
 
 
-class Lane:
+class Batcher:
     """`work` takes a list of items and yields, in their order, a result or an exception each."""
 
     def __init__(
@@ -33,23 +34,23 @@ class Lane:
         name: str,
         work: Callable[[list[Any]], Iterable[Any]],
         room: int,
-        at_once: int = 1,
+        batch_size: int = 1,
         window: float = 0.0,
     ) -> None:
-        """At most `room` items wait; `window` seconds are waited for others to join the first."""
+        """At most `room` items wait; the first waits `window` seconds for others to join it."""
         self.name, self.restarts = name, 0
-        self._work, self._room, self._at_once, self._window = work, room, at_once, window
+        self._work, self._room, self._batch_size, self._window = work, room, batch_size, window
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._pace = 0.05  # seconds an item takes, a running mean
+        self._pace = 0.05  # seconds per item, a running mean
         self._thread: threading.Thread | None = None
 
     @property
     def waiting(self) -> int:
         return len(self._jobs)
 
-    async def ask(self, items: Sequence[Any], seconds: float) -> list[Any]:
+    async def submit(self, items: Sequence[Any], seconds: float) -> list[Any]:
         """The result of each item; the first exception among them is raised.
 
         Raises Busy where there is no room for all of them, Late where they take too long.
@@ -68,7 +69,7 @@ class Lane:
         return list(outcomes)
 
     def close(self) -> None:
-        """The thread ends when it has worked off what waits."""
+        """The thread ends when the queue is empty."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -79,42 +80,46 @@ class Lane:
                 raise Busy(1 + int(self._pace * len(self._jobs)))
             self._jobs.extend(jobs)
             self._changed.notify_all()
-            if self._thread is None or not self._thread.is_alive():  # the last one died at its work
-                self.restarts += self._thread is not None
+            if self._thread is None or not self._thread.is_alive():
+                self.restarts += self._thread is not None  # the last one died
                 self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
                 self._thread.start()
 
     def _run(self) -> None:
-        while jobs := self._gather():
-            # What nobody waits for any more was cancelled by `ask`.
+        while jobs := self._next_jobs():
+            # `submit` cancels the jobs of clients that no longer wait.
             live = [job for job in jobs if job.future.set_running_or_notify_cancel()]
-            if not live:
-                continue
-            begun = time.monotonic()
-            try:
-                for job, outcome in zip(live, self._work([job.item for job in live]), strict=True):
-                    _settle(job, outcome)
-            except Exception as error:
-                for job in live:
-                    _settle(job, error)
-            except BaseException:  # the thread dies; nobody may wait for it
-                for job in live:
-                    _settle(job, RuntimeError(f"the {self.name} thread died"))
-                log.exception("the %s thread died; the next request starts another", self.name)
+            if live and not self._process(live):
                 return
-            self._pace += 0.1 * ((time.monotonic() - begun) / len(live) - self._pace)
 
-    def _gather(self) -> list[_Job]:
-        """The next jobs, waiting a moment for more; none where the lane is closed and empty."""
+    def _process(self, jobs: list[_Job]) -> bool:
+        """Whether the thread can continue."""
+        start = time.monotonic()
+        try:
+            for job, outcome in zip(jobs, self._work([job.item for job in jobs]), strict=True):
+                _settle(job, outcome)
+        except Exception as error:
+            for job in jobs:
+                _settle(job, error)
+        except BaseException:  # the thread dies; no client may wait for it
+            for job in jobs:
+                _settle(job, RuntimeError(f"the {self.name} thread died"))
+            log.exception("the %s thread died; the next request starts another", self.name)
+            return False
+        self._pace += 0.1 * ((time.monotonic() - start) / len(jobs) - self._pace)
+        return True
+
+    def _next_jobs(self) -> list[_Job]:
+        """The next batch, after waiting a moment for more; empty once closed and empty."""
         with self._changed:
             while not self._jobs:
                 if self._closed:
                     return []
                 self._changed.wait()
             until = time.monotonic() + self._window
-            while len(self._jobs) < self._at_once and (rest := until - time.monotonic()) > 0:
+            while len(self._jobs) < self._batch_size and (rest := until - time.monotonic()) > 0:
                 self._changed.wait(rest)
-            return [self._jobs.popleft() for _ in range(min(self._at_once, len(self._jobs)))]
+            return [self._jobs.popleft() for _ in range(min(self._batch_size, len(self._jobs)))]
 
 
 def _settle(job: _Job, outcome: Any) -> None:

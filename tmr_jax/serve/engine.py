@@ -22,7 +22,7 @@ from tmr_jax.data.features.graph import BadMolecule, parse_smiles
 from tmr_jax.index.schema import MOLECULES, WHOLE, Filter
 from tmr_jax.search.explain import Explanation
 from tmr_jax.search.retriever import Hit, Retriever
-from tmr_jax.serve.batcher import Lane
+from tmr_jax.serve.batcher import Batcher
 from tmr_jax.serve.schemas import MAX_EXPLAINED_ATOMS, MAX_EXPLAINED_WORDS
 
 AT_ONCE, WINDOW = 64, 0.003  # queries that are encoded together, seconds to wait for them
@@ -66,7 +66,7 @@ class Drawing(NamedTuple):
     numbered: bool = False
 
 
-class Shelf(NamedTuple):
+class IndexSource(NamedTuple):
     """Where the library comes from: `open` gives it anew.
 
     `damage` says what is wrong with it, part by part, and under `WHOLE` where nothing answers.
@@ -76,24 +76,24 @@ class Shelf(NamedTuple):
     damage: Callable[[], dict[str, str]]
 
 
-class Answering:
+class SearchEngine:
     """Takes questions from coroutines; `close` when no more come."""
 
-    def __init__(self, shelf: Shelf, room: int = 512) -> None:
-        self._shelf = shelf
+    def __init__(self, index_source: IndexSource, room: int = 512) -> None:
+        self._source = index_source
         self.damage: dict[str, str] = {}  # `watch` finds out: it reads bytes, and nobody waits
-        self._told = self.damage  # what the shelf has said last
-        self.retriever = shelf.open()
+        self._told = self.damage  # what the index_source has said last
+        self.retriever = index_source.open()
         self.reloads, self.encoded, self.remembered = 0, 0, 0
         self._kept: OrderedDict[tuple[str, str], Asked] = OrderedDict()
         self._lock = threading.Lock()
         self._reloading = asyncio.Lock()
-        self._searches = Lane("search", self._search, room, AT_ONCE, WINDOW)
+        self._searches = Batcher("search", self._search, room, AT_ONCE, WINDOW)
         # Patterns take seconds at worst: nobody else may wait for them.
-        self._patterns = Lane("substructure", self._match, min(room, 32))
-        self._explanations = Lane("explain", self._explain, min(room, 32))
-        self._drawings = Lane("draw", _draw, 4 * room)
-        self.lanes = (self._searches, self._patterns, self._explanations, self._drawings)
+        self._patterns = Batcher("substructure", self._match, min(room, 32))
+        self._explanations = Batcher("explain", self._explain, min(room, 32))
+        self._drawings = Batcher("draw", _draw, 4 * room)
+        self.batchers = (self._searches, self._patterns, self._explanations, self._drawings)
 
     @property
     def of(self) -> str:
@@ -110,28 +110,28 @@ class Answering:
         plain = [q for q in questions if not q.substructure]
         other = [q for q in questions if q.substructure]
         answers = {}
-        for lane, asked in ((self._searches, plain), (self._patterns, other)):
+        for batcher, asked in ((self._searches, plain), (self._patterns, other)):
             if asked:
-                answers |= zip(asked, await lane.ask(asked, seconds), strict=True)
+                answers |= zip(asked, await batcher.submit(asked, seconds), strict=True)
         return [answers[q] for q in questions]
 
     async def explain(self, text: str, smiles: str, seconds: float) -> Explanation:
-        return (await self._explanations.ask([(text, smiles)], seconds))[0]
+        return (await self._explanations.submit([(text, smiles)], seconds))[0]
 
     async def draw(self, drawings: Sequence[Drawing], seconds: float) -> list[str]:
-        return await self._drawings.ask(drawings, seconds)
+        return await self._drawings.submit(drawings, seconds)
 
     async def check(self, smiles: str, seconds: float) -> None:
         """`BadMolecule` where a SMILES is none."""
-        await self._drawings.ask([smiles], seconds)
+        await self._drawings.submit([smiles], seconds)
 
     async def reload(self) -> None:
         """Opens the library anew; whoever is being answered stays with the old one (S9)."""
         async with self._reloading:
-            damage = await asyncio.to_thread(self._shelf.damage)
-            self.retriever = await asyncio.to_thread(self._shelf.open)
+            damage = await asyncio.to_thread(self._source.damage)
+            self.retriever = await asyncio.to_thread(self._source.open)
             if WHOLE in damage:  # of what was open before
-                damage = await asyncio.to_thread(self._shelf.damage)
+                damage = await asyncio.to_thread(self._source.damage)
             self.damage, self.reloads = damage, self.reloads + 1
 
     async def watch(self, every: float) -> None:
@@ -150,7 +150,7 @@ class Answering:
                 self.damage = {**self._told, WHOLE: repr(error)}
 
     async def _look(self) -> None:
-        damage = await asyncio.to_thread(self._shelf.damage)
+        damage = await asyncio.to_thread(self._source.damage)
         if damage != self._told:
             self._told = damage
             log.warning("the library on disk: %s", damage or "whole again")
@@ -170,10 +170,10 @@ class Answering:
                 raise answer
 
     def close(self) -> None:
-        for lane in self.lanes:
-            lane.close()
+        for batcher in self.batchers:
+            batcher.close()
 
-    # In the threads of the lanes
+    # In the threads of the batchers
 
     def _search(self, questions: list[Question]) -> Iterator[Answer | Exception]:
         retriever = self.retriever

@@ -1,4 +1,4 @@
-"""What a client is told when something is wrong: a status, a code that stays, a sentence.
+"""What a client gets when something is wrong: a status, a stable code and a sentence.
 
 {"error": {"code": "busy", "message": "expected ..., got ...; ..."}}
 """
@@ -7,10 +7,17 @@ from __future__ import annotations
 
 from tmr_jax.data.features.graph import BadMolecule
 from tmr_jax.index.schema import StoreFailed
+from tmr_jax.serve.schemas import MAX_HEAD
+
+BAD_REQUEST = ("bad_request", "expected an HTTP/1.1 request, got something else; correct it")
+LARGE_HEADER = (
+    "header_too_large",
+    f"expected a request line and headers of at most {MAX_HEAD:,} bytes; shorten them",
+)
 
 
 class Refusal(Exception):
-    """An answer that is an error. `headers` go with it."""
+    """A response that is an error. `headers` are sent with it."""
 
     def __init__(
         self, status: int, code: str, message: str, headers: dict[str, str] | None = None
@@ -22,44 +29,34 @@ class Refusal(Exception):
 
 class Busy(Refusal):
     def __init__(self, seconds: int) -> None:
-        super().__init__(
-            429,
-            "busy",
-            f"expected room in the queue, got a full one; ask again in {seconds} s",
-            {"Retry-After": str(seconds)},
-        )
+        message = f"expected room in the queue, got a full one; retry in {seconds} s"
+        super().__init__(429, "busy", message, {"Retry-After": str(seconds)})
 
 
 class Late(Refusal):
     def __init__(self, seconds: float) -> None:
-        super().__init__(
-            503,
-            "too_slow",
-            f"expected an answer within {seconds:g} s, got none; ask for less, or later",
-            {"Retry-After": "5"},
-        )
+        message = f"expected an answer within {seconds:g} s, got none; ask for less, or retry later"
+        super().__init__(503, "too_slow", message, {"Retry-After": "5"})
 
 
 class Unreadable(Refusal):
     def __init__(self) -> None:
-        super().__init__(
-            503,
-            "library_unreadable",
-            "expected a library that can be read, got an error of its store, which the log has; "
-            "ask again later",
-            {"Retry-After": "5"},
+        message = (
+            "expected a readable library, got an error of its store, which is in the log; "
+            "retry later"
         )
+        super().__init__(503, "library_unreadable", message, {"Retry-After": "5"})
 
 
 def refusal_of(error: BaseException) -> Refusal | None:
-    """What to tell of an error: None where it is ours and not the client's."""
+    """What the client is told; None where the error is the service's own."""
     if isinstance(error, Refusal):
         return error
-    if isinstance(error, StoreFailed):  # whose words tell where the library is
+    if isinstance(error, StoreFailed):  # its message holds the path of the library
         return Unreadable()
     if isinstance(error, BadMolecule):
         return Refusal(422, "bad_smiles", str(error))
-    # Sentences for users begin so everywhere in this package; others may tell of our insides.
+    # Messages for users begin so everywhere in this package; others may reveal internals.
     if isinstance(error, ValueError) and str(error).startswith("expected "):
         return Refusal(422, "invalid_request", str(error))
     return None

@@ -1,8 +1,9 @@
-"""Connections that end: what uvicorn's h11 protocol lacks against clients that dawdle (S3).
+"""Subclasses uvicorn's internal H11Protocol, because uvicorn limits no request's time to arrive.
 
-uvicorn times idle connections between requests only. Here a request, head and body, has to be whole
-`SLOW` seconds after its first byte (or after the connection), and so much of an answer that waits
-to be read has to move within the same time. More than `MAX_OPEN` connections are closed at once.
+uvicorn only limits the wait between requests, so a few clients that send or read slowly could hold
+all connections. Here a request, head and body, must be complete `SLOW` seconds after its first byte
+(or after the connection), and a response that waits to be read must progress within the same time.
+Connections beyond `MAX_OPEN` are closed at once.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
+from http import HTTPStatus
 from types import FrameType
 from typing import Any
 
@@ -20,11 +22,12 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from tmr_jax.serve.errors import BAD_REQUEST, LARGE_HEADER, Refusal, body_of
 from tmr_jax.serve.schemas import MAX_HEAD
 
 SLOW = 10.0  # seconds
-DRAIN = 9  # seconds that requests are given after SIGTERM
-MAX_OPEN = 800  # below the 1,024 files that most systems allow a process
+DRAIN = 9  # seconds that running requests have after SIGTERM
+MAX_OPEN = 800  # below the usual limit of 1,024 files per process
 
 
 class Connection(H11Protocol):
@@ -43,15 +46,15 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        waits = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
-        # Whole, or the rest of a request that was answered before its end: what follows is new.
-        if not waits or (not self.conn.trailing_data[0] and self.conn.their_state is h11.IDLE):
+        incomplete = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+        # Complete, or the rest of a request that was refused early: what follows is a new one.
+        if not incomplete or (not self.conn.trailing_data[0] and self.conn.their_state is h11.IDLE):
             self._reading = _cancelled(self._reading)
-        if waits and self._reading is None and not self.transport.is_closing():
+        if incomplete and self._reading is None and not self.transport.is_closing():
             self._reading = self.loop.call_later(self.slow, self._cut)
 
     def on_response_complete(self) -> None:
-        # Nothing of the next request is there yet: that wait is uvicorn's keep-alive.
+        # The next request has not begun: uvicorn's keep-alive limits that wait.
         if self.conn.their_state is h11.DONE:
             self._reading = _cancelled(self._reading)
         super().on_response_complete()
@@ -71,17 +74,17 @@ class Connection(H11Protocol):
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
-        # What the client does not read is not waited for, either.
+        # Nor does the connection wait for a client that does not read.
         self._writing = self.loop.call_later(self.slow, self.transport.abort)
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP, or too much of it, in the shape of every other error."""
-        if self.conn.our_state is not h11.IDLE:  # an answer has begun: nothing may come between
+        """Invalid or too long HTTP gets an error in the shape of all others."""
+        if self.conn.our_state is not h11.IDLE:  # in the middle of a response
             self.transport.abort()
             return
-        # Called where h11 has raised: its error knows a head that does not end, uvicorn drops it.
+        # h11's exception, which uvicorn drops, knows when the head is too long.
         large = getattr(sys.exception(), "error_status_hint", 400) == 431
-        self._refuse(*((431, *_LARGE) if large else (400, *_BAD)))
+        self._refuse(*((431, *LARGE_HEADER) if large else (400, *BAD_REQUEST)))
 
     def _cut(self) -> None:
         self._reading = None
@@ -94,24 +97,13 @@ class Connection(H11Protocol):
             self.transport.abort()
 
     def _refuse(self, status: int, code: str, message: str) -> None:
-        body = json.dumps({"error": {"code": code, "message": message}}).encode()
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-        ]
-        head = f"HTTP/1.1 {status} {_PHRASES[status]}\r\n".encode()
-        lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
-        self.transport.write(head + lines + b"\r\n" + body)
+        body = json.dumps(body_of(Refusal(status, code, message))).encode()
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
         self.transport.close()
-
-
-_PHRASES = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
-_BAD = ("bad_request", "expected a request of HTTP/1.1, got something else; mend it")
-_LARGE = (
-    "header_too_large",
-    f"expected a request line and headers of at most {MAX_HEAD:,} bytes; shorten them",
-)
 
 
 def _cancelled(timer: asyncio.TimerHandle | None) -> None:
@@ -120,7 +112,7 @@ def _cancelled(timer: asyncio.TimerHandle | None) -> None:
 
 
 class Server(uvicorn.Server):
-    """Says where it listens as soon as it does, and keeps what ended it."""
+    """Prints its address once it listens, and keeps the signal that ended it."""
 
     ended_by = 0
 
@@ -136,7 +128,7 @@ class Server(uvicorn.Server):
 
 
 def serve_app(app: Any, host: str, port: int) -> int:
-    """Answers until SIGTERM (0) or Ctrl-C (130); ValueError where the address cannot be had."""
+    """Serves until SIGTERM (0) or Ctrl-C (130); ValueError where the address cannot be bound."""
     config = uvicorn.Config(
         app,
         host=host,
@@ -148,9 +140,9 @@ def serve_app(app: Any, host: str, port: int) -> int:
         timeout_keep_alive=5,
         timeout_graceful_shutdown=DRAIN,
         server_header=False,
-        access_log=False,  # addresses hold what people look for
+        access_log=False,  # addresses hold queries
         log_config=None,
-        proxy_headers=False,  # serve/middleware.py reads them, where it is told to
+        proxy_headers=False,  # serve/middleware.py reads them
     )
     server = Server(config)
     with _ends_quietly():
@@ -158,17 +150,17 @@ def serve_app(app: Any, host: str, port: int) -> int:
             server.run()
         except KeyboardInterrupt:
             return 130
-        except SystemExit as end:  # uvicorn's way to say that the address is taken
+        except SystemExit as end:  # uvicorn exits so where the address is taken
             raise ValueError(
                 f"expected to listen at {host}:{port}, got an error (above); choose another --port"
             ) from end
-    # A program that was started in the background may have SIGINT ignored: nothing is raised then.
+    # uvicorn raises nothing where the program was started with SIGINT ignored, in the background.
     return 130 if server.ended_by == signal.SIGINT else 0
 
 
 @contextlib.contextmanager
 def _ends_quietly() -> Iterator[None]:
-    """uvicorn raises the signal that ended it once more; SIGTERM has been obeyed by then."""
+    """uvicorn raises the signal that ended it again; SIGTERM has been obeyed by then."""
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What /metrics tells Prometheus; a registry of its own, so that two services in one process do."""
+"""The values of /metrics for Prometheus, in a registry of their own for each service."""
 
 from __future__ import annotations
 
@@ -13,50 +13,43 @@ from prometheus_client import (
 from starlette.types import Scope
 
 from tmr_jax.index.schema import DESCRIPTIONS, MOLECULES
-from tmr_jax.serve.engine import Answering
+from tmr_jax.serve.engine import SearchEngine
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Metrics:
-    """Counters of requests, and gauges that look at the service when they are asked."""
+    """Counters of requests, and gauges that read the engine when Prometheus asks."""
 
-    def __init__(self, answering: Answering) -> None:
+    def __init__(self, engine: SearchEngine) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         labels = ("route", "status")
         self._requests = Counter("tmr_requests", "Requests answered", labels, registry=registry)
         self._seconds = Histogram(
             "tmr_request_seconds",
-            "Time to the answer",
+            "Time to the response",
             ("route",),
             registry=registry,
             buckets=SECONDS,
         )
-        waiting = Gauge("tmr_waiting", "Items that wait in a lane", ("lane",), registry=registry)
-        restarts = Gauge(
-            "tmr_thread_restarts",
-            "Threads that died and were begun again",
-            ("lane",),
-            registry=registry,
-        )
-        for lane in answering.lanes:
-            waiting.labels(lane.name).set_function(lambda lane=lane: lane.waiting)
-            restarts.labels(lane.name).set_function(lambda lane=lane: lane.restarts)
+        waiting = Gauge("tmr_waiting", "Items in a queue", ("lane",), registry=registry)
+        restarts = Gauge("tmr_thread_restarts", "Threads restarted", ("lane",), registry=registry)
+        for batcher in engine.batchers:
+            waiting.labels(batcher.name).set_function(lambda batcher=batcher: batcher.waiting)
+            restarts.labels(batcher.name).set_function(lambda batcher=batcher: batcher.restarts)
         for name, about, value in (
-            (MOLECULES, "Molecules of the library", lambda: _count(answering, MOLECULES)),
-            (DESCRIPTIONS, "Descriptions, where the library is of those",
-             lambda: _count(answering, DESCRIPTIONS)),
-            ("partial", "1 where a part of the library cannot be read", lambda: answering.partial),
-            ("reloads", "Times the library was opened anew", lambda: answering.reloads),
-            ("queries_encoded", "Queries the model read", lambda: answering.encoded),
-            ("queries_remembered", "Queries answered by a kept vector",
-             lambda: answering.remembered),
-        ):  # fmt: skip
+            (MOLECULES, "Molecules of the library", lambda: _count(engine, MOLECULES)),
+            (DESCRIPTIONS, "Descriptions of the library", lambda: _count(engine, DESCRIPTIONS)),
+            ("partial", "1 if a part of the library cannot be read", lambda: engine.partial),
+            ("reloads", "Times the library was reopened", lambda: engine.reloads),
+            ("queries_encoded", "Queries encoded", lambda: engine.encoded),
+            ("queries_remembered", "Queries found in the cache", lambda: engine.remembered),
+        ):
             Gauge(f"tmr_{name}", about, registry=registry).set_function(value)
 
-    def seen(self, scope: Scope, status: int, seconds: float) -> None:
-        """A request is over. Addresses that no route has count together."""
+    def on_response(self, scope: Scope, status: int, seconds: float) -> None:
+        """Counts a request; addresses without a route count together."""
         route = getattr(scope.get("route"), "path", "other")
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
@@ -65,6 +58,6 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-def _count(answering: Answering, of: str) -> int:
-    library = answering.retriever.library
+def _count(engine: SearchEngine, of: str) -> int:
+    library = engine.retriever.library
     return 0 if library is None or library.of != of else library.kept

@@ -1,8 +1,10 @@
-"""Around every request: who may ask, how often, how much; what goes with every answer.
+"""Access control around every request: who may ask, how often and how much; response headers.
 
-Plain ASGI, so that nothing reads a body before its size is known. Every error leaves in one shape
-(serve/errors.py), and none carries a traceback: those are logged under a number that the client
-is told.
+Plain ASGI, so that the size of a body is checked before the body is read. Every error leaves in one
+shape (serve/errors.py) and without a traceback: the log has that, under a number that the client
+gets. Starlette's TrustedHostMiddleware does not replace the check of the host (it reads no IPv6
+addresses and answers in plain text), nor uvicorn's ProxyHeadersMiddleware that of proxies (it
+trusts addresses instead of counting proxies).
 """
 
 from __future__ import annotations
@@ -22,16 +24,17 @@ from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
+from starlette.responses import HTMLResponse, JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tmr_jax.serve.errors import Refusal, body_of, refusal_of
+from tmr_jax.serve.errors import LARGE_HEADER, Refusal, body_of, refusal_of
 from tmr_jax.serve.schemas import MAX_BODY, MAX_HEAD
 
 log = logging.getLogger("tmr_jax.serve")
 
 COOKIE = "tmr_session"
-OPEN = ("/health", "/login")  # to everybody, token or not; /static/ too
-CLIENTS = 10_000  # whose rates are remembered
+PUBLIC = ("/health", "/login")  # without a token; /static/ too
+CLIENTS = 10_000  # whose rates are kept
 SVG_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 POLICY = (
     "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; "
@@ -45,40 +48,46 @@ HEADERS = {
     "content-security-policy": POLICY,
     "cache-control": "no-store",
 }
+UNAUTHORIZED = Refusal(
+    401,
+    "unauthorized",
+    "expected the token of this service; send it as Authorization: Bearer TOKEN",
+    {"WWW-Authenticate": "Bearer"},
+)
 
 
 @dataclass(frozen=True)
 class Rules:
     """Who may ask, and how often."""
 
-    token: str = ""  # without one everybody who reaches the service may ask
-    rate: float = 10.0  # requests a second of one client; 0: as many as it likes
-    proxies: int = 0  # how many trusted proxies stand in front, whose X-Forwarded-... are believed
-    local: bool = True  # bound to loopback: only names of this machine are answered to
+    token: str = ""  # empty: everyone who reaches the service may ask
+    rate: float = 10.0  # requests per second and client; 0: no limit
+    proxies: int = 0  # number of trusted proxies in front, whose X-Forwarded-... headers count
+    local: bool = True  # bound to loopback: only names of this machine are served
 
 
-class Guard:
-    """The middleware."""
+class AccessMiddleware:
+    """Checks every request before the application runs."""
 
     def __init__(
         self,
         app: ASGIApp,
         rules: Rules,
-        seen: Callable[[Scope, int, float], None],
+        on_response: Callable[[Scope, int, float], None],
         error_page: Callable[[Refusal, bool], bytes],
     ) -> None:
-        """`seen` is told route, status and seconds; `error_page` draws an error for people."""
+        """`on_response` gets the scope, status and seconds; `error_page` renders an error."""
         self.app, self.rules = app, rules
-        self._seen, self._error_page = seen, error_page
+        self._on_response, self._error_page = on_response, error_page
         self._buckets = Buckets(rules.rate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun, status = time.perf_counter(), 0
+        start, status = time.perf_counter(), 0
 
-        async def answer(message: Message) -> None:
+        async def respond(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -93,73 +102,69 @@ class Guard:
                 if scope["path"].startswith("/api/"):
                     _check_json(body, headers)
                 receive = _replayed(body, receive)
-            await self.app(scope, receive, answer)
-        except _Gone:
-            status = 499  # the client left before its request was whole
+            await self.app(scope, receive, respond)
+        except _Disconnected:
+            status = 499  # before the request was complete
         except Exception as error:
             refusal = refusal_of(error) or _internal(scope, error)
-            if status:  # an answer has begun; uvicorn ends the connection
-                log.error("an answer broke off: %s", refusal.message)
+            if status:  # the response has started; uvicorn closes the connection
+                log.error("a response broke off: %s", refusal.message)
                 raise
-            await self._refuse(scope, refusal, answer)
+            await self._refuse(scope, refusal, respond)
         finally:
-            self._seen(scope, status, time.perf_counter() - begun)
+            self._on_response(scope, status, time.perf_counter() - start)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         """Raises Refusal where the client may not ask, or not now."""
-        # h11 counts what is not whole yet; a head that comes in one piece passes it.
-        size = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
-        if size + len(scope["raw_path"]) + len(scope["query_string"]) > MAX_HEAD:
-            raise Refusal(
-                431,
-                "header_too_large",
-                f"expected a request line and headers of at most {MAX_HEAD:,} bytes; shorten them",
-            )
-        host = _split(f"//{headers.get('host', '')}").hostname or ""
-        # Another name for it would be DNS rebinding; a proxy passes on the name that it has itself.
-        if self.rules.local and not self.rules.proxies and not is_loopback(host):
-            raise Refusal(
-                421, "wrong_host", "expected the address of this machine; open http://127.0.0.1"
-            )
-        if scope["method"] == "POST":
-            origin = headers.get("origin")
-            if origin and _split(origin).netloc != asked_host(headers, self.rules.proxies):
-                raise Refusal(403, "foreign_origin", "expected a page of this service, got another")
+        _check_size(scope)
+        self._check_host(scope, headers)
         path = scope["path"]
         if path.startswith("/static/"):
             return
         if path != "/health":
             self._buckets.take(client_of(scope, headers, self.rules.proxies))
-        if path not in OPEN and not has_token(headers, self.rules.token):
-            raise Refusal(
-                401,
-                "unauthorized",
-                "expected the token of this service; send it as Authorization: Bearer TOKEN",
-                {"WWW-Authenticate": "Bearer"},
-            )
+        if path not in PUBLIC and not has_token(headers, self.rules.token):
+            raise UNAUTHORIZED
 
-    async def _refuse(self, scope: Scope, refusal: Refusal, answer: Send) -> None:
+    def _check_host(self, scope: Scope, headers: Headers) -> None:
+        host = _split(f"//{headers.get('host', '')}").hostname or ""
+        # Another name could be DNS rebinding. A proxy passes on its own name.
+        if self.rules.local and not self.rules.proxies and not is_loopback(host):
+            raise Refusal(
+                421, "wrong_host", "expected the address of this machine; open http://127.0.0.1"
+            )
+        origin = headers.get("origin") if scope["method"] == "POST" else ""
+        if origin and _split(origin).netloc != public_host(headers, self.rules.proxies):
+            raise Refusal(403, "foreign_origin", "expected a page of this service, got another")
+
+    async def _refuse(self, scope: Scope, refusal: Refusal, respond: Send) -> None:
         headers = Headers(scope=scope)
         if "text/html" in headers.get("accept", "") and not scope["path"].startswith("/api/"):
-            body, kind = self._error_page(refusal, "hx-request" in headers), "text/html"
+            response = HTMLResponse(self._error_page(refusal, "hx-request" in headers))
         else:
-            body, kind = json.dumps(body_of(refusal)).encode(), "application/json"
-        lines = {
-            "content-type": f"{kind}; charset=utf-8",
-            "content-length": str(len(body)),
-            **{name.lower(): value for name, value in refusal.headers.items()},
-        }
-        raw = [(name.encode(), value.encode()) for name, value in lines.items()]
-        await answer({"type": "http.response.start", "status": refusal.status, "headers": raw})
-        await answer({"type": "http.response.body", "body": body})
+            response = JSONResponse(body_of(refusal))
+        response.status_code = refusal.status
+        response.headers.update(refusal.headers)
+        await response(scope, _no_body, respond)
+
+
+def _check_size(scope: Scope) -> None:
+    """h11 only limits a head that arrives in parts."""
+    size = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    if size + len(scope["raw_path"]) + len(scope["query_string"]) > MAX_HEAD:
+        raise Refusal(431, *LARGE_HEADER)
+
+
+async def _no_body() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
 
 
 class Buckets:
-    """A bucket of tokens for each client: `rate` a second, twice that at once."""
+    """A token bucket for each client: `rate` requests per second, bursts of twice that."""
 
     def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate, self._clock = rate, clock
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, at a time
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, time
 
     def take(self, client: str) -> None:
         """Raises Refusal (429) where the client's bucket is empty."""
@@ -177,14 +182,13 @@ class Buckets:
             raise Refusal(
                 429,
                 "rate_limited",
-                f"expected at most {self._rate:g} requests a second, got more; "
-                f"ask again in {wait} s",
+                f"expected at most {self._rate:g} requests a second, got more; retry in {wait} s",
                 {"Retry-After": str(wait)},
             )
 
 
 def has_token(headers: Headers, token: str) -> bool:
-    """Whether the token came with a request, or none is needed. Compared in constant time."""
+    """Whether a request has the token, or needs none. Compares in constant time."""
     if not token:
         return True
     kind, _, given = headers.get("authorization", "").partition(" ")
@@ -194,15 +198,15 @@ def has_token(headers: Headers, token: str) -> bool:
     return same(cookie, session_of(token))
 
 
-def asked_host(headers: Headers, proxies: int) -> str:
-    """The host that the client's address line names, as a proxy of ours passes it on."""
-    # No page can make a browser send this header to another site.
+def public_host(headers: Headers, proxies: int) -> str:
+    """The host in the address that the client opened, as a trusted proxy forwards it."""
+    # A page cannot make a browser send this header to another site.
     forwarded = headers.get("x-forwarded-host", "") if proxies else ""
     return forwarded.partition(",")[0].strip() or headers.get("host", "")
 
 
-def is_private(scope: Scope, headers: Headers, proxies: int) -> bool:
-    """Whether the client's side of the connection is TLS."""
+def is_tls(scope: Scope, headers: Headers, proxies: int) -> bool:
+    """Whether the client's side of the connection is encrypted."""
     forwarded = headers.get("x-forwarded-proto", "") if proxies else ""
     return (forwarded.partition(",")[0].strip() or scope["scheme"]).lower() == "https"
 
@@ -210,21 +214,20 @@ def is_private(scope: Scope, headers: Headers, proxies: int) -> bool:
 def _split(address: str) -> SplitResult:
     try:
         return urlsplit(address)
-    except ValueError:  # half an address of IPv6, for one
-        raise Refusal(
-            400, "bad_request", "expected Host and Origin to be addresses, got others; mend them"
-        ) from None
+    except ValueError:  # such as half an IPv6 address
+        message = "expected addresses in Host and Origin, got something else; correct them"
+        raise Refusal(400, "bad_request", message) from None
 
 
 def client_of(scope: Scope, headers: Headers, proxies: int) -> str:
-    """The client's address; behind trusted proxies the one that the outermost of them saw.
+    """The client's address; behind trusted proxies the one that the outermost proxy saw.
 
-    Addresses of IPv6 count by their network of 64 bits, of which one client has plenty.
+    IPv6 addresses count by their /64 network, since one client has all of it.
     """
     address = scope["client"][0] if scope.get("client") else ""
     if proxies:
-        named = [part.strip() for part in ",".join(headers.getlist("x-forwarded-for")).split(",")]
-        address = named[-proxies] if len(named) >= proxies and named[-proxies] else address
+        chain = [part.strip() for part in ",".join(headers.getlist("x-forwarded-for")).split(",")]
+        address = chain[-proxies] if len(chain) >= proxies and chain[-proxies] else address
     try:
         ip = ipaddress.ip_address(address.strip("[]"))
     except ValueError:
@@ -234,36 +237,38 @@ def client_of(scope: Scope, headers: Headers, proxies: int) -> str:
     return str(ip)
 
 
-def is_near(scope: Scope, headers: Headers) -> bool:
-    """Whether a request comes from this machine itself, and through no proxy."""
-    through = any(name in headers for name in ("x-forwarded-for", "forwarded", "x-real-ip"))
-    return not through and bool(scope.get("client")) and is_loopback(scope["client"][0])
+def is_local(scope: Scope, headers: Headers) -> bool:
+    """Whether a request comes from this machine itself, not through a proxy."""
+    proxied = any(name in headers for name in ("x-forwarded-for", "forwarded", "x-real-ip"))
+    return not proxied and bool(scope.get("client")) and is_loopback(scope["client"][0])
 
 
 def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address; of names, only localhost counts."""
     if host == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:
+    except ValueError:  # a name, which may resolve to another address tomorrow
         return False
 
 
-def same(given: str, wanted: str) -> bool:
-    return hmac.compare_digest(given.encode("utf-8", "replace"), wanted.encode("utf-8"))
+def same(given: str, expected: str) -> bool:
+    """Compares in constant time."""
+    return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode("utf-8"))
 
 
 def session_of(token: str) -> str:
-    """What the page's cookie holds: proof of the token, not the token."""
+    """The value of the page's cookie: proves the token without holding it."""
     return hmac.new(token.encode(), b"tmr_jax session", hashlib.sha256).hexdigest()
 
 
-class _Gone(Exception):
-    """The client left."""
+class _Disconnected(Exception):
+    """The client closed the connection."""
 
 
 async def _read(receive: Receive, headers: Headers) -> bytes:
-    """The body; Refusal (413) as soon as it is known to be too large, without keeping more."""
+    """The body; Refusal (413) as soon as it proves too large, without reading more."""
     too_large = Refusal(
         413, "too_large", f"expected a body of at most {MAX_BODY:,} bytes, got more; send less"
     )
@@ -274,7 +279,7 @@ async def _read(receive: Receive, headers: Headers) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise _Gone
+            raise _Disconnected
         body += message.get("body", b"")
         if len(body) > MAX_BODY:
             raise too_large
@@ -283,58 +288,59 @@ async def _read(receive: Receive, headers: Headers) -> bytes:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    given = False
+    """Gives the application a body that was read already."""
+    replayed = False
 
     async def replay() -> Message:
-        nonlocal given
-        if given:
+        nonlocal replayed
+        if replayed:
             return await receive()
-        given = True
+        replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay
 
 
 def _check_json(body: bytes, headers: Headers) -> None:
-    """Refuses what json itself lets pass: doubled keys, NaN, endless nesting, other charsets."""
+    """Refuses what `json` itself accepts: duplicate keys, NaN, deep nesting, other charsets."""
     if not body:
         return
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise Refusal(
-            415, "not_json", "expected Content-Type: application/json, got another; say so"
-        )
+        message = "expected Content-Type: application/json, got another; set it"
+        raise Refusal(415, "not_json", message)
     try:
-        json.loads(body.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
+        json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:
         raise Refusal(400, "invalid_json", "expected JSON, got too deep a nesting of it") from None
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError among them
         what = str(error) if isinstance(error, json.JSONDecodeError | _BadJson) else "other bytes"
-        raise Refusal(400, "invalid_json", f"expected JSON in UTF-8, got {what}; mend it") from None
+        message = f"expected JSON in UTF-8, got {what}; correct it"
+        raise Refusal(400, "invalid_json", message) from None
 
 
 class _BadJson(ValueError):
-    """JSON that is not what RFC 8259 calls interoperable."""
+    """JSON that is not interoperable by RFC 8259."""
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         raise _BadJson("a key twice in one object")
-    return found
+    return unique
 
 
 def _no_constant(name: str) -> None:
-    raise _BadJson(f"{name}, which is no JSON")
+    raise _BadJson(f"{name}, which is not JSON")
 
 
 def _with_headers(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    there = {name.lower() for name, _ in headers}
-    more = ((name.encode(), value.encode()) for name, value in HEADERS.items())
-    return [*headers, *((name, value) for name, value in more if name not in there)]
+    present = {name.lower() for name, _ in headers}
+    ours = ((name.encode(), value.encode()) for name, value in HEADERS.items())
+    return [*headers, *((name, value) for name, value in ours if name not in present)]
 
 
 def _internal(scope: Scope, error: Exception) -> Refusal:
     number = secrets.token_hex(4)
     log.error("error %s at %s %s", number, scope["method"], scope["path"], exc_info=error)
-    return Refusal(500, "internal", f"something went wrong here; the log has it as {number}")
+    return Refusal(500, "internal", f"internal error; the log has it as {number}")

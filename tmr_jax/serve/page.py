@@ -20,7 +20,7 @@ from tmr_jax.data.features.properties import GROUPS, group_names
 from tmr_jax.index.schema import DESCRIPTIONS, FLAGS, MASK, MOLECULES
 from tmr_jax.search.explain import Explanation
 from tmr_jax.search.retriever import Hit
-from tmr_jax.serve.engine import Answer, Answering, Drawing, Question
+from tmr_jax.serve.engine import Answer, Drawing, Question, SearchEngine
 from tmr_jax.serve.errors import Refusal, refusal_of
 from tmr_jax.serve.form import ABOUT_SWITCHES, PROPERTIES, SHOWN, Form
 from tmr_jax.serve.schemas import MAX_EXPLAINED, MAX_EXPLAINED_WORDS, MAX_TEXT
@@ -61,8 +61,8 @@ class Card(NamedTuple):
 class Page:
     """Templates, filled with answers."""
 
-    def __init__(self, answering: Answering, seconds: float) -> None:
-        self._answering, self._seconds = answering, seconds
+    def __init__(self, engine: SearchEngine, seconds: float) -> None:
+        self._engine, self._seconds = engine, seconds
         self._templates = Environment(
             loader=PackageLoader("tmr_jax.serve"),
             autoescape=select_autoescape(default=True),
@@ -81,7 +81,7 @@ class Page:
         }
 
     def render(self, name: str, **values: Any) -> str:
-        of = self._answering.of
+        of = self._engine.of
         texts = of == DESCRIPTIONS
         told = {"of": of, "of_texts": texts, "purpose": PURPOSE[of]}
         return self._templates.get_template(name).render(**told, **values)
@@ -91,14 +91,14 @@ class Page:
         # After a step back that its memory has lost, htmx wants the whole page.
         part = "hx-request" in headers and "hx-history-restore-request" not in headers
         values: dict[str, Any] = {"form": form, "answer": None, "cards": [], "error": None}
-        values |= {"drawing": None, "partial": self._answering.partial}
+        values |= {"drawing": None, "partial": self._engine.partial}
         status = 200
         try:
             if form.molecule and not part:
                 values["drawing"] = await self._drawn_query(form.molecule)
             question = form.question(SHOWN[-1])  # each is drawn
             if form.asked:
-                (answer,) = await self._answering.search([question], self._seconds)
+                (answer,) = await self._engine.search([question], self._seconds)
                 values["answer"], values["partial"] = answer, answer.partial
                 values["cards"] = await self._cards(form, answer)
         except (ValueError, Refusal) as error:
@@ -108,7 +108,7 @@ class Page:
             values["error"], status = refusal, refusal.status
             if form.by == "molecule":  # once is enough
                 values["drawing"] = None
-        library = self._answering.retriever.library
+        library = self._engine.retriever.library
         assert library is not None
         values["count"] = library.kept
         text = self.render("results.html" if part else "page.html", **values)
@@ -119,7 +119,7 @@ class Page:
 
     async def _cards(self, form: Form, answer: Answer) -> list[Card]:
         drawings = [Drawing(hit.content, *CARD) for hit in answer.hits if not hit.is_text]
-        drawn = iter(await self._answering.draw(drawings, self._seconds) if drawings else ())
+        drawn = iter(await self._engine.draw(drawings, self._seconds) if drawings else ())
         return [
             _text_card(form, answer.question, hit)
             if hit.is_text
@@ -136,14 +136,14 @@ class Page:
                 f"expected a description of at most {MAX_EXPLAINED:,} characters to explain, got "
                 f"{len(text):,}; shorten it"
             )
-        found = await self._answering.explain(text, smiles, self._seconds)
+        found = await self._engine.explain(text, smiles, self._seconds)
         drawings = [
             Drawing(found.smiles, *LARGE, found.atoms),
             Drawing(found.smiles, *LARGE, numbered=True),
         ]
-        coloured, numbered = await self._answering.draw(drawings, self._seconds)
+        coloured, numbered = await self._engine.draw(drawings, self._seconds)
         values = {"found": found, "pieces": _pieces(found), "svg": Markup(coloured)}
-        of_texts = self._answering.of == DESCRIPTIONS
+        of_texts = self._engine.of == DESCRIPTIONS
         asked = Form(molecule=smiles, by="molecule") if of_texts else Form(q=text)
         values["back"] = asked.address()
         heat = heat_svg([word.text for word in found.words], found.smiles, found.heat)
@@ -162,10 +162,10 @@ class Page:
         if len(smiles) > MAX_TEXT:
             return f"expected a SMILES of at most {MAX_TEXT:,} characters"
         try:
-            await self._answering.check(smiles, self._seconds)
+            await self._engine.check(smiles, self._seconds)
         except ValueError as error:
             return str(error)
-        return Markup((await self._answering.draw([Drawing(smiles, *CARD)], self._seconds))[0])
+        return Markup((await self._engine.draw([Drawing(smiles, *CARD)], self._seconds))[0])
 
     def error(self, refusal: Refusal, part: bool) -> bytes:
         """An error for people: a message in place, or a page of its own."""
