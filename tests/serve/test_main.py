@@ -192,7 +192,7 @@ def test_others_are_let_in_with_a_token_only(tmp_path: Path) -> None:
     file.write_text("\n")
     with pytest.raises(ValueError, match="got an empty file"):
         check(chosen(token_file=file), {TOKEN: GOOD})
-    with pytest.raises(ValueError, match="expected a token before --proxies"):
+    with pytest.raises(ValueError, match="expected a token with --proxies"):
         check(chosen(proxies=1), {})
     assert check(chosen(proxies=1), {TOKEN: GOOD}) == GOOD
 

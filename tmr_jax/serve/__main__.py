@@ -1,64 +1,64 @@
 """python -m tmr_jax.serve --run runs/NAME --library LIBRARY
 
-In: a run and a library. Out: a page and an API over it, on this machine only; elsewhere with a
-token. SIGTERM and Ctrl-C let what is being answered come to its end, SIGHUP opens the library anew.
+In: a run and a library. Out: a page and an API over it, on this machine only, or with a token on
+the network. SIGTERM and Ctrl-C let running requests finish, SIGHUP reopens the library.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tyro
 
 if TYPE_CHECKING:
     from tmr_jax.search.retriever import Retriever
-    from tmr_jax.serve.engine import IndexSource
+    from tmr_jax.serve.engine import IndexSource, SearchEngine
 
 TOKEN = "TMR_JAX_TOKEN"
-LEAST, VARIED = 32, 10  # characters of a token, and different ones: 128 bits and more
+LENGTH, DISTINCT = 32, 10  # least characters of a token: 128 bits or more
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to serve, and to whom."""
+    """Command-line arguments."""
 
     run: Path
-    """Directory that training wrote, e.g. runs/quickstart."""
+    """Directory of a trained run, e.g. runs/quickstart."""
     library: Path
-    """Molecules or descriptions to search: a folder that tmr index has made, or a file, which is
-    indexed first."""
+    """Molecules or descriptions to search: a folder built by tmr index, or a file, which is indexed
+    first."""
     host: str = "127.0.0.1"
-    """Address to listen at. Any but this machine's own needs a token, 32 characters or more, in
-    TMR_JAX_TOKEN or --token-file."""
+    """Address to listen at. Any address but this machine's own needs a token of 32 characters or
+    more, in TMR_JAX_TOKEN or --token-file."""
     port: int = 8000
     """Port to listen at; 0 takes a free one."""
     token_file: Path | None = None
-    """File with the token, which no one else may read."""
+    """File with the token; only you should be able to read it."""
     rate: float = 10.0
-    """Requests a second of one client, and twice as many at once; 0 is without a limit."""
+    """Requests per second and client, with bursts of twice as many; 0 sets no limit."""
     proxies: int = 0
-    """How many proxies of yours stand in front, which needs a token; so many of X-Forwarded-For are
-    believed, and X-Forwarded-Host and X-Forwarded-Proto."""
+    """Number of your own reverse proxies in front. It needs a token, and makes the service trust
+    as many entries of X-Forwarded-For, and X-Forwarded-Host and X-Forwarded-Proto."""
     queue: int = 512
-    """How many queries may wait; more are told to come back (429)."""
+    """Number of queries that may wait; further ones are refused with status 429."""
     seconds: float = 30.0
-    """How long a request may take."""
+    """Time limit of a request."""
     smiles_column: str = ""
-    """Column of the SMILES in a table; without it, SMILES."""
+    """Column of the SMILES in a table; default: SMILES."""
     text_column: str = ""
-    """Column of the descriptions in a table, where those are to be searched."""
+    """Column of the descriptions in a table, to search those."""
     name_column: str = ""
-    """Column of the names in a table; without it, row numbers."""
+    """Column of the names in a table; default: row numbers."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,9 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def serve(chosen: Arguments) -> int:
-    """Answers until a signal ends it."""
-    token = check(chosen, os.environ)
+    """Serves until a signal ends it."""
     need_extra()
+    token = check(chosen, os.environ)
     from tmr_jax.serve.app import create_app
     from tmr_jax.serve.engine import SearchEngine
     from tmr_jax.serve.http import serve_app
@@ -100,98 +100,88 @@ def serve(chosen: Arguments) -> int:
     return serve_app(app, chosen.host, chosen.port)
 
 
-def check(chosen: Arguments, environment: Any) -> str:
-    """The token, if there is one; ValueError where the service would be open to others (S5)."""
+def check(chosen: Arguments, environment: Mapping[str, str]) -> str:
+    """The token, or "" without one; ValueError where the service would be open to others."""
+    from tmr_jax.serve.middleware import is_loopback
+
     token = environment.get(TOKEN, "")
     if chosen.token_file is not None:
-        try:
-            token = chosen.token_file.read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"expected a token in {chosen.token_file}, got {error}; write one there"
-            ) from error
-        if not token:
-            raise ValueError(
-                f"expected a token in {chosen.token_file}, got an empty file; write one there"
-            )
+        token = _read_token(chosen.token_file)
     how = 'python -c "import secrets; print(secrets.token_urlsafe(32))" makes one'
-    if token and (len(token) < LEAST or len(set(token)) < VARIED or not token.isascii()):
+    if token and (len(token) < LENGTH or len(set(token)) < DISTINCT or not token.isascii()):
         raise ValueError(
-            f"expected a token of at least {LEAST} random characters, got {len(token)} with "
+            f"expected a token of at least {LENGTH} random characters, got {len(token)} with "
             f"{len(set(token))} different ones; {how}"
         )
-    if not token and (chosen.proxies or not _is_own(chosen.host)):
-        place = "--proxies lets others in" if chosen.proxies else f"{chosen.host} is listened at"
+    if not token and (chosen.proxies or not is_loopback(chosen.host)):
+        option = "--proxies" if chosen.proxies else f"--host {chosen.host}"
         raise ValueError(
-            f"expected a token before {place}, for others can reach that, got none; set {TOKEN} or "
-            f"--token-file ({how}), or leave --host and --proxies out"
+            f"expected a token with {option}, which lets others in, got none; set {TOKEN} or "
+            f"--token-file ({how}), or drop --host and --proxies"
         )
     if not 0 <= chosen.port <= 65_535:
         raise ValueError(f"expected a port from 0 to 65535, got {chosen.port}; try 8000")
     if chosen.rate < 0 or chosen.proxies < 0 or chosen.queue < 1 or chosen.seconds <= 0:
         raise ValueError(
             "expected --rate and --proxies from 0, --queue from 1 and --seconds above 0, got "
-            f"{chosen.rate:g}, {chosen.proxies}, {chosen.queue} and {chosen.seconds:g}; mend them"
+            f"{chosen.rate:g}, {chosen.proxies}, {chosen.queue} and {chosen.seconds:g}; correct "
+            "them"
         )
     return token
 
 
-def _is_own(host: str) -> bool:
-    """Whether only this machine can reach an address; names other than localhost are asked of."""
-    from ipaddress import ip_address
-
-    if host == "localhost":
-        return True
+def _read_token(path: Path) -> str:
     try:
-        return ip_address(host).is_loopback
-    except ValueError:  # a name: whatever it means today, it may mean something else tomorrow
-        return False
+        token = path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"expected a token in {path}, got {error}; write one there") from error
+    if not token:
+        raise ValueError(f"expected a token in {path}, got an empty file; write one there")
+    return token
 
 
 def need_extra() -> None:
     """ValueError where the packages of the service are not installed."""
-    try:
-        for name in ("fastapi", "h11", "jinja2", "prometheus_client", "uvicorn"):
-            importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"expected the packages of the extra 'serve', got none named {error.name}; "
-            "say pip install 'tmr-jax[serve]'"
-        ) from error
+    for name in ("fastapi", "h11", "jinja2", "prometheus_client", "uvicorn"):
+        if find_spec(name) is None:
+            raise ValueError(
+                f"expected the packages of the extra 'serve', got none named {name}; "
+                "run pip install 'tmr-jax[serve]'"
+            )
 
 
 def index_source(chosen: Arguments) -> IndexSource:
-    """The model with its library, to be opened again and again."""
+    """The model with its library, which can be opened again and again."""
     from tmr_jax.search.retriever import load
     from tmr_jax.serve.engine import IndexSource
 
     retriever = load(chosen.run)
-    words = (chosen.library, chosen.smiles_column, chosen.name_column, chosen.text_column)
-    opened = [retriever]  # the last that was: it is asked what is wrong with it
+    library = (chosen.library, chosen.smiles_column, chosen.name_column, chosen.text_column)
+    newest = [retriever]  # whose files `damage` checks
 
-    def open_anew() -> Retriever:
-        opened[0] = retriever.with_library(*words)
-        return opened[0]
+    def reopen() -> Retriever:
+        newest[0] = retriever.with_library(*library)
+        return newest[0]
 
-    return IndexSource(open_anew, lambda: opened[0].look())
+    return IndexSource(reopen, lambda: newest[0].look())
 
 
-def _reload_on_hup(loop: asyncio.AbstractEventLoop, engine: Any) -> None:
-    tasks = set()  # the loop itself keeps no hold of them
+def _reload_on_hup(loop: asyncio.AbstractEventLoop, engine: SearchEngine) -> None:
+    tasks = set()  # the loop itself keeps no reference
 
     async def reload() -> None:
         try:
             await engine.reload()
         except Exception as error:
-            logging.getLogger("tmr_jax.serve").warning("the old library stays: %r", error)
+            logging.getLogger("tmr_jax.serve").warning("the library stays as it was: %r", error)
 
-    def begin() -> None:
+    def start() -> None:
         task = loop.create_task(reload())
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    with contextlib.suppress(ValueError):  # signals are heard by the main thread alone
-        loop.add_signal_handler(signal.SIGHUP, begin)
+    with contextlib.suppress(ValueError):  # only the main thread receives signals
+        loop.add_signal_handler(signal.SIGHUP, start)
 
 
 if __name__ == "__main__":
