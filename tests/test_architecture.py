@@ -22,8 +22,10 @@ OURS = [
 # A file imports from rooms of a lower layer, or from its own; within a layer rooms do not know one
 # another. `cli` imports what it starts by name, when it is asked for.
 LAYERS = (
-    {"types", "config"},
-    {"cli", "data"},
+    {"types"},
+    {"config"},
+    {"cli"},
+    {"data"},
     {"models"},
     {"eval"},
     {"train", "index"},
@@ -60,6 +62,7 @@ FILES_ON_DISK = of("data", "cache files lock progress")
 MAY_IMPORT = {
     ("data/features/",): FEATURES + FILES_ON_DISK,
     ("data/drawing.py",): FEATURES,
+    ("data/__main__.py",): ("data/", "config.py", "cli.py"),
     ("data/",): ("data/", "config.py"),
     ("models/pretrained.py",): LAYERS_OF_MODELS + FILES_ON_DISK,
     LAYERS_OF_MODELS: LAYERS_OF_MODELS,
@@ -216,7 +219,16 @@ def test_nothing_but_the_command_line_starts_a_program() -> None:
     assert users == {"table/__main__.py": "tmr_jax.train.__main__.parse"}
 
 
-@pytest.mark.parametrize("verb", ["train", "search", "index", "serve"])
+@pytest.mark.parametrize("path", FILES, ids=place)
+def test_messages_for_users_are_user_errors(path: Path) -> None:
+    """Their class, not their text, decides that a command or the service shows them."""
+    raised = (n.exc for n in ast.walk(tree(path)) if isinstance(n, ast.Raise))
+    plain = (c for c in raised if isinstance(c, ast.Call) and ast.unparse(c.func) == "ValueError")
+    mine = [c for c in plain if ast.unparse(c.args[0]).lstrip("f'\"").startswith("expected ")]
+    assert not mine, f"{path}:{mine[0].lineno}: raise tmr_jax.types.UserError"
+
+
+@pytest.mark.parametrize("verb", ["train", "eval", "search", "index", "serve", "data"])
 def test_a_wrong_argument_is_said_before_jax_is_imported(verb: str) -> None:
     """JAX takes a second, which a mistake, --help and a run that is taken need not wait for."""
     code = f"import sys, tmr_jax.{verb}.__main__; sys.exit('jax' in sys.modules)"

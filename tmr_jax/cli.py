@@ -1,59 +1,181 @@
-"""The console script `tmr`: one word for what to do, the rest as for `python -m tmr_jax.WORD`."""
+"""The console script `tmr`, and what every command shares: streams, signals, errors, arguments.
+
+`tmr VERB ARGS` is `python -m tmr_jax.VERB ARGS`. Exit status of every command: 0 done; 2 an error
+of yours, explained on standard error; 130 and 143 after Ctrl-C and SIGTERM.
+"""
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import io
+import json
+import os
+import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
-from tmr_jax import __version__
 from tmr_jax.config import did_you_mean
+from tmr_jax.types import CommandFailed
 
 VERBS = {
-    "train": ("tmr_jax.train.__main__", "train an experiment: tmr train --exp quickstart"),
-    "eval": ("tmr_jax.eval.__main__", "rank the pools of a run: tmr eval --run runs/quickstart"),
-    "search": (
-        "tmr_jax.search.__main__",
-        'ask a run: tmr search --run runs/quickstart --library my.smi "an aromatic amine"',
-    ),
-    "index": (
-        "tmr_jax.index.__main__",
-        "make a library: tmr index --run runs/quickstart --library my.smi --out lib",
-    ),
-    "serve": (
-        "tmr_jax.serve.__main__",
-        "a page and an API: tmr serve --run runs/quickstart --library my.smi",
-    ),
-    "table": (
-        "tmr_jax.table.__main__",
-        "run what a table of results lacks: tmr table --name smoke",
-    ),
-    "data": ("tmr_jax.data.__main__", "fetch a public data set and verify it: tmr data chebi20"),
+    "train": "train an experiment: tmr train --exp quickstart",
+    "eval": "evaluate a run: tmr eval --run runs/quickstart",
+    "search": 'search with a run: tmr search --run runs/quickstart --library my.smi "an amine"',
+    "index": "build an index: tmr index --run runs/quickstart --library my.smi --out lib",
+    "serve": "serve a page and an API: tmr serve --run runs/quickstart --library my.smi",
+    "table": "run what a table of results lacks: tmr table --name smoke",
+    "data": "download a public data set and verify it: tmr data chebi20",
 }
+
+DAMAGED = (UnicodeDecodeError, json.JSONDecodeError)  # a file that is not what it was
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status of the program that the first word names; 2 where it names none."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] == ["--version"]:
-        print(f"tmr_jax {__version__}")
+    """Exit status of the command that the first argument names; 2 where there is no such one."""
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    if args[:1] == ["--version"]:
+        print(f"tmr_jax {importlib.metadata.version('tmr-jax')}")
         return 0
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
-    verb, *rest = words
+    verb, *rest = args
     if verb not in VERBS:
-        hint = did_you_mean(verb, list(VERBS))
+        hint = did_you_mean(verb, VERBS)
         print(f"error: expected a verb, got {verb!r}; {hint}", file=sys.stderr)
         return 2
-    return importlib.import_module(VERBS[verb][0]).main(rest)
+    return importlib.import_module(f"tmr_jax.{verb}.__main__").main(rest)
 
 
 def usage() -> str:
-    lines = [f"  tmr {verb:<7} {about}" for verb, (_, about) in VERBS.items()]
-    return "\n".join(
-        ["Text-molecule retrieval in JAX", "", *lines, "", "tmr VERB --help says more"]
+    lines = [f"  tmr {verb:<7} {about}" for verb, about in VERBS.items()]
+    title = "Text-molecule retrieval in JAX"
+    return "\n".join([title, "", *lines, "", "Options of a verb: tmr VERB --help"])
+
+
+# What every command does first and last
+
+
+def run(
+    verb: str,
+    work: Callable[[list[str]], int],
+    arguments: Sequence[str] | None,
+    resumable: bool = False,
+    expected: tuple[type[Exception], ...] = (),
+) -> int:
+    """Exit status of `work(arguments)`, or of the error or signal that ended it.
+
+    A `CommandFailed` is printed as "error: ..." and exits with its own status. Exceptions of the
+    classes in `expected`, and of damaged files, are printed likewise and exit with 2. Any other
+    exception is a bug and keeps its traceback. `resumable` commands print how to resume after a
+    signal.
+    """
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # the locale may lack letters of a path or a name
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        with Signals():
+            return work(args)
+    except CommandFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except (*expected, *DAMAGED) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        stop = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
+        again = shlex.join(arg for arg in args if arg != "--fresh")
+        how = f"; to resume: python -m tmr_jax.{verb} {again}" if resumable else ""
+        print(f"stopped by {stop}{how}", file=sys.stderr, flush=True)
+        return 128 + stop.number
+
+
+def parse(
+    options: Any,
+    verb: str,
+    args: list[str],
+    default: Any = None,
+    config: tuple[Any, ...] = (),
+) -> Any:
+    """`options` (a dataclass) filled from the command line; exits with 2 on an unknown option."""
+    import tyro
+
+    return tyro.cli(
+        options, args=args, prog=f"python -m tmr_jax.{verb}", default=default, config=config
     )
+
+
+# Signals
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGINT or SIGTERM arrived; `number` is the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Signals:
+    """Ctrl-C and SIGTERM raise `Stopped` at once, or inside `deferred` when `check` is called."""
+
+    def __init__(self) -> None:
+        self._on_signal: Callable[[int], object] | None = None
+        self.number = 0  # of the signal that arrived while signals were deferred; 0: none
+        self._before: dict[int, Any] = {}
+        self._process = os.getpid()
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():  # Python allows no other
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a forked child ends as it would without us
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        if self._on_signal is None and not self.number:
+            raise Stopped(number)
+        (self._on_signal or self._announce)(number)
+        # Of two pending signals Python delivers the lower number first, SIGINT before SIGTERM,
+        # whatever their order, but the sender of SIGTERM relies on its exit status.
+        self.number = max(self.number, number)
+
+    def _announce(self, number: int) -> None:
+        name = signal.Signals(number).name
+        text = "still saving, please wait" if self.number else f"{name}: ending after this step"
+        print(text, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def deferred(self, on_signal: Callable[[int], object] | None = None) -> Iterator[None]:
+        """Inside the block signals wait for `check`; each is passed to `on_signal` as it comes."""
+        self._on_signal = on_signal or self._announce
+        try:
+            yield
+        finally:
+            self._on_signal = None
+
+    def share(self, any_process: Callable[[bool], bool]) -> None:
+        """All processes of a training call it together: a signal to one of them counts for all."""
+        if any_process(bool(self.number)) and not self.number:
+            self.number = signal.SIGTERM
+
+    def check(self, _: int = 0) -> None:
+        """Raises `Stopped` if a signal arrived while signals were deferred."""
+        if self.number:
+            raise Stopped(self.number)
 
 
 if __name__ == "__main__":

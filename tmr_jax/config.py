@@ -10,9 +10,12 @@ import dataclasses
 import difflib
 import json
 import runpy
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
+
+from tmr_jax.types import UserError
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 
@@ -215,9 +218,9 @@ class Experiment:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
 
-def did_you_mean(word: str, known: list[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The hint of an error about an unknown name: the nearest known ones, or all of them."""
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(word, known := list(known), n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
 
 
@@ -226,7 +229,7 @@ def load_experiment(name: str) -> Experiment:
     path = Path(name) if name.endswith(".py") else EXPERIMENTS / f"{name}.py"
     if not path.is_file():
         known = sorted(p.stem for p in EXPERIMENTS.glob("*.py") if p.stem != "__init__")
-        raise ValueError(f"unknown experiment {name!r}: {did_you_mean(name, known)}")
+        raise UserError(f"unknown experiment {name!r}: {did_you_mean(name, known)}")
     config = runpy.run_path(str(path))["CONFIG"]
     return dataclasses.replace(config, name=path.stem)
 
@@ -247,7 +250,7 @@ def _build(cls: type, values: dict[str, Any], where: str) -> Any:
     hints = get_type_hints(cls)
     for key in values:
         if key not in hints:
-            raise ValueError(f"{where}: unknown field {key!r}; {did_you_mean(key, list(hints))}")
+            raise UserError(f"{where}: unknown field {key!r}; {did_you_mean(key, list(hints))}")
     built = {}
     for key, value in values.items():
         if dataclasses.is_dataclass(hints[key]):

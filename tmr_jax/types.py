@@ -1,4 +1,4 @@
-"""The types that flow from a raw pair to its rank; this file imports nothing of ours.
+"""The types that flow from a raw pair to its rank, and the errors that a command explains.
 
 Axis legend (a letter never changes meaning, in annotations, comments and einsum strings alike):
 
@@ -9,15 +9,39 @@ Axis legend (a letter never changes meaning, in annotations, comments and einsum
     S  diffusion steps
 """
 
+# Annotations only: every command imports this file before it parses its arguments, and JAX
+# takes a second to import.
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jraph
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+if TYPE_CHECKING:
+    import jraph
+    import numpy as np
+    from jaxtyping import Array, Bool, Float, Int
 
-Graphs = jraph.GraphsTuple
+    Graphs = jraph.GraphsTuple
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Graphs":  # of `from tmr_jax.types import Graphs`
+        import jraph
+
+        return jraph.GraphsTuple
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class CommandFailed(Exception):
+    """An error that a command prints as one line, without a traceback, and exits with."""
+
+    exit_status = 1
+
+
+class UserError(CommandFailed, ValueError):
+    """A mistake in what you gave: arguments, files, a run. The message has three parts: expected
+    ...; got ...; what to do."""
+
+    exit_status = 2
 
 
 class Pair(NamedTuple):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import tmr_jax
+from tmr_jax.cli import Signals, Stopped
 from tmr_jax.config import HdanConfig, RefineConfig, load_experiment
 from tmr_jax.data.pools import load_pool
 from tmr_jax.eval.__main__ import main
@@ -25,7 +26,6 @@ from tmr_jax.models.checkpoint import restore_params
 from tmr_jax.models.difftmr import DiffTMR
 from tmr_jax.models.encode import Encoded, Encoder
 from tmr_jax.train.__main__ import train
-from tmr_jax.train.loop import Signals, Stopped
 from tmr_jax.types import Side
 
 TINY = load_experiment(str(Path(__file__).parents[1] / "experiments" / "tiny.py"))
@@ -187,7 +187,7 @@ class Ended(Signals):
     def check(self, _: int = 0) -> None:
         self.steps += 1
         if self.steps == 10:
-            self._number = signal.SIGTERM
+            self.number = signal.SIGTERM
         super().check()
 
 

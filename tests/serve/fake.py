@@ -17,6 +17,7 @@ from tmr_jax.index.schema import COMPARE, DESCRIPTIONS, FLAGS
 from tmr_jax.search.explain import Explanation, Word
 from tmr_jax.search.retriever import Checkpoint, Hit, spread_hits
 from tmr_jax.serve.engine import IndexSource, SearchEngine
+from tmr_jax.types import UserError
 
 MOLECULES = (
     ("CCO", "ethanol"),
@@ -64,7 +65,7 @@ class Fake:
         self.encoded.append(list(texts))
         self.strange = np.array(["football" in text for text in texts])
         if any(not text.strip() for text in texts):
-            raise ValueError("expected a text with a visible character, got none; write one")
+            raise UserError("expected a text with a visible character, got none; write one")
         return np.stack([_row(text) for text in texts])
 
     encode_molecules = encode_text
@@ -94,7 +95,7 @@ class Fake:
 
     def containing(self, vector, k, where, smarts) -> Held:
         if "(" in smarts:
-            raise ValueError(f"expected a SMARTS, got {smarts!r}; mend it")
+            raise UserError(f"expected a SMARTS, got {smarts!r}; mend it")
         hits = [h for h in self.nearest(vector, k, where)[0] if "c1" in h.content]
         return Held(hits, 128, smarts != "slow")
 

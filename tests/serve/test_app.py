@@ -21,6 +21,7 @@ from tmr_jax.serve.app import __file__ as app_file
 from tmr_jax.serve.app import create_app
 from tmr_jax.serve.engine import IndexSource, SearchEngine
 from tmr_jax.serve.middleware import Rules
+from tmr_jax.types import UserError
 
 FREE = Rules(rate=0)
 TOKEN = "0123456789abcdefghijklmnopqrstuv"
@@ -412,7 +413,7 @@ def test_a_store_that_fails_is_no_fault_of_the_clients() -> None:
         assert shown.status_code == 503 and "secret" not in shown.text
 
 
-@pytest.mark.parametrize("error", [OSError("/secret"), ValueError("expected /secret"), KeyError(1)])
+@pytest.mark.parametrize("error", [OSError("/secret"), UserError("expected /secret"), KeyError(1)])
 def test_a_reload_that_fails_says_no_more_than_that(error: Exception) -> None:
     first = [Fake()]
 

@@ -12,6 +12,7 @@ import pytest
 from tests.serve.fake import Fake
 from tmr_jax.serve.engine import Drawing, IndexSource, Question, SearchEngine, drawn
 from tmr_jax.serve.errors import Busy
+from tmr_jax.types import UserError
 
 OLD, NEW = (("CCO", "old"),), (("CCO", "new"), ("CCN", "new"))
 
@@ -40,7 +41,7 @@ def test_a_library_that_cannot_be_opened_leaves_the_old_one() -> None:
 
         def fetch() -> Fake:
             if not opened:
-                raise ValueError("expected a library, got none; make one")
+                raise UserError("expected a library, got none; make one")
             return opened.pop()
 
         damage: dict[str, str] = {}

@@ -697,8 +697,8 @@ def test_main_writes_both_files_even_when_stopped(programs, tmp_path, monkeypatc
     )
     programs.stops = "tiny-s1"
     assert program.main(["--name", str(path)]) == 130
-    said = capsys.readouterr().out
-    assert "stopped by SIGINT; to go on: python -m tmr_jax.table --name" in said
+    said = capsys.readouterr().err
+    assert "stopped by SIGINT; to resume: python -m tmr_jax.table --name" in said
     out = tmp_path / "runs" / "tables" / "mine"
     first = (out / "table.md").read_text()
     assert "| 0 | 20.0 [15.0 to 25.0] |" in first and "other seeds not run: stopped" in first

@@ -16,9 +16,10 @@ import jax
 import numpy as np
 import pytest
 
+from tmr_jax.cli import Signals, Stopped
 from tmr_jax.models.checkpoint import Checkpoints, restore_params
 from tmr_jax.train.__main__ import main
-from tmr_jax.train.loop import Plan, Signals, Stopped
+from tmr_jax.train.loop import Plan
 
 TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
 SAVE_EVERY = 3  # of tiny.py
@@ -154,7 +155,7 @@ def test_signals_save_and_the_next_start_goes_on(unbroken, tmp_path):
         status, out, err = end(process)
         assert status == 128 + number, out + err
         assert time.monotonic() - began < 10
-        assert "to go on: python -m tmr_jax.train --exp" in out
+        assert "to resume: python -m tmr_jax.train --exp" in err
         saved = int(out.split("saved: step ")[1].split()[0])
         assert max(r["step"] for r in _whole_rows(run)) == saved
         manifest = run / "checkpoints" / f"{saved}.manifest.json"

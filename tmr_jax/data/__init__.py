@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tmr_jax.config import DataConfig, TableConfig, did_you_mean
+from tmr_jax.types import UserError
 
 if TYPE_CHECKING:
     from tmr_jax.data.datasets.table import Report
@@ -35,7 +36,7 @@ def load_pairs_with_report(config: DataConfig) -> tuple[list[Pair], Report]:
         return table.load(config.table, config.seed)
     if config.name == "demo":
         return _demo(config)
-    raise ValueError(
+    raise UserError(
         f"expected a data set; got {config.name!r}; "
         + did_you_mean(config.name, ["chebi20", "pcdes", "open", "table", "demo"])
     )

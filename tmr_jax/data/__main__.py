@@ -6,28 +6,27 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from tmr_jax import cli
 from tmr_jax.config import did_you_mean
 from tmr_jax.data.datasets import chebi20, open_pairs, pcdes
 from tmr_jax.data.download import Part, locate
+from tmr_jax.types import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fetches a public data set and says where its files are; exit status 2 where it cannot."""
+    return cli.run("data", _fetch, arguments, resumable=True, expected=(OSError,))
+
+
+def _fetch(args: list[str]) -> int:
+    """Downloads a public data set and prints where its files are."""
     parser = argparse.ArgumentParser(
         prog="python -m tmr_jax.data", description="fetch a public data set and verify it"
     )
     parser.add_argument("set", help="chebi20, pcdes or open")
     parser.add_argument("--version", default="", help="chebi20: text2mol or molt5; pcdes: scaffold")
-    chosen = parser.parse_args(arguments)
-    try:
-        for part in parts_of(chosen.set, chosen.version):
-            print(f"{part.set}/{part.name}: {locate(part)}")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    chosen = parser.parse_args(args)
+    for part in parts_of(chosen.set, chosen.version):
+        print(f"{part.set}/{part.name}: {locate(part)}")
     return 0
 
 
@@ -39,7 +38,7 @@ def parts_of(name: str, version: str) -> list[Part]:
     if name in ("open", open_pairs.PAIRS.set):
         return [open_pairs.PAIRS]
     hint = did_you_mean(name, ["chebi20", "pcdes", "open"])
-    raise ValueError(f"expected a data set to fetch; got {name!r}; {hint}")
+    raise UserError(f"expected a data set to fetch; got {name!r}; {hint}")
 
 
 if __name__ == "__main__":

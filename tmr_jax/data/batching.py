@@ -18,7 +18,7 @@ import numpy as np
 
 from tmr_jax.data.packing import pack, packed_text
 from tmr_jax.data.tables import MolTable, TextTable, take_ranges
-from tmr_jax.types import Batch, MolBatch, TextBatch
+from tmr_jax.types import Batch, MolBatch, TextBatch, UserError
 
 _SAMPLED_BATCHES = 2000  # random batches whose sizes the graph budgets are read from
 DEALT = 4  # rows of a stratum of lengths that one batch has
@@ -139,7 +139,7 @@ def epoch_plan(
 def whole_batches(rng: np.random.Generator, rows: int, batch_size: int) -> np.ndarray:
     """All rows in random order, less those at its end that fill no batch."""
     if rows < batch_size:
-        raise ValueError(
+        raise UserError(
             f"expected at least one batch of {batch_size} training pairs, got {rows}; "
             f"set --train.batch-size to {rows} or less"
         )
@@ -257,7 +257,7 @@ def text_batch(
     longest = int(lengths.max(initial=1))
     fitting = [b for b in buckets if b >= longest]
     if not fitting:
-        raise ValueError(
+        raise UserError(
             f"expected texts of up to {max(buckets)} tokens, got one of {longest}; "
             "add a larger bucket to --train.text-buckets or lower --features.max-tokens"
         )
@@ -312,7 +312,7 @@ def smallest_level(
     for level, budget in enumerate(zip(node_budgets, edge_budgets, strict=True)):
         if size < budget[0] and ties <= budget[1]:  # one atom is always padding
             return level
-    raise ValueError(
+    raise UserError(
         f"expected a batch of fewer than {node_budgets[-1]} atoms and at most {edge_budgets[-1]} "
         f"directed bonds, got {size} and {ties}; declare the shapes on the table the batch is from"
     )

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Generic, TypeVar
 import numpy as np
 
 from tmr_jax.data.files import replaced
+from tmr_jax.types import UserError
 
 Arrays = dict[str, np.ndarray]
 T = TypeVar("T")
@@ -115,7 +116,7 @@ def read_arrays(path: Path) -> Arrays:
                 raise ValueError("its members claim more bytes than it has")
             return {info.filename.removesuffix(".npy"): _read(archive, info) for info in infos}
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
-        raise ValueError(
+        raise UserError(
             f"expected an uncompressed .npz of plain arrays in {path}; got: {error}"
         ) from error
 

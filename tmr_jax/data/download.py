@@ -42,6 +42,7 @@ from rich.progress import (
 
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.data.datasets.table import open_binary
+from tmr_jax.types import UserError
 
 CHUNK = 1 << 20  # bytes read at once
 TRIES = 5
@@ -53,11 +54,11 @@ LARGEST = 1 << 30  # bytes of a part whose size is not known beforehand
 SUMS = "SHA256SUMS"
 
 
-class MissingPart(ValueError):
+class MissingPart(UserError):
     """A file is neither in the data folder nor in the cache and cannot be fetched."""
 
 
-class WrongContent(ValueError):
+class WrongContent(UserError):
     """A file is there but does not hold what was pinned."""
 
 
@@ -387,7 +388,7 @@ def _sleep(seconds: float) -> None:
 def _mirror() -> str:
     base = os.environ.get("TMR_JAX_MIRROR", "").rstrip("/")
     if base and urllib.parse.urlsplit(base).scheme not in ("http", "https"):
-        raise ValueError(
+        raise UserError(
             f"expected TMR_JAX_MIRROR to be http://... or https://...; got {base!r}; correct it"
         )
     return base

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from tmr_jax.types import UserError
+
 # Beyond this a structure of a few hundred pixels shows nothing but a tangle, and its drawing
 # takes seconds and hundreds of kilobytes.
 MAX_DRAWN_ATOMS = 150
@@ -72,7 +74,7 @@ def heat_svg(words: Sequence[str], smiles: str, heat: Float[np.ndarray, "words a
 
     symbols = [atom.GetSymbol() for atom in parse_smiles(smiles).GetAtoms()]
     if heat.shape != (len(words), len(symbols)):
-        raise ValueError(
+        raise UserError(
             f"expected values [{len(words)} words, {len(symbols)} atoms], got {heat.shape}; take "
             "the heat of the explanation that gives the SMILES"
         )
@@ -129,7 +131,7 @@ def _coloured(mol: Any, weights: Sequence[float] | None) -> dict[str, Any]:
     if weights is None:
         return {}
     if len(weights) != mol.GetNumAtoms():
-        raise ValueError(
+        raise UserError(
             f"expected a weight for each of the {mol.GetNumAtoms()} atoms, got {len(weights)}; "
             "take those of the SMILES that the explanation gives"
         )

@@ -16,9 +16,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tmr_jax.types import CommandFailed
 
-class Locked(RuntimeError):
-    """Somebody else works in the directory."""
+
+class Locked(CommandFailed):
+    """Another process works in the directory."""
+
+    exit_status = 3
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from tmr_jax.data.datasets import table
 from tmr_jax.data.features.graph import BadMolecule, parse_smiles
+from tmr_jax.types import UserError
 
 SMI = (".smi", ".smiles", ".ism")
 MAX_LINE = 65_536  # bytes of a line; no SMILES that is accepted comes near
@@ -35,7 +36,7 @@ def read_rows(path: Path, smiles_column: str = "", name_column: str = "") -> Ite
         not smiles_column and is_bare_list(path)
     ):
         if not path.is_file():
-            raise ValueError(
+            raise UserError(
                 f"expected a library at '{path}'; got no such file; give --library a .smi, .csv, "
                 ".tsv, .parquet or .sdf file (or one of them .gz)"
             )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from tmr_jax.data.tables import TextTable, take_ranges
-from tmr_jax.types import PackedText
+from tmr_jax.types import PackedText, UserError
 
 
 def pack(lengths: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -43,7 +43,7 @@ def packed_text(
     tokens, offsets = take_ranges(table.offsets, indices)
     lengths = np.diff(offsets)
     if lengths.max(initial=1) > row:
-        raise ValueError(
+        raise UserError(
             f"expected texts of up to {row} tokens, the length of a row; got one of "
             f"{lengths.max()}; lower --features.max-tokens"
         )

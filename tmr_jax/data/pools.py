@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from tmr_jax.config import DataConfig, did_you_mean
 from tmr_jax.data import load_pairs
-from tmr_jax.types import Pair, Pool
+from tmr_jax.types import Pair, Pool, UserError
 
 # validation of `open` is ChEBI-20's real one, neither trained on (flag cv) nor tested
 OPEN_VALIDATION = "chebi20-molt5/validation"
@@ -45,7 +45,7 @@ def load_pool(protocol: str, config: DataConfig) -> Pool:
     not at hand, and for an empty pool.
     """
     if protocol not in PROTOCOLS:
-        raise ValueError(
+        raise UserError(
             f"expected a protocol; got {protocol!r}; {did_you_mean(protocol, list(PROTOCOLS))}"
         )
     family, pool = protocol.split("/")
@@ -57,13 +57,13 @@ def load_pool(protocol: str, config: DataConfig) -> Pool:
         found = load_pool(OPEN_VALIDATION, config)._replace(protocol=protocol)
     else:
         if config.name != family:
-            raise ValueError(
+            raise UserError(
                 f"expected data of the kind {family!r} for protocol {protocol!r}; "
                 f"got --data.name {config.name}; set --data.name {family}"
             )
         found = matched(protocol, [p for p in load_pairs(config) if p.split == pool])
     if not found.texts or not found.smiles:
-        raise ValueError(
+        raise UserError(
             f"expected at least one pair in {protocol}; got none; "
             "give that split a share of the rows"
         )
@@ -123,7 +123,7 @@ def check_complete(pool: Pool, source: str, size: int) -> None:
     got = f"{count:,} missing ({named or 'no file names them'})"
     if count < 0:
         got = f"{-count:,} too many"
-    raise ValueError(
+    raise UserError(
         f"expected the {size:,} candidates that are published as {source}; got "
         f"{len(pool.smiles):,} and {refused:,} refused, {got}; fetch the files again: "
         f"make data SET={source.split('/')[0].split('-')[0]}"

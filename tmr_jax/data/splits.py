@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from tmr_jax.types import UserError
+
 NAMES = ("train", "validation", "test")
 
 
@@ -16,7 +18,7 @@ def check_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
     """Three shares, none negative, that add up to 1."""
     shares = tuple(float(f) for f in fractions)
     if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(
+        raise UserError(
             "expected three fractions (train, validation, test), none negative, with the sum 1; "
             f"got {shares}; e.g. --data.table.fractions 0.8 0.1 0.1"
         )

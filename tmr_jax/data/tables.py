@@ -24,7 +24,7 @@ from tmr_jax.data.features.graph import BadMolecule, canonical, featurise
 from tmr_jax.data.features.text import Tokenizer
 from tmr_jax.data.progress import track
 from tmr_jax.data.workers import in_workers
-from tmr_jax.types import MolFeatures
+from tmr_jax.types import MolFeatures, UserError
 
 PARALLEL_FROM = 2000  # distinct molecules; below, starting processes costs more than it saves
 CHUNK = 250  # molecules between two steps of the progress bar
@@ -380,7 +380,7 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
     arrays = read_arrays(Path(path))
     identifiers = arrays.get("identifiers", np.zeros(0))
     if identifiers.dtype != np.int64 or identifiers.ndim != 1 or (np.diff(identifiers) <= 0).any():
-        raise ValueError(
+        raise UserError(
             f"expected sorted int64 identifiers in {path}, got {sorted(arrays)}; "
             "train again, or copy vocab.npz from the run it belongs to"
         )

@@ -16,6 +16,7 @@ from tmr_jax.data.molecules import (
     is_text_file,
     rows_of_table,
 )
+from tmr_jax.types import UserError
 
 
 def holds_texts(
@@ -27,7 +28,7 @@ def holds_texts(
     or is SMILES, is a table. Raises ValueError where columns of both are named.
     """
     if smiles_column and text_column:
-        raise ValueError(
+        raise UserError(
             f"expected a library of molecules or of texts, got the columns {smiles_column!r} and "
             f"{text_column!r} for both; name one of them"
         )

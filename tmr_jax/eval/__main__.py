@@ -6,17 +6,15 @@ run, never from experiments/, so an old run can still be evaluated after its exp
 
 from __future__ import annotations
 
-import io
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+from tmr_jax import cli
 from tmr_jax.config import DataConfig, RefineConfig
-from tmr_jax.eval.evaluate import evaluate, read_config
-from tmr_jax.eval.restore import Which
-from tmr_jax.eval.score_lines import print_table
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Arguments:
     protocol: tuple[str, ...] = ()
     """What to rank, e.g. chebi20-molt5/test-split, inbatch-64 or "ood/open->pcdes"; none: what the
     run's configuration names."""
-    which: Which = "best"
+    which: Literal["best", "newest"] = "best"
     """Checkpoint: the best on validation, or the newest."""
     draws: int = 0
     """Refine the text queries so many times with other noise, to see how sure the model is."""
@@ -39,32 +37,30 @@ class Arguments:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, or 2 after an error of the user's that standard error explains."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal without the letters of a path
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        chosen = parse(words)
-        command = f"python -m tmr_jax.eval {shlex.join(words)}"
-        told = {"command": command, "draws": chosen.draws, "refine": chosen.refine}
-        print_table(evaluate(chosen.run, chosen.protocol, chosen.which, chosen.data, **told))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return cli.run("eval", _evaluate, arguments, expected=(OSError,))
+
+
+def _evaluate(args: list[str]) -> int:
+    chosen = parse(args)
+    from tmr_jax.eval.evaluate import evaluate
+    from tmr_jax.eval.score_lines import print_table
+
+    command = f"python -m tmr_jax.eval {shlex.join(args)}"
+    told = {"command": command, "draws": chosen.draws, "refine": chosen.refine}
+    print_table(evaluate(chosen.run, chosen.protocol, chosen.which, chosen.data, **told))
     return 0
 
 
-def parse(words: list[str]) -> Arguments:
+def parse(args: list[str]) -> Arguments:
     """Arguments; --data.* and --refine.* default to the run's. Exits 2 on an unknown option."""
-    import tyro
-
-    run, prog = _named_run(words), "python -m tmr_jax.eval"
+    run = _named_run(args)
     if run is None:
-        return tyro.cli(Arguments, args=words, prog=prog)
+        return cli.parse(Arguments, "eval", args)
+    from tmr_jax.eval.evaluate import read_config
+
     config = read_config(run)
     default = Arguments(run=run, data=config.data, refine=config.eval.refine)
-    return tyro.cli(Arguments, args=words, prog=prog, default=default)
+    return cli.parse(Arguments, "eval", args, default)
 
 
 def _named_run(words: list[str]) -> Path | None:

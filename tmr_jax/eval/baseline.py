@@ -18,6 +18,7 @@ import numpy as np
 from scipy import linalg, sparse
 
 from tmr_jax.eval.rank import rank
+from tmr_jax.types import UserError
 
 VOCABULARY = 4096  # the most frequent n-grams; the cost is cubic in this
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)
@@ -95,7 +96,7 @@ def ridge_scores(ridge: Ridge, texts: Sequence[str], fps: np.ndarray) -> np.ndar
 
 def _check(texts: Sequence[str], fps: np.ndarray, part: str) -> None:
     if not len(texts) or fps.ndim != 2 or len(texts) != len(fps):
-        raise ValueError(
+        raise UserError(
             f"expected {part} texts and as many fingerprint rows, at least one; got {len(texts)} "
             f"texts and an array of shape {fps.shape}; pass row i of the array for text i"
         )

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tmr_jax.eval.count import score_chunks
+from tmr_jax.types import UserError
 
 BINS = 15  # of equal width: Guo et al. 2017
 COLDEST, WARMEST = 1e-3, 10.0  # temperatures of cosines; what training learns is 0.01 to 0.07
@@ -42,7 +43,7 @@ def ood_scores(
     Errors: ValueError where there is no reference row or `neighbours` is below 1.
     """
     if not len(reference) or neighbours < 1:
-        raise ValueError(
+        raise UserError(
             f"expected reference rows and at least 1 neighbour; got {len(reference)} rows and "
             f"{neighbours}; give the run's validation texts, or the candidates"
         )
@@ -59,7 +60,7 @@ def auroc(negatives: Float[np.ndarray, " N"], positives: Float[np.ndarray, " P"]
     Errors: ValueError where either is empty.
     """
     if not len(negatives) or not len(positives):
-        raise ValueError(
+        raise UserError(
             f"expected scores of both kinds; got {len(negatives)} and {len(positives)}; "
             "choose pools with queries"
         )
@@ -156,7 +157,7 @@ def uniformity(rows: Float[np.ndarray, "Q D"]) -> float:
     Errors: ValueError for fewer than two rows.
     """
     if len(rows) < 2:
-        raise ValueError(f"expected at least 2 rows, got {len(rows)}; choose a larger pool")
+        raise UserError(f"expected at least 2 rows, got {len(rows)}; choose a larger pool")
     total = 0.0
     for part, scores in _chunks(rows, rows):
         scores[np.arange(len(scores)), np.arange(part.start, part.stop)] = -np.inf  # itself

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from jaxtyping import Float, Int
 
-from tmr_jax.types import Ranking
+from tmr_jax.types import Ranking, UserError
 
 # Scores are computed in blocks of exactly this many queries (the last one padded), so that the bits
 # of a score never depend on how many queries are held at once. Nor on a query's place in the block:
@@ -66,7 +66,7 @@ def score_chunks(
     Errors: ValueError that names the first query with a score that is not a number.
     """
     if chunk < 1:
-        raise ValueError(f"expected a chunk of at least 1 query, got {chunk}; use e.g. 256")
+        raise UserError(f"expected a chunk of at least 1 query, got {chunk}; use e.g. 256")
     columns = np.ascontiguousarray(candidate.T, np.float32)
     held = np.empty((-(-chunk // TILE) * TILE, len(candidate)), np.float32)
     for start in range(0, len(query), len(held)):
@@ -84,7 +84,7 @@ def score_chunks(
 def refuse(bad: np.ndarray, start: int = 0) -> None:
     """ValueError that names the first bad query, counted from `start`, where there is one."""
     if bad.any():
-        raise ValueError(
+        raise UserError(
             f"expected finite scores, got NaN for query {start + int(bad.argmax())}; look for "
             "non-finite parameters or features in the run that made these embeddings"
         )

@@ -40,7 +40,7 @@ from tmr_jax.models.encode import Encoded
 from tmr_jax.models.run import TOKENIZER
 from tmr_jax.models.rundir import describe_code
 from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
-from tmr_jax.types import Pool
+from tmr_jax.types import Pool, UserError
 
 
 class Told(NamedTuple):
@@ -71,7 +71,7 @@ def read_config(run: Path) -> Experiment:
     if not path.is_file():
         known = sorted(str(p.parent) for p in run.parent.glob("*/config.json"))
         hint = did_you_mean(str(run), known) if known else "train one: make train EXP=quickstart"
-        raise ValueError(f"expected a run directory with config.json, got {str(run)!r}; {hint}")
+        raise UserError(f"expected a run directory with config.json, got {str(run)!r}; {hint}")
     return from_json(path.read_text(encoding="utf-8"))
 
 

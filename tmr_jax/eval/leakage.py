@@ -21,7 +21,7 @@ from tmr_jax.config import DataConfig, Experiment, from_json, to_json
 from tmr_jax.data.files import write_text
 from tmr_jax.data.pools import final_protocol
 from tmr_jax.eval.protocols import Protocol
-from tmr_jax.types import Pair, Pool
+from tmr_jax.types import Pair, Pool, UserError
 
 TRAINED_ON = "trained_on.json"
 STAGES = "stages.json"
@@ -59,7 +59,7 @@ def check(run: Path, config: Experiment, protocol: Protocol, pool: Pool) -> Chec
         if own:
             unknown = {"queried": len(queried(pool)), "in_training": None, "left_out": None}
             return Checked(pool, record | unknown, None)
-        raise ValueError(
+        raise UserError(
             f"expected the training pairs of {run}, to make sure that none is in the test of "
             f"{protocol.name}; got: {error}"
         ) from error
@@ -77,7 +77,7 @@ def check_data(run: Path, config: Experiment, protocol: Protocol) -> None:
     """Raises ValueError for a run that was trained on other data than the protocol is about."""
     names = sorted({data.name for data in data_seen(run, config.data)})
     if protocol.trained_on and names != [protocol.trained_on]:
-        raise ValueError(
+        raise UserError(
             f"expected a run that was trained on {protocol.trained_on} for {protocol.name}; got "
             f"one trained on {' and '.join(names)}; choose another run or another protocol"
         )
@@ -129,19 +129,19 @@ def _check_filtered(config: Experiment, protocol: Protocol, lost: int, asked: in
     if protocol.filter == "test side" and lost < asked:
         return
     if protocol.filter == "test side":
-        raise ValueError(
+        raise UserError(
             f"expected queries of {protocol.name} that the run was not trained on; got none: "
             f"training has shown all {asked:,}; choose a test that was kept out of training"
         )
     if protocol.leakage == "molecule or text":
-        raise ValueError(
+        raise UserError(
             f"expected no query of {protocol.name} whose molecule (InChIKey) or text was trained "
             f"on; got {lost:,} of {asked:,}; train without them (table: drop_column, drop_values)"
         )
     instead = "choose the data set's own pool"
     if protocol.trained_on:
         instead = f"let {protocol.name}/filtered leave these queries out"
-    raise ValueError(
+    raise UserError(
         f"expected no training molecule in the test of {protocol.name}, which is foreign to "
         f"{config.data.name}; got {lost:,} of {asked:,} by InChIKey block 1; train on data without "
         f"them (table: drop_column, drop_values), or {instead}"

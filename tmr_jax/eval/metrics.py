@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from tmr_jax.types import Ranking
+from tmr_jax.types import Ranking, UserError
 
 HITS = (1, 5, 10, 20)
 NAMES = (*(f"hits@{k}" for k in HITS), "mrr", "mr")
@@ -113,7 +113,7 @@ def check_mrr(values: dict[str, float]) -> None:
 def _counts(ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
     greater = np.asarray(ranking.greater, np.int64)
     if not len(greater):
-        raise ValueError(
+        raise UserError(
             "expected at least one query, got none; choose a protocol with queries on this side"
         )
     return greater, np.asarray(ranking.equal, np.int64)

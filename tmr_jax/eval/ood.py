@@ -37,7 +37,7 @@ from tmr_jax.eval.rank import rank
 from tmr_jax.eval.rerank_steps import Direction
 from tmr_jax.models.dual_encoder import MAX_LOG_SCALE
 from tmr_jax.models.encode import Encoded, unit
-from tmr_jax.types import Pool
+from tmr_jax.types import Pool, UserError
 
 UNRELATED = "unrelated sentences"
 KNOWN = "known.npz"  # in a run directory
@@ -182,7 +182,7 @@ def read_known(run: Path, checkpoint: str) -> Known | None:
             return None
         return Known(found["rows"], int(found["neighbours"]), float(found["threshold"]))
     except (ValueError, KeyError, OSError) as error:
-        raise ValueError(
+        raise UserError(
             f"expected what eval has kept in {path}, got a file that cannot be read ({error}); "
             "evaluate the run again"
         ) from error

@@ -10,7 +10,7 @@ from tmr_jax.eval.ood import Sides
 from tmr_jax.eval.protocols import Protocol
 from tmr_jax.eval.restore import Restored
 from tmr_jax.models.encode import Encoded
-from tmr_jax.types import Pool
+from tmr_jax.types import Pool, UserError
 
 
 def declared_pool(protocol: Protocol, data: DataConfig) -> Pool:
@@ -78,7 +78,7 @@ def in_whole_batches(
         return pool, text, mol
     whole = len(pool.texts) // batch * batch
     if not whole:
-        raise ValueError(
+        raise UserError(
             f"expected at least {batch} pairs for {pool.protocol}; got {len(pool.texts)}; "
             "rank the whole pool instead"
         )

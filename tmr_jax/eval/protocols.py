@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from tmr_jax.eval.metrics import TIES
 from tmr_jax.eval.rank import rank
-from tmr_jax.types import Ranking
+from tmr_jax.types import Ranking, UserError
 
 # Relevance. The literature's is by index; the second one asks what a chemist would: a text that
 # fits thirteen molecules cannot point at one of them (DATA.md 5).
@@ -86,13 +86,13 @@ def find(name: str, own: str) -> Protocol:
     if asked in known:
         return known[asked]
     if asked == IN_BATCH:
-        raise ValueError(
+        raise UserError(
             f"expected a pool to cut into batches, as these data have no test of their own; got "
             f"{name!r}; name one: {IN_BATCH}/pcdes/file-order"
         )
     near = difflib.get_close_matches(asked, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
-    raise ValueError(f"expected a protocol; got {name!r}; {hint}")
+    raise UserError(f"expected a protocol; got {name!r}; {hint}")
 
 
 def _declared(own: str) -> dict[str, Protocol]:

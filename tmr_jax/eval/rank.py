@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from tmr_jax.eval.count import count, score_chunks
 from tmr_jax.eval.device_rank import LEAST, rank_on
-from tmr_jax.types import Ranking
+from tmr_jax.types import Ranking, UserError
 
 
 def rank(
@@ -73,7 +73,7 @@ def _check(candidate: np.ndarray, target: np.ndarray) -> None:
     bad = (target < 0) | (target >= len(candidate))
     if bad.any():
         i = int(bad.argmax())
-        raise ValueError(
+        raise UserError(
             f"expected targets in 0..{len(candidate) - 1}, got {target[i]} for query {i}; "
             "leave out items that are candidates but no queries"
         )

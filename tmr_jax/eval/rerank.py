@@ -39,7 +39,7 @@ from tmr_jax.models.encode import Encoded, unit
 from tmr_jax.models.layers.denoiser import visited
 from tmr_jax.models.run import TrainedModel
 from tmr_jax.models.state import variables
-from tmr_jax.types import Ranking, Side
+from tmr_jax.types import Ranking, Side, UserError
 
 REFINE = "refine.json"
 
@@ -53,7 +53,7 @@ def settings_of(config: Experiment) -> Settings:
     steps = chosen.steps or config.model.hdan.steps
     visited(config.model.hdan.steps, steps)  # raises
     if min(chosen.shortlist, chosen.candidates, chosen.noises) < 1 or chosen.samples < 0:
-        raise ValueError(
+        raise UserError(
             "expected a shortlist, candidates and noises of 1 at least, and samples of 0 at least; "
             f"got {chosen.shortlist}, {chosen.candidates}, {chosen.noises} and {chosen.samples}"
         )

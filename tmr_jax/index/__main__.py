@@ -11,23 +11,21 @@ the same words go on. `tmr index copy FROM TO` takes a library to another engine
 # Heavy imports wait inside the functions: a wrong word is said at once.
 from __future__ import annotations
 
-import io
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import tyro
+
+from tmr_jax import cli
 
 if TYPE_CHECKING:
     from tmr_jax.index.build import Account
     from tmr_jax.index.schema import Store
 
-USER_ERROR, LOCKED = 2, 3
+USER_ERROR = 2
 
 
 @dataclass(frozen=True)
@@ -71,53 +69,18 @@ class Copy:
     """Where it is to be, too; a copy that was begun there is gone on with."""
 
 
-class Ended(Exception):
-    """SIGTERM came in."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0; 2 after an error of the user's, 3 beside another build, 130, 143 stopped."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a path may hold what the locale cannot write
-            stream.reconfigure(errors="backslashreplace")
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] == ["check"]:
-        chosen = tyro.cli(Check, args=words[1:], prog="python -m tmr_jax.index check")
-        return _said(lambda: check(chosen.library))
-    if words[:1] == ["copy"]:
-        named = tyro.cli(Copy, args=words[1:], prog="python -m tmr_jax.index copy")
-        return _said(lambda: copy(named.origin, named.to))
-    told = tyro.cli(Build, args=words, prog="python -m tmr_jax.index")
-    return _said(lambda: make(told))
+    """Exit status: 3 while another process builds the same index; else see `cli`."""
+    return cli.run("index", _start, arguments, resumable=True)
 
 
-def _said(work: Callable[[], int]) -> int:
-    from tmr_jax.data.lock import Locked
-
-    try:
-        with _ended_by_a_signal():
-            return work()
-    except Locked as error:
-        print(f"error: {error}", file=sys.stderr)
-        return LOCKED
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
-    except (KeyboardInterrupt, Ended) as stop:
-        print("stopped; what is there stays, the same words go on", file=sys.stderr)
-        return 128 + (signal.SIGTERM if isinstance(stop, Ended) else signal.SIGINT)
-
-
-@contextmanager
-def _ended_by_a_signal() -> Iterator[None]:
-    def came(number: int, frame: FrameType | None) -> None:
-        raise Ended
-
-    before = signal.signal(signal.SIGTERM, came)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _start(args: list[str]) -> int:
+    if args[:1] == ["check"]:
+        return check(cli.parse(Check, "index check", args[1:]).library)
+    if args[:1] == ["copy"]:
+        chosen = cli.parse(Copy, "index copy", args[1:])
+        return copy(chosen.origin, chosen.to)
+    return make(cli.parse(Build, "index", args))
 
 
 def make(chosen: Build) -> int:

@@ -48,6 +48,7 @@ from tmr_jax.index.schema import COLUMNS, CONTENT, DESCRIPTIONS, MOLECULES, NORM
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import load_run
 from tmr_jax.models.runtime import use_compile_cache
+from tmr_jax.types import UserError
 
 SHARD = 16_384  # rows of the file
 CHUNK = 256  # rows that a process is given at once
@@ -168,7 +169,7 @@ def build(
                 watch(done, total)
             return _finish(out, done, made)
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"expected to write a library to {out}, got {error} ({_free(out)} bytes are free); "
             "make room or choose another --out; the shards that are there stay"
         ) from error
@@ -188,7 +189,7 @@ def of_model(about: dict[str, Any], model: Model, folder: Path) -> None:
     said = about.get("model", {})
     theirs = {key: value for key, value in said.items() if key != "run"}
     if theirs != identity(model):
-        raise ValueError(
+        raise UserError(
             f"expected a library of the model {model.checkpoint} (its parameters' SHA-256), got "
             f"{folder}, which differs from it ({_differing(theirs, identity(model))}); search it "
             f"with the run it is of ({said.get('run')}), or make it again"
@@ -215,7 +216,7 @@ def _same_or_new(out: Path, about: dict[str, Any]) -> None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             others = out.is_dir() and {p.name for p in out.iterdir()} <= {SHARDS, "lock"}
             if not others:
-                raise ValueError(
+                raise UserError(
                     f"expected a new or empty folder for the library, got {out}, which holds "
                     "something else; choose another --out"
                 )
@@ -223,7 +224,7 @@ def _same_or_new(out: Path, about: dict[str, Any]) -> None:
     there = read_head(out)["about"]
     told = {"run": None}  # a run that moved is the same run
     if there | {"model": there["model"] | told} != about | {"model": about["model"] | told}:
-        raise ValueError(
+        raise UserError(
             f"expected the library in {out} to be of the same file and model, got another one "
             f"({_differing(there, about)}); choose another --out, or remove the old library"
         )
@@ -444,7 +445,7 @@ def _finish(out: Path, rows: int, made: int) -> Account:
     if not account.kept:
         of = contents(read_head(out)["about"])
         one, column = ("text", "texts") if of == DESCRIPTIONS else ("molecule", "SMILES")
-        raise ValueError(
+        raise UserError(
             f"expected at least one {one}, got none of {account.rows:,} rows "
             f"(refused: {account.refused}); check which column holds the {column}"
         )

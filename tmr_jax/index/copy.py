@@ -21,6 +21,7 @@ from tmr_jax.data.lock import hold
 from tmr_jax.data.progress import progress
 from tmr_jax.index.open import create_store, is_there, lock_of, open_store
 from tmr_jax.index.schema import COLUMNS, KEPT, TEXTS, Batch, Store, contents
+from tmr_jax.types import UserError
 
 SIZE = 20_000  # items of a batch: what a kill loses at most
 HASH = "content_sha256"  # in the account of a copy
@@ -70,7 +71,7 @@ def copy(origin: str | Path, to: str | Path, watch: Watch = lambda *said: None) 
             watch(STAGES[1], total, total)
         arrived = content(target, lambda done: watch(STAGES[2], done, total))
         if arrived != digest.value():
-            raise ValueError(
+            raise UserError(
                 f"expected {total:,} items with the SHA-256 {digest.value()} in {to}, as in "
                 f"{origin}, got others ({target.count():,} with {arrived}); remove {to} and copy "
                 "again"
@@ -98,12 +99,12 @@ def copy_shown(origin: str | Path, to: str | Path) -> Copied:
 def whole(store: Store, place: str | Path) -> dict[str, Any]:
     """What became of a library's rows; ValueError where its making has not come to its end."""
     if store.account is None:
-        raise ValueError(
+        raise UserError(
             f"expected a whole library in {place}, got one whose making has not come to its end; "
             "say the tmr index or tmr index copy that began it again"
         )
     if store.broken:
-        raise ValueError(
+        raise UserError(
             f"expected a whole library in {place}, got {len(store.broken):,} parts that cannot be "
             f"read ({', '.join(sorted(store.broken))}); say the words that made it again"
         )
@@ -151,7 +152,7 @@ def last(batch: Batch, count: int) -> Batch:
 
 def _same(source: Store, target: Store, origin: str | Path, to: str | Path) -> None:
     if (source.width, source.about) != (target.width, target.about):
-        raise ValueError(
+        raise UserError(
             f"expected nothing, or a copy of {origin} that was begun, in {to}, got another library "
             f"(of {_short(target.about)}, not of {_short(source.about)}); choose another place, or "
             "remove it"

@@ -39,6 +39,7 @@ from tmr_jax.index.schema import (
     check_batch,
     meets,
 )
+from tmr_jax.types import UserError
 
 FORMAT = 2
 HEAD, SHARDS, MANIFEST, LOCK = "library.json", "shards", "manifest.json", "lock"
@@ -97,7 +98,7 @@ class ExactStore:
         """
         there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         if folder.exists() and not (folder.is_dir() and there <= {SHARDS, LOCK}):
-            raise ValueError(
+            raise UserError(
                 f"expected a new or empty folder for a library, got {folder}, which holds "
                 "something; choose another"
             )
@@ -308,12 +309,12 @@ def read_head(folder: Path) -> dict[str, Any]:
     try:
         head = json.loads((folder / HEAD).read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"expected a library in {folder}, got no {HEAD} that can be read ({error}); "
             "make one: tmr index --run runs/NAME --library FILE --out FOLDER"
         ) from error
     if head.get("format") != FORMAT:
-        raise ValueError(
+        raise UserError(
             f"expected a library of format {FORMAT} in {folder}, got {head.get('format')}; "
             "make it again with tmr index"
         )

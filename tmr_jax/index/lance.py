@@ -44,6 +44,7 @@ from tmr_jax.index.schema import (
     check_batch,
     literal,
 )
+from tmr_jax.types import UserError
 
 FORMAT = 2
 HEAD, TABLE, LOCK = LANCE_HEAD, "items", "lock"
@@ -76,7 +77,7 @@ class LanceStore:
                 "make one: tmr index copy LIBRARY FOLDER"
             ) from error
         if head.get("format") != FORMAT:
-            raise ValueError(
+            raise UserError(
                 f"expected a library of format {FORMAT} in {folder}, got {head.get('format')}; "
                 "copy it again with tmr index copy"
             )
@@ -100,7 +101,7 @@ class LanceStore:
         there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         begun = HEAD in there and not cls.is_there(folder)
         if folder.exists() and not (begun or there <= {LOCK}):
-            raise ValueError(
+            raise UserError(
                 f"expected a new or empty folder for a library, got {folder}, which holds "
                 "something; choose another"
             )

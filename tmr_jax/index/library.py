@@ -30,6 +30,7 @@ from tmr_jax.index.schema import (
     StoreFailed,
     contents,
 )
+from tmr_jax.types import UserError
 
 MOST = 16_384  # items of which those are chosen that differ by more than salt and charge
 
@@ -109,7 +110,7 @@ class Listed:
 
     def find(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Item]]:
         if where is not None:
-            raise ValueError(
+            raise UserError(
                 "expected a library with properties to filter by, got a list; give a file, or a "
                 "folder that tmr index has made"
             )
@@ -142,7 +143,7 @@ class Stored:
 
     def find(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Item]]:
         if self.account.of_texts and where not in (None, Filter(), Filter(distinct=True)):
-            raise ValueError(
+            raise UserError(
                 "expected no filter but distinct for a library of descriptions, got one that asks "
                 "for properties, groups, salts or parents; leave it out"
             )
@@ -203,7 +204,7 @@ def listed(molecules: Sequence[str], model: Model) -> Listed:
         refused[b.reason] = refused.get(b.reason, 0) + 1
     account = Account("the list given", len(molecules), len(kept), refused)
     if not account.kept:
-        raise ValueError(
+        raise UserError(
             f"expected at least one molecule in the list, got none of {account.rows:,} "
             f"(refused: {account.refused}); give SMILES"
         )
@@ -253,7 +254,7 @@ def _opened(store: Store, model: Model, source: str, place: Path) -> Stored:
     of_model(store.about, model, place)
     said = store.account
     if said is None:
-        raise ValueError(
+        raise UserError(
             f"expected a whole library in {place}, got one whose making has not come to its end; "
             "say the tmr index that began it again"
         )

@@ -35,6 +35,7 @@ from tmr_jax.index.schema import (
     check_batch,
     literal,
 )
+from tmr_jax.types import UserError
 
 FORMAT = 2  # as the other engines count
 NEIGHBOURS, BUILD_EFFORT = 16, 200  # of the graph, and of its making
@@ -60,7 +61,7 @@ class MilvusStore:
         """Opens a library; ValueError where there is none, or no answer."""
         self.broken: dict[str, str] = {}  # a server answers for all or not at all: see `look`
         if not self.is_there(uri, name, token):
-            raise ValueError(
+            raise UserError(
                 f"expected a library in the collection {name!r} at {uri}, got none; make it: "
                 f"tmr index copy LIBRARY {_words(uri, name)}"
             )
@@ -73,7 +74,7 @@ class MilvusStore:
         head = json.loads(row["head"])
         if head.get("format") != FORMAT:
             self._server.close()
-            raise ValueError(
+            raise UserError(
                 f"expected a library of format {FORMAT} in the collection {name!r} at {uri}, got "
                 f"{head.get('format')}; copy it again under another name with tmr index copy"
             )
@@ -94,7 +95,7 @@ class MilvusStore:
     ) -> MilvusStore:
         """An empty library; ValueError where a collection of that name is there."""
         if cls.is_there(uri, name, token):
-            raise ValueError(
+            raise UserError(
                 f"expected no collection {name!r} at {uri}, got one; choose another name"
             )
         if uri.endswith(LITE):
@@ -246,7 +247,7 @@ def _row(batch: Batch, i: int) -> dict[str, Any]:
     for name in TEXTS:
         row[name] = batch.columns[name][i]
         if len(row[name].encode()) > LONGEST:
-            raise ValueError(
+            raise UserError(
                 f"expected a {name} of at most {LONGEST:,} bytes, which is Milvus' limit, got "
                 f"{len(row[name].encode()):,} of the item {row['id']}; copy to LanceDB, or leave "
                 "it out"

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from tmr_jax.index.exact import HEAD as EXACT_HEAD
 from tmr_jax.index.exact import ExactStore
 from tmr_jax.index.schema import LANCE_HEAD, LITE, Store
+from tmr_jax.types import UserError
 
 TOKEN = "TMR_JAX_MILVUS_TOKEN"
 # A Path made of an address has one slash.
@@ -36,7 +37,7 @@ def parse_place(place: str | Path) -> Place:
     if re.match(r"https?:/", words):
         match = _ADDRESS.fullmatch(words)
         if not match or "@" in match[2]:
-            raise ValueError(
+            raise UserError(
                 "expected http(s)://HOST:PORT/COLLECTION, got "
                 f"{re.sub('//?[^/@]*@', '//***@', words)!r}; name a collection, and put a "
                 f"password or token into the environment variable {TOKEN}"
@@ -47,7 +48,7 @@ def parse_place(place: str | Path) -> Place:
     if not engine and path.suffix == LITE:
         engine = "milvus"
     if engine == "milvus" and path.suffix != LITE:
-        raise ValueError(
+        raise UserError(
             f"expected a file that ends in {LITE} after milvus:, got {str(path)!r}; name it so, or "
             "say http://HOST:PORT/COLLECTION"
         )
@@ -129,6 +130,6 @@ def _installed(packages: str, command: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             f"expected {packages} to be installed, got: {error}; say {command}"
         ) from error

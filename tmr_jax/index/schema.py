@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from tmr_jax.types import UserError
+
 LANCE_HEAD = "lance.json"  # by which a folder of LanceDB is known without its package
 LITE = ".db"  # how the path of an embedded Milvus ends
 NONE = -1  # the id in a place of a result that no item fills
@@ -109,7 +111,7 @@ def contents(about: dict[str, Any]) -> str:
     return about.get("of", MOLECULES)
 
 
-class StoreFailed(ValueError):
+class StoreFailed(UserError):
     """What was a library cannot be read, or its server does not answer: nobody asked wrongly."""
 
 
@@ -201,13 +203,13 @@ def check_batch(batch: Batch, width: int) -> None:
     """ValueError where a batch is not what a store of that width takes."""
     shape = (len(batch.ids), width)
     if batch.vectors.shape != shape:
-        raise ValueError(
+        raise UserError(
             f"expected vectors of shape {shape}, got {batch.vectors.shape}; "
             "encode with the model that the library is of"
         )
     lengths = np.linalg.norm(batch.vectors, axis=1)
     if not (np.abs(lengths - 1) < 1e-3).all():
-        raise ValueError("expected vectors of length one, got others; divide each by its length")
+        raise UserError("expected vectors of length one, got others; divide each by its length")
     sizes = {name: len(batch.columns[name]) for name in KEPT}
     assert set(sizes.values()) == {len(batch.ids)}, sizes
     assert len(np.unique(batch.ids)) == len(batch.ids), "an id twice in one batch"

@@ -16,6 +16,7 @@ from tmr_jax.models.dual_encoder import DualEncoder
 from tmr_jax.models.layers.attention import LANES, Form, fits_flash
 from tmr_jax.models.layers.bert import Backward, BertConfig
 from tmr_jax.models.memory_bank import MemoryBank
+from tmr_jax.types import UserError
 
 MODELS: dict[str, type[DualEncoder]] = {
     "dual": DualEncoder,
@@ -39,11 +40,11 @@ def build_model(
     that the model is compiled for: "cpu", "gpu" or "tpu"; empty: the one of this process.
     """
     if model.name not in MODELS:
-        raise ValueError(f"unknown model {model.name!r}: {did_you_mean(model.name, list(MODELS))}")
+        raise UserError(f"unknown model {model.name!r}: {did_you_mean(model.name, list(MODELS))}")
     kind = MODELS[model.name]
     kind.check(model, train)
     if model.graph.kind == "residual" and not edge_sizes:
-        raise ValueError(
+        raise UserError(
             "expected bond features for the residual graph encoder; got morgan1, which has none; "
             "use --features.molecule ogb, or --model.graph.kind gcn"
         )
@@ -79,12 +80,12 @@ def _attention(train: TrainConfig, bert: BertConfig, backward: Backward, backend
         own: Form = "low_memory" if backward == "low_memory" else "plain"
         return "flash" if backend == "tpu" and fits else own
     if train.attention == "flash" and not (fits and backend == "tpu"):
-        raise ValueError(
+        raise UserError(
             f"expected --train.attention flash on a TPU, with heads that fill {LANES} numbers; got "
             f"{backend} and {bert.heads} heads of {bert.hidden // bert.heads}; say auto"
         )
     if train.attention == "cudnn" and backend != "gpu":
-        raise ValueError(
+        raise UserError(
             f"expected --train.attention cudnn on an NVIDIA GPU; got {backend}; say auto"
         )
     return train.attention

@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from tmr_jax.data.files import replaced, to_disk
 from tmr_jax.models.devices import local
 from tmr_jax.models.state import TrainState, layerwise, scanned
+from tmr_jax.types import UserError
 
 KEPT = 2  # newest ones: the second is there for the day the first turns out damaged
 FOLDER = "checkpoints"
@@ -114,7 +115,7 @@ class Checkpoints:
             return None
         manifest, self._bad = found
         if manifest.draws != DRAWS:
-            raise ValueError(
+            raise UserError(
                 f"expected a checkpoint of this tmr_jax in {self._folder / str(manifest.step)}; "
                 "got one of another version, whose steps draw other random numbers or round "
                 "otherwise, so that this run cannot be resumed to the bit; evaluate or search it, "
@@ -123,7 +124,7 @@ class Checkpoints:
         params = jax.eval_shape(layerwise, like.params)
         if manifest.params != _describe(params):
             difference = _difference(manifest.params, _describe(params))
-            raise ValueError(
+            raise UserError(
                 f"expected this model's parameters in {self._folder / str(manifest.step)}; got "
                 f"{difference}; the code has changed since: go back to the commit in git.txt, or "
                 "start again with --fresh"
@@ -201,7 +202,7 @@ def restore_params(
     folder = Path(run).absolute() / FOLDER
     found = _first_sound(folder, _best_first if which == "best" else _newest_first, say)
     if found is None:
-        raise ValueError(
+        raise UserError(
             f"expected a checkpoint in {folder}; got none; train the run: "
             f"python -m tmr_jax.train --run {run} --exp NAME"
         )
@@ -245,7 +246,7 @@ def _first_sound(
         if sound is None or step > sound.step or step in {m.step for m in listed}:
             say(f"checkpoint {folder / str(step)} is damaged: {faults[step]}")
     if sound is None:
-        raise ValueError(
+        raise UserError(
             f"expected a whole checkpoint in {folder}; got {len(faults)}, all damaged (steps "
             f"{', '.join(map(str, sorted(faults)))}); nothing was deleted: put back a copy of one, "
             "or start again with --fresh, which moves this run aside"

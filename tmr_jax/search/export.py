@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from tmr_jax.data.features.properties import Properties, group_names
 from tmr_jax.index.schema import FLAGS, MASK
 from tmr_jax.search.retriever import Hit
+from tmr_jax.types import UserError
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet run a cell
 DIGITS = 6  # of scores; of properties as many as their float32 has
@@ -72,7 +73,7 @@ def to_sdf(answers: Iterable[Answer]) -> str:
 
     answers = list(answers)
     if any(hit.is_text for answer in answers for hit in answer.hits):
-        raise ValueError("expected molecules to write as SDF, got descriptions; take CSV or JSON")
+        raise UserError("expected molecules to write as SDF, got descriptions; take CSV or JSON")
     text = io.StringIO()
     writer = Chem.SDWriter(text)
     with rdBase.BlockLogs():

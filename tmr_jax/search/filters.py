@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tmr_jax.config import did_you_mean
 from tmr_jax.data.features.properties import GROUPS, mask_of
 from tmr_jax.index.schema import FLOATS, INTEGERS, Condition, Filter
+from tmr_jax.types import UserError
 
 _CONDITION = re.compile(r"(\w+)\s*(<=|>=|<|>|=)\s*([-+]?\d+(?:\.\d+)?)")
 SWITCHES = ("unsalted", "distinct", "parents")
@@ -25,7 +26,7 @@ def parse_filter(words: Sequence[str]) -> Filter:
     names = [word for word in words if not any(sign in word for sign in "<>=")]
     for name in names:
         if name not in SWITCHES and name.removeprefix("!") not in GROUPS:
-            raise ValueError(
+            raise UserError(
                 f"expected a filter such as mw<500, nitrile or !nitro, got {name!r}; "
                 f"{did_you_mean(name.lower(), [*GROUPS, *SWITCHES])}"
             )
@@ -42,10 +43,10 @@ def parse_filter(words: Sequence[str]) -> Filter:
 def _condition(word: str) -> Condition:
     match = _CONDITION.fullmatch(word)
     if not match:
-        raise ValueError(f"expected a filter such as mw<500 or charge=0, got {word!r}; mend it")
+        raise UserError(f"expected a filter such as mw<500 or charge=0, got {word!r}; mend it")
     column, sign, number = match.groups()
     if column.lower() not in FLOATS + INTEGERS:
-        raise ValueError(
+        raise UserError(
             f"expected a property to compare, got {column!r}; "
             f"{did_you_mean(column.lower(), [*FLOATS, *INTEGERS])}"
         )

@@ -30,6 +30,7 @@ from tmr_jax.models.runtime import use_compile_cache
 from tmr_jax.search.diversity import spread
 from tmr_jax.search.explain import Explanation, explain
 from tmr_jax.search.substructure import Matcher
+from tmr_jax.types import UserError
 
 MATCHED_FIRST = 128  # molecules looked at for a substructure at first; four times as many next
 SPREAD_FROM = 10  # molecules for each that is shown, of which those that are spread out are chosen
@@ -143,7 +144,7 @@ class Retriever:
         encoded, _, refused = self._encoder.molecules(_listed(smiles))
         if refused:
             shown = "; ".join(f"row {r.index}: {r.reason} ({r.value!r})" for r in refused[:5])
-            raise ValueError(
+            raise UserError(
                 f"expected every string to be the SMILES of a molecule, got {len(refused):,} of "
                 f"{len(smiles):,} that are not: {shown}; mend or remove them"
             )
@@ -250,7 +251,7 @@ class Retriever:
         and its kind `TooSlow` where not even the first are looked at in time (F14).
         """
         if self._holds_texts:
-            raise ValueError("expected molecules to look into, got texts; leave the SMARTS out")
+            raise UserError("expected molecules to look into, got texts; leave the SMARTS out")
         # A salt may lack what its acid holds: one of each is chosen of those that hold it.
         each = where is not None and where.parents
         where = where._replace(parents=False) if where is not None else None
@@ -353,7 +354,7 @@ class Retriever:
         `asked` is a text, or with "m2t" a SMILES. Raises ValueError for a spread of texts.
         """
         if spread and self._holds_texts:
-            raise ValueError("expected molecules to spread out, got texts; leave the spread out")
+            raise UserError("expected molecules to spread out, got texts; leave the spread out")
         if self._is_staged(direction):
             hits = self.second_stage(asked, hits, direction)
         return spread_hits(hits, k, spread) if spread else hits[:k]
@@ -392,12 +393,12 @@ class Retriever:
 
     def _searched(self, k: int) -> Library:
         if self._library is None:
-            raise ValueError(
+            raise UserError(
                 "expected a library to search, got a retriever without one; "
                 'say load(run).with_library("library.smi") or give it a list of SMILES'
             )
         if k < 1:
-            raise ValueError(f"expected k of at least 1, got {k}; ask for 10")
+            raise UserError(f"expected k of at least 1, got {k}; ask for 10")
         return self._library
 
     def _with(self, library: Library) -> Retriever:
@@ -424,7 +425,7 @@ def _ranked(hits: list[Hit]) -> list[Hit]:
 
 def _listed(strings: Sequence[str]) -> list[str]:
     if isinstance(strings, str):
-        raise ValueError(f"expected a list of strings, got one string; write [{strings[:40]!r}]")
+        raise UserError(f"expected a list of strings, got one string; write [{strings[:40]!r}]")
     if not len(strings):
-        raise ValueError("expected at least one string, got an empty list; give one or more")
+        raise UserError("expected at least one string, got an empty list; give one or more")
     return list(strings)

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from tmr_jax.data.workers import Arrays, Died, Worker
+from tmr_jax.types import UserError
 
 TASK = "tmr_jax.search.match:match_chunk"
 LIMIT = 2.0  # seconds for one question
@@ -23,7 +24,7 @@ CHUNK = 128  # molecules handed over at once: a twentieth of a second, if nothin
 LONGEST = 1_000  # characters of a pattern
 
 
-class TooSlow(ValueError):
+class TooSlow(UserError):
     """A pattern that not even the first molecules were searched for in time."""
 
 
@@ -72,7 +73,7 @@ class Matcher:
                     )
                 return Looked(np.concatenate(found), False, time.monotonic() - begun)
             if not answer["is_pattern"]:
-                raise ValueError(
+                raise UserError(
                     f"expected a SMARTS such as c1ccccc1N, got {smarts[:80]!r}, which RDKit cannot "
                     "read; mend it"
                 )
@@ -89,7 +90,7 @@ class Matcher:
 def check_pattern(smarts: str) -> None:
     """ValueError for what need not be handed to a process."""
     if not smarts.strip() or len(smarts) > LONGEST or not smarts.isprintable():
-        raise ValueError(
+        raise UserError(
             f"expected a SMARTS of 1 to {LONGEST:,} printable characters, got {len(smarts):,}: "
             f"{smarts[:40]!r}; shorten or mend it"
         )

@@ -20,6 +20,9 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from tmr_jax import cli
+from tmr_jax.types import UserError
+
 if TYPE_CHECKING:
     from tmr_jax.search.retriever import Retriever
     from tmr_jax.serve.engine import IndexSource, SearchEngine
@@ -62,23 +65,13 @@ class Arguments:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 after SIGTERM, 130 after Ctrl-C, 2 after an error of the user's.
+    """Exit status: 0 after SIGTERM, 130 after Ctrl-C, 3 while another process indexes the file;
+    else see `cli`."""
+    return cli.run("serve", _serve, arguments)
 
-    3 while another process makes the library of the file that is to be served.
-    """
-    from tmr_jax.data.lock import Locked
 
-    chosen = tyro.cli(
-        Arguments,
-        args=list(sys.argv[1:] if arguments is None else arguments),
-        prog="python -m tmr_jax.serve",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    try:
-        return serve(chosen)
-    except (ValueError, Locked) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3 if isinstance(error, Locked) else 2
+def _serve(args: list[str]) -> int:
+    return serve(cli.parse(Arguments, "serve", args, config=(tyro.conf.FlagCreatePairsOff,)))
 
 
 def serve(chosen: Arguments) -> int:
@@ -109,20 +102,20 @@ def check(chosen: Arguments, environment: Mapping[str, str]) -> str:
         token = _read_token(chosen.token_file)
     how = 'python -c "import secrets; print(secrets.token_urlsafe(32))" makes one'
     if token and (len(token) < LENGTH or len(set(token)) < DISTINCT or not token.isascii()):
-        raise ValueError(
+        raise UserError(
             f"expected a token of at least {LENGTH} random characters, got {len(token)} with "
             f"{len(set(token))} different ones; {how}"
         )
     if not token and (chosen.proxies or not is_loopback(chosen.host)):
         option = "--proxies" if chosen.proxies else f"--host {chosen.host}"
-        raise ValueError(
+        raise UserError(
             f"expected a token with {option}, which lets others in, got none; set {TOKEN} or "
             f"--token-file ({how}), or drop --host and --proxies"
         )
     if not 0 <= chosen.port <= 65_535:
-        raise ValueError(f"expected a port from 0 to 65535, got {chosen.port}; try 8000")
+        raise UserError(f"expected a port from 0 to 65535, got {chosen.port}; try 8000")
     if chosen.rate < 0 or chosen.proxies < 0 or chosen.queue < 1 or chosen.seconds <= 0:
-        raise ValueError(
+        raise UserError(
             "expected --rate and --proxies from 0, --queue from 1 and --seconds above 0, got "
             f"{chosen.rate:g}, {chosen.proxies}, {chosen.queue} and {chosen.seconds:g}; correct "
             "them"
@@ -134,9 +127,9 @@ def _read_token(path: Path) -> str:
     try:
         token = path.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"expected a token in {path}, got {error}; write one there") from error
+        raise UserError(f"expected a token in {path}, got {error}; write one there") from error
     if not token:
-        raise ValueError(f"expected a token in {path}, got an empty file; write one there")
+        raise UserError(f"expected a token in {path}, got an empty file; write one there")
     return token
 
 
@@ -144,7 +137,7 @@ def need_extra() -> None:
     """ValueError where the packages of the service are not installed."""
     for name in ("fastapi", "h11", "jinja2", "prometheus_client", "uvicorn"):
         if find_spec(name) is None:
-            raise ValueError(
+            raise UserError(
                 f"expected the packages of the extra 'serve', got none named {name}; "
                 "run pip install 'tmr-jax[serve]'"
             )

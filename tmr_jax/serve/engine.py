@@ -24,6 +24,7 @@ from tmr_jax.search.explain import Explanation
 from tmr_jax.search.retriever import Hit, Retriever
 from tmr_jax.serve.batcher import Batcher
 from tmr_jax.serve.schemas import MAX_EXPLAINED_ATOMS, MAX_EXPLAINED_WORDS
+from tmr_jax.types import UserError
 
 AT_ONCE, WINDOW = 64, 0.003  # queries that are encoded together, seconds to wait for them
 KEPT = 4096  # vectors of queries, drawings
@@ -266,7 +267,7 @@ def _check_size(text: str, atoms: int) -> None:
     """ValueError where a pair is more than is explained."""
     words = len(text.split())
     if words > MAX_EXPLAINED_WORDS or atoms > MAX_EXPLAINED_ATOMS:
-        raise ValueError(
+        raise UserError(
             f"expected at most {MAX_EXPLAINED_WORDS} words and {MAX_EXPLAINED_ATOMS} atoms to "
             f"explain, got {words:,} and {atoms:,}; shorten the text, or take a smaller molecule"
         )

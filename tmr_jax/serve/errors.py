@@ -8,6 +8,7 @@ from __future__ import annotations
 from tmr_jax.data.features.graph import BadMolecule
 from tmr_jax.index.schema import StoreFailed
 from tmr_jax.serve.schemas import MAX_HEAD
+from tmr_jax.types import UserError
 
 BAD_REQUEST = ("bad_request", "expected an HTTP/1.1 request, got something else; correct it")
 LARGE_HEADER = (
@@ -56,8 +57,7 @@ def refusal_of(error: BaseException) -> Refusal | None:
         return Unreadable()
     if isinstance(error, BadMolecule):
         return Refusal(422, "bad_smiles", str(error))
-    # Messages for users begin so everywhere in this package; others may reveal internals.
-    if isinstance(error, ValueError) and str(error).startswith("expected "):
+    if isinstance(error, UserError):  # the messages of others may reveal internals
         return Refusal(422, "invalid_request", str(error))
     return None
 

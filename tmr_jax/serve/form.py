@@ -16,6 +16,7 @@ from tmr_jax.index.schema import DESCRIPTIONS, MOLECULES
 from tmr_jax.search.filters import SWITCHES, parse_filter
 from tmr_jax.serve.engine import Question
 from tmr_jax.serve.schemas import MAX_K, MAX_SMARTS, MAX_TEXT, MAX_WORDS, check_spread
+from tmr_jax.types import UserError
 
 
 class Property(NamedTuple):
@@ -134,7 +135,7 @@ class Form:
         _check_length("a description or SMILES", self.asked, MAX_TEXT)
         _check_length("a pattern", self.substructure, MAX_SMARTS)
         if len(self.filters) > MAX_WORDS:
-            raise ValueError(f"expected at most {MAX_WORDS} filters, got more; drop some")
+            raise UserError(f"expected at most {MAX_WORDS} filters, got more; drop some")
         for name in (*self.groups, *self.without):
             if name not in GROUPS:  # parse_filter takes switches there, too
                 parse_filter([name, f"!{name}"])
@@ -181,7 +182,7 @@ def form_of(query: Iterable[tuple[str, str]], of: str = MOLECULES) -> Form:
 
 def _check_length(what: str, text: str, most: int) -> None:
     if len(text) > most:
-        raise ValueError(f"expected {what} of at most {most:,} characters, got {len(text):,}")
+        raise UserError(f"expected {what} of at most {most:,} characters, got {len(text):,}")
 
 
 def _number(what: str, text: str, least: float, most: float) -> float:
@@ -190,5 +191,5 @@ def _number(what: str, text: str, least: float, most: float) -> float:
     except ValueError:
         number = float("nan")
     if not least <= number <= most:
-        raise ValueError(f"expected {what} from {least:g} to {most:g}, got {text[:40]!r}; mend it")
+        raise UserError(f"expected {what} from {least:g} to {most:g}, got {text[:40]!r}; mend it")
     return number

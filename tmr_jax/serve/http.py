@@ -24,6 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tmr_jax.serve.errors import BAD_REQUEST, LARGE_HEADER, Refusal, body_of
 from tmr_jax.serve.schemas import MAX_HEAD
+from tmr_jax.types import UserError
 
 SLOW = 10.0  # seconds
 DRAIN = 9  # seconds that running requests have after SIGTERM
@@ -151,7 +152,7 @@ def serve_app(app: Any, host: str, port: int) -> int:
         except KeyboardInterrupt:
             return 130
         except SystemExit as end:  # uvicorn exits so where the address is taken
-            raise ValueError(
+            raise UserError(
                 f"expected to listen at {host}:{port}, got an error (above); choose another --port"
             ) from end
     # uvicorn raises nothing where the program was started with SIGINT ignored, in the background.

@@ -24,6 +24,7 @@ from tmr_jax.serve.engine import Answer, Drawing, Question, SearchEngine
 from tmr_jax.serve.errors import Refusal, refusal_of
 from tmr_jax.serve.form import ABOUT_SWITCHES, PROPERTIES, SHOWN, Form
 from tmr_jax.serve.schemas import MAX_EXPLAINED, MAX_EXPLAINED_WORDS, MAX_TEXT
+from tmr_jax.types import UserError
 
 EXAMPLES = (
     "an aromatic amine with chlorine",
@@ -130,9 +131,9 @@ class Page:
     async def explanation(self, text: str, smiles: str, headers: Mapping[str, str]) -> Response:
         """Words and atoms that a score comes from."""
         if not text or not smiles:
-            raise ValueError("expected a description and a SMILES, got less; give both")
+            raise UserError("expected a description and a SMILES, got less; give both")
         if len(text) > MAX_EXPLAINED or len(smiles) > MAX_TEXT:
-            raise ValueError(
+            raise UserError(
                 f"expected a description of at most {MAX_EXPLAINED:,} characters to explain, got "
                 f"{len(text):,}; shorten it"
             )

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tmr_jax.types import UserError
+
 MAX_BODY = 1_000_000  # bytes
 MAX_HEAD = 16_384  # bytes of request line and headers
 MAX_K, MAX_BATCH, MAX_TEXT, MAX_SMARTS, MAX_WORDS = 1000, 256, 10_000, 1000, 64
@@ -140,4 +142,4 @@ class ErrorResponse(BaseModel):
 def check_spread(k: int, spread: float) -> None:
     """ValueError where more hits are to be spread than there is time and memory for."""
     if spread and k > SPREAD_K:
-        raise ValueError(f"expected k of at most {SPREAD_K} with a spread, got {k}; drop one")
+        raise UserError(f"expected k of at most {SPREAD_K} with a spread, got {k}; drop one")

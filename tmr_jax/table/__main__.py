@@ -9,12 +9,10 @@ words go on from there. A row that cannot be run here says why, and the table go
 # Heavy imports wait inside the functions: a wrong word is said at once.
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -22,23 +20,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
-import tyro
-
+from tmr_jax import cli
+from tmr_jax.cli import Signals, Stopped
 from tmr_jax.config import Experiment, from_json, load_experiment
 from tmr_jax.data.files import write_text
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR
 from tmr_jax.models.rundir import CONFIG
 from tmr_jax.table.plan import Row, Table, load_table, slug
 from tmr_jax.table.results import Cost, Found, Line, lines
+from tmr_jax.types import UserError
 
 TRAIN = ("train",)
 COST = "cost.json"  # in a run: what its training and evaluations took
 EXCEPTION = re.compile(r"[\w.]+(Error|Exception): ")  # last line of a traceback
 POLL = 0.2  # seconds between looks at a program at work
-USER_ERROR = 2
 
 
 @dataclass(frozen=True)
@@ -49,14 +46,6 @@ class Arguments:
     """A table of experiments/tables/, e.g. smoke."""
     runs: Path | None = None
     """Where its runs are and are made; without it runs/tables/NAME, where the table goes."""
-
-
-class Stopped(Exception):
-    """A signal to end came in, and the program at work has ended; `number` is the signal's."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
 
 
 class Failed(Exception):
@@ -83,30 +72,20 @@ class Job(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0; 2 after an error of the user's; 130 and 143 after Ctrl-C and SIGTERM."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a path may hold what the locale cannot write
-            stream.reconfigure(errors="backslashreplace")
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    chosen = tyro.cli(Arguments, args=words, prog="python -m tmr_jax.table")
+    return cli.run("table", make, arguments, resumable=True)
+
+
+def make(args: list[str]) -> int:
+    chosen = cli.parse(Arguments, "table", args)
+    table, out = load_table(chosen.name), Path("runs/tables") / Path(chosen.name).stem
+    runs = chosen.runs or out
+    todo, outcome = jobs(table, runs), Outcome()
+    for job in todo:  # before the first of them takes its hours
+        check_start(job)
     try:
-        table, out = load_table(chosen.name), Path("runs/tables") / Path(chosen.name).stem
-        runs = chosen.runs or out
-        todo, outcome = jobs(table, runs), Outcome()
-        for job in todo:  # before the first of them takes its hours
-            check_start(job)
-        try:
-            run_jobs(todo, outcome)
-        except KeyboardInterrupt as interrupt:  # between two programs
-            raise Stopped(signal.SIGINT) from interrupt
-        finally:  # stopped, too: what is there already
-            write_table(table, collect(table, runs, outcome), out)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
-    except Stopped as stop:
-        print(f"stopped by {stop}; to go on: python -m tmr_jax.table {shlex.join(words)}")
-        return 128 + stop.number
+        run_jobs(todo, outcome)
+    finally:  # stopped, too: what is there already
+        write_table(table, collect(table, runs, outcome), out)
     return 0
 
 
@@ -192,7 +171,7 @@ def check_start(job: Job) -> None:
     if not name or not (start / CONFIG).is_file():
         return
     if "/" not in name and not _configured_as(start, load_experiment(name)):
-        raise ValueError(
+        raise UserError(
             f"expected the run of experiment {name} in {start}, which {job.run} starts with; got "
             "one of another configuration; move it aside, or name other runs with --runs"
         )
@@ -200,7 +179,7 @@ def check_start(job: Job) -> None:
         return
     began = json.loads(features.read_text(encoding="utf-8"))["weights"].get("start_sha256")
     if began != best_digest(start):
-        raise ValueError(
+        raise UserError(
             f"expected {job.run} to have begun with {start} as that is now; got one that began "
             "with other parameters; move it aside to train it again, or name other runs with --runs"
         )
@@ -313,7 +292,14 @@ def program(name: str, words: list[str], run: Path) -> Ended:
     """Runs python -m tmr_jax.NAME to its end; what it prints goes to a log beside the run."""
     run.parent.mkdir(parents=True, exist_ok=True)
     log, start = run.parent / f"{run.name}.log", time.monotonic()
-    with log.open("ab") as out, handed_on() as (came, hand_to):
+    children: list[subprocess.Popen] = []
+
+    def forward(number: int) -> None:
+        for child in children:
+            child.send_signal(number)
+
+    # Signals go to the program at work, which saves and ends.
+    with log.open("ab") as out, Signals() as signals, signals.deferred(forward):
         begin = out.seek(0, os.SEEK_END)
         # in a group of its own, so that Ctrl-C reaches it once: from us
         child = subprocess.Popen(
@@ -323,34 +309,12 @@ def program(name: str, words: list[str], run: Path) -> Ended:
             stderr=subprocess.STDOUT,
             process_group=0,
         )
-        hand_to(child)
+        children.append(child)
+        if signals.number:  # arrived while the program was being started
+            forward(signals.number)
         status, peak = wait(child)
     error = first_error(log, begin, status) if status else ""
-    return Ended(time.monotonic() - start, peak, max(came, default=0), error)
-
-
-@contextmanager
-def handed_on() -> Iterator[tuple[list[int], Callable[[subprocess.Popen], None]]]:
-    """Ctrl-C and SIGTERM go to the program at work, which saves and ends."""
-    came: list[int] = []
-    at_work: list[subprocess.Popen] = []
-
-    def hand(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-        for child in at_work:
-            child.send_signal(number)
-
-    def hand_to(child: subprocess.Popen) -> None:
-        at_work.append(child)
-        for number in came:  # while it was being started
-            child.send_signal(number)
-
-    before = {n: signal.signal(n, hand) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield came, hand_to
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return Ended(time.monotonic() - start, peak, signals.number, error)
 
 
 def wait(child: subprocess.Popen) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tmr_jax.config import EXPERIMENTS, did_you_mean, load_experiment
 from tmr_jax.eval.protocols import find
+from tmr_jax.types import UserError
 
 TABLES = EXPERIMENTS / "tables"
 PUBLISHED = "published"  # beside the tables: what papers printed
@@ -109,16 +110,16 @@ def load_table(name: str) -> Table:
     path = Path(name) if name.endswith(".py") else TABLES / f"{name}.py"
     known = sorted(p.stem for p in TABLES.glob("*.py") if p.stem not in ("__init__", PUBLISHED))
     if not path.is_file():
-        raise ValueError(f"unknown table {name!r}: {did_you_mean(name, known)}")
+        raise UserError(f"unknown table {name!r}: {did_you_mean(name, known)}")
     table = runpy.run_path(str(path)).get("TABLE")
     if table is None:
-        raise ValueError(f"expected a TABLE in {path}; got none; {did_you_mean(name, known)}")
+        raise UserError(f"expected a TABLE in {path}; got none; {did_you_mean(name, known)}")
     table = replace(table, rows=tuple(_with_protocol(row, path) for row in table.rows))
     labels = [row.label for row in table.rows]
     for claim in table.claims:
         for label in (claim.better, claim.worse):
             if labels.count(label) != 1:
-                raise ValueError(
+                raise UserError(
                     f"expected one row {label!r} for the claim {claim.text!r}; got "
                     f"{labels.count(label)} in {path}; name the rows of claims apart"
                 )
@@ -135,7 +136,7 @@ def _with_protocol(row: Row, path: Path) -> Row:
         own = final_protocol(load_experiment(row.experiment).data)
         return replace(row, protocol=find(row.protocol, own).name)
     except ValueError as error:
-        raise ValueError(f"row {row.label!r} of {path}: {error}") from error
+        raise UserError(f"row {row.label!r} of {path}: {error}") from error
 
 
 def published() -> dict[str, Any]:

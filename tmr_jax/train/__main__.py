@@ -10,7 +10,6 @@ keys a step uses are functions of (seed, step) alone.
 # Heavy imports wait inside the functions: a wrong word or a directory in use is said at once.
 from __future__ import annotations
 
-import io
 import json
 import os
 import shlex
@@ -24,9 +23,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
+from tmr_jax import cli
+from tmr_jax.cli import Signals
 from tmr_jax.config import Experiment, from_json, load_experiment, to_json
 from tmr_jax.data.files import write_text
-from tmr_jax.data.lock import Locked, hold
+from tmr_jax.data.lock import hold
 from tmr_jax.models.rundir import (
     GIT,
     LOCK,
@@ -35,7 +36,8 @@ from tmr_jax.models.rundir import (
     open_directory,
     settle_config,
 )
-from tmr_jax.train.loop import Loop, NotFinite, Plan, Signals, Stopped, several
+from tmr_jax.train.loop import Loop, Plan, several
+from tmr_jax.types import UserError
 
 if TYPE_CHECKING:
     from tmr_jax.data.datasets.table import Report
@@ -46,8 +48,6 @@ if TYPE_CHECKING:
     from tmr_jax.train.two_stage import FeatureSet
     from tmr_jax.train.validation import Validation
     from tmr_jax.types import Pair, Pool
-
-NOT_FINITE, USER_ERROR, IN_USE = 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -64,29 +64,18 @@ class Arguments:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a path may hold what the locale cannot write
-            stream.reconfigure(errors="backslashreplace")
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    again = f"python -m tmr_jax.train {shlex.join(w for w in words if w != '--fresh')}"
-    try:
-        chosen = parse(words)
-        if not _leads():
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the program lives
-        run = chosen.run or Path("runs") / chosen.config.name
-        with Signals() as signals:
-            train(chosen.config, run, chosen.fresh, signals)
-        print(f"evaluate it: python -m tmr_jax.eval --run {shlex.quote(str(run))}")
-        return 0
-    except Locked as error:
-        return _fail(error, IN_USE)
-    except ValueError as error:
-        return _fail(error, USER_ERROR)
-    except NotFinite as error:
-        return _fail(error, NOT_FINITE)
-    except Stopped as stop:
-        print(f"stopped by {stop}; to go on: {again}", flush=True)
-        return 128 + stop.number
+    return cli.run("train", start, arguments, resumable=True)
+
+
+def start(args: list[str]) -> int:
+    chosen = parse(args)
+    if not _leads():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the program ends
+    run = chosen.run or Path("runs") / chosen.config.name
+    with Signals() as signals:
+        train(chosen.config, run, chosen.fresh, signals)
+    print(f"evaluate it: python -m tmr_jax.eval --run {shlex.quote(str(run))}")
+    return 0
 
 
 def _leads() -> bool:
@@ -98,30 +87,25 @@ def _leads() -> bool:
     return join_processes()
 
 
-def _fail(error: Exception, status: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return status
-
-
 def parse(words: list[str]) -> Arguments:
     """The arguments on top of the experiment they name. Exits 2 on an unknown option.
 
     Raises ValueError for an unknown experiment.
     """
-    default = Arguments(exp=tyro.MISSING)
+    default = None
     for i, word in enumerate(words):
         name = words[i + 1] if word == "--exp" and i + 1 < len(words) else ""
         name = word.removeprefix("--exp=") if word.startswith("--exp=") else name
         if name:
             default = Arguments(exp=name, config=load_experiment(name))
-    return tyro.cli(Arguments, args=words, default=default, prog="python -m tmr_jax.train")
+    return cli.parse(Arguments, "train", words, default)
 
 
 def train(config: Experiment, run: Path, fresh: bool, signals: Signals) -> None:
     """Trains an experiment in a directory, or goes on with it. Errors: see the module's head."""
     second_stage = config.train.start and config.train.freeze == "none"
     if config.train.word_dropout and not second_stage:
-        raise ValueError(
+        raise UserError(
             "expected --train.start, and no --train.freeze, beside --train.word-dropout, which is "
             "of the second of two stages; got another plan; in one stage say "
             "--model.text.word-dropout"
@@ -311,7 +295,7 @@ def _started(start: str, run: Path, signals: Signals) -> Path:
     if finished(beside):
         return beside
     if "/" in start:
-        raise ValueError(
+        raise UserError(
             f"expected a finished run in {start} (--train.start); got none; train it to its end, "
             "or name an experiment, which is then trained first"
         )

@@ -25,7 +25,7 @@ from tmr_jax.data.tables import (
 from tmr_jax.models.encode import Encoder, distinct, sequence_keys
 from tmr_jax.models.run import TrainedModel, load_run, load_text_encoder, new_model
 from tmr_jax.models.text_cache import States
-from tmr_jax.types import Batch, Pair, TextBatch
+from tmr_jax.types import Batch, Pair, TextBatch, UserError
 
 
 class TrainingSet(NamedTuple):
@@ -78,7 +78,7 @@ def model_and_dataset(
     )
     rows = [rows[i] for i in kept]
     if not rows:
-        raise ValueError(
+        raise UserError(
             f"expected training pairs; got {len(pairs)} pairs of other splits or with molecules "
             "that were refused; look at validation.json in the run directory"
         )
@@ -109,12 +109,12 @@ def _composition(config: Experiment, text: TextTable, smiles: list[str]) -> Comp
     train = config.train
     packed = train.texts == "packed"
     if packed and train.alike > 1:
-        raise ValueError(
+        raise UserError(
             "expected --train.texts buckets with --train.alike, which makes batches of similar "
             "lengths; got packed; choose one of the two"
         )
     if packed and train.freeze == "text":
-        raise ValueError(
+        raise UserError(
             "expected --train.texts buckets with --train.freeze text, whose states are stored text "
             "by text and not packed; got packed; leave --train.texts out"
         )
@@ -155,7 +155,7 @@ def started_text(model: TrainedModel, start: Path) -> tuple[TrainedModel, dict[s
     before, params, checkpoint = load_run(start)
     ours, theirs = ((m.bert, m.tokenizer.sha256) for m in (model, before))
     if ours != theirs:
-        raise ValueError(
+        raise UserError(
             f"expected the text encoder and tokenizer of {start} (--train.start); got others in "
             f"the experiment, {model.config.model.text.source}; take both from one source"
         )

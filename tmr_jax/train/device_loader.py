@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Int
 from tmr_jax.data.batching import Shapes, motif_counts, smallest_level
 from tmr_jax.data.packing import pack
 from tmr_jax.data.tables import MolTable, TextTable
-from tmr_jax.types import Batch, Graphs, MolBatch, PackedText
+from tmr_jax.types import Batch, Graphs, MolBatch, PackedText, UserError
 
 
 class Tables(NamedTuple):
@@ -65,7 +65,7 @@ def tables_of(
     assert mol.nodes.dtype.itemsize <= 4, "morgan1 identifiers go through apply_vocabulary first"
     longest = max(len(text.tokens), len(mol.nodes), len(mol.edges))
     if longest > np.iinfo(np.int32).max:
-        raise ValueError(
+        raise UserError(
             f"expected tables of fewer than 2**31 rows on the device; got {longest:,}; "
             "train on fewer pairs, or with --train.texts buckets"
         )

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tmr_jax.cli import Signals, Stopped
 from tmr_jax.config import Experiment
 from tmr_jax.data.files import write_text
+from tmr_jax.types import CommandFailed
 
 if TYPE_CHECKING:
     from tmr_jax.models.checkpoint import Checkpoints, NoCheckpoints
@@ -42,67 +39,13 @@ MEASURES = ("hits@1", "mrr", *(f"{tier}/mrr" for tier in TIERS))
 SHOWN = ("alpha", *(f"{side}/{measure}" for side in ("t2m", "m2t") for measure in MEASURES))
 
 
-class Stopped(Exception):
-    """A signal to end came in; `number` is the signal's."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
-
-
-class NotFinite(Exception):
+class NotFinite(CommandFailed):
     """Too many steps in a row had no finite loss or gradient."""
 
 
 def several() -> bool:
     """Whether this is one of several processes that train together."""
     return any(os.environ.get(name) for name in ("JAX_COORDINATOR_ADDRESS", "TMR_JAX_CLUSTER"))
-
-
-class Signals:
-    """Ctrl-C and SIGTERM: they end the program at once, but inside `deferred` after the step."""
-
-    def __init__(self) -> None:
-        self._deferred = False
-        self._number = 0
-
-    def __enter__(self) -> Signals:
-        self._before = {n: signal.signal(n, self._came) for n in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _came(self, number: int, frame: FrameType | None) -> None:
-        if self._number:
-            # Of two that wait Python handles the lower number first, Ctrl-C before SIGTERM, in
-            # whatever order they came: whoever sent SIGTERM is to read that it was obeyed.
-            self._number = max(self._number, number)
-            print("still saving; a moment", file=sys.stderr, flush=True)
-            return
-        self._number = number
-        if not self._deferred:
-            raise Stopped(number)
-        print(f"{signal.Signals(number).name}: ending after this step", file=sys.stderr, flush=True)
-
-    @contextmanager
-    def deferred(self) -> Iterator[None]:
-        self._deferred = True
-        try:
-            yield
-        finally:
-            self._deferred = False
-
-    def share(self, any_process: Callable[[bool], bool]) -> None:
-        """What came to one of several processes came to all; they call it together."""
-        if any_process(bool(self._number)) and not self._number:
-            self._number = signal.SIGTERM
-
-    def check(self, _: int = 0) -> None:
-        """Raises Stopped if a signal came meanwhile."""
-        if self._number:
-            raise Stopped(self._number)
 
 
 class Plan:

@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Key
 
 from tmr_jax.models.state import STATISTICS, variables
-from tmr_jax.types import Batch, EncodedBatch
+from tmr_jax.types import Batch, EncodedBatch, UserError
 
 AXIS = "data"
 How = Literal["jit", "pmap"]
@@ -58,13 +58,13 @@ def spread_over(devices: Sequence[Any], how: How, batch_size: int, chunk: int = 
     """
     count = len(devices)
     if batch_size % count:
-        raise ValueError(
+        raise UserError(
             f"expected a --train.batch-size that {count} devices share evenly; got {batch_size}; "
             "make it a multiple, or show jax fewer devices"
         )
     share = batch_size // count
     if chunk < 0 or (chunk and share % chunk):
-        raise ValueError(
+        raise UserError(
             f"expected a --train.chunk that the {share} pairs of a device are a multiple of; got "
             f"{chunk}; 0 encodes them all at once"
         )
@@ -174,7 +174,7 @@ def join_processes() -> bool:
         return True
     if address is not None:
         if count is None or number is None:
-            raise ValueError(
+            raise UserError(
                 f"expected {names[1]} and {names[2]} beside {names[0]}; got {count} and {number}; "
                 "set all three, a number of its own for each process"
             )

@@ -28,7 +28,7 @@ from tmr_jax.eval.rerank_steps import padded
 from tmr_jax.models.encode import Encoder, unit
 from tmr_jax.models.run import TrainedModel, load_model, refines, with_config
 from tmr_jax.models.state import joined
-from tmr_jax.types import EncodedBatch, MolOut, Pair, Side, TextOut
+from tmr_jax.types import EncodedBatch, MolOut, Pair, Side, TextOut, UserError
 
 
 class FeatureSet(NamedTuple):
@@ -89,7 +89,7 @@ def assemble_for_generator(
     from tmr_jax.models.state import parameters_sha256
 
     if config.train.texts == "packed":
-        raise ValueError(
+        raise UserError(
             "expected --train.texts buckets in the second of two stages, which reads words as "
             "vectors; got packed; say it in the experiment of the first stage alone"
         )
@@ -99,7 +99,7 @@ def assemble_for_generator(
     origin = {"start": f"{start}, step {step}", "start_sha256": parameters_sha256(params)}
     assembly = with_config(before, config, before.weights | origin)
     if not refines(assembly.model):
-        raise ValueError(
+        raise UserError(
             f"expected a model with a generator for --train.start; got {config.model.name}; "
             "set --model.name difftmr"
         )
@@ -144,7 +144,7 @@ def with_dropout(texts: Sequence[str], share: float, seed: int) -> list[str]:
     Errors: ValueError for a share that is not from 0 to below 1.
     """
     if not 0 <= share < 1:
-        raise ValueError(
+        raise UserError(
             f"expected a share of words from 0 to below 1 as --train.word-dropout; got {share}"
         )
     if not share:
@@ -174,7 +174,7 @@ def _check_same_encoder(ours: Experiment, theirs: Experiment, start: Path) -> No
     )
     wrong = [name for name in here if here[name] != there[name]]
     if wrong:
-        raise ValueError(
+        raise UserError(
             f"expected the encoder of {start}; got another {' and '.join(wrong)} in the "
             "experiment; derive both from one configuration, or train the encoder again"
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tmr_jax.data import download as files
 from tmr_jax.data.datasets import table
-from tmr_jax.types import Pair
+from tmr_jax.types import Pair, UserError
 
 MOLT5 = (
     "https://raw.githubusercontent.com/blender-nlp/MolT5/"
@@ -138,7 +138,7 @@ def parts(version: str) -> list[files.Part]:
 
 def _check(version: str) -> None:
     if version not in VERSIONS:
-        raise ValueError(
+        raise UserError(
             f"expected a version of chebi20 out of {', '.join(VERSIONS)}; got {version!r}; "
             "set --data.version"
         )

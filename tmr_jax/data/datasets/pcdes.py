@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tmr_jax.data import download as files
 from tmr_jax.data.datasets import table
-from tmr_jax.types import Pair
+from tmr_jax.types import Pair, UserError
 
 KVPLM = (
     "https://raw.githubusercontent.com/thunlp/KV-PLM/83f6292f559fef4a17e179c9611c8e84a9d31905/Ret/"
@@ -95,7 +95,7 @@ def split_of(line: int) -> str:
 
 def _check(protocol: str) -> None:
     if protocol not in PROTOCOLS:
-        raise ValueError(
+        raise UserError(
             f"expected a protocol of pcdes out of {', '.join(PROTOCOLS)}; got {protocol!r}; "
             "set --data.version"
         )

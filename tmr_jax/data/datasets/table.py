@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from tmr_jax.data.files import write_text
-from tmr_jax.types import Pair
+from tmr_jax.types import Pair, UserError
 
 if TYPE_CHECKING:
     from tmr_jax.config import TableConfig
@@ -101,7 +101,7 @@ def load(config: TableConfig, seed: int) -> tuple[list[Pair], Report]:
     report = Report(source=config.path)
     pairs = list(stream(config, seed, report))
     if not pairs:
-        raise ValueError(
+        raise UserError(
             f"expected at least one usable row in {config.path}; got none of {report.rows:,} "
             f"(refused: {report.refused}, left out by the filter: {report.dropped:,}); "
             "look at the examples: "
@@ -125,7 +125,7 @@ def stream(config: TableConfig, seed: int, report: Report) -> Iterator[Pair]:
     A pair's split under `split="scaffold"` is "train" here: that split needs all the molecules.
     """
     if config.split == "column" and not config.split_column:
-        raise ValueError(
+        raise UserError(
             "expected the name of the column that holds train/validation/test; got none; "
             "set --data.table.split-column, or --data.table.split random"
         )
@@ -194,14 +194,14 @@ def read(path: str | Path, columns: Sequence[str]) -> Iterator[Cells]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(
+        raise UserError(
             f"expected a table file at '{path}'; got {'a folder' if path.is_dir() else 'nothing'}; "
             "set --data.table.path to a .csv, .tsv, .parquet or .sdf file (or one of them .gz)"
         )
     kind = path.name.lower().removesuffix(".gz").rsplit(".", 1)[-1]
     reader = READERS.get(kind)
     if reader is None:
-        raise ValueError(
+        raise UserError(
             f"expected a .csv, .tsv, .txt, .parquet or .sdf file (or one of them .gz); "
             f"got {path.name}; rename or convert it"
         )
@@ -240,14 +240,14 @@ class _Unpacked(io.RawIOBase):
         try:
             chunk = self._gzip.read(len(buffer))
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(
+            raise UserError(
                 f"expected a whole gzip file at {self._path}; got a damaged one ({error}); "
                 "copy or download it again"
             ) from error
         self._out += len(chunk)
         grown = self._out > max(EXPANSION_FLOOR, EXPANSION * self._packed)
         if grown or self._out > EXPANSION_LIMIT:
-            raise ValueError(
+            raise UserError(
                 f"expected {self._path} ({self._packed:,} bytes) to unpack to at most "
                 f"{EXPANSION} times its size; got more than {self._out:,} bytes; "
                 "if it is meant to be so, unpack it yourself and give the plain file"
@@ -264,7 +264,7 @@ class _Unpacked(io.RawIOBase):
 def _as_text(raw: BinaryIO, path: str | Path) -> io.TextIOWrapper:
     start = raw.peek(4)[:4] if hasattr(raw, "peek") else b""  # type: ignore[attr-defined]
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"expected {path} in UTF-8; got UTF-16; save it as UTF-8 (CSV UTF-8)")
+        raise UserError(f"expected {path} in UTF-8; got UTF-16; save it as UTF-8 (CSV UTF-8)")
     # bytes that are not UTF-8 become lone surrogates, so that only their row is refused
     return io.TextIOWrapper(raw, "utf-8-sig", errors="surrogateescape", newline="\n")
 
@@ -348,12 +348,12 @@ def _places(names: list[str], columns: list[str], path: Path) -> list[int]:
         if names.count(column) == 1:
             continue
         if column in names:
-            raise ValueError(
+            raise UserError(
                 f"expected one column {column!r} in {path}; got {names.count(column)}; "
                 "rename the others"
             )
         shown = ", ".join(repr(name[:40]) for name in names[:20]) or "an empty file"
-        raise ValueError(
+        raise UserError(
             f"expected a column {column!r} in the header of {path}; got {shown}; "
             f"{_nearest(column, names)}(set --data.table.text, .smiles, .id, ... to your names; "
             "a file without a header line needs one)"
@@ -375,23 +375,33 @@ def _read_parquet(path: Path, columns: list[str]) -> Iterator[Cells]:
         try:
             table = pq.ParquetFile(file)
         except pa.ArrowInvalid as error:
-            raise ValueError(
+            raise UserError(
                 f"expected a Parquet file at {path}; got {error}; write it again"
             ) from error
         _places(table.schema_arrow.names, columns, path)
         groups = range(table.num_row_groups)
         largest = max((table.metadata.row_group(g).total_byte_size for g in groups), default=0)
         if largest > MAX_ROW_GROUP:
-            raise ValueError(
+            raise UserError(
                 f"expected row groups of at most {MAX_ROW_GROUP:,} bytes in {path}; "
                 f"got {largest:,}; write it again with smaller row groups"
             )
         number = 0
-        for batch in table.iter_batches(batch_size=1024, columns=list(dict.fromkeys(columns))):
+        for batch in _batches(path, table, list(dict.fromkeys(columns))):
             for row in zip(*(batch.column(c).to_pylist() for c in columns), strict=True):
                 number += 1
                 cells = ["" if value is None else str(value) for value in row]
                 yield _pick(number, cells, list(range(len(cells))), len(cells))
+
+
+def _batches(path: Path, table: Any, columns: list[str]) -> Iterator[Any]:
+    """Record batches of a `pyarrow.parquet.ParquetFile`."""
+    import pyarrow as pa
+
+    try:
+        yield from table.iter_batches(batch_size=1024, columns=columns)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"expected whole pages in {path}; got {error}; write it again") from error
 
 
 def _seekable(path: Path) -> BinaryIO:

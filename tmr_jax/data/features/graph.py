@@ -22,7 +22,7 @@ from tmr_jax.data.features.atoms import (
     morgan1_identifiers,
 )
 from tmr_jax.data.features.motifs import brics_motifs, number_by_first
-from tmr_jax.types import MolFeatures
+from tmr_jax.types import MolFeatures, UserError
 
 # Limits are checked before anything whose time grows faster than the molecule. The largest of
 # ChEBI-20 and PCdes: 1,598 characters, 574 atoms, 63 rings.
@@ -45,7 +45,7 @@ _ADVICE = {
 }
 
 
-class BadMolecule(ValueError):
+class BadMolecule(UserError):
     """A SMILES that is refused; `reason` is a short code, one of a fixed list."""
 
     def __init__(self, reason: str, smiles: str):

@@ -15,6 +15,7 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from tmr_jax.data.files import write_text
+from tmr_jax.types import UserError
 
 # Descriptions of ChEBI-20, PCdes and PubChem end below 10,000 characters; a megabyte need not be
 # tokenised to be cut to 512 tokens.
@@ -33,7 +34,7 @@ def clean_text(text: str) -> str:
         text = "".join(_visible(c) for c in text)
     text = " ".join(text.split())
     if not text:
-        raise ValueError(
+        raise UserError(
             "expected a description with at least one visible character, got an empty text; "
             "write what the molecule is or leave the row out"
         )
@@ -64,7 +65,7 @@ class Tokenizer:
         The closing special token survives the cut. Raises ValueError for an empty text.
         """
         if max_tokens <= self._special:
-            raise ValueError(
+            raise UserError(
                 f"expected max_tokens above the {self._special} special tokens, "
                 f"got {max_tokens}; give 64 or more"
             )
@@ -120,7 +121,7 @@ def _row(text: str, i: int) -> str:
     try:
         return clean_text(text)
     except ValueError as error:
-        raise ValueError(f"text {i}: {error}") from None
+        raise UserError(f"text {i}: {error}") from None
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -133,7 +134,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     names = ("tokenizer.json", "vocab.txt", "vocab.txt.gz")
     found = [path / name for name in names if (path / name).is_file()] if path.is_dir() else [path]
     if not found or not found[0].is_file():
-        raise ValueError(
+        raise UserError(
             f"expected {' or '.join(names)} in {path}, found none; "
             "give the folder of a BERT's tokenizer or the file itself"
         )
@@ -145,7 +146,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             return Tokenizer(tokenizers.Tokenizer.from_str(text))
         return Tokenizer(_word_pieces(text.split("\n"), file.parent / "tokenizer_config.json"))
     except Exception as error:  # the tokenizers library raises bare Exception
-        raise ValueError(
+        raise UserError(
             f"expected a tokenizer.json or a list of word pieces in {file}, got {error}; "
             "download the file again"
         ) from error

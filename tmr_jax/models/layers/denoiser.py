@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from tmr_jax.models.layers.levels import NOWHERE, SHARPNESS, levels_kl
+from tmr_jax.types import UserError
 
 OFFSET = 0.008  # of the cosine schedule (3.2)
 MAX_BETA = 0.999
@@ -40,7 +41,7 @@ def alpha_bar(steps: int) -> Float[np.ndarray, " S1"]:
 def visited(steps: int, samples: int) -> tuple[int, ...]:
     """The steps that a sampler of `samples` <= T steps visits, from T down (A1.6)."""
     if not 1 <= samples <= steps:
-        raise ValueError(
+        raise UserError(
             f"expected 1 to {steps} sampling steps, as many as were trained at most; got {samples}"
         )
     return tuple(sorted({round(k) for k in np.linspace(steps, 1, samples)}, reverse=True))

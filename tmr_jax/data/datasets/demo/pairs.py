@@ -15,7 +15,7 @@ from rdkit import Chem, rdBase
 from tmr_jax.data.datasets.demo.facts import compute_facts
 from tmr_jax.data.datasets.demo.molecules import NCI_SHARE, enumerated_molecules, nci_molecules
 from tmr_jax.data.datasets.demo.text import LABEL, Draw, describe
-from tmr_jax.types import Pair
+from tmr_jax.types import Pair, UserError
 
 __all__ = ["LABEL", "demo_pairs"]
 
@@ -32,7 +32,7 @@ def demo_pairs(train: int, validation: int, test: int, seed: int) -> list[Pair]:
     """
     if min(train, validation, test) < 0:
         got = f"{train}, {validation}, {test}"
-        raise ValueError(
+        raise UserError(
             f"expected demo sizes of at least 0; got {got}; set data.demo.train, .validation, .test"
         )
     return list(_pairs(train, validation, test, seed))
