@@ -47,7 +47,10 @@ def of(folder: str, names: str) -> tuple[str, ...]:
 LAYERS_OF_MODELS = ("models/layers/", "models/pretrained.py")
 MODELS = of("models", "__init__ build difftmr dual_encoder memory_bank")
 RANKING = (
-    *of("eval", "baseline calibration count device_rank metrics protocols rank rerank_steps twins"),
+    *of(
+        "eval",
+        "baseline calibration count device_rank geometry metrics protocols rank rerank_steps",
+    ),
 )
 ENGINES = of("index", "exact lance milvus open scan schema")
 STEPS = (
@@ -92,7 +95,8 @@ HOMES = {
     "transformers": set(),
     # Only who serves needs them: they are an extra.
     **{name: {"serve/"} for name in ("fastapi", "starlette", "pydantic", "prometheus_client")},
-    **{name: {"serve/"} for name in ("h11", "jinja2", "markupsafe")},
+    "h11": {"serve/"},
+    **{name: {"eval/report/", "serve/", "table/"} for name in ("jinja2", "markupsafe")},
     "uvicorn": {"serve/http.py"},
 }
 NEVER_IMPORTED = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib", "torch"}

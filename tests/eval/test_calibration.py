@@ -3,20 +3,7 @@
 import numpy as np
 import pytest
 
-from tmr_jax.eval.calibration import (
-    BINS,
-    EDGES,
-    alignment,
-    auroc,
-    confidence,
-    ece,
-    modality_gap,
-    ood_scores,
-    reliability,
-    similarities,
-    temperature,
-    uniformity,
-)
+from tmr_jax.eval.calibration import BINS, confidence, ece, reliability, temperature
 from tmr_jax.models.encode import unit
 
 AXES = np.eye(3, dtype=np.float32)
@@ -30,50 +17,6 @@ def on_circle(*degrees):
 def random_rows(count, dim, seed):
     rows = np.random.default_rng(seed).normal(size=(count, dim))
     return unit(rows.astype(np.float32))
-
-
-def test_ood_score_is_the_mean_of_the_nearest():
-    known = on_circle(0, 60, 90)
-    query = on_circle(0, 180)
-    assert ood_scores(query, known, 1) == pytest.approx([0.0, 1.0], abs=1e-6)
-    assert ood_scores(query, known, 2) == pytest.approx([1 - 0.75, 1 + 0.25], abs=1e-6)
-    every = [1 - 1.5 / 3, 1 + 1.5 / 3]
-    assert ood_scores(query, known, 3) == pytest.approx(every, abs=1e-6)
-    assert ood_scores(query, known, 99) == pytest.approx(every, abs=1e-6)
-
-
-def test_ood_scores_are_of_each_query_alone():
-    query, known = random_rows(600, 8, 0), random_rows(50, 8, 1)
-    found = ood_scores(query, known, 5)
-    nearest = np.sort(query @ known.T, axis=1)[:, -5:]
-    assert found == pytest.approx(1 - nearest.mean(1), abs=1e-6)
-    assert ood_scores(query[300:301], known, 5) == pytest.approx(found[300:301], abs=1e-7)
-
-
-@pytest.mark.parametrize(("rows", "neighbours"), [(0, 1), (3, 0)])
-def test_ood_scores_need_something_known(rows, neighbours):
-    with pytest.raises(ValueError, match="expected reference rows"):
-        ood_scores(AXES, AXES[:rows], neighbours)
-
-
-def test_auroc_by_hand():
-    # Couples: 2 > 1, 2 = 2, 3 > 1, 3 > 2, and 1.5 > 1, 1.5 < 2.
-    assert auroc(np.array([1.0, 2.0]), np.array([2.0, 3.0, 1.5])) == pytest.approx(4.5 / 6)
-    assert auroc(np.array([0.0, 1.0]), np.array([2.0])) == 1.0
-    assert auroc(np.array([2.0]), np.array([0.0, 1.0])) == 0.0
-    assert auroc(np.array([1.0, 1.0]), np.array([1.0])) == 0.5
-
-
-def test_auroc_is_the_share_of_couples():
-    random = np.random.default_rng(0)
-    low, high = random.integers(0, 9, 40), random.integers(3, 12, 70)
-    couples = (high[:, None] > low) + 0.5 * (high[:, None] == low)
-    assert auroc(low.astype(float), high.astype(float)) == pytest.approx(couples.mean())
-
-
-def test_auroc_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="scores of both kinds"):
-        auroc(np.zeros(0), np.ones(3))
 
 
 def test_confidence_is_the_softmax_of_the_best():
@@ -131,54 +74,3 @@ def test_bins_close_on_the_right_and_none_is_lost():
 
 def test_ece_takes_shares_of_twins():
     assert ece(np.array([0.5, 0.5]), np.array([0.5, 0.5])) == 0.0
-
-
-def test_alignment_and_gap_by_hand():
-    text, mol = AXES[[0, 0]], AXES[[0, 1]]
-    assert alignment(text, mol) == pytest.approx((0 + 2) / 2)
-    assert modality_gap(text, mol) == pytest.approx(np.sqrt(0.25 + 0.25))
-    assert alignment(AXES, -AXES) == pytest.approx(4.0)
-    assert modality_gap(AXES[:1], -AXES[:1]) == pytest.approx(2.0)
-
-
-def test_uniformity_by_hand():
-    assert uniformity(AXES) == pytest.approx(-4.0)  # all couples at squared distance 2
-    assert uniformity(AXES[[0, 0, 0]]) == pytest.approx(0.0, abs=1e-6)
-    # Couples at squared distances 0, 2 and 2
-    by_hand = np.log((1 + 2 * np.exp(-4.0)) / 3)
-    assert uniformity(AXES[[0, 0, 1]]) == pytest.approx(by_hand)
-
-
-def test_uniformity_of_many_rows_is_that_of_all_couples():
-    rows = random_rows(700, 5, 3)
-    first, second = np.triu_indices(700, 1)
-    apart = np.square(rows[first] - rows[second]).sum(1)
-    assert uniformity(rows) == pytest.approx(np.log(np.exp(-2 * apart).mean()), rel=1e-5)
-
-
-def test_uniformity_of_one_row_is_refused():
-    with pytest.raises(ValueError, match="at least 2 rows"):
-        uniformity(AXES[:1])
-
-
-def test_similarities_count_partners_and_strangers():
-    text, mol = on_circle(0, 90), on_circle(10, 180)
-    right, wrong = similarities(text, mol, np.arange(2), np.arange(2))
-    assert right.sum() == 2 and wrong.sum() == 2
-
-    def filled(counts):
-        return [(float(EDGES[i]), float(EDGES[i + 1])) for i in np.flatnonzero(counts)]
-
-    cosines = np.cos(np.deg2rad([90, 10])), np.cos(np.deg2rad([180, 80]))
-    for bins, values in zip((filled(right), filled(wrong)), cosines, strict=True):
-        assert all(any(low <= v + 1e-6 <= high + 2e-6 for low, high in bins) for v in values)
-        assert len(bins) == 2
-
-
-def test_equal_texts_and_equal_molecules_are_no_strangers():
-    rows, alone = random_rows(600, 4, 0), np.arange(600)
-    twins = alone.copy()
-    twins[599] = 0
-    for groups in ((twins, alone), (alone, twins)):
-        right, wrong = similarities(rows, rows, *groups)
-        assert right.sum() == 600 and wrong.sum() == 600 * 599 - 2

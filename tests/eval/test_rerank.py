@@ -17,10 +17,11 @@ from tmr_jax.cli import Signals, Stopped
 from tmr_jax.config import HdanConfig, RefineConfig, load_experiment
 from tmr_jax.data.pools import load_pool
 from tmr_jax.eval.__main__ import main
+from tmr_jax.eval.alpha import choose_alpha, keep_alpha, read_alpha
 from tmr_jax.eval.evaluate import chosen_alpha, evaluate
 from tmr_jax.eval.leakage import data_seen
 from tmr_jax.eval.pools import encode_pools
-from tmr_jax.eval.rerank import choose_alpha, keep_alpha, read_alpha, take
+from tmr_jax.eval.rerank import take
 from tmr_jax.eval.restore import open_run
 from tmr_jax.models.checkpoint import restore_params
 from tmr_jax.models.difftmr import DiffTMR
@@ -87,7 +88,7 @@ def test_other_sizes_may_be_evaluated_and_leave_the_choice_of_the_run_alone(join
     kept = (joint / "refine.json").read_bytes()
     sizes = ("steps", "2", "samples", "0", "candidates", "4")
     words = [f"--refine.{w}" if w.isalpha() else w for w in sizes]
-    assert main(["--run", str(joint), *words]) == 0
+    assert main(["--run", str(joint), "--verbose", *words]) == 0
     assert "F 0, K 4, S 2, R 1" in " ".join(capsys.readouterr().out.split())
     assert (joint / "refine.json").read_bytes() == kept
     told = json.loads((joint / "results.json").read_text())["scores"]

@@ -12,15 +12,8 @@ from tests.models.layers.test_denoiser import for_reference
 from tmr_jax.config import GraphEncoderConfig, HdanConfig, TaprConfig
 from tmr_jax.eval import rerank_steps as module
 from tmr_jax.eval.rank import rank
-from tmr_jax.eval.rerank_steps import (
-    QUERIES,
-    Refined,
-    Settings,
-    levels,
-    rank_refined,
-    recall,
-    refine,
-)
+from tmr_jax.eval.rerank import levels, rank_refined, recall
+from tmr_jax.eval.rerank_steps import QUERIES, Refined, Settings, refine
 from tmr_jax.models.difftmr import DiffTMR
 from tmr_jax.models.encode import unit
 from tmr_jax.models.layers.bert import BertConfig

@@ -4,18 +4,10 @@ import numpy as np
 import pytest
 
 from tmr_jax.data.features.variety import Cabinet, scaffold
+from tmr_jax.eval.analysis import agreement, entropy, first_items, uncertainty, variety
 from tmr_jax.eval.rerank import Lists
 from tmr_jax.eval.rerank_steps import Refined
-from tmr_jax.eval.subgroups import (
-    agreement,
-    entropy,
-    first_items,
-    roles,
-    sliced,
-    slices,
-    uncertainty,
-    variety,
-)
+from tmr_jax.eval.subgroups import roles, sliced, slices
 from tmr_jax.types import Ranking
 
 WON = np.array([[3, 1], [3, 2], [3, 1], [3, 7]])  # four draws of two queries

@@ -15,7 +15,7 @@ from rdkit import Chem
 import tmr_jax
 from tmr_jax.cli import main as tmr
 from tmr_jax.data.lock import hold
-from tmr_jax.eval.ood import Known, keep_known
+from tmr_jax.eval.ood import OodDetector, save_detector
 from tmr_jax.index.exact import MANIFEST
 from tmr_jax.search.__main__ import main, page
 from tmr_jax.search.export import Answer, cell, printable, to_sdf
@@ -249,7 +249,7 @@ def test_a_query_unlike_the_validation_texts_is_said(
     shutil.copytree(tiny_run, run)
     retriever = tmr_jax.load(run)
     rows = retriever.encode_text(["an acid", "a salt"])
-    keep_known(run, retriever.checkpoint.sha256, Known(rows, 1, 1e-4))
+    save_detector(run, retriever.checkpoint.sha256, OodDetector(rows, 1, 1e-4))
     (tmp_path / "my.smi").write_text("CCO\n")
     words = ["--run", str(run), "--library", str(tmp_path / "my.smi"), "-k", "1"]
     assert main([*words, "an acid", "a metal"]) == 0

@@ -15,7 +15,7 @@ import pytest
 
 import tmr_jax
 from tmr_jax.data import molecules
-from tmr_jax.eval.ood import Known, keep_known
+from tmr_jax.eval.ood import OodDetector, save_detector
 from tmr_jax.index import build as index_build
 from tmr_jax.models.encode import ANSWERS, QUESTIONS
 from tmr_jax.search.filters import parse_filter
@@ -342,13 +342,13 @@ def test_strange_texts_are_told_by_what_eval_has_kept(
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     rows = retriever.encode_text(["an acid", "a salt"])
-    keep_known(run, retriever.checkpoint.sha256, Known(rows, 1, 1e-4))
+    save_detector(run, retriever.checkpoint.sha256, OodDetector(rows, 1, 1e-4))
     again = tmr_jax.load(run)
     other = retriever.encode_text(["a metal"])
     assert again.are_unlike(np.concatenate([rows, other])).tolist() == [False, False, True]
     assert again.is_unlike("an acid") is False and again.is_unlike("a metal") is True
     assert again.with_library(["CCO"]).is_unlike("a metal") is True
-    keep_known(run, "0" * 64, Known(rows, 1, 1e-4))  # of another checkpoint
+    save_detector(run, "0" * 64, OodDetector(rows, 1, 1e-4))  # of another checkpoint
     assert tmr_jax.load(run).is_unlike("an acid") is None
     (run / "known.npz").write_bytes(b"PK")
     with pytest.raises(ValueError, match="evaluate the run again"):

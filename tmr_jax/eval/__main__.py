@@ -19,21 +19,23 @@ from tmr_jax.config import DataConfig, RefineConfig
 
 @dataclass(frozen=True)
 class Arguments:
-    """What an evaluation may be told; all else is in the run directory."""
+    """Command-line arguments; everything else is in the run directory."""
 
     run: Path
-    """Directory that training wrote, e.g. runs/quickstart."""
+    """Run directory, e.g. runs/quickstart."""
     protocol: tuple[str, ...] = ()
-    """What to rank, e.g. chebi20-molt5/test-split, inbatch-64 or "ood/open->pcdes"; none: what the
-    run's configuration names."""
+    """Pools to rank, e.g. chebi20-molt5/test-split, inbatch-64 or "ood/open->pcdes"; the default
+    is what the run's configuration names."""
     which: Literal["best", "newest"] = "best"
-    """Checkpoint: the best on validation, or the newest."""
+    """Which checkpoint: the best on validation, or the newest."""
     draws: int = 0
-    """Refine the text queries so many times with other noise, to see how sure the model is."""
+    """Rerank the text queries this many times with other noise, to measure the uncertainty."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Where table and demo pools come from; the default is the run's own data."""
+    """Data of the table and demo pools; the default is the run's own data."""
     refine: RefineConfig = field(default_factory=RefineConfig)
-    """Sizes of the second stage; the default is the run's own, and search keeps to those."""
+    """Sizes of the second stage; the default is the run's own, which search always uses."""
+    verbose: bool = False
+    """Print intervals and facts of every score, OOD scores, calibration and subgroups, too."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,11 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _evaluate(args: list[str]) -> int:
     chosen = parse(args)
     from tmr_jax.eval.evaluate import evaluate
-    from tmr_jax.eval.score_lines import print_table
+    from tmr_jax.eval.terminal import print_scores
 
     command = f"python -m tmr_jax.eval {shlex.join(args)}"
-    told = {"command": command, "draws": chosen.draws, "refine": chosen.refine}
-    print_table(evaluate(chosen.run, chosen.protocol, chosen.which, chosen.data, **told))
+    more = {"command": command, "draws": chosen.draws, "refine": chosen.refine}
+    results = evaluate(chosen.run, chosen.protocol, chosen.which, chosen.data, **more)
+    print_scores(results, chosen.verbose)
     return 0
 
 

@@ -59,7 +59,7 @@ def right_ones(target: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarra
 
 
 def score_chunks(
-    query: Float[np.ndarray, "Q D"], candidate: Float[np.ndarray, "C D"], chunk: int
+    query: Float[np.ndarray, "Q D"], candidate: Float[np.ndarray, "C D"], chunk: int = 256
 ) -> Iterator[tuple[int, Float[np.ndarray, "q C"]]]:
     """Yield (first query, its chunk of scores); the array is reused by the next chunk.
 

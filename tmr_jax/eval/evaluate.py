@@ -18,15 +18,21 @@ from tmr_jax.config import DataConfig, Experiment, RefineConfig, did_you_mean, f
 from tmr_jax.data.features.text import load_tokenizer
 from tmr_jax.data.files import write_text
 from tmr_jax.data.pools import load_pool, validation_protocol
+from tmr_jax.eval.alpha import choose_alpha, keep_alpha, read_alpha
+from tmr_jax.eval.analysis import analyse_pool
+from tmr_jax.eval.diagnostics import companions, diagnose, fit, unrelated_sentences
 from tmr_jax.eval.leakage import Checked, check, check_data, data_seen, own_test
 from tmr_jax.eval.metrics import per_query
-from tmr_jax.eval.ood import Sides, companions, fit, keep_known, trust_of
-from tmr_jax.eval.pools import declared_pool, encode_pools, in_whole_batches
+from tmr_jax.eval.ood import save_detector
+from tmr_jax.eval.pools import EncodedPool, declared_pool, encode_pools, in_whole_batches
 from tmr_jax.eval.protocols import PAIR, Protocol, find
-from tmr_jax.eval.rerank import Lists, Refiner, choose_alpha, keep_alpha, read_alpha, settings_of
-from tmr_jax.eval.rerank_steps import Direction
-from tmr_jax.eval.restore import Restored, Which, open_run, watched
-from tmr_jax.eval.score_lines import labels, score_record
+from tmr_jax.eval.records import labels, score_record
+from tmr_jax.eval.report.examples import choose_examples
+from tmr_jax.eval.report.history import read_history
+from tmr_jax.eval.report.page import page
+from tmr_jax.eval.report.worked_query import WorkedQuery, worked_query
+from tmr_jax.eval.rerank import Refiner, refined_lists, settings_of
+from tmr_jax.eval.restore import Restored, Which, open_run
 from tmr_jax.eval.scores import (
     Score,
     asked,
@@ -35,12 +41,11 @@ from tmr_jax.eval.scores import (
     score_sides,
     with_clean,
 )
-from tmr_jax.eval.subgroups import Known, analyse_pool, known_of
-from tmr_jax.models.encode import Encoded
+from tmr_jax.eval.subgroups import Known, known_of
 from tmr_jax.models.run import TOKENIZER
 from tmr_jax.models.rundir import describe_code
 from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
-from tmr_jax.types import Pool, UserError
+from tmr_jax.types import UserError
 
 
 class Told(NamedTuple):
@@ -133,7 +138,7 @@ def evaluate(
 def measure(
     model: Restored,
     protocol: Protocol,
-    whole: Sides,
+    whole: EncodedPool,
     checked: Checked,
     refused: int,
     told: Told,
@@ -164,12 +169,9 @@ def write_results(
     scores: list[Score],
     model: Restored,
     first: Protocol,
-    sides: Sides,
+    sides: EncodedPool,
 ) -> None:
     """ranks.json, results.json and report.html; the report's examples are of the first protocol."""
-    from tmr_jax.eval.report.examples import choose_examples
-    from tmr_jax.eval.report.page import page, read_history
-
     own = [s for s in scores if s.scorer == "model" and s.right == PAIR]
     named = {", ".join(filter(None, (s.protocol, s.direction, s.tier))): s for s in own}
     ranks = {name: per_query(s.ranking)["mr"].round(2).tolist() for name, s in named.items()}
@@ -179,7 +181,7 @@ def write_results(
     rankings = {n: s.ranking for n, s in named.items() if s.tier in ("", "det", "fused")}
     # An example shows the best of the whole pool.
     examples = [] if first.batch else choose_examples(*sides, scores, told.config.train.seed)
-    worked = work_out(told, sides, model.refiner) if model.refiner is not None else ""
+    worked = work_out(told, sides, model.refiner) if model.refiner is not None else None
     history = read_history(run / "metrics.jsonl")
     write_text(run / "report.html", page(results, rankings, examples, history, worked))
 
@@ -193,21 +195,19 @@ def default_protocols(config: Experiment) -> tuple[str, ...]:
 
 
 def trust_records(
-    model: Restored, run: Path, tested: list[Sides], beside: list[Sides]
+    model: Restored, run: Path, tested: list[EncodedPool], beside: list[EncodedPool]
 ) -> list[dict[str, Any]]:
     """Can the answers be trusted? `beside`: the validation pool, then other data sets'; nothing
     for a run without validation pairs. What a search needs of it is kept in the run directory."""
-    from tmr_jax.eval.unrelated import SENTENCES
-
     if not beside:
         return []
     own, *others = beside
-    strange = model.texts(list(SENTENCES)).rows
+    strange = model.texts(unrelated_sentences()).rows
     fitted = fit(own, strange)
     if fitted is None:
         return []
-    keep_known(run, model.checkpoint["sha256"], fitted.search)
-    found = (trust_of(s, fitted, others, strange, model.temperature) for s in tested)
+    save_detector(run, model.checkpoint["sha256"], fitted.detector)
+    found = (diagnose(s, fitted, others, strange, model.temperature) for s in tested)
     return [record for record in found if record is not None]
 
 
@@ -227,24 +227,11 @@ def chosen_alpha(run: Path, config: Experiment, model: Restored) -> float:
     return choice.alpha
 
 
-def refined_lists(pool: Pool, text: Encoded, mol: Encoded, refiner: Refiner) -> dict[str, Lists]:
-    """The second stage of both directions, where the pool has queries on that side."""
-    found: dict[str, Lists] = {}
-    sides: dict[Direction, np.ndarray] = {"t2m": pool.text_target, "m2t": pool.mol_target}
-    for direction, target in sides.items():
-        if asks := int((target >= 0).sum()):
-            with watched(f"refining {pool.protocol}, {direction}", asks) as watch:
-                found[direction] = refiner.lists(text, mol, direction, target, watch)
-    return found
-
-
-def work_out(told: Told, sides: Sides, refiner: Refiner) -> str:
+def work_out(told: Told, sides: EncodedPool, refiner: Refiner) -> WorkedQuery | None:
     """One text query of the pool, drawn by the seed, for the report."""
-    from tmr_jax.eval.report.worked_query import worked_query
-
     asks = np.flatnonzero(sides.pool.text_target >= 0)
     if not len(asks):
-        return ""
+        return None
     query = int(np.random.default_rng(told.config.train.seed).choice(asks))
     tokenizer = load_tokenizer(told.run / TOKENIZER)
     words = tokenizer.pieces(sides.pool.texts[query], told.config.features.max_tokens)

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from tmr_jax.config import DataConfig
 from tmr_jax.data.pools import check_complete, load_pool
-from tmr_jax.eval.ood import Sides
 from tmr_jax.eval.protocols import Protocol
+from tmr_jax.eval.rerank_steps import Direction
 from tmr_jax.eval.restore import Restored
 from tmr_jax.models.encode import Encoded
 from tmr_jax.types import Pool, UserError
+
+
+class EncodedPool(NamedTuple):
+    """A pool with the embeddings of its texts and molecules."""
+
+    pool: Pool
+    text: Encoded
+    mol: Encoded
+
+    def text_queries(self) -> np.ndarray:
+        """Indices of the texts that are queries."""
+        return np.flatnonzero(self.pool.text_target >= 0)
+
+    def queries(self, direction: Direction) -> tuple[np.ndarray, Encoded, np.ndarray]:
+        """Rows of the queries, the candidates, and the target of each query among them."""
+        query, candidate, target = self.text, self.mol, self.pool.text_target
+        if direction == "m2t":
+            query, candidate, target = self.mol, self.text, self.pool.mol_target
+        rows = np.flatnonzero(target >= 0)
+        return query.rows[rows], candidate, target[rows]
 
 
 def declared_pool(protocol: Protocol, data: DataConfig) -> Pool:
@@ -20,7 +42,7 @@ def declared_pool(protocol: Protocol, data: DataConfig) -> Pool:
     return pool._replace(protocol=protocol.name)
 
 
-def encode_pools(model: Restored, pools: list[Pool]) -> tuple[list[Sides], dict[str, int]]:
+def encode_pools(model: Restored, pools: list[Pool]) -> tuple[list[EncodedPool], dict[str, int]]:
     """Texts and molecules of all pools, each distinct string handed to the encoder once.
 
     Molecules that the featuriser refuses leave the pool with their texts; the last value says how
@@ -34,7 +56,7 @@ def encode_pools(model: Restored, pools: list[Pool]) -> tuple[list[Sides], dict[
     described = model.texts(texts)
     row = {text: i for i, text in enumerate(texts)}
     sides = [
-        Sides(
+        EncodedPool(
             pool,
             _take(described, [row[t] for t in pool.texts]),
             _take(encoded, [place[s] for s in pool.smiles]),

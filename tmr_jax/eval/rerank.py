@@ -1,35 +1,29 @@
-"""A trained second stage at work on a pool: refined lists, ranks by tier, and the choice of alpha.
+"""Reranking of a pool by a model's second stage: shortlists, and the ranks of every stage.
 
-alpha, the weight of the denoiser's answer beside the similarity, is chosen on the validation pool
-and nowhere else (MODELS.md A1.7); a run keeps it in refine.json with the checkpoint it belongs to.
+The stages are `det` (cosine), `tapr` (perturbation), `fused` (perturbation and denoiser) and `x0`
+(denoiser), see docs/papers.md#inference.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from tmr_jax.config import Experiment
-from tmr_jax.data.files import write_text
+from tmr_jax.data.progress import progress_of
 from tmr_jax.data.tables import take_ranges
-from tmr_jax.eval.metrics import metrics
+from tmr_jax.eval.count import score_chunks
 from tmr_jax.eval.rank import rank
 from tmr_jax.eval.rerank_steps import (
-    ALPHAS,
-    TIERS,
     Direction,
     Refined,
     Settings,
-    levels,
     perturbed,
-    rank_refined,
-    recall,
     refine,
     refine_one,
     word_weights,
@@ -39,9 +33,9 @@ from tmr_jax.models.encode import Encoded, unit
 from tmr_jax.models.layers.denoiser import visited
 from tmr_jax.models.run import TrainedModel
 from tmr_jax.models.state import variables
-from tmr_jax.types import Ranking, Side, UserError
+from tmr_jax.types import Pool, Ranking, Side, UserError
 
-REFINE = "refine.json"
+TIERS = ("tapr", "fused", "x0")  # after det, which is the cosine
 
 
 def settings_of(config: Experiment) -> Settings:
@@ -81,13 +75,6 @@ class Lists(NamedTuple):
     def recall(self) -> tuple[float, float]:
         """Share of targets on the shortlist, and among those that are denoised."""
         return recall(self.refined, self.target)
-
-
-def rank_distinct(lists: Lists) -> Ranking:
-    """Ranks by cosine over the pool that the lists are from, equal inputs level."""
-    group = np.repeat(np.arange(len(lists.count)), lists.count)
-    first = np.cumsum(lists.count) - lists.count
-    return rank(lists.query, lists.candidate[group], first[lists.target], group)
 
 
 @functools.lru_cache(maxsize=16)
@@ -154,6 +141,17 @@ class Refiner:
         return word_weights(self._apply, self.params, text)
 
 
+def refined_lists(pool: Pool, text: Encoded, mol: Encoded, refiner: Refiner) -> dict[str, Lists]:
+    """The second stage of both directions, where the pool has queries on that side."""
+    found: dict[str, Lists] = {}
+    sides: dict[Direction, np.ndarray] = {"t2m": pool.text_target, "m2t": pool.mol_target}
+    for direction, target in sides.items():
+        if asks := int((target >= 0).sum()):
+            with progress_of(f"refining {pool.protocol}, {direction}", asks) as watch:
+                found[direction] = refiner.lists(text, mol, direction, target, watch)
+    return found
+
+
 def take(side: Side | None, items: np.ndarray) -> Side:
     """The items of a side, in that order."""
     assert side is not None, "encode with parts"
@@ -161,47 +159,75 @@ def take(side: Side | None, items: np.ndarray) -> Side:
     return Side(side.pooled[items], side.parts[parts], offsets, side.key[items])
 
 
-class Choice(NamedTuple):
-    """The alpha with the best MRR of `fused`, mean of the directions, and all that were tried."""
-
-    alpha: float
-    mrr: dict[str, float]  # by alpha
+# Ranks of the stages
 
 
-def choose_alpha(lists: Iterable[Lists]) -> Choice:
-    """On lists of the validation pool, one or both directions."""
-    sides = list(lists)
-    tried = {
-        str(alpha): float(np.mean([metrics(one.ranking("fused", alpha))["mrr"] for one in sides]))
-        for alpha in ALPHAS
-    }
-    return Choice(max(ALPHAS, key=lambda alpha: tried[str(alpha)]), tried)
+def levels(refined: Refined, tier: str, alpha: float = 0.0) -> Int[np.ndarray, "Q K1"]:
+    """Places of the shortlisted candidates as numbers: higher is better, equal is level.
 
-
-def tier_scores(lists: dict[str, Lists], choice: Choice) -> dict[str, float]:
-    """`t2m/fused/hits@1` ... of every tier, `alpha`, the recalls, and `mrr` of the fused tier."""
-    found = {"alpha": choice.alpha, "mrr": choice.mrr[str(choice.alpha)]}
-    for direction, one in lists.items():
-        for tier in ("det", *TIERS):
-            scored = metrics(one.ranking(tier, choice.alpha))
-            found |= {f"{direction}/{tier}/{name}": value for name, value in scored.items()}
-        listed, head = one.recall()
-        found |= {f"{direction}/recall/shortlist": listed, f"{direction}/recall/denoised": head}
+    `tapr`: all by s1. `fused`: the denoised head by s1 + alpha X0_hat, then the rest by s1. `x0`:
+    the head by X0_hat and, where that is equal, by s1; then the rest by s1 (A1.7). A candidate
+    cannot leave its tier, however large alpha is.
+    """
+    s1 = refined.perturbed.astype(np.float64)
+    head = refined.clean.shape[1]
+    first, second = s1.copy(), np.zeros_like(s1)
+    in_head = np.zeros(s1.shape, bool)
+    if tier != "tapr":
+        in_head[:, :head] = True
+        first[:, :head] = refined.clean
+        second[:, :head] = s1[:, :head]
+        if tier == "fused":
+            first[:, :head] = s1[:, :head] + alpha * refined.clean
+            second[:, :head] = 0
+    keys = np.stack([second, first, in_head])  # the last one counts most
+    order = np.lexsort(keys, axis=1)
+    ordered = np.take_along_axis(keys, order[None], 2)
+    steps = (ordered[:, :, 1:] != ordered[:, :, :-1]).any(0).cumsum(1)
+    found = np.zeros(s1.shape, np.int64)
+    np.put_along_axis(found, order[:, 1:], steps, 1)
     return found
 
 
-def read_alpha(run: Path, checkpoint: str) -> float | None:
-    """alpha as it was chosen for this checkpoint (its SHA-256), or None."""
-    kept = _choices(run).get(checkpoint)
-    return None if kept is None else kept["alpha"]
+def rank_refined(
+    refined: Refined,
+    level: Int[np.ndarray, "Q K1"],
+    query: Float[np.ndarray, "Q D"],
+    candidate: Float[np.ndarray, "n D"],
+    target: Int[np.ndarray, " Q"],
+    count: Int[np.ndarray, " n"],
+) -> Ranking:
+    """Ranks where the shortlist comes first, by level, and then the rest of the pool by cosine.
+
+    `candidate` are unit rows of distinct inputs, `count[c]` the candidates of the pool that have
+    input c, `target[i]` the input that is right for query i.
+    """
+    greater, equal = np.zeros(len(query), np.int64), np.zeros(len(query), np.int64)
+    held = count[refined.item]  # [Q, K1]
+    right = refined.item == target[:, None]
+    listed = right.any(1)
+    mine = np.where(right, level, -1).max(1, keepdims=True)
+    greater[listed] = np.where(level > mine, held, 0).sum(1)[listed]
+    equal[listed] = np.where(level == mine, held, 0).sum(1)[listed] - 1
+    rest = np.flatnonzero(~listed)
+    for start, scores in score_chunks(query[rest], candidate, 256):
+        rows = rest[start : start + len(scores)]
+        own = np.take_along_axis(scores, target[rows, None], 1)
+        weight = np.repeat(count[None], len(rows), 0)
+        np.put_along_axis(weight, refined.item[rows], 0, 1)
+        greater[rows] = held[rows].sum(1) + np.where(scores > own, weight, 0).sum(1)
+        equal[rows] = np.where(scores == own, weight, 0).sum(1) - 1
+    return Ranking(greater, equal, int(count.sum()))
 
 
-def keep_alpha(run: Path, checkpoint: str, protocol: str, choice: Choice) -> None:
-    """Beside those of other checkpoints: with what was tried, and on which pool."""
-    kept = _choices(run) | {checkpoint: {"chosen_on": protocol, **choice._asdict()}}
-    write_text(run / REFINE, json.dumps(kept, indent=2) + "\n")
+def rank_distinct(lists: Lists) -> Ranking:
+    """Ranks by cosine over the pool that the lists are from, equal inputs level."""
+    group = np.repeat(np.arange(len(lists.count)), lists.count)
+    first = np.cumsum(lists.count) - lists.count
+    return rank(lists.query, lists.candidate[group], first[lists.target], group)
 
 
-def _choices(run: Path) -> dict[str, Any]:
-    path = run / REFINE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def recall(refined: Refined, target: Int[np.ndarray, " Q"]) -> tuple[float, float]:
+    """Share of queries whose target is on the shortlist, and in its denoised head."""
+    right = refined.item == target[:, None]
+    return float(right.any(1).mean()), float(right[:, : refined.clean.shape[1]].any(1).mean())

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from tmr_jax.eval.count import score_chunks
 from tmr_jax.models.encode import unit
-from tmr_jax.types import Ranking, Side
+from tmr_jax.types import Side
 
 Direction = Literal["t2m", "m2t"]
 QUERIES = 16  # at once on a CPU at most
@@ -404,73 +404,3 @@ def _reconstruct(apply, direction, steps, params, query, candidates, local, ask_
 
     arrays = (query, candidates, local, jax.vmap(drawn)(side))
     return apply(params, direction, *arrays, steps, method="reconstruct")
-
-
-# Ranks by tiers
-
-TIERS = ("tapr", "fused", "x0")  # and "det", which needs nothing of this file
-ALPHAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-
-
-def levels(refined: Refined, tier: str, alpha: float = 0.0) -> Int[np.ndarray, "Q K1"]:
-    """Places of the shortlisted candidates as numbers: higher is better, equal is level.
-
-    `tapr`: all by s1. `fused`: the denoised head by s1 + alpha X0_hat, then the rest by s1. `x0`:
-    the head by X0_hat and, where that is equal, by s1; then the rest by s1 (A1.7). A candidate
-    cannot leave its tier, however large alpha is.
-    """
-    s1 = refined.perturbed.astype(np.float64)
-    head = refined.clean.shape[1]
-    first, second = s1.copy(), np.zeros_like(s1)
-    in_head = np.zeros(s1.shape, bool)
-    if tier != "tapr":
-        in_head[:, :head] = True
-        first[:, :head] = refined.clean
-        second[:, :head] = s1[:, :head]
-        if tier == "fused":
-            first[:, :head] = s1[:, :head] + alpha * refined.clean
-            second[:, :head] = 0
-    keys = np.stack([second, first, in_head])  # the last one counts most
-    order = np.lexsort(keys, axis=1)
-    ordered = np.take_along_axis(keys, order[None], 2)
-    steps = (ordered[:, :, 1:] != ordered[:, :, :-1]).any(0).cumsum(1)
-    found = np.zeros(s1.shape, np.int64)
-    np.put_along_axis(found, order[:, 1:], steps, 1)
-    return found
-
-
-def rank_refined(
-    refined: Refined,
-    level: Int[np.ndarray, "Q K1"],
-    query: Float[np.ndarray, "Q D"],
-    candidate: Float[np.ndarray, "n D"],
-    target: Int[np.ndarray, " Q"],
-    count: Int[np.ndarray, " n"],
-) -> Ranking:
-    """Ranks where the shortlist comes first, by level, and then the rest of the pool by cosine.
-
-    `candidate` are unit rows of distinct inputs, `count[c]` the candidates of the pool that have
-    input c, `target[i]` the input that is right for query i.
-    """
-    greater, equal = np.zeros(len(query), np.int64), np.zeros(len(query), np.int64)
-    held = count[refined.item]  # [Q, K1]
-    right = refined.item == target[:, None]
-    listed = right.any(1)
-    mine = np.where(right, level, -1).max(1, keepdims=True)
-    greater[listed] = np.where(level > mine, held, 0).sum(1)[listed]
-    equal[listed] = np.where(level == mine, held, 0).sum(1)[listed] - 1
-    rest = np.flatnonzero(~listed)
-    for start, scores in score_chunks(query[rest], candidate, 256):
-        rows = rest[start : start + len(scores)]
-        own = np.take_along_axis(scores, target[rows, None], 1)
-        weight = np.repeat(count[None], len(rows), 0)
-        np.put_along_axis(weight, refined.item[rows], 0, 1)
-        greater[rows] = held[rows].sum(1) + np.where(scores > own, weight, 0).sum(1)
-        equal[rows] = np.where(scores == own, weight, 0).sum(1) - 1
-    return Ranking(greater, equal, int(count.sum()))
-
-
-def recall(refined: Refined, target: Int[np.ndarray, " Q"]) -> tuple[float, float]:
-    """Share of queries whose target is on the shortlist, and in its denoised head."""
-    right = refined.item == target[:, None]
-    return float(right.any(1).mean()), float(right[:, : refined.clean.shape[1]].any(1).mean())

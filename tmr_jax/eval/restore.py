@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,9 +12,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from tmr_jax.config import RefineConfig
-from tmr_jax.eval.ood import trained_temperature
+from tmr_jax.data.progress import progress_of
 from tmr_jax.eval.rerank import Refiner, settings_of
 from tmr_jax.eval.slots import bank_record, has_slots
+from tmr_jax.models.dual_encoder import MAX_LOG_SCALE
 from tmr_jax.models.encode import Encoded, Encoder
 from tmr_jax.models.run import TrainedModel, load_run, refines
 from tmr_jax.types import Side
@@ -50,11 +51,11 @@ def restored(assembly: TrainedModel, params: Any, checkpoint: dict[str, Any]) ->
     encoder = Encoder(assembly, params, parts=refines(assembly.model) or slots is not None)
 
     def texts(strings: list[str]) -> Encoded:
-        with watched("encoding texts", len(strings)) as watch:
+        with progress_of("encoding texts", len(strings)) as watch:
             return encoder.texts(strings, watch)
 
     def molecules(smiles: list[str]) -> tuple[Encoded, np.ndarray]:
-        with watched("encoding molecules", len(smiles)) as watch:
+        with progress_of("encoding molecules", len(smiles)) as watch:
             rows, kept, _ = encoder.molecules(smiles, watch)
         return rows, kept
 
@@ -65,21 +66,8 @@ def restored(assembly: TrainedModel, params: Any, checkpoint: dict[str, Any]) ->
     return Restored(checkpoint, texts, molecules, refiner, temperature, slots)
 
 
-@contextmanager
-def watched(what: str, count: int) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task(what, total=count)
-
-    def watch(done: int) -> None:
-        bar.start()  # only now: features that are computed first have a bar of their own
-        bar.update(task, completed=done)
-
-    try:
-        yield watch
-        watch(count)  # equal inputs were encoded once
-    finally:
-        bar.stop()
+def trained_temperature(params: Any) -> float | None:
+    """The temperature that training divided the cosines by; None for a loss without a scale."""
+    if "log_scale" not in params:
+        return None
+    return math.exp(-min(float(params["log_scale"]), MAX_LOG_SCALE))

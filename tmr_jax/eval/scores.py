@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from tmr_jax.config import DataConfig
 from tmr_jax.data.features.text import Tokenizer, load_tokenizer
@@ -22,9 +23,8 @@ from tmr_jax.eval.count import count, score_chunks
 from tmr_jax.eval.leakage import have_twin
 from tmr_jax.eval.metrics import of_rows
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR, rank_within, within
-from tmr_jax.eval.rerank import TIERS, Lists, Refiner
-from tmr_jax.eval.rerank_steps import Direction, levels
-from tmr_jax.eval.twins import Ceiling, ceiling
+from tmr_jax.eval.rerank import TIERS, Lists, Refiner, levels
+from tmr_jax.eval.rerank_steps import Direction
 from tmr_jax.models.encode import Encoded, distinct
 from tmr_jax.types import Pool, Ranking
 
@@ -49,6 +49,14 @@ class Asked(NamedTuple):
     labels: np.ndarray  # int64 [2, C], equal where texts, or molecules, are the same
     molecule: np.ndarray  # int64 [Q], the molecule of the query's own pair
     batch: int  # candidates of a query; 0: all
+
+
+class Ceiling(NamedTuple):
+    """What the best possible ranking of this pool can reach with this input."""
+
+    twins: float  # mean number of other candidates with the target's input
+    queries_with_twin: float  # share of queries
+    hits1: float  # mean of 1 / (1 + twins): the highest expected Hits@1
 
 
 class Score(NamedTuple):
@@ -235,3 +243,16 @@ def identity_labels(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
     mol_key[:] = np.unique(keys, return_inverse=True)[1]
     mol_label[has], text_key[own[has]] = text_label[own[has]], mol_key[has]
     return np.stack([text_label, text_key]), np.stack([mol_label, mol_key])
+
+
+def twin_counts(
+    group: Int[np.ndarray, " C"], target: Int[np.ndarray, " Q"]
+) -> Int[np.ndarray, " Q"]:
+    """For each query, how many candidates other than its target have the target's model input."""
+    return np.bincount(group)[group[target]] - 1
+
+
+def ceiling(group: Int[np.ndarray, " C"], target: Int[np.ndarray, " Q"]) -> Ceiling:
+    """The twin ceiling of a pool; `group` is equal where two candidates are the same input."""
+    twins = twin_counts(group, target)
+    return Ceiling(float(twins.mean()), float((twins > 0).mean()), float((1 / (1 + twins)).mean()))

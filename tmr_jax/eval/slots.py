@@ -1,7 +1,7 @@
-"""What training made of a memory bank: how far its slots moved, and how selectively each reads.
+"""Memory slots after training: how far each moved, how selectively it attends, which are dead.
 
-In: a run's model and the encoded pool of an evaluation, with words and atoms. Out: the record of
-`tmr_jax.eval.ood.slot_record`. The bank's start follows from the run's seed and is made again.
+In: a run's model and an encoded pool, with words and atoms. Out: a record for results.json. The
+initial bank is computed again from the run's seed.
 """
 
 # pyright: reportArgumentType=false
@@ -17,7 +17,6 @@ from jaxtyping import Float
 
 from tmr_jax.data.batching import declare_shapes, make_batch
 from tmr_jax.data.tables import apply_vocabulary, molecule_table, text_table
-from tmr_jax.eval.ood import slot_record
 from tmr_jax.eval.rerank_steps import padded
 from tmr_jax.models.run import TrainedModel, init_params
 from tmr_jax.models.state import variables
@@ -25,6 +24,7 @@ from tmr_jax.types import Side
 
 ITEMS = 500  # of each modality, evenly out of the pool: a mean to one part in a hundred
 CHUNK = 50
+MOVED, SHARP = 0.01, 0.01  # a dead slot is below both, see `slot_record`
 
 
 def has_slots(assembly: TrainedModel) -> bool:
@@ -73,3 +73,33 @@ def slot_sharpness(assembly: TrainedModel, params: Any, side: Side) -> Float[np.
         index, mask = padded(side.offsets, items[start : start + CHUNK])
         found.append(np.asarray(read(side.parts[index], mask)))
     return np.concatenate(found).mean(0, dtype=np.float64)
+
+
+def slot_record(
+    start: Float[np.ndarray, "M D"],
+    end: Float[np.ndarray, "M D"],
+    sharpness: Float[np.ndarray, " M"],
+) -> dict[str, Any]:
+    """How far training moved each slot, and how selectively it attends to words and atoms.
+
+    Inputs: the bank before and after training; `sharpness` is `slot_sharpness`: 0 for even
+    attention, 1 for attention to a single word or atom.
+
+    A slot is dead if it moved at most 1 % as far as the median slot and attends evenly within 1 %:
+    it has learned nothing, and its output is the plain mean. One sign alone is not enough: a slot
+    may start well, and a slot that moved may have learned the mean.
+    """
+    moved = np.linalg.norm(end - start, axis=1)
+    norms = np.linalg.norm(start, axis=1), np.linalg.norm(end, axis=1)
+    length = norms[0] * norms[1]
+    dot = (start * end).sum(1)
+    dead = (moved <= MOVED * np.median(moved)) & (sharpness < SHARP)
+    return {
+        "moved": moved.tolist(),
+        "norm_start": norms[0].tolist(),
+        "norm_end": norms[1].tolist(),
+        # The first slot starts as a row of zeros, which has no direction.
+        "cosine": [float(d / n) if n else None for d, n in zip(dot, length, strict=True)],
+        "sharpness": sharpness.tolist(),
+        "dead": np.flatnonzero(dead).tolist(),
+    }

@@ -18,9 +18,10 @@ from jaxtyping import Bool, Float
 from tmr_jax.config import Experiment
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.data.features.fingerprint import tanimoto
-from tmr_jax.eval.ood import Known, read_known
-from tmr_jax.eval.rerank import Refiner, read_alpha, settings_of
-from tmr_jax.eval.rerank_steps import Direction, levels
+from tmr_jax.eval.alpha import read_alpha
+from tmr_jax.eval.ood import OodDetector, read_detector
+from tmr_jax.eval.rerank import Refiner, levels, settings_of
+from tmr_jax.eval.rerank_steps import Direction
 from tmr_jax.index.build import Model
 from tmr_jax.index.library import Account, Library, Listed, first_parents, listed, open_library
 from tmr_jax.index.schema import DESCRIPTIONS, Filter
@@ -70,7 +71,7 @@ def load(run: str | Path, which: Literal["best", "newest"] = "best") -> Retrieve
     use_compile_cache(cache_folder())
     assembly, params, checkpoint = load_run(run, which)
     alpha = read_alpha(Path(run), checkpoint.sha256)
-    known = read_known(Path(run), checkpoint.sha256)
+    known = read_detector(Path(run), checkpoint.sha256)
     return Retriever(assembly, params, checkpoint, alpha=alpha, run=str(run), known=known)
 
 
@@ -87,7 +88,7 @@ class Retriever:
         alpha: float | None = None,
         run: str = "",
         matcher: Matcher | None = None,
-        known: Known | None = None,
+        known: OodDetector | None = None,
     ) -> None:
         self.checkpoint, self.run = checkpoint, run
         self._assembly, self._params, self.alpha = assembly, params, alpha
@@ -380,7 +381,7 @@ class Retriever:
         """`is_unlike` of rows that `encode_text` has given."""
         if self._known is None:
             return None
-        return self._known.strangeness(texts) > self._known.threshold
+        return self._known.ood_score(texts) > self._known.threshold
 
     @property
     def shortlist(self) -> int:

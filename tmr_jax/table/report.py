@@ -13,20 +13,12 @@ from html import escape
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from tmr_jax.eval.protocols import BATCH, CLEAN, IDENTITY, IN_BATCH, find
-from tmr_jax.eval.report.page import (
-    BOTTOM,
-    COLOURS,
-    HEAD,
-    HEIGHT,
-    LEFT,
-    STYLE,
-    WIDTH,
-    figure,
-    number,
-    section,
-)
+from tmr_jax.eval.records import number
+from tmr_jax.eval.report.charts import BOTTOM, HEIGHT, LEFT, WIDTH
+from tmr_jax.eval.report.page import templates
 from tmr_jax.table.plan import Table, impossible
 from tmr_jax.table.results import Line, sentences, spread
 
@@ -36,6 +28,7 @@ REST = ("published", "training", "memory", "notes")
 NONE, UNSTATED = "-", "not stated"
 STROKES = {"positive": "", "negative": ";stroke-dasharray:5 4"}  # partners; strangers dashed
 COMMANDS = "Each row trained by itself, with its experiment's own seed:"
+COLOURS = ("var(--a)", "var(--b)", "var(--c)", "var(--d)")
 BAR = 22  # height of a bar of costs and the space below it
 LABEL = 200  # width of the labels beside such bars
 
@@ -179,7 +172,6 @@ def page(table: Table, found: Sequence[Line]) -> str:
     told = [text for claim in table.claims for text in sentences(claim, found)]
     claims = "".join(f"<li>{escape(text)}</li>" for text in told)
     parts = [
-        f"<header><h1>{escape(table.title)}</h1><p>{escape(explanation(table))}</p></header>",
         section("Rows", _rows(table, found)),
         section("Claims", f"<ul>{claims}</ul>" if claims else ""),
         section("Curve", _curve(table, [x for x in found if len(x.row.at) == 1])),
@@ -188,8 +180,22 @@ def page(table: Table, found: Sequence[Line]) -> str:
         section("Cost of each row", _bars(found)),
         section("Commands", _commands(table)),
     ]
-    head = HEAD.format(title=escape(table.title), style=STYLE)
-    return head + "\n".join(parts) + "\n</main></body></html>\n"
+    body = Markup("\n".join(parts))
+    document = templates().get_template("document.jinja")
+    return document.render(title=table.title, intro=explanation(table), body=body)
+
+
+def section(title: str, body: str) -> str:
+    return f"<section><h2>{title}</h2>{body}</section>" if body else ""
+
+
+def figure(title: str, drawing: str, caption: str) -> str:
+    return (
+        f"<figure><h3>{escape(title)}</h3>"
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
+        f"{drawing}</svg>"
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
 
 
 def _commands(table: Table) -> str:

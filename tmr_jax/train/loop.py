@@ -212,7 +212,7 @@ class Loop:
         return due or done == self.plan.total
 
     def _evaluate(self, state: TrainState, done: int) -> float:
-        from tmr_jax.eval.rerank import keep_alpha
+        from tmr_jax.eval.alpha import keep_alpha
         from tmr_jax.models.devices import local
         from tmr_jax.models.state import parameters_sha256
         from tmr_jax.train.log import draw_losses

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from tmr_jax.data.tables import apply_vocabulary, molecule_table, text_table
+from tmr_jax.eval.alpha import Choice, choose_alpha, tier_scores
 from tmr_jax.eval.metrics import metrics
 from tmr_jax.eval.rank import rank
-from tmr_jax.eval.rerank import Choice, Refiner, choose_alpha, settings_of, tier_scores
+from tmr_jax.eval.rerank import Refiner, settings_of
 from tmr_jax.eval.rerank_steps import Direction
 from tmr_jax.models.encode import Encoded, Encoder
 from tmr_jax.models.run import TrainedModel, refines

@@ -1,4 +1,4 @@
-"""Pictures of trust in the report; its other parts are tested where they are made, in test_eval."""
+"""The charts and sections of the report; tests/eval/test_main.py reads whole reports."""
 
 import re
 from html.parser import HTMLParser
@@ -7,8 +7,18 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from tmr_jax.eval.ood import slot_record
-from tmr_jax.eval.report.page import _reliability, _short, _slot_bars, densities, page
+from tmr_jax.eval.report.charts import (
+    bar_chart,
+    cell_chart,
+    line_chart,
+    outline_chart,
+    short,
+    smoothed,
+)
+from tmr_jax.eval.report.history import read_history, series
+from tmr_jax.eval.report.page import page, rank_histogram, reliability_chart
+from tmr_jax.eval.slots import slot_record
+from tmr_jax.types import Ranking
 
 BAD = "</p><script>alert(1)</script>\"'&"
 
@@ -83,25 +93,32 @@ class Names(HTMLParser):
         self.text += data
 
 
-def drawing(html):
-    """The picture of a figure, which must be sound XML."""
-    return ElementTree.fromstring(re.search(r"<svg.*</svg>", html, re.DOTALL)[0])
+def shapes(chart, colour):
+    """Corners of every path of a colour, from left to right, with y upwards."""
+    svg = ElementTree.fromstring(chart.svg)  # it must be sound XML
+    paths = [e for e in svg.iter() if e.tag.endswith("}path") and colour in e.get("style", "")]
+    corners = [re.findall(r"[ML] ([\d.]+) ([\d.]+)", e.get("d")) for e in paths]
+    return [np.array([(float(x), -float(y)) for x, y in path]) for path in corners]
+
+
+def heights(chart, colour="var(--a)"):
+    return [float(np.ptp(path[:, 1])) for path in shapes(chart, colour)]
 
 
 def test_a_page_without_trust_has_no_such_section():
     for found in (page(results(), {}, [], []), page(results(trust=[], slots=None), {}, [], [])):
-        assert "Trust" not in found and "Memory bank" not in found
+        assert "Diagnostics" not in found and "Memory bank" not in found
 
 
-def test_trust_is_a_section_of_three_pictures_for_each_direction_and_pool():
+def test_diagnostics_are_a_section_of_three_pictures_for_each_direction_and_pool():
     found = Names(page(results(trust=[trust(), trust("b/test")]), {}, [], []))
     assert found.names.count("svg") == found.names.count("figure") == 6
     for words in (
-        "strangeness of text queries: a/test",
+        "OOD scores of text queries: a/test",
         "the 5 nearest validation texts, chosen on a/validation",
         "AUROC 0.990 against unrelated sentences",
         "ECE 0.010 at T 0.0500 of validation, 0.400 at T 1.0000 before",
-        "cosines of partners and of strangers: b/test",
+        "cosines of positive and negative pairs: b/test",
         "modality gap 0.700.",
     ):
         assert words in found.text
@@ -116,10 +133,10 @@ def test_names_from_data_are_escaped():
 
 
 def test_bars_of_reliability_are_as_high_as_the_share_that_is_right():
-    svg = drawing(_reliability(calibrated(), "a/test"))
-    bars = svg.findall("rect")
-    assert [float(bar.get("height")) for bar in bars] == pytest.approx([50, 200])  # none is empty
-    assert [t.text for t in svg.findall("text")[:2]] == ["3", "5"]
+    chart = reliability_chart(calibrated(), "a/test")
+    low, high = heights(chart)  # none is empty
+    assert low == pytest.approx(high / 4, rel=1e-3)
+    assert ">3<" in chart.svg and ">5<" in chart.svg
 
 
 def test_outlines_are_shares_over_the_range_in_use():
@@ -127,21 +144,16 @@ def test_outlines_are_shares_over_the_range_in_use():
         "edges": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5],
         "counts": {"few": [0, 1, 1, 0, 0], "many": [0, 25, 25, 50, 0]},
     }
-    svg = drawing(densities("title", histogram, ""))
-    lines = [
-        [tuple(map(float, point.split(","))) for point in line.get("points").split()]
-        for line in svg.findall("polyline")
-    ]
-    left, right = (lines[0][i][0] for i in (0, -1))
-    assert lines[1][0][0] == left and lines[1][-1][0] == right
-    heights = [{y for _, y in line} for line in lines]
-    assert heights == [{10.0, 210.0}, {110.0, 10.0}]  # a half is the highest share of both
-    assert [t.text for t in svg.findall("text")][2:] == ["0.10", "0.40"]
+    chart = outline_chart("title", histogram, "")
+    few, many = (shapes(chart, f"stroke: var(--{name})")[0] for name in "ab")
+    assert few[0, 0] == many[0, 0] and few[-1, 0] == many[-1, 0]
+    assert np.ptp(few[:, 1]) == pytest.approx(2 * np.ptp(many[:, 1]), rel=1e-3)  # a half; a quarter
+    assert [label for _, label in chart.legend] == ["few (2)", "many (100)"]
 
 
 def test_dead_slots_are_marked():
-    svg = drawing(_slot_bars("title", [2.0, 0.0, 1.0], [1], ""))
-    assert [bar.get("style") for bar in svg.findall("rect")] == [None, "fill:var(--b)", None]
+    chart = bar_chart("title", [2.0, 0.0, 1.0], "", marked=[1])
+    assert [len(shapes(chart, f"fill: var(--{name})")) for name in "ab"] == [2, 1]
     start = np.eye(3)
     record = slot_record(start, start + np.diag([1.0, 0.0, 1.0]), np.array([0.5, 0.0, 0.5]))
     found = Names(page(results(slots=record), {}, [], []))
@@ -152,9 +164,44 @@ def test_dead_slots_are_marked():
 
 
 def test_a_bank_that_stood_still_is_drawn():
-    assert drawing(_slot_bars("title", [0.0, 0.0], [], "")).findall("rect")
+    assert len(shapes(bar_chart("title", [0.0, 0.0], ""), "fill: var(--a)")) == 2
 
 
 def test_numbers_beside_an_axis_are_short():
-    shown = [_short(v) for v in (0.000364, -0.000364, 19.16, 1_234_567.0)]
+    shown = [short(v) for v in (0.000364, -0.000364, 19.16, 1_234_567.0)]
     assert shown == ["4e-04", "-4e-04", "19.2", "1e+06"]
+
+
+def test_labels_are_text_and_no_mathematics():
+    labels = [BAD, "$x_1$"]
+    chart = cell_chart(BAD, np.array([[0.0, 1.0], [1.0, 0.5]]), labels, "below")
+    texts = "".join(ElementTree.fromstring(chart.svg).itertext())
+    assert BAD in texts and "$x_1$" in texts
+
+
+def test_history_skips_what_a_killed_run_left_and_what_is_no_number(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": NaN}\n{"st', encoding="utf-8")
+    assert series(read_history(path), lambda name: name == "loss") == {"loss": [(1.0, 2.0)]}
+    assert read_history(tmp_path / "none.jsonl") == []
+
+
+def test_a_long_curve_is_drawn_as_means_and_a_short_one_as_it_is():
+    short = [(1.0, 3.0), (2.0, 5.0)]
+    assert smoothed(short) == short
+    long = [(float(i), float(i % 2)) for i in range(600)]
+    assert len(smoothed(long)) == 300
+    assert smoothed(long)[1] == (2.5, 0.5)
+
+
+def test_rank_histogram_counts_every_query_once():
+    ranking = Ranking(np.array([0, 0, 4, 9, 29]), np.array([0, 1, 0, 0, 0]), 30)
+    bars = dict(rank_histogram(ranking))
+    assert bars == {"1": 1, "2-5": 2, "6-10": 1, "11-20": 0, "21-30": 1}
+    far = Ranking(np.array([700]), np.array([0]), 33_008)
+    assert [name for name, count in rank_histogram(far) if count] == ["501+"]
+
+
+def test_a_curve_of_one_point_is_seen():
+    assert "<use" in line_chart("title", {"loss": [(526.0, 0.366)]}).svg
+    assert "<use" not in line_chart("title", {"loss": [(1.0, 0.3), (2.0, 0.2)]}).svg

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from tmr_jax.eval.metrics import per_query
 from tmr_jax.eval.protocols import PAIR
 from tmr_jax.eval.rank import top
-from tmr_jax.eval.report.page import Candidate, Example
 from tmr_jax.eval.scores import Score
 from tmr_jax.models.encode import Encoded
 from tmr_jax.types import Pool
 
 SHOWN = 5  # candidates drawn for an example of the report
 EXAMPLES = 3  # hits, and as many misses, of each direction
+
+
+class Candidate(NamedTuple):
+    content: str  # a SMILES or a text
+    score: float
+    right: bool
+
+
+class Example(NamedTuple):
+    """One query with its right answer and the best scored candidates."""
+
+    direction: str  # t2m or m2t
+    protocol: str
+    query: str
+    answer: Candidate
+    rank: float  # expected under random order of ties
+    top: tuple[Candidate, ...]
 
 
 def choose_examples(

@@ -1,8 +1,4 @@
-"""One line of results.json for each score, and the table that a terminal shows of them.
-
-Every number goes with what it depends on: protocol, direction, pool, tie rule and
-seed (MODELS.md 1.3).
-"""
+"""The line of results.json for each score, with everything that its numbers depend on."""
 
 from __future__ import annotations
 
@@ -10,8 +6,7 @@ import dataclasses
 from typing import Any
 
 from tmr_jax.config import Experiment
-from tmr_jax.eval.metrics import NAMES, bounds, gains, intervals, metrics
-from tmr_jax.eval.ood import slot_lines, trust_lines
+from tmr_jax.eval.metrics import bounds, gains, intervals, metrics
 from tmr_jax.eval.protocols import CLEAN, PAIR, Protocol
 from tmr_jax.eval.scores import Score
 
@@ -129,69 +124,13 @@ def _about_training(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-def print_table(results: dict[str, Any]) -> None:
-    """The scores on standard output; what a number depends on stands in its own line."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from tmr_jax.eval.report.page import number, score_name
-
-    checkpoint = results["checkpoint"]
-    title = f"{results['experiment']}: {checkpoint['which']} checkpoint, step {checkpoint['step']}"
-    table = Table(title=escape(title), show_lines=True)
-    table.add_column("protocol, direction", min_width=46)
-    for metric in NAMES:
-        table.add_column(metric, justify="right")
-    for score in results["scores"]:
-        name = f"[bold]{escape(score_name(score))}[/bold]"
-        cells = []
-        for metric in NAMES:
-            low, high = (number(metric, value) for value in score["intervals"][metric])
-            cells.append(f"{number(metric, score['metrics'][metric])}\n[dim]{low}-{high}[/dim]")
-        table.add_row("\n".join([name, *map(escape, score["about"])]), *cells)
-    console = Console()
-    if not console.is_terminal:
-        console.width = 130
-    console.print(table)
-    console.print(
-        "hits@k in per cent; below each value its 95 % bootstrap interval "
-        f"({results['resamples']:,} resamples of the queries). Twin ceiling: the highest hits@1 "
-        "that any ranking of these model inputs can expect. Also in training: the same InChIKey "
-        "block 1 (connectivity)."
-    )
-    for record in results["analysis"]:
-        for line in analysis_lines(record):
-            console.print(line, markup=False, highlight=False)
-    for record in results["trust"]:
-        for line in trust_lines(record):
-            console.print(line, markup=False, highlight=False)
-    if "slots" in results:
-        for line in slot_lines(results["slots"]):
-            console.print(line, markup=False, highlight=False)
-    for name in ("results.json", "report.html"):
-        console.print(f"{results['run']}/{name}", markup=False, soft_wrap=True)
+def score_name(score: dict[str, Any]) -> str:
+    """Protocol, direction and, for a model with a second stage, stage."""
+    return ", ".join(filter(None, (score["protocol"], score["direction"], score["tier"])))
 
 
-def analysis_lines(record: dict[str, Any]) -> list[str]:
-    """What is said beside accuracy, in words."""
-    lines = [f"{record['protocol']}, {record['direction']}, {record['tier']}"]
-    for name, scores in record["slices"].items():
-        lines.append(
-            f"  {name}: {scores['queries']:,} queries, hits@1 {100 * scores['hits@1']:.1f}, "
-            f"hits@10 {100 * scores['hits@10']:.1f}"
-        )
-    varied = record["variety"]
-    lines.append(
-        f"  first ten: mean Tanimoto distance {varied['tanimoto_distance@10']:.3f}, "
-        f"{varied['scaffolds@10']:.2f} scaffolds"
-    )
-    if (drawn := record.get("uncertainty")) is not None:
-        shares = (drawn["hits@1_where_all_agree"], drawn["hits@1_elsewhere"])
-        sure, unsure = ("-" if share is None else f"{100 * share:.1f}" for share in shares)
-        lines.append(
-            f"  {drawn['draws']} draws: entropy {drawn['entropy']:.3f} nats, agreement "
-            f"{drawn['agreement']:.3f}; all agree on {100 * drawn['all_agree']:.1f} % of the "
-            f"queries: hits@1 {sure} there, {unsure} elsewhere"
-        )
-    return lines
+def number(name: str, value: float) -> str:
+    """A metric as printed: Hits@k in per cent, MRR as a fraction, MR as a rank."""
+    if name.startswith("hits"):
+        return f"{100 * value:.1f}"
+    return f"{value:.3f}" if name == "mrr" else f"{value:,.1f}"

@@ -1,0 +1,66 @@
+"""alpha, the denoiser's weight in the fused stage: chosen on validation, stored in the run.
+
+A run stores it in refine.json with the checkpoint that it belongs to (docs/papers.md#inference).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tmr_jax.data.files import write_text
+from tmr_jax.eval.metrics import metrics
+from tmr_jax.eval.rerank import TIERS, Lists
+
+REFINE = "refine.json"
+ALPHAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class Choice(NamedTuple):
+    """The alpha with the best MRR of `fused`, mean of the directions, and all that were tried."""
+
+    alpha: float
+    mrr: dict[str, float]  # by alpha
+
+
+def choose_alpha(lists: Iterable[Lists]) -> Choice:
+    """On lists of the validation pool, one or both directions."""
+    sides = list(lists)
+    tried = {
+        str(alpha): float(np.mean([metrics(one.ranking("fused", alpha))["mrr"] for one in sides]))
+        for alpha in ALPHAS
+    }
+    return Choice(max(ALPHAS, key=lambda alpha: tried[str(alpha)]), tried)
+
+
+def tier_scores(lists: dict[str, Lists], choice: Choice) -> dict[str, float]:
+    """`t2m/fused/hits@1` ... of every tier, `alpha`, the recalls, and `mrr` of the fused tier."""
+    found = {"alpha": choice.alpha, "mrr": choice.mrr[str(choice.alpha)]}
+    for direction, one in lists.items():
+        for tier in ("det", *TIERS):
+            scored = metrics(one.ranking(tier, choice.alpha))
+            found |= {f"{direction}/{tier}/{name}": value for name, value in scored.items()}
+        listed, head = one.recall()
+        found |= {f"{direction}/recall/shortlist": listed, f"{direction}/recall/denoised": head}
+    return found
+
+
+def read_alpha(run: Path, checkpoint: str) -> float | None:
+    """alpha as it was chosen for this checkpoint (its SHA-256), or None."""
+    kept = _choices(run).get(checkpoint)
+    return None if kept is None else kept["alpha"]
+
+
+def keep_alpha(run: Path, checkpoint: str, protocol: str, choice: Choice) -> None:
+    """Beside those of other checkpoints: with what was tried, and on which pool."""
+    kept = _choices(run) | {checkpoint: {"chosen_on": protocol, **choice._asdict()}}
+    write_text(run / REFINE, json.dumps(kept, indent=2) + "\n")
+
+
+def _choices(run: Path) -> dict[str, Any]:
+    path = run / REFINE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
