@@ -65,9 +65,9 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
         visible: list[ast.AST] = []
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             visible = [node.value]  # docstrings, of fields too
-        elif isinstance(node, ast.Raise):
-            visible = [node]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("print", "Error")):
+        elif isinstance(node, ast.Raise) or (
+            isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("print", "Error"))
+        ):
             visible = [node]
         elif isinstance(node, ast.keyword) and node.arg in ("help", "description", "detail"):
             visible = [node.value]
