@@ -77,7 +77,7 @@ MAY_IMPORT = {
         *SERVICE,
         *FEATURES,
         *("data/drawing.py", "index/schema.py", "search/retriever.py"),
-        *("search/explain.py", "search/export.py", "search/filters.py"),
+        *("search/explain.py", "search/export.py", "search/filters.py", "search/hits.py"),
     ),
     STEPS: (*STEPS, *FILES_ON_DISK, *LAYERS_OF_MODELS, "config.py"),
 }

@@ -151,7 +151,9 @@ def test_a_search_scores_what_it_finds_as_evaluation_does(joint, tmp_path, on_di
     encoder = Encoder(retriever._assembly, retriever._params, parts=True)
     mol = encoder.molecules(smiles)[0]
     for text in ("an alcohol", "an aromatic amine with a ring"):
-        lists = retriever._refiner.lists(encoder.texts([text]), mol, "t2m", np.zeros(1, int))
+        lists = retriever._second_stage.reranker.lists(
+            encoder.texts([text]), mol, "t2m", np.zeros(1, int)
+        )
         s1, clean = lists.refined.perturbed[0], lists.refined.clean[0]
         right = dict(zip(lists.refined.item[0].tolist(), s1, strict=True))
         head = lists.refined.item[0][:4].tolist()

@@ -18,8 +18,8 @@ from tmr_jax.data.lock import hold
 from tmr_jax.eval.ood import OodDetector, save_detector
 from tmr_jax.index.exact import MANIFEST
 from tmr_jax.search.__main__ import main, page
-from tmr_jax.search.export import Answer, cell, printable, to_sdf
-from tmr_jax.search.retriever import Hit
+from tmr_jax.search.export import cell, printable, to_sdf
+from tmr_jax.search.hits import Answer, Hit, Query
 from tmr_jax.serve.__main__ import main as serve
 
 LIBRARY = (
@@ -85,7 +85,7 @@ def test_page_is_one_file_with_drawings(words: list[str], tmp_path: Path) -> Non
 
 def test_a_page_shows_both_scores_where_there_are_two() -> None:
     hits = [Hit(1, 0.25, "CCO", "a", 0.75), Hit(2, 0.5, "CCN", "b")]
-    text = page([Answer("x", hits)], {})
+    text = page([Answer(Query("x"), hits)], {})
     assert "<small>0.7500 (0.2500)</small>" in text and "<small>0.5000</small>" in text
 
 
@@ -187,7 +187,7 @@ def test_a_library_of_descriptions(
         (["--sdf"], "molecules for --sdf, got descriptions"),
         (["--where", "mw<500"], "no filter but distinct"),
         (["--contains", "C"], "leave the SMARTS out"),
-        (["--spread", "0.5"], "leave the spread out"),
+        (["--spread", "0.5"], "leave the diversity out"),
         (["--smiles-column", "a", "--text-column", "b"], "name one of them"),
     ],
 )
@@ -200,7 +200,7 @@ def test_what_descriptions_have_not_is_refused(
 
 def test_no_sdf_is_made_of_texts() -> None:
     with pytest.raises(ValueError, match="expected molecules to write as SDF, got descriptions"):
-        to_sdf([Answer("CCO", [Hit(1, 0.5, "An acid.", "a", is_text=True)])])
+        to_sdf([Answer(Query("CCO", "molecule"), [Hit(1, 0.5, "An acid.", "a", is_text=True)])])
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_no_sdf_is_made_of_texts() -> None:
         (["--texts", "t.txt", "x"], "leave one out"),
         (["--from-file", "missing.txt"], "missing.txt"),
         (["--contains", "C(", "x"], "expected a SMARTS"),
-        (["--spread", "2", "x"], "spread of 0 to 1"),
+        (["--spread", "2", "x"], "diversity of 0 to 1"),
         (["--molecule", "C1CC"], "unparsable"),
         (["--smiles-column", "x", "--library", "missing.csv", "x"], "missing.csv"),
         (["--run", "nowhere", "x"], "run directory"),

@@ -15,12 +15,14 @@ import pytest
 
 import tmr_jax
 from tmr_jax.data import molecules
+from tmr_jax.data.features.graph import BadMolecule
 from tmr_jax.eval.ood import OodDetector, save_detector
 from tmr_jax.index import build as index_build
 from tmr_jax.models.encode import ANSWERS, QUESTIONS
 from tmr_jax.search.filters import parse_filter
+from tmr_jax.search.hits import Answer, Query
 from tmr_jax.search.retriever import CutShort, Retriever
-from tmr_jax.search.substructure import Looked
+from tmr_jax.search.substructure import Checked
 
 SMILES = [
     "CCO",
@@ -235,14 +237,13 @@ def test_hits_hold_a_substructure(retriever: Retriever, tmp_path: Path) -> None:
     query = retriever.encode_text(["an alcohol"])
     every = library.nearest(query, 200)[0]
     right = [hit.content for hit in every if "N" in hit.content]
-    found = library.containing(query, 2, None, "[NH2]")
-    assert [hit.content for hit in found.hits] == right and found.is_all
+    (found,) = library.answers([Query("an alcohol", k=2, substructure="[NH2]")])
+    assert isinstance(found, Answer) and found.looked is None
+    assert [hit.content for hit in found.hits] == right
     assert [hit.rank for hit in found.hits] == [1, 2]
-    # Looked at: as many as it took, in steps.
-    last = max(hit.rank for hit in every if "N" in hit.content)
-    assert found.looked >= last
     assert library.search("an alcohol", 5, substructure="[NH2]") == found.hits
-    assert library.containing(query, 3, parse_filter(["mw<50"]), "[NH2]").hits[0].content == "CCN"
+    light = library.search("an alcohol", 3, parse_filter(["mw<50"]), "[NH2]")
+    assert light[0].content == "CCN"
     with pytest.raises(ValueError, match="got texts"):
         retriever.with_texts(["an acid"]).search("an acid", substructure="C")
 
@@ -289,7 +290,7 @@ def test_what_only_a_molecule_has_is_no_filter_of_texts(
     library = retriever.with_library(path)
     with pytest.raises(ValueError, match="no filter but distinct for a library of descriptions"):
         library.search("an acid", where=parse_filter(words.split()))
-    for more in ({"substructure": "C"}, {"spread": 0.5}):
+    for more in ({"substructure": "C"}, {"diversity": 0.5}):
         with pytest.raises(ValueError, match="got texts; leave the"):
             library.search_molecule("CCO", **more)
 
@@ -297,11 +298,11 @@ def test_what_only_a_molecule_has_is_no_filter_of_texts(
 def test_too_little_time_is_said(retriever: Retriever, monkeypatch: pytest.MonkeyPatch) -> None:
     library = retriever.with_library(SMILES)
     monkeypatch.setattr(library._matcher, "_limit", 0.05)
-    library._matcher.look("C", [])
+    library._matcher.check("C", [])
     monkeypatch.setattr(
         library._matcher,
-        "look",
-        lambda smarts, smiles, spent: Looked(np.array([True, False]), False),
+        "check",
+        lambda smarts, smiles, spent: Checked(np.array([True, False]), False),
     )
     with pytest.warns(CutShort, match="only the 2 nearest"):
         assert len(library.search("an acid", 5, substructure="C")) == 1
@@ -313,43 +314,43 @@ def test_a_pattern_is_charged_what_was_spent_on_it_alone(
     """Not the start of a process, nor the wait for the question of another."""
     library, told = retriever.with_library(["C" * n for n in range(1, 300)]), []
 
-    def look(smarts: str, smiles: list[str], spent: float) -> Looked:
+    def check(smarts: str, smiles: list[str], spent: float) -> Checked:
         told.append(spent)
         time.sleep(0.1)
-        return Looked(np.zeros(len(smiles), bool), True, 0.01)
+        return Checked(np.zeros(len(smiles), bool), True, 0.01)
 
-    monkeypatch.setattr(library._matcher, "look", look)
+    monkeypatch.setattr(library._matcher, "check", check)
     assert library.search("an acid", 5, substructure="[N]") == []
     assert told == [0.0, 0.01]
 
 
-def test_a_spread_shows_unlike_structures_first(retriever: Retriever) -> None:
+def test_diverse_hits_are_structures_that_differ(retriever: Retriever) -> None:
     twins = ["C" * n + "O" for n in range(5, 12)]
     library = retriever.with_library([*twins, "c1ccccc1N", "CC(=O)[O-].[Na+]"])
     plain = library.search("an alcohol", 9)
-    assert library.search("an alcohol", 9, spread=1e-9) == plain
-    spread = library.search("an alcohol", 4, spread=0.9)
-    assert spread[0].content == plain[0].content and [h.rank for h in spread] == [1, 2, 3, 4]
-    assert {"c1ccccc1N", "CC(=O)[O-].[Na+]"} <= {hit.content for hit in spread}
+    assert library.search("an alcohol", 9, diversity=1e-9) == plain
+    diverse = library.search("an alcohol", 4, diversity=0.9)
+    assert diverse[0].content == plain[0].content and [h.rank for h in diverse] == [1, 2, 3, 4]
+    assert {"c1ccccc1N", "CC(=O)[O-].[Na+]"} <= {hit.content for hit in diverse}
     with pytest.raises(ValueError, match="got texts"):
-        retriever.with_texts(["an acid"]).search("an acid", spread=0.5)
+        retriever.with_texts(["an acid"]).search("an acid", diversity=0.5)
 
 
 def test_strange_texts_are_told_by_what_eval_has_kept(
     retriever: Retriever, tiny_run: Path, tmp_path: Path
 ) -> None:
-    assert retriever.is_unlike("an acid") is None
+    assert retriever.is_ood("an acid") is None
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     rows = retriever.encode_text(["an acid", "a salt"])
     save_detector(run, retriever.checkpoint.sha256, OodDetector(rows, 1, 1e-4))
     again = tmr_jax.load(run)
-    other = retriever.encode_text(["a metal"])
-    assert again.are_unlike(np.concatenate([rows, other])).tolist() == [False, False, True]
-    assert again.is_unlike("an acid") is False and again.is_unlike("a metal") is True
-    assert again.with_library(["CCO"]).is_unlike("a metal") is True
+    encoded = again.encode_queries([Query(text) for text in ("an acid", "a salt", "a metal")])
+    assert [read.is_ood for read in encoded] == [False, False, True]  # type: ignore[union-attr]
+    assert again.is_ood("an acid") is False and again.is_ood("a metal") is True
+    assert again.with_library(["CCO"]).is_ood("a metal") is True
     save_detector(run, "0" * 64, OodDetector(rows, 1, 1e-4))  # of another checkpoint
-    assert tmr_jax.load(run).is_unlike("an acid") is None
+    assert tmr_jax.load(run).is_ood("an acid") is None
     (run / "known.npz").write_bytes(b"PK")
     with pytest.raises(ValueError, match="evaluate the run again"):
         tmr_jax.load(run)
@@ -357,11 +358,21 @@ def test_strange_texts_are_told_by_what_eval_has_kept(
 
 def test_several_queries_at_once(retriever: Retriever) -> None:
     library = retriever.with_library(SMILES)
-    rows = retriever.encode_text(["an acid", "a salt"])
-    for found, text in zip(library.nearest(rows, 3), ("an acid", "a salt"), strict=True):
-        alone = library.search(text, 3)  # a batch of one: the last bits may differ
-        assert [hit.content for hit in found] == [hit.content for hit in alone]
-        assert [hit.score for hit in found] == pytest.approx([hit.score for hit in alone])
+    queries = [
+        Query("an acid", k=3),
+        Query("\u200b"),
+        Query("a salt", k=2),
+        Query("OCC", "molecule"),
+    ]
+    found, refused, *rest = library.answers([*queries, Query("C1CC", "molecule")])
+    assert isinstance(refused, ValueError) and "empty text" in str(refused)
+    assert isinstance(rest.pop(), BadMolecule)
+    for answer, query in zip([found, *rest], (queries[0], *queries[2:]), strict=True):
+        assert isinstance(answer, Answer) and answer.query == query
+        search = library.search if query.of == "text" else library.search_molecule
+        alone = search(query.content, query.k)  # a batch of one: the last bits may differ
+        assert [hit.content for hit in answer.hits] == [hit.content for hit in alone]
+        assert [hit.score for hit in answer.hits] == pytest.approx([hit.score for hit in alone])
 
 
 @pytest.mark.parametrize("whole_shard", [False, True])

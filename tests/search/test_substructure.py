@@ -28,39 +28,39 @@ def matcher():
 
 
 def test_which_hold_it(matcher):
-    looked = matcher.look("c1ccccc1N", SMILES)
+    looked = matcher.check("c1ccccc1N", SMILES)
     assert looked.matches.tolist() == [False, True, False, True] and looked.all
-    assert matcher.look("[OH]", SMILES).matches.tolist() == [True, False, True, False]
+    assert matcher.check("[OH]", SMILES).matches.tolist() == [True, False, True, False]
 
 
 def test_a_molecule_that_cannot_be_read_holds_nothing(matcher):
-    assert matcher.look("C", ["C1CC", "CC"]).matches.tolist() == [False, True]
+    assert matcher.check("C", ["C1CC", "CC"]).matches.tolist() == [False, True]
 
 
 @pytest.mark.parametrize("smarts", ["c1ccccc", "C(", "[C", " ", "", "C" * 1001, "C\x00"])
 def test_no_pattern_is_refused(matcher, smarts):
     with pytest.raises(ValueError, match="expected a SMARTS"):
-        matcher.look(smarts, SMILES)
+        matcher.check(smarts, SMILES)
     with pytest.raises(ValueError, match="expected a SMARTS"):
-        matcher.look(smarts, [])
+        matcher.check(smarts, [])
 
 
 def test_what_takes_too_long_is_killed_and_the_next_question_answered():
     matcher = Matcher(limit=0.5)
-    matcher.look("C", [])
+    matcher.check("C", [])
     begun = time.monotonic()
     with pytest.raises(TooSlow, match="takes longer"):
-        matcher.look(BOMB, [CAGE])
+        matcher.check(BOMB, [CAGE])
     assert time.monotonic() - begun < LIMIT
-    assert matcher.look("c1ccccc1N", SMILES).matches.sum() == 2
+    assert matcher.check("c1ccccc1N", SMILES).matches.sum() == 2
     matcher.close()
 
 
 def test_what_was_looked_at_in_time_is_told():
     matcher = Matcher(limit=0.5)
-    looked = matcher.look(BOMB, ["CCO"] * CHUNK + [CAGE])
+    looked = matcher.check(BOMB, ["CCO"] * CHUNK + [CAGE])
     assert len(looked.matches) == CHUNK and not looked.all and not looked.matches.any()
-    looked = matcher.look("C", SMILES, spent=0.6)
+    looked = matcher.check("C", SMILES, spent=0.6)
     assert len(looked.matches) == 0 and not looked.all
     matcher.close()
 
@@ -70,7 +70,7 @@ def test_the_start_of_the_process_is_not_counted(monkeypatch):
     nothing = {"is_pattern": np.array(True), "matches": np.zeros(1, bool)}
     monkeypatch.setattr(matcher._worker, "be_ready", lambda task: time.sleep(0.4))
     monkeypatch.setattr(matcher._worker, "ask", lambda task, job, limit: nothing)
-    looked = matcher.look("C", ["C"])
+    looked = matcher.check("C", ["C"])
     assert looked.all and looked.seconds < 0.2
 
 
@@ -82,7 +82,7 @@ def test_a_process_that_is_ready_has_rdkit():
 
 def test_the_process_ends_with_its_owner():
     matcher = Matcher()
-    matcher.look("C", SMILES)
+    matcher.check("C", SMILES)
     process = matcher._worker._process
     del matcher
     assert process.wait(10) is not None

@@ -1,4 +1,4 @@
-"""A retriever without a model: what it encodes is a hash, what it finds a list. For the service."""
+"""A retriever without a model: it encodes by a hash and searches a list. For the service."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 import time
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -15,7 +15,9 @@ from tmr_jax.data.features.properties import group_mask, properties
 from tmr_jax.index.library import Account
 from tmr_jax.index.schema import COMPARE, DESCRIPTIONS, FLAGS
 from tmr_jax.search.explain import Explanation, Word
-from tmr_jax.search.retriever import Checkpoint, Hit, spread_hits
+from tmr_jax.search.queries import QueryEncoder
+from tmr_jax.search.retriever import Checkpoint, Hit, Retriever
+from tmr_jax.search.substructure import Holding
 from tmr_jax.serve.engine import IndexSource, SearchEngine
 from tmr_jax.types import UserError
 
@@ -36,22 +38,47 @@ TEXTS = (
 )
 
 
-class Held(NamedTuple):
-    hits: list[Hit]
-    looked: int
-    is_all: bool
+class FakeQueries(QueryEncoder):
+    """Draws a row by the hash of the query."""
+
+    def __init__(self) -> None:
+        self.encoded: list[list[str]] = []
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        self.encoded.append(list(texts))
+        if any(not text.strip() for text in texts):
+            raise UserError("expected a text with a visible character, got none; write one")
+        return np.stack([_row(text) for text in texts])
+
+    molecules = texts
+
+    def is_cut(self, text: str) -> bool:
+        return len(text) > 1000
+
+    def are_ood(self, rows: np.ndarray) -> np.ndarray:
+        assert len(rows) == len(self.encoded[-1])
+        return np.array(["football" in text for text in self.encoded[-1]])
 
 
-class Fake:
-    """The methods of tmr_jax.search.retriever.Retriever that the service calls."""
+class FakeMatcher:
+    def nearest(self, smarts, k, find, first=list) -> Holding:
+        if "(" in smarts:
+            raise UserError(f"expected a SMARTS, got {smarts!r}; correct it")
+        return Holding([h for h in find(k) if "c1" in h.content], 128, smarts != "slow")
 
-    checkpoint = Checkpoint("best", 7, "ab" * 32)
-    is_partial = False
+
+class Fake(Retriever):
+    """A retriever whose model, index and matcher are not real."""
+
     texts = False
 
     def __init__(self, molecules: Sequence[tuple[str, str]] = MOLECULES, delay: float = 0) -> None:
-        self.delay, self.encoded, self.fails = delay, [], None
-        self.library = Account("secret/folder/my.smi", len(molecules), len(molecules), {})
+        self.checkpoint, self.delay = Checkpoint("best", 7, "ab" * 32), delay
+        self.fails: BaseException | None = None
+        self._queries = FakeQueries()
+        self._matcher = FakeMatcher()  # type: ignore[assignment]
+        self._second_stage = None
+        self._holds(Account("secret/folder/my.smi", len(molecules), len(molecules), {}))
         self.gate = threading.Event()  # closed: searches wait
         self.gate.set()
         self._items = []
@@ -61,23 +88,14 @@ class Fake:
             columns |= dict.fromkeys(FLAGS, False)
             self._items.append((smiles, name, columns))
 
-    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        self.encoded.append(list(texts))
-        self.strange = np.array(["football" in text for text in texts])
-        if any(not text.strip() for text in texts):
-            raise UserError("expected a text with a visible character, got none; write one")
-        return np.stack([_row(text) for text in texts])
+    def _holds(self, account: Account) -> None:
+        self._library = SimpleNamespace(account=account, partial=False)  # type: ignore[assignment]
 
-    encode_molecules = encode_text
+    @property
+    def encoded(self) -> list[list[str]]:
+        return self._queries.encoded  # type: ignore[attr-defined]
 
-    def is_cut(self, text: str) -> bool:
-        return len(text) > 1000
-
-    def are_unlike(self, rows: np.ndarray) -> np.ndarray:
-        assert len(rows) == len(self.strange)
-        return self.strange
-
-    def nearest(self, vectors, k, where=None, substructure="") -> list[list[Hit]]:
+    def nearest(self, vectors, k, where=None) -> list[list[Hit]]:
         self.gate.wait(10)
         time.sleep(self.delay)
         if self.fails:
@@ -93,20 +111,6 @@ class Fake:
             for rank, (score, i, (smiles, name, columns)) in enumerate(best, 1)
         ]
 
-    def containing(self, vector, k, where, smarts) -> Held:
-        if "(" in smarts:
-            raise UserError(f"expected a SMARTS, got {smarts!r}; mend it")
-        hits = [h for h in self.nearest(vector, k, where)[0] if "c1" in h.content]
-        return Held(hits, 128, smarts != "slow")
-
-    def wanted(self, k: int, spread: float, direction: str) -> int:
-        return 10 * k if spread else k
-
-    def finished(
-        self, asked: str, hits: list[Hit], k: int, spread: float, direction: str
-    ) -> list[Hit]:
-        return spread_hits(hits, k, spread) if spread else hits[:k]
-
     def explain(self, text: str, smiles: str) -> Explanation:
         words = (Word(text[:2], 0, 2, 0.2, 1.0), Word(text[3:8], 3, 8, 0.08, 0.4))
         atoms = tuple(1.0 for _ in parse_smiles(smiles).GetAtoms())
@@ -121,7 +125,7 @@ class FakeOfTexts(Fake):
 
     def __init__(self) -> None:
         super().__init__(())
-        self.library = Account("folder/corpus.txt", 4, 3, {"empty-text": 1}, DESCRIPTIONS)
+        self._holds(Account("folder/corpus.txt", 4, 3, {"empty-text": 1}, DESCRIPTIONS))
         self._items = [(text, name, {"duplicate": name == "long"}) for text, name in TEXTS]
 
 
@@ -139,4 +143,4 @@ def _row(text: str) -> np.ndarray:
 def engine(fake: Fake | None = None, room: int = 64, damage=dict) -> SearchEngine:
     """The answers of a fake, which opening gives again and again."""
     fake = fake or Fake()
-    return SearchEngine(IndexSource(lambda: fake, damage), room)  # type: ignore[arg-type,return-value]
+    return SearchEngine(IndexSource(lambda: fake, damage), room)

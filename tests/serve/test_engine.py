@@ -10,7 +10,8 @@ import weakref
 import pytest
 
 from tests.serve.fake import Fake
-from tmr_jax.serve.engine import Drawing, IndexSource, Question, SearchEngine, drawn
+from tmr_jax.search.hits import Query
+from tmr_jax.serve.engine import Drawing, IndexSource, SearchEngine, drawn
 from tmr_jax.serve.errors import Busy
 from tmr_jax.types import UserError
 
@@ -22,10 +23,10 @@ def test_a_reload_swaps_whole_and_frees_the_old() -> None:
         opened = [Fake(OLD, delay=0.1), Fake(NEW)]
         engine = SearchEngine(IndexSource(lambda: opened.pop(0), dict))  # type: ignore[arg-type,return-value]
         old = weakref.ref(engine.retriever)
-        running = asyncio.create_task(engine.search([Question("a")], 5))
+        running = asyncio.create_task(engine.search([Query("a")], 5))
         await asyncio.sleep(0.03)  # it is being answered
         await engine.reload()
-        after = await engine.search([Question("a")], 5)
+        after = await engine.search([Query("a")], 5)
         return await running, after, old
 
     before, after, old = asyncio.run(scene())
@@ -54,7 +55,7 @@ def test_a_library_that_cannot_be_opened_leaves_the_old_one() -> None:
         await asyncio.sleep(0.2)
         watching.cancel()
         assert engine.partial
-        assert (await engine.search([Question("a")], 5))[0].hits[0].name == "old"
+        assert (await engine.search([Query("a")], 5))[0].hits[0].name == "old"
         return engine
 
     assert asyncio.run(scene()).reloads == 0
@@ -120,17 +121,17 @@ def test_a_pattern_keeps_no_other_query_waiting() -> None:
     async def scene() -> float:
         fake = Fake()
         engine = SearchEngine(IndexSource(lambda: fake, dict))  # type: ignore[arg-type,return-value]
-        await engine.search([Question("warm")], 5)
-        slow = fake.containing
+        await engine.search([Query("warm")], 5)
+        slow = fake._matcher.nearest
 
         def held(*words):
             time.sleep(0.5)
             return slow(*words)
 
-        fake.containing = held  # type: ignore[method-assign]
-        pattern = asyncio.create_task(engine.search([Question("a", substructure="C")], 5))
+        fake._matcher.nearest = held  # type: ignore[method-assign]
+        pattern = asyncio.create_task(engine.search([Query("a", substructure="C")], 5))
         begun = asyncio.get_running_loop().time()
-        await engine.search([Question("b")], 5)
+        await engine.search([Query("b")], 5)
         took = asyncio.get_running_loop().time() - begun
         assert not pattern.done()
         assert {"c1" in hit.content for hit in (await pattern)[0].hits} == {True}
@@ -144,7 +145,7 @@ def test_a_batch_that_does_not_fit_is_refused_whole() -> None:
         fake = Fake()
         engine = SearchEngine(IndexSource(lambda: fake, dict), room=4)  # type: ignore[arg-type,return-value]
         with pytest.raises(Busy):
-            await engine.search([Question(str(i)) for i in range(5)], 5)
+            await engine.search([Query(str(i)) for i in range(5)], 5)
         assert fake.encoded == []
 
     asyncio.run(scene())

@@ -22,7 +22,7 @@ def test_an_address_is_a_question_and_the_question_an_address() -> None:
     )
     form = read(full)
     question = form.question()
-    assert question.asked == "an acid" and question.k == 24 and question.spread == 0.5
+    assert question.content == "an acid" and question.k == 24 and question.diversity == 0.5
     words = ["mw>=100", "mw<=500", "charge<=0", "nitrile", "ester", "!nitro", "unsalted"]
     assert form.filters == words and question.where == parse_filter(words)
     assert form.address() == full and read(form.address()) == form
@@ -47,7 +47,7 @@ def test_a_filter_is_dropped_by_its_word(word: str) -> None:
 def test_the_like_of_a_hit_is_looked_for_under_the_same_filters() -> None:
     form = read(read("/?q=an+acid&with=nitrile").like("CC#N"))
     question = form.question()
-    assert (question.of, question.asked) == ("molecule", "CC#N") and question.where
+    assert (question.of, question.content) == ("molecule", "CC#N") and question.where
     assert form.q == "an acid"  # and the text is there to go back to
 
 

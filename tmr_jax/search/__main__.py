@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -25,8 +24,8 @@ from tmr_jax.types import UserError
 
 if TYPE_CHECKING:
     from tmr_jax.index.schema import Filter
-    from tmr_jax.search.export import Answer
-    from tmr_jax.search.retriever import Hit, Retriever
+    from tmr_jax.search.hits import Answer, Hit
+    from tmr_jax.search.retriever import Retriever
 
 
 @dataclass(frozen=True)
@@ -184,29 +183,36 @@ def read_lines(path: Path) -> list[str]:
 
 
 def find(retriever: Retriever, chosen: Arguments, where: Filter | None = None) -> list[Answer]:
-    """The k best matches of every query."""
+    """The answer to every query; notes on standard error say how far to trust it."""
     from rich.console import Console
     from rich.progress import track
 
-    from tmr_jax.search.export import Answer
+    from tmr_jax.search.hits import Query
 
-    queries = [*chosen.queries, *(read_lines(chosen.from_file) if chosen.from_file else ())]
+    contents = [*chosen.queries, *(read_lines(chosen.from_file) if chosen.from_file else ())]
+    options = (chosen.k, where, chosen.contains, chosen.spread)
+    shown = Console(stderr=True, quiet=len(contents) == 1)
     answers = []
-    search = retriever.search_molecule if chosen.molecule else retriever.search
-    shown = Console(stderr=True, quiet=len(queries) == 1)
-    for query in track(queries, "searching", console=shown, transient=True):
-        if not chosen.molecule and retriever.is_cut(query):
-            tokens = retriever.config.features.max_tokens
-            _note(f"only the first {tokens} word pieces of a query are read: {query[:60]!r}...")
-        if not chosen.molecule and retriever.is_unlike(query):
-            _note(f"unlike what the model was validated on, so trust its hits less: {query[:60]!r}")
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            hits = search(query, chosen.k, where, chosen.contains, chosen.spread)
-        for one in said:
-            _note(f"{one.message} ({query[:60]!r})")
-        answers.append(Answer(query, hits))
+    for content in track(contents, "searching", console=shown, transient=True):
+        query = Query(content, "molecule" if chosen.molecule else "text", *options)
+        (answer,) = retriever.answers([query])
+        if isinstance(answer, ValueError):
+            raise answer
+        _note_on(answer, retriever.config.features.max_tokens)
+        answers.append(answer)
     return answers
+
+
+def _note_on(answer: Answer, tokens: int) -> None:
+    from tmr_jax.search.retriever import CutShort
+
+    start = repr(answer.query.content[:60])
+    if answer.is_cut:
+        _note(f"only the first {tokens} word pieces of a query are read: {start}...")
+    if answer.is_ood:
+        _note(f"unlike what the model was validated on, so trust its hits less: {start}")
+    if answer.looked is not None:
+        _note(f"{CutShort(answer.looked)} ({start})")
 
 
 def _note(text: str) -> None:
@@ -237,7 +243,7 @@ def print_tables(answers: list[Answer]) -> None:
     # Into a file or a pipe nothing is cut to a width that nobody looks at.
     console = Console() if sys.stdout.isatty() else Console(width=10_000, safe_box=True)
     for answer in answers:
-        shown = Table(title=Text(printable(answer.query)), title_justify="left", box=None)
+        shown = Table(title=Text(printable(answer.query.content)), title_justify="left", box=None)
         shown.add_column("rank", justify="right")
         shown.add_column("score", justify="right")
         refined = any(hit.refined is not None for hit in answer.hits)
@@ -272,7 +278,7 @@ def page(answers: list[Answer], about: dict[str, object]) -> str:
     sections = []
     for answer in answers:
         cards = "".join(map(_card, answer.hits))
-        sections.append(f"<h2>{escape(printable(answer.query))}</h2><div>{cards}</div>")
+        sections.append(f"<h2>{escape(printable(answer.query.content))}</h2><div>{cards}</div>")
     title = "Descriptions that fit" if texts else "Molecules that fit"
     facts = escape(json.dumps(about))
     return _PAGE.format(title=title, style=_STYLE, sections="\n".join(sections), facts=facts)

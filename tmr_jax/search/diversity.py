@@ -1,40 +1,55 @@
-"""Hits that fit and are unlike one another: maximal marginal relevance (Carbonell, Goldstein 1998).
-
-In: scores of a shortlist and the likeness of its items. Out: which to show, in order.
-"""
+"""Hits that fit and differ: maximal marginal relevance (Carbonell, Goldstein 1998)."""
 
 from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from tmr_jax.data.features.fingerprint import tanimoto
+from tmr_jax.search.hits import Hit, ranked
 from tmr_jax.types import UserError
 
 
-def spread(
+def mmr(
     score: Float[np.ndarray, " n"],
-    likeness: Float[np.ndarray, "n n"],
+    similarity: Float[np.ndarray, "n n"],
     k: int,
     weight: float,
 ) -> Int[np.ndarray, " k"]:
-    """k items, each with the most of (1 - weight) score - weight (likeness to the nearest before).
+    """k items, each with the most of (1 - weight) fit - weight (similarity to the nearest before).
 
-    Scores are first put between 0 (the worst of the shortlist) and 1 (the best), so that a weight
-    means the same for every query. With weight 0 the order is that of the scores, with 1 each item
-    is the one least like those before it; the best item is the first under every weight. Of equals
-    the earlier is taken. Errors: ValueError for a weight outside of 0 to 1.
+    The fit is the score, scaled to 0 (the worst of the shortlist) to 1 (the best), so that a weight
+    means the same for every query. With weight 0 the order is that of the scores; with 1 each item
+    is the one least similar to those before it. The best item is first under every weight, and the
+    earlier of equal items is taken. Errors: ValueError for a weight outside of 0 to 1.
+
+    >>> mmr(np.array([0.9, 0.8, 0.1]), np.array([[1, 0.9, 0], [0.9, 1, 0], [0, 0, 1.0]]), 2, 0.5)
+    array([0, 2])
     """
     if not 0 <= weight <= 1:
-        raise UserError(f"expected a spread of 0 to 1, got {weight}; 0.5 weighs both the same")
+        raise UserError(f"expected a diversity of 0 to 1, got {weight}; try 0.5")
     span = float(np.ptp(score)) if len(score) else 0.0
-    good = (score - score.min()) / span if span else np.zeros(len(score))
+    fit = (score - score.min()) / span if span else np.zeros(len(score))
     chosen: list[int] = []
-    nearest = np.zeros(len(score))  # likeness to the nearest that is chosen
-    open_ = np.ones(len(score), bool)
+    nearest = np.zeros(len(score))  # similarity to the nearest chosen item
+    is_open = np.ones(len(score), bool)
     for _ in range(min(k, len(score))):
-        value = (1 - weight) * good - weight * nearest if chosen else good
-        best = int(np.argmax(np.where(open_, value, -np.inf)))
+        value = (1 - weight) * fit - weight * nearest if chosen else fit
+        best = int(np.argmax(np.where(is_open, value, -np.inf)))
         chosen.append(best)
-        open_[best] = False
-        nearest = np.maximum(nearest, likeness[best])
+        is_open[best] = False
+        nearest = np.maximum(nearest, similarity[best])
     return np.array(chosen, np.int64)
+
+
+def diverse(hits: list[Hit], k: int, weight: float) -> list[Hit]:
+    """k of the hits by `mmr`, with the Tanimoto similarity of their structures.
+
+    The fit is the score of the second stage where k hits have one, else the cosine.
+    """
+    refined = [hit for hit in hits if hit.refined is not None]
+    hits = refined if len(refined) >= k else hits
+    fit = [hit.refined if hits is refined else hit.score for hit in hits]
+    similarity = tanimoto([hit.content for hit in hits])
+    chosen = mmr(np.array(fit, np.float32), similarity, k, weight)
+    return ranked([hits[i] for i in chosen])

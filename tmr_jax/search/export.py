@@ -10,20 +10,15 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from tmr_jax.data.features.properties import Properties, group_names
 from tmr_jax.index.schema import FLAGS, MASK
-from tmr_jax.search.retriever import Hit
+from tmr_jax.search.hits import Answer, Hit
 from tmr_jax.types import UserError
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet run a cell
 DIGITS = 6  # of scores; of properties as many as their float32 has
-
-
-class Answer(NamedTuple):
-    query: str
-    hits: list[Hit]
 
 
 def record(hit: Hit) -> dict[str, Any]:
@@ -44,13 +39,13 @@ def record(hit: Hit) -> dict[str, Any]:
 
 def to_json(answers: Iterable[Answer], about: dict[str, Any]) -> str:
     """`about` and, of every query, its hits; groups are lists of names."""
-    results = [{"query": a.query, "hits": [record(hit) for hit in a.hits]} for a in answers]
+    results = [{"query": a.query.content, "hits": [record(hit) for hit in a.hits]} for a in answers]
     return json.dumps({**about, "results": results}, indent=2)
 
 
 def to_csv(answers: Sequence[Answer]) -> str:
     """A line for each hit, under one header; what a spreadsheet would run begins with a quote."""
-    records = [{"query": a.query, **record(hit)} for a in answers for hit in a.hits]
+    records = [{"query": a.query.content, **record(hit)} for a in answers for hit in a.hits]
     names = list(max(records, key=len)) if records else ["query", "rank", "score", "smiles", "name"]
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
@@ -85,7 +80,7 @@ def to_sdf(answers: Iterable[Answer]) -> str:
                 except (BadMolecule, RuntimeError):
                     mol = Chem.Mol()
                 mol.SetProp("_Name", printable(hit.name))
-                mol.SetProp("query", printable(answer.query))
+                mol.SetProp("query", printable(answer.query.content))
                 for name, value in record(hit).items():
                     if name != "name":
                         mol.SetProp(name, printable(_plain(name, value)))

@@ -1,7 +1,7 @@
-"""Which molecules hold a substructure, found out in a process that can be killed.
+"""Which molecules hold a substructure, decided in a process that can be killed.
 
-In: a SMARTS pattern and SMILES. RDKit can search for hours, or end the process, over a pattern of a
-few characters (rdkit#4025, #8719), so nothing of it runs here: neither parsing nor matching.
+In: a SMARTS pattern and SMILES. RDKit can search for hours, or crash, over a pattern of a few
+characters (rdkit#4025, #8719), so this process neither parses nor matches one.
 """
 
 from __future__ import annotations
@@ -9,76 +9,114 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
 
 from tmr_jax.data.workers import Arrays, Died, Worker
+from tmr_jax.search.hits import Hit, ranked
 from tmr_jax.types import UserError
 
 TASK = "tmr_jax.search.match:match_chunk"
-LIMIT = 2.0  # seconds for one question
-CHUNK = 128  # molecules handed over at once: a twentieth of a second, if nothing is wrong
+LIMIT = 2.0  # seconds for one query
+CHUNK = 128  # molecules per request to the process: a twentieth of a second, if nothing is wrong
+FIRST = 128  # molecules checked first; four times as many next
 LONGEST = 1_000  # characters of a pattern
 
 
 class TooSlow(UserError):
-    """A pattern that not even the first molecules were searched for in time."""
+    """There was no time to search even the first molecules for a pattern."""
 
 
-class Looked(NamedTuple):
-    """Of the first molecules of a list, as many as there was time for, which hold the pattern."""
+class Checked(NamedTuple):
+    """Which of the first molecules of a list hold the pattern, as many as there was time for."""
 
     matches: Bool[np.ndarray, " n"]
     all: bool  # whether it was every molecule
-    seconds: float = 0.0  # that it took, without the start of a process and the wait for others
+    seconds: float = 0.0  # without the start of a process and the wait for other queries
+
+
+class Holding(NamedTuple):
+    """Hits that hold a substructure, best first."""
+
+    hits: list[Hit]
+    checked: int  # molecules that were checked, from the nearest on
+    is_all: bool  # whether there are no more, or no more were asked for
 
 
 class Matcher:
-    """One process for patterns, one question at a time; a question that hangs costs the process."""
+    """One process for patterns, one query at a time; a query that hangs costs the process."""
 
     def __init__(self, limit: float = LIMIT) -> None:
         self._limit, self._lock = limit, threading.Lock()
         self._worker = Worker()
         weakref.finalize(self, self._worker.close)
 
-    def look(self, smarts: str, smiles: Sequence[str], spent: float = 0.0) -> Looked:
-        """Raises ValueError where the pattern is none, TooSlow where it needs more than the limit.
+    def nearest(
+        self,
+        smarts: str,
+        k: int,
+        find: Callable[[int], list[Hit]],
+        first: Callable[[list[Hit]], list[Hit]] = list,
+    ) -> Holding:
+        """The k best hits that hold a substructure, as far as the limit reaches.
 
-        `spent` seconds of the limit are gone already, over earlier molecules of the same question.
+        `find(n)` returns the n nearest molecules, which are checked from the nearest on; `first`
+        drops hits that stand for the same molecule. Raises ValueError for an invalid pattern, and
+        TooSlow where not even the first molecules are checked in time.
+        """
+        hits: list[Hit] = []
+        checked, spent, fetched, is_all = 0, 0.0, max(4 * k, FIRST), False
+        while not is_all and len(hits) < k:
+            near = find(fetched)
+            part = self.check(smarts, [hit.content for hit in near[checked:]], spent)
+            spent += part.seconds
+            matches = part.matches.tolist()
+            hits += [h for h, holds in zip(near[checked:], matches, strict=False) if holds]
+            hits = first(hits)
+            checked += len(matches)
+            if not part.all:
+                break
+            is_all = len(near) < fetched
+            fetched *= 4
+        return Holding(ranked(hits[:k]), checked, is_all or len(hits) >= k)
+
+    def check(self, smarts: str, smiles: Sequence[str], spent: float = 0.0) -> Checked:
+        """Raises ValueError for an invalid pattern, TooSlow where it needs more than the limit.
+
+        `spent` seconds of the limit went to earlier molecules of the same query.
         """
         check_pattern(smarts)
         with self._lock:
-            return self._look(smarts, list(smiles), spent)
+            return self._check(smarts, list(smiles), spent)
 
     def close(self) -> None:
         self._worker.close()
 
-    def _look(self, smarts: str, smiles: list[str], spent: float) -> Looked:
+    def _check(self, smarts: str, smiles: list[str], spent: float) -> Checked:
         self._worker.be_ready(TASK)
-        found, begun = [np.zeros(0, bool)], time.monotonic()
-        end = begun + self._limit - spent
+        matches, start = [np.zeros(0, bool)], time.monotonic()
+        end = start + self._limit - spent
         for low in range(0, max(len(smiles), 1), CHUNK):
             left = end - time.monotonic()
             part = smiles[low : low + CHUNK]
-            answer = self._ask(smarts, part, left) if left > 0 else None
-            if answer is None:
+            reply = self._ask(smarts, part, left) if left > 0 else None
+            if reply is None:
                 if not low and not spent:
                     raise TooSlow(
-                        f"expected a SMARTS that is searched for within {self._limit:g} s, got "
-                        f"{smarts[:80]!r}, which takes longer or ends "
-                        "RDKit; make it simpler"
+                        f"expected a SMARTS that takes at most {self._limit:g} s to find, got "
+                        f"{smarts[:80]!r}, which takes longer or crashes RDKit; simplify it"
                     )
-                return Looked(np.concatenate(found), False, time.monotonic() - begun)
-            if not answer["is_pattern"]:
+                return Checked(np.concatenate(matches), False, time.monotonic() - start)
+            if not reply["is_pattern"]:
                 raise UserError(
                     f"expected a SMARTS such as c1ccccc1N, got {smarts[:80]!r}, which RDKit cannot "
-                    "read; mend it"
+                    "parse; correct it"
                 )
-            found.append(answer["matches"])
-        return Looked(np.concatenate(found), True, time.monotonic() - begun)
+            matches.append(reply["matches"])
+        return Checked(np.concatenate(matches), True, time.monotonic() - start)
 
     def _ask(self, smarts: str, smiles: list[str], limit: float) -> Arrays | None:
         try:
@@ -88,9 +126,9 @@ class Matcher:
 
 
 def check_pattern(smarts: str) -> None:
-    """ValueError for what need not be handed to a process."""
+    """ValueError for a pattern that needs no process to be refused."""
     if not smarts.strip() or len(smarts) > LONGEST or not smarts.isprintable():
         raise UserError(
             f"expected a SMARTS of 1 to {LONGEST:,} printable characters, got {len(smarts):,}: "
-            f"{smarts[:40]!r}; shorten or mend it"
+            f"{smarts[:40]!r}; shorten or correct it"
         )

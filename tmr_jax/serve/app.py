@@ -20,11 +20,12 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.staticfiles import StaticFiles
 
 from tmr_jax.index.schema import WHOLE
-from tmr_jax.search.export import Answer as Exported
 from tmr_jax.search.export import record, to_csv, to_sdf
 from tmr_jax.search.filters import parse_filter
+from tmr_jax.search.hits import Answer
+from tmr_jax.search.hits import Query as SearchQuery
 from tmr_jax.search.retriever import Retriever
-from tmr_jax.serve.engine import Answer, Drawing, Question, SearchEngine
+from tmr_jax.serve.engine import Drawing, SearchEngine
 from tmr_jax.serve.errors import Refusal, Unreadable
 from tmr_jax.serve.form import form_of
 from tmr_jax.serve.metrics import Metrics
@@ -141,7 +142,7 @@ def _search(service: Service) -> None:
         check_spread(request.k, request.spread)
         where = parse_filter(request.where) if request.where else None
         options = (request.k, where, request.substructure, request.spread)
-        questions = [Question(query, request.of, *options) for query in request.queries]
+        questions = [SearchQuery(query, request.of, *options) for query in request.queries]
         retriever = engine.retriever
         answers = await engine.search(questions, service.seconds)
         return SearchResponse(
@@ -231,10 +232,10 @@ def _downloads(service: Service) -> None:
         async def download(request: Request) -> Response:
             of = service.engine.of
             question = form_of(request.query_params.multi_items(), of).question()
-            if not question.asked:
+            if not question.content:
                 raise Refusal(422, "invalid_request", "expected a query, got none; enter one first")
             (answer,) = await service.engine.search([question], service.seconds)
-            text = await asyncio.to_thread(write, [Exported(question.asked, answer.hits)])
+            text = await asyncio.to_thread(write, [answer])
             name = {"content-disposition": f'attachment; filename="{of}.{kind}"'}
             return Response(text, media_type=media, headers=name)
 
@@ -347,9 +348,9 @@ def library_out(retriever: Retriever) -> LibraryOut:
 
 def answer_out(answer: Answer) -> AnswerOut:
     return AnswerOut(
-        query=answer.question.asked,
+        query=answer.query.content,
         cut=answer.is_cut,
-        unlike=answer.is_unlike,
+        unlike=answer.is_ood,
         looked=answer.looked,
         hits=[HitOut(**record(hit)) for hit in answer.hits],
     )

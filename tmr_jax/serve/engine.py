@@ -13,15 +13,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Literal, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from tmr_jax.data.drawing import molecule_svg
 from tmr_jax.data.features.graph import BadMolecule, parse_smiles
-from tmr_jax.index.schema import MOLECULES, WHOLE, Filter
+from tmr_jax.index.schema import MOLECULES, WHOLE
 from tmr_jax.search.explain import Explanation
-from tmr_jax.search.retriever import Hit, Retriever
+from tmr_jax.search.hits import Answer, EncodedQuery, Query
+from tmr_jax.search.retriever import Retriever
 from tmr_jax.serve.batcher import Batcher
 from tmr_jax.serve.schemas import MAX_EXPLAINED_ATOMS, MAX_EXPLAINED_WORDS
 from tmr_jax.types import UserError
@@ -29,34 +28,6 @@ from tmr_jax.types import UserError
 AT_ONCE, WINDOW = 64, 0.003  # queries that are encoded together, seconds to wait for them
 KEPT = 4096  # vectors of queries, drawings
 log = logging.getLogger("tmr_jax.serve")
-
-
-class Question(NamedTuple):
-    """A search, as API and page ask it."""
-
-    asked: str  # a description or a SMILES
-    of: Literal["text", "molecule"] = "text"
-    k: int = 10
-    where: Filter | None = None
-    substructure: str = ""
-    spread: float = 0.0
-
-
-class Answer(NamedTuple):
-    question: Question
-    hits: list[Hit]
-    is_cut: bool = False  # the model saw only the beginning of the text
-    is_unlike: bool = False  # the descriptions the run was validated on are unlike it
-    looked: int | None = None  # where time ran out: molecules looked at for the substructure
-    partial: bool = False  # a part of the library cannot be read
-
-
-class Asked(NamedTuple):
-    """What the model makes of a query by itself."""
-
-    row: np.ndarray  # float32 [1, D]
-    is_cut: bool
-    is_unlike: bool
 
 
 class Drawing(NamedTuple):
@@ -86,12 +57,12 @@ class SearchEngine:
         self._told = self.damage  # what the index_source has said last
         self.retriever = index_source.open()
         self.reloads, self.encoded, self.remembered = 0, 0, 0
-        self._kept: OrderedDict[tuple[str, str], Asked] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], EncodedQuery] = OrderedDict()
         self._lock = threading.Lock()
         self._reloading = asyncio.Lock()
         self._searches = Batcher("search", self._search, room, AT_ONCE, WINDOW)
         # Patterns take seconds at worst: nobody else may wait for them.
-        self._patterns = Batcher("substructure", self._match, min(room, 32))
+        self._patterns = Batcher("substructure", self._search, min(room, 32))
         self._explanations = Batcher("explain", self._explain, min(room, 32))
         self._drawings = Batcher("draw", _draw, 4 * room)
         self.batchers = (self._searches, self._patterns, self._explanations, self._drawings)
@@ -107,14 +78,14 @@ class SearchEngine:
         """Whether a part of the library cannot be read, so that hits may be missing."""
         return bool(self.damage) or self.retriever.is_partial
 
-    async def search(self, questions: Sequence[Question], seconds: float) -> list[Answer]:
-        plain = [q for q in questions if not q.substructure]
-        other = [q for q in questions if q.substructure]
+    async def search(self, queries: Sequence[Query], seconds: float) -> list[Answer]:
+        plain = [query for query in queries if not query.substructure]
+        other = [query for query in queries if query.substructure]
         answers = {}
         for batcher, asked in ((self._searches, plain), (self._patterns, other)):
             if asked:
                 answers |= zip(asked, await batcher.submit(asked, seconds), strict=True)
-        return [answers[q] for q in questions]
+        return [answers[query] for query in queries]
 
     async def explain(self, text: str, smiles: str, seconds: float) -> Explanation:
         return (await self._explanations.submit([(text, smiles)], seconds))[0]
@@ -164,9 +135,9 @@ class SearchEngine:
         """Questions of every shape, so that no client waits for a compiler."""
         self.retriever.warm()
         buckets = self.retriever.config.train.text_buckets
-        questions = [Question("acid " * (tokens - 2)) for tokens in buckets]
-        for question in (*questions, Question("CCO", "molecule")):
-            (answer,) = self._search([question])
+        queries = [Query("acid " * (tokens - 2)) for tokens in buckets]
+        for query in (*queries, Query("CCO", "molecule")):
+            (answer,) = self._search([query])
             if isinstance(answer, Exception):
                 raise answer
 
@@ -176,78 +147,29 @@ class SearchEngine:
 
     # In the threads of the batchers
 
-    def _search(self, questions: list[Question]) -> Iterator[Answer | Exception]:
+    def _search(self, queries: list[Query]) -> Iterator[Answer | Exception]:
         retriever = self.retriever
-        asked = self._read(retriever, questions)
-        together: dict[tuple[int, Filter | None], list[int]] = {}
-        for i, (question, read) in enumerate(zip(questions, asked, strict=True)):
-            if isinstance(read, Asked):
-                key = (_wanted(retriever, question), question.where)
-                together.setdefault(key, []).append(i)
-        found: dict[int, list[Hit] | Exception] = {}
-        for (wanted, where), places in together.items():
-            rows = np.concatenate([read.row for i in places if isinstance(read := asked[i], Asked)])
-            try:
-                found |= zip(places, retriever.nearest(rows, wanted, where), strict=True)
-            except ValueError as error:  # a filter that the library has no columns for
-                found |= dict.fromkeys(places, error)
-        for i, (question, read) in enumerate(zip(questions, asked, strict=True)):
-            yield self._finished(retriever, question, read, found.get(i, []))
+        for answer in retriever.answers(queries, self._encoded(retriever, queries)):
+            if isinstance(answer, Answer):
+                answer = answer._replace(partial=self.partial)
+            yield answer
 
-    def _match(self, questions: list[Question]) -> Iterator[Answer | Exception]:
-        retriever = self.retriever
-        for question, read in zip(questions, self._read(retriever, questions), strict=True):
-            if isinstance(read, Exception):
-                yield read
-                continue
-            wanted = _wanted(retriever, question)
-            try:
-                held = retriever.containing(read.row, wanted, question.where, question.substructure)
-            except ValueError as error:
-                yield error
-                continue
-            short = not held.is_all and len(held.hits) < question.k
-            looked = held.looked if short else None
-            yield self._finished(retriever, question, read, held.hits, looked)
-
-    def _finished(
-        self,
-        retriever: Retriever,
-        question: Question,
-        read: Asked | Exception,
-        hits: list[Hit] | Exception,
-        looked: int | None = None,
-    ) -> Answer | Exception:
-        """The second stage, where the model has one, and the spread."""
-        if isinstance(read, Exception):
-            return read
-        if isinstance(hits, Exception):
-            return hits
-        try:
-            k, spread = question.k, question.spread
-            hits = retriever.finished(question.asked, hits, k, spread, _direction(question))
-        except ValueError as error:
-            return error
-        return Answer(question, hits, read.is_cut, read.is_unlike, looked, self.partial)
-
-    def _read(self, retriever: Retriever, questions: list[Question]) -> list[Asked | Exception]:
+    def _encoded(
+        self, retriever: Retriever, queries: list[Query]
+    ) -> list[EncodedQuery | ValueError]:
         """What the model makes of each query, from memory where it was asked before."""
-        keys = [(q.of, q.asked) for q in questions]
+        keys = [(query.of, query.content) for query in queries]
         with self._lock:
-            known: dict[tuple[str, str], Asked | Exception] = {
+            known: dict[tuple[str, str], EncodedQuery | ValueError] = {
                 key: self._kept[key] for key in keys if key in self._kept
             }
         self.remembered += sum(key in known for key in keys)
-        new = [key for key in dict.fromkeys(keys) if key not in known]
+        new = {key: q for key, q in zip(keys, queries, strict=True) if key not in known}
         self.encoded += len(new)
-        for of in ("text", "molecule"):
-            fresh = [asked for kind, asked in new if kind == of]
-            if fresh:
-                outcomes = _encoded(retriever, of, fresh)
-                known |= {(of, a): o for a, o in zip(fresh, outcomes, strict=True)}
+        known |= zip(new, retriever.encode_queries(list(new.values())), strict=True)
         with self._lock:
             for key, read in known.items():
-                if isinstance(read, Asked):
+                if isinstance(read, EncodedQuery):
                     self._kept[key] = read
                     self._kept.move_to_end(key)
             while len(self._kept) > KEPT:
@@ -271,34 +193,6 @@ def _check_size(text: str, atoms: int) -> None:
             f"expected at most {MAX_EXPLAINED_WORDS} words and {MAX_EXPLAINED_ATOMS} atoms to "
             f"explain, got {words:,} and {atoms:,}; shorten the text, or take a smaller molecule"
         )
-
-
-def _direction(question: Question) -> Literal["t2m", "m2t"]:
-    return "t2m" if question.of == "text" else "m2t"
-
-
-def _wanted(retriever: Retriever, question: Question) -> int:
-    return retriever.wanted(question.k, question.spread, _direction(question))
-
-
-def _encoded(retriever: Retriever, of: str, asked: list[str]) -> list[Asked | Exception]:
-    """All at once; where one of them is refused, one by one."""
-    try:
-        if of == "molecule":
-            for smiles in asked:
-                parse_smiles(smiles)
-            rows = retriever.encode_molecules(asked)
-            return [Asked(rows[i : i + 1], False, False) for i in range(len(asked))]
-        rows = retriever.encode_text(asked)
-        unlike = retriever.are_unlike(rows)
-        return [
-            Asked(rows[i : i + 1], retriever.is_cut(text), unlike is not None and bool(unlike[i]))
-            for i, text in enumerate(asked)
-        ]
-    except ValueError as error:
-        if len(asked) == 1:
-            return [error]
-        return [_encoded(retriever, of, [one])[0] for one in asked]
 
 
 def _draw(asked: list[Drawing | str]) -> Iterator[str | Exception]:

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from tmr_jax.data.features.properties import GROUPS
 from tmr_jax.index.schema import DESCRIPTIONS, MOLECULES
 from tmr_jax.search.filters import SWITCHES, parse_filter
-from tmr_jax.serve.engine import Question
+from tmr_jax.search.hits import Query
 from tmr_jax.serve.schemas import MAX_K, MAX_SMARTS, MAX_TEXT, MAX_WORDS, check_spread
 from tmr_jax.types import UserError
 
@@ -128,7 +128,7 @@ class Form:
         kept = [(n, v) for n, v in self.pairs() if n not in dropped and (n, v) != (side, name)]
         return "/?" + urlencode(kept)
 
-    def question(self, most: int = MAX_K) -> Question:
+    def question(self, most: int = MAX_K) -> Query:
         """What is asked, for at most so many hits; ValueError in the words of the page where it
         cannot be.
         """
@@ -144,7 +144,7 @@ class Form:
         spread = _number("a spread", self.spread or "0", 0, 1)
         check_spread(k, spread)
         of = "molecule" if self.by == "molecule" else "text"
-        return Question(self.asked, of, k, where, self.substructure, spread)
+        return Query(self.asked, of, k, where, self.substructure, spread)
 
 
 def form_of(query: Iterable[tuple[str, str]], of: str = MOLECULES) -> Form:

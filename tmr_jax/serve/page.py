@@ -19,8 +19,8 @@ from tmr_jax.data.drawing import heat_svg
 from tmr_jax.data.features.properties import GROUPS, group_names
 from tmr_jax.index.schema import DESCRIPTIONS, FLAGS, MASK, MOLECULES
 from tmr_jax.search.explain import Explanation
-from tmr_jax.search.retriever import Hit
-from tmr_jax.serve.engine import Answer, Drawing, Question, SearchEngine
+from tmr_jax.search.hits import Answer, Hit, Query
+from tmr_jax.serve.engine import Drawing, SearchEngine
 from tmr_jax.serve.errors import Refusal, refusal_of
 from tmr_jax.serve.form import ABOUT_SWITCHES, PROPERTIES, SHOWN, Form
 from tmr_jax.serve.schemas import MAX_EXPLAINED, MAX_EXPLAINED_WORDS, MAX_TEXT
@@ -122,9 +122,9 @@ class Page:
         drawings = [Drawing(hit.content, *CARD) for hit in answer.hits if not hit.is_text]
         drawn = iter(await self._engine.draw(drawings, self._seconds) if drawings else ())
         return [
-            _text_card(form, answer.question, hit)
+            _text_card(form, answer.query, hit)
             if hit.is_text
-            else _molecule_card(form, answer.question, hit, Markup(next(drawn)))
+            else _molecule_card(form, answer.query, hit, Markup(next(drawn)))
             for hit in answer.hits
         ]
 
@@ -174,13 +174,13 @@ class Page:
         return self.render(name, error=refusal).encode()
 
 
-def _molecule_card(form: Form, question: Question, hit: Hit, svg: Markup) -> Card:
-    explain = _explanation(question.asked, hit.content) if question.of == "text" else ""
+def _molecule_card(form: Form, query: Query, hit: Hit, svg: Markup) -> Card:
+    explain = _explanation(query.content, hit.content) if query.of == "text" else ""
     return Card(hit, svg, *_facts(hit), form.like(hit.content), explain)
 
 
-def _text_card(form: Form, question: Question, hit: Hit) -> Card:
-    explain = _explanation(hit.content, question.asked) if question.of == "molecule" else ""
+def _text_card(form: Form, query: Query, hit: Hit) -> Card:
+    explain = _explanation(hit.content, query.content) if query.of == "molecule" else ""
     similar = form.like_text(hit.content) if len(hit.content) <= MAX_EXPLAINED else ""
     return Card(hit, None, *_facts(hit), similar, explain)
 
