@@ -124,12 +124,12 @@ class EncodedBatch(NamedTuple):
     mol_group: Int[Array, " B"]
 
 
-class Side(NamedTuple):
-    """Distinct texts or molecules as a model's encoder sees them: a row each, and rows of parts."""
+class EncodedCorpus(NamedTuple):
+    """Distinct texts or molecules as the encoder returns them: a row each, and those of tokens."""
 
     pooled: np.ndarray  # float32 [n, D]: h^t or h^g, not of length one
-    parts: np.ndarray  # float32 [P, D]: words, or atoms (motifs), one item after another
-    offsets: np.ndarray  # int64 [n + 1]: parts of item i are offsets[i] to offsets[i + 1]
+    token_embeddings: np.ndarray  # float32 [P, D]: words or atoms (motifs), item after item
+    offsets: np.ndarray  # int64 [n + 1]: item i has the tokens offsets[i] to offsets[i + 1]
     key: np.ndarray  # int64 [n]: 31 bits of a hash of the input itself
 
 

@@ -405,7 +405,7 @@ def _reranking(direction: str, work: Worked, one: Placing, shrunk: bool) -> Prog
     lengths = np.diff(bench.texts(texts, work.size, 2).offsets)
     atoms = np.diff(bench.molecules(mols, 3).node_offsets)
     text, mol = (bench.side(len(n), n, dim, i) for i, n in enumerate((lengths, atoms)))
-    long = len((mol if direction == "t2m" else text).parts)
+    long = len((mol if direction == "t2m" else text).token_embeddings)
     settings, apply = settings_of(task.config), _applied(task.model)
     stage = (apply, work.params, text, mol, direction, np.arange(asking), settings)
 

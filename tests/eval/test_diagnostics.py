@@ -22,7 +22,7 @@ from tmr_jax.eval.restore import trained_temperature
 from tmr_jax.eval.slots import slot_record
 from tmr_jax.eval.terminal import diagnostic_lines, slot_lines
 from tmr_jax.models.encode import Encoded, unit
-from tmr_jax.types import Pool, Side
+from tmr_jax.types import EncodedCorpus, Pool
 
 COUNT, DIM = 40, 12
 
@@ -189,8 +189,8 @@ def test_a_pool_of_one_text_has_no_record():
 def test_gap_of_parts_is_that_of_the_means_of_words():
     axes = np.eye(4, dtype=np.float32)
     parts = np.stack([3 * axes[0], axes[0], 5 * axes[1]])  # two words, one word
-    words = Side(axes[:2], parts, np.array([0, 2, 3]), np.zeros(2, int))
-    atoms = Side(axes[:2], axes[2:], np.array([0, 1, 2]), np.zeros(2, int))
+    words = EncodedCorpus(axes[:2], parts, np.array([0, 2, 3]), np.zeros(2, int))
+    atoms = EncodedCorpus(axes[:2], axes[2:], np.array([0, 1, 2]), np.zeros(2, int))
     found = sides("a/test", axes[:2], axes[:2])
     assert geometry_record(found)["gap_of_parts"] is None
     found = found._replace(text=found.text._replace(side=words), mol=found.mol._replace(side=atoms))

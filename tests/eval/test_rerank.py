@@ -27,7 +27,7 @@ from tmr_jax.models.checkpoint import restore_params
 from tmr_jax.models.difftmr import DiffTMR
 from tmr_jax.models.encode import Encoded, Encoder
 from tmr_jax.train.__main__ import train
-from tmr_jax.types import Side
+from tmr_jax.types import EncodedCorpus
 
 TINY = load_experiment(str(Path(__file__).parents[1] / "experiments" / "tiny.py"))
 JOINT = dataclasses.replace(
@@ -279,7 +279,7 @@ def test_alpha_is_the_best_of_the_grid_and_belongs_to_a_checkpoint(tmp_path):
 
 def test_take_keeps_the_parts_of_each_item():
     parts, offsets = np.arange(12.0).reshape(6, 2), np.array([0, 1, 3, 6])
-    side = Side(np.eye(3, dtype=np.float32), parts, offsets, np.array([7, 8, 9]))
+    side = EncodedCorpus(np.eye(3, dtype=np.float32), parts, offsets, np.array([7, 8, 9]))
     got = take(side, np.array([2, 0]))
     assert got.offsets.tolist() == [0, 3, 4] and got.parts[:, 0].tolist() == [6, 8, 10, 0]
     assert got.key.tolist() == [9, 7]

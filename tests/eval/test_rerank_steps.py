@@ -18,7 +18,7 @@ from tmr_jax.models.difftmr import DiffTMR
 from tmr_jax.models.encode import unit
 from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.models.layers.denoiser import HdanWeights
-from tmr_jax.types import Side
+from tmr_jax.types import EncodedCorpus
 
 D, SLOTS = 8, 32
 BERT = BertConfig(vocab_size=5, hidden=8, layers=1, heads=2, intermediate=8)
@@ -50,7 +50,7 @@ def side(items, sizes, seed):
     parts = np.float32(random.normal(size=(counts.sum(), D)))
     offsets = np.concatenate([[0], np.cumsum(counts)])
     pooled, key = np.float32(random.normal(size=(items, D))), random.integers(0, 2**31, items)
-    return Side(pooled, parts, offsets, key)
+    return EncodedCorpus(pooled, parts, offsets, key)
 
 
 def apply(params, *arrays, method, model=MODEL):
@@ -210,7 +210,7 @@ def test_order_of_candidates_and_of_queries_does_not_matter(direction):
 def shuffled(s, order):
     chosen = np.concatenate([np.arange(s.offsets[i], s.offsets[i + 1]) for i in order])
     offsets = np.concatenate([[0], np.cumsum(np.diff(s.offsets)[order])])
-    return Side(s.pooled[order], s.parts[chosen], offsets, s.key[np.array(order)])
+    return EncodedCorpus(s.pooled[order], s.parts[chosen], offsets, s.key[np.array(order)])
 
 
 def test_texts_of_other_candidates_change_no_score_of_a_query():
@@ -228,9 +228,9 @@ def test_texts_of_other_candidates_change_no_score_of_a_query():
 
 def joined(a, b):
     offsets = np.concatenate([a.offsets, a.offsets[-1] + b.offsets[1:]])
-    return Side(
+    return EncodedCorpus(
         np.concatenate([a.pooled, b.pooled]),
-        np.concatenate([a.parts, b.parts]),
+        np.concatenate([a.token_embeddings, b.token_embeddings]),
         offsets,
         np.concatenate([a.key, b.key]),
     )

@@ -11,7 +11,7 @@ from tmr_jax.models.checkpoint import restore_params
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import load_model
 from tmr_jax.train.__main__ import main
-from tmr_jax.types import Side
+from tmr_jax.types import EncodedCorpus
 
 TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
 SLOTS = 4
@@ -60,7 +60,7 @@ def test_the_record_of_the_slots(run):
 def test_an_item_with_equal_parts_is_read_evenly(run):
     assembly, params = load_model(run), restore_params(run, "newest")[0]
     parts = np.ones((6, assembly.config.model.dim), np.float32)
-    side = Side(parts[:2], parts, np.array([0, 2, 6]), np.arange(2))
+    side = EncodedCorpus(parts[:2], parts, np.array([0, 2, 6]), np.arange(2))
     np.testing.assert_allclose(slot_sharpness(assembly, params, side), np.zeros(SLOTS), atol=1e-5)
 
 

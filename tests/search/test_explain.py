@@ -12,7 +12,7 @@ from tmr_jax.data.features.motifs import number_by_first
 from tmr_jax.models.encode import Encoded, Encoder
 from tmr_jax.search.explain import _atoms, explain, table_of, without_atoms, without_words
 from tmr_jax.search.retriever import Retriever
-from tmr_jax.types import Side
+from tmr_jax.types import EncodedCorpus
 
 TEXT = "an aromatic  amine, with one ring"
 SMILES = "Nc1ccccc1CC(=O)O"
@@ -127,7 +127,7 @@ def test_motifs_stand_for_their_atoms(retriever):
     brics = featurise("CCOC(=O)CCN", "ogb_morgan", "brics")
     assert brics.motif.max() >= 1
     states = np.arange(2 * (brics.motif.max() + 1), dtype=np.float32).reshape(-1, 2)
-    side = Side(states[:1], states, np.array([0, len(states)]), np.zeros(1, np.int64))
+    side = EncodedCorpus(states[:1], states, np.array([0, len(states)]), np.zeros(1, np.int64))
     found = _atoms(Encoded(states[:1], np.zeros(1, np.int64), side), brics)
     np.testing.assert_array_equal(found, states[brics.motif])
     brics = featurise(SMILES, retriever.config.features.molecule, "brics")

@@ -252,7 +252,7 @@ def _means(encoded: Encoded, items: np.ndarray) -> Any:
     if side is None:
         return None
     assert (np.diff(side.offsets) > 0).all(), "an item without words or atoms was encoded"
-    return unit(np.add.reduceat(side.parts, side.offsets[:-1]))[encoded.group[items]]
+    return unit(np.add.reduceat(side.token_embeddings, side.offsets[:-1]))[encoded.group[items]]
 
 
 def _cosines(sides: EncodedPool) -> dict[str, list[int]]:

@@ -33,7 +33,7 @@ from tmr_jax.models.encode import Encoded, unit
 from tmr_jax.models.layers.denoiser import visited
 from tmr_jax.models.run import TrainedModel
 from tmr_jax.models.state import variables
-from tmr_jax.types import Pool, Ranking, Side, UserError
+from tmr_jax.types import EncodedCorpus, Pool, Ranking, UserError
 
 TIERS = ("tapr", "fused", "x0")  # after det, which is the cosine
 
@@ -132,11 +132,13 @@ class Refiner:
         assert text.side is not None, "encode with parts"
         return perturbed(self._apply, self.params, text.side, mol, self.settings)
 
-    def worked(self, text: Side, mol: Side, query: int) -> tuple[Refined, np.ndarray]:
+    def worked(
+        self, text: EncodedCorpus, mol: EncodedCorpus, query: int
+    ) -> tuple[Refined, np.ndarray]:
         """One text against all molecules, and X0_hat after every step, [S, K]."""
         return refine_one(self._apply, self.params, text, mol, "t2m", query, self.settings)
 
-    def word_weights(self, text: Side) -> np.ndarray:
+    def word_weights(self, text: EncodedCorpus) -> np.ndarray:
         """f of A1.5 for all words of the texts, one after another."""
         return word_weights(self._apply, self.params, text)
 
@@ -152,11 +154,11 @@ def refined_lists(pool: Pool, text: Encoded, mol: Encoded, refiner: Refiner) -> 
     return found
 
 
-def take(side: Side | None, items: np.ndarray) -> Side:
+def take(side: EncodedCorpus | None, items: np.ndarray) -> EncodedCorpus:
     """The items of a side, in that order."""
     assert side is not None, "encode with parts"
     parts, offsets = take_ranges(side.offsets, items)
-    return Side(side.pooled[items], side.parts[parts], offsets, side.key[items])
+    return EncodedCorpus(side.pooled[items], side.token_embeddings[parts], offsets, side.key[items])
 
 
 # Ranks of the stages

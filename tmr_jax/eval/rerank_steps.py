@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from tmr_jax.eval.count import score_chunks
 from tmr_jax.models.encode import unit
-from tmr_jax.types import Side
+from tmr_jax.types import EncodedCorpus
 
 Direction = Literal["t2m", "m2t"]
 QUERIES = 16  # at once on a CPU at most
@@ -75,8 +75,8 @@ class Refined(NamedTuple):
 def refine(
     apply: Callable[..., Any],
     params: Any,
-    text: Side,
-    mol: Side,
+    text: EncodedCorpus,
+    mol: EncodedCorpus,
     direction: Direction,
     queries: Int[np.ndarray, " Q"],
     settings: Settings,
@@ -104,8 +104,8 @@ def refine(
 def refine_one(
     apply: Callable[..., Any],
     params: Any,
-    text: Side,
-    mol: Side,
+    text: EncodedCorpus,
+    mol: EncodedCorpus,
     direction: Direction,
     query: int,
     settings: Settings,
@@ -121,7 +121,7 @@ def refine_one(
 def perturbed(
     apply: Callable[..., Any],
     params: Any,
-    text: Side,
+    text: EncodedCorpus,
     mol: Float[np.ndarray, "n D"],
     settings: Settings,
 ) -> Float[np.ndarray, " n"]:
@@ -131,7 +131,7 @@ def perturbed(
     """
     count = len(mol)
     parts, offsets = np.zeros((0, mol.shape[1]), np.float32), np.zeros(count + 1, np.int64)
-    answering = Side(mol, parts, offsets, np.arange(count))
+    answering = EncodedCorpus(mol, parts, offsets, np.arange(count))
     stage = _Stage(apply, params, text, answering, "t2m", settings, 1)
     asks = np.zeros(1, np.int64)
     own, mask, _ = stage._own_parts(asks)
@@ -180,8 +180,8 @@ class _Stage:
         self,
         apply: Callable[..., Any],
         params: Any,
-        text: Side,
-        mol: Side,
+        text: EncodedCorpus,
+        mol: EncodedCorpus,
         direction: Direction,
         settings: Settings,
         queries: int,
@@ -198,8 +198,8 @@ class _Stage:
         self.count = min(settings.shortlist, len(self.rows))
         self._wide = min(settings.shortlist, bucket(self.count))
         self._head = min(settings.candidates, self.count)
-        self._ask_parts = unit(self.asking.parts)
-        parts = jnp.asarray(roomy(unit(self._answering.parts)))
+        self._ask_parts = unit(self.asking.token_embeddings)
+        parts = jnp.asarray(roomy(unit(self._answering.token_embeddings)))
         width = -(-parts.shape[1] // most.lanes) * most.lanes
         self._parts = self._everywhere(_widened(parts, width))
         self._longest = bucket(int(np.diff(text.offsets).max()))
@@ -319,16 +319,18 @@ def padded(
     return np.where(real, begin[..., None] + place, 0).astype(np.int32), real
 
 
-def word_weights(apply: Callable[..., Any], params: Any, text: Side) -> Float[np.ndarray, " P"]:
+def word_weights(
+    apply: Callable[..., Any], params: Any, text: EncodedCorpus
+) -> Float[np.ndarray, " P"]:
     """f of A1.5 for every word of every text."""
     size = bucket(int(np.diff(text.offsets).max()))
-    found = np.zeros(len(text.parts), np.float32)
+    found = np.zeros(len(text.token_embeddings), np.float32)
     items = np.arange(len(text.pooled))
     held = min(WEIGHED, power(len(items)))
     for start in range(0, len(items), held):
         chunk = items[np.minimum(np.arange(start, start + held), len(items) - 1)]
         index, real = padded(text.offsets, chunk, size)
-        weight = _weigher(apply)(params, text.parts[index], real)
+        weight = _weigher(apply)(params, text.token_embeddings[index], real)
         found[index[real]] = np.asarray(weight)[real]
     return found
 

@@ -18,7 +18,7 @@ from tmr_jax.eval.slots import bank_record, has_slots
 from tmr_jax.models.dual_encoder import MAX_LOG_SCALE
 from tmr_jax.models.encode import Encoded, Encoder
 from tmr_jax.models.run import TrainedModel, load_run, refines
-from tmr_jax.types import Side
+from tmr_jax.types import EncodedCorpus
 
 Which = Literal["best", "newest"]
 
@@ -33,7 +33,7 @@ class Restored(NamedTuple):
     refiner: Refiner | None = None  # of a model with a second stage
     temperature: float | None = None  # what training divided the cosines by
     # Of a memory bank: the record of its slots, from words and atoms of a pool's two sides
-    slots: Callable[[Side, Side], dict[str, Any]] | None = None
+    slots: Callable[[EncodedCorpus, EncodedCorpus], dict[str, Any]] | None = None
 
 
 def open_run(run: Path, which: Which, refine: RefineConfig | None = None) -> Restored:

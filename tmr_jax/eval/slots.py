@@ -20,7 +20,7 @@ from tmr_jax.data.tables import apply_vocabulary, molecule_table, text_table
 from tmr_jax.eval.rerank_steps import padded
 from tmr_jax.models.run import TrainedModel, init_params
 from tmr_jax.models.state import variables
-from tmr_jax.types import Side
+from tmr_jax.types import EncodedCorpus
 
 ITEMS = 500  # of each modality, evenly out of the pool: a mean to one part in a hundred
 CHUNK = 50
@@ -31,7 +31,9 @@ def has_slots(assembly: TrainedModel) -> bool:
     return assembly.model.memory_slots > 0
 
 
-def bank_record(assembly: TrainedModel, params: Any, text: Side, mol: Side) -> dict[str, Any]:
+def bank_record(
+    assembly: TrainedModel, params: Any, text: EncodedCorpus, mol: EncodedCorpus
+) -> dict[str, Any]:
     """Norms and movement of each slot, its sharpness over texts and molecules, and dead slots."""
     both = [slot_sharpness(assembly, params, side) for side in (text, mol)]
     end = np.asarray(params["memory"]["bank"])
@@ -58,7 +60,9 @@ def first_params(assembly: TrainedModel) -> dict[str, Any]:
     return init_params(assembly, batch, config.train.seed)
 
 
-def slot_sharpness(assembly: TrainedModel, params: Any, side: Side) -> Float[np.ndarray, " M"]:
+def slot_sharpness(
+    assembly: TrainedModel, params: Any, side: EncodedCorpus
+) -> Float[np.ndarray, " M"]:
     """Mean over items of 1 - entropy of a slot's attention over that of even attention."""
 
     @jax.jit
@@ -71,7 +75,7 @@ def slot_sharpness(assembly: TrainedModel, params: Any, side: Side) -> Float[np.
     found = []
     for start in range(0, len(items), CHUNK):
         index, mask = padded(side.offsets, items[start : start + CHUNK])
-        found.append(np.asarray(read(side.parts[index], mask)))
+        found.append(np.asarray(read(side.token_embeddings[index], mask)))
     return np.concatenate(found).mean(0, dtype=np.float64)
 
 

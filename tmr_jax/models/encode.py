@@ -30,7 +30,7 @@ from tmr_jax.models.devices import devices_at_hand
 from tmr_jax.models.run import TrainedModel
 from tmr_jax.models.state import parameters_sha256, variables
 from tmr_jax.models.text_cache import States, text_states, with_states
-from tmr_jax.types import MolOut, Side, TextBatch, TextOut, UserError
+from tmr_jax.types import EncodedCorpus, MolOut, TextBatch, TextOut, UserError
 
 AHEAD = 4  # batches on their way, one for each device of an ordinary machine
 QUESTIONS = 8  # so few texts are a batch of their own size, and so is one
@@ -66,7 +66,7 @@ def encode_parts(
     batches: Iterable[tuple[Int[np.ndarray, " b"], Any]],
     keys: UInt8[np.ndarray, "count W"],
     dim: int,
-) -> Side:
+) -> EncodedCorpus:
     """As `encode`, and the words or atoms of every item with them.
 
     `keys` are digests of the inputs.
@@ -88,7 +88,7 @@ def encode_parts(
         shift = offsets[indices] - (np.cumsum(counts) - counts)
         parts[np.repeat(shift, counts) + np.arange(len(rows))] = rows
     key = np.ascontiguousarray(keys[:, :4]).view(np.uint32)[:, 0].astype(np.int64) >> 1
-    return Side(pooled, parts, offsets, key)
+    return EncodedCorpus(pooled, parts, offsets, key)
 
 
 def _applied(apply: Callable[[Any], Any], batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple]:
@@ -166,7 +166,9 @@ class Encoded(NamedTuple):
 
     rows: np.ndarray  # float32 [n, D], of length one; equal bit for bit in a group
     group: np.ndarray  # int64 [n]
-    side: Side | None = None  # row `group` of it belongs to a string; of models that refine
+    side: EncodedCorpus | None = (
+        None  # row `group` of it belongs to a string; of models that refine
+    )
     norm: np.ndarray = np.zeros(0, np.float32)  # [n], how long the rows were; empty: not known
 
 

@@ -28,15 +28,15 @@ from tmr_jax.eval.rerank_steps import padded
 from tmr_jax.models.encode import Encoder, unit
 from tmr_jax.models.run import TrainedModel, load_model, refines, with_config
 from tmr_jax.models.state import joined
-from tmr_jax.types import EncodedBatch, MolOut, Pair, Side, TextOut, UserError
+from tmr_jax.types import EncodedBatch, EncodedCorpus, MolOut, Pair, TextOut, UserError
 
 
 class FeatureSet(NamedTuple):
     """Training pairs as an encoder sees them; row i of each belongs to pair `ids[i]`."""
 
     ids: tuple[str, ...]
-    text: Side
-    mol: Side
+    text: EncodedCorpus
+    mol: EncodedCorpus
     text_group: np.ndarray  # int32 [n]
     mol_group: np.ndarray
     composition: Composition  # its `place`: near in it, near in the shared space

@@ -46,7 +46,7 @@ from tmr_jax.train.dataset import TrainingSet
 from tmr_jax.train.loader import feed_of
 from tmr_jax.train.optim import build_optimizer
 from tmr_jax.train.throughput import Throughput, sentence
-from tmr_jax.types import Side
+from tmr_jax.types import EncodedCorpus
 
 SCIBERT = BertConfig(31_090, 768, 12, 12, 3_072, pooler=False)
 TOY = BertConfig(50, 16, 2, 2, 32, max_positions=64, pooler=False)
@@ -122,12 +122,12 @@ def _bonds(atoms: int, random: np.random.Generator) -> np.ndarray:
     return np.concatenate([one, one[::-1]], axis=1)
 
 
-def side(items: int, parts: np.ndarray, dim: int, seed: int) -> Side:
+def side(items: int, parts: np.ndarray, dim: int, seed: int) -> EncodedCorpus:
     """Random embeddings of items with so many words or atoms each."""
     random = np.random.default_rng(seed)
     offsets = np.concatenate([[0], np.cumsum(parts)]).astype(np.int64)
     rows = [random.normal(size=(n, dim)).astype(np.float32) for n in (items, int(offsets[-1]))]
-    return Side(*rows, offsets, random.integers(0, 2**31, items))
+    return EncodedCorpus(*rows, offsets, random.integers(0, 2**31, items))
 
 
 # The model and its data

@@ -62,7 +62,9 @@ def worked_query(
     head = refined.item[0, : refined.clean.shape[1]]
     order = np.argsort(-levels(refined, "fused", alpha)[0], kind="stable")
     best = refined.item[0, order[0]]
-    similarity = unit(one.parts) @ unit(take(candidates, np.array([best])).parts).T
+    similarity = (
+        unit(one.token_embeddings) @ unit(take(candidates, np.array([best])).token_embeddings).T
+    )
     rows = candidate_rows(refined, alpha, target, smiles)
     listed = bool((refined.item[0] == target).any())
     charts = [
