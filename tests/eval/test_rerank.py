@@ -71,7 +71,7 @@ def test_every_tier_of_both_directions_is_reported_with_what_it_depends_on(joint
     names = [(s["direction"], s["tier"]) for s in scores]
     wanted = [(d, t) for d in ("t2m", "m2t") for t in ("det", "tapr", "fused", "x0")]
     assert sorted(names) == sorted(wanted)
-    det, fused = (scores[names.index(("t2m", tier))] for tier in ("det", "fused"))
+    det, fused = (scores[names.index(("t2m", stage))] for stage in ("det", "fused"))
     gained = fused["metrics"]["mrr"] - det["metrics"]["mrr"]
     assert fused["over_det"]["mrr"][0] == pytest.approx(gained)
     assert fused["refined"]["samples"] == 3 and fused["refined"]["steps"] == 5
@@ -260,7 +260,7 @@ class FakeLists:
     def __init__(self, best: float) -> None:
         self.best = best
 
-    def ranking(self, tier: str, alpha: float):
+    def ranking(self, stage: str, alpha: float):
         from tmr_jax.types import Ranking
 
         ahead = round(10 * abs(alpha - self.best))
@@ -324,4 +324,4 @@ def test_captions_of_other_molecules_change_no_score_of_any_tier(joint):
 
 def refined_rows(model, pool):
     [(pool, text, mol)], _ = encode_pools(model, [pool])
-    return model.refiner.lists(text, mol, "t2m", pool.text_target).refined
+    return model.reranker.lists(text, mol, "t2m", pool.text_target).refined

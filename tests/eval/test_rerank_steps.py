@@ -12,8 +12,8 @@ from tests.models.layers.test_denoiser import for_reference
 from tmr_jax.config import GraphEncoderConfig, HdanConfig, TaprConfig
 from tmr_jax.eval import rerank_steps as module
 from tmr_jax.eval.rank import rank
-from tmr_jax.eval.rerank import levels, rank_refined, recall
-from tmr_jax.eval.rerank_steps import QUERIES, Refined, Settings, refine
+from tmr_jax.eval.rerank import levels, rank_reranked, recall
+from tmr_jax.eval.rerank_steps import QUERIES, Reranked, Settings
 from tmr_jax.models.difftmr import DiffTMR
 from tmr_jax.models.encode import unit
 from tmr_jax.models.layers.bert import BertConfig
@@ -65,14 +65,14 @@ PARAMS = parameters()
 
 def refined(direction, text=TEXT, mol=MOL, queries=None, settings=SETTINGS, params=PARAMS):
     queries = np.arange(len((text if direction == "t2m" else mol).pooled))[queries or slice(None)]
-    return refine(apply, params, text, mol, direction, queries, settings)
+    return rerank(apply, params, text, mol, direction, queries, settings)
 
 
 @pytest.mark.parametrize("direction", ["t2m", "m2t"])
 def test_eight_devices_refine_as_one_does(direction):
     queries = np.arange(20)
     one, eight = (
-        refine(apply, PARAMS, TEXT, MOL, direction, queries, SETTINGS, devices=devices)
+        rerank(apply, PARAMS, TEXT, MOL, direction, queries, SETTINGS, devices=devices)
         for devices in ((), jax.devices()[:8])
     )
     np.testing.assert_array_equal(one.item, eight.item)
@@ -220,7 +220,7 @@ def test_texts_of_other_candidates_change_no_score_of_a_query():
     for q in (0, 7):
         kept = shuffled(TEXT, [q])
         mixed = joined(kept, other)
-        after = refine(apply, PARAMS, mixed, MOL, "t2m", np.array([0]), SETTINGS)
+        after = rerank(apply, PARAMS, mixed, MOL, "t2m", np.array([0]), SETTINGS)
         assert (after.item[0] == before.item[q]).all()
         np.testing.assert_allclose(after.perturbed[0], before.perturbed[q], atol=1e-6)
         np.testing.assert_allclose(after.clean[0], before.clean[q], atol=1e-5)
@@ -247,7 +247,7 @@ def searched(direction, number):
     """A question of its own and a shortlist of its own, in which twins leave 9 to 12 inputs."""
     asked, pool = side(1, (10, 16), number), side(9 + number % 4, (10, 30), 100 + number)
     sides = (asked, pool) if direction == "t2m" else (pool, asked)
-    return refine(apply, PARAMS, *sides, direction, np.array([0]), SETTINGS)
+    return rerank(apply, PARAMS, *sides, direction, np.array([0]), SETTINGS)
 
 
 @pytest.mark.parametrize("direction", ["t2m", "m2t"])
@@ -266,7 +266,7 @@ def test_what_fills_up_a_shortlist_changes_nothing(direction):
     asked, pool = side(3, (3, 20), 1), side(9, (1, 30), 2)
     sides = (asked, pool) if direction == "t2m" else (pool, asked)
     exact, filled = (
-        refine(
+        rerank(
             apply, PARAMS, *sides, direction, np.arange(3),
             dataclasses.replace(SETTINGS, shortlist=shortlist),
         )
@@ -294,7 +294,7 @@ def test_one_question_is_worked_on_once(monkeypatch):
 def made(s1, x0, item=None):
     s1, x0 = np.float32([s1]), np.float32([x0])
     item = np.arange(s1.shape[1])[None] if item is None else np.array([item])
-    return Refined(item, s1, s1, x0, x0)
+    return Reranked(item, s1, s1, x0, x0)
 
 
 def test_levels_of_a_hand_made_shortlist():
@@ -320,18 +320,18 @@ def test_alpha_of_zero_is_tapr_and_one_candidate_is_stage_one():
     found = refined("t2m")
     assert (levels(found, "fused", 0.0) == levels(found, "tapr")).all()
     one = refined("t2m", settings=dataclasses.replace(SETTINGS, candidates=1))
-    for tier in ("fused", "x0"):
-        assert (levels(one, tier, 1.0).argmax(1) == 0).all()
+    for stage in ("fused", "x0"):
+        assert (levels(one, stage, 1.0).argmax(1) == 0).all()
 
 
 @pytest.mark.parametrize("tier", ["tapr", "fused", "x0"])
-def test_ranks_equal_counting_in_a_full_order(tier):
+def test_ranks_equal_counting_in_a_full_order(stage):
     found = refined("t2m")
     query, candidate = unit(TEXT.pooled), unit(MOL.pooled)
     random = np.random.default_rng(8)
     target, count = random.integers(0, 40, 21), random.integers(1, 4, 40)
-    level = levels(found, tier, 0.5)
-    got = rank_refined(found, level, query, candidate, target, count)
+    level = levels(found, stage, 0.5)
+    got = rank_reranked(found, level, query, candidate, target, count)
     assert got.pool_size == count.sum()
     for q in range(21):
         scores = np.float64(query[q] @ candidate.T) - 10  # below any level
@@ -348,10 +348,10 @@ def test_without_perturbation_tapr_ranks_as_the_cosine():
     model = MODEL.clone(tapr=TaprConfig(mode="off"))
     plain = partial(apply, model=model)
     target = np.arange(21)
-    found = refine(plain, parameters(model), TEXT, MOL, "t2m", target, SETTINGS)
+    found = rerank(plain, parameters(model), TEXT, MOL, "t2m", target, SETTINGS)
     np.testing.assert_allclose(found.perturbed, found.first, atol=1e-5)
     query, candidate = unit(TEXT.pooled), unit(MOL.pooled)
-    got = rank_refined(found, levels(found, "tapr"), query, candidate, target, np.ones(40, int))
+    got = rank_reranked(found, levels(found, "tapr"), query, candidate, target, np.ones(40, int))
     assert (got.greater == rank(query, candidate, target).greater).all()
 
 

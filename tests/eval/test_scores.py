@@ -15,7 +15,7 @@ from tmr_jax.eval.metrics import metrics
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR, find
 from tmr_jax.eval.records import score_record
 from tmr_jax.eval.rerank import Lists
-from tmr_jax.eval.rerank_steps import Refined
+from tmr_jax.eval.rerank_steps import Reranked
 from tmr_jax.eval.scores import (
     ALL_TWINS,
     BASELINE,
@@ -26,7 +26,7 @@ from tmr_jax.eval.scores import (
     baseline_scores,
     ceiling,
     identity_labels,
-    refined_by_identity,
+    rank_by_identity,
     score_pool,
     twin_counts,
     with_clean,
@@ -145,7 +145,7 @@ def test_of_a_second_stage_the_best_of_the_right_ones_counts():
     pool = Pool("x", ("a", "a", "b", "c", "d"), ("C", "CC", "CCC", "CN", "CS"), *2 * [np.arange(5)])
     axes = np.eye(5, dtype=np.float32)
     one = Lists(
-        refined=Refined(
+        refined=Reranked(
             item=np.array([[2, 3, 1], [1, 2, 3]]),
             first=np.float32([[0.9, 0.8, 0.7], [0.9, 0.8, 0.7]]),
             perturbed=np.float32([[0.9, 0.8, 0.7], [0.9, 0.9, 0.7]]),
@@ -160,9 +160,9 @@ def test_of_a_second_stage_the_best_of_the_right_ones_counts():
     rows = Encoded(axes, np.arange(5))
     side = asked(pool._replace(text_target=np.array([0, 1, -1, -1, -1])), rows, rows)[0]
     assert one.ranking("tapr").greater.tolist() == [4, 0]
-    found = refined_by_identity(one, side, "tapr", 0.0)
+    found = rank_by_identity(one, side, "tapr", 0.0)
     assert (found.greater.tolist(), found.equal.tolist()) == ([2, 0], [0, 1])
-    det = refined_by_identity(one, side, "det", 0.0)
+    det = rank_by_identity(one, side, "det", 0.0)
     assert (det.greater.tolist(), det.equal.tolist()) == ([2, 0], [0, 0])
 
 

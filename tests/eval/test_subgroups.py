@@ -6,7 +6,7 @@ import pytest
 from tmr_jax.data.features.variety import Cabinet, scaffold
 from tmr_jax.eval.analysis import agreement, entropy, first_items, uncertainty, variety
 from tmr_jax.eval.rerank import Lists
-from tmr_jax.eval.rerank_steps import Refined
+from tmr_jax.eval.rerank_steps import Reranked
 from tmr_jax.eval.subgroups import roles, sliced, slices
 from tmr_jax.types import Ranking
 
@@ -34,7 +34,7 @@ def test_variety_counts_scaffolds_and_distances():
 def test_first_items_follow_the_tier():
     s1 = np.array([[0.9, 0.8, 0.1]])
     s0, x0 = np.array([[0.1, 0.2, 0.3]]), np.array([[0.0, 1.0]])
-    lists = Lists(Refined(np.array([[5, 6, 7]]), s0, s1, x0, x0), *[np.zeros(0)] * 4)
+    lists = Lists(Reranked(np.array([[5, 6, 7]]), s0, s1, x0, x0), *[np.zeros(0)] * 4)
     assert first_items(lists, "det", 0.0).tolist() == [[7, 6, 5]]
     assert first_items(lists, "tapr", 0.0).tolist() == [[5, 6, 7]]
     assert first_items(lists, "fused", 1.0).tolist() == [[6, 5, 7]]

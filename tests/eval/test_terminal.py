@@ -5,13 +5,13 @@ from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR
 from tmr_jax.eval.terminal import WIDTH, table_lines
 
 
-def score(protocol, direction, right=PAIR, tier="", pool=33_008, **more):
+def score(protocol, direction, right=PAIR, stage="", pool=33_008, **more):
     values = dict(zip(NAMES, (0.5123, 0.7, 0.8, 0.9, 0.6, 1_234.5), strict=True))
     return {
         "protocol": protocol,
         "direction": direction,
         "scorer": "model",
-        "tier": tier,
+        "tier": stage,
         "right": right,
         "pool": pool,
         "ties": TIES,

@@ -14,7 +14,7 @@ import numpy as np
 
 from tmr_jax.data.files import write_text
 from tmr_jax.eval.metrics import metrics
-from tmr_jax.eval.rerank import TIERS, Lists
+from tmr_jax.eval.rerank import RERANK_STAGES, Lists
 
 REFINE = "refine.json"
 ALPHAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -37,13 +37,13 @@ def choose_alpha(lists: Iterable[Lists]) -> Choice:
     return Choice(max(ALPHAS, key=lambda alpha: tried[str(alpha)]), tried)
 
 
-def tier_scores(lists: dict[str, Lists], choice: Choice) -> dict[str, float]:
-    """`t2m/fused/hits@1` ... of every tier, `alpha`, the recalls, and `mrr` of the fused tier."""
+def stage_scores(lists: dict[str, Lists], choice: Choice) -> dict[str, float]:
+    """`t2m/fused/hits@1` ... of every stage, `alpha`, the recalls, and `mrr` of the fused tier."""
     found = {"alpha": choice.alpha, "mrr": choice.mrr[str(choice.alpha)]}
     for direction, one in lists.items():
-        for tier in ("det", *TIERS):
-            scored = metrics(one.ranking(tier, choice.alpha))
-            found |= {f"{direction}/{tier}/{name}": value for name, value in scored.items()}
+        for stage in ("det", *RERANK_STAGES):
+            scored = metrics(one.ranking(stage, choice.alpha))
+            found |= {f"{direction}/{stage}/{name}": value for name, value in scored.items()}
         listed, head = one.recall()
         found |= {f"{direction}/recall/shortlist": listed, f"{direction}/recall/denoised": head}
     return found

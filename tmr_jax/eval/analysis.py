@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tmr_jax.data.progress import track
-from tmr_jax.eval.rerank import Lists, Refiner, levels
+from tmr_jax.eval.rerank import Lists, PoolReranker, levels
 from tmr_jax.eval.rerank_steps import Direction
 from tmr_jax.eval.subgroups import Known, sliced, slices
 from tmr_jax.models.encode import Encoded
@@ -30,7 +30,7 @@ def analyse_pool(
     mol: Encoded,
     lists: Lists,
     known: Known | None,
-    refiner: Refiner,
+    reranker: PoolReranker,
     alpha: float,
     draws: int,
 ) -> list[dict[str, Any]]:
@@ -49,25 +49,25 @@ def analyse_pool(
     first = np.unique(mol.group, return_index=True)[1]
     cabinet = Cabinet([pool.smiles[i] for i in first])
     found = []
-    for tier in ("det", "fused"):
-        ranking = lists.ranking(tier, alpha)
+    for stage in ("det", "fused"):
+        ranking = lists.ranking(stage, alpha)
         record = {
             "protocol": pool.protocol,
             "direction": "t2m",
-            "tier": tier,
+            "tier": stage,
             "training_at_hand": known is not None,
             "slices": sliced(ranking, parts),
-            "variety": variety(cabinet, first_items(lists, tier, alpha)),
+            "variety": variety(cabinet, first_items(lists, stage, alpha)),
         }
-        if tier == "fused" and draws:
-            won = winners(refiner, text, mol, "t2m", pool.text_target, alpha, draws)
+        if stage == "fused" and draws:
+            won = winners(reranker, text, mol, "t2m", pool.text_target, alpha, draws)
             record["uncertainty"] = uncertainty(won, ranking)
         found.append(record)
     return found
 
 
 def winners(
-    refiner: Refiner,
+    reranker: PoolReranker,
     text: Encoded,
     mol: Encoded,
     direction: Direction,
@@ -76,17 +76,17 @@ def winners(
     draws: int,
 ) -> Int[np.ndarray, "draws Q"]:
     """The candidate ranked first in each draw: one perturbation and one initial state each."""
-    chosen, found = refiner.settings, []
+    chosen, found = reranker.settings, []
     try:
         for draw in track(range(draws), "drawing"):
-            refiner.settings = dataclasses.replace(
+            reranker.settings = dataclasses.replace(
                 chosen, samples=min(chosen.samples, 1), noises=1, seed=chosen.seed + draw
             )
-            refined = refiner.lists(text, mol, direction, target).refined
+            refined = reranker.lists(text, mol, direction, target).refined
             first = levels(refined, "fused", alpha).argmax(1)
             found.append(np.take_along_axis(refined.item, first[:, None], 1)[:, 0])
     finally:
-        refiner.settings = chosen
+        reranker.settings = chosen
     return np.stack(found)
 
 
@@ -118,12 +118,12 @@ def uncertainty(won: np.ndarray, ranking: Ranking) -> dict[str, Any]:
     }
 
 
-def first_items(lists: Lists, tier: str, alpha: float) -> Int[np.ndarray, "Q top"]:
-    """The first candidates of every query under a tier, as distinct inputs of the pool."""
-    if tier == "det":
+def first_items(lists: Lists, stage: str, alpha: float) -> Int[np.ndarray, "Q top"]:
+    """The first candidates of every query under a stage, as distinct inputs of the pool."""
+    if stage == "det":
         order = np.argsort(-lists.refined.first, axis=1, kind="stable")
     else:
-        order = np.argsort(-levels(lists.refined, tier, alpha), axis=1, kind="stable")
+        order = np.argsort(-levels(lists.refined, stage, alpha), axis=1, kind="stable")
     return np.take_along_axis(lists.refined.item, order[:, :TOP], 1)
 
 

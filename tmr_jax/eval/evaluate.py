@@ -31,13 +31,13 @@ from tmr_jax.eval.report.examples import choose_examples
 from tmr_jax.eval.report.history import read_history
 from tmr_jax.eval.report.page import page
 from tmr_jax.eval.report.worked_query import WorkedQuery, worked_query
-from tmr_jax.eval.rerank import Refiner, refined_lists, settings_of
+from tmr_jax.eval.rerank import PoolReranker, rerank_both, settings_of
 from tmr_jax.eval.restore import Restored, Which, open_run
 from tmr_jax.eval.scores import (
     Score,
     asked,
     baseline_scores,
-    refined_scores,
+    reranked_scores,
     score_sides,
     with_clean,
 )
@@ -114,7 +114,7 @@ def evaluate(
     sides, refused = encode_pools(model, [*(c.pool for c in checked), *beside])
     tested, beside = sides[: len(declared)], sides[len(declared) :]
     alpha = chosen_alpha(run, config, model)
-    known = None if model.refiner is None else known_of(data_seen(run, config.data))
+    known = None if model.reranker is None else known_of(data_seen(run, config.data))
     told = Told(run, config, data, alpha, known, draws)
     measured = [
         measure(model, protocol, whole, c, refused[protocol.name], told)
@@ -143,18 +143,18 @@ def measure(
     refused: int,
     told: Told,
 ) -> Measured:
-    """All lines of one protocol: each direction, tier and notion of a right answer."""
+    """All lines of one protocol: each direction, stage and notion of a right answer."""
     pool, text, mol = in_whole_batches(*whole, protocol.batch)
     sides = asked(pool, text, mol, protocol.batch)
     scores, analyses = score_sides(pool.protocol, sides), []
-    if model.refiner is not None:
-        scores = [score._replace(tier="det") for score in scores]
-    if model.refiner is not None and not protocol.batch:
-        lists = refined_lists(pool, text, mol, model.refiner)
-        scores += refined_scores(pool.protocol, sides, lists, model.refiner, told.alpha)
+    if model.reranker is not None:
+        scores = [score._replace(stage="det") for score in scores]
+    if model.reranker is not None and not protocol.batch:
+        lists = rerank_both(pool, text, mol, model.reranker)
+        scores += reranked_scores(pool.protocol, sides, lists, model.reranker, told.alpha)
         if "t2m" in lists:
             of_text = (pool, text, mol, lists["t2m"], told.known)
-            analyses = analyse_pool(*of_text, model.refiner, told.alpha, told.draws)
+            analyses = analyse_pool(*of_text, model.reranker, told.alpha, told.draws)
     scores = with_clean(scores, pool, sides, checked.blocks)
     scores += baseline_scores(pool, told.data, told.run / TOKENIZER)
     dropped = len(whole.pool.smiles) - len(pool.smiles)
@@ -173,15 +173,15 @@ def write_results(
 ) -> None:
     """ranks.json, results.json and report.html; the report's examples are of the first protocol."""
     own = [s for s in scores if s.scorer == "model" and s.right == PAIR]
-    named = {", ".join(filter(None, (s.protocol, s.direction, s.tier))): s for s in own}
+    named = {", ".join(filter(None, (s.protocol, s.direction, s.stage))): s for s in own}
     ranks = {name: per_query(s.ranking)["mr"].round(2).tolist() for name, s in named.items()}
     run = told.run
     write_text(run / "ranks.json", json.dumps(ranks) + "\n")  # first: who has results has ranks
     write_text(run / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
-    rankings = {n: s.ranking for n, s in named.items() if s.tier in ("", "det", "fused")}
+    rankings = {n: s.ranking for n, s in named.items() if s.stage in ("", "det", "fused")}
     # An example shows the best of the whole pool.
     examples = [] if first.batch else choose_examples(*sides, scores, told.config.train.seed)
-    worked = work_out(told, sides, model.refiner) if model.refiner is not None else None
+    worked = work_out(told, sides, model.reranker) if model.reranker is not None else None
     history = read_history(run / "metrics.jsonl")
     write_text(run / "report.html", page(results, rankings, examples, history, worked))
 
@@ -213,21 +213,21 @@ def trust_records(
 
 def chosen_alpha(run: Path, config: Experiment, model: Restored) -> float:
     """alpha of the second stage: as the run has it, or chosen now on its own validation pool."""
-    if model.refiner is None:
+    if model.reranker is None:
         return 0.0
-    own = model.refiner.settings == settings_of(config)
+    own = model.reranker.settings == settings_of(config)
     known = read_alpha(run, model.checkpoint["sha256"]) if own else None
     if known is not None:
         return known
     protocol = validation_protocol(config.data)
     [own_pool], _ = encode_pools(model, [load_pool(protocol, config.data)])
-    choice = choose_alpha(refined_lists(*own_pool, model.refiner).values())
+    choice = choose_alpha(rerank_both(*own_pool, model.reranker).values())
     if own:  # what the run keeps is for its own sizes, which search has too
         keep_alpha(run, model.checkpoint["sha256"], protocol, choice)
     return choice.alpha
 
 
-def work_out(told: Told, sides: EncodedPool, refiner: Refiner) -> WorkedQuery | None:
+def work_out(told: Told, sides: EncodedPool, reranker: PoolReranker) -> WorkedQuery | None:
     """One text query of the pool, drawn by the seed, for the report."""
     asks = np.flatnonzero(sides.pool.text_target >= 0)
     if not len(asks):
@@ -235,7 +235,7 @@ def work_out(told: Told, sides: EncodedPool, refiner: Refiner) -> WorkedQuery | 
     query = int(np.random.default_rng(told.config.train.seed).choice(asks))
     tokenizer = load_tokenizer(told.run / TOKENIZER)
     words = tokenizer.pieces(sides.pool.texts[query], told.config.features.max_tokens)
-    return worked_query(*sides, query, refiner, told.alpha, words)
+    return worked_query(*sides, query, reranker, told.alpha, words)
 
 
 def summary(

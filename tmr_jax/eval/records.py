@@ -40,7 +40,7 @@ def score_record(
         "declared": dataclasses.asdict(protocol),
         "direction": score.direction,
         "scorer": score.scorer,
-        "tier": score.tier,
+        "tier": score.stage,
         "refined": _refined(score),
         "right": score.right,
         "queries": len(score.ranking.greater),

@@ -21,11 +21,11 @@ from tmr_jax.eval.count import score_chunks
 from tmr_jax.eval.rank import rank
 from tmr_jax.eval.rerank_steps import (
     Direction,
-    Refined,
+    Reranked,
     Settings,
     perturbed,
-    refine,
-    refine_one,
+    rerank,
+    rerank_one,
     word_weights,
 )
 from tmr_jax.models.devices import devices_at_hand
@@ -35,7 +35,7 @@ from tmr_jax.models.run import TrainedModel
 from tmr_jax.models.state import variables
 from tmr_jax.types import EncodedCorpus, Pool, Ranking, UserError
 
-TIERS = ("tapr", "fused", "x0")  # after det, which is the cosine
+RERANK_STAGES = ("tapr", "fused", "x0")  # after det, which is the cosine
 
 
 def settings_of(config: Experiment) -> Settings:
@@ -57,18 +57,18 @@ def settings_of(config: Experiment) -> Settings:
 class Lists(NamedTuple):
     """One direction of a pool, refined; row i belongs to query i."""
 
-    refined: Refined
+    refined: Reranked
     query: np.ndarray  # float32 [Q, D], unit rows
     candidate: np.ndarray  # float32 [n, D], unit rows of the distinct inputs
     target: np.ndarray  # int64 [Q], the distinct input that is right
     count: np.ndarray  # int64 [n], candidates of the pool that have this input
 
-    def ranking(self, tier: str, alpha: float = 0.0) -> Ranking:
+    def ranking(self, stage: str, alpha: float = 0.0) -> Ranking:
         """Ranks of the targets under det, tapr, fused or x0."""
-        if tier == "det":
+        if stage == "det":
             return rank_distinct(self)
-        level = levels(self.refined, tier, alpha)
-        return rank_refined(
+        level = levels(self.refined, stage, alpha)
+        return rank_reranked(
             self.refined, level, self.query, self.candidate, self.target, self.count
         )
 
@@ -87,7 +87,7 @@ def _applied(model: Any) -> Callable[..., Any]:
     return apply
 
 
-class Refiner:
+class PoolReranker:
     """The second stage of a model with its parameters."""
 
     def __init__(self, assembly: TrainedModel, params: Any, settings: Settings) -> None:
@@ -101,7 +101,7 @@ class Refiner:
         target: np.ndarray,
         watch: Callable[[int], None] = lambda done: None,
     ) -> Lists:
-        """Refined lists of every item with a target (an index of the other side, else -1)."""
+        """Reranked lists of every item with a target (an index of the other side, else -1)."""
         asking, answering = (text, mol) if direction == "t2m" else (mol, text)
         assert text.side is not None and mol.side is not None, "encode with parts"
         used, place, count = np.unique(answering.group, return_inverse=True, return_counts=True)
@@ -109,7 +109,7 @@ class Refiner:
         queries, own = np.unique(asking.group[asks], return_inverse=True)
         pool = take(answering.side, used)
         sides = (text.side, pool) if direction == "t2m" else (pool, mol.side)
-        found = refine(
+        found = rerank(
             self._apply,
             self.params,
             *sides,
@@ -120,7 +120,7 @@ class Refiner:
             devices_at_hand(),
         )
         return Lists(
-            refined=Refined(*(column[own] for column in found)),
+            refined=Reranked(*(column[own] for column in found)),
             query=asking.rows[asks],
             candidate=unit(pool.pooled),
             target=place[target[asks]],
@@ -134,23 +134,25 @@ class Refiner:
 
     def worked(
         self, text: EncodedCorpus, mol: EncodedCorpus, query: int
-    ) -> tuple[Refined, np.ndarray]:
+    ) -> tuple[Reranked, np.ndarray]:
         """One text against all molecules, and X0_hat after every step, [S, K]."""
-        return refine_one(self._apply, self.params, text, mol, "t2m", query, self.settings)
+        return rerank_one(self._apply, self.params, text, mol, "t2m", query, self.settings)
 
     def word_weights(self, text: EncodedCorpus) -> np.ndarray:
         """f of A1.5 for all words of the texts, one after another."""
         return word_weights(self._apply, self.params, text)
 
 
-def refined_lists(pool: Pool, text: Encoded, mol: Encoded, refiner: Refiner) -> dict[str, Lists]:
+def rerank_both(
+    pool: Pool, text: Encoded, mol: Encoded, reranker: PoolReranker
+) -> dict[str, Lists]:
     """The second stage of both directions, where the pool has queries on that side."""
     found: dict[str, Lists] = {}
     sides: dict[Direction, np.ndarray] = {"t2m": pool.text_target, "m2t": pool.mol_target}
     for direction, target in sides.items():
         if asks := int((target >= 0).sum()):
             with progress_of(f"refining {pool.protocol}, {direction}", asks) as watch:
-                found[direction] = refiner.lists(text, mol, direction, target, watch)
+                found[direction] = reranker.lists(text, mol, direction, target, watch)
     return found
 
 
@@ -164,22 +166,22 @@ def take(side: EncodedCorpus | None, items: np.ndarray) -> EncodedCorpus:
 # Ranks of the stages
 
 
-def levels(refined: Refined, tier: str, alpha: float = 0.0) -> Int[np.ndarray, "Q K1"]:
+def levels(refined: Reranked, stage: str, alpha: float = 0.0) -> Int[np.ndarray, "Q K1"]:
     """Places of the shortlisted candidates as numbers: higher is better, equal is level.
 
     `tapr`: all by s1. `fused`: the denoised head by s1 + alpha X0_hat, then the rest by s1. `x0`:
     the head by X0_hat and, where that is equal, by s1; then the rest by s1 (A1.7). A candidate
-    cannot leave its tier, however large alpha is.
+    cannot leave its stage, however large alpha is.
     """
     s1 = refined.perturbed.astype(np.float64)
     head = refined.clean.shape[1]
     first, second = s1.copy(), np.zeros_like(s1)
     in_head = np.zeros(s1.shape, bool)
-    if tier != "tapr":
+    if stage != "tapr":
         in_head[:, :head] = True
         first[:, :head] = refined.clean
         second[:, :head] = s1[:, :head]
-        if tier == "fused":
+        if stage == "fused":
             first[:, :head] = s1[:, :head] + alpha * refined.clean
             second[:, :head] = 0
     keys = np.stack([second, first, in_head])  # the last one counts most
@@ -191,8 +193,8 @@ def levels(refined: Refined, tier: str, alpha: float = 0.0) -> Int[np.ndarray, "
     return found
 
 
-def rank_refined(
-    refined: Refined,
+def rank_reranked(
+    refined: Reranked,
     level: Int[np.ndarray, "Q K1"],
     query: Float[np.ndarray, "Q D"],
     candidate: Float[np.ndarray, "n D"],
@@ -229,7 +231,7 @@ def rank_distinct(lists: Lists) -> Ranking:
     return rank(lists.query, lists.candidate[group], first[lists.target], group)
 
 
-def recall(refined: Refined, target: Int[np.ndarray, " Q"]) -> tuple[float, float]:
+def recall(refined: Reranked, target: Int[np.ndarray, " Q"]) -> tuple[float, float]:
     """Share of queries whose target is on the shortlist, and in its denoised head."""
     right = refined.item == target[:, None]
     return float(right.any(1).mean()), float(right[:, : refined.clean.shape[1]].any(1).mean())

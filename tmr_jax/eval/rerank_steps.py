@@ -62,7 +62,7 @@ class Settings:
     seed: int
 
 
-class Refined(NamedTuple):
+class Reranked(NamedTuple):
     """Row i belongs to query i; columns are in the order of s1, ties by hash."""
 
     item: Int[np.ndarray, "Q K1"]  # candidates, as rows of their side
@@ -72,7 +72,7 @@ class Refined(NamedTuple):
     clean: Float[np.ndarray, "Q K"]  # X0_hat, of the first K columns
 
 
-def refine(
+def rerank(
     apply: Callable[..., Any],
     params: Any,
     text: EncodedCorpus,
@@ -82,7 +82,7 @@ def refine(
     settings: Settings,
     watch: Callable[[int], None] = lambda done: None,
     devices: Sequence[Any] = (),
-) -> Refined:
+) -> Reranked:
     """Shortlists of the queries, rows of the asking side, against all of the other side.
 
     `apply(params, *arrays, method=...)` runs `weigh_words`, `perturb` and `reconstruct` of the
@@ -95,13 +95,13 @@ def refine(
     columns = []
     for start in range(0, len(order), stage.held):  # like sizes together: little padding
         chunk = order[start : start + stage.held]
-        columns.append(stage.refine(queries[chunk], item[chunk], first[chunk])[:-1])
+        columns.append(stage.rerank(queries[chunk], item[chunk], first[chunk])[:-1])
         watch(start + len(chunk))
     place = np.argsort(order, kind="stable")
-    return Refined(*(np.concatenate(column)[place] for column in zip(*columns, strict=True)))
+    return Reranked(*(np.concatenate(column)[place] for column in zip(*columns, strict=True)))
 
 
-def refine_one(
+def rerank_one(
     apply: Callable[..., Any],
     params: Any,
     text: EncodedCorpus,
@@ -109,13 +109,13 @@ def refine_one(
     direction: Direction,
     query: int,
     settings: Settings,
-) -> tuple[Refined, Float[np.ndarray, "S K"]]:
+) -> tuple[Reranked, Float[np.ndarray, "S K"]]:
     """`refine` for one query, and X0_hat after every step of the sampler."""
     stage = _Stage(apply, params, text, mol, direction, settings, 1)
     asks = np.array([query])
     lists = shortlist(stage.ask_rows[asks], stage.rows, stage.key, stage.count)
-    *columns, states = stage.refine(asks, *lists)
-    return Refined(*columns), states[:, 0]
+    *columns, states = stage.rerank(asks, *lists)
+    return Reranked(*columns), states[:, 0]
 
 
 def perturbed(
@@ -211,8 +211,8 @@ class _Stage:
         self._noises = jax.random.split(side, settings.noises)  # keys of the R initial states
         self._perturb, self._local, self._reconstruct = programs
 
-    def refine(self, queries: np.ndarray, item: np.ndarray, first: np.ndarray) -> tuple:
-        """The columns of `Refined` for at most `held` queries and their shortlists, and X0_hat
+    def rerank(self, queries: np.ndarray, item: np.ndarray, first: np.ndarray) -> tuple:
+        """The columns of `Reranked` for at most `held` queries and their shortlists, and X0_hat
         after every step, [S, q, K]."""
         count = len(queries)
         filled = np.minimum(np.arange(self.held), count - 1)  # one shape: the last query again

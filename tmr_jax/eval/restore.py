@@ -13,7 +13,7 @@ import numpy as np
 
 from tmr_jax.config import RefineConfig
 from tmr_jax.data.progress import progress_of
-from tmr_jax.eval.rerank import Refiner, settings_of
+from tmr_jax.eval.rerank import PoolReranker, settings_of
 from tmr_jax.eval.slots import bank_record, has_slots
 from tmr_jax.models.dual_encoder import MAX_LOG_SCALE
 from tmr_jax.models.encode import Encoded, Encoder
@@ -30,7 +30,7 @@ class Restored(NamedTuple):
     texts: Callable[[list[str]], Encoded]
     # Molecules that are refused have no row: the second value lists the items that have.
     molecules: Callable[[list[str]], tuple[Encoded, np.ndarray]]
-    refiner: Refiner | None = None  # of a model with a second stage
+    reranker: PoolReranker | None = None  # of a model with a second stage
     temperature: float | None = None  # what training divided the cosines by
     # Of a memory bank: the record of its slots, from words and atoms of a pool's two sides
     slots: Callable[[EncodedCorpus, EncodedCorpus], dict[str, Any]] | None = None
@@ -59,11 +59,11 @@ def restored(assembly: TrainedModel, params: Any, checkpoint: dict[str, Any]) ->
             rows, kept, _ = encoder.molecules(smiles, watch)
         return rows, kept
 
-    refiner = None
+    reranker = None
     if refines(assembly.model):
-        refiner = Refiner(assembly, params, settings_of(assembly.config))
+        reranker = PoolReranker(assembly, params, settings_of(assembly.config))
     temperature = trained_temperature(params) if assembly.model.trains_scale else None
-    return Restored(checkpoint, texts, molecules, refiner, temperature, slots)
+    return Restored(checkpoint, texts, molecules, reranker, temperature, slots)
 
 
 def trained_temperature(params: Any) -> float | None:

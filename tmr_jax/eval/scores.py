@@ -1,7 +1,7 @@
 """Scores of a pool: who asks whom, ranks by index and by identity, tiers, baselines.
 
 In: unit rows of texts and molecules, and the pool's targets. Out: one `Score` for each direction,
-tier and notion of a right answer. Nothing here reads a candidate's other half, but for
+stage and notion of a right answer. Nothing here reads a candidate's other half, but for
 `identity_labels`, which says which answers count as right after all scores are there.
 """
 
@@ -23,7 +23,7 @@ from tmr_jax.eval.count import count, score_chunks
 from tmr_jax.eval.leakage import have_twin
 from tmr_jax.eval.metrics import of_rows
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR, rank_within, within
-from tmr_jax.eval.rerank import TIERS, Lists, Refiner, levels
+from tmr_jax.eval.rerank import Lists, PoolReranker, levels
 from tmr_jax.eval.rerank_steps import Direction
 from tmr_jax.models.encode import Encoded, distinct
 from tmr_jax.types import Pool, Ranking
@@ -68,7 +68,7 @@ class Score(NamedTuple):
     right: str  # PAIR, IDENTITY or CLEAN
     ranking: Ranking
     ceiling: Ceiling | None  # by index; an identical text is no twin of the input
-    tier: str = ""  # det, tapr, fused or x0 of a model with a second stage
+    stage: str = ""  # det, tapr, fused or x0 of a model with a second stage
     refined: dict[str, Any] | None = None  # what the second stage was told
     reached: np.ndarray | None = None  # bool [Q, 2]: is the partner on the shortlist, in its head
     base: Ranking | None = None  # of the first stage, the same queries
@@ -152,42 +152,42 @@ def _of_queries(score: Score, side: Asked, chosen: np.ndarray) -> Score:
     )
 
 
-def refined_scores(
+def reranked_scores(
     protocol: str,
     sides: list[Asked],
     lists: dict[str, Lists],
-    refiner: Refiner,
+    reranker: PoolReranker,
     alpha: float,
 ) -> list[Score]:
     """The tiers after `det`, of both directions (A1.7); all of them, whichever is best."""
     scores = []
-    told = dataclasses.asdict(refiner.settings) | {"alpha": alpha}
+    told = dataclasses.asdict(reranker.settings) | {"alpha": alpha}
     for side in sides:
         one = lists[side.direction]
         listed = one.refined.item == one.target[:, None]
         reached = np.stack([listed.any(1), listed[:, : one.refined.clean.shape[1]].any(1)], 1)
         score = Score(protocol, side.direction, "model", PAIR, one.ranking("det"), None)
         score = score._replace(refined=told, reached=reached, base=score.ranking)
-        base = refined_by_identity(one, side, "det", alpha)
-        for tier in TIERS:
-            found = score._replace(tier=tier, ranking=one.ranking(tier, alpha))
-            scores += with_identity(found, refined_by_identity(one, side, tier, alpha), base)
+        base = rank_by_identity(one, side, "det", alpha)
+        for stage in TIERS:
+            found = score._replace(stage=stage, ranking=one.ranking(stage, alpha))
+            scores += with_identity(found, rank_by_identity(one, side, stage, alpha), base)
     return scores
 
 
-def refined_by_identity(lists: Lists, side: Asked, tier: str, alpha: float) -> Ranking:
+def rank_by_identity(lists: Lists, side: Asked, stage: str, alpha: float) -> Ranking:
     """Ranks under a tier where any candidate of the same text or molecule is right."""
     column = np.unique(side.group, return_inverse=True)[1]  # as the lists number distinct inputs
-    return count(_heights(lists, tier, alpha), side.target, column, side.labels)
+    return count(_heights(lists, stage, alpha), side.target, column, side.labels)
 
 
-def _heights(lists: Lists, tier: str, alpha: float) -> Iterator[tuple[int, np.ndarray]]:
+def _heights(lists: Lists, stage: str, alpha: float) -> Iterator[tuple[int, np.ndarray]]:
     """Cosines of all distinct inputs, and above them the levels of those that were refined."""
     refined = lists.refined
     for start, scores in score_chunks(lists.query, lists.candidate, 256):
         rows = slice(start, start + len(scores))
-        if tier != "det":
-            above = np.float32(2 + levels(refined, tier, alpha)[rows])  # a cosine is below 2
+        if stage != "det":
+            above = np.float32(2 + levels(refined, stage, alpha)[rows])  # a cosine is below 2
             np.put_along_axis(scores, refined.item[rows], above, 1)
         yield start, scores
 

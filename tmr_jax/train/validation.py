@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from tmr_jax.data.tables import apply_vocabulary, molecule_table, text_table
-from tmr_jax.eval.alpha import Choice, choose_alpha, tier_scores
+from tmr_jax.eval.alpha import Choice, choose_alpha, stage_scores
 from tmr_jax.eval.metrics import metrics
 from tmr_jax.eval.rank import rank
-from tmr_jax.eval.rerank import Refiner, settings_of
+from tmr_jax.eval.rerank import PoolReranker, settings_of
 from tmr_jax.eval.rerank_steps import Direction
 from tmr_jax.models.encode import Encoded, Encoder
 from tmr_jax.models.run import TrainedModel, refines
@@ -38,7 +38,7 @@ class Validation:
         self._refiner = None
         self.choice: Choice | None = None  # of the last scores, where there is a second stage
         if refines(assembly.model):
-            self._refiner = Refiner(assembly, None, settings_of(assembly.config))
+            self._refiner = PoolReranker(assembly, None, settings_of(assembly.config))
         self._encoder = Encoder(assembly, frozen, parts=self._refiner is not None)
         self._encoded = None if frozen is None else self._encode(lambda done: None)
 
@@ -62,7 +62,7 @@ class Validation:
             lists = {d: self._refiner.lists(text, mol, d, t, watch) for d, t in sides.items()}
             self._refiner.params = None
             self.choice = choose_alpha(lists.values())
-            return tier_scores(lists, self.choice)
+            return stage_scores(lists, self.choice)
         found: dict[str, float] = {}
         for direction, target in sides.items():
             query, candidate = (text, mol) if direction == "t2m" else (mol, text)

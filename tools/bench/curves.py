@@ -29,7 +29,7 @@ import tyro
 
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.eval.rank import rank
-from tmr_jax.eval.rerank import Refiner, settings_of
+from tmr_jax.eval.rerank import PoolReranker, settings_of
 from tmr_jax.models.encode import Encoded, unit
 from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
@@ -138,7 +138,7 @@ def refined(size: Sizes, setting: str, value: int) -> list[float]:
     assembly: Any = dataclasses.make_dataclass("Model", ["model", "config"])(task.model, config)
     if setting == "S":
         assembly.model = task.model.clone(hdan=hdan)
-    refiner = Refiner(assembly, parameters(task), settings_of(config))
+    refiner = PoolReranker(assembly, parameters(task), settings_of(config))
     random = np.random.default_rng(0)
     count = min(size.pool, POOL)
     parts = [np.clip(random.poisson(n, count), 1, size.width) for n in (size.width // 3, 30)]

@@ -34,7 +34,7 @@ from tmr_jax.data.batching import Composition, declare_rows, declare_shapes, enc
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.data.packing import pack
 from tmr_jax.data.tables import MolTable, TextTable
-from tmr_jax.eval.rerank import Refiner, settings_of
+from tmr_jax.eval.rerank import PoolReranker, settings_of
 from tmr_jax.models.build import build_model
 from tmr_jax.models.encode import Encoded
 from tmr_jax.models.layers.attention import Form, Segments
@@ -315,7 +315,7 @@ def evaluation(size: Sizes) -> None:
     assembly: Any = dataclasses.make_dataclass("TrainedModel", ["model", "config"])(
         task.model, task.config
     )
-    refiner = Refiner(assembly, params, settings_of(task.config))
+    refiner = PoolReranker(assembly, params, settings_of(task.config))
     sides = [side(size.pool, parts, dim, i) for i, parts in enumerate((lengths, atoms))]
     each = np.arange(size.pool)
     text, mol = (Encoded(_unit(s.pooled), each, s) for s in sides)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tmr_jax.eval.report.worked_query import SHOWN, candidate_rows
-from tmr_jax.eval.rerank_steps import Refined
+from tmr_jax.eval.rerank_steps import Reranked
 
 COUNT = 20
 SMILES = ["C" * (i + 1) for i in range(30)]
@@ -12,7 +12,7 @@ SMILES = ["C" * (i + 1) for i in range(30)]
 def shortlist():
     """Candidates 0 to 19 in this order under every score; the first four are denoised."""
     falling = np.linspace(0.9, 0.1, COUNT)[None]
-    return Refined(np.arange(COUNT)[None], falling, falling, falling[:, :4], falling[:, :4])
+    return Reranked(np.arange(COUNT)[None], falling, falling, falling[:, :4], falling[:, :4])
 
 
 def test_the_first_candidates_with_the_right_one_marked():

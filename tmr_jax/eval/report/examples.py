@@ -46,7 +46,7 @@ def choose_examples(
     for score in scores:
         if (score.protocol, score.scorer, score.right) != (pool.protocol, "model", PAIR):
             continue
-        if score.tier not in ("", "det"):  # the examples are drawn with their cosines
+        if score.stage not in ("", "det"):  # the examples are drawn with their cosines
             continue
         query, candidate, target, asked, answers = sides[score.direction]
         asks = np.flatnonzero(target >= 0)

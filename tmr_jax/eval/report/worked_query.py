@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tmr_jax.eval.report.charts import Chart, cell_chart
-from tmr_jax.eval.rerank import Refiner, levels, take
-from tmr_jax.eval.rerank_steps import Refined
+from tmr_jax.eval.rerank import PoolReranker, levels, take
+from tmr_jax.eval.rerank_steps import Reranked
 from tmr_jax.models.encode import Encoded, unit
 from tmr_jax.types import Pool
 
@@ -47,7 +47,7 @@ def worked_query(
     text: Encoded,
     mol: Encoded,
     query: int,
-    refiner: Refiner,
+    reranker: PoolReranker,
     alpha: float,
     words: list[str],
 ) -> WorkedQuery:
@@ -55,7 +55,7 @@ def worked_query(
     assert text.side is not None and mol.side is not None, "encode with parts"
     first, place = np.unique(mol.group, return_index=True, return_inverse=True)[1:]
     candidates = take(mol.side, mol.group[first])
-    refined, states = refiner.worked(text.side, candidates, text.group[query])
+    refined, states = reranker.worked(text.side, candidates, text.group[query])
     one = take(text.side, text.group[[query]])
     target = int(place[pool.text_target[query]])
     smiles = [pool.smiles[i] for i in first]
@@ -68,13 +68,13 @@ def worked_query(
     rows = candidate_rows(refined, alpha, target, smiles)
     listed = bool((refined.item[0] == target).any())
     charts = [
-        _heat_map(similarity, refiner.word_weights(one), words, smiles[best]),
+        _heat_map(similarity, reranker.word_weights(one), words, smiles[best]),
         _states(states, head == target),
     ]
     return WorkedQuery(pool.texts[query], alpha, rows, listed, len(order), charts)
 
 
-def candidate_rows(refined: Refined, alpha: float, target: int, smiles: list[str]) -> list[Row]:
+def candidate_rows(refined: Reranked, alpha: float, target: int, smiles: list[str]) -> list[Row]:
     """The first candidates under `fused`, and the right one wherever it came, with the score of
     every part and the place that it gives."""
     every = np.argsort(-levels(refined, "fused", alpha)[0], kind="stable")
