@@ -6,7 +6,7 @@ import pytest
 from tmr_jax.eval.pools import encode_pools, in_whole_batches, without
 from tmr_jax.eval.restore import Restored
 from tmr_jax.eval.scores import (
-    asked,
+    query_sets,
     score_sides,
 )
 from tmr_jax.models.encode import Encoded
@@ -18,7 +18,7 @@ def test_batches_are_whole_and_a_small_pool_has_none():
     rows = Encoded(np.eye(5, dtype=np.float32), np.arange(5))
     found, text, mol = in_whole_batches(pool, rows, rows, 2)
     assert found.texts == tuple("abcd") and len(text.rows) == len(mol.rows) == 4
-    t2m = score_sides(found.protocol, asked(found, text, mol, 2))[0]
+    t2m = score_sides(found.protocol, query_sets(found, text, mol, 2))[0]
     assert (len(t2m.ranking.greater), t2m.ranking.pool_size) == (3, 2)
     with pytest.raises(ValueError, match="at least 6 pairs for x; got 5"):
         in_whole_batches(pool, rows, rows, 6)

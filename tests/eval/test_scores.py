@@ -17,18 +17,18 @@ from tmr_jax.eval.records import score_record
 from tmr_jax.eval.rerank import Lists
 from tmr_jax.eval.rerank_steps import Reranked
 from tmr_jax.eval.scores import (
-    ALL_TWINS,
+    ALL_DUPLICATES,
     BASELINE,
-    NO_TWIN,
+    NO_DUPLICATE,
     PIECES_BASELINE,
     SAME,
-    asked,
     baseline_scores,
     ceiling,
+    duplicate_counts,
     identity_labels,
+    query_sets,
     rank_by_identity,
     score_pool,
-    twin_counts,
     with_clean,
 )
 from tmr_jax.models.encode import Encoded
@@ -38,7 +38,7 @@ from tmr_jax.types import Pool
 def test_ceiling_by_hand():
     group = np.array([0, 1, 0, 2, 0])
     target = np.array([0, 1, 3, 4])
-    assert twin_counts(group, target).tolist() == [2, 0, 0, 2]
+    assert duplicate_counts(group, target).tolist() == [2, 0, 0, 2]
     found = ceiling(group, target)
     assert found.twins == 1.0
     assert found.queries_with_twin == 0.5
@@ -120,7 +120,7 @@ def test_a_score_that_is_the_same_by_identity_says_so_in_a_line():
 
 
 def clean_of(scores, pool, rows, *blocks):
-    return with_clean(scores, pool, asked(pool, rows, rows), frozenset(blocks))
+    return with_clean(scores, pool, query_sets(pool, rows, rows), frozenset(blocks))
 
 
 def test_queries_without_a_connectivity_twin_have_a_line_from_the_same_ranks():
@@ -133,10 +133,10 @@ def test_queries_without_a_connectivity_twin_have_a_line_from_the_same_ranks():
     assert found[1].ceiling.hits1 == 0.75 and found[0].ceiling.hits1 == pytest.approx(2 / 3)
     assert found[1].notes == ()
     none = clean_of(scores, pool, rows)
-    assert [s.right for s in none] == [PAIR, PAIR] and none[0].notes == (SAME, NO_TWIN)
+    assert [s.right for s in none] == [PAIR, PAIR] and none[0].notes == (SAME, NO_DUPLICATE)
     ethanol = pool._replace(smiles=("CCO", "OCC", "C(O)C"))
     every = clean_of(scores[:1], ethanol, rows, "LFQSCWFLJHTTHZ")
-    assert [(s.right, s.notes) for s in every] == [(PAIR, (SAME, ALL_TWINS))]
+    assert [(s.right, s.notes) for s in every] == [(PAIR, (SAME, ALL_DUPLICATES))]
     assert with_clean(scores, pool, [], None) == scores
 
 
@@ -158,7 +158,7 @@ def test_of_a_second_stage_the_best_of_the_right_ones_counts():
         count=np.ones(5, np.int64),
     )
     rows = Encoded(axes, np.arange(5))
-    side = asked(pool._replace(text_target=np.array([0, 1, -1, -1, -1])), rows, rows)[0]
+    side = query_sets(pool._replace(text_target=np.array([0, 1, -1, -1, -1])), rows, rows)[0]
     assert one.ranking("tapr").greater.tolist() == [4, 0]
     found = rank_by_identity(one, side, "tapr", 0.0)
     assert (found.greater.tolist(), found.equal.tolist()) == ([2, 0], [0, 1])

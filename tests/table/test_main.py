@@ -23,7 +23,7 @@ import pytest
 
 from tmr_jax.config import load_experiment, to_json
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR
-from tmr_jax.eval.scores import NO_TWIN, SAME
+from tmr_jax.eval.scores import NO_DUPLICATE, SAME
 from tmr_jax.table import __main__ as program
 from tmr_jax.table.__main__ import Ended, Outcome, collect, jobs, run_jobs
 from tmr_jax.table.plan import Cited, Claim, Row, Table, impossible, load_table, published
@@ -390,7 +390,7 @@ def test_both_other_notions_of_right_stand_beside(programs, tmp_path):
     assert t2m.beside(IDENTITY) == pytest.approx(0.7)  # 0.6, 0.8
     assert t2m.beside(CLEAN) == pytest.approx(0.75)
     assert m2t.beside(IDENTITY) is None and m2t.beside(CLEAN) is None  # training is not at hand
-    programs.notes = [SAME, NO_TWIN]  # there is no score of its own where it would be the same
+    programs.notes = [SAME, NO_DUPLICATE]  # there is no score of its own where it would be the same
     _, m2t = filled(table(seeds=(0, 2)), tmp_path / "noted")
     assert m2t.beside(IDENTITY) == 0.5 and m2t.beside(CLEAN) == 0.5
     text = page(table(), [t2m, m2t])

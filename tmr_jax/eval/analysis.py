@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from tmr_jax.data.progress import track
 from tmr_jax.eval.rerank import Lists, PoolReranker, levels
 from tmr_jax.eval.rerank_steps import Direction
-from tmr_jax.eval.subgroups import Known, sliced, slices
+from tmr_jax.eval.subgroups import TrainingSeen, sliced, slices
 from tmr_jax.models.encode import Encoded
 from tmr_jax.types import Pool, Ranking
 
@@ -29,7 +29,7 @@ def analyse_pool(
     text: Encoded,
     mol: Encoded,
     lists: Lists,
-    known: Known | None,
+    known: TrainingSeen | None,
     reranker: PoolReranker,
     alpha: float,
     draws: int,

@@ -35,31 +35,31 @@ from tmr_jax.eval.rerank import PoolReranker, rerank_both, settings_of
 from tmr_jax.eval.restore import Restored, Which, open_run
 from tmr_jax.eval.scores import (
     Score,
-    asked,
     baseline_scores,
+    query_sets,
     reranked_scores,
     score_sides,
     with_clean,
 )
-from tmr_jax.eval.subgroups import Known, known_of
+from tmr_jax.eval.subgroups import TrainingSeen, training_seen
 from tmr_jax.models.run import TOKENIZER
 from tmr_jax.models.rundir import describe_code
 from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
 from tmr_jax.types import UserError
 
 
-class Told(NamedTuple):
+class EvalContext(NamedTuple):
     """What all pools of one evaluation share."""
 
     run: Path
     config: Experiment
     data: DataConfig  # where pools come from
     alpha: float  # of the second stage
-    known: Known | None  # scaffolds and words of training; None without a second stage
+    known: TrainingSeen | None  # scaffolds and words of training; None without a second stage
     draws: int
 
 
-class Measured(NamedTuple):
+class ProtocolResult(NamedTuple):
     """One protocol's lines."""
 
     scores: list[Score]
@@ -114,8 +114,8 @@ def evaluate(
     sides, refused = encode_pools(model, [*(c.pool for c in checked), *beside])
     tested, beside = sides[: len(declared)], sides[len(declared) :]
     alpha = chosen_alpha(run, config, model)
-    known = None if model.reranker is None else known_of(data_seen(run, config.data))
-    told = Told(run, config, data, alpha, known, draws)
+    known = None if model.reranker is None else training_seen(data_seen(run, config.data))
+    told = EvalContext(run, config, data, alpha, known, draws)
     measured = [
         measure(model, protocol, whole, c, refused[protocol.name], told)
         for protocol, whole, c in zip(declared, tested, checked, strict=True)
@@ -141,11 +141,11 @@ def measure(
     whole: EncodedPool,
     checked: Checked,
     refused: int,
-    told: Told,
-) -> Measured:
+    told: EvalContext,
+) -> ProtocolResult:
     """All lines of one protocol: each direction, stage and notion of a right answer."""
     pool, text, mol = in_whole_batches(*whole, protocol.batch)
-    sides = asked(pool, text, mol, protocol.batch)
+    sides = query_sets(pool, text, mol, protocol.batch)
     scores, analyses = score_sides(pool.protocol, sides), []
     if model.reranker is not None:
         scores = [score._replace(stage="det") for score in scores]
@@ -160,11 +160,11 @@ def measure(
     dropped = len(whole.pool.smiles) - len(pool.smiles)
     counts = {"refused_molecules": refused, "dropped_pairs": dropped}
     records = [score_record(s, told.config, protocol, checked.record, counts) for s in scores]
-    return Measured(scores, records, analyses)
+    return ProtocolResult(scores, records, analyses)
 
 
 def write_results(
-    told: Told,
+    told: EvalContext,
     results: dict[str, Any],
     scores: list[Score],
     model: Restored,
@@ -227,7 +227,7 @@ def chosen_alpha(run: Path, config: Experiment, model: Restored) -> float:
     return choice.alpha
 
 
-def work_out(told: Told, sides: EncodedPool, reranker: PoolReranker) -> WorkedQuery | None:
+def work_out(told: EvalContext, sides: EncodedPool, reranker: PoolReranker) -> WorkedQuery | None:
     """One text query of the pool, drawn by the seed, for the report."""
     asks = np.flatnonzero(sides.pool.text_target >= 0)
     if not len(asks):

@@ -68,7 +68,7 @@ def check(run: Path, config: Experiment, protocol: Protocol, pool: Pool) -> Chec
     left = queried(pool)
     if lost := len(asked) - len(left):
         _check_filtered(config, protocol, lost, len(asked))
-    twins = int(have_twin([pool.smiles[i] for i in left], trained.blocks).sum())
+    twins = int(in_training([pool.smiles[i] for i in left], trained.blocks).sum())
     found = {"queried": len(left), "in_training": twins, "left_out": lost}
     return Checked(pool, record | found, trained.blocks)
 
@@ -112,7 +112,7 @@ def queried(pool: Pool) -> list[int]:
     return sorted(int(i) for i in asked)
 
 
-def have_twin(smiles: Sequence[str], blocks: frozenset[str]) -> Bool[np.ndarray, " n"]:
+def in_training(smiles: Sequence[str], blocks: frozenset[str]) -> Bool[np.ndarray, " n"]:
     """Which molecules share their connectivity with one of those blocks."""
     return np.array([first_block(molecule_key(s)) in blocks for s in smiles], bool)
 

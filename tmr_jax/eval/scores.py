@@ -20,7 +20,7 @@ from tmr_jax.data.features.text import Tokenizer, load_tokenizer
 from tmr_jax.data.identity import molecule_keys
 from tmr_jax.data.pools import own_text
 from tmr_jax.eval.count import count, score_chunks
-from tmr_jax.eval.leakage import have_twin
+from tmr_jax.eval.leakage import in_training
 from tmr_jax.eval.metrics import of_rows
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR, rank_within, within
 from tmr_jax.eval.rerank import Lists, PoolReranker, levels
@@ -34,11 +34,11 @@ BASELINE = "ridge: bag of words to fingerprint"
 PIECES_BASELINE = "ridge: bag of word pieces to fingerprint"
 WHOLE_TEXT = 512  # word pieces; no generated text has as many
 SAME = "by identity (text or molecule): the same"
-NO_TWIN = "no query has a connectivity twin in training"
-ALL_TWINS = "every query has a connectivity twin in training"
+NO_DUPLICATE = "no query has a connectivity twin in training"
+ALL_DUPLICATES = "every query has a connectivity twin in training"
 
 
-class Asked(NamedTuple):
+class QuerySet(NamedTuple):
     """One direction of a pool: who asks whom."""
 
     direction: Direction
@@ -75,27 +75,27 @@ class Score(NamedTuple):
     notes: tuple[str, ...] = ()  # what else the line says
 
 
-def asked(pool: Pool, text: Encoded, mol: Encoded, batch: int = 0) -> list[Asked]:
+def query_sets(pool: Pool, text: Encoded, mol: Encoded, batch: int = 0) -> list[QuerySet]:
     """Both directions, where the pool has queries on both sides."""
     text_label, mol_label = identity_labels(pool)
     found = []
     if len(asks := np.flatnonzero(pool.text_target >= 0)):
         right = pool.text_target[asks]
         groups = within(batch, mol.group), within(batch, mol_label)
-        found.append(Asked("t2m", text.rows[asks], mol.rows, right, *groups, right, batch))
+        found.append(QuerySet("t2m", text.rows[asks], mol.rows, right, *groups, right, batch))
     if len(asks := np.flatnonzero(pool.mol_target >= 0)):
         right = pool.mol_target[asks]
         groups = within(batch, text.group), within(batch, text_label)
-        found.append(Asked("m2t", mol.rows[asks], text.rows, right, *groups, asks, batch))
+        found.append(QuerySet("m2t", mol.rows[asks], text.rows, right, *groups, asks, batch))
     return found
 
 
 def score_pool(pool: Pool, text: Encoded, mol: Encoded, scorer: str = "model") -> list[Score]:
     """Scores of both directions of a pool that is ranked as a whole."""
-    return score_sides(pool.protocol, asked(pool, text, mol), scorer)
+    return score_sides(pool.protocol, query_sets(pool, text, mol), scorer)
 
 
-def score_sides(protocol: str, sides: list[Asked], scorer: str = "model") -> list[Score]:
+def score_sides(protocol: str, sides: list[QuerySet], scorer: str = "model") -> list[Score]:
     """Each direction by index and, where that is another number, by identity (DATA.md 5)."""
     scores = []
     for side in sides:
@@ -115,7 +115,7 @@ def with_identity(score: Score, ranking: Ranking, base: Ranking | None = None) -
 
 
 def with_clean(
-    scores: list[Score], pool: Pool, sides: list[Asked], blocks: frozenset[str] | None
+    scores: list[Score], pool: Pool, sides: list[QuerySet], blocks: frozenset[str] | None
 ) -> list[Score]:
     """After each score by index that of the queries without a connectivity twin in training.
 
@@ -124,15 +124,15 @@ def with_clean(
     """
     if blocks is None:
         return scores
-    twins = {s.direction: have_twin([pool.smiles[i] for i in s.molecule], blocks) for s in sides}
+    twins = {s.direction: in_training([pool.smiles[i] for i in s.molecule], blocks) for s in sides}
     by_name = {side.direction: side for side in sides}
     found = []
     for score in scores:
         clean = ~twins[score.direction]
         if score.right == PAIR and clean.all():
-            score = score._replace(notes=(*score.notes, NO_TWIN))
+            score = score._replace(notes=(*score.notes, NO_DUPLICATE))
         elif score.right == PAIR and not clean.any():
-            score = score._replace(notes=(*score.notes, ALL_TWINS))
+            score = score._replace(notes=(*score.notes, ALL_DUPLICATES))
         elif score.right == PAIR:
             found.append(score)
             score = _of_queries(score, by_name[score.direction], clean)
@@ -140,7 +140,7 @@ def with_clean(
     return found
 
 
-def _of_queries(score: Score, side: Asked, chosen: np.ndarray) -> Score:
+def _of_queries(score: Score, side: QuerySet, chosen: np.ndarray) -> Score:
     """The score of some of its queries."""
     return score._replace(
         right=CLEAN,
@@ -154,7 +154,7 @@ def _of_queries(score: Score, side: Asked, chosen: np.ndarray) -> Score:
 
 def reranked_scores(
     protocol: str,
-    sides: list[Asked],
+    sides: list[QuerySet],
     lists: dict[str, Lists],
     reranker: PoolReranker,
     alpha: float,
@@ -175,7 +175,7 @@ def reranked_scores(
     return scores
 
 
-def rank_by_identity(lists: Lists, side: Asked, stage: str, alpha: float) -> Ranking:
+def rank_by_identity(lists: Lists, side: QuerySet, stage: str, alpha: float) -> Ranking:
     """Ranks under a tier where any candidate of the same text or molecule is right."""
     column = np.unique(side.group, return_inverse=True)[1]  # as the lists number distinct inputs
     return count(_heights(lists, stage, alpha), side.target, column, side.labels)
@@ -245,7 +245,7 @@ def identity_labels(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([text_label, text_key]), np.stack([mol_label, mol_key])
 
 
-def twin_counts(
+def duplicate_counts(
     group: Int[np.ndarray, " C"], target: Int[np.ndarray, " Q"]
 ) -> Int[np.ndarray, " Q"]:
     """For each query, how many candidates other than its target have the target's model input."""
@@ -254,5 +254,5 @@ def twin_counts(
 
 def ceiling(group: Int[np.ndarray, " C"], target: Int[np.ndarray, " Q"]) -> Ceiling:
     """The twin ceiling of a pool; `group` is equal where two candidates are the same input."""
-    twins = twin_counts(group, target)
+    twins = duplicate_counts(group, target)
     return Ceiling(float(twins.mean()), float((twins > 0).mean()), float((1 / (1 + twins)).mean()))

@@ -20,14 +20,14 @@ ROLE = re.compile(r"has (?:a )?roles? as (.*?)(?:\.|$)")
 ROLE_PARTS = re.compile(r",\s*(?:and\s+)?|\s+and\s+")
 
 
-class Known(NamedTuple):
+class TrainingSeen(NamedTuple):
     """What training has shown: of all stages, the encoder's too."""
 
     texts: list[str]
     scaffolds: set[str]
 
 
-def known_of(stages: Sequence[DataConfig]) -> Known | None:
+def training_seen(stages: Sequence[DataConfig]) -> TrainingSeen | None:
     """Texts and scaffolds of the training pairs; None where they are not at hand."""
     from tmr_jax.data import load_pairs
     from tmr_jax.data.features.graph import BadMolecule
@@ -43,7 +43,7 @@ def known_of(stages: Sequence[DataConfig]) -> Known | None:
             scaffolds.add(scaffold(smiles))
         except BadMolecule:  # training refused it, too
             continue
-    return Known([p.text for p in pairs], scaffolds)
+    return TrainingSeen([p.text for p in pairs], scaffolds)
 
 
 def roles(text: str) -> list[str]:

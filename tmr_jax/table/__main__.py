@@ -432,9 +432,11 @@ def _found(row: Row, seed: int, runs: Path, outcome: Outcome) -> Found:
 
 def _beside(own: dict[str, Any], scores: list[dict[str, Any]]) -> dict[str, float]:
     """Hits@1 of the same ranking by identity and without twins; a note says it is no other."""
-    from tmr_jax.eval.scores import NO_TWIN, SAME
+    from tmr_jax.eval.scores import NO_DUPLICATE, SAME
 
-    same = [right for right, note in ((IDENTITY, SAME), (CLEAN, NO_TWIN)) if note in own["notes"]]
+    same = [
+        right for right, note in ((IDENTITY, SAME), (CLEAN, NO_DUPLICATE)) if note in own["notes"]
+    ]
     others = [s for s in scores if _name(s) == _name(own) and s["right"] != PAIR]
     told: dict[str, float] = {s["right"]: s["metrics"]["hits@1"] for s in others}
     hits: float = own["metrics"]["hits@1"]
