@@ -154,9 +154,9 @@ def test_a_search_scores_what_it_finds_as_evaluation_does(joint, tmp_path, on_di
         lists = retriever._second_stage.reranker.lists(
             encoder.texts([text]), mol, "t2m", np.zeros(1, int)
         )
-        s1, clean = lists.refined.perturbed[0], lists.refined.clean[0]
-        right = dict(zip(lists.refined.item[0].tolist(), s1, strict=True))
-        head = lists.refined.item[0][:4].tolist()
+        s1, clean = lists.reranked.perturbed[0], lists.reranked.clean[0]
+        right = dict(zip(lists.reranked.item[0].tolist(), s1, strict=True))
+        head = lists.reranked.item[0][:4].tolist()
         right |= {item: right[item] + 0.3 * r for item, r in zip(head, clean, strict=True)}
         hits = retriever.search(text, k=8)
         assert [of._cache_size() for of in read] == compiled
@@ -324,4 +324,4 @@ def test_captions_of_other_molecules_change_no_score_of_any_tier(joint):
 
 def refined_rows(model, pool):
     [(pool, text, mol)], _ = encode_pools(model, [pool])
-    return model.reranker.lists(text, mol, "t2m", pool.text_target).refined
+    return model.reranker.lists(text, mol, "t2m", pool.text_target).reranked

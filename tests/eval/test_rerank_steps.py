@@ -13,7 +13,7 @@ from tmr_jax.config import GraphEncoderConfig, HdanConfig, TaprConfig
 from tmr_jax.eval import rerank_steps as module
 from tmr_jax.eval.rank import rank
 from tmr_jax.eval.rerank import levels, rank_reranked, recall
-from tmr_jax.eval.rerank_steps import QUERIES, Reranked, Settings
+from tmr_jax.eval.rerank_steps import QUERIES, Reranked, Settings, rerank
 from tmr_jax.models.difftmr import DiffTMR
 from tmr_jax.models.encode import unit
 from tmr_jax.models.layers.bert import BertConfig
@@ -63,7 +63,7 @@ SETTINGS = Settings(shortlist=12, samples=4, candidates=5, steps=6, noises=1, se
 PARAMS = parameters()
 
 
-def refined(direction, text=TEXT, mol=MOL, queries=None, settings=SETTINGS, params=PARAMS):
+def reranked(direction, text=TEXT, mol=MOL, queries=None, settings=SETTINGS, params=PARAMS):
     queries = np.arange(len((text if direction == "t2m" else mol).pooled))[queries or slice(None)]
     return rerank(apply, params, text, mol, direction, queries, settings)
 
@@ -83,17 +83,17 @@ def test_eight_devices_refine_as_one_does(direction):
 @pytest.mark.parametrize("direction", ["t2m", "m2t"])
 def test_wide_tables_and_large_blocks_change_nothing(direction, monkeypatch):
     """What an accelerator is given: rows of 128 numbers, and more queries than a CPU takes."""
-    wanted = refined(direction)
+    wanted = reranked(direction)
     tables = []
-    before = module._Stage.refine
+    before = module._Stage.rerank
 
     def seen(stage, *arrays):
         tables.append((stage._parts.shape[1], stage.held))
         return before(stage, *arrays)
 
     monkeypatch.setattr(module, "plan", lambda: module.Plan(64, 128))
-    monkeypatch.setattr(module._Stage, "refine", seen)
-    got = refined(direction)
+    monkeypatch.setattr(module._Stage, "rerank", seen)
+    got = reranked(direction)
     queries = len((TEXT if direction == "t2m" else MOL).pooled)
     assert tables == [(128, 32 if queries == 21 else 64)]
     np.testing.assert_array_equal(got.item, wanted.item)
@@ -141,7 +141,7 @@ def parts(s, i):
 
 @pytest.mark.parametrize("direction", ["t2m", "m2t"])
 def test_equals_a_plain_loop_in_float64(direction):
-    got = refined(direction)
+    got = reranked(direction)
     asking, answering = (TEXT, MOL) if direction == "t2m" else (MOL, TEXT)
     noise = np.float64(jax.random.normal(jax.random.key(SETTINGS.seed), (SETTINGS.samples, D)))
     weights = HdanWeights(**PARAMS[direction])
@@ -198,8 +198,8 @@ def start(direction, asking, answering, q, head):
 def test_order_of_candidates_and_of_queries_does_not_matter(direction):
     random = np.random.default_rng(5)
     orders = random.permutation(len(TEXT.pooled)), random.permutation(len(MOL.pooled))
-    before = refined(direction)
-    after = refined(direction, shuffled(TEXT, orders[0]), shuffled(MOL, orders[1]))
+    before = reranked(direction)
+    after = reranked(direction, shuffled(TEXT, orders[0]), shuffled(MOL, orders[1]))
     asks, answers = orders if direction == "t2m" else orders[::-1]
     assert (answers[after.item] == before.item[asks]).all()
     for name in ("first", "perturbed", "local", "clean"):
@@ -216,7 +216,7 @@ def shuffled(s, order):
 def test_texts_of_other_candidates_change_no_score_of_a_query():
     """A5.2: a molecule is perturbed by the query, never by a caption of its own."""
     other = side(21, (3, 20), 9)
-    before = refined("t2m")
+    before = reranked("t2m")
     for q in (0, 7):
         kept = shuffled(TEXT, [q])
         mixed = joined(kept, other)
@@ -237,8 +237,8 @@ def joined(a, b):
 
 
 def test_how_many_are_asked_at_once_does_not_matter():
-    whole = refined("t2m")
-    alone = refined("t2m", queries=slice(4, 5))
+    whole = reranked("t2m")
+    alone = reranked("t2m", queries=slice(4, 5))
     assert len(whole.item) > QUERIES and (alone.item[0] == whole.item[4]).all()
     np.testing.assert_allclose(alone.clean[0], whole.clean[4], atol=1e-5)
 
@@ -287,7 +287,7 @@ def test_one_question_is_worked_on_once(monkeypatch):
 
     monkeypatch.setattr(module._Stage, "_own_parts", seen)
     for count in (1, 3, 20):
-        refined("t2m", queries=slice(0, count))
+        reranked("t2m", queries=slice(0, count))
     assert shapes == [1, 4, 16, 16]
 
 
@@ -309,7 +309,7 @@ def test_levels_of_a_hand_made_shortlist():
 
 
 def test_no_alpha_lets_a_candidate_leave_its_tier():
-    found = refined("t2m")
+    found = reranked("t2m")
     for alpha in (0.0, 1.0, 1e6):
         level = levels(found, "fused", alpha)
         assert (level[:, :5].min(1) > level[:, 5:].max(1)).all()
@@ -317,16 +317,16 @@ def test_no_alpha_lets_a_candidate_leave_its_tier():
 
 def test_alpha_of_zero_is_tapr_and_one_candidate_is_stage_one():
     """A5.7."""
-    found = refined("t2m")
+    found = reranked("t2m")
     assert (levels(found, "fused", 0.0) == levels(found, "tapr")).all()
-    one = refined("t2m", settings=dataclasses.replace(SETTINGS, candidates=1))
+    one = reranked("t2m", settings=dataclasses.replace(SETTINGS, candidates=1))
     for stage in ("fused", "x0"):
         assert (levels(one, stage, 1.0).argmax(1) == 0).all()
 
 
-@pytest.mark.parametrize("tier", ["tapr", "fused", "x0"])
+@pytest.mark.parametrize("stage", ["tapr", "fused", "x0"])
 def test_ranks_equal_counting_in_a_full_order(stage):
-    found = refined("t2m")
+    found = reranked("t2m")
     query, candidate = unit(TEXT.pooled), unit(MOL.pooled)
     random = np.random.default_rng(8)
     target, count = random.integers(0, 40, 21), random.integers(1, 4, 40)

@@ -145,7 +145,7 @@ def test_of_a_second_stage_the_best_of_the_right_ones_counts():
     pool = Pool("x", ("a", "a", "b", "c", "d"), ("C", "CC", "CCC", "CN", "CS"), *2 * [np.arange(5)])
     axes = np.eye(5, dtype=np.float32)
     one = Lists(
-        refined=Reranked(
+        reranked=Reranked(
             item=np.array([[2, 3, 1], [1, 2, 3]]),
             first=np.float32([[0.9, 0.8, 0.7], [0.9, 0.8, 0.7]]),
             perturbed=np.float32([[0.9, 0.8, 0.7], [0.9, 0.9, 0.7]]),

@@ -38,7 +38,7 @@ def choose_alpha(lists: Iterable[Lists]) -> Choice:
 
 
 def stage_scores(lists: dict[str, Lists], choice: Choice) -> dict[str, float]:
-    """`t2m/fused/hits@1` ... of every stage, `alpha`, the recalls, and `mrr` of the fused tier."""
+    """`t2m/fused/hits@1` ... of every stage, `alpha`, the recalls, and `mrr` of the fused stage."""
     found = {"alpha": choice.alpha, "mrr": choice.mrr[str(choice.alpha)]}
     for direction, one in lists.items():
         for stage in ("det", *RERANK_STAGES):

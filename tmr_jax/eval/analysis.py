@@ -82,9 +82,9 @@ def winners(
             reranker.settings = dataclasses.replace(
                 chosen, samples=min(chosen.samples, 1), noises=1, seed=chosen.seed + draw
             )
-            refined = reranker.lists(text, mol, direction, target).refined
-            first = levels(refined, "fused", alpha).argmax(1)
-            found.append(np.take_along_axis(refined.item, first[:, None], 1)[:, 0])
+            reranked = reranker.lists(text, mol, direction, target).reranked
+            first = levels(reranked, "fused", alpha).argmax(1)
+            found.append(np.take_along_axis(reranked.item, first[:, None], 1)[:, 0])
     finally:
         reranker.settings = chosen
     return np.stack(found)
@@ -121,10 +121,10 @@ def uncertainty(won: np.ndarray, ranking: Ranking) -> dict[str, Any]:
 def first_items(lists: Lists, stage: str, alpha: float) -> Int[np.ndarray, "Q top"]:
     """The first candidates of every query under a stage, as distinct inputs of the pool."""
     if stage == "det":
-        order = np.argsort(-lists.refined.first, axis=1, kind="stable")
+        order = np.argsort(-lists.reranked.first, axis=1, kind="stable")
     else:
-        order = np.argsort(-levels(lists.refined, stage, alpha), axis=1, kind="stable")
-    return np.take_along_axis(lists.refined.item, order[:, :TOP], 1)
+        order = np.argsort(-levels(lists.reranked, stage, alpha), axis=1, kind="stable")
+    return np.take_along_axis(lists.reranked.item, order[:, :TOP], 1)
 
 
 def variety(cabinet: Any, items: Int[np.ndarray, "Q top"]) -> dict[str, float]:

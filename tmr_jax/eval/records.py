@@ -62,10 +62,10 @@ def score_record(
 
 
 def _refined(score: Score) -> dict[str, Any] | None:
-    if score.refined is None or score.reached is None:
+    if score.reranked is None or score.reached is None:
         return None
     listed, head = score.reached.mean(0)
-    return score.refined | {"recall_shortlist": float(listed), "recall_denoised": float(head)}
+    return score.reranked | {"recall_shortlist": float(listed), "recall_denoised": float(head)}
 
 
 def _gains(score: Score, config: Experiment) -> dict[str, tuple[float, float, float]] | None:

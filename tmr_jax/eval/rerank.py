@@ -55,9 +55,9 @@ def settings_of(config: Experiment) -> Settings:
 
 
 class Lists(NamedTuple):
-    """One direction of a pool, refined; row i belongs to query i."""
+    """One direction of a pool, reranked; row i belongs to query i."""
 
-    refined: Reranked
+    reranked: Reranked
     query: np.ndarray  # float32 [Q, D], unit rows
     candidate: np.ndarray  # float32 [n, D], unit rows of the distinct inputs
     target: np.ndarray  # int64 [Q], the distinct input that is right
@@ -67,14 +67,14 @@ class Lists(NamedTuple):
         """Ranks of the targets under det, tapr, fused or x0."""
         if stage == "det":
             return rank_distinct(self)
-        level = levels(self.refined, stage, alpha)
+        level = levels(self.reranked, stage, alpha)
         return rank_reranked(
-            self.refined, level, self.query, self.candidate, self.target, self.count
+            self.reranked, level, self.query, self.candidate, self.target, self.count
         )
 
     def recall(self) -> tuple[float, float]:
         """Share of targets on the shortlist, and among those that are denoised."""
-        return recall(self.refined, self.target)
+        return recall(self.reranked, self.target)
 
 
 @functools.lru_cache(maxsize=16)
@@ -120,7 +120,7 @@ class PoolReranker:
             devices_at_hand(),
         )
         return Lists(
-            refined=Reranked(*(column[own] for column in found)),
+            reranked=Reranked(*(column[own] for column in found)),
             query=asking.rows[asks],
             candidate=unit(pool.pooled),
             target=place[target[asks]],
@@ -166,23 +166,23 @@ def take(side: EncodedCorpus | None, items: np.ndarray) -> EncodedCorpus:
 # Ranks of the stages
 
 
-def levels(refined: Reranked, stage: str, alpha: float = 0.0) -> Int[np.ndarray, "Q K1"]:
+def levels(reranked: Reranked, stage: str, alpha: float = 0.0) -> Int[np.ndarray, "Q K1"]:
     """Places of the shortlisted candidates as numbers: higher is better, equal is level.
 
     `tapr`: all by s1. `fused`: the denoised head by s1 + alpha X0_hat, then the rest by s1. `x0`:
     the head by X0_hat and, where that is equal, by s1; then the rest by s1 (A1.7). A candidate
     cannot leave its stage, however large alpha is.
     """
-    s1 = refined.perturbed.astype(np.float64)
-    head = refined.clean.shape[1]
+    s1 = reranked.perturbed.astype(np.float64)
+    head = reranked.clean.shape[1]
     first, second = s1.copy(), np.zeros_like(s1)
     in_head = np.zeros(s1.shape, bool)
     if stage != "tapr":
         in_head[:, :head] = True
-        first[:, :head] = refined.clean
+        first[:, :head] = reranked.clean
         second[:, :head] = s1[:, :head]
         if stage == "fused":
-            first[:, :head] = s1[:, :head] + alpha * refined.clean
+            first[:, :head] = s1[:, :head] + alpha * reranked.clean
             second[:, :head] = 0
     keys = np.stack([second, first, in_head])  # the last one counts most
     order = np.lexsort(keys, axis=1)
@@ -194,7 +194,7 @@ def levels(refined: Reranked, stage: str, alpha: float = 0.0) -> Int[np.ndarray,
 
 
 def rank_reranked(
-    refined: Reranked,
+    reranked: Reranked,
     level: Int[np.ndarray, "Q K1"],
     query: Float[np.ndarray, "Q D"],
     candidate: Float[np.ndarray, "n D"],
@@ -207,8 +207,8 @@ def rank_reranked(
     input c, `target[i]` the input that is right for query i.
     """
     greater, equal = np.zeros(len(query), np.int64), np.zeros(len(query), np.int64)
-    held = count[refined.item]  # [Q, K1]
-    right = refined.item == target[:, None]
+    held = count[reranked.item]  # [Q, K1]
+    right = reranked.item == target[:, None]
     listed = right.any(1)
     mine = np.where(right, level, -1).max(1, keepdims=True)
     greater[listed] = np.where(level > mine, held, 0).sum(1)[listed]
@@ -218,7 +218,7 @@ def rank_reranked(
         rows = rest[start : start + len(scores)]
         own = np.take_along_axis(scores, target[rows, None], 1)
         weight = np.repeat(count[None], len(rows), 0)
-        np.put_along_axis(weight, refined.item[rows], 0, 1)
+        np.put_along_axis(weight, reranked.item[rows], 0, 1)
         greater[rows] = held[rows].sum(1) + np.where(scores > own, weight, 0).sum(1)
         equal[rows] = np.where(scores == own, weight, 0).sum(1) - 1
     return Ranking(greater, equal, int(count.sum()))
@@ -231,7 +231,7 @@ def rank_distinct(lists: Lists) -> Ranking:
     return rank(lists.query, lists.candidate[group], first[lists.target], group)
 
 
-def recall(refined: Reranked, target: Int[np.ndarray, " Q"]) -> tuple[float, float]:
+def recall(reranked: Reranked, target: Int[np.ndarray, " Q"]) -> tuple[float, float]:
     """Share of queries whose target is on the shortlist, and in its denoised head."""
-    right = refined.item == target[:, None]
-    return float(right.any(1).mean()), float(right[:, : refined.clean.shape[1]].any(1).mean())
+    right = reranked.item == target[:, None]
+    return float(right.any(1).mean()), float(right[:, : reranked.clean.shape[1]].any(1).mean())

@@ -110,7 +110,7 @@ def rerank_one(
     query: int,
     settings: Settings,
 ) -> tuple[Reranked, Float[np.ndarray, "S K"]]:
-    """`refine` for one query, and X0_hat after every step of the sampler."""
+    """`rerank` for one query, and X0_hat after every step of the sampler."""
     stage = _Stage(apply, params, text, mol, direction, settings, 1)
     asks = np.array([query])
     lists = shortlist(stage.ask_rows[asks], stage.rows, stage.key, stage.count)

@@ -23,7 +23,7 @@ from tmr_jax.eval.count import count, score_chunks
 from tmr_jax.eval.leakage import in_training
 from tmr_jax.eval.metrics import of_rows
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR, rank_within, within
-from tmr_jax.eval.rerank import Lists, PoolReranker, levels
+from tmr_jax.eval.rerank import RERANK_STAGES, Lists, PoolReranker, levels
 from tmr_jax.eval.rerank_steps import Direction
 from tmr_jax.models.encode import Encoded, distinct
 from tmr_jax.types import Pool, Ranking
@@ -69,7 +69,7 @@ class Score(NamedTuple):
     ranking: Ranking
     ceiling: Ceiling | None  # by index; an identical text is no twin of the input
     stage: str = ""  # det, tapr, fused or x0 of a model with a second stage
-    refined: dict[str, Any] | None = None  # what the second stage was told
+    reranked: dict[str, Any] | None = None  # what the second stage was told
     reached: np.ndarray | None = None  # bool [Q, 2]: is the partner on the shortlist, in its head
     base: Ranking | None = None  # of the first stage, the same queries
     notes: tuple[str, ...] = ()  # what else the line says
@@ -164,31 +164,31 @@ def reranked_scores(
     told = dataclasses.asdict(reranker.settings) | {"alpha": alpha}
     for side in sides:
         one = lists[side.direction]
-        listed = one.refined.item == one.target[:, None]
-        reached = np.stack([listed.any(1), listed[:, : one.refined.clean.shape[1]].any(1)], 1)
+        listed = one.reranked.item == one.target[:, None]
+        reached = np.stack([listed.any(1), listed[:, : one.reranked.clean.shape[1]].any(1)], 1)
         score = Score(protocol, side.direction, "model", PAIR, one.ranking("det"), None)
-        score = score._replace(refined=told, reached=reached, base=score.ranking)
+        score = score._replace(reranked=told, reached=reached, base=score.ranking)
         base = rank_by_identity(one, side, "det", alpha)
-        for stage in TIERS:
+        for stage in RERANK_STAGES:
             found = score._replace(stage=stage, ranking=one.ranking(stage, alpha))
             scores += with_identity(found, rank_by_identity(one, side, stage, alpha), base)
     return scores
 
 
 def rank_by_identity(lists: Lists, side: QuerySet, stage: str, alpha: float) -> Ranking:
-    """Ranks under a tier where any candidate of the same text or molecule is right."""
+    """Ranks under a stage where any candidate of the same text or molecule is right."""
     column = np.unique(side.group, return_inverse=True)[1]  # as the lists number distinct inputs
     return count(_heights(lists, stage, alpha), side.target, column, side.labels)
 
 
 def _heights(lists: Lists, stage: str, alpha: float) -> Iterator[tuple[int, np.ndarray]]:
-    """Cosines of all distinct inputs, and above them the levels of those that were refined."""
-    refined = lists.refined
+    """Cosines of all distinct inputs, and above them the levels of those that were reranked."""
+    reranked = lists.reranked
     for start, scores in score_chunks(lists.query, lists.candidate, 256):
         rows = slice(start, start + len(scores))
         if stage != "det":
-            above = np.float32(2 + levels(refined, stage, alpha)[rows])  # a cosine is below 2
-            np.put_along_axis(scores, refined.item[rows], above, 1)
+            above = np.float32(2 + levels(reranked, stage, alpha)[rows])  # a cosine is below 2
+            np.put_along_axis(scores, reranked.item[rows], above, 1)
         yield start, scores
 
 

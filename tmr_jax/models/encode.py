@@ -166,9 +166,7 @@ class Encoded(NamedTuple):
 
     rows: np.ndarray  # float32 [n, D], of length one; equal bit for bit in a group
     group: np.ndarray  # int64 [n]
-    side: EncodedCorpus | None = (
-        None  # row `group` of it belongs to a string; of models that refine
-    )
+    side: EncodedCorpus | None = None  # row `group` belongs to a string; for a second stage
     norm: np.ndarray = np.zeros(0, np.float32)  # [n], how long the rows were; empty: not known
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tmr_jax.eval.rerank import Refiner, levels, settings_of
+from tmr_jax.eval.rerank import PoolReranker, levels, settings_of
 from tmr_jax.eval.rerank_steps import Direction
 from tmr_jax.index.library import Library
 from tmr_jax.models.encode import Encoded, Encoder
@@ -23,7 +23,7 @@ class SecondStage:
 
     def __init__(self, assembly: TrainedModel, params: Any, encoder: Encoder) -> None:
         self._encoder = encoder
-        self.reranker = Refiner(assembly, params, settings_of(assembly.config))
+        self.reranker = PoolReranker(assembly, params, settings_of(assembly.config))
 
     @property
     def shortlist(self) -> int:
@@ -72,7 +72,7 @@ class SecondStage:
         self, text: Encoded, mol: Encoded, direction: Direction, group: np.ndarray, alpha: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """Score and level (higher is better) of the candidates of one query, [n] each."""
-        refined = self.reranker.lists(text, mol, direction, np.zeros(1, np.int64)).refined
+        refined = self.reranker.lists(text, mol, direction, np.zeros(1, np.int64)).reranked
         score = refined.perturbed[0].copy()
         score[: refined.clean.shape[1]] += alpha * refined.clean[0]
         place = np.argsort(refined.item[0])  # of the distinct inputs 0, 1, ...

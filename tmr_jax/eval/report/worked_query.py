@@ -55,18 +55,18 @@ def worked_query(
     assert text.side is not None and mol.side is not None, "encode with parts"
     first, place = np.unique(mol.group, return_index=True, return_inverse=True)[1:]
     candidates = take(mol.side, mol.group[first])
-    refined, states = reranker.worked(text.side, candidates, text.group[query])
+    reranked, states = reranker.worked(text.side, candidates, text.group[query])
     one = take(text.side, text.group[[query]])
     target = int(place[pool.text_target[query]])
     smiles = [pool.smiles[i] for i in first]
-    head = refined.item[0, : refined.clean.shape[1]]
-    order = np.argsort(-levels(refined, "fused", alpha)[0], kind="stable")
-    best = refined.item[0, order[0]]
+    head = reranked.item[0, : reranked.clean.shape[1]]
+    order = np.argsort(-levels(reranked, "fused", alpha)[0], kind="stable")
+    best = reranked.item[0, order[0]]
     similarity = (
         unit(one.token_embeddings) @ unit(take(candidates, np.array([best])).token_embeddings).T
     )
-    rows = candidate_rows(refined, alpha, target, smiles)
-    listed = bool((refined.item[0] == target).any())
+    rows = candidate_rows(reranked, alpha, target, smiles)
+    listed = bool((reranked.item[0] == target).any())
     charts = [
         _heat_map(similarity, reranker.word_weights(one), words, smiles[best]),
         _states(states, head == target),
@@ -74,23 +74,23 @@ def worked_query(
     return WorkedQuery(pool.texts[query], alpha, rows, listed, len(order), charts)
 
 
-def candidate_rows(refined: Reranked, alpha: float, target: int, smiles: list[str]) -> list[Row]:
+def candidate_rows(reranked: Reranked, alpha: float, target: int, smiles: list[str]) -> list[Row]:
     """The first candidates under `fused`, and the right one wherever it came, with the score of
     every part and the place that it gives."""
-    every = np.argsort(-levels(refined, "fused", alpha)[0], kind="stable")
+    every = np.argsort(-levels(reranked, "fused", alpha)[0], kind="stable")
     order = every[:SHOWN]
-    found = np.flatnonzero(refined.item[0, every] == target)
+    found = np.flatnonzero(reranked.item[0, every] == target)
     if len(found) and found[0] >= SHOWN:
         order = np.append(order, every[found])
-    by_cosine = np.argsort(np.argsort(-refined.first[0], kind="stable"))
+    by_cosine = np.argsort(np.argsort(-reranked.first[0], kind="stable"))
     rows = []
     for column in order:
         rank = int(np.flatnonzero(every == column)[0]) + 1
-        item = int(refined.item[0, column])
-        parts = (values[0, column : column + 1] for values in (refined.local, refined.clean))
+        item = int(reranked.item[0, column])
+        parts = (values[0, column : column + 1] for values in (reranked.local, reranked.clean))
         cells = (
-            f"{refined.first[0, column]:.4f} ({by_cosine[column] + 1})",
-            f"{refined.perturbed[0, column]:.4f} ({column + 1})",
+            f"{reranked.first[0, column]:.4f} ({by_cosine[column] + 1})",
+            f"{reranked.perturbed[0, column]:.4f} ({column + 1})",
             *("".join(f"{value:.3f}" for value in part) for part in parts),  # of the head only
         )
         rows.append(Row(rank, item == target, smiles[item], cells))
