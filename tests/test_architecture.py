@@ -49,7 +49,7 @@ MODELS = of("models", "__init__ build difftmr dual_encoder memory_bank")
 RANKING = (
     *of(
         "eval",
-        "baseline calibration count device_rank geometry metrics protocols rank rerank_steps",
+        "baseline calibration count device_rank geometry metrics rank rerank_steps",
     ),
 )
 ENGINES = of("index", "exact lance milvus open scan schema")

@@ -14,7 +14,7 @@ import pytest
 import tyro
 
 from tmr_jax.config import Experiment, from_json, load_experiment, to_json
-from tmr_jax.data.pools import PROTOCOLS
+from tmr_jax.data.pools import POOLS
 from tmr_jax.eval.evaluate import default_protocols
 from tmr_jax.eval.leakage import own_test
 from tmr_jax.eval.protocols import find
@@ -55,7 +55,7 @@ def test_is_the_same_after_json_and_names_pools_that_exist(path: Path) -> None:
     assert from_json(to_json(config)) == config
     measured = default_protocols(config)  # those it names, or its own data set's test pool
     own = own_test(config.data, config.data)
-    assert measured and {find(name, own).source for name in measured} <= set(PROTOCOLS)
+    assert measured and {find(name, own).source for name in measured} <= set(POOLS)
     assert config.features.max_tokens <= max(config.train.text_buckets)
 
 

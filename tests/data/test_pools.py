@@ -8,7 +8,7 @@ import pytest
 from tmr_jax.data import DataConfig, TableConfig
 from tmr_jax.data.datasets import chebi20, pcdes
 from tmr_jax.data.pools import (
-    PROTOCOLS,
+    POOLS,
     check_complete,
     final_protocol,
     load_pool,
@@ -16,7 +16,6 @@ from tmr_jax.data.pools import (
     own_text,
     validation_protocol,
 )
-from tmr_jax.eval.protocols import POOLS
 from tmr_jax.types import Pair, Pool
 
 
@@ -89,7 +88,7 @@ def test_an_unknown_protocol_gets_a_hint() -> None:
 
 def test_every_data_set_has_a_validation_pool() -> None:
     for name in ("chebi20", "pcdes", "open", "table", "demo"):
-        assert validation_protocol(DataConfig(name=name)) in PROTOCOLS
+        assert validation_protocol(DataConfig(name=name)) in POOLS
     assert validation_protocol(DataConfig(name="chebi20", version="molt5")).startswith("chebi20-m")
     assert validation_protocol(DataConfig(validation="pcdes/scaffold")) == "pcdes/scaffold"
 

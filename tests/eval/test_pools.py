@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tmr_jax.eval.pools import encode_pools, in_whole_batches, without
+from tmr_jax.eval.pools import EncodedPool, encode_pools, in_whole_batches, without
 from tmr_jax.eval.restore import Restored
 from tmr_jax.eval.scores import (
     query_sets,
@@ -16,12 +16,12 @@ from tmr_jax.types import Pool
 def test_batches_are_whole_and_a_small_pool_has_none():
     pool = Pool("x", tuple("abcde"), tuple("CNOSF"), *2 * [np.array([0, 1, -1, 3, 4])])
     rows = Encoded(np.eye(5, dtype=np.float32), np.arange(5))
-    found, text, mol = in_whole_batches(pool, rows, rows, 2)
+    found, text, mol = in_whole_batches(EncodedPool(pool, rows, rows), 2)
     assert found.texts == tuple("abcd") and len(text.rows) == len(mol.rows) == 4
     t2m = score_sides(found.protocol, query_sets(found, text, mol, 2))[0]
     assert (len(t2m.ranking.greater), t2m.ranking.pool_size) == (3, 2)
     with pytest.raises(ValueError, match="at least 6 pairs for x; got 5"):
-        in_whole_batches(pool, rows, rows, 6)
+        in_whole_batches(EncodedPool(pool, rows, rows), 6)
 
 
 def test_refused_molecules_leave_with_their_texts():

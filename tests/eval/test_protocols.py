@@ -5,12 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tmr_jax.data.pools import PROTOCOLS
-from tmr_jax.eval.protocols import POOLS, find, rank_within, within
-
-
-def test_every_pool_is_a_protocol_and_the_other_way_round() -> None:
-    assert set(POOLS) == set(PROTOCOLS)
+from tmr_jax.eval.protocols import find, rank_within, within
 
 
 def test_a_published_pool_knows_its_size() -> None:

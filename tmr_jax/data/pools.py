@@ -19,23 +19,24 @@ from tmr_jax.types import Pair, Pool, UserError
 # validation of `open` is ChEBI-20's real one, neither trained on (flag cv) nor tested
 OPEN_VALIDATION = "chebi20-molt5/validation"
 NAMED = 10  # missing rows of a pool that an error names
-PROTOCOLS = (
-    "chebi20-text2mol/full-33010",
-    "chebi20-text2mol/test-split",
-    "chebi20-text2mol/validation",
-    "chebi20-molt5/full-33008",
-    "chebi20-molt5/test-split",
-    "chebi20-molt5/validation",
-    "pcdes/file-order",
-    "pcdes/file-order-validation",
-    "pcdes/scaffold",
-    "pcdes/scaffold-validation",
-    "open/validation",
-    "table/test",
-    "table/validation",
-    "demo/test",
-    "demo/validation",
-)
+# Pools by name, with the published number of candidates; 0: none is published.
+POOLS = {
+    "chebi20-text2mol/full-33010": 33_010,
+    "chebi20-text2mol/test-split": 3_301,
+    "chebi20-text2mol/validation": 0,
+    "chebi20-molt5/full-33008": 33_008,
+    "chebi20-molt5/test-split": 3_300,
+    "chebi20-molt5/validation": 0,
+    "pcdes/file-order": 3_000,
+    "pcdes/file-order-validation": 0,
+    "pcdes/scaffold": 2_993,
+    "pcdes/scaffold-validation": 0,
+    "open/validation": 0,
+    "table/test": 0,
+    "table/validation": 0,
+    "demo/test": 0,
+    "demo/validation": 0,
+}
 
 
 def load_pool(protocol: str, config: DataConfig) -> Pool:
@@ -44,9 +45,9 @@ def load_pool(protocol: str, config: DataConfig) -> Pool:
     Raises ValueError for an unknown protocol (with the nearest known ones), for a part that is
     not at hand, and for an empty pool.
     """
-    if protocol not in PROTOCOLS:
+    if protocol not in POOLS:
         raise UserError(
-            f"expected a protocol; got {protocol!r}; {did_you_mean(protocol, list(PROTOCOLS))}"
+            f"expected a protocol; got {protocol!r}; {did_you_mean(protocol, list(POOLS))}"
         )
     family, pool = protocol.split("/")
     if family.startswith("chebi20-"):

@@ -31,7 +31,7 @@ from tmr_jax.eval.report.examples import choose_examples
 from tmr_jax.eval.report.history import read_history
 from tmr_jax.eval.report.page import page
 from tmr_jax.eval.report.worked_query import WorkedQuery, worked_query
-from tmr_jax.eval.rerank import PoolReranker, rerank_both, settings_of
+from tmr_jax.eval.rerank import rerank_both, settings_of
 from tmr_jax.eval.restore import Restored, Which, open_run
 from tmr_jax.eval.scores import (
     Score,
@@ -53,30 +53,31 @@ class EvalContext(NamedTuple):
 
     run: Path
     config: Experiment
+    model: Restored
     data: DataConfig  # where pools come from
     alpha: float  # of the second stage
-    known: TrainingSeen | None  # scaffolds and words of training; None without a second stage
+    seen: TrainingSeen | None  # scaffolds and texts of training; None without a second stage
     draws: int
 
 
 class ProtocolResult(NamedTuple):
-    """One protocol's lines."""
+    """The scores of one protocol, and their records in results.json."""
 
     scores: list[Score]
-    records: list[dict[str, Any]]  # a line of results.json for each score
+    records: list[dict[str, Any]]
     analyses: list[dict[str, Any]]
 
 
 def read_config(run: Path) -> Experiment:
     """The resolved experiment that training left in the run directory.
 
-    Errors: ValueError for a directory that is no run, with the nearest that are.
+    Errors: ValueError for a directory that is not a run, with the most similar names.
     """
     path = run / "config.json"
     if not path.is_file():
         known = sorted(str(p.parent) for p in run.parent.glob("*/config.json"))
         hint = did_you_mean(str(run), known) if known else "train one: make train EXP=quickstart"
-        raise UserError(f"expected a run directory with config.json, got {str(run)!r}; {hint}")
+        raise UserError(f"expected a run directory with config.json; got {str(run)!r}; {hint}")
     return from_json(path.read_text(encoding="utf-8"))
 
 
@@ -89,14 +90,14 @@ def evaluate(
     draws: int = 0,
     refine: RefineConfig | None = None,
 ) -> dict[str, Any]:
-    """Rank every protocol with the run's model; write the result files.
+    """Rank every protocol with the run's model; write ranks.json, results.json and report.html.
 
-    `draws` of the second stage measure how sure it is; 0 leaves that out. `refine`: its sizes,
-    where they are not to be the run's. Returns what results.json holds.
+    `draws` samples of the second stage measure its uncertainty; 0 skips that. `refine` replaces the
+    run's sizes of the second stage. Returns the contents of results.json.
 
-    Errors: ValueError for an unknown run or protocol, for data that are not at hand or lack
-    published rows, for impossible sizes, for training molecules in a foreign test set, and for
-    scores that are no numbers.
+    Errors: ValueError for an unknown run or protocol, for data that are missing or lack published
+    rows, for impossible sizes, for training molecules in a foreign test set, and for scores that
+    are not finite.
     """
     from tmr_jax.data.cache import cache_folder
 
@@ -106,156 +107,149 @@ def evaluate(
     data = data or config.data
     own = own_test(config.data, data)
     declared = [find(name, own) for name in protocols or default_protocols(config)]
-    for protocol in declared:  # before anything is read
+    for protocol in declared:  # before any data is read
         check_data(run, config, protocol)
     checked = [check(run, config, p, declared_pool(p, data)) for p in declared]
     model = open_run(run, which, refine)
-    beside = companions(config.data)
-    sides, refused = encode_pools(model, [*(c.pool for c in checked), *beside])
-    tested, beside = sides[: len(declared)], sides[len(declared) :]
+    pools = [*(c.pool for c in checked), *companions(config.data)]
+    sides, refused = encode_pools(model, pools)
+    tested, others = sides[: len(declared)], sides[len(declared) :]
     alpha = chosen_alpha(run, config, model)
-    known = None if model.reranker is None else training_seen(data_seen(run, config.data))
-    told = EvalContext(run, config, data, alpha, known, draws)
+    seen = None if model.reranker is None else training_seen(data_seen(run, config.data))
+    context = EvalContext(run, config, model, data, alpha, seen, draws)
     measured = [
-        measure(model, protocol, whole, c, refused[protocol.name], told)
-        for protocol, whole, c in zip(declared, tested, checked, strict=True)
+        measure(context, protocol, side, c, refused[protocol.name])
+        for protocol, side, c in zip(declared, tested, checked, strict=True)
     ]
-    # In batches they would be the same pairs again.
-    in_whole = [whole for p, whole in zip(declared, tested, strict=True) if not p.batch]
-    results = summary(run, config, model.checkpoint, command) | {
-        "scores": [record for found in measured for record in found.records],
-        "analysis": [record for found in measured for record in found.analyses],
-        "trust": trust_records(model, run, in_whole, beside),
+    # Batches hold the same pairs as the whole pool.
+    whole = [side for p, side in zip(declared, tested, strict=True) if not p.batch]
+    results = summary(context, command) | {
+        "scores": [record for m in measured for record in m.records],
+        "analysis": [record for m in measured for record in m.analyses],
+        "trust": diagnostics(context, whole, others),
     }
     words, atoms = tested[0].text.side, tested[0].mol.side
     if model.slots is not None and words is not None and atoms is not None:
         results["slots"] = model.slots(words, atoms)
-    scores = [score for found in measured for score in found.scores]
-    write_results(told, results, scores, model, declared[0], tested[0])
+    scores = [score for m in measured for score in m.scores]
+    write_results(context, results, scores, tested[0], shown=not declared[0].batch)
     return results
 
 
 def measure(
-    model: Restored,
-    protocol: Protocol,
-    whole: EncodedPool,
-    checked: Checked,
-    refused: int,
-    told: EvalContext,
+    context: EvalContext, protocol: Protocol, side: EncodedPool, checked: Checked, refused: int
 ) -> ProtocolResult:
-    """All lines of one protocol: each direction, stage and notion of a right answer."""
-    pool, text, mol = in_whole_batches(*whole, protocol.batch)
-    sides = query_sets(pool, text, mol, protocol.batch)
-    scores, analyses = score_sides(pool.protocol, sides), []
-    if model.reranker is not None:
+    """All scores of one protocol: each direction, stage and notion of a right answer."""
+    reranker, alpha = context.model.reranker, context.alpha
+    cut = in_whole_batches(side, protocol.batch)
+    pool, sets = cut.pool, query_sets(*cut, protocol.batch)
+    scores, analyses = score_sides(pool.protocol, sets), []
+    if reranker is not None:
         scores = [score._replace(stage="det") for score in scores]
-    if model.reranker is not None and not protocol.batch:
-        lists = rerank_both(pool, text, mol, model.reranker)
-        scores += reranked_scores(pool.protocol, sides, lists, model.reranker, told.alpha)
+    if reranker is not None and not protocol.batch:
+        lists = rerank_both(*cut, reranker)
+        scores += reranked_scores(pool.protocol, sets, lists, reranker, alpha)
         if "t2m" in lists:
-            of_text = (pool, text, mol, lists["t2m"], told.known)
-            analyses = analyse_pool(*of_text, model.reranker, told.alpha, told.draws)
-    scores = with_clean(scores, pool, sides, checked.blocks)
-    scores += baseline_scores(pool, told.data, told.run / TOKENIZER)
-    dropped = len(whole.pool.smiles) - len(pool.smiles)
+            analyses = analyse_pool(cut, lists["t2m"], context.seen, reranker, alpha, context.draws)
+    scores = with_clean(scores, pool, sets, checked.blocks)
+    scores += baseline_scores(pool, context.data, context.run / TOKENIZER)
+    dropped = len(side.pool.smiles) - len(pool.smiles)
     counts = {"refused_molecules": refused, "dropped_pairs": dropped}
-    records = [score_record(s, told.config, protocol, checked.record, counts) for s in scores]
+    records = [score_record(s, context.config, protocol, checked.record, counts) for s in scores]
     return ProtocolResult(scores, records, analyses)
 
 
 def write_results(
-    told: EvalContext,
+    context: EvalContext,
     results: dict[str, Any],
     scores: list[Score],
-    model: Restored,
-    first: Protocol,
-    sides: EncodedPool,
+    first: EncodedPool,
+    shown: bool,
 ) -> None:
-    """ranks.json, results.json and report.html; the report's examples are of the first protocol."""
-    own = [s for s in scores if s.scorer == "model" and s.right == PAIR]
-    named = {", ".join(filter(None, (s.protocol, s.direction, s.stage))): s for s in own}
+    """ranks.json, results.json and report.html, in this order: a run with results has ranks.
+
+    The report's examples are of the `first` protocol, if they are `shown`: they are the best of the
+    whole pool, not of a batch.
+    """
+    run, seed = context.run, context.config.train.seed
+    by_pair = [s for s in scores if s.scorer == "model" and s.right == PAIR]
+    named = {", ".join(filter(None, (s.protocol, s.direction, s.stage))): s for s in by_pair}
     ranks = {name: per_query(s.ranking)["mr"].round(2).tolist() for name, s in named.items()}
-    run = told.run
-    write_text(run / "ranks.json", json.dumps(ranks) + "\n")  # first: who has results has ranks
+    write_text(run / "ranks.json", json.dumps(ranks) + "\n")
     write_text(run / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
     rankings = {n: s.ranking for n, s in named.items() if s.stage in ("", "det", "fused")}
-    # An example shows the best of the whole pool.
-    examples = [] if first.batch else choose_examples(*sides, scores, told.config.train.seed)
-    worked = work_out(told, sides, model.reranker) if model.reranker is not None else None
+    examples = choose_examples(*first, scores, seed) if shown else []
     history = read_history(run / "metrics.jsonl")
-    write_text(run / "report.html", page(results, rankings, examples, history, worked))
+    html = page(results, rankings, examples, history, work_out(context, first))
+    write_text(run / "report.html", html)
 
 
 def default_protocols(config: Experiment) -> tuple[str, ...]:
-    """What the configuration names, else the test pool of the run's own data set."""
+    """The protocols of the configuration, else the test pool of the run's own data set."""
     if config.eval.protocols:
         return config.eval.protocols
     own = own_test(config.data, config.data)
     return (own,) if own else ("chebi20-molt5/test-split", "pcdes/file-order")
 
 
-def trust_records(
-    model: Restored, run: Path, tested: list[EncodedPool], beside: list[EncodedPool]
+def diagnostics(
+    context: EvalContext, tested: list[EncodedPool], others: list[EncodedPool]
 ) -> list[dict[str, Any]]:
-    """Can the answers be trusted? `beside`: the validation pool, then other data sets'; nothing
-    for a run without validation pairs. What a search needs of it is kept in the run directory."""
-    if not beside:
+    """Records of `tested`; `others` are the validation pool, then pools of other data sets.
+
+    Empty without validation pairs. The OOD detector of searches is written to the run directory.
+    """
+    if not others:
         return []
-    own, *others = beside
-    strange = model.texts(unrelated_sentences()).rows
-    fitted = fit(own, strange)
+    model, (validation, *others) = context.model, others
+    unrelated = model.texts(unrelated_sentences()).rows
+    fitted = fit(validation, unrelated)
     if fitted is None:
         return []
-    save_detector(run, model.checkpoint["sha256"], fitted.detector)
-    found = (diagnose(s, fitted, others, strange, model.temperature) for s in tested)
-    return [record for record in found if record is not None]
+    save_detector(context.run, model.checkpoint["sha256"], fitted.detector)
+    records = (diagnose(s, fitted, others, unrelated, model.temperature) for s in tested)
+    return [record for record in records if record is not None]
 
 
 def chosen_alpha(run: Path, config: Experiment, model: Restored) -> float:
-    """alpha of the second stage: as the run has it, or chosen now on its own validation pool."""
+    """alpha of the second stage: as stored in the run, or chosen now on its validation pool."""
     if model.reranker is None:
         return 0.0
-    own = model.reranker.settings == settings_of(config)
-    known = read_alpha(run, model.checkpoint["sha256"]) if own else None
-    if known is not None:
-        return known
+    unchanged = model.reranker.settings == settings_of(config)
+    stored = read_alpha(run, model.checkpoint["sha256"]) if unchanged else None
+    if stored is not None:
+        return stored
     protocol = validation_protocol(config.data)
-    [own_pool], _ = encode_pools(model, [load_pool(protocol, config.data)])
-    choice = choose_alpha(rerank_both(*own_pool, model.reranker).values())
-    if own:  # what the run keeps is for its own sizes, which search has too
+    [validation], _ = encode_pools(model, [load_pool(protocol, config.data)])
+    choice = choose_alpha(rerank_both(*validation, model.reranker).values())
+    if unchanged:  # the stored alpha is for the run's own sizes, which search uses
         keep_alpha(run, model.checkpoint["sha256"], protocol, choice)
     return choice.alpha
 
 
-def work_out(told: EvalContext, sides: EncodedPool, reranker: PoolReranker) -> WorkedQuery | None:
-    """One text query of the pool, drawn by the seed, for the report."""
-    asks = np.flatnonzero(sides.pool.text_target >= 0)
-    if not len(asks):
+def work_out(context: EvalContext, sides: EncodedPool) -> WorkedQuery | None:
+    """One text query of the pool, drawn by the seed; None without a second stage."""
+    texts, reranker, config = sides.text_queries(), context.model.reranker, context.config
+    if reranker is None or not len(texts):
         return None
-    query = int(np.random.default_rng(told.config.train.seed).choice(asks))
-    tokenizer = load_tokenizer(told.run / TOKENIZER)
-    words = tokenizer.pieces(sides.pool.texts[query], told.config.features.max_tokens)
-    return worked_query(*sides, query, reranker, told.alpha, words)
+    query = int(np.random.default_rng(config.train.seed).choice(texts))
+    tokenizer = load_tokenizer(context.run / TOKENIZER)
+    words = tokenizer.pieces(sides.pool.texts[query], config.features.max_tokens)
+    return worked_query(*sides, query, reranker, context.alpha, words)
 
 
-def summary(
-    run: Path, config: Experiment, checkpoint: dict[str, Any], command: str
-) -> dict[str, Any]:
+def summary(context: EvalContext, command: str) -> dict[str, Any]:
     """What holds for all scores of a results.json."""
+    config = context.config
+    commit, *changed = describe_code().splitlines()
     return {
-        "run": str(run),
+        "run": str(context.run),
         "experiment": config.name,
         "command": command,
-        "commit": _commit(),
+        "commit": f"{commit} with changes" if any(changed) else commit,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "checkpoint": checkpoint,
+        "checkpoint": context.model.checkpoint,
         "trained_on": config.data.name,
         "labels": sorted({text for p in default_protocols(config) for text in labels(config, p)}),
         "resamples": config.eval.bootstrap,
     }
-
-
-def _commit() -> str:
-    """Commit of the code that evaluates, and whether files differ from it."""
-    commit, *changed = describe_code().splitlines()
-    return f"{commit} with changes" if any(changed) else commit

@@ -92,12 +92,11 @@ def without(pool: Pool, keep: np.ndarray) -> Pool:
     )
 
 
-def in_whole_batches(
-    pool: Pool, text: Encoded, mol: Encoded, batch: int
-) -> tuple[Pool, Encoded, Encoded]:
+def in_whole_batches(sides: EncodedPool, batch: int) -> EncodedPool:
     """A pool of pairs without those at its end that fill no batch; 0: the pool as it is."""
     if not batch:
-        return pool, text, mol
+        return sides
+    pool, text, mol = sides
     whole = len(pool.texts) // batch * batch
     if not whole:
         raise UserError(
@@ -106,4 +105,4 @@ def in_whole_batches(
         )
     targets = pool.text_target[:whole], pool.mol_target[:whole]
     cut = Pool(pool.protocol, pool.texts[:whole], pool.smiles[:whole], *targets)
-    return cut, _take(text, list(range(whole))), _take(mol, list(range(whole)))
+    return EncodedPool(cut, *(_take(side, list(range(whole))) for side in (text, mol)))

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+from tmr_jax.data.pools import POOLS
 from tmr_jax.eval.metrics import TIES
 from tmr_jax.eval.rank import rank
 from tmr_jax.types import Ranking, UserError
@@ -35,24 +36,6 @@ Leakage = Literal["molecule or text", "skeleton"]
 # stays a candidate, and is counted beside the score.
 Filter = Literal["none", "test side"]
 
-# Pools by name, with the number of candidates where one is published (DATA.md 7, MODELS.md 1.2).
-POOLS = {
-    "chebi20-text2mol/full-33010": 33_010,
-    "chebi20-text2mol/test-split": 3_301,
-    "chebi20-text2mol/validation": 0,
-    "chebi20-molt5/full-33008": 33_008,
-    "chebi20-molt5/test-split": 3_300,
-    "chebi20-molt5/validation": 0,
-    "pcdes/file-order": 3_000,
-    "pcdes/file-order-validation": 0,
-    "pcdes/scaffold": 2_993,
-    "pcdes/scaffold-validation": 0,
-    "open/validation": 0,
-    "table/test": 0,
-    "table/validation": 0,
-    "demo/test": 0,
-    "demo/validation": 0,
-}
 BATCH = 64  # of KV-PLM's and MoMu's in-batch accuracy
 IN_BATCH = f"inbatch-{BATCH}"
 TRAINED_ON = ("chebi20", "pcdes", "open", "table")

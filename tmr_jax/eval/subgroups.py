@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -21,40 +22,34 @@ ROLE_PARTS = re.compile(r",\s*(?:and\s+)?|\s+and\s+")
 
 
 class TrainingSeen(NamedTuple):
-    """What training has shown: of all stages, the encoder's too."""
+    """What the training pairs of all stages contain, the encoder's included."""
 
     texts: list[str]
     scaffolds: set[str]
 
 
 def training_seen(stages: Sequence[DataConfig]) -> TrainingSeen | None:
-    """Texts and scaffolds of the training pairs; None where they are not at hand."""
+    """Texts and scaffolds of the training pairs; None if their files are not on disk."""
     from tmr_jax.data import load_pairs
     from tmr_jax.data.features.graph import BadMolecule
     from tmr_jax.data.features.variety import scaffold
 
     try:
         pairs = [p for data in stages for p in load_pairs(data) if p.split == "train"]
-    except ValueError:  # scores need no training pairs, and the record says what was left out
+    except ValueError:  # scores need no training pairs; the record says that they are missing
         return None
     scaffolds = set()
     for smiles in {p.smiles for p in pairs}:
-        try:
+        with suppress(BadMolecule):  # training skipped it, too
             scaffolds.add(scaffold(smiles))
-        except BadMolecule:  # training refused it, too
-            continue
     return TrainingSeen([p.text for p in pairs], scaffolds)
 
 
 def roles(text: str) -> list[str]:
-    """What a description says that the molecule has a role as, without articles."""
-    found = []
-    for group in ROLE.findall(text):
-        for part in ROLE_PARTS.split(group):
-            name = re.sub(r"^(?:an?|the)\s+", "", part.strip())
-            if name:
-                found.append(name)
-    return found
+    """The roles that a description gives to the molecule, without articles."""
+    parts = (part.strip() for group in ROLE.findall(text) for part in ROLE_PARTS.split(group))
+    names = (re.sub(r"^(?:an?|the)\s+", "", part) for part in parts)
+    return [name for name in names if name]
 
 
 def slices(
@@ -63,7 +58,7 @@ def slices(
     train_texts: Sequence[str],
     train_scaffolds: set[str],
 ) -> dict[str, Bool[np.ndarray, " Q"]]:
-    """Which queries are of each rare kind; text i and scaffold i belong to query i."""
+    """Which queries are in each subgroup; text i and scaffold i belong to query i."""
     known = Counter(role for text in train_texts for role in set(roles(text)))
     lengths = np.array([len(text.split()) for text in texts])
     return {
@@ -77,10 +72,9 @@ def slices(
 
 
 def sliced(ranking: Ranking, parts: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """Queries and metrics of each slice that has any."""
-    found = {}
-    for name, chosen in parts.items():
-        if chosen.any():
-            part = of_rows(ranking, chosen)
-            found[name] = {"queries": int(chosen.sum())} | metrics(part)
-    return found
+    """Number of queries and metrics of each subgroup that is not empty."""
+    return {
+        name: {"queries": int(rows.sum())} | metrics(of_rows(ranking, rows))
+        for name, rows in parts.items()
+        if rows.any()
+    }

@@ -22,23 +22,16 @@ class Variety(NamedTuple):
     scaffolds: int  # distinct ones; all molecules without a ring share one
 
 
-class Cabinet:
-    """Molecules of a pool, of which some are compared; only those are read."""
-
-    def __init__(self, smiles: Sequence[str]) -> None:
-        self._smiles = smiles
-
-    def variety(self, items: Sequence[int]) -> Variety:
-        """Of the molecules `items`, by their place; a single one has distance zero."""
-        chosen = [self._smiles[i] for i in items]
-        bits = [_fingerprint(s) for s in chosen]
-        near = [
-            s
-            for i in range(1, len(bits))
-            for s in DataStructs.BulkTanimotoSimilarity(bits[i], bits[:i])
-        ]
-        distance = 1 - float(np.mean(near)) if near else 0.0
-        return Variety(distance, len({scaffold(s) for s in chosen}))
+def variety(smiles: Sequence[str]) -> Variety:
+    """How different the molecules are; a single one has distance zero."""
+    bits = [_fingerprint(s) for s in smiles]
+    similarities = [
+        s
+        for i in range(1, len(bits))
+        for s in DataStructs.BulkTanimotoSimilarity(bits[i], bits[:i])
+    ]
+    distance = 1 - float(np.mean(similarities)) if similarities else 0.0
+    return Variety(distance, len({scaffold(s) for s in smiles}))
 
 
 @functools.lru_cache(maxsize=KEPT)

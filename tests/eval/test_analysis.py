@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from tmr_jax.data.features.variety import Cabinet, scaffold
-from tmr_jax.eval.analysis import agreement, entropy, first_items, uncertainty, variety
+from tmr_jax.data.features.variety import scaffold
+from tmr_jax.data.features.variety import variety as of_molecules
+from tmr_jax.eval.analysis import agreement, entropy, first_items, mean_variety, uncertainty
 from tmr_jax.eval.rerank import Lists
 from tmr_jax.eval.rerank_steps import Reranked
 from tmr_jax.eval.subgroups import roles, sliced, slices
@@ -22,11 +23,11 @@ def test_draws_that_agree_have_no_entropy():
 
 
 def test_variety_counts_scaffolds_and_distances():
-    cabinet = Cabinet(["CCO", "CCO", "c1ccccc1O", "c1ccccc1N"])
-    same, mixed = cabinet.variety([0, 1]), cabinet.variety([0, 2, 3])
+    smiles = ["CCO", "CCO", "c1ccccc1O", "c1ccccc1N"]
+    same, mixed = of_molecules(smiles[:2]), of_molecules([smiles[i] for i in (0, 2, 3)])
     assert same == (0.0, 1) and mixed.scaffolds == 2 and 0 < mixed.distance < 1
-    assert cabinet.variety([2]) == (0.0, 1)
-    found = variety(cabinet, np.array([[0, 1], [0, 2]]))
+    assert of_molecules(smiles[2:3]) == (0.0, 1)
+    found = mean_variety(smiles, np.array([[0, 1], [0, 2]]))
     assert found["scaffolds@10"] == 1.5
     assert scaffold("CCO") == "" and scaffold("c1ccccc1O") == "c1ccccc1"
 
