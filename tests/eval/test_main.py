@@ -134,13 +134,13 @@ def test_main_prints_and_writes_what_every_number_depends_on(run, capsys):
     assert t2m.split()[1:4] == ["t2m", "pair", "16"] and m2t.split()[1] == "m2t"
     assert len(t2m) == len(m2t) == len(lines[1]) <= 100
     assert out.count(TIES) == 1 and f"ties: {TIES}; seed 0" in lines
-    assert out.count("twin ceiling") == 0
+    assert out.count("ceiling") == 0
     assert main(["--run", str(run), "--verbose"]) == 0
     details = capsys.readouterr().out
     assert details.startswith("\n".join(lines[:-2]))
     for words in ("table/test, t2m", "table/test, m2t", "pool 16, 16 queries, seed 0"):
         assert words in details
-    assert "twin ceiling 100.0 (0.0 % have a twin)" in details
+    assert "duplicate ceiling 100.0 (0.0 % have a duplicate)" in details
     assert re.search(r"molecules also in training: \d+ of 16", details)
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     assert results["checkpoint"] == {"which": "best", "step": 40, "sha256": "0" * 64}
@@ -154,7 +154,7 @@ def test_main_prints_and_writes_what_every_number_depends_on(run, capsys):
     for score in main_lines:
         assert score["declared"]["leakage"] == "molecule or text"
         assert score["overlap"]["left_out"] == 0
-        assert "queries whose molecule or text was trained on, left out: 0" in score["about"]
+        assert "queries whose molecule or text is in training, removed: 0" in score["about"]
         assert SAME in score["about"]
     for score in results["scores"]:
         assert score["ties"] == TIES and score["pool"] == 16 and score["seed"] == 0
@@ -366,4 +366,4 @@ def test_queries_that_were_trained_on_are_left_out_and_counted(run, capsys):
     assert main(["--run", str(run)]) == 0
     score = json.loads((run / "results.json").read_text(encoding="utf-8"))["scores"][0]
     assert (score["pool"], score["queries"]) == (17, 16)
-    assert "queries whose molecule or text was trained on, left out: 1" in score["about"]
+    assert "queries whose molecule or text is in training, removed: 1" in score["about"]

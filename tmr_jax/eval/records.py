@@ -12,29 +12,27 @@ from tmr_jax.eval.scores import Score
 
 
 def labels(config: Experiment, protocol: str) -> list[str]:
-    """What a reader must know before comparing a number of this run with another."""
-    found = []
+    """What a reader must know before comparing this number with another."""
+    notes = []
     if "demo/" in protocol:  # or in batches of it
-        found.append("generated text")
+        notes.append("generated text")
     elif config.data.name == "demo":
-        found.append("trained on generated text")
-    if config.data.name == "open":
-        found.append("open-pairs training")
-    return found
+        notes.append("trained on generated text")
+    return [*notes, "open-pairs training"] if config.data.name == "open" else notes
 
 
 def score_record(
     score: Score,
     config: Experiment,
     protocol: Protocol,
-    shared: dict[str, Any],
+    leakage: dict[str, Any],
     counts: dict[str, int],
 ) -> dict[str, Any]:
-    """One line of results.json: every number with what it depends on.
+    """The record of a score: every number with what it depends on.
 
-    `shared` is what `overlap.check` says of the pool, `counts` what left it.
+    `leakage` is the record of `leakage.check`, `counts` the items that left the pool.
     """
-    kind, harsh = bounds(score.ranking)
+    optimistic, pessimistic = bounds(score.ranking)
     record = {
         "protocol": score.protocol,
         "declared": dataclasses.asdict(protocol),
@@ -52,9 +50,9 @@ def score_record(
         "metrics": metrics(score.ranking),
         "intervals": intervals(score.ranking, config.eval.bootstrap, config.train.seed),
         "over_det": _gains(score, config),
-        "bounds": {"optimistic": kind, "pessimistic": harsh},
+        "bounds": {"optimistic": optimistic, "pessimistic": pessimistic},
         "twin_ceiling": None if score.ceiling is None else score.ceiling._asdict(),
-        "overlap": shared,
+        "overlap": leakage,
         "notes": list(score.notes),
         **counts,
     }
@@ -75,53 +73,61 @@ def _gains(score: Score, config: Experiment) -> dict[str, tuple[float, float, fl
 
 
 def about(record: dict[str, Any]) -> list[str]:
-    """What the table says of a score below its name."""
-    lines = [
+    """The facts of a score, for people."""
+    facts = [
         f"pool {record['pool']:,}, {record['queries']:,} queries, seed {record['seed']}",
         f"ties: {record['ties']}",
     ]
     if record["declared"]["batch"]:
-        lines.append(f"batches in file order; pairs at the end dropped: {record['dropped_pairs']}")
+        facts.append(f"batches in file order; pairs at the end dropped: {record['dropped_pairs']}")
         if record["tier"]:
-            lines.append("first stage only: batches are not refined")
+            facts.append("first stage only: batches are not reranked")
     if record["scorer"] != "model":
-        lines.insert(0, f"baseline, {record['scorer']}")
-    if (told := record["refined"]) is not None:
-        lines.append(
-            f"K1 {told['shortlist']}, F {told['samples']}, K {told['candidates']}, "
-            f"S {told['steps']}, R {told['noises']}, alpha {told['alpha']:g} (of validation)"
-        )
-        listed, head = (100 * told[f"recall_{part}"] for part in ("shortlist", "denoised"))
-        lines.append(f"recall: shortlist {listed:.1f}, denoised {head:.1f}")
-        for metric, scale, form in (("hits@1", 100, "+.1f"), ("mrr", 1, "+.4f")):
-            mean, low, high = (f"{scale * v:{form}}" for v in record["over_det"][metric])
-            lines.append(f"{metric} over det: {mean} ({low} to {high})")
+        facts.insert(0, f"baseline, {record['scorer']}")
+    if record["refined"] is not None:
+        facts += _about_reranking(record)
     if record["right"] != PAIR:
-        lines.append(f"right: {record['right']}")
+        facts.append(f"right: {record['right']}")
     if (limit := record["twin_ceiling"]) is not None:
-        share = f"{100 * limit['queries_with_twin']:.1f} % have a twin"
-        lines.append(f"twin ceiling {100 * limit['hits1']:.1f} ({share})")
-    lines += [*_about_training(record), *record["notes"]]
+        share = f"{100 * limit['queries_with_twin']:.1f} % have a duplicate"
+        facts.append(f"duplicate ceiling {100 * limit['hits1']:.1f} ({share})")
+    facts += [*_about_training(record), *record["notes"]]
     if record["refused_molecules"]:
-        lines.append(f"molecules refused and left out: {record['refused_molecules']:,}")
-    return lines + record["labels"]
+        facts.append(f"invalid molecules, skipped: {record['refused_molecules']:,}")
+    return facts + record["labels"]
+
+
+def _about_reranking(record: dict[str, Any]) -> list[str]:
+    """Sizes of the second stage, recall of its shortlist, gains over the first stage."""
+    sizes = record["refined"]
+    listed, head = (100 * sizes[f"recall_{part}"] for part in ("shortlist", "denoised"))
+    gained = []
+    for metric, scale, form in (("hits@1", 100, "+.1f"), ("mrr", 1, "+.4f")):
+        mean, low, high = (f"{scale * v:{form}}" for v in record["over_det"][metric])
+        gained.append(f"{metric} over det: {mean} ({low} to {high})")
+    return [
+        f"K1 {sizes['shortlist']}, F {sizes['samples']}, K {sizes['candidates']}, "
+        f"S {sizes['steps']}, R {sizes['noises']}, alpha {sizes['alpha']:g} (of validation)",
+        f"recall: shortlist {listed:.1f}, denoised {head:.1f}",
+        *gained,
+    ]
 
 
 def _about_training(record: dict[str, Any]) -> list[str]:
-    """What training has shown of the test, and what was left out for it."""
-    shared, declared = record["overlap"], record["declared"]
-    known, lost = (
-        "unknown" if shared[name] is None else f"{shared[name]:,}"
+    """How much of the test is in training, and which queries are removed for it."""
+    leakage, declared = record["overlap"], record["declared"]
+    known, removed = (
+        "unknown" if leakage[name] is None else f"{leakage[name]:,}"
         for name in ("in_training", "left_out")
     )
-    lines = []
+    facts = []
     if record["right"] != CLEAN:
-        lines.append(f"molecules also in training: {known} of {shared['queried']:,}")
+        facts.append(f"molecules also in training: {known} of {leakage['queried']:,}")
     if declared["filter"] != "none":
         own = declared["leakage"] == "molecule or text"
-        which = "whose molecule or text was trained on" if own else "with a twin in training"
-        lines.append(f"queries {which}, left out: {lost}")
-    return lines
+        which = "molecule or text" if own else "connectivity"
+        facts.append(f"queries whose {which} is in training, removed: {removed}")
+    return facts
 
 
 def score_name(score: dict[str, Any]) -> str:

@@ -72,7 +72,7 @@ def detail_lines(results: dict[str, Any]) -> list[str]:
         lines += [score_name(score), f"  {_intervals(score)}"]
         lines += [f"  {fact}" for fact in score["about"]]
     lines += [
-        "twin ceiling: the highest Hits@1 that any ranking of these model inputs can expect",
+        "duplicate ceiling: the highest Hits@1 that any ranking of these model inputs can expect",
         "also in training: the same InChIKey block 1 (connectivity)",
     ]
     lines += [line for record in results["analysis"] for line in analysis_lines(record)]
