@@ -26,7 +26,6 @@ FOLDERS = (
 # Folder -> how many findings it may still have. It only shrinks, and ends empty.
 ALLOWED: dict[str, int] = {
     "data": 40,
-    "eval": 60,
     "index": 30,
     "models": 130,
     "search": 12,

@@ -7,7 +7,7 @@ import pytest
 
 from tmr_jax.data.features.fingerprint import fingerprints
 from tmr_jax.eval import baseline
-from tmr_jax.eval.baseline import fit_ridge, molecule_rows, ridge_scores, text_rows
+from tmr_jax.eval.baseline import fit_ridge, molecule_rows, text_rows
 
 WORDS = ["alcohol", "amine", "nitrile", "ketone", "thiol", "ether"]
 
@@ -28,7 +28,7 @@ def test_finds_the_molecule_whose_columns_the_words_name() -> None:
     library = np.array(
         [[1, 0, 1, 0, 0, 1, 1], [0, 1, 0, 0, 1, 0, 1], [0, 0, 0, 1, 0, 0, 1]], np.float32
     )
-    scores = ridge_scores(ridge, asked, library)
+    scores = text_rows(ridge, asked) @ molecule_rows(ridge, library).T
     assert scores.argmax(1).tolist() == [1, 2, 0]
     assert scores.argmax(0).tolist() == [2, 0, 1]
 

@@ -1,4 +1,4 @@
-"""What no honest score may depend on (MODELS.md A5.1-A5.3), through a real dual encoder."""
+"""What no honest score may depend on (docs/papers.md#checks), through a real dual encoder."""
 
 import jax
 import numpy as np

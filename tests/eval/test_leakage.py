@@ -80,7 +80,7 @@ def test_without_the_filter_an_own_split_is_refused_with_the_number(trained):
 
 def test_a_run_on_what_it_was_trained_on_is_refused(trained):
     pool = pool_of("OCC", "N[C@H](C)C(=O)O")
-    with pytest.raises(ValueError, match="got none: training has shown all 2"):
+    with pytest.raises(ValueError, match="got none: all 2 are in training"):
         check(*trained, find("table/test", "table/test"), pool)
 
 

@@ -1,4 +1,4 @@
-"""DiffTMR from training to search: joint, in two stages, all tiers told apart (A5.6, A5.7)."""
+"""DiffTMR from training to search: in one and in two stages, with a score for every stage."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_other_sizes_may_be_evaluated_and_leave_the_choice_of_the_run_alone(join
     assert main(["--run", str(joint), "--refine.steps", "99"]) == 2
     assert "expected 1 to 5 sampling steps" in capsys.readouterr().err
     assert main(["--run", str(joint), "--refine.shortlist", "0"]) == 2
-    assert "a shortlist, candidates and noises of 1" in capsys.readouterr().err
+    assert "at least 1 for shortlist, candidates and noises" in capsys.readouterr().err
 
 
 def test_the_curves_of_training_have_every_tier_and_all_losses(joint):
@@ -308,7 +308,7 @@ def test_the_data_of_the_first_stage_count_as_trained_on(stages):
 
 
 def test_captions_of_other_molecules_change_no_score_of_any_tier(joint):
-    """A5.2 from strings to X0_hat: batches, word buckets and shortlists are other ones, too."""
+    """From strings to X0_hat; batches, word buckets and shortlists change, too."""
     model = open_run(joint, "best")
     pool = load_pool("table/test", JOINT.data)
     before = refined_rows(model, pool)

@@ -1,4 +1,4 @@
-"""The second stage against a plain loop in float64; ties, tiers and what may not matter (A5)."""
+"""The second stage against a plain loop in float64; ties, stages and what must not matter."""
 
 import dataclasses
 from functools import partial
@@ -214,7 +214,7 @@ def shuffled(s, order):
 
 
 def test_texts_of_other_candidates_change_no_score_of_a_query():
-    """A5.2: a molecule is perturbed by the query, never by a caption of its own."""
+    """A molecule is perturbed by the query, never by a caption of its own."""
     other = side(21, (3, 20), 9)
     before = reranked("t2m")
     for q in (0, 7):
@@ -316,7 +316,7 @@ def test_no_alpha_lets_a_candidate_leave_its_tier():
 
 
 def test_alpha_of_zero_is_tapr_and_one_candidate_is_stage_one():
-    """A5.7."""
+    """Levels keep the denoised head before the rest."""
     found = reranked("t2m")
     assert (levels(found, "fused", 0.0) == levels(found, "tapr")).all()
     one = reranked("t2m", settings=dataclasses.replace(SETTINGS, candidates=1))
@@ -356,7 +356,7 @@ def test_without_perturbation_tapr_ranks_as_the_cosine():
 
 
 def test_the_test_of_foreign_captions_fails_for_candidates_moved_by_their_own():
-    """A5.2 on the leak of T-MASS's released evaluation (MODELS.md 4.3), which is only here."""
+    """The leak of T-MASS's released evaluation, which exists only in this test."""
     other = side(21, (3, 20), 9)
     noise = jax.random.normal(jax.random.key(SETTINGS.seed), (SETTINGS.samples, D))
 

@@ -1,4 +1,4 @@
-"""The twin ceiling of MODELS.md A5.14, and twins made by RDKit that morgan1 cannot tell apart."""
+"""Scores by index, by identity and without training duplicates; the duplicate ceiling."""
 
 from pathlib import Path
 

@@ -21,14 +21,14 @@ ALPHAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 class Choice(NamedTuple):
-    """The alpha with the best MRR of `fused`, mean of the directions, and all that were tried."""
+    """The alpha with the best MRR of `fused`, mean over directions, and the MRR of all tried."""
 
     alpha: float
     mrr: dict[str, float]  # by alpha
 
 
 def choose_alpha(lists: Iterable[Lists]) -> Choice:
-    """On lists of the validation pool, one or both directions."""
+    """Choose on lists of the validation pool, of one or both directions."""
     sides = list(lists)
     tried = {
         str(alpha): float(np.mean([metrics(one.ranking("fused", alpha))["mrr"] for one in sides]))
@@ -50,13 +50,13 @@ def stage_scores(lists: dict[str, Lists], choice: Choice) -> dict[str, float]:
 
 
 def read_alpha(run: Path, checkpoint: str) -> float | None:
-    """alpha as it was chosen for this checkpoint (its SHA-256), or None."""
+    """alpha as chosen for this checkpoint (its SHA-256), or None."""
     kept = _choices(run).get(checkpoint)
     return None if kept is None else kept["alpha"]
 
 
 def keep_alpha(run: Path, checkpoint: str, protocol: str, choice: Choice) -> None:
-    """Beside those of other checkpoints: with what was tried, and on which pool."""
+    """Store the choice with its pool, in addition to those of other checkpoints."""
     kept = _choices(run) | {checkpoint: {"chosen_on": protocol, **choice._asdict()}}
     write_text(run / REFINE, json.dumps(kept, indent=2) + "\n")
 

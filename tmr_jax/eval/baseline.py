@@ -1,9 +1,9 @@
-"""The baseline that every model has to beat: bag of words -> ridge regression -> fingerprint.
+"""The baseline that every model should beat: bag of words -> ridge regression -> fingerprint.
 
-In: texts and fingerprints of training and validation. Out: a `Ridge` that turns texts and
-fingerprints into unit rows whose dot product is the score, so that the same counting ranks it and
-a trained model. tf-idf of word unigrams and bigrams; the strength of the ridge and the weight of
-rare fingerprint columns are chosen on the validation rows by their mean reciprocal rank.
+In: texts and fingerprints of training and validation. Out: a `Ridge` that maps texts and
+fingerprints to rows of length one whose dot product is the score, ranked by the same code as a
+trained model. Features are tf-idf of word unigrams and bigrams; the strength of the ridge and the
+weight of rare fingerprint columns are chosen on validation by mean reciprocal rank.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _WORD = re.compile(r"\w+")
 
 
 class Ridge(NamedTuple):
-    """A fitted baseline; `strength`, `power` and `validation_mrr` say what was chosen, and why."""
+    """A fitted baseline, with the chosen strength and power and their MRR on validation."""
 
     index: dict[str, int]  # n-gram -> column
     idf: np.ndarray  # float32 [V]
@@ -48,8 +48,8 @@ def fit_ridge(
 ) -> Ridge:
     """Fit on the training rows; choose strength and power on the validation rows, text to molecule.
 
-    Inputs: text i belongs to fingerprint row i, float [n, F]. Errors: ValueError where texts and
-    rows differ in number or a part is empty. Training texts without any word repeated are allowed.
+    Inputs: text i belongs to fingerprint row i, float [n, F]. Errors: ValueError if texts and
+    rows differ in number or a part is empty.
     """
     _check(train_texts, train_fps, "training")
     _check(validation_texts, validation_fps, "validation")
@@ -63,10 +63,10 @@ def fit_ridge(
     n = len(train_texts)
     gram = (words.T @ words).toarray() - n * np.outer(word_mean, word_mean)
     cross = words.T @ targets  # the targets are centred, so the words need not be
-    asked = _tfidf(validation_texts, index, idf).toarray() - word_mean
+    queries = _tfidf(validation_texts, index, idf).toarray() - word_mean
     best: tuple[float, float, float] | None = None
     for strength in STRENGTHS:
-        predicted = _solve(gram, strength, asked.T).T @ cross
+        predicted = _solve(gram, strength, queries.T).T @ cross
         for power in POWERS:
             scale = _scale(spread, power)
             score = _mrr(_unit(predicted * scale), _unit((validation_fps - mean) * scale))
@@ -89,11 +89,6 @@ def molecule_rows(ridge: Ridge, fps: np.ndarray) -> np.ndarray:
     return _unit((fps - ridge.mean) * ridge.scale)
 
 
-def ridge_scores(ridge: Ridge, texts: Sequence[str], fps: np.ndarray) -> np.ndarray:
-    """Cosines, float32 [len(texts), len(fps)]; the transpose serves molecule -> text."""
-    return text_rows(ridge, texts) @ molecule_rows(ridge, fps).T
-
-
 def _check(texts: Sequence[str], fps: np.ndarray, part: str) -> None:
     if not len(texts) or fps.ndim != 2 or len(texts) != len(fps):
         raise UserError(
@@ -108,7 +103,7 @@ def _grams(text: str) -> list[str]:
 
 
 def _vocabulary(texts: Sequence[str]) -> tuple[dict[str, int], np.ndarray]:
-    """The n-grams of the most texts, equal counts in alphabetical order, and their idf."""
+    """The n-grams that most texts contain, equal counts in alphabetical order, and their idf."""
     counts = Counter(gram for text in texts for gram in set(_grams(text)))
     kept = sorted(counts, key=lambda gram: (-counts[gram], gram))[:VOCABULARY]
     frequency = np.array([counts[gram] for gram in kept], np.float32)

@@ -1,4 +1,4 @@
-"""Candidates above the right one and level with it, counted from scores on the host."""
+"""Counting on the host: candidates above the right one, and candidates that tie with it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def count(
     group: Int[np.ndarray, " C"],
     labels: Int[np.ndarray, "L C"] | None = None,
 ) -> Ranking:
-    """`rank` on scores that are at hand: (first query, rows of scores), a column for each group.
+    """`rank` on computed scores: (first query, rows of scores), a column for each group.
 
-    Inputs: `group` 0..G-1 is the column of each candidate. `labels`, where given: a candidate is
-    as right as the target where any of its labels is the target's; the best scored of them then
-    stands for the target and the others leave the pool. That is no chain: who shares a label with
-    another right candidate only is not right.
+    Inputs: `group` 0..G-1 is the column of each candidate. `labels`, if given: a candidate that
+    shares any of its labels with the target is right, too; the best of the right ones counts as
+    the target and the others leave the pool. Labels do not chain: a candidate that shares a label
+    only with another right candidate is not right.
     """
     weight = np.bincount(group)
-    # Columns count once, and those that stand for several candidates once more for each other one.
+    # A column counts once, plus once for each further candidate that shares it.
     many = np.flatnonzero(weight > 1)
     more = weight[many] - 1.0  # a matrix product of floats is fast, and exact far beyond any pool
     greater, equal = np.zeros(len(target), np.int64), np.zeros(len(target), np.int64)
@@ -39,7 +39,7 @@ def count(
         reached = scores[query, group[right]]
         best = np.full((len(scores), 1), -np.inf, scores.dtype)
         np.maximum.at(best[:, 0], query, reached)
-        # No right candidate is above the best of them; those level with it leave, it stays.
+        # No right candidate is above the best one; those that tie with it leave the pool.
         above, level = scores > best, scores == best
         greater[rows] = np.count_nonzero(above, 1) + above[:, many] @ more
         equal[rows] = np.count_nonzero(level, 1) + level[:, many] @ more
@@ -48,7 +48,7 @@ def count(
 
 
 def right_ones(target: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (query, candidate) of all that are right, the target among them."""
+    """Pairs (query, candidate) of all right candidates, the target included."""
     if labels is None:
         return np.arange(len(target)), target
     same = np.zeros((len(target), labels.shape[1]), bool)
@@ -63,10 +63,10 @@ def score_chunks(
 ) -> Iterator[tuple[int, Float[np.ndarray, "q C"]]]:
     """Yield (first query, its chunk of scores); the array is reused by the next chunk.
 
-    Errors: ValueError that names the first query with a score that is not a number.
+    Errors: ValueError that names the first query with a score that is not finite.
     """
     if chunk < 1:
-        raise UserError(f"expected a chunk of at least 1 query, got {chunk}; use e.g. 256")
+        raise UserError(f"expected a chunk of at least 1 query; got {chunk}; use e.g. 256")
     columns = np.ascontiguousarray(candidate.T, np.float32)
     held = np.empty((-(-chunk // TILE) * TILE, len(candidate)), np.float32)
     for start in range(0, len(query), len(held)):
@@ -82,9 +82,9 @@ def score_chunks(
 
 
 def refuse(bad: np.ndarray, start: int = 0) -> None:
-    """ValueError that names the first bad query, counted from `start`, where there is one."""
+    """ValueError that names the first bad query, counted from `start`; nothing without one."""
     if bad.any():
         raise UserError(
-            f"expected finite scores, got NaN for query {start + int(bad.argmax())}; look for "
+            f"expected finite scores; got NaN for query {start + int(bad.argmax())}; look for "
             "non-finite parameters or features in the run that made these embeddings"
         )

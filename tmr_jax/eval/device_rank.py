@@ -1,7 +1,7 @@
-"""`eval/count.py` on accelerators: the same counting, the candidates spread over the devices.
+"""`eval/count.py` on accelerators, with the candidates divided over the devices.
 
-A device scores its own columns, so equal inputs, which share one, tie exactly, as on the host. What
-the right candidates reach is the largest over all devices, and counts are added up.
+A device scores its own columns, so equal inputs, which share one, tie exactly, as on the host. The
+score of the best right candidate is the maximum over all devices; counts are summed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from tmr_jax.eval.count import refuse, right_ones
 from tmr_jax.types import Ranking
 
 AXIS = "data"
-QUERIES = 256  # at once: each device holds so many scores for each of its columns
-COLUMNS = 128  # a device has a multiple of it
-LEAST = 2**22  # scores; fewer are counted on the host before a device has answered
+QUERIES = 256  # at once: a device holds this many scores for each of its columns
+COLUMNS = 128  # the columns of a device are a multiple of it
+LEAST = 2**22  # scores; the host counts fewer before a device returns
 NONE = -1  # no candidate
 
 
@@ -37,7 +37,7 @@ def rank_on(
 ) -> Ranking:
     """`count` of the products of query and column; `group` is the column of each candidate.
 
-    Errors: ValueError that names the first query with a score that is not a number.
+    Errors: ValueError that names the first query with a score that is not finite.
     """
     count, place = counter(tuple(devices))
     room = -len(column) % (COLUMNS * len(devices))
@@ -46,10 +46,10 @@ def rank_on(
     pool = jax.device_put((rows, weight), place)
     found = []
     for start in range(0, len(query), QUERIES):
-        asked = np.zeros((QUERIES, query.shape[1]), np.float32)
+        block = np.zeros((QUERIES, query.shape[1]), np.float32)
         part = query[start : start + QUERIES]
-        asked[: len(part)] = part
-        found.append(count(asked, *pool, _right(target[start : start + QUERIES], group, labels)))
+        block[: len(part)] = part
+        found.append(count(block, *pool, _right(target[start : start + QUERIES], group, labels)))
     greater, equal, bad = np.concatenate([np.asarray(x) for x in found], 1)[:, : len(query)]
     refuse(bad > 0)
     return Ranking(greater.astype(np.int64), equal.astype(np.int64), len(group))
@@ -68,15 +68,15 @@ def _right(
 
 @functools.lru_cache(maxsize=8)
 def counter(devices: tuple[Any, ...]) -> tuple[Any, NamedSharding]:
-    """The compiled function that counts for QUERIES queries, and where columns and weights lie.
+    """The compiled function that counts for QUERIES queries, and the sharding of its columns.
 
-    It takes queries float32 [QUERIES, D], columns float32 [G, D], how many candidates each column
-    stands for, int32 [G], and the columns that are right for each query, int32 [QUERIES, R], NONE
-    where there are fewer. It gives int32 [3, QUERIES]: candidates above the best right one, those
-    level with it that are not right, and how many scores are no numbers. G is a multiple of
-    COLUMNS times the number of devices.
+    It takes queries float32 [QUERIES, D], columns float32 [G, D], the number of candidates of each
+    column, int32 [G], and the right columns of each query, int32 [QUERIES, R], filled up with
+    NONE. It returns int32 [3, QUERIES]: candidates above the best right one, those that tie with
+    it and are not right, and scores that are not finite. G is a multiple of COLUMNS times the
+    number of devices.
 
-    To lower it for devices that are not there: `count, place = counter(devices)`, then
+    To lower it for devices that are absent: `count, place = counter(devices)`, then
     `count.lower(...)` with a `jax.ShapeDtypeStruct` for each of the four; columns and weights have
     the sharding `place`, the others `NamedSharding(place.mesh, PartitionSpec())`.
     """
@@ -94,7 +94,7 @@ def _count(
     weight: Int[Array, " g"],
     right: Int[Array, "q R"],
 ) -> Int[Array, "3 q"]:
-    """On one device, of whose columns the first is number g times its own number."""
+    """On one device, whose columns start at number g times the number of the device."""
     scores = jnp.matmul(query, column.T, precision=Precision.HIGHEST)
     own = right - jax.lax.axis_index(AXIS) * len(column)
     here = (right != NONE) & (own >= 0) & (own < len(column))

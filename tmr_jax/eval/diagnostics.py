@@ -105,7 +105,7 @@ def fit(validation: EncodedPool, unrelated: Float[np.ndarray, "S D"]) -> Fitted 
     """Choose signal, threshold and temperatures; None for fewer than two text queries.
 
     Every second validation text is a reference, so that no text is its own neighbour; the others
-    have to be told from every second of `unrelated`, the rows of `unrelated_sentences()`.
+    must be separable from every second of `unrelated`, the rows of `unrelated_sentences()`.
     """
     texts, candidates, _ = validation.queries("t2m")
     if len(texts) < 2:

@@ -1,7 +1,7 @@
-"""What training has shown of a test: refused, left out or counted, as its protocol declares.
+"""Leakage of a test into training: an error, removed or counted, as the protocol declares.
 
-In: what a run was trained on, of all its stages, and the pool it is to rank. Out: the pool with
-the queries that may be asked, and what every score line says of them (MODELS.md A5.13).
+In: the training pairs of all stages of a run, and the pool to rank. Out: the pool without the
+queries that leak, and the record of every score (docs/papers.md#leakage).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STAGES = "stages.json"
 
 
 class Trained(NamedTuple):
-    """What the training pairs of all stages hold."""
+    """What the training pairs of all stages contain."""
 
     molecules: frozenset[str]  # InChIKeys
     blocks: frozenset[str]  # their first blocks: connectivity
@@ -36,20 +36,20 @@ class Trained(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """A pool that may be ranked; a query that was left out is a candidate still."""
+    """A pool that may be ranked; the target of a removed query stays a candidate."""
 
     pool: Pool
-    record: dict[str, Any]  # what a score line says
-    blocks: frozenset[str] | None  # `Trained.blocks`; None: training pairs are not at hand
+    record: dict[str, Any]  # for results.json
+    blocks: frozenset[str] | None  # `Trained.blocks`; None: unknown
 
 
 def check(run: Path, config: Experiment, protocol: Protocol, pool: Pool) -> Checked:
-    """Hold the protocol's rule of leakage against the run's training pairs.
+    """Apply the protocol's rule of leakage to the run's training pairs.
 
-    Where these are not at hand, the own split of a data set is ranked and says so; any other
-    score claims that nothing of the test was trained on, and is refused.
-    Errors: ValueError for a breach of the rule, with the number of queries, unless the protocol
-    leaves them out; and where it leaves out all of them.
+    If the training pairs are missing, a data set's own split is ranked and its record says so; for
+    any other pool this is an error, since its score claims that nothing of it was trained on.
+    Errors: ValueError for queries that break the rule, with their number, unless the protocol
+    removes them; and if it removes all of them.
     """
     own = protocol.leakage == "molecule or text"
     record: dict[str, Any] = {"identity": "InChIKey block 1", "own_split": own}
@@ -60,7 +60,7 @@ def check(run: Path, config: Experiment, protocol: Protocol, pool: Pool) -> Chec
             unknown = {"queried": len(queried(pool)), "in_training": None, "left_out": None}
             return Checked(pool, record | unknown, None)
         raise UserError(
-            f"expected the training pairs of {run}, to make sure that none is in the test of "
+            f"expected the training pairs of {run}, to check that none is in the test of "
             f"{protocol.name}; got: {error}"
         ) from error
     asked = queried(pool)
@@ -74,7 +74,7 @@ def check(run: Path, config: Experiment, protocol: Protocol, pool: Pool) -> Chec
 
 
 def check_data(run: Path, config: Experiment, protocol: Protocol) -> None:
-    """Raises ValueError for a run that was trained on other data than the protocol is about."""
+    """ValueError for a run whose training data are not those of the protocol."""
     names = sorted({data.name for data in data_seen(run, config.data)})
     if protocol.trained_on and names != [protocol.trained_on]:
         raise UserError(
@@ -84,7 +84,7 @@ def check_data(run: Path, config: Experiment, protocol: Protocol) -> None:
 
 
 def own_test(trained: DataConfig, data: DataConfig) -> str:
-    """The test pool of the data that a run was trained on; "" where `data` have none of it."""
+    """The test pool of the data that a run was trained on; "" if `data` are others."""
     if trained.name in ("table", "demo") and trained != data:
         return ""
     return final_protocol(trained)
@@ -93,7 +93,7 @@ def own_test(trained: DataConfig, data: DataConfig) -> str:
 def leaked(
     pool: Pool, protocol: Protocol, trained: Trained
 ) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " C"]]:
-    """Text queries and molecule queries whose pair training must not have shown, but has."""
+    """Text queries and molecule queries whose pair is in training, against the rule."""
     own = protocol.leakage == "molecule or text"
     mol = np.zeros(len(pool.smiles), bool)
     for i in queried(pool):
@@ -107,13 +107,15 @@ def leaked(
 
 
 def queried(pool: Pool) -> list[int]:
-    """The molecules of all pairs that are asked for on either side, in order."""
-    asked = set(pool.text_target[pool.text_target >= 0]) | set(np.flatnonzero(pool.mol_target >= 0))
-    return sorted(int(i) for i in asked)
+    """The molecules of all pairs that are a query on either side, in order."""
+    queries = set(pool.text_target[pool.text_target >= 0]) | set(
+        np.flatnonzero(pool.mol_target >= 0)
+    )
+    return sorted(int(i) for i in queries)
 
 
 def in_training(smiles: Sequence[str], blocks: frozenset[str]) -> Bool[np.ndarray, " n"]:
-    """Which molecules share their connectivity with one of those blocks."""
+    """Which molecules have one of these InChIKey blocks."""
     return np.array([first_block(molecule_key(s)) in blocks for s in smiles], bool)
 
 
@@ -125,13 +127,13 @@ def _without_queries(pool: Pool, text: np.ndarray, mol: np.ndarray) -> Pool:
 
 
 def _check_filtered(config: Experiment, protocol: Protocol, lost: int, asked: int) -> None:
-    """Refuse what the protocol does not leave out, and a test that is left with no query."""
+    """ValueError for queries that the protocol does not remove, and for a test without queries."""
     if protocol.filter == "test side" and lost < asked:
         return
     if protocol.filter == "test side":
         raise UserError(
             f"expected queries of {protocol.name} that the run was not trained on; got none: "
-            f"training has shown all {asked:,}; choose a test that was kept out of training"
+            f"all {asked:,} are in training; choose a test that is not"
         )
     if protocol.leakage == "molecule or text":
         raise UserError(
@@ -140,7 +142,7 @@ def _check_filtered(config: Experiment, protocol: Protocol, lost: int, asked: in
         )
     instead = "choose the data set's own pool"
     if protocol.trained_on:
-        instead = f"let {protocol.name}/filtered leave these queries out"
+        instead = f"rank {protocol.name}/filtered, which removes these queries"
     raise UserError(
         f"expected no training molecule in the test of {protocol.name}, which is foreign to "
         f"{config.data.name}; got {lost:,} of {asked:,} by InChIKey block 1; train on data without "
@@ -148,13 +150,13 @@ def _check_filtered(config: Experiment, protocol: Protocol, lost: int, asked: in
     )
 
 
-# What a run was trained on
+# Training pairs of a run
 
 
 def trained_on(run: Path, own: DataConfig) -> Trained:
-    """Keys of the training pairs of all stages, as the run keeps them in trained_on.json.
+    """Keys of the training pairs of all stages, as stored in the run's trained_on.json.
 
-    Errors: ValueError where the run has no record of a stage and its pairs are not at hand.
+    Errors: ValueError if the run has no record of a stage and its pairs are missing.
     """
     kept = _kept_stages(run)
     stages = [_recorded(data, kept) for data in data_seen(run, own)]
@@ -166,10 +168,10 @@ def trained_on(run: Path, own: DataConfig) -> Trained:
 
 
 def keep_record(run: Path, own: DataConfig, pairs: Sequence[Pair], start: Path | None) -> None:
-    """Writes what a run is about to be trained on, of all its stages, before the first step.
+    """Write the training pairs of all stages of a run, before the first step.
 
-    What is in a user's file may be another thing tomorrow. A run that goes on after it has changed
-    was trained on the old pairs, too.
+    The user's file may change later. A run that is resumed after a change was trained on the old
+    pairs, too.
     """
     stages, now = _kept_stages(start) if start else [], _record(own, pairs)
     before = [stage for stage in _kept_stages(run) if stage["data"] == now["data"]]
@@ -177,7 +179,7 @@ def keep_record(run: Path, own: DataConfig, pairs: Sequence[Pair], start: Path |
 
 
 def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """All that was shown under one description of the data."""
+    """All pairs that were trained on under one description of the data."""
     shown = {of: sorted({x for r in records for x in r[of]}) for of in ("molecules", "texts")}
     return {"data": records[0]["data"], **shown}
 
@@ -188,10 +190,10 @@ def _kept_stages(run: Path) -> list[dict[str, Any]]:
 
 
 def _recorded(data: DataConfig, kept: list[dict[str, Any]]) -> dict[str, Any]:
-    """The record of one stage; of runs that were trained before they kept one, it is made now."""
+    """The record of one stage; computed now for runs that are older than these records."""
     made_of = _made_of(data)
     if there := [stage for stage in kept if stage["data"] == made_of]:
-        return _joined(there)  # two stages may have read one file at two times
+        return _joined(there)  # two stages may have read one file before and after a change
     from tmr_jax.data import load_pairs
 
     return _record(data, load_pairs(data))
@@ -212,7 +214,7 @@ def _made_of(data: DataConfig) -> dict[str, Any]:
 
 @functools.cache
 def molecule_key(smiles: str) -> str:
-    """The molecule's InChIKey; a refused molecule is compared as it is written."""
+    """The molecule's InChIKey; for an invalid molecule its SMILES."""
     from tmr_jax.data import identity
     from tmr_jax.data.features.graph import BadMolecule
 
@@ -224,7 +226,7 @@ def molecule_key(smiles: str) -> str:
 
 @functools.cache
 def first_block(key: str) -> str:
-    """Of an InChIKey all up to the first hyphen; of a SMILES that has none, its skeleton."""
+    """The connectivity block of an InChIKey; for an invalid molecule the skeleton of its SMILES."""
     from tmr_jax.data.features.graph import BadMolecule
     from tmr_jax.data.identity import skeleton_key
 
@@ -237,7 +239,7 @@ def first_block(key: str) -> str:
 
 
 def digest(text: str) -> str:
-    """Equal for equal texts, without keeping them."""
+    """A digest: equal for equal texts, without storing them."""
     return hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
 
 
@@ -245,7 +247,7 @@ def digest(text: str) -> str:
 
 
 def earlier_data(run: Path) -> list[DataConfig]:
-    """The data sets of the stages before this run's own: its encoder saw them."""
+    """The data sets of earlier stages: the encoder was trained on them."""
     path = run / STAGES
     if not path.is_file():
         return []
@@ -254,12 +256,12 @@ def earlier_data(run: Path) -> list[DataConfig]:
 
 
 def data_seen(run: Path, own: DataConfig) -> list[DataConfig]:
-    """The data sets of all stages, each once: the run's own, then those before it."""
+    """The data sets of all stages, each once: the run's own, then earlier ones."""
     return list(dict.fromkeys([own, *earlier_data(run)]))
 
 
 def write_earlier_data(run: Path, start: Path) -> None:
-    """What the run will have to say about molecules that it was trained on."""
+    """Store the data sets of `start` and of the stages before it in the run."""
     own = from_json((start / "config.json").read_text(encoding="utf-8")).data
     stages = [*earlier_data(start), own]
     write_text(run / STAGES, json.dumps([dataclasses.asdict(data) for data in stages]) + "\n")

@@ -1,4 +1,7 @@
-"""Hits@k, MRR and MR of a `Ranking`, as expectations under random order of ties (MODELS.md 1.3)."""
+"""Hits@k, MRR and MR of a `Ranking`, as expectations under random order of ties.
+
+See docs/papers.md#metrics.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,24 @@ from tmr_jax.types import Ranking, UserError
 
 HITS = (1, 5, 10, 20)
 NAMES = (*(f"hits@{k}" for k in HITS), "mrr", "mr")
-TIES = "expected under random order"  # the rule, as printed beside every score
+TIES = "expected under random order"  # the rule, as stored with every score
 BLOCK = 4_000_000  # resampled values held at once by the bootstrap
 
 
 class Bounds(NamedTuple):
-    """Each metric with every tie broken in the target's favour, and with every tie against it."""
+    """Each metric with all ties broken in the target's favour, and with all ties against it."""
 
     optimistic: dict[str, float]
     pessimistic: dict[str, float]
 
 
 def metrics(ranking: Ranking) -> dict[str, float]:
-    """Means over queries of hits@1, 5, 10, 20 and mrr (shares of 1) and of mr (ranks from 1).
+    """Means over queries of hits@1, 5, 10, 20 and mrr (fractions) and of mr (ranks from 1).
 
-    Errors: ValueError where there is no query.
+    Errors: ValueError without queries.
+
+    >>> metrics(Ranking(np.array([0, 4]), np.array([0, 0]), 9))["hits@5"]
+    1.0
     """
     values = {name: float(column.mean()) for name, column in per_query(ranking).items()}
     check_mrr(values)
@@ -50,7 +56,7 @@ def of_rows(ranking: Ranking, rows: Bool[np.ndarray, " Q"]) -> Ranking:
 
 
 def bounds(ranking: Ranking) -> Bounds:
-    """The metrics for the kindest and for the harshest way to break ties."""
+    """The metrics with ties broken for and against the target."""
     greater, equal = _counts(ranking)
     none = np.zeros_like(equal)
     return Bounds(
@@ -71,10 +77,10 @@ def intervals(
 def gains(
     ranking: Ranking, base: Ranking, resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> dict[str, tuple[float, float, float]]:
-    """What each metric gains over `base`, ranks of the same queries: mean, lower and upper end.
+    """The gain of each metric over `base`, ranks of the same queries: mean, lower and upper end.
 
-    Queries are drawn in pairs, so the interval is of the difference: far narrower than those of
-    the two metrics where both rank most queries alike.
+    Queries are resampled in pairs, so the interval is of the difference: far narrower than those of
+    the two metrics if both rank most queries alike.
     """
     ours, theirs = (np.stack(list(per_query(r).values())) for r in (ranking, base))
     means = (ours - theirs).mean(1)
@@ -99,10 +105,10 @@ def bootstrap(
 
 
 def check_mrr(values: dict[str, float]) -> None:
-    """Assert what holds of any ranking (MODELS.md A4): Hits@1 and Hits@10 fence MRR in.
+    """Assert what holds for any ranking: Hits@1 and Hits@10 bound MRR (docs/papers.md#metrics).
 
-    Lowest when every hit of 2..10 is at rank 10 and misses are far; highest when they are at
-    rank 2 and every miss is at 11.
+    The lowest MRR has every hit of 2..10 at rank 10 and all misses far away; the highest has them
+    at rank 2 and every miss at 11.
     """
     one, ten, mrr = values["hits@1"], values["hits@10"], values["mrr"]
     low = one + (ten - one) / 10
@@ -114,6 +120,6 @@ def _counts(ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
     greater = np.asarray(ranking.greater, np.int64)
     if not len(greater):
         raise UserError(
-            "expected at least one query, got none; choose a protocol with queries on this side"
+            "expected at least one query; got none; choose a protocol with queries on this side"
         )
     return greater, np.asarray(ranking.equal, np.int64)

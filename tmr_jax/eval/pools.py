@@ -36,17 +36,16 @@ class EncodedPool(NamedTuple):
 
 
 def declared_pool(protocol: Protocol, data: DataConfig) -> Pool:
-    """The protocol's pool under the protocol's name, complete where its size is published."""
+    """The pool under the protocol's name. Errors: ValueError if its published size differs."""
     pool = load_pool(protocol.source, data)
     check_complete(pool, protocol.source, protocol.size)
     return pool._replace(protocol=protocol.name)
 
 
 def encode_pools(model: Restored, pools: list[Pool]) -> tuple[list[EncodedPool], dict[str, int]]:
-    """Texts and molecules of all pools, each distinct string handed to the encoder once.
+    """Texts and molecules of all pools; each distinct string is encoded once.
 
-    Molecules that the featuriser refuses leave the pool with their texts; the last value says how
-    many did, by protocol.
+    Invalid molecules leave the pool with their texts; the last value counts them by protocol.
     """
     smiles = list(dict.fromkeys(s for pool in pools for s in pool.smiles))
     encoded, kept = model.molecules(smiles)
@@ -72,7 +71,7 @@ def _take(side: Encoded, items: list[int]) -> Encoded:
 
 
 def without(pool: Pool, keep: np.ndarray) -> Pool:
-    """The pool less the molecules where `keep` is False and the texts that belong to them."""
+    """The pool without the molecules where `keep` is False, and without their texts."""
     if keep.all():
         return pool
     stays = np.ones(len(pool.texts), bool)
@@ -80,7 +79,7 @@ def without(pool: Pool, keep: np.ndarray) -> Pool:
     stays[asks] = keep[pool.text_target[asks]]
     partners = pool.mol_target[~keep]
     stays[partners[partners >= 0]] = False
-    # A target of -1 finds the -1 that is appended, so that it stays -1.
+    # A target of -1 reads the appended -1 and stays -1.
     mol_place = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)
     text_place = np.append(np.where(stays, np.cumsum(stays) - 1, -1), -1)
     return Pool(

@@ -1,8 +1,7 @@
-"""What a score is of: every protocol is one small declaration, made before anything is computed.
+"""Evaluation protocols: each is one small declaration, made before anything is computed.
 
-In: a name. Out: a `Protocol` that says which pool is ranked and how many belong in it, what counts
-as right, how ties go, and what of the test a run may have been trained on (MODELS.md 1.3, A5.13).
-The pools themselves are read in tmr_jax/data/pools.py; tmr_jax/eval/__main__.py joins the two.
+In: a name. Out: a `Protocol` with its pool and the pool's size, the right answers, the rule of
+ties, and the leakage that is allowed (docs/papers.md#protocols). data/pools.py reads the pools.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ from tmr_jax.eval.metrics import TIES
 from tmr_jax.eval.rank import rank
 from tmr_jax.types import Ranking, UserError
 
-# Relevance. The literature's is by index; the second one asks what a chemist would: a text that
-# fits thirteen molecules cannot point at one of them (DATA.md 5).
+# What is right. The literature goes by index; the second is what a chemist would ask: a text that
+# fits thirteen molecules cannot name one of them.
 PAIR = "its own partner"
 IDENTITY = "any candidate with the same text or molecule"
-# By index too, of fewer queries: what is left of a test when nobody is known by connectivity.
+# By index, of fewer queries: those whose connectivity is not in training.
 CLEAN = "its own partner, of queries without a connectivity twin in training"
 
 # What must not be in both training and test. "molecule or text": the whole InChIKey, or the
-# identical text; the rule of the literature's splits, which are random, so that 39 % of ChEBI-20's
+# identical text. This is the rule of the literature's splits, which are random: 39 % of ChEBI-20's
 # test share at least their connectivity with training. "skeleton": the first block of the
-# InChIKey; what a claim of "out of domain" must stand on.
+# InChIKey, as a claim of "out of domain" requires.
 Leakage = Literal["molecule or text", "skeleton"]
-# What happens to a query that breaks the rule: the evaluation refuses, or the query is left out,
-# stays a candidate, and is counted beside the score.
+# What happens to a query that breaks the rule: the evaluation stops, or the query is removed and
+# counted; its target stays a candidate.
 Filter = Literal["none", "test side"]
 
 BATCH = 64  # of KV-PLM's and MoMu's in-batch accuracy
@@ -44,13 +43,13 @@ FOREIGN = {"chebi20": "chebi20-molt5/full-33008", "pcdes": "pcdes/file-order"}
 
 @dataclass(frozen=True)
 class Protocol:
-    """Who asks, among whom, what is right, and what training must not have shown."""
+    """The queries, the pool, the right answers, and what must not be in training."""
 
     name: str
     source: str  # the pool; its queries are the test's
     size: int = 0  # candidates as published; 0: no published number
     batch: int = 0  # a query is ranked among so many, in file order; 0: among the whole pool
-    trained_on: str = ""  # data set of every stage of training; "": any
+    trained_on: str = ""  # data set of all stages of training; "": any
     leakage: Leakage = "skeleton"
     filter: Filter = "none"
     relevance: tuple[str, ...] = (PAIR, IDENTITY)  # a score for each
@@ -60,27 +59,27 @@ class Protocol:
 def find(name: str, own: str) -> Protocol:
     """The protocol of that name; `own` is the test pool of the run's own data set, "" for none.
 
-    A pool of the division that the run was trained under has the literature's rule of leakage, and
-    leaves out the queries that break it: the published splits hold a few. Any other pool claims to
-    be foreign, and one shared connectivity refuses.
-    Errors: ValueError for an unknown name, with the nearest known ones.
+    A pool of the run's own split has the literature's rule of leakage, and queries that break it
+    are removed: the published splits have a few. Any other pool claims to be foreign, and a single
+    shared connectivity is an error.
+    Errors: ValueError for an unknown name, with the most similar known ones.
     """
-    asked, known = name.replace("->", "→"), _declared(own)
-    if asked in known:
-        return known[asked]
-    if asked == IN_BATCH:
+    name, known = name.replace("->", "→"), _declared(own)
+    if name in known:
+        return known[name]
+    if name == IN_BATCH:
         raise UserError(
             f"expected a pool to cut into batches, as these data have no test of their own; got "
             f"{name!r}; name one: {IN_BATCH}/pcdes/file-order"
         )
-    near = difflib.get_close_matches(asked, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
     raise UserError(f"expected a protocol; got {name!r}; {hint}")
 
 
 def _declared(own: str) -> dict[str, Protocol]:
     pools = {name: _of_pool(name, size, own) for name, size in POOLS.items()}
-    # A full pool has candidates that do not ask, which no batch could hold.
+    # A full pool has candidates that are not queries, which batches of pairs cannot hold.
     whole = [p for p in pools.values() if "/full-" not in p.name]
     cut = [dataclasses.replace(p, name=f"{IN_BATCH}/{p.name}", batch=BATCH) for p in whole]
     found = pools | {p.name: p for p in (*cut, *_foreign())}
@@ -94,7 +93,7 @@ def _of_pool(name: str, size: int, own: str) -> Protocol:
 
 
 def _division(pool: str) -> str:
-    """What divides the pairs: both versions of ChEBI-20 divide the same molecules alike."""
+    """The split that a pool belongs to: both versions of ChEBI-20 split the molecules alike."""
     family, part = pool.split("/")
     if family.startswith("chebi20-"):
         return "chebi20"
@@ -114,7 +113,7 @@ def _foreign() -> list[Protocol]:
 
 
 def within(batch: int, label: Int[np.ndarray, "... C"]) -> Int[np.ndarray, "... C"]:
-    """The labels of candidates, those of different batches made different; 0: one batch."""
+    """The labels of candidates, made different in different batches; 0: one batch."""
     if not batch:
         return label
     return label + np.arange(label.shape[-1]) // batch * (label.max(initial=0) + 1)
@@ -128,7 +127,7 @@ def rank_within(
     group: Int[np.ndarray, " C"],
     labels: Int[np.ndarray, "L C"] | None = None,
 ) -> Ranking:
-    """`rank` where each query meets only the candidates of its target's batch; 0: all of them.
+    """`rank` of each query among the candidates of its target's batch; 0: among all.
 
     Requires: C is a multiple of `batch`.
     """

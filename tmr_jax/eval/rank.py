@@ -1,8 +1,8 @@
-"""Ranks by counting (MODELS.md 1.3): how many candidates beat a query's target, how many tie.
+"""Ranks by counting: how many candidates beat a query's target, and how many tie with it.
 
-In: unit rows of queries and candidates. Out: a `Ranking`, never a sorted list: counting a row of
-33,010 scores takes a millisecond, sorting it a hundred (STACK.md 5c). Candidates that are one and
-the same model input share one column of the score matrix, so they tie exactly.
+In: rows of length one. Out: a `Ranking`, never a sorted list: counting a row of 33,010 scores takes
+a millisecond, sorting it a hundred. Candidates that are the same model input share one column of
+the score matrix, so they tie exactly.
 """
 
 from __future__ import annotations
@@ -26,11 +26,15 @@ def rank(
 ) -> Ranking:
     """Count, for each query, the candidates above its target and those level with it.
 
-    Inputs: `target[i]` is the row of `candidate` that belongs to query i. `group` is equal where
-    two candidates are the same model input (left out: where their rows are equal bit for bit);
-    only the first row of a group is scored. `labels`: see `count`. `chunk` queries x C candidates
-    of scores are held at once. Where there are accelerators, large pools are counted on them.
-    Errors: ValueError for a target outside the candidates and for a score that is not a number.
+    Inputs: `target[i]` is the row of `candidate` that belongs to query i. Candidates of one `group`
+    are the same model input (default: rows that are equal bit for bit); only the first row of a
+    group is scored. `labels`: see `count`. At most `chunk` queries x C scores are held at once.
+    Accelerators, if any, count large pools.
+    Errors: ValueError for a target outside the candidates and for a score that is not finite.
+
+    >>> rows = np.eye(3, dtype=np.float32)
+    >>> rank(rows, rows, np.array([0, 1, 1])).greater.tolist()
+    [0, 0, 1]
     """
     target = np.asarray(target, np.int64)
     _check(candidate, target)
@@ -53,7 +57,7 @@ def top(
     index, value = np.zeros((len(query), k), np.int64), np.zeros((len(query), k), np.float32)
     for start, scores in score_chunks(query, candidate, chunk):
         rows = slice(start, start + len(scores))
-        # Everything level with the k-th best stays in, so that the tie rule is exact.
+        # All candidates that tie with the k-th best are sorted, so that the tie rule is exact.
         edge = np.partition(scores, -k, axis=1)[:, -k]
         for i, row in enumerate(scores):
             near = np.flatnonzero(row >= edge[i])
@@ -74,6 +78,6 @@ def _check(candidate: np.ndarray, target: np.ndarray) -> None:
     if bad.any():
         i = int(bad.argmax())
         raise UserError(
-            f"expected targets in 0..{len(candidate) - 1}, got {target[i]} for query {i}; "
-            "leave out items that are candidates but no queries"
+            f"expected targets in 0..{len(candidate) - 1}; got {target[i]} for query {i}; "
+            "remove items that are candidates but not queries"
         )

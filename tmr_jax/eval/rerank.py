@@ -39,23 +39,24 @@ RERANK_STAGES = ("tapr", "fused", "x0")  # after det, which is the cosine
 
 
 def settings_of(config: Experiment) -> Settings:
-    """The sizes of the second stage; 0 sampling steps are as many as were trained.
+    """The sizes of the second stage; 0 sampling steps mean as many as in training.
 
-    Errors: ValueError for more steps than were trained, and for sizes below the least.
+    Errors: ValueError for more steps than in training, and for sizes that are too small.
     """
     chosen = config.eval.refine
     steps = chosen.steps or config.model.hdan.steps
     visited(config.model.hdan.steps, steps)  # raises
     if min(chosen.shortlist, chosen.candidates, chosen.noises) < 1 or chosen.samples < 0:
         raise UserError(
-            "expected a shortlist, candidates and noises of 1 at least, and samples of 0 at least; "
-            f"got {chosen.shortlist}, {chosen.candidates}, {chosen.noises} and {chosen.samples}"
+            "expected at least 1 for shortlist, candidates and noises of the second stage, and at "
+            f"least 0 samples; got {chosen.shortlist}, {chosen.candidates}, {chosen.noises} and "
+            f"{chosen.samples}; raise --refine.NAME"
         )
     return Settings(**dataclasses.asdict(chosen) | {"steps": steps})
 
 
 class Lists(NamedTuple):
-    """One direction of a pool, reranked; row i belongs to query i."""
+    """The reranked shortlists of one direction of a pool; row i belongs to query i."""
 
     reranked: Reranked
     query: np.ndarray  # float32 [Q, D], unit rows
@@ -73,13 +74,13 @@ class Lists(NamedTuple):
         )
 
     def recall(self) -> tuple[float, float]:
-        """Share of targets on the shortlist, and among those that are denoised."""
+        """Fraction of targets on the shortlist, and among the denoised candidates."""
         return recall(self.reranked, self.target)
 
 
 @functools.lru_cache(maxsize=16)
 def _applied(model: Any) -> Callable[..., Any]:
-    """The same function for equal models, so that what was compiled for one serves the next."""
+    """The same function for equal models, which then share compiled programs."""
 
     def apply(params: Any, *arrays: Any, method: str) -> Any:
         return model.apply(variables(params), *arrays, method=method)
@@ -99,7 +100,7 @@ class PoolReranker:
         mol: Encoded,
         direction: Direction,
         target: np.ndarray,
-        watch: Callable[[int], None] = lambda done: None,
+        on_progress: Callable[[int], None] = lambda done: None,
     ) -> Lists:
         """Reranked lists of every item with a target (an index of the other side, else -1)."""
         asking, answering = (text, mol) if direction == "t2m" else (mol, text)
@@ -116,7 +117,7 @@ class PoolReranker:
             direction,
             queries,
             self.settings,
-            watch,
+            on_progress,
             devices_at_hand(),
         )
         return Lists(
@@ -139,25 +140,25 @@ class PoolReranker:
         return rerank_one(self._apply, self.params, text, mol, "t2m", query, self.settings)
 
     def word_weights(self, text: EncodedCorpus) -> np.ndarray:
-        """f of A1.5 for all words of the texts, one after another."""
+        """Weights of all words of the texts, text after text."""
         return word_weights(self._apply, self.params, text)
 
 
 def rerank_both(
     pool: Pool, text: Encoded, mol: Encoded, reranker: PoolReranker
 ) -> dict[str, Lists]:
-    """The second stage of both directions, where the pool has queries on that side."""
+    """The second stage in the directions in which the pool has queries."""
     found: dict[str, Lists] = {}
     sides: dict[Direction, np.ndarray] = {"t2m": pool.text_target, "m2t": pool.mol_target}
     for direction, target in sides.items():
         if asks := int((target >= 0).sum()):
-            with progress_of(f"refining {pool.protocol}, {direction}", asks) as watch:
-                found[direction] = reranker.lists(text, mol, direction, target, watch)
+            with progress_of(f"reranking {pool.protocol}, {direction}", asks) as on_progress:
+                found[direction] = reranker.lists(text, mol, direction, target, on_progress)
     return found
 
 
 def take(side: EncodedCorpus | None, items: np.ndarray) -> EncodedCorpus:
-    """The items of a side, in that order."""
+    """The items of a corpus, in that order."""
     assert side is not None, "encode with parts"
     parts, offsets = take_ranges(side.offsets, items)
     return EncodedCorpus(side.pooled[items], side.token_embeddings[parts], offsets, side.key[items])
@@ -167,11 +168,11 @@ def take(side: EncodedCorpus | None, items: np.ndarray) -> EncodedCorpus:
 
 
 def levels(reranked: Reranked, stage: str, alpha: float = 0.0) -> Int[np.ndarray, "Q K1"]:
-    """Places of the shortlisted candidates as numbers: higher is better, equal is level.
+    """The order of the shortlisted candidates as numbers: higher is better, equal numbers tie.
 
     `tapr`: all by s1. `fused`: the denoised head by s1 + alpha X0_hat, then the rest by s1. `x0`:
-    the head by X0_hat and, where that is equal, by s1; then the rest by s1 (A1.7). A candidate
-    cannot leave its stage, however large alpha is.
+    the head by X0_hat, ties by s1; then the rest by s1. The head always stays before the rest,
+    however large alpha is (docs/papers.md#inference).
     """
     s1 = reranked.perturbed.astype(np.float64)
     head = reranked.clean.shape[1]
@@ -201,10 +202,10 @@ def rank_reranked(
     target: Int[np.ndarray, " Q"],
     count: Int[np.ndarray, " n"],
 ) -> Ranking:
-    """Ranks where the shortlist comes first, by level, and then the rest of the pool by cosine.
+    """Ranks with the shortlist first, by level, then the rest of the pool by cosine.
 
-    `candidate` are unit rows of distinct inputs, `count[c]` the candidates of the pool that have
-    input c, `target[i]` the input that is right for query i.
+    `candidate` are rows of length one of distinct inputs, `count[c]` the candidates of the pool
+    with input c, `target[i]` the right input for query i.
     """
     greater, equal = np.zeros(len(query), np.int64), np.zeros(len(query), np.int64)
     held = count[reranked.item]  # [Q, K1]
@@ -225,13 +226,13 @@ def rank_reranked(
 
 
 def rank_distinct(lists: Lists) -> Ranking:
-    """Ranks by cosine over the pool that the lists are from, equal inputs level."""
+    """Ranks by cosine over the pool of the lists; equal inputs tie."""
     group = np.repeat(np.arange(len(lists.count)), lists.count)
     first = np.cumsum(lists.count) - lists.count
     return rank(lists.query, lists.candidate[group], first[lists.target], group)
 
 
 def recall(reranked: Reranked, target: Int[np.ndarray, " Q"]) -> tuple[float, float]:
-    """Share of queries whose target is on the shortlist, and in its denoised head."""
+    """Fraction of queries whose target is on the shortlist, and in its denoised head."""
     right = reranked.item == target[:, None]
     return float(right.any(1).mean()), float(right[:, : reranked.clean.shape[1]].any(1).mean())

@@ -1,9 +1,9 @@
-"""The second stage of DiffTMR over a pool: shortlist, perturbation, denoising (MODELS.md A1.7).
+"""The second stage over a pool: shortlist, perturbation, denoising (docs/papers.md#inference).
 
-In: both sides of a pool, encoded, each distinct input once. Out: for every query its shortlist in
-the order of s1, and what the denoiser makes of its head. Scores of a pair depend on that pair's
-inputs, on the other candidates of the shortlist and on the seed; never on the order of anything:
-ties go by a hash of the input, and so does the noise that a pair starts from.
+In: the encoded texts and molecules of a pool, each distinct input once. Out: for every query its
+shortlist in the order of s1, and the denoiser's output for its head. The scores of a pair depend on
+its inputs, on the other candidates of the shortlist and on the seed; never on any order: a hash of
+the input breaks ties and seeds the noise that a pair starts from.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Direction = Literal["t2m", "m2t"]
 QUERIES = 16  # at once on a CPU at most
 AXIS = "data"
 WEIGHED = 64  # texts at once whose words are weighed, at most
-LEAST, LARGE = 2**10, 2**17  # parts of a pool that is filled up; a larger one would cost memory
+LEAST, LARGE = 2**10, 2**17  # tokens of a pool that is padded; padding more would cost memory
 
 
 class Plan(NamedTuple):
@@ -40,19 +40,19 @@ class Plan(NamedTuple):
 
 
 def plan() -> Plan:
-    """That of this process's backend.
+    """The plan for this process's backend.
 
-    Accelerators read a table from its start to its end once for each block of queries, and a TPU
-    keeps the numbers of a row together only where they fill whole vectors of 128. In float32, for
-    P parts of a pool and blocks of 128 queries, that takes 1,536 P bytes for the table (width 300)
-    and 512 P for all cosines with it: 5.6 GB for the words of 33,010 descriptions.
+    Accelerators read the whole table once for each block of queries, and a TPU keeps the numbers of
+    a row together only in whole vectors of 128. In float32, for P tokens of a pool and blocks of
+    128 queries, the table (width 300) takes 1,536 P bytes and its cosines 512 P: 5.6 GB for the
+    words of 33,010 descriptions.
     """
     return Plan(QUERIES, 1) if jax.default_backend() == "cpu" else Plan(128, 128)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes of A1.7; a pool with fewer candidates has shorter lists."""
+    """Sizes of the second stage; a pool with fewer candidates has shorter lists."""
 
     shortlist: int  # K1
     samples: int  # F, perturbations of a molecule
@@ -80,14 +80,14 @@ def rerank(
     direction: Direction,
     queries: Int[np.ndarray, " Q"],
     settings: Settings,
-    watch: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
     devices: Sequence[Any] = (),
 ) -> Reranked:
-    """Shortlists of the queries, rows of the asking side, against all of the other side.
+    """Shortlists of the queries (rows of their side), among all candidates of the other side.
 
     `apply(params, *arrays, method=...)` runs `weigh_words`, `perturb` and `reconstruct` of the
-    model. `watch` is called with the number of queries done, as often as there is news. Each of
-    `devices` (without any: the first) has the shortlists of its own queries.
+    model. `on_progress` is called with the number of finished queries. Each of `devices` (default:
+    the first) computes the shortlists of its own queries.
     """
     stage = _Stage(apply, params, text, mol, direction, settings, len(queries), devices)
     item, first = shortlist(stage.ask_rows[queries], stage.rows, stage.key, stage.count)
@@ -96,7 +96,7 @@ def rerank(
     for start in range(0, len(order), stage.held):  # like sizes together: little padding
         chunk = order[start : start + stage.held]
         columns.append(stage.rerank(queries[chunk], item[chunk], first[chunk])[:-1])
-        watch(start + len(chunk))
+        on_progress(start + len(chunk))
     place = np.argsort(order, kind="stable")
     return Reranked(*(np.concatenate(column)[place] for column in zip(*columns, strict=True)))
 
@@ -125,10 +125,7 @@ def perturbed(
     mol: Float[np.ndarray, "n D"],
     settings: Settings,
 ) -> Float[np.ndarray, " n"]:
-    """s1 (A1.7) of one text with each of at most K1 molecules.
-
-    The embeddings of those, as the model gives them, are all that it takes.
-    """
+    """s1 of one text with each of at most K1 molecules, given only their embeddings."""
     count = len(mol)
     parts, offsets = np.zeros((0, mol.shape[1]), np.float32), np.zeros(count + 1, np.int64)
     answering = EncodedCorpus(mol, parts, offsets, np.arange(count))
@@ -144,7 +141,7 @@ def shortlist(
     key: Int[np.ndarray, " C"],
     count: int,
 ) -> tuple[Int[np.ndarray, "Q K"], Float[np.ndarray, "Q K"]]:
-    """The `count` best candidates by cosine, best first; of equals, those of lower keys."""
+    """The `count` best candidates by cosine, best first; ties by lower key."""
     items, scores = [], []
     for _, block in score_chunks(query, candidate, 256):
         edge = np.partition(block, -count, axis=1)[:, -count]
@@ -158,7 +155,7 @@ def shortlist(
 
 @functools.lru_cache(maxsize=16)
 def _programs(apply: Callable[..., Any], direction: Direction, steps: int) -> tuple[Any, Any, Any]:
-    """The compiled pieces; the next pool, epoch or draw finds them as they are."""
+    """The compiled programs, shared by all pools, epochs and draws."""
     t2m = direction == "t2m"
     perturb = _perturb_t2m if t2m else _perturb_m2t
     return (
@@ -174,7 +171,7 @@ def _weigher(apply: Callable[..., Any]) -> Any:
 
 
 class _Stage:
-    """One direction of one pool: what is on the device, and the compiled pieces."""
+    """One direction of one pool: its arrays on the device, and the compiled programs."""
 
     def __init__(
         self,
@@ -193,7 +190,7 @@ class _Stage:
         self._t2m, self._params = direction == "t2m", self._everywhere(params)
         self.asking, self._answering = (text, mol) if self._t2m else (mol, text)
         self.ask_rows, self.rows = unit(self.asking.pooled), unit(self._answering.pooled)
-        # Of the inputs, not of their embeddings, whose last bits know the batch they were made in.
+        # Keys hash the inputs, not their embeddings, whose last bits depend on the batch.
         self._ask_key, self.key = self.asking.key, self._answering.key
         self.count = min(settings.shortlist, len(self.rows))
         self._wide = min(settings.shortlist, bucket(self.count))
@@ -215,7 +212,7 @@ class _Stage:
         """The columns of `Reranked` for at most `held` queries and their shortlists, and X0_hat
         after every step, [S, q, K]."""
         count = len(queries)
-        filled = np.minimum(np.arange(self.held), count - 1)  # one shape: the last query again
+        filled = np.minimum(np.arange(self.held), count - 1)  # one shape: repeat the last query
         queries, item, first = queries[filled], item[filled], first[filled]
         own, mask, weight = self._shared(self._own_parts(queries))
         s1, moved = self._perturb_shortlist(queries, item, own, mask)
@@ -237,7 +234,7 @@ class _Stage:
         return (*(column[:count] for column in columns), states[:, :count])
 
     def _shared(self, arrays: Any) -> Any:
-        """Every device gets the rows of its queries."""
+        """Each device gets the rows of its queries."""
         if self._mesh is None:
             return arrays
         return jax.device_put(arrays, NamedSharding(self._mesh, PartitionSpec(AXIS)))
@@ -250,9 +247,9 @@ class _Stage:
     def _perturb_shortlist(
         self, queries: np.ndarray, item: np.ndarray, own: np.ndarray, mask: np.ndarray
     ) -> tuple[np.ndarray, Array]:
-        """s1 [q, K1] and h_P [q, wide, D], by the text of each pair (R7).
+        """s1 [q, K1] and h_P [q, wide, D], perturbed by the text of each pair.
 
-        A shortlist with twins is shorter: it is filled up, and what fills it gets no s1.
+        See docs/papers.md#perturbation-anchor. A short shortlist is padded; padding gets no s1.
         """
         item = np.pad(item, ((0, 0), (0, self._wide - self.count)), mode="edge")
         asking, answering = self._shared(
@@ -268,13 +265,13 @@ class _Stage:
         return np.asarray(s1)[:, : self.count], moved
 
     def _own_parts(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Parts of the queries, padded to a bucket: [q, P, D], mask and weights [q, P]."""
+        """Tokens of the queries, padded to a bucket: [q, P, D], mask and weights [q, P]."""
         index, mask = padded(self.asking.offsets, queries)
         weight = self._weight[index] if self._t2m else mask
         return self._ask_parts[index], mask, np.where(mask, weight, 0).astype(np.float32)
 
     def _parts_of(self, items: np.ndarray) -> tuple[np.ndarray, Any]:
-        """Where the parts of the items lie, [q, A], and the column that each belongs to."""
+        """Places of the tokens of the items, [q, A], and the column that each belongs to."""
         offsets = self._answering.offsets
         sizes = offsets[items + 1] - offsets[items]
         budget = bucket(int(sizes.sum(1).max()))
@@ -288,7 +285,7 @@ class _Stage:
 
 
 def power(size: int) -> int:
-    """The next power of two: few shapes to compile for."""
+    """The next power of two, for few compiled shapes."""
     return 1 << (size - 1).bit_length()
 
 
@@ -297,9 +294,9 @@ def bucket(size: int) -> int:
 
 
 def roomy(parts: Float[np.ndarray, "P D"]) -> Float[np.ndarray, "P2 D"]:
-    """The parts of a pool and zeros after them, which nothing points to.
+    """The tokens of a pool, padded with zeros that nothing points to.
 
-    The pool of a search is its shortlist, another one each time: few sizes to compile for.
+    The pool of a search is its shortlist, which differs each time: few compiled shapes.
     """
     if len(parts) > LARGE:
         return parts
@@ -311,7 +308,7 @@ def roomy(parts: Float[np.ndarray, "P D"]) -> Float[np.ndarray, "P2 D"]:
 def padded(
     offsets: np.ndarray, items: np.ndarray, size: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where the parts of each item lie, int32 [..., size], and which places are real."""
+    """Places of the tokens of each item, int32 [..., size], and which are real."""
     begin, end = offsets[items], offsets[items + 1]
     place = np.arange(bucket(int((end - begin).max())) if size is None else size)
     place = place.reshape((1,) * items.ndim + place.shape)
@@ -322,7 +319,7 @@ def padded(
 def word_weights(
     apply: Callable[..., Any], params: Any, text: EncodedCorpus
 ) -> Float[np.ndarray, " P"]:
-    """f of A1.5 for every word of every text."""
+    """The weight of every word of every text (docs/papers.md#local-alignment)."""
     size = bucket(int(np.diff(text.offsets).max()))
     found = np.zeros(len(text.token_embeddings), np.float32)
     items = np.arange(len(text.pooled))
@@ -336,16 +333,16 @@ def word_weights(
 
 
 def _unit(mol: Array) -> Array:
-    """On the device: `unit` is of NumPy's arrays."""
+    """`unit` on the device."""
     return mol / jnp.maximum(jnp.linalg.norm(mol, axis=-1, keepdims=True), 1e-8)
 
 
-# Products that scores come from: float32, which a TPU otherwise reads as bfloat16.
+# Full float32 products for scores; a TPU would otherwise read bfloat16.
 _matmul = partial(jnp.matmul, precision=Precision.HIGHEST)
 
 
 def _widened(x: Array, width: int) -> Array:
-    """The last axis filled up with zeros, which change no product."""
+    """The last axis padded with zeros, which change no product."""
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
 
 
@@ -356,7 +353,7 @@ def _perturb_t2m(apply, params, text, mol, words, mask, noise):
 
 
 def _perturb_m2t(apply, longest, params, mol, text, all_words, begin, size, noise):
-    """mol [q, D], text [q, K, D]; the words of those texts are `size` rows from `begin` [q, K]."""
+    """mol [q, D], text [q, K, D]; the words of each text are `size` rows from `begin` [q, K]."""
     # One product with the words of all texts costs less than fetching the words of K texts.
     cosines = _matmul(_widened(_unit(mol), all_words.shape[1]), all_words.T)
     place = jnp.arange(longest).reshape(1, 1, -1)
@@ -390,12 +387,12 @@ def _rows(table, index):
 
 
 def _of_columns(reduced, count, x, column):
-    """One number or row for each of `count` columns; the column after them holds padding."""
+    """One number or row for each of `count` columns; one more column holds padding."""
     return reduced(x, column, count + 1, indices_are_sorted=True)[:-1]
 
 
 def _reconstruct(apply, direction, steps, params, query, candidates, local, ask_key, key, side):
-    """X0_hat [S, q, K] from noise that belongs to (query, candidate), not to a place (A1.6)."""
+    """X0_hat [S, q, K] from noise that depends on (query, candidate), not on their places."""
 
     def noise(start: Array, asks: Array, answers: Array) -> Array:
         own = jax.random.fold_in(jax.random.fold_in(start, asks), answers)

@@ -1,4 +1,4 @@
-"""A run directory -> a model that encodes strings, with its second stage if it has one."""
+"""From a run directory to a model that encodes strings, with its second stage if it has one."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ Which = Literal["best", "newest"]
 
 
 class Restored(NamedTuple):
-    """A run's model as two functions of strings."""
+    """A run's model as functions of strings."""
 
     checkpoint: dict[str, Any]  # which, step, sha256
     texts: Callable[[list[str]], Encoded]
-    # Molecules that are refused have no row: the second value lists the items that have.
+    # Invalid molecules have no row: the second value lists the valid items.
     molecules: Callable[[list[str]], tuple[Encoded, np.ndarray]]
-    reranker: PoolReranker | None = None  # of a model with a second stage
-    temperature: float | None = None  # what training divided the cosines by
-    # Of a memory bank: the record of its slots, from words and atoms of a pool's two sides
+    reranker: PoolReranker | None = None  # None without a second stage
+    temperature: float | None = None  # that training divided the cosines by
+    # For a memory bank: the record of its slots, from the texts and molecules of a pool
     slots: Callable[[EncodedCorpus, EncodedCorpus], dict[str, Any]] | None = None
 
 
 def open_run(run: Path, which: Which, refine: RefineConfig | None = None) -> Restored:
-    """The run's model, tokenizer, vocabulary and checkpoint; its second stage may be resized."""
+    """The run's model, tokenizer, vocabulary and checkpoint; `refine` resizes the second stage."""
     assembly, params, checkpoint = load_run(run, which)
     if refine is not None:
         sizes = dataclasses.replace(assembly.config.eval, refine=refine)
@@ -46,7 +46,7 @@ def open_run(run: Path, which: Which, refine: RefineConfig | None = None) -> Res
 
 
 def restored(assembly: TrainedModel, params: Any, checkpoint: dict[str, Any]) -> Restored:
-    """Encoders of strings that show their progress on standard error."""
+    """Encoders of strings with progress bars on standard error."""
     slots = partial(bank_record, assembly, params) if has_slots(assembly) else None
     encoder = Encoder(assembly, params, parts=refines(assembly.model) or slots is not None)
 

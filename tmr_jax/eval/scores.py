@@ -1,8 +1,8 @@
-"""Scores of a pool: who asks whom, ranks by index and by identity, tiers, baselines.
+"""Scores of a pool: queries and candidates, ranks by index and by identity, stages, baselines.
 
-In: unit rows of texts and molecules, and the pool's targets. Out: one `Score` for each direction,
-stage and notion of a right answer. Nothing here reads a candidate's other half, but for
-`identity_labels`, which says which answers count as right after all scores are there.
+In: rows of length one of texts and molecules, and the pool's targets. Out: one `Score` for each
+direction, stage and notion of a right answer. Only `identity_labels` reads the other half of a
+candidate's pair: it marks right answers after all cosines are computed.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from tmr_jax.models.encode import Encoded, distinct
 from tmr_jax.types import Pool, Ranking
 
 BASELINE = "ridge: bag of words to fingerprint"
-# Generated text writes groups and parent as one word, which words cannot take apart and word
-# pieces can: without this line the first one would flatter the model.
+# Generated text joins group and parent names to one word, which only word pieces can take apart:
+# without this baseline the first one would flatter the model.
 PIECES_BASELINE = "ridge: bag of word pieces to fingerprint"
 WHOLE_TEXT = 512  # word pieces; no generated text has as many
 SAME = "by identity (text or molecule): the same"
@@ -39,7 +39,7 @@ ALL_DUPLICATES = "every query has a connectivity twin in training"
 
 
 class QuerySet(NamedTuple):
-    """One direction of a pool: who asks whom."""
+    """The queries and candidates of one direction of a pool."""
 
     direction: Direction
     query: np.ndarray  # float32 [Q, D]
@@ -52,10 +52,10 @@ class QuerySet(NamedTuple):
 
 
 class Ceiling(NamedTuple):
-    """What the best possible ranking of this pool can reach with this input."""
+    """The best that any ranking of this pool can reach with these model inputs."""
 
     twins: float  # mean number of other candidates with the target's input
-    queries_with_twin: float  # share of queries
+    queries_with_twin: float  # fraction of queries
     hits1: float  # mean of 1 / (1 + twins): the highest expected Hits@1
 
 
@@ -67,16 +67,16 @@ class Score(NamedTuple):
     scorer: str  # "model", or the name of a baseline
     right: str  # PAIR, IDENTITY or CLEAN
     ranking: Ranking
-    ceiling: Ceiling | None  # by index; an identical text is no twin of the input
+    ceiling: Ceiling | None  # by index
     stage: str = ""  # det, tapr, fused or x0 of a model with a second stage
-    reranked: dict[str, Any] | None = None  # what the second stage was told
-    reached: np.ndarray | None = None  # bool [Q, 2]: is the partner on the shortlist, in its head
+    reranked: dict[str, Any] | None = None  # sizes of the second stage, and alpha
+    reached: np.ndarray | None = None  # bool [Q, 2]: is the target on the shortlist, in its head
     base: Ranking | None = None  # of the first stage, the same queries
-    notes: tuple[str, ...] = ()  # what else the line says
+    notes: tuple[str, ...] = ()  # further facts
 
 
 def query_sets(pool: Pool, text: Encoded, mol: Encoded, batch: int = 0) -> list[QuerySet]:
-    """Both directions, where the pool has queries on both sides."""
+    """The directions in which the pool has queries."""
     text_label, mol_label = identity_labels(pool)
     found = []
     if len(asks := np.flatnonzero(pool.text_target >= 0)):
@@ -96,7 +96,7 @@ def score_pool(pool: Pool, text: Encoded, mol: Encoded, scorer: str = "model") -
 
 
 def score_sides(protocol: str, sides: list[QuerySet], scorer: str = "model") -> list[Score]:
-    """Each direction by index and, where that is another number, by identity (DATA.md 5)."""
+    """Each direction by index and, if that differs, by identity (docs/papers.md#protocols)."""
     scores = []
     for side in sides:
         rows = side.batch, side.query, side.candidate, side.target, side.group
@@ -107,7 +107,7 @@ def score_sides(protocol: str, sides: list[QuerySet], scorer: str = "model") -> 
 
 
 def with_identity(score: Score, ranking: Ranking, base: Ranking | None = None) -> list[Score]:
-    """The score and what it is by identity: a line of its own, or a note where ranks are equal."""
+    """The score, and the score by identity or, if the ranks are equal, a note."""
     same = np.array_equal(score.ranking.greater, ranking.greater)
     if same and np.array_equal(score.ranking.equal, ranking.equal):
         return [score._replace(notes=(SAME,))]
@@ -117,10 +117,10 @@ def with_identity(score: Score, ranking: Ranking, base: Ranking | None = None) -
 def with_clean(
     scores: list[Score], pool: Pool, sides: list[QuerySet], blocks: frozenset[str] | None
 ) -> list[Score]:
-    """After each score by index that of the queries without a connectivity twin in training.
+    """Adds to each score by index that of the queries whose connectivity is not in training.
 
-    The pool stays as it is, and so do the ranks: rows of them are taken. `blocks` are those of
-    training; None: not at hand, which the line says already.
+    Pool and ranks stay the same; only queries are selected. `blocks` are the InChIKey blocks of
+    training; None: unknown, which the record already says.
     """
     if blocks is None:
         return scores
@@ -141,7 +141,7 @@ def with_clean(
 
 
 def _of_queries(score: Score, side: QuerySet, chosen: np.ndarray) -> Score:
-    """The score of some of its queries."""
+    """The score of the chosen queries."""
     return score._replace(
         right=CLEAN,
         ranking=of_rows(score.ranking, chosen),
@@ -159,15 +159,15 @@ def reranked_scores(
     reranker: PoolReranker,
     alpha: float,
 ) -> list[Score]:
-    """The tiers after `det`, of both directions (A1.7); all of them, whichever is best."""
+    """All stages after `det`, of both directions (docs/papers.md#inference)."""
     scores = []
-    told = dataclasses.asdict(reranker.settings) | {"alpha": alpha}
+    sizes = dataclasses.asdict(reranker.settings) | {"alpha": alpha}
     for side in sides:
         one = lists[side.direction]
         listed = one.reranked.item == one.target[:, None]
         reached = np.stack([listed.any(1), listed[:, : one.reranked.clean.shape[1]].any(1)], 1)
         score = Score(protocol, side.direction, "model", PAIR, one.ranking("det"), None)
-        score = score._replace(reranked=told, reached=reached, base=score.ranking)
+        score = score._replace(reranked=sizes, reached=reached, base=score.ranking)
         base = rank_by_identity(one, side, "det", alpha)
         for stage in RERANK_STAGES:
             found = score._replace(stage=stage, ranking=one.ranking(stage, alpha))
@@ -176,7 +176,7 @@ def reranked_scores(
 
 
 def rank_by_identity(lists: Lists, side: QuerySet, stage: str, alpha: float) -> Ranking:
-    """Ranks under a stage where any candidate of the same text or molecule is right."""
+    """Ranks under a stage if any candidate of the same text or molecule is right."""
     column = np.unique(side.group, return_inverse=True)[1]  # as the lists number distinct inputs
     return count(_heights(lists, stage, alpha), side.target, column, side.labels)
 
@@ -193,7 +193,7 @@ def _heights(lists: Lists, stage: str, alpha: float) -> Iterator[tuple[int, np.n
 
 
 def baseline_scores(pool: Pool, data: DataConfig, tokenizer_file: Path) -> list[Score]:
-    """On generated text, what ridge regression reaches there: how much the text gives away."""
+    """Ridge regression on generated text: how much the text gives away."""
     if not pool.protocol.startswith("demo/"):
         return []
     from tmr_jax.data import load_pairs
@@ -211,7 +211,7 @@ def baseline_scores(pool: Pool, data: DataConfig, tokenizer_file: Path) -> list[
 
 
 def _pieces(text: str, tokenizer: Tokenizer) -> str:
-    """The text as numbers of its word pieces, which the bag of words takes for words."""
+    """The ids of the word pieces, which the bag of words reads as words."""
     return " ".join(map(str, tokenizer.encode([text], WHOLE_TEXT)[0][0]))
 
 
@@ -229,10 +229,10 @@ def ridge_lines(
 
 
 def identity_labels(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
-    """Labels [2, n] of texts and of molecules: equal where the texts, the molecules are the same.
+    """Labels [2, n] of texts and of molecules: equal if the texts, the molecules are the same.
 
-    The first row is of the text, the second of the molecule of each one's pair; -1 is of who has
-    none, and no target's. Nothing else ever reads a candidate's other half.
+    The first row is for the text of each item's pair, the second for the molecule; -1 for an item
+    without a pair, which is never a target.
     """
     own = own_text(pool)
     has = np.flatnonzero(own >= 0)
@@ -248,11 +248,11 @@ def identity_labels(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
 def duplicate_counts(
     group: Int[np.ndarray, " C"], target: Int[np.ndarray, " Q"]
 ) -> Int[np.ndarray, " Q"]:
-    """For each query, how many candidates other than its target have the target's model input."""
+    """For each query, the number of other candidates with the target's model input."""
     return np.bincount(group)[group[target]] - 1
 
 
 def ceiling(group: Int[np.ndarray, " C"], target: Int[np.ndarray, " Q"]) -> Ceiling:
-    """The twin ceiling of a pool; `group` is equal where two candidates are the same input."""
+    """The duplicate ceiling of a pool; candidates of one `group` are the same model input."""
     twins = duplicate_counts(group, target)
     return Ceiling(float(twins.mean()), float((twins > 0).mean()), float((1 / (1 + twins)).mean()))

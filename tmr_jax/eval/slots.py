@@ -22,7 +22,7 @@ from tmr_jax.models.run import TrainedModel, init_params
 from tmr_jax.models.state import variables
 from tmr_jax.types import EncodedCorpus
 
-ITEMS = 500  # of each modality, evenly out of the pool: a mean to one part in a hundred
+ITEMS = 500  # of each modality, evenly spaced: enough for a mean to 1 %
 CHUNK = 50
 MOVED, SHARP = 0.01, 0.01  # a dead slot is below both, see `slot_record`
 
@@ -47,8 +47,8 @@ def first_bank(assembly: TrainedModel) -> Float[np.ndarray, "M D"]:
 
 
 def first_params(assembly: TrainedModel) -> dict[str, Any]:
-    """The parameters before the first step, a pretrained text encoder's excepted: they depend on
-    the seed alone, so one pair of anything makes them again."""
+    """The parameters before the first step, except those of a pretrained text encoder: they depend
+    only on the seed, so any pair recreates them."""
     config = assembly.config
     text = text_table(["a"], assembly.tokenizer, config.features.max_tokens)
     mol, _, _ = molecule_table(["C"], config.features.molecule, config.features.motif)
@@ -63,7 +63,7 @@ def first_params(assembly: TrainedModel) -> dict[str, Any]:
 def slot_sharpness(
     assembly: TrainedModel, params: Any, side: EncodedCorpus
 ) -> Float[np.ndarray, " M"]:
-    """Mean over items of 1 - entropy of a slot's attention over that of even attention."""
+    """Mean over items of 1 - (entropy of a slot's attention) / (entropy of even attention)."""
 
     @jax.jit
     def read(parts: Any, mask: Any) -> Any:

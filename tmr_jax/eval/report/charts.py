@@ -86,7 +86,7 @@ def chart(
 
 
 def short(value: float) -> str:
-    """A number that fits beside an axis."""
+    """A number short enough for an axis label."""
     plain = f"{value:.3g}"
     return plain if len(plain) < 8 and "e" not in plain else f"{value:.0e}"
 

@@ -1,4 +1,4 @@
-"""Queries that the report shows: hits drawn by the seed, and misses from near to far."""
+"""Queries for the report: hits drawn by the seed, and misses from near to far."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Example(NamedTuple):
 def choose_examples(
     pool: Pool, text: Encoded, mol: Encoded, scores: list[Score], seed: int
 ) -> list[Example]:
-    """A few hits drawn by the seed, and misses from near to far, of each direction."""
+    """A few hits drawn by the seed, and misses from near to far, in each direction."""
     sides = {
         "t2m": (text, mol, pool.text_target, pool.texts, pool.smiles),
         "m2t": (mol, text, pool.mol_target, pool.smiles, pool.texts),
@@ -46,7 +46,7 @@ def choose_examples(
     for score in scores:
         if (score.protocol, score.scorer, score.right) != (pool.protocol, "model", PAIR):
             continue
-        if score.stage not in ("", "det"):  # the examples are drawn with their cosines
+        if score.stage not in ("", "det"):  # examples show cosines
             continue
         query, candidate, target, asked, answers = sides[score.direction]
         asks = np.flatnonzero(target >= 0)
