@@ -434,9 +434,9 @@ def killed_matcher(service: Service) -> float | None:
 
 def s9(run: str, library: Path, folder: Path, reloads: int) -> tuple[bool, str]:
     """Each reload finds another library at the address; every answer is of one of them alone."""
-    from tmr_jax.index.exact import ExactStore
+    from tmr_jax.index.exact import ExactEngine
 
-    some = next(ExactStore(library).batches(1_000)).columns["smiles"]
+    some = next(ExactEngine(library).batches(1_000)).columns["smiles"]
     lines = [f"{smiles} {NEW}{i}" for i, smiles in enumerate(some)]
     places = (library, indexed(run, lines, folder / "new"))
     served, other = folder / "served", folder / "other"

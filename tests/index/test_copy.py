@@ -18,9 +18,9 @@ from tmr_jax.index import __main__ as index
 from tmr_jax.index import copy as index_copy
 from tmr_jax.index.build import Source, build
 from tmr_jax.index.copy import Digest, content, copy
-from tmr_jax.index.exact import ExactStore
-from tmr_jax.index.library import open_library
-from tmr_jax.index.open import create_store, open_store
+from tmr_jax.index.exact import ExactEngine
+from tmr_jax.index.index import open_index
+from tmr_jax.index.open import create_engine, open_engine
 from tmr_jax.index.schema import Filter
 
 ACCOUNT = {"rows": 52, "kept": 50, "refused": {"unparsable": 2}}
@@ -30,11 +30,11 @@ PLACES = {"exact": "exact:{}/to", "lance": "{}/to", "milvus": "milvus:{}/to.db"}
 @pytest.fixture
 def origin(tmp_path):
     """A whole library of 50 items whose shards are not in the order of the ids."""
-    store = ExactStore.create(tmp_path / "from", 4, {"model": {"checkpoint": "abc"}})
+    store = ExactEngine.create(tmp_path / "from", 4, {"model": {"checkpoint": "abc"}})
     order = np.random.default_rng(0).permutation(50)
     for part in np.split(order, 5):
         store.upsert(items(part.tolist(), rows(50)[part]))
-    store.seal(ACCOUNT)
+    store.finalize(ACCOUNT)
     return str(tmp_path / "from")
 
 
@@ -50,17 +50,17 @@ def test_there_and_back(engine, origin, tmp_path, by_eight):
     copied = copy(origin, place, lambda *said: seen.append(said))
     assert (copied.count, copied.sent) == (50, 50)
     assert [done for stage, done, _ in seen if stage == "copying"] == [*range(8, 50, 8), 50]
-    store = open_store(place)
+    store = open_engine(place)
     assert store.about == {"model": {"checkpoint": "abc"}}
     assert store.account == ACCOUNT | {"content_sha256": copied.sha256}
     assert store.get([7])[0]["name"] == 'item 7 "é"'
-    assert content(store) == copied.sha256 == content(ExactStore(Path(origin)))
+    assert content(store) == copied.sha256 == content(ExactEngine(Path(origin)))
     store.close()
     again = copy(origin, place)
     assert (again.count, again.sent, again.sha256) == (50, 0, copied.sha256)
     back = copy(place, f"exact:{tmp_path / 'back'}")
     assert back.sha256 == copied.sha256
-    assert open_store(tmp_path / "back").account["rows"] == 52
+    assert open_engine(tmp_path / "back").account["rows"] == 52
 
 
 class Stop(Exception):
@@ -77,14 +77,14 @@ def test_a_stopped_copy_is_refused_and_gone_on_with(engine, origin, tmp_path, by
 
     with pytest.raises(Stop):
         copy(origin, place, stop)
-    half = open_store(place)
+    half = open_engine(place)
     assert half.account is None and half.count() == 24
     half.upsert(items([24, 25], rows(50)[24:26]))  # a batch of which a beginning arrived
     half.close()
     with pytest.raises(ValueError, match=r"whole library .* not come to its end"):
         copy(place, tmp_path / "third")
     assert copy(origin, place).sent == 24
-    assert open_store(place).count() == 50
+    assert open_engine(place).count() == 50
 
 
 def test_stopped_before_the_mark_only_the_mark_is_missing(origin, tmp_path, by_eight):
@@ -96,23 +96,23 @@ def test_stopped_before_the_mark_only_the_mark_is_missing(origin, tmp_path, by_e
 
     with pytest.raises(Stop):
         copy(origin, place, stop)
-    assert open_store(place).account is None
+    assert open_engine(place).account is None
     assert copy(origin, place).sent == 0
-    assert open_store(place).account is not None
+    assert open_engine(place).account is not None
 
 
 def test_what_arrived_wrong_is_not_marked(origin, tmp_path, by_eight):
     place = tmp_path / "to"
-    store = create_store(place, 4, {"model": {"checkpoint": "abc"}})
+    store = create_engine(place, 4, {"model": {"checkpoint": "abc"}})
     store.upsert(items([0, 1], rows(50)[[1, 0]]))
     with pytest.raises(ValueError, match=r"expected 50 items with the SHA-256 .* got others \(50"):
         copy(origin, place)
-    assert open_store(place).account is None
+    assert open_engine(place).account is None
 
 
 def test_another_library_is_left_alone(origin, tmp_path):
     other = tmp_path / "to"
-    create_store(other, 4, {"model": {"checkpoint": "xyz"}}).close()
+    create_engine(other, 4, {"model": {"checkpoint": "xyz"}}).close()
     with pytest.raises(ValueError, match=r"got another library .*xyz.*, not of .*abc"):
         copy(origin, other)
     (tmp_path / "mine").mkdir()
@@ -120,7 +120,7 @@ def test_another_library_is_left_alone(origin, tmp_path):
     for place in (tmp_path / "mine", f"exact:{tmp_path / 'mine'}"):
         with pytest.raises(ValueError, match="new or empty folder"):
             copy(origin, place)
-    assert open_store(other).count() == 0
+    assert open_engine(other).count() == 0
 
 
 def test_two_copies_to_one_place(origin, tmp_path, capsys):
@@ -137,7 +137,7 @@ def test_a_copy_is_checked_by_what_it_was_sealed_with(origin, tmp_path, capsys):
     assert index.main(["copy", origin, place]) == 0
     assert index.main(["check", place]) == 0
     assert "50 molecules in" in capsys.readouterr().out
-    open_store(place).upsert(items([3], rows(1, seed=8)))
+    open_engine(place).upsert(items([3], rows(1, seed=8)))
     assert index.main(["check", place]) == 2
     assert "items: are not what was written" in capsys.readouterr().out
 
@@ -177,7 +177,7 @@ def test_a_search_in_a_copy(to, tiny_run, tmp_path, monkeypatch):
     assert [hit.name for hit in theirs] == [hit.name for hit in ours]
     other = retriever.model._replace(checkpoint="0" * 64)
     with pytest.raises(ValueError, match=f"of the model {'0' * 64}"):  # F23
-        open_library(Path(place), other)
+        open_index(Path(place), other)
 
 
 @pytest.mark.parametrize("engine", PLACES)
@@ -240,4 +240,4 @@ def test_killed_at_random_moments(engine, origin, tmp_path, by_eight):
         process.send_signal(signal.SIGKILL)
         process.wait()
     copied = copy(origin, place)
-    assert copied.sha256 == content(open_store(origin))
+    assert copied.sha256 == content(open_engine(origin))

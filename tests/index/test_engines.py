@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.index.items import items, rows
-from tmr_jax.index.open import create_store, open_store
+from tmr_jax.index.open import create_engine, open_engine
 from tmr_jax.index.schema import COLUMNS, KEPT, NONE, TEXTS, Filter, meets
 from tmr_jax.search.filters import parse_filter
 
@@ -18,7 +18,7 @@ def engine(request, tmp_path):
     """(make an empty store, open it again)."""
     place = f"{request.param}:{tmp_path / 'lib'}"
     place += ".db" if request.param == "milvus" else ""
-    return lambda: create_store(place, WIDTH, {"of": "tests"}), lambda: open_store(place)
+    return lambda: create_engine(place, WIDTH, {"of": "tests"}), lambda: open_engine(place)
 
 
 @pytest.fixture

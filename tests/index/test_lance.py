@@ -10,9 +10,9 @@ import pytest
 
 from tests.index.items import items, rows
 from tmr_jax.index import lance
-from tmr_jax.index.exact import ExactStore
-from tmr_jax.index.lance import HEAD, TABLE, LanceStore
-from tmr_jax.index.schema import COLUMNS, Filter, StoreFailed, meets
+from tmr_jax.index.exact import ExactEngine
+from tmr_jax.index.lance import HEAD, TABLE, LanceEngine
+from tmr_jax.index.schema import COLUMNS, Filter, IndexUnavailable, meets
 from tmr_jax.search.filters import parse_filter
 
 
@@ -21,18 +21,18 @@ def indexed(tmp_path, monkeypatch):
     """2,000 rows in 20 parts, of which four are looked into."""
     for name, value in {"INDEX_FROM": 1000, "PARTITION": 100, "LEAST": 1, "SHARE": 0.2}.items():
         monkeypatch.setattr(lance, name, value)
-    store = LanceStore.create(tmp_path / "lib", 16, {})
+    store = LanceEngine.create(tmp_path / "lib", 16, {})
     for low in range(0, 2000, 500):
         store.upsert(items(range(low, low + 500), rows(2000, 16)[low : low + 500]))
-    store.settle()
+    store.optimize()
     return store
 
 
 def test_the_index_finds_most_of_what_is_nearest(indexed, tmp_path):
-    exact = ExactStore.create(tmp_path / "exact", 16, {})
+    exact = ExactEngine.create(tmp_path / "exact", 16, {})
     exact.upsert(items(range(2000), rows(2000, 16)))
     queries = rows(40, 16, seed=1)
-    found = LanceStore(indexed.folder).search(queries, 10)
+    found = LanceEngine(indexed.folder).search(queries, 10)
     truth = exact.search(queries, 10)
     hits = [len({*a} & {*b}) for a, b in zip(found.ids.tolist(), truth.ids.tolist(), strict=True)]
     assert 0.5 < np.mean(hits) / 10 < 1  # a fraction of the rows was looked at
@@ -43,7 +43,7 @@ def test_the_index_finds_most_of_what_is_nearest(indexed, tmp_path):
 
 def test_the_fewer_meet_a_filter_the_more_parts_are_looked_into(indexed, tmp_path, monkeypatch):
     where, queries = parse_filter(["rings=3"]), rows(20, 16, seed=1)
-    exact = ExactStore.create(tmp_path / "exact", 16, {})
+    exact = ExactEngine.create(tmp_path / "exact", 16, {})
     exact.upsert(items(range(2000), rows(2000, 16)))
     truth = exact.search(queries, 10, where).ids.tolist()
     assert indexed.search(queries, 10, where).ids.tolist() == truth  # a fifth of all: every part
@@ -75,39 +75,39 @@ def test_what_comes_in_after_the_index_is_found_too(indexed):
     indexed.upsert(items([7, 2000], np.concatenate([rows(1, 16, seed=6), new])))
     assert indexed.search(new, 1).ids.tolist() == [[2000]]
     assert indexed.count() == 2001
-    indexed.settle()
+    indexed.optimize()
     assert indexed.search(rows(1, 16, seed=6), 1).ids.tolist() == [[7]]
 
 
 def test_a_creation_that_was_cut_off_is_begun_again(tmp_path):
     folder = tmp_path / "lib"
-    LanceStore.create(folder, 4, {"of": "tests"})
+    LanceEngine.create(folder, 4, {"of": "tests"})
     shutil.rmtree(folder / f"{TABLE}.lance")
     with pytest.raises(ValueError, match=r"expected a library of LanceDB in .* tmr index copy"):
-        LanceStore(folder)
-    store = LanceStore.create(folder, 4, {"of": "others"})
+        LanceEngine(folder)
+    store = LanceEngine.create(folder, 4, {"of": "others"})
     assert store.count() == 0 and store.about == {"of": "others"}
 
 
 def test_what_is_no_library(tmp_path):
-    store = LanceStore.create(tmp_path / "lib", 4, {})
+    store = LanceEngine.create(tmp_path / "lib", 4, {})
     with pytest.raises(ValueError, match="expected a new or empty folder"):
-        LanceStore.create(tmp_path / "lib", 4, {})
+        LanceEngine.create(tmp_path / "lib", 4, {})
     head = json.loads((store.folder / HEAD).read_text())
     (store.folder / HEAD).write_text(json.dumps(head | {"format": 0}))
     with pytest.raises(ValueError, match=r"format 2 .* got 0"):
-        LanceStore(store.folder)
+        LanceEngine(store.folder)
 
 
 def test_a_file_that_is_gone_is_said(tmp_path):
-    store = LanceStore.create(tmp_path / "lib", 4, {})
+    store = LanceEngine.create(tmp_path / "lib", 4, {})
     store.upsert(items(range(5), rows(5)))
-    assert store.look() == {}
+    assert store.check() == {}
     for path in (store.folder / f"{TABLE}.lance" / "data").iterdir():
         path.unlink()
-    assert LanceStore(tmp_path / "lib").count() == 5  # which is not read from them
-    again = LanceStore(store.folder)
-    assert list(again.look()) == ["library"]
+    assert LanceEngine(tmp_path / "lib").count() == 5  # which is not read from them
+    again = LanceEngine(store.folder)
+    assert list(again.check()) == ["library"]
     for question in (lambda: again.search(rows(1), 3), lambda: again.get([1])):
-        with pytest.raises(StoreFailed, match=r"can be read in .*copy it again"):
+        with pytest.raises(IndexUnavailable, match=r"can be read in .*copy it again"):
             question()

@@ -20,7 +20,7 @@ from tmr_jax.data.workers import Died
 from tmr_jax.index import __main__ as index
 from tmr_jax.index import build as index_build
 from tmr_jax.index.build import REFUSED, Seen, Source, build, described
-from tmr_jax.index.exact import MANIFEST, ExactStore, shard_places
+from tmr_jax.index.exact import MANIFEST, ExactEngine, shard_places
 from tmr_jax.index.schema import KEPT, contents
 from tmr_jax.models.encode import Encoder
 
@@ -72,7 +72,7 @@ def test_rows_of_a_file(small, file, model, tmp_path, tiny_run):
     assert seen == [(4, 11), (8, 11), (11, 11)]
     assert (account.rows, account.kept, account.refused) == (11, 9, {"unparsable": 2})
     assert (account.salts, account.duplicates, account.variants) == (1, 1, 3)
-    store = ExactStore(tmp_path / "lib")
+    store = ExactEngine(tmp_path / "lib")
     items = store.get(range(11))
     assert [item and item["name"] for item in items] == [
         *["acetic acid", "its salt", "the acid again", None, "benzene", None, "row 7"],
@@ -140,7 +140,7 @@ def test_texts_of_a_file(small, corpus, model, tmp_path, tiny_run, monkeypatch):
     assert seen == [(2, 7), (4, 7), (7, 7), (7, 7)]
     assert (account.rows, account.kept, account.refused) == (7, 6, {"empty-text": 1})
     assert (account.duplicates, account.cut, account.salts) == (2, 1, 0)
-    store = ExactStore(tmp_path / "lib")
+    store = ExactEngine(tmp_path / "lib")
     assert contents(store.about) == "descriptions" and "rdkit" not in store.about
     items = store.get(range(7), [*KEPT, "vector"])
     assert [item and item["smiles"] for item in items] == [t.strip() or None for t in TEXTS]
@@ -179,7 +179,7 @@ def test_a_column_of_texts_by_the_program(corpus, tiny_run, tmp_path, capsys):
     assert "2 descriptions of 3 rows in" in said and "0 came before, 0 are longer" in said
     assert "left out: 1 empty-text" in said
     assert index.main(["check", out]) == 0 and "2 descriptions in" in capsys.readouterr().out
-    assert ExactStore(Path(out)).get([2])[0]["name"] == "9"
+    assert ExactEngine(Path(out)).get([2])[0]["name"] == "9"
     assert index.main([*words, "--text-column", "text", "--smiles-column", "SMILES"]) == 2
     assert "for both; name one of them" in capsys.readouterr().err
     assert index.main(words) == 2  # its molecules are another library

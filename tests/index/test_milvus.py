@@ -9,14 +9,14 @@ from milvus_lite.server_manager import server_manager_instance
 
 from tests.index.items import items, rows
 from tmr_jax.index import milvus
-from tmr_jax.index.milvus import MilvusStore, expression
-from tmr_jax.index.open import TOKEN, open_store
-from tmr_jax.index.schema import Filter, StoreFailed
+from tmr_jax.index.milvus import MilvusEngine, expression
+from tmr_jax.index.open import TOKEN, open_engine
+from tmr_jax.index.schema import Filter, IndexUnavailable
 
 
 @pytest.fixture
 def empty(tmp_path):
-    store = MilvusStore.create(str(tmp_path / "lib.db"), 4, {"of": "tests"})
+    store = MilvusEngine.create(str(tmp_path / "lib.db"), 4, {"of": "tests"})
     yield store
     store.close()
 
@@ -25,17 +25,17 @@ def test_a_server_that_does_not_answer_is_named_and_the_token_is_not(monkeypatch
     monkeypatch.setattr(milvus, "PATIENCE", 0.5)
     monkeypatch.setenv(TOKEN, "geheim")
     with pytest.raises(ValueError, match=r"answer from Milvus at http://127.0.0.1:9, got: ") as e:
-        open_store("http://127.0.0.1:9/mine")
+        open_engine("http://127.0.0.1:9/mine")
     told = [str(e.value), caplog.text, *capfd.readouterr()]
     assert not any("geheim" in text for text in told)
 
 
 def test_a_server_that_ends_is_seen_by_looking(empty, monkeypatch):
-    assert empty.look() == {}
+    assert empty.check() == {}
     monkeypatch.setattr(milvus, "PATIENCE", 0.5)
     server_manager_instance.release_server(empty._server._uri)
-    assert "expected an answer from Milvus" in empty.look()["library"]
-    with pytest.raises(StoreFailed):
+    assert "expected an answer from Milvus" in empty.check()["library"]
+    with pytest.raises(IndexUnavailable):
         empty._server.ask("get", "library", ids=[0], timeout=0.5)
 
 
@@ -55,7 +55,7 @@ def test_a_library_of_another_format_is_refused(empty, tmp_path):
     empty._server.ask("upsert", "library_about", [row])
     empty.close()
     with pytest.raises(ValueError, match=r"format 2 .* got None; copy it again"):
-        MilvusStore(str(tmp_path / "lib.db"))
+        MilvusEngine(str(tmp_path / "lib.db"))
 
 
 def test_a_batch_of_several_messages(empty, monkeypatch):
@@ -77,19 +77,19 @@ def test_a_creation_that_was_cut_off_is_begun_again(empty, tmp_path):
     empty.close()
     path = str(tmp_path / "lib.db")
     with pytest.raises(ValueError, match=r"got none; make it: tmr index copy LIBRARY milvus:"):
-        MilvusStore(path)
-    again = MilvusStore.create(path, 4, {"of": "others"})
+        MilvusEngine(path)
+    again = MilvusEngine.create(path, 4, {"of": "others"})
     assert again.about == {"of": "others"} and again.count() == 0
     again.close()
     with pytest.raises(ValueError, match="expected no collection 'library'"):
-        MilvusStore.create(path, 4, {})
+        MilvusEngine.create(path, 4, {})
 
 
 def test_two_libraries_in_one_file(tmp_path):
     path = str(tmp_path / "lib.db")
     for name in ("one", "two"):
-        MilvusStore.create(path, 4, {"of": name}, name).close()
-    store = MilvusStore(path, "two")
+        MilvusEngine.create(path, 4, {"of": name}, name).close()
+    store = MilvusEngine(path, "two")
     assert store.about == {"of": "two"}
     store.close()
 

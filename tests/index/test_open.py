@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from tmr_jax.index import open as opening
-from tmr_jax.index.exact import ExactStore
+from tmr_jax.index.exact import ExactEngine
 from tmr_jax.index.open import (
     Place,
-    create_store,
-    is_place_of_a_store,
-    is_there,
+    create_engine,
+    exists,
+    is_index_place,
     lock_of,
-    open_store,
+    open_engine,
     parse_place,
 )
 
@@ -53,26 +53,26 @@ def test_a_password_in_an_address_is_refused_and_not_shown():
 
 
 def test_what_a_new_place_is(tmp_path):
-    create_store(tmp_path / "new", 4, {}).close()
-    assert type(open_store(tmp_path / "new")).__name__ == "LanceStore"
-    create_store(f"exact:{tmp_path / 'old'}", 4, {}).close()
-    assert type(open_store(tmp_path / "old")) is ExactStore
+    create_engine(tmp_path / "new", 4, {}).close()
+    assert type(open_engine(tmp_path / "new")).__name__ == "LanceEngine"
+    create_engine(f"exact:{tmp_path / 'old'}", 4, {}).close()
+    assert type(open_engine(tmp_path / "old")) is ExactEngine
     with pytest.raises(ValueError, match="expected a library in"):
-        open_store(tmp_path)
+        open_engine(tmp_path)
 
 
 def test_what_is_there(tmp_path):
     places = [str(tmp_path / "a"), f"exact:{tmp_path / 'b'}", f"milvus:{tmp_path / 'c.db'}"]
     for place in places:
-        assert not is_there(place)
-        create_store(place, 4, {}).close()
-        assert is_there(place) and is_place_of_a_store(place)
+        assert not exists(place)
+        create_engine(place, 4, {}).close()
+        assert exists(place) and is_index_place(place)
     assert not (tmp_path / "other.db").exists()
     with pytest.raises(ValueError, match=r"library in the collection 'library' at .*other\.db"):
-        open_store(tmp_path / "other.db")
+        open_engine(tmp_path / "other.db")
     assert not (tmp_path / "other.db").exists()
     (tmp_path / "my.smi").write_text("C\n")
-    assert not is_place_of_a_store(tmp_path / "my.smi")
+    assert not is_index_place(tmp_path / "my.smi")
 
 
 def test_locks_lie_where_their_place_is():
@@ -96,5 +96,5 @@ def test_a_package_that_is_not_installed(place, package, command, tmp_path, monk
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match=f"to be installed, got: .*{package}.*; say {command}"):
-        create_store(place.format(tmp_path), 4, {})
+        create_engine(place.format(tmp_path), 4, {})
     assert opening.TOKEN == "TMR_JAX_MILVUS_TOKEN"

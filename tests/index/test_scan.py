@@ -8,7 +8,7 @@ import pytest
 
 from tests.index.items import items, rows
 from tmr_jax.index import scan
-from tmr_jax.index.exact import ExactStore
+from tmr_jax.index.exact import ExactEngine
 from tmr_jax.index.schema import NONE
 from tmr_jax.search.filters import parse_filter
 
@@ -31,7 +31,7 @@ def on_devices(monkeypatch):
 @pytest.mark.parametrize("words", [[], ["rings=2"], ["mw<50"]], ids=str)
 def test_the_same_as_by_numpy(on_devices, tmp_path, words):
     where = parse_filter(words) if words else None
-    store = ExactStore.create(tmp_path / "lib", 16, {})
+    store = ExactEngine.create(tmp_path / "lib", 16, {})
     vectors = rows(5000, 16)
     for low, high in ((0, 3000), (3000, 3001), (3001, 5000)):
         store.upsert(items(range(low, high), vectors[low:high]))
@@ -51,7 +51,7 @@ def test_equals_go_to_the_lower_id_across_devices(on_devices, tmp_path):
     vectors = rows(3000, 16)
     same = np.random.default_rng(0).permutation(3000)[:400]
     vectors[same] = vectors[same[0]]
-    store = ExactStore.create(tmp_path / "lib", 16, {})
+    store = ExactEngine.create(tmp_path / "lib", 16, {})
     store.upsert(items(range(1500, 3000), vectors[1500:]))
     store.upsert(items(range(1500), vectors[:1500]))
     on_devices()
@@ -61,7 +61,7 @@ def test_equals_go_to_the_lower_id_across_devices(on_devices, tmp_path):
 
 
 def test_more_than_there_is_on_devices(on_devices, tmp_path):
-    store = ExactStore.create(tmp_path / "lib", 4, {})
+    store = ExactEngine.create(tmp_path / "lib", 4, {})
     store.upsert(items(range(3), rows(3)))
     on_devices()
     found = store.search(rows(1), 5)

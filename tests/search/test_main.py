@@ -139,6 +139,17 @@ def test_only_what_holds_a_substructure(
     assert [r["rank"] for r in rows] == ["1", "2"]
 
 
+def test_older_spellings_of_options_mean_the_same(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = []
+    for index, diversity in (("--library", "--spread"), ("--index", "--diversity")):
+        asked = [*words[:2], index, words[3], diversity, "0.9", "-k", "2", "--json", "an amine"]
+        assert main(asked) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+
+
 def test_texts_and_queries_from_files(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,7 +224,7 @@ def test_no_sdf_is_made_of_texts() -> None:
         (["--texts", "t.txt", "x"], "leave one out"),
         (["--from-file", "missing.txt"], "missing.txt"),
         (["--contains", "C(", "x"], "expected a SMARTS"),
-        (["--spread", "2", "x"], "diversity of 0 to 1"),
+        (["--diversity", "2", "x"], "diversity of 0 to 1"),
         (["--molecule", "C1CC"], "unparsable"),
         (["--smiles-column", "x", "--library", "missing.csv", "x"], "missing.csv"),
         (["--run", "nowhere", "x"], "run directory"),

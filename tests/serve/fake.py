@@ -12,7 +12,7 @@ import numpy as np
 
 from tmr_jax.data.features.graph import parse_smiles
 from tmr_jax.data.features.properties import group_mask, properties
-from tmr_jax.index.library import Account
+from tmr_jax.index.index import Summary
 from tmr_jax.index.schema import COMPARE, DESCRIPTIONS, FLAGS
 from tmr_jax.search.explain import Explanation, Word
 from tmr_jax.search.queries import QueryEncoder
@@ -78,7 +78,7 @@ class Fake(Retriever):
         self._queries = FakeQueries()
         self._matcher = FakeMatcher()  # type: ignore[assignment]
         self._second_stage = None
-        self._holds(Account("secret/folder/my.smi", len(molecules), len(molecules), {}))
+        self._holds(Summary("secret/folder/my.smi", len(molecules), len(molecules), {}))
         self.gate = threading.Event()  # closed: searches wait
         self.gate.set()
         self._items = []
@@ -88,7 +88,7 @@ class Fake(Retriever):
             columns |= dict.fromkeys(FLAGS, False)
             self._items.append((smiles, name, columns))
 
-    def _holds(self, account: Account) -> None:
+    def _holds(self, account: Summary) -> None:
         self._library = SimpleNamespace(account=account, partial=False)  # type: ignore[assignment]
 
     @property
@@ -125,7 +125,7 @@ class FakeOfTexts(Fake):
 
     def __init__(self) -> None:
         super().__init__(())
-        self._holds(Account("folder/corpus.txt", 4, 3, {"empty-text": 1}, DESCRIPTIONS))
+        self._holds(Summary("folder/corpus.txt", 4, 3, {"empty-text": 1}, DESCRIPTIONS))
         self._items = [(text, name, {"duplicate": name == "long"}) for text, name in TEXTS]
 
 

@@ -16,7 +16,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.serve.fake import Fake, FakeOfTexts, engine
-from tmr_jax.index.schema import StoreFailed
+from tmr_jax.index.schema import IndexUnavailable
 from tmr_jax.serve.app import __file__ as app_file
 from tmr_jax.serve.app import create_app
 from tmr_jax.serve.engine import IndexSource, SearchEngine
@@ -404,7 +404,7 @@ def test_a_damaged_library_is_told_and_the_rest_answers() -> None:
 def test_a_store_that_fails_is_no_fault_of_the_clients() -> None:
     fake = Fake()
     with opened(fake) as client:
-        fake.fails = StoreFailed("expected a library that can be read in /secret/place, got x")
+        fake.fails = IndexUnavailable("expected a library that can be read in /secret/place, got x")
         for asked in ({}, {"substructure": "C"}):
             response = client.post("/api/search", json={"queries": ["a"], **asked})
             assert "secret" not in refused(response, 503, "library_unreadable")

@@ -22,7 +22,7 @@ import pytest
 import tmr_jax
 from tmr_jax.index import build as index_build
 from tmr_jax.index.copy import copy
-from tmr_jax.index.schema import StoreFailed
+from tmr_jax.index.schema import IndexUnavailable
 from tmr_jax.serve.__main__ import TOKEN, Arguments, check, index_source, main
 
 GOOD = "0123456789abcdefghijklmnopqrstuv"
@@ -258,7 +258,7 @@ def test_other_engines_are_looked_after_too(
     else:
         shutil.rmtree(tmp_path / "lance" / "items.lance" / "data")
     assert list(served.damage()) == ["library"]
-    with pytest.raises(StoreFailed):
+    with pytest.raises(IndexUnavailable):
         retriever.search("an alcohol")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.index.items import items, rows
-from tmr_jax.index.exact import ExactStore
+from tmr_jax.index.exact import ExactEngine
 
 TOOL = vars(importlib.import_module("tools.bench.stores"))
 
@@ -40,10 +40,10 @@ def test_a_table_of_all_engines(tmp_path, monkeypatch, capsys):
 
 
 def test_real_rows_come_first_and_others_lie_between(tmp_path):
-    store = ExactStore.create(tmp_path / "real", 16, {"model": {"checkpoint": "abc"}})
+    store = ExactEngine.create(tmp_path / "real", 16, {"model": {"checkpoint": "abc"}})
     store.upsert(items(range(0, 200, 2), rows(100, 16)))
     TOOL["make"](told(library=tmp_path / "real"), tmp_path / "out", tmp_path / "queries.npy")
-    made = ExactStore(tmp_path / "out")
+    made = ExactEngine(tmp_path / "out")
     (batch,) = made.batches()
     assert batch.vectors.shape == (700, 16) and made.account["kept"] == 700
     np.testing.assert_array_equal(batch.vectors[:100], rows(100, 16))
@@ -58,7 +58,7 @@ def test_real_rows_come_first_and_others_lie_between(tmp_path):
 
 def test_no_more_rows_are_real_than_are_asked_for(tmp_path, monkeypatch):
     monkeypatch.setitem(TOOL["make"].__globals__, "BLOCK", 7)
-    store = ExactStore.create(tmp_path / "real", 4, {})
+    store = ExactEngine.create(tmp_path / "real", 4, {})
     store.upsert(items(range(30), rows(30)))
     real = TOOL["seeds"](told(library=tmp_path / "real", rows=20), np.random.default_rng(0))
     np.testing.assert_array_equal(real.vectors, rows(30)[:20])

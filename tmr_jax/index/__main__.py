@@ -22,8 +22,8 @@ import tyro
 from tmr_jax import cli
 
 if TYPE_CHECKING:
-    from tmr_jax.index.build import Account
-    from tmr_jax.index.schema import Store
+    from tmr_jax.index.build import BuildReport
+    from tmr_jax.index.schema import Engine
 
 USER_ERROR = 2
 
@@ -94,7 +94,7 @@ def make(chosen: Build) -> int:
     return 0
 
 
-def sentence(account: Account, out: Path, of: str) -> str:
+def sentence(account: BuildReport, out: Path, of: str) -> str:
     """What became of the rows, in words; `of` what the library is, as `store.contents` says."""
     from tmr_jax.index.schema import DESCRIPTIONS
 
@@ -132,10 +132,10 @@ def copy(origin: str, to: str) -> int:
 
 def check(place: str) -> int:
     """Says whether a library holds what was written into it; 2 where it does not."""
-    from tmr_jax.index.open import open_store
+    from tmr_jax.index.open import open_engine
     from tmr_jax.index.schema import contents
 
-    store = open_store(place)
+    store = open_engine(place)
     bad = _differing(store)
     if store.account is None:
         bad["the whole"] = "its making has not come to its end"
@@ -152,12 +152,12 @@ def check(place: str) -> int:
     return 0
 
 
-def _differing(store: Store) -> dict[str, str]:
+def _differing(store: Engine) -> dict[str, str]:
     """Parts of a library that are not what was written, by the hashes that it was sealed with."""
     from tmr_jax.index.copy import HASH, content
-    from tmr_jax.index.exact import ExactStore
+    from tmr_jax.index.exact import ExactEngine
 
-    if isinstance(store, ExactStore):
+    if isinstance(store, ExactEngine):
         return {f"shard {name}": wrong for name, wrong in store.verify().items()}
     if store.account is None or content(store) == store.account[HASH]:
         return {}

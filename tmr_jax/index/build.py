@@ -34,7 +34,7 @@ from tmr_jax.index.entries import PATIENCE, RDKIT, digest
 from tmr_jax.index.exact import (
     HEAD,
     SHARDS,
-    ExactStore,
+    ExactEngine,
     damage,
     keep_text,
     map_shard,
@@ -82,7 +82,7 @@ class Source(NamedTuple):
 
 
 @dataclasses.dataclass
-class Account:
+class BuildReport:
     """What became of the rows: rows = kept + all refused."""
 
     rows: int = 0
@@ -131,7 +131,7 @@ def build(
     out: Path,
     model: Model,
     watch: Callable[[int, int | None], None] = lambda done, total: None,
-) -> Account:
+) -> BuildReport:
     """The library of a file in the folder `out`, whatever of it is not there yet.
 
     `watch(rows, total)` is called after every shard, and of texts while one is encoded; the total
@@ -149,7 +149,7 @@ def build(
         (out / SHARDS).mkdir(parents=True, exist_ok=True)
         with hold(out / "lock"):
             if not (out / HEAD).exists():
-                ExactStore.create(out, model.config.model.dim, about)
+                ExactEngine.create(out, model.config.model.dim, about)
             _sweep(out)
             total, done, made = count_rows(source), 0, 0
             seen = {flag: Seen() for flag in FOUND_BY}
@@ -175,7 +175,7 @@ def build(
         ) from error
 
 
-def build_shown(source: Source, out: Path, model: Model) -> Account:
+def build_shown(source: Source, out: Path, model: Model) -> BuildReport:
     """`build` with a progress bar on standard error."""
     with progress() as bar:
         task = bar.add_task("encoding the library", total=None)
@@ -426,10 +426,10 @@ def _write(
     write_shard(out, number, batch, width, told)
 
 
-def _finish(out: Path, rows: int, made: int) -> Account:
+def _finish(out: Path, rows: int, made: int) -> BuildReport:
     """Writes refused.tsv, then the seal of the whole."""
     width = int(read_head(out)["width"])
-    account = Account(rows=rows, made=made)
+    account = BuildReport(rows=rows, made=made)
     lines = ["row\treason\tbeginning"]
     for place in shard_places(out):
         seal, shard = read_seal(place), map_shard(place, width)
@@ -452,7 +452,7 @@ def _finish(out: Path, rows: int, made: int) -> Account:
     keep_text(out / REFUSED, "\n".join(lines) + "\n")
     whole = dataclasses.asdict(account)
     del whole["made"]  # how often the build was stopped is no part of what it made
-    ExactStore(out).seal(whole)
+    ExactEngine(out).finalize(whole)
     return account
 
 

@@ -19,8 +19,8 @@ import numpy as np
 
 from tmr_jax.data.lock import hold
 from tmr_jax.data.progress import progress
-from tmr_jax.index.open import create_store, is_there, lock_of, open_store
-from tmr_jax.index.schema import COLUMNS, KEPT, TEXTS, Batch, Store, contents
+from tmr_jax.index.open import create_engine, exists, lock_of, open_engine
+from tmr_jax.index.schema import COLUMNS, KEPT, TEXTS, Batch, Engine, contents
 from tmr_jax.types import UserError
 
 SIZE = 20_000  # items of a batch: what a kill loses at most
@@ -44,16 +44,16 @@ def copy(origin: str | Path, to: str | Path, watch: Watch = lambda *said: None) 
     has arrived differs from what was sent; `Locked` where another copy to `to` is at work.
     """
     with ExitStack() as stack:
-        source = stack.enter_context(closing(open_store(origin)))
+        source = stack.enter_context(closing(open_engine(origin)))
         account = whole(source, origin)
         lock = lock_of(to)
-        is_new = not is_there(to)
+        is_new = not exists(to)
         if lock is not None:
             lock.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(hold(lock))
         if is_new:
-            create_store(to, source.width, source.about).close()
-        target = stack.enter_context(closing(open_store(to)))
+            create_engine(to, source.width, source.about).close()
+        target = stack.enter_context(closing(open_engine(to)))
         _same(source, target, origin, to)
         total = source.count()
         there = total if target.account is not None else target.count()
@@ -67,7 +67,7 @@ def copy(origin: str | Path, to: str | Path, watch: Watch = lambda *said: None) 
             watch(STAGES[0], digest.count, total)
         if target.account is None:
             watch(STAGES[1], 0, total)
-            target.settle()
+            target.optimize()
             watch(STAGES[1], total, total)
         arrived = content(target, lambda done: watch(STAGES[2], done, total))
         if arrived != digest.value():
@@ -77,7 +77,7 @@ def copy(origin: str | Path, to: str | Path, watch: Watch = lambda *said: None) 
                 "again"
             )
         if target.account is None:
-            target.seal(account | {HASH: arrived})
+            target.finalize(account | {HASH: arrived})
         return Copied(total, sent, arrived, contents(source.about))
 
 
@@ -96,7 +96,7 @@ def copy_shown(origin: str | Path, to: str | Path) -> Copied:
         return copy(origin, to, watch)
 
 
-def whole(store: Store, place: str | Path) -> dict[str, Any]:
+def whole(store: Engine, place: str | Path) -> dict[str, Any]:
     """What became of a library's rows; ValueError where its making has not come to its end."""
     if store.account is None:
         raise UserError(
@@ -135,7 +135,7 @@ class Digest:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def content(store: Store, watch: Callable[[int], None] = lambda done: None) -> str:
+def content(store: Engine, watch: Callable[[int], None] = lambda done: None) -> str:
     """The hash of everything in a library."""
     digest = Digest()
     for batch in store.batches(SIZE):
@@ -150,7 +150,7 @@ def last(batch: Batch, count: int) -> Batch:
     return Batch(batch.ids[len(batch.ids) - count :], batch.vectors[-count:], columns)
 
 
-def _same(source: Store, target: Store, origin: str | Path, to: str | Path) -> None:
+def _same(source: Engine, target: Engine, origin: str | Path, to: str | Path) -> None:
     if (source.width, source.about) != (target.width, target.about):
         raise UserError(
             f"expected nothing, or a copy of {origin} that was begun, in {to}, got another library "

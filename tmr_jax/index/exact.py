@@ -34,8 +34,8 @@ from tmr_jax.index.schema import (
     WHOLE,
     Batch,
     Filter,
-    Found,
-    StoreFailed,
+    IndexUnavailable,
+    Matches,
     check_batch,
     meets,
 )
@@ -64,11 +64,11 @@ class Shard(NamedTuple):
     table: pa.RecordBatch  # with TEXTS
 
 
-class ExactStore:
+class ExactEngine:
     """Every row is compared with every query: the truth, and fast enough up to a million rows."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens a library; ValueError where there is none, its kind StoreFailed where none is left.
+        """Opens an index; ValueError where there is none, IndexUnavailable where it cannot be read.
 
         A shard that is damaged or gone is left out and counted in `broken`.
         """
@@ -84,14 +84,14 @@ class ExactStore:
             for place in places:
                 self._open(place)
         except OSError as error:
-            raise StoreFailed(
+            raise IndexUnavailable(
                 f"expected a library that can be read in {folder}, got {error}; make it again with "
                 "tmr index, or see who may read it"
             ) from error
         self._order()
 
     @classmethod
-    def create(cls, folder: Path, width: int, about: dict[str, Any]) -> ExactStore:
+    def create(cls, folder: Path, width: int, about: dict[str, Any]) -> ExactEngine:
         """An empty library in a new folder; ValueError where something else is there.
 
         The folder may hold what a creation that was stopped has left, and a lock.
@@ -113,7 +113,7 @@ class ExactStore:
         self._open(self.folder / SHARDS / f"{number:06}")
         self._order()
 
-    def search(self, vectors: np.ndarray, k: int, where: Filter | None = None) -> Found:
+    def search(self, vectors: np.ndarray, k: int, where: Filter | None = None) -> Matches:
         ids = np.full((len(vectors), k), NONE, np.int64)
         scores = np.full((len(vectors), k), -np.inf, np.float32)
         for low in range(0, len(vectors), TILE):
@@ -123,7 +123,7 @@ class ExactStore:
             found = self._tile(tile, k, where)
             ids[low : low + TILE] = found[0][: len(part)]
             scores[low : low + TILE] = found[1][: len(part)]
-        return Found(ids, scores, bool(self.broken))
+        return Matches(ids, scores, bool(self.broken))
 
     def get(self, ids: Sequence[int], names: Sequence[str] = KEPT) -> list[dict[str, Any] | None]:
         return [self._item(int(i), names) for i in ids]
@@ -161,10 +161,10 @@ class ExactStore:
         ids, vectors = (np.concatenate([p[i] for p in parts])[back] for i in (0, 1))
         return Batch(ids, vectors, columns)
 
-    def settle(self) -> None:
+    def optimize(self) -> None:
         """Every row is compared: there is no index."""
 
-    def seal(self, account: dict[str, Any]) -> None:
+    def finalize(self, account: dict[str, Any]) -> None:
         ids, parts = hashlib.sha256(), {}
         for place in shard_places(self.folder):
             seal = read_seal(place)
@@ -174,13 +174,13 @@ class ExactStore:
         keep_text(self.folder / MANIFEST, json.dumps(whole, indent=1) + "\n")
         self.account = account
 
-    def look(self) -> dict[str, str]:
+    def check(self) -> dict[str, str]:
         """Files that are gone, cut, or hold other bytes, though as many of them.
 
         Bytes are read only of shards that have changed, and once of every other, a few at a time.
         """
         try:
-            bad, places = dict(ExactStore(self.folder).broken), shard_places(self.folder)
+            bad, places = dict(ExactEngine(self.folder).broken), shard_places(self.folder)
         except (ValueError, OSError) as error:
             return {WHOLE: str(error)}
         fresh = [p for p in places if p.name not in bad and not _is_read(p)]

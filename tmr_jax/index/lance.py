@@ -38,8 +38,8 @@ from tmr_jax.index.schema import (
     WHOLE,
     Batch,
     Filter,
-    Found,
-    StoreFailed,
+    IndexUnavailable,
+    Matches,
     bits,
     check_batch,
     literal,
@@ -61,8 +61,8 @@ ROUNDS, SAMPLE = 15, 128  # of finding the centres; rows of each that are looked
 READ = 1_000  # ids that are looked up at once
 
 
-class LanceStore:
-    """Approximate search beyond `INDEX_FROM` rows, after `settle`."""
+class LanceEngine:
+    """Approximate search beyond `INDEX_FROM` rows, after `optimize`."""
 
     def __init__(self, folder: Path) -> None:
         """Opens a library; ValueError where there is none."""
@@ -72,7 +72,7 @@ class LanceStore:
             head = json.loads((folder / HEAD).read_text("utf-8"))
             self._table = lancedb.connect(folder).open_table(TABLE)
         except (OSError, ValueError, RuntimeError) as error:
-            raise StoreFailed(
+            raise IndexUnavailable(
                 f"expected a library of LanceDB in {folder}, got none that can be read ({error}); "
                 "make one: tmr index copy LIBRARY FOLDER"
             ) from error
@@ -88,18 +88,18 @@ class LanceStore:
         self._parts = self._count // PARTITION if _is_indexed(self._table) else 0
 
     @staticmethod
-    def is_there(folder: Path) -> bool:
+    def exists(folder: Path) -> bool:
         """Whether a library was created; its head alone is what a stopped creation leaves."""
         return (folder / HEAD).exists() and TABLE in lancedb.connect(folder).list_tables().tables
 
     @classmethod
-    def create(cls, folder: Path, width: int, about: dict[str, Any]) -> LanceStore:
+    def create(cls, folder: Path, width: int, about: dict[str, Any]) -> LanceEngine:
         """An empty library in a new folder; ValueError where something else is there.
 
         The folder may hold what a creation that was stopped has left, and a lock.
         """
         there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        begun = HEAD in there and not cls.is_there(folder)
+        begun = HEAD in there and not cls.exists(folder)
         if folder.exists() and not (begun or there <= {LOCK}):
             raise UserError(
                 f"expected a new or empty folder for a library, got {folder}, which holds "
@@ -122,7 +122,7 @@ class LanceStore:
             merge.when_not_matched_insert_all().execute(rows)
         self._greatest = max(self._greatest, int(batch.ids.max(initial=NONE)))
 
-    def search(self, vectors: np.ndarray, k: int, where: Filter | None = None) -> Found:
+    def search(self, vectors: np.ndarray, k: int, where: Filter | None = None) -> Matches:
         ids = np.full((len(vectors), k), NONE, np.int64)
         scores = np.full((len(vectors), k), -np.inf, np.float32)
         condition = sql(where)
@@ -140,7 +140,7 @@ class LanceStore:
             number = found.column("id").to_numpy()
             order = np.lexsort((number, -cosine))
             ids[i, : len(order)], scores[i, : len(order)] = number[order], cosine[order]
-        return Found(ids, scores)
+        return Matches(ids, scores)
 
     def get(self, ids: Sequence[int], names: Sequence[str] = KEPT) -> list[dict[str, Any] | None]:
         wanted = [int(i) for i in dict.fromkeys(ids)]
@@ -174,7 +174,7 @@ class LanceStore:
             columns |= {name: rows.column(name).to_pylist() for name in TEXTS}
             yield Batch(rows.column("id").to_numpy(), flat.reshape(-1, self.width), columns)
 
-    def settle(self) -> None:
+    def optimize(self) -> None:
         """Merges what was added bit by bit and makes the indices: minutes for a million rows.
 
         Nobody else may be reading or writing: what the newest version does not hold is removed.
@@ -196,15 +196,15 @@ class LanceStore:
         self._count = self._table.count_rows()
         self._parts = self._count // PARTITION if _is_indexed(self._table) else 0
 
-    def seal(self, account: dict[str, Any]) -> None:
+    def finalize(self, account: dict[str, Any]) -> None:
         _write_head(self.folder, self.width, self.about, account)
         self.account = account
 
-    def look(self) -> dict[str, str]:
+    def check(self) -> dict[str, str]:
         """Asked by a search, which reads data files: to count, or to open it, takes none."""
         try:
             self.search(np.eye(1, self.width, dtype=np.float32), 1)
-        except StoreFailed as error:
+        except IndexUnavailable as error:
             return {WHOLE: str(error)}
         return {}
 
@@ -257,7 +257,7 @@ def _reading(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, pa.ArrowException) as error:
-        raise StoreFailed(
+        raise IndexUnavailable(
             f"expected a library that can be read in {folder}, got {error}; copy it again with "
             "tmr index copy"
         ) from error

@@ -29,8 +29,8 @@ from tmr_jax.index.schema import (
     WHOLE,
     Batch,
     Filter,
-    Found,
-    StoreFailed,
+    IndexUnavailable,
+    Matches,
     bits,
     check_batch,
     literal,
@@ -54,13 +54,13 @@ KINDS = {np.float32: DataType.FLOAT, np.int32: DataType.INT32, np.int64: DataTyp
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
 
 
-class MilvusStore:
+class MilvusEngine:
     """Approximate search in a cluster; `uri` is http(s)://HOST:PORT, or a path that ends in .db."""
 
     def __init__(self, uri: str, name: str = "library", token: str = "") -> None:
         """Opens a library; ValueError where there is none, or no answer."""
         self.broken: dict[str, str] = {}  # a server answers for all or not at all: see `look`
-        if not self.is_there(uri, name, token):
+        if not self.exists(uri, name, token):
             raise UserError(
                 f"expected a library in the collection {name!r} at {uri}, got none; make it: "
                 f"tmr index copy LIBRARY {_words(uri, name)}"
@@ -82,7 +82,7 @@ class MilvusStore:
         self.account: dict[str, Any] | None = head["account"]
 
     @staticmethod
-    def is_there(uri: str, name: str = "library", token: str = "") -> bool:
+    def exists(uri: str, name: str = "library", token: str = "") -> bool:
         """Whether a library was created: the items come after the head."""
         if uri.endswith(LITE) and not Path(uri).exists():
             return False  # Milvus Lite would make it
@@ -92,9 +92,9 @@ class MilvusStore:
     @classmethod
     def create(
         cls, uri: str, width: int, about: dict[str, Any], name: str = "library", token: str = ""
-    ) -> MilvusStore:
+    ) -> MilvusEngine:
         """An empty library; ValueError where a collection of that name is there."""
-        if cls.is_there(uri, name, token):
+        if cls.exists(uri, name, token):
             raise UserError(
                 f"expected no collection {name!r} at {uri}, got one; choose another name"
             )
@@ -115,7 +115,7 @@ class MilvusStore:
         for low in range(0, len(rows), AT_ONCE):
             self._server.ask("upsert", self._name, rows[low : low + AT_ONCE])
 
-    def search(self, vectors: np.ndarray, k: int, where: Filter | None = None) -> Found:
+    def search(self, vectors: np.ndarray, k: int, where: Filter | None = None) -> Matches:
         ids = np.full((len(vectors), k), NONE, np.int64)
         scores = np.full((len(vectors), k), -np.inf, np.float32)
         least = EFFORT if where is None else EFFORT_FILTERED
@@ -133,7 +133,7 @@ class MilvusStore:
             number = np.array([hit["id"] for hit in hits], np.int64)
             order = np.lexsort((number, -own))
             ids[i, : len(order)], scores[i, : len(order)] = number[order], own[order]
-        return Found(ids, scores)
+        return Matches(ids, scores)
 
     def get(self, ids: Sequence[int], names: Sequence[str] = KEPT) -> list[dict[str, Any] | None]:
         names = ["id", *names]
@@ -169,21 +169,21 @@ class MilvusStore:
             last = int(ids[-1])
         pages.close()
 
-    def settle(self) -> None:
+    def optimize(self) -> None:
         """Milvus makes its index as rows come in; this waits until all are in it."""
         self._server.ask("flush", self._name)
 
-    def seal(self, account: dict[str, Any]) -> None:
+    def finalize(self, account: dict[str, Any]) -> None:
         head = {"width": self.width, "about": self.about, "account": account}
         _write_head(self._server, self._name, head)
         self.account = account
 
-    def look(self) -> dict[str, str]:
+    def check(self) -> dict[str, str]:
         """Asked for one item: cheap for a cluster, and for a file, whose searches read all rows."""
         try:
             words: dict[str, Any] = {"output_fields": ["id"], "timeout": PATIENCE}
             self._server.ask("get", self._name, ids=[0], **words)
-        except StoreFailed as error:
+        except IndexUnavailable as error:
             return {WHOLE: str(error)}
         return {}
 
@@ -205,12 +205,12 @@ class _Server:
         return self.told(lambda: getattr(self._client, verb)(*told, **named))
 
     def told(self, question: Any) -> Any:
-        """The answer to a question; StoreFailed where Milvus has none."""
+        """The answer to a question; IndexUnavailable where Milvus has none."""
         try:
             return question()
         except MilvusException as error:
             said = str(error).replace(self._token, SECRET) if self._token else str(error)
-        raise StoreFailed(
+        raise IndexUnavailable(
             f"expected an answer from Milvus at {self._uri}, got: {said}; see that it runs there, "
             "and that TMR_JAX_MILVUS_TOKEN is set if it wants one"
         )

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tmr_jax.index.exact import HEAD as EXACT_HEAD
-from tmr_jax.index.exact import ExactStore
-from tmr_jax.index.schema import LANCE_HEAD, LITE, Store
+from tmr_jax.index.exact import ExactEngine
+from tmr_jax.index.schema import LANCE_HEAD, LITE, Engine
 from tmr_jax.types import UserError
 
 TOKEN = "TMR_JAX_MILVUS_TOKEN"
@@ -55,7 +55,7 @@ def parse_place(place: str | Path) -> Place:
     return Place(engine, path)
 
 
-def is_place_of_a_store(place: str | Path) -> bool:
+def is_index_place(place: str | Path) -> bool:
     """Whether it is a folder or an engine's words, and no file of molecules."""
     found = parse_place(place)
     return bool(found.engine or not found.path or found.path.is_dir())
@@ -70,7 +70,7 @@ def lock_of(place: str | Path) -> Path | None:
     return found.path.with_name(f"{found.path.name}.lock") if lite else found.path / "lock"
 
 
-def open_store(place: str | Path) -> Store:
+def open_engine(place: str | Path) -> Engine:
     """The library at a place.
 
     Raises ValueError where there is none, where it cannot be read, and where the engine's package
@@ -82,10 +82,10 @@ def open_store(place: str | Path) -> Store:
     assert path is not None
     if engine == "lance" or (not engine and (path / LANCE_HEAD).exists()):
         return _lance()(path)
-    return ExactStore(path)
+    return ExactEngine(path)
 
 
-def create_store(place: str | Path, width: int, about: dict[str, Any]) -> Store:
+def create_engine(place: str | Path, width: int, about: dict[str, Any]) -> Engine:
     """An empty library at a place, LanceDB's where a folder is all that is said.
 
     Raises ValueError where something is there, and where the engine's package is not installed.
@@ -95,34 +95,32 @@ def create_store(place: str | Path, width: int, about: dict[str, Any]) -> Store:
         told = (collection, os.environ.get(TOKEN, ""))
         return _milvus().create(uri or str(path), width, about, *told)
     assert path is not None
-    return (ExactStore if engine == "exact" else _lance()).create(path, width, about)
+    return (ExactEngine if engine == "exact" else _lance()).create(path, width, about)
 
 
-def is_there(place: str | Path) -> bool:
-    """Whether something is at a place that `open_store` opens, or says what is wrong with it."""
+def exists(place: str | Path) -> bool:
+    """Whether something is at a place that `open_engine` opens, or says what is wrong with it."""
     engine, path, uri, collection = parse_place(place)
     if uri:
-        return _milvus().is_there(uri, collection, os.environ.get(TOKEN, ""))
+        return _milvus().exists(uri, collection, os.environ.get(TOKEN, ""))
     assert path is not None
     if engine == "milvus":
-        return path.exists() and _milvus().is_there(str(path), collection)
-    return (path / EXACT_HEAD).exists() or (
-        (path / LANCE_HEAD).exists() and _lance().is_there(path)
-    )
+        return path.exists() and _milvus().exists(str(path), collection)
+    return (path / EXACT_HEAD).exists() or ((path / LANCE_HEAD).exists() and _lance().exists(path))
 
 
 def _lance() -> Any:
     with _installed("lancedb", "make setup"):
-        from tmr_jax.index.lance import LanceStore
-    return LanceStore
+        from tmr_jax.index.lance import LanceEngine
+    return LanceEngine
 
 
 def _milvus() -> Any:
     with _installed("pymilvus and milvus-lite", "make setup EXTRAS=dev,milvus"):
         import milvus_lite  # noqa: F401
 
-        from tmr_jax.index.milvus import MilvusStore
-    return MilvusStore
+        from tmr_jax.index.milvus import MilvusEngine
+    return MilvusEngine
 
 
 @contextmanager

@@ -94,7 +94,7 @@ class Batch(NamedTuple):
     columns: dict[str, Any]  # COLUMNS as arrays [n], TEXTS as lists
 
 
-class Found(NamedTuple):
+class Matches(NamedTuple):
     """The best items of each query, best first; places that none fills have the id `NONE`."""
 
     ids: Int[np.ndarray, "Q K"]
@@ -111,11 +111,11 @@ def contents(about: dict[str, Any]) -> str:
     return about.get("of", MOLECULES)
 
 
-class StoreFailed(UserError):
+class IndexUnavailable(UserError):
     """What was a library cannot be read, or its server does not answer: nobody asked wrongly."""
 
 
-class Store(Protocol):
+class Engine(Protocol):
     """What every engine does. Ids and columns are the caller's; vectors have length one."""
 
     width: int
@@ -129,7 +129,7 @@ class Store(Protocol):
 
     def search(
         self, vectors: Float[np.ndarray, "Q D"], k: int, where: Filter | None = None
-    ) -> Found:
+    ) -> Matches:
         """The k items of highest cosine among those that meet the filter."""
         ...
 
@@ -146,15 +146,15 @@ class Store(Protocol):
         """Everything, in the order of the ids."""
         ...
 
-    def settle(self) -> None:
+    def optimize(self) -> None:
         """Makes its indices, where it has any; what was stopped may be begun again."""
         ...
 
-    def seal(self, account: dict[str, Any]) -> None:
+    def finalize(self, account: dict[str, Any]) -> None:
         """Marks it whole: nothing more comes in."""
         ...
 
-    def look(self) -> dict[str, str]:
+    def check(self) -> dict[str, str]:
         """Parts that cannot be read now, and why: cheap, for it is asked every few seconds."""
         ...
 

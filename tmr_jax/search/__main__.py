@@ -36,7 +36,7 @@ class Arguments:
     """Descriptions, each in quotes; with --molecule, SMILES."""
     run: Path
     """Directory that training wrote, e.g. runs/quickstart."""
-    library: Path | None = None
+    library: Annotated[Path | None, tyro.conf.arg(aliases=["--index"])] = None
     """Molecules to search: .smi, .csv, .tsv, .parquet or .sdf, gzipped or not, or the folder that
     tmr index has made of one. Or descriptions: .txt, one on each line, a table with --text-column,
     or their folder. Without one, the molecules of the run's own test pool."""
@@ -53,8 +53,8 @@ class Arguments:
     contains: str = ""
     """Only molecules with this substructure, a SMARTS such as c1ccccc1N; two seconds at most are
     spent on looking for it, from the nearest molecule on."""
-    spread: float = 0.0
-    """0 to 1: how much unlike structures count beside the fit (maximal marginal relevance)."""
+    diversity: Annotated[float, tyro.conf.arg(aliases=["--spread"])] = 0.0
+    """0 to 1: trade fit for structures that differ (maximal marginal relevance)."""
     molecule: bool = False
     """The queries are SMILES: find the molecules like them, or the descriptions that fit."""
     smiles_column: str = ""
@@ -190,7 +190,7 @@ def find(retriever: Retriever, chosen: Arguments, where: Filter | None = None) -
     from tmr_jax.search.hits import Query
 
     contents = [*chosen.queries, *(read_lines(chosen.from_file) if chosen.from_file else ())]
-    options = (chosen.k, where, chosen.contains, chosen.spread)
+    options = (chosen.k, where, chosen.contains, chosen.diversity)
     shown = Console(stderr=True, quiet=len(contents) == 1)
     answers = []
     for content in track(contents, "searching", console=shown, transient=True):

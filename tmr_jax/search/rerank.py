@@ -12,7 +12,7 @@ import numpy as np
 
 from tmr_jax.eval.rerank import PoolReranker, levels, settings_of
 from tmr_jax.eval.rerank_steps import Direction
-from tmr_jax.index.library import Library
+from tmr_jax.index.index import Index
 from tmr_jax.models.encode import Encoded, Encoder
 from tmr_jax.models.run import TrainedModel
 from tmr_jax.search.hits import Hit, ranked
@@ -31,7 +31,7 @@ class SecondStage:
         return self.reranker.settings.shortlist
 
     def reorder(
-        self, query: str, hits: list[Hit], direction: Direction, alpha: float, library: Library
+        self, query: str, hits: list[Hit], direction: Direction, alpha: float, library: Index
     ) -> list[Hit]:
         """The hits of the first stage with the shortlist reordered.
 
@@ -43,7 +43,7 @@ class SecondStage:
             return ranked([*self._molecules(query, short, alpha, library), *rest])
         return ranked([*self._texts(query, short, alpha), *rest])
 
-    def _molecules(self, text: str, short: list[Hit], alpha: float, library: Library) -> list[Hit]:
+    def _molecules(self, text: str, short: list[Hit], alpha: float, library: Index) -> list[Hit]:
         """Encodes only the molecules to denoise: the index holds the embeddings of all of them.
 
         Equal molecules compete once.

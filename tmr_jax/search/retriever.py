@@ -21,7 +21,7 @@ from tmr_jax.data.cache import cache_folder
 from tmr_jax.eval.alpha import read_alpha
 from tmr_jax.eval.ood import OodDetector, read_detector
 from tmr_jax.index.build import Model
-from tmr_jax.index.library import Account, Library, Listed, first_parents, listed, open_library
+from tmr_jax.index.index import Index, InMemoryIndex, Summary, first_parents, in_memory, open_index
 from tmr_jax.index.schema import DESCRIPTIONS, Filter
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import Checkpoint, TrainedModel, load_run, refines
@@ -74,7 +74,7 @@ class Retriever:
         self._encoder = Encoder(assembly, params)
         self._reader = Encoder(assembly, params, parts=True)
         self._queries = QueryEncoder(assembly, self._encoder, detector)
-        self._library: Library | None = None
+        self._library: Index | None = None
         self._matcher = Matcher()
         self._second_stage = None
         if refines(assembly.model):
@@ -110,7 +110,7 @@ class Retriever:
     # The index
 
     @property
-    def library(self) -> Account | None:
+    def library(self) -> Summary | None:
         """What the index holds and which rows were skipped; None without one."""
         return None if self._library is None else self._library.account
 
@@ -119,9 +119,9 @@ class Retriever:
         """Whether a part of the index on disk cannot be read, so that hits may be missing."""
         return self._library is not None and self._library.partial
 
-    def look(self) -> dict[str, str]:
+    def check(self) -> dict[str, str]:
         """Parts of the index that cannot be read now, and why; a service asks every few seconds."""
-        return {} if self._library is None else self._library.look()
+        return {} if self._library is None else self._library.check()
 
     def with_library(
         self,
@@ -139,17 +139,17 @@ class Retriever:
         """
         if isinstance(source, (str, Path)):
             columns = (smiles_column, name_column, text_column)
-            return self._with(open_library(Path(source), self.model, *columns))
-        return self._with(listed(strings(source), self.model))
+            return self._with(open_index(Path(source), self.model, *columns))
+        return self._with(in_memory(strings(source), self.model))
 
     def with_texts(self, texts: Sequence[str]) -> Retriever:
         """The same model with a list of descriptions to search: which ones fit a molecule?"""
         encoded = self._encoder.texts(strings(texts))
         entries = [(text, f"row {i + 1}") for i, text in enumerate(texts)]
-        account = Account("the texts given", len(texts), len(texts), {}, DESCRIPTIONS)
-        return self._with(Listed(encoded.rows, encoded.norm, entries, account))
+        account = Summary("the texts given", len(texts), len(texts), {}, DESCRIPTIONS)
+        return self._with(InMemoryIndex(encoded.rows, encoded.norm, entries, account))
 
-    def _with(self, library: Library) -> Retriever:
+    def _with(self, library: Index) -> Retriever:
         other = copy.copy(self)
         other._library = library
         return other
@@ -342,7 +342,7 @@ class Retriever:
     def _holds_texts(self) -> bool:
         return self._library is not None and self._library.account.of_texts
 
-    def _open(self, k: int) -> Library:
+    def _open(self, k: int) -> Index:
         if self._library is None:
             raise UserError(
                 "expected an index to search, got a retriever without one; call "

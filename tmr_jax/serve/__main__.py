@@ -156,7 +156,7 @@ def index_source(chosen: Arguments) -> IndexSource:
         newest[0] = retriever.with_library(*library)
         return newest[0]
 
-    return IndexSource(reopen, lambda: newest[0].look())
+    return IndexSource(reopen, lambda: newest[0].check())
 
 
 def _reload_on_hup(loop: asyncio.AbstractEventLoop, engine: SearchEngine) -> None:

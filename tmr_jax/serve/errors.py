@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from tmr_jax.data.features.graph import BadMolecule
-from tmr_jax.index.schema import StoreFailed
+from tmr_jax.index.schema import IndexUnavailable
 from tmr_jax.serve.schemas import MAX_HEAD
 from tmr_jax.types import UserError
 
@@ -53,7 +53,7 @@ def refusal_of(error: BaseException) -> Refusal | None:
     """What the client is told; None where the error is the service's own."""
     if isinstance(error, Refusal):
         return error
-    if isinstance(error, StoreFailed):  # its message holds the path of the library
+    if isinstance(error, IndexUnavailable):  # its message holds the path of the library
         return Unreadable()
     if isinstance(error, BadMolecule):
         return Refusal(422, "bad_smiles", str(error))

@@ -33,7 +33,7 @@ import tyro
 import tmr_jax
 from tmr_jax.data.pools import load_pool
 from tmr_jax.eval.evaluate import default_protocols
-from tmr_jax.index.exact import ExactStore
+from tmr_jax.index.exact import ExactEngine
 from tmr_jax.index.schema import Filter
 from tmr_jax.search.filters import parse_filter
 from tmr_jax.search.retriever import Hit, Retriever
@@ -75,7 +75,7 @@ def bench(told: Arguments) -> None:
         )
     if told.exact:
         rows = np.concatenate([retriever.encode_text([text]) for text in texts])
-        truth = ExactStore(told.exact).search(rows, K, where).scores
+        truth = ExactEngine(told.exact).search(rows, K, where).scores
         print(f"recall@{K} against exact: {recall(found, truth):.4f}")
 
 

@@ -32,8 +32,8 @@ import numpy as np
 import tyro
 
 from tmr_jax.index import scan
-from tmr_jax.index.exact import MANIFEST, ExactStore
-from tmr_jax.index.open import open_store
+from tmr_jax.index.exact import MANIFEST, ExactEngine
+from tmr_jax.index.open import open_engine
 from tmr_jax.index.schema import COLUMNS, TEXTS, Batch, Condition, Filter
 
 LOOK = 0.2  # seconds between looks at the memory
@@ -182,14 +182,14 @@ def make(told: Arguments, origin: Path, queries: Path) -> None:
     rng = np.random.default_rng(told.seed)
     real = seeds(told, rng)
     width = real.vectors.shape[1]
-    about = {} if told.library is None else ExactStore(told.library).about
+    about = {} if told.library is None else ExactEngine(told.library).about
     # A library of molecules says so itself; beyond `real` the vectors are nobody's.
     about |= {"of": "tools/bench/stores.py", "real": 0 if told.library is None else len(real.ids)}
-    store = ExactStore.create(origin, width, about)
+    store = ExactEngine.create(origin, width, about)
     for low in range(0, told.rows, BLOCK):
         high = min(told.rows, low + BLOCK)
         store.upsert(block(real, low, high, rng))
-    store.seal({"rows": told.rows, "kept": told.rows, "refused": {}})
+    store.finalize({"rows": told.rows, "kept": told.rows, "refused": {}})
     if told.queries is not None:
         asked = np.load(told.queries, allow_pickle=False)[: told.asked]
     else:
@@ -201,7 +201,7 @@ def seeds(told: Arguments, rng: np.random.Generator) -> Batch:
     """The rows that all others lie between: real ones, or drawn."""
     if told.library is None:
         return drawn(min(told.rows, BLOCK), told.width, rng)
-    store = ExactStore(told.library)
+    store = ExactEngine(told.library)
     count = min(store.count(), told.rows)
     # Filled part by part: no row is in memory twice.
     ids, vectors = np.zeros(count, np.int64), np.zeros((count, store.width), np.float32)
@@ -289,7 +289,7 @@ def resident(pid: int) -> float:
 
 def measured(place: str, queries: Path, origin: Path, out: Path) -> dict[str, Any]:
     """What `ask` finds in a process of its own."""
-    weights = np.concatenate([b.columns["mw"] for b in ExactStore(origin).batches(BLOCK)])
+    weights = np.concatenate([b.columns["mw"] for b in ExactEngine(origin).batches(BLOCK)])
     limits = [
         np.inf if share == 1 else float(np.quantile(weights, share)) for share in SHARES.values()
     ]
@@ -306,7 +306,7 @@ def ask(told: Ask) -> None:
     import_module(f"tmr_jax.index.{told.place.split(':')[0]}")
     scan.pays()
     before = time.perf_counter()
-    store = open_store(told.place)
+    store = open_engine(told.place)
     store.search(queries[:1], K)
     opened = time.perf_counter() - before
     times: dict[str, list[float]] = {}

@@ -17,17 +17,17 @@ from tmr_jax.data.cache import cache_folder, cache_key
 from tmr_jax.eval.rank import top
 from tmr_jax.index.build import Model, Source, build_shown, identity, of_model
 from tmr_jax.index.entries import RDKIT
-from tmr_jax.index.exact import FORMAT, HEAD, ExactStore, sha256_of
-from tmr_jax.index.open import is_place_of_a_store, open_store
+from tmr_jax.index.exact import FORMAT, HEAD, ExactEngine, sha256_of
+from tmr_jax.index.open import is_index_place, open_engine
 from tmr_jax.index.schema import (
     CONTENT,
     DESCRIPTIONS,
     MOLECULES,
     NONE,
     NORM,
+    Engine,
     Filter,
-    Store,
-    StoreFailed,
+    IndexUnavailable,
     contents,
 )
 from tmr_jax.types import UserError
@@ -35,7 +35,7 @@ from tmr_jax.types import UserError
 MOST = 16_384  # items of which those are chosen that differ by more than salt and charge
 
 
-class Account(NamedTuple):
+class Summary(NamedTuple):
     """What became of the rows of a library: rows = kept + all refused."""
 
     source: str
@@ -56,7 +56,7 @@ class Item(NamedTuple):
     score: float  # cosine
     content: str  # a SMILES or a text
     name: str
-    columns: dict[str, Any]  # of a library on disk: properties, groups and flags, see `Stored`
+    columns: dict[str, Any]  # of a library on disk: properties, groups and flags, see `DiskIndex`
 
 
 class HasColumns(Protocol):
@@ -64,17 +64,17 @@ class HasColumns(Protocol):
     def columns(self) -> Mapping[str, Any]: ...
 
 
-class Library(Protocol):
+class Index(Protocol):
     """Embedded items to search."""
 
-    account: Account
+    account: Summary
 
     @property
     def partial(self) -> bool:
         """Whether a part of the library cannot be read: the rest answers."""
         ...
 
-    def look(self) -> dict[str, str]:
+    def check(self) -> dict[str, str]:
         """Parts that cannot be read now, and why."""
         ...
 
@@ -89,7 +89,7 @@ class Library(Protocol):
         ...
 
 
-class Listed:
+class InMemoryIndex:
     """Items in memory; item i has the unit row `rows[i]`, which was `norm[i]` long, and (content,
     name) `entries[i]`."""
 
@@ -100,12 +100,12 @@ class Listed:
         rows: Float[np.ndarray, "C D"],
         norm: Float[np.ndarray, " C"],
         entries: Sequence[tuple[str, str]],
-        account: Account,
+        account: Summary,
     ) -> None:
         self._rows, self._norm = rows, norm
         self._entries, self.account = entries, account
 
-    def look(self) -> dict[str, str]:
+    def check(self) -> dict[str, str]:
         return {}
 
     def find(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Item]]:
@@ -128,18 +128,18 @@ class Listed:
         return self._rows[chosen] * self._norm[chosen, None]
 
 
-class Stored:
+class DiskIndex:
     """A library on disk; of one of descriptions the items have the column `duplicate` alone."""
 
-    def __init__(self, store: Store, account: Account) -> None:
+    def __init__(self, store: Engine, account: Summary) -> None:
         self.store, self.account = store, account
 
     @property
     def partial(self) -> bool:
         return bool(self.store.broken)
 
-    def look(self) -> dict[str, str]:
-        return self.store.look()
+    def check(self) -> dict[str, str]:
+        return self.store.check()
 
     def find(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Item]]:
         if self.account.of_texts and where not in (None, Filter(), Filter(distinct=True)):
@@ -196,36 +196,36 @@ def first_parents(items: Sequence[Found]) -> list[Found]:
     return list(first.values())
 
 
-def listed(molecules: Sequence[str], model: Model) -> Listed:
+def in_memory(molecules: Sequence[str], model: Model) -> InMemoryIndex:
     """A library in memory, of SMILES; what is no molecule is counted and left out."""
     encoded, kept, bad = model.encoder.molecules(molecules)
     refused: dict[str, int] = {}
     for b in bad:
         refused[b.reason] = refused.get(b.reason, 0) + 1
-    account = Account("the list given", len(molecules), len(kept), refused)
+    account = Summary("the list given", len(molecules), len(kept), refused)
     if not account.kept:
         raise UserError(
             f"expected at least one molecule in the list, got none of {account.rows:,} "
             f"(refused: {account.refused}); give SMILES"
         )
     entries = [(str(molecules[i]), f"row {i + 1}") for i in kept]
-    return Listed(encoded.rows, encoded.norm, entries, account)
+    return InMemoryIndex(encoded.rows, encoded.norm, entries, account)
 
 
-def open_library(
+def open_index(
     path: Path,
     model: Model,
     smiles_column: str = "",
     name_column: str = "",
     text_column: str = "",
-) -> Stored:
+) -> DiskIndex:
     """The library of a place that `tmr index` made, or of a file, which is indexed first.
 
     Raises ValueError where a library is of another model (F23: both hashes are named), where a file
     cannot be read or holds no molecule or text, and where there is no room for the embeddings.
     """
-    if is_place_of_a_store(path):
-        return _opened(open_store(path), model, str(path), path)
+    if is_index_place(path):
+        return _opened(open_engine(path), model, str(path), path)
     source = Source(path, smiles_column, name_column, text_column)
     if not path.is_file():
         next(source.read(), None)  # says what is wrong
@@ -237,20 +237,20 @@ def open_library(
     place = cache_folder() / cache_key("library", key)
     if not _is_whole(place):
         build_shown(source, place, model)
-    return _opened(ExactStore(place), model, str(path), place)
+    return _opened(ExactEngine(place), model, str(path), place)
 
 
 def _is_whole(folder: Path) -> bool:
     if not (folder / HEAD).exists():
         return False
     try:
-        store = ExactStore(folder)
-    except StoreFailed:  # whose shards are gone: they are made again
+        store = ExactEngine(folder)
+    except IndexUnavailable:  # whose shards are gone: they are made again
         return False
     return store.account is not None and not store.broken
 
 
-def _opened(store: Store, model: Model, source: str, place: Path) -> Stored:
+def _opened(store: Engine, model: Model, source: str, place: Path) -> DiskIndex:
     of_model(store.about, model, place)
     said = store.account
     if said is None:
@@ -259,4 +259,4 @@ def _opened(store: Store, model: Model, source: str, place: Path) -> Stored:
             "say the tmr index that began it again"
         )
     told = (said["rows"], said["kept"], said["refused"], contents(store.about))
-    return Stored(store, Account(source, *told))
+    return DiskIndex(store, Summary(source, *told))
