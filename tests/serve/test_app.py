@@ -486,8 +486,8 @@ def test_mistakes_are_shown_in_place(client: TestClient) -> None:
 
 def test_the_page_says_what_it_knows_of_the_answer(client: TestClient) -> None:
     assert "unlike the descriptions that the model was validated on" in page(client, "/?q=football")
-    assert "only its beginning" in page(client, "/?q=" + "a" * 1001)
-    assert "no further" in page(client, "/?q=a&substructure=slow")
+    assert "read only its beginning" in page(client, "/?q=" + "a" * 1001)
+    assert "Time ran out" in page(client, "/?q=a&substructure=slow")
     assert "No molecule meets" in page(client, "/?q=a&with=azide")
 
 
@@ -556,7 +556,7 @@ def test_a_card_of_a_text_shows_it_escaped_and_explains_it(corpus: TestClient) -
     assert text.count('data-does="explain"') == text.count('data-does="similar"') == 2
     assert "/download.csv?by=molecule&amp;molecule=CCO" in text and "download.sdf" not in text
     near = page(corpus, "/?q=an+acid")
-    assert "most alike first" in near and 'data-does="explain"' not in near
+    assert "most similar first" in near and 'data-does="explain"' not in near
     found = page(corpus, "/explain?q=An+acid.&smiles=CCO")
     assert 'href="/?by=molecule&amp;molecule=CCO">Back' in found
 

@@ -28,7 +28,7 @@ from tmr_jax.table import __main__ as program
 from tmr_jax.table.__main__ import Ended, Outcome, collect, jobs, run_jobs
 from tmr_jax.table.plan import Cited, Claim, Row, Table, impossible, load_table, published
 from tmr_jax.table.report import markdown, page
-from tmr_jax.table.results import UNASKED, Line, difference, sentences, spread, verdict
+from tmr_jax.table.results import NO_QUERIES, Line, difference, sentences, summary, verdict
 
 POOL = "table/test"
 PYTHON = sys.executable
@@ -373,7 +373,7 @@ def test_memory_and_the_error_are_of_the_program_itself(tmp_path, monkeypatch):
 
 def test_mean_deviation_and_widest_interval(programs, tmp_path):
     found = filled(table(), tmp_path)
-    over = spread(found[0], "mrr")  # 0.2, 0.3, 0.4
+    over = summary(found[0], "mrr")  # 0.2, 0.3, 0.4
     np.testing.assert_allclose(over, (0.3, 0.1, 0.15, 0.45))
     text = markdown(table(metrics=("hits@1", "mrr")), found)
     assert (
@@ -382,7 +382,7 @@ def test_mean_deviation_and_widest_interval(programs, tmp_path):
         "| 2.5 GB | open-pairs training |"
     ) in text.splitlines()
     (single, _) = filled(table(seeds=(0,)), tmp_path)
-    assert spread(single, "mrr").std is None
+    assert summary(single, "mrr").std is None
 
 
 def test_both_other_notions_of_right_stand_beside(programs, tmp_path):
@@ -410,10 +410,10 @@ def test_time_of_training_is_not_of_the_run_that_computed_what_all_share(program
 
 def test_lines_without_a_query_of_the_direction_say_so(programs, tmp_path):
     found = filled(table(Row("x", TINY, "table/validation"), seeds=(0,)), tmp_path)
-    assert found[0].missing == f"{UNASKED}: table/validation" and found[0].unasked
+    assert found[0].missing == f"{NO_QUERIES}: table/validation" and found[0].has_no_queries
     one, outcome = table(Row("x", TINY, "table/validation")), Outcome()
     run_jobs(jobs(one, tmp_path)[:1], outcome)  # the first seed knows it already
-    assert all(x.unasked for x in collect(one, tmp_path, outcome))
+    assert all(x.has_no_queries for x in collect(one, tmp_path, outcome))
 
 
 def line(label: str, values: tuple[float, ...], **changes: Any) -> Line:
@@ -425,7 +425,7 @@ def line(label: str, values: tuple[float, ...], **changes: Any) -> Line:
 def test_difference_by_seed_in_pairs():
     found = difference(line("a", (0.5, 0.7, 0.9)), line("b", (0.4, 0.5, 0.6)), "mrr")
     assert found is not None  # 0.1, 0.2, 0.3: mean 0.2, error 0.1 / sqrt(3)
-    half = 4.303 * 0.1 / 3**0.5
+    half = 4.302653 * 0.1 / 3**0.5
     np.testing.assert_allclose(found[:3], (0.2, 0.2 - half, 0.2 + half), rtol=1e-6)
     assert found[3:] == (3, 0)
     assert difference(line("a", (0.5,)), line("b", (0.4,)), "mrr") is None
@@ -435,7 +435,7 @@ def test_difference_holds_what_differs_between_queries():
     ours, theirs = line("a", (0.75, 0.75), ranks=[1, 2]), line("b", (0.5, 0.5), ranks=[2, 2])
     found = difference(ours, theirs, "mrr")
     assert found is not None and found.queries == 2
-    half = 1.96 * np.std([0.5, 0.0], ddof=1) / 2**0.5  # seeds do not differ
+    half = 1.959964 * np.std([0.5, 0.0], ddof=1) / 2**0.5  # seeds do not differ
     np.testing.assert_allclose(found[:3], (0.25, 0.25 - half, 0.25 + half), rtol=1e-6)
     hits = difference(ours, theirs, "hits@1")
     assert hits is not None and hits.high > hits.mean
@@ -480,13 +480,13 @@ def test_claims_are_judged_in_both_directions():
 
 def test_claims_of_what_cannot_be_asked_or_was_not_run_are_said_once():
     claim, (ours, other_way) = Claim("it helps", "a paper", "a", "b"), both_ways("a", 0.3, 0.3)
-    silent = other_way._replace(seeds=(), records=[], missing=f"{UNASKED}: a full pool")
+    silent = other_way._replace(seeds=(), records=[], missing=f"{NO_QUERIES}: a full pool")
     (text,) = sentences(claim, [ours, silent, *both_ways("b", 0.2, 0.2)])
     assert text.startswith("Held: ") and "t2m" in text
     failed = [x._replace(seeds=(), records=[], missing="no data") for x in both_ways("b", 0, 0)]
     asked = dataclasses.replace(claim, direction="m2t")  # by name: said, and not left out
     (text,) = sentences(asked, [ours, silent, *both_ways("b", 0.2, 0.2)])
-    assert text == f"Not run: it helps (a paper); a: {UNASKED}: a full pool."
+    assert text == f"Not run: it helps (a paper); a: {NO_QUERIES}: a full pool."
     told = sentences(claim, [ours, other_way, *failed])
     assert told == ["Not run: it helps (a paper); b: no data."]
 

@@ -1,7 +1,7 @@
-"""The page's form: what stands in an address, and the question that it asks.
+"""The page's form: from an address to a query, and back.
 
-Everything is in the address, so that an address is a search: it can be shared, kept and gone back
-to. Empty fields are left out of it.
+The address holds the whole search, so it can be shared, bookmarked and revisited. It leaves out
+empty fields.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ assert set(ABOUT_SWITCHES) == set(SWITCHES)
 
 @dataclass(frozen=True)
 class Form:
-    """The fields as they were typed."""
+    """The fields as typed."""
 
     q: str = ""
     molecule: str = ""
@@ -65,7 +65,7 @@ class Form:
 
     @property
     def filters(self) -> list[str]:
-        """The words that tmr_jax.search.filters reads."""
+        """As tmr_jax.search.filters reads them."""
         return [
             *(f"{name}>={number}" for name, number in self.least),
             *(f"{name}<={number}" for name, number in self.most),
@@ -75,7 +75,7 @@ class Form:
         ]
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Names and values of an address, without what is empty or as it is anyway."""
+        """Names and values of the address, without empty fields and defaults."""
         plain = [
             ("by", "" if self.by == "text" else self.by),
             ("q", self.q),
@@ -95,18 +95,18 @@ class Form:
         return f"{path}?{urlencode(self.pairs())}"
 
     def like(self, smiles: str) -> str:
-        """The address that looks for molecules like one, under the same filters."""
+        """The address of a search for similar molecules with the same filters."""
         kept = [(n, v) for n, v in self.pairs() if n not in ("by", "molecule")]
         return "/?" + urlencode([("by", "molecule"), ("molecule", smiles), *kept])
 
     def like_text(self, text: str) -> str:
-        """The address that looks for descriptions like one."""
+        """The address of a search for similar descriptions."""
         kept = [(n, v) for n, v in self.pairs() if n not in ("by", "q")]
         return "/?" + urlencode([("q", text), *kept])
 
     @property
     def shown_filters(self) -> list[tuple[str, str]]:
-        """Each filter's word, and what it is called on the page."""
+        """Each filter as text, and its label on the page."""
         labels = {p.name: p.label for p in PROPERTIES}
         shown = [
             *((f"{n}>={number}", f"{labels[n]} ≥ {number}") for n, number in self.least),
@@ -119,7 +119,7 @@ class Form:
         return shown
 
     def without_filter(self, word: str) -> str:
-        """The address with one filter dropped."""
+        """The address without one filter."""
         name = word.removeprefix("!")
         dropped = {f"{name.split('>')[0]}_min" if ">" in name else f"{name.split('<')[0]}_max"}
         if not any(sign in word for sign in "<>"):
@@ -129,9 +129,7 @@ class Form:
         return "/?" + urlencode(kept)
 
     def question(self, most: int = MAX_K) -> Query:
-        """What is asked, for at most so many hits; ValueError in the words of the page where it
-        cannot be.
-        """
+        """The query, for at most `most` hits; ValueError in the terms of the page if invalid."""
         _check_length("a description or SMILES", self.asked, MAX_TEXT)
         _check_length("a pattern", self.substructure, MAX_SMARTS)
         if len(self.filters) > MAX_WORDS:
@@ -148,10 +146,10 @@ class Form:
 
 
 def form_of(query: Iterable[tuple[str, str]], of: str = MOLECULES) -> Form:
-    """The form of an address; what it does not know, it passes over.
+    """The form of an address, without unknown names.
 
-    Where an address does not say what it asks by, that is by text: but of a library `of`
-    descriptions, where it has no text, by structure.
+    Without `by` in the address, the query is the text; in a library `of` descriptions, where the
+    address has no text, the structure.
     """
     pairs = [(name, value.strip()) for name, value in query]
     last = dict(pairs)
@@ -191,5 +189,7 @@ def _number(what: str, text: str, least: float, most: float) -> float:
     except ValueError:
         number = float("nan")
     if not least <= number <= most:
-        raise UserError(f"expected {what} from {least:g} to {most:g}, got {text[:40]!r}; mend it")
+        raise UserError(
+            f"expected {what} from {least:g} to {most:g}, got {text[:40]!r}; correct it"
+        )
     return number

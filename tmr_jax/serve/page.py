@@ -1,8 +1,8 @@
-"""The page for people: the same answers as the API's, drawn by templates on this side.
+"""The page: the answers of the API, rendered by templates.
 
-Every address works without a script. htmx asks for the same addresses (HX-Request) and is given the
-part that changes. What comes from data goes through the templates' escaping; drawings are made here
-from parsed molecules and are the one thing that is let through as it is.
+Every address works without scripts. htmx requests the same addresses (HX-Request) and gets only the
+part that changes. The templates escape all data; only drawings, which are made here from parsed
+molecules, are inserted unescaped.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ CARD, LARGE = (300, 210), (460, 320)  # pixels of drawings
 
 
 class Card(NamedTuple):
-    """A hit as it is shown."""
+    """A hit as the page shows it."""
 
     hit: Hit
-    svg: Markup | None  # None of a text
-    chips: list[tuple[str, str, str]]  # label, value, what it is
+    svg: Markup | None  # None for a text
+    chips: list[tuple[str, str, str]]  # label, value, explanation
     groups: list[str]
     flags: list[str]
-    similar: str  # an address, or "" where there can be none; as the next
-    explain: str
+    similar: str  # an address, or "" without one
+    explain: str  # likewise
 
 
 class Page:
-    """Templates, filled with answers."""
+    """Renders answers."""
 
     def __init__(self, engine: SearchEngine, seconds: float) -> None:
         self._engine, self._seconds = engine, seconds
@@ -83,13 +83,12 @@ class Page:
 
     def render(self, name: str, **values: Any) -> str:
         of = self._engine.of
-        texts = of == DESCRIPTIONS
-        told = {"of": of, "of_texts": texts, "purpose": PURPOSE[of]}
-        return self._templates.get_template(name).render(**told, **values)
+        common = {"of": of, "of_texts": of == DESCRIPTIONS, "purpose": PURPOSE[of]}
+        return self._templates.get_template(name).render(**common, **values)
 
     async def search(self, form: Form, headers: Mapping[str, str]) -> Response:
-        """The page of a form, or, for htmx, its results alone."""
-        # After a step back that its memory has lost, htmx wants the whole page.
+        """The page of a form or, for htmx, only its results."""
+        # htmx needs the whole page after a step back that is not in its history.
         part = "hx-request" in headers and "hx-history-restore-request" not in headers
         values: dict[str, Any] = {"form": form, "answer": None, "cards": [], "error": None}
         values |= {"drawing": None, "partial": self._engine.partial}
@@ -97,7 +96,7 @@ class Page:
         try:
             if form.molecule and not part:
                 values["drawing"] = await self._drawn_query(form.molecule)
-            question = form.question(SHOWN[-1])  # each is drawn
+            question = form.question(SHOWN[-1])  # every hit is drawn
             if form.asked:
                 (answer,) = await self._engine.search([question], self._seconds)
                 values["answer"], values["partial"] = answer, answer.partial
@@ -107,16 +106,16 @@ class Page:
             if refusal is None:
                 raise
             values["error"], status = refusal, refusal.status
-            if form.by == "molecule":  # once is enough
+            if form.by == "molecule":  # it shows the same error
                 values["drawing"] = None
         library = self._engine.retriever.library
         assert library is not None
         values["count"] = library.kept
         text = self.render("results.html" if part else "page.html", **values)
-        more = {"vary": "HX-Request"} | ({"hx-push-url": form.address()} if part else {})
+        extra = {"vary": "HX-Request"} | ({"hx-push-url": form.address()} if part else {})
         if values["error"] is not None:
-            more |= values["error"].headers
-        return HTMLResponse(text, status, more)
+            extra |= values["error"].headers
+        return HTMLResponse(text, status, extra)
 
     async def _cards(self, form: Form, answer: Answer) -> list[Card]:
         drawings = [Drawing(hit.content, *CARD) for hit in answer.hits if not hit.is_text]
@@ -129,7 +128,7 @@ class Page:
         ]
 
     async def explanation(self, text: str, smiles: str, headers: Mapping[str, str]) -> Response:
-        """Words and atoms that a score comes from."""
+        """The words and atoms that a score comes from."""
         if not text or not smiles:
             raise UserError("expected a description and a SMILES, got less; give both")
         if len(text) > MAX_EXPLAINED or len(smiles) > MAX_TEXT:
@@ -137,24 +136,29 @@ class Page:
                 f"expected a description of at most {MAX_EXPLAINED:,} characters to explain, got "
                 f"{len(text):,}; shorten it"
             )
-        found = await self._engine.explain(text, smiles, self._seconds)
+        explained = await self._engine.explain(text, smiles, self._seconds)
         drawings = [
-            Drawing(found.smiles, *LARGE, found.atoms),
-            Drawing(found.smiles, *LARGE, numbered=True),
+            Drawing(explained.smiles, *LARGE, explained.atoms),
+            Drawing(explained.smiles, *LARGE, numbered=True),
         ]
         coloured, numbered = await self._engine.draw(drawings, self._seconds)
-        values = {"found": found, "pieces": _pieces(found), "svg": Markup(coloured)}
+        heat = heat_svg([word.text for word in explained.words], explained.smiles, explained.heat)
         of_texts = self._engine.of == DESCRIPTIONS
-        asked = Form(molecule=smiles, by="molecule") if of_texts else Form(q=text)
-        values["back"] = asked.address()
-        heat = heat_svg([word.text for word in found.words], found.smiles, found.heat)
-        values |= {"heat": Markup(heat), "numbered": Markup(numbered)}
-        part = "hx-request" in headers
-        name = "explanation.html" if part else "explanation_page.html"
-        return HTMLResponse(self.render(name, **values), headers={"vary": "HX-Request"})
+        query = Form(molecule=smiles, by="molecule") if of_texts else Form(q=text)
+        name = "explanation.html" if "hx-request" in headers else "explanation_page.html"
+        page = self.render(
+            name,
+            explanation=explained,
+            pieces=_pieces(explained),
+            svg=Markup(coloured),
+            numbered=Markup(numbered),
+            heat=Markup(heat),
+            back=query.address(),
+        )
+        return HTMLResponse(page, headers={"vary": "HX-Request"})
 
     async def drawing(self, smiles: str) -> Response:
-        """What is being typed, drawn; a message where it is no molecule."""
+        """The SMILES as it is typed, drawn; a message while it is invalid."""
         drawing = await self._drawn_query(smiles) if smiles else None
         return HTMLResponse(self.render("drawing.html", drawing=drawing))
 
@@ -169,7 +173,7 @@ class Page:
         return Markup((await self._engine.draw([Drawing(smiles, *CARD)], self._seconds))[0])
 
     def error(self, refusal: Refusal, part: bool) -> bytes:
-        """An error for people: a message in place, or a page of its own."""
+        """An error as HTML: a message in place, or a page of its own."""
         name = "error.html" if part else "error_page.html"
         return self.render(name, error=refusal).encode()
 
@@ -197,19 +201,19 @@ def _facts(hit: Hit) -> tuple[list[tuple[str, str, str]], list[str], list[str]]:
 
 
 def _explanation(text: str, smiles: str) -> str:
-    """The address of an explanation; "" where the text is more than is explained."""
+    """The address of an explanation; "" where the text is too long for one."""
     if len(text) > MAX_EXPLAINED or len(text.split()) > MAX_EXPLAINED_WORDS:
         return ""
     return "/explain?" + urlencode({"q": text, "smiles": smiles})
 
 
-def _pieces(found: Explanation) -> list[tuple[str, int]]:
-    """The text in pieces, each with its shade from 0 to 4."""
+def _pieces(explanation: Explanation) -> list[tuple[str, int]]:
+    """The text in pieces, each with a shade from 0 to 4."""
     pieces: list[tuple[str, int]] = []
     at = 0
-    for word in found.words:
-        pieces.append((found.text[at : word.start], 0))
-        pieces.append((found.text[word.start : word.end], round(4 * word.weight)))
+    for word in explanation.words:
+        pieces.append((explanation.text[at : word.start], 0))
+        pieces.append((explanation.text[word.start : word.end], round(4 * word.weight)))
         at = word.end
-    pieces.append((found.text[at:], 0))
+    pieces.append((explanation.text[at:], 0))
     return [piece for piece in pieces if piece[0]]

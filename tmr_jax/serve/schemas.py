@@ -1,4 +1,4 @@
-"""What the API takes and gives; limits are part of the types, so that OpenAPI states them."""
+"""What the API takes and returns; limits are part of the types, so that OpenAPI states them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ MAX_HEAD = 16_384  # bytes of request line and headers
 MAX_K, MAX_BATCH, MAX_TEXT, MAX_SMARTS, MAX_WORDS = 1000, 256, 10_000, 1000, 64
 MAX_HITS = 20_000  # of one request: k times queries
 
-# What is explained: characters, and words and atoms, each of which costs a reading of its own.
+# Limits of an explanation: characters, and words and atoms, each of which costs one encoding.
 MAX_EXPLAINED, MAX_EXPLAINED_WORDS, MAX_EXPLAINED_ATOMS = 2000, 200, 150
-SPREAD_K = 200  # of spread hits each is compared with all that are chosen from
+SPREAD_K = 200  # diverse hits are each compared with all candidates
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 
@@ -25,7 +25,7 @@ class Strict(BaseModel):
 
 
 class SearchRequest(Strict):
-    """Descriptions (or, `of` molecules, SMILES) and what a hit has to meet."""
+    """Descriptions (or, `of` molecules, SMILES) and what every hit must meet."""
 
     queries: Annotated[list[Text], Field(min_length=1, max_length=MAX_BATCH)]
     of: Literal["text", "molecule"] = "text"
@@ -46,12 +46,12 @@ class ExplainRequest(Strict):
 
 
 class HitOut(BaseModel):
-    """What tmr_jax.search.export says of a hit; properties are of molecules on disk alone."""
+    """A record of tmr_jax.search.export; only molecules of an index on disk have properties."""
 
     rank: int
     score: float  # cosine
     refined: float | None = None  # of the second stage, where the model has one
-    smiles: str | None = None  # or, of a library of descriptions,
+    smiles: str | None = None  # or, in a library of descriptions:
     text: str | None = None
     name: str
     id: int | None = None  # row of the file, from 0
@@ -72,8 +72,8 @@ class HitOut(BaseModel):
 class AnswerOut(BaseModel):
     query: str
     cut: bool  # only the beginning of the text was read
-    unlike: bool  # the descriptions the run was validated on are unlike it
-    looked: int | None = None  # molecules looked at for the substructure, where time ran out
+    unlike: bool  # it differs from the descriptions that the run was validated on
+    looked: int | None = None  # molecules checked for the substructure, where time ran out
     hits: list[HitOut]
 
 
@@ -102,24 +102,24 @@ class WordOut(BaseModel):
     text: str
     start: int  # in the answer's `text`
     end: int
-    drop: float  # what the cosine loses without the word
+    drop: float  # by how much the cosine falls without the word
     weight: float  # of 0 to 1
 
 
 class ExplainResponse(BaseModel):
     score: float  # cosine
     text: str  # as the model reads it
-    smiles: str  # writes the atoms in the order of `atoms`
+    smiles: str  # with its atoms in the order of `atoms`
     words: list[WordOut]
     atoms: list[float]  # weights, 0 to 1
-    drops: list[float]  # what the cosine loses without each atom
-    heat: list[list[float]]  # cosines of each word and each atom by themselves
+    drops: list[float]  # by how much the cosine falls without each atom
+    heat: list[list[float]]  # cosine of each single word with each single atom
 
 
 class HealthResponse(BaseModel):
     status: Literal["ok", "degraded"]
     reason: str = ""
-    library: LibraryOut | None = None  # it and what follows for who may know
+    library: LibraryOut | None = None  # this and the next field need the token
     checkpoint: CheckpointOut | None = None
 
 
@@ -134,12 +134,12 @@ class ErrorBody(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """Every answer that is no success."""
+    """Every response that is an error."""
 
     error: ErrorBody
 
 
 def check_spread(k: int, spread: float) -> None:
-    """ValueError where more hits are to be spread than there is time and memory for."""
+    """ValueError for more diverse hits than time and memory allow."""
     if spread and k > SPREAD_K:
         raise UserError(f"expected k of at most {SPREAD_K} with a spread, got {k}; drop one")

@@ -29,7 +29,7 @@ from tmr_jax.data.files import write_text
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR
 from tmr_jax.models.rundir import CONFIG
 from tmr_jax.table.plan import Row, Table, load_table, slug
-from tmr_jax.table.results import Cost, Found, Line, lines
+from tmr_jax.table.results import Cost, Line, SeedResult, lines
 from tmr_jax.types import UserError
 
 TRAIN = ("train",)
@@ -409,14 +409,14 @@ def collect(table: Table, runs: Path, outcome: Outcome) -> list[Line]:
     return lines(table, found)
 
 
-def _found(row: Row, seed: int, runs: Path, outcome: Outcome) -> Found:
+def _found(row: Row, seed: int, runs: Path, outcome: Outcome) -> SeedResult:
     if not row.experiment:
-        return Found(seed, [], None, None)
+        return SeedResult(seed, [], None, None)
     run, words = run_of(row, seed, runs), row.eval_overrides
     path, cost = results_of(run, words), read_cost(run)
     if path not in outcome.current:
         why = [outcome.failed.get((_group(row), part)) for part in (TRAIN, words)]
-        return Found(seed, [], None, None, next(filter(None, why), "stopped before it"))
+        return SeedResult(seed, [], None, None, next(filter(None, why), "stopped before it"))
     results = json.loads(path.read_text(encoding="utf-8"))
     scores = [s for s in results["scores"] if s["scorer"] == "model"]
     own = [s | {"beside": _beside(s, scores)} for s in scores if s["right"] == PAIR]
@@ -427,7 +427,7 @@ def _found(row: Row, seed: int, runs: Path, outcome: Outcome) -> Found:
     if {"train", path.name} <= cost.keys():
         train = cost["train"]
         took = Cost(train["seconds"], cost[path.name]["seconds"], train["peak_bytes"])
-    return Found(seed, own, took, results.get("trust"))
+    return SeedResult(seed, own, took, results.get("trust"))
 
 
 def _beside(own: dict[str, Any], scores: list[dict[str, Any]]) -> dict[str, float]:

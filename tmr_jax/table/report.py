@@ -20,7 +20,7 @@ from tmr_jax.eval.records import number
 from tmr_jax.eval.report.charts import BOTTOM, HEIGHT, LEFT, WIDTH
 from tmr_jax.eval.report.page import templates
 from tmr_jax.table.plan import Table, impossible
-from tmr_jax.table.results import Line, sentences, spread
+from tmr_jax.table.results import Line, sentences, summary
 
 FACTS = ("row", "protocol", "pool", "direction", "relevance", "ties", "seeds")
 BESIDE = {"hits@1 by identity": IDENTITY, "hits@1 without twins": CLEAN}
@@ -91,7 +91,7 @@ def _facts(line: Line) -> list[str]:
     row = line.row
     if line.records:
         seeds = ", ".join(map(str, line.seeds))
-        pool, right, ties = f"{line.said('pool'):,}", line.said("right"), line.said("ties")
+        pool, right, ties = f"{line.common('pool'):,}", line.common("right"), line.common("ties")
         return [row.label, row.protocol, pool, line.direction, right, ties, seeds]
     if row.cited and line.cited_only:
         protocol, pool, seeds = row.cited.protocol, _size(row.cited.pool) or UNSTATED, "cited"
@@ -113,7 +113,7 @@ def _size(pool: int) -> str:
 
 
 def _measured(line: Line, metric: str) -> str:
-    found = spread(line, metric)
+    found = summary(line, metric)
     mean, low, high = (number(metric, v) for v in (found.mean, found.low, found.high))
     std = "" if found.std is None else f" ± {number(metric, found.std)}"
     return f"{mean}{std} [{low} to {high}]"
@@ -239,7 +239,7 @@ def _curve(table: Table, found: list[Line]) -> str:
     for line in found:
         if line.records:
             ours = curves.setdefault(f"ours, {line.direction}", [])
-            ours.append((line.row.at[0], spread(line, metric).mean))
+            ours.append((line.row.at[0], summary(line, metric).mean))
         printed = line.row.cited.of(line.direction) if line.row.cited else {}
         if metric in printed:
             theirs = curves.setdefault(f"published, {line.direction}", [])
@@ -281,7 +281,7 @@ def _grid(table: Table, found: list[Line]) -> str:
     metric, figures = table.metrics[0], []
     for direction in dict.fromkeys(line.direction for line in found):
         here = [line for line in found if line.direction == direction]
-        ours = {x.row.at: spread(x, metric).mean for x in here if x.records}
+        ours = {x.row.at: summary(x, metric).mean for x in here if x.records}
         printed = {x.row.at: x.row.cited.of(direction).get(metric) for x in here if x.row.cited}
         title = f"{metric}, {direction}: {table.curve}"
         if ours or any(printed.values()):

@@ -16,7 +16,7 @@ function say(text) {
 async function copy(text, said) {
   try {
     await navigator.clipboard.writeText(text);
-  } catch {  // a page without https has no clipboard
+  } catch {  // the clipboard needs https
     const area = document.createElement("textarea");
     area.value = text;
     document.body.append(area);
@@ -126,7 +126,7 @@ function focusQuery() {
   field.select();
 }
 
-// Functional groups: what is chosen from the list becomes a chip, and the field is free again.
+// Functional groups: a choice from the list becomes a chip and empties the field.
 
 function choose(field) {
   const name = field.value.trim();
@@ -154,7 +154,7 @@ search?.addEventListener("change", (event) => {
 // Requests
 
 document.addEventListener("htmx:configRequest", (event) => {
-  const sent = event.detail.parameters;  // addresses hold no empty fields
+  const sent = event.detail.parameters;  // no empty fields in addresses
   for (const name of [...sent.keys()]) {
     const kept = sent.getAll(name).filter(Boolean);
     sent.delete(name);
@@ -170,7 +170,7 @@ function failed(text) {
   results?.replaceChildren(box);
 }
 
-document.addEventListener("htmx:sendError", () => failed("The service does not answer. Is it still running?"));
+document.addEventListener("htmx:sendError", () => failed("The service does not respond. Is it running?"));
 document.addEventListener("htmx:timeout", () => failed("The service took too long. Try again."));
 document.addEventListener("htmx:afterSwap", (event) => {
   if (event.detail.target.id !== "results") return;

@@ -1,4 +1,4 @@
-// The drawing board in its frame: the page asks it for its SMILES, and gives it one to begin with.
+// The drawing board in its frame: the page sets its first SMILES and reads the drawn one.
 "use strict";
 let applet = null;
 let first = "";
