@@ -39,14 +39,14 @@ def choose_alpha(lists: Iterable[Lists]) -> Choice:
 
 def stage_scores(lists: dict[str, Lists], choice: Choice) -> dict[str, float]:
     """`t2m/fused/hits@1` ... of every stage, `alpha`, the recalls, and `mrr` of the fused stage."""
-    found = {"alpha": choice.alpha, "mrr": choice.mrr[str(choice.alpha)]}
+    scores = {"alpha": choice.alpha, "mrr": choice.mrr[str(choice.alpha)]}
     for direction, one in lists.items():
         for stage in ("det", *RERANK_STAGES):
-            scored = metrics(one.ranking(stage, choice.alpha))
-            found |= {f"{direction}/{stage}/{name}": value for name, value in scored.items()}
+            values = metrics(one.ranking(stage, choice.alpha))
+            scores |= {f"{direction}/{stage}/{name}": value for name, value in values.items()}
         listed, head = one.recall()
-        found |= {f"{direction}/recall/shortlist": listed, f"{direction}/recall/denoised": head}
-    return found
+        scores |= {f"{direction}/recall/shortlist": listed, f"{direction}/recall/denoised": head}
+    return scores
 
 
 def read_alpha(run: Path, checkpoint: str) -> float | None:

@@ -115,9 +115,9 @@ def _tfidf(texts: Sequence[str], index: dict[str, int], idf: np.ndarray) -> spar
     """Unit rows of (1 + log count) x idf, float32 [len(texts), V]."""
     columns, values, ends = [], [], [0]
     for text in texts:
-        found = sorted(Counter(index[g] for g in _grams(text) if g in index).items())
-        row = np.array([(1 + np.log(count)) * idf[column] for column, count in found], np.float32)
-        columns += [column for column, _ in found]
+        counts = sorted(Counter(index[g] for g in _grams(text) if g in index).items())
+        row = np.array([(1 + np.log(count)) * idf[column] for column, count in counts], np.float32)
+        columns += [column for column, _ in counts]
         values.append(row / max(float(np.linalg.norm(row)), 1e-12))
         ends.append(len(columns))
     flat = np.concatenate(values) if values else np.zeros(0, np.float32)
@@ -142,5 +142,5 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def _mrr(text: np.ndarray, molecule: np.ndarray) -> float:
-    found = rank(text, molecule, np.arange(len(text)))
-    return float(np.mean(1 / (1 + found.greater + found.equal / 2)))
+    ranking = rank(text, molecule, np.arange(len(text)))
+    return float(np.mean(1 / (1 + ranking.greater + ranking.equal / 2)))

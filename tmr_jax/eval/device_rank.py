@@ -44,13 +44,13 @@ def rank_on(
     rows = np.pad(np.float32(column), ((0, room), (0, 0)))
     weight = np.bincount(group, minlength=len(rows)).astype(np.int32)
     pool = jax.device_put((rows, weight), place)
-    found = []
+    counts = []
     for start in range(0, len(query), QUERIES):
         block = np.zeros((QUERIES, query.shape[1]), np.float32)
         part = query[start : start + QUERIES]
         block[: len(part)] = part
-        found.append(count(block, *pool, _right(target[start : start + QUERIES], group, labels)))
-    greater, equal, bad = np.concatenate([np.asarray(x) for x in found], 1)[:, : len(query)]
+        counts.append(count(block, *pool, _right(target[start : start + QUERIES], group, labels)))
+    greater, equal, bad = np.concatenate([np.asarray(x) for x in counts], 1)[:, : len(query)]
     refuse(bad > 0)
     return Ranking(greater.astype(np.int64), equal.astype(np.int64), len(group))
 
@@ -61,9 +61,9 @@ def _right(
     """The columns of the right candidates of each query, then NONE; R is a power of two."""
     query, right = right_ones(target, labels)
     each = np.bincount(query, minlength=QUERIES)
-    found = np.full((QUERIES, 1 << (int(each.max()) - 1).bit_length()), NONE, np.int32)
-    found[query, np.arange(len(query)) - np.repeat(np.cumsum(each) - each, each)] = group[right]
-    return found
+    columns = np.full((QUERIES, 1 << (int(each.max()) - 1).bit_length()), NONE, np.int32)
+    columns[query, np.arange(len(query)) - np.repeat(np.cumsum(each) - each, each)] = group[right]
+    return columns
 
 
 @functools.lru_cache(maxsize=8)

@@ -69,8 +69,8 @@ def check(run: Path, config: Experiment, protocol: Protocol, pool: Pool) -> Chec
     if lost := len(asked) - len(left):
         _check_filtered(config, protocol, lost, len(asked))
     twins = int(in_training([pool.smiles[i] for i in left], trained.blocks).sum())
-    found = {"queried": len(left), "in_training": twins, "left_out": lost}
-    return Checked(pool, record | found, trained.blocks)
+    counts = {"queried": len(left), "in_training": twins, "left_out": lost}
+    return Checked(pool, record | counts, trained.blocks)
 
 
 def check_data(run: Path, config: Experiment, protocol: Protocol) -> None:

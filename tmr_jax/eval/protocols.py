@@ -82,8 +82,8 @@ def _declared(own: str) -> dict[str, Protocol]:
     # A full pool has candidates that are not queries, which batches of pairs cannot hold.
     whole = [p for p in pools.values() if "/full-" not in p.name]
     cut = [dataclasses.replace(p, name=f"{IN_BATCH}/{p.name}", batch=BATCH) for p in whole]
-    found = pools | {p.name: p for p in (*cut, *_foreign())}
-    return found | ({IN_BATCH: found[f"{IN_BATCH}/{own}"]} if own else {})
+    known = pools | {p.name: p for p in (*cut, *_foreign())}
+    return known | ({IN_BATCH: known[f"{IN_BATCH}/{own}"]} if own else {})
 
 
 def _of_pool(name: str, size: int, own: str) -> Protocol:
@@ -101,15 +101,15 @@ def _division(pool: str) -> str:
 
 
 def _foreign() -> list[Protocol]:
-    found = []
+    protocols = []
     for train in TRAINED_ON:
         for test, source in FOREIGN.items():
             if test == train:
                 continue
             refusing = Protocol(f"ood/{train}→{test}", source, POOLS[source], trained_on=train)
             name = f"{refusing.name}/filtered"
-            found += [refusing, dataclasses.replace(refusing, name=name, filter="test side")]
-    return found
+            protocols += [refusing, dataclasses.replace(refusing, name=name, filter="test side")]
+    return protocols
 
 
 def within(batch: int, label: Int[np.ndarray, "... C"]) -> Int[np.ndarray, "... C"]:
@@ -135,8 +135,8 @@ def rank_within(
         return rank(query, candidate, target, group, labels)
     greater, equal = np.zeros(len(query), np.int64), np.zeros(len(query), np.int64)
     for start in range(0, len(candidate), batch):
-        asks, part = np.flatnonzero(target // batch == start // batch), slice(start, start + batch)
-        mine = None if labels is None else labels[:, part]
-        found = rank(query[asks], candidate[part], target[asks] - start, group[part], mine)
-        greater[asks], equal[asks] = found.greater, found.equal
+        rows, part = np.flatnonzero(target // batch == start // batch), slice(start, start + batch)
+        label = None if labels is None else labels[:, part]
+        ranking = rank(query[rows], candidate[part], target[rows] - start, group[part], label)
+        greater[rows], equal[rows] = ranking.greater, ranking.equal
     return Ranking(greater, equal, batch)

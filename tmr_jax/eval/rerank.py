@@ -59,19 +59,18 @@ class Lists(NamedTuple):
     """The reranked shortlists of one direction of a pool; row i belongs to query i."""
 
     reranked: Reranked
-    query: np.ndarray  # float32 [Q, D], unit rows
-    candidate: np.ndarray  # float32 [n, D], unit rows of the distinct inputs
+    query: np.ndarray  # float32 [Q, D], of length one
+    candidate: np.ndarray  # float32 [n, D], of length one, of the distinct inputs
     target: np.ndarray  # int64 [Q], the distinct input that is right
     count: np.ndarray  # int64 [n], candidates of the pool that have this input
 
     def ranking(self, stage: str, alpha: float = 0.0) -> Ranking:
         """Ranks of the targets under det, tapr, fused or x0."""
-        if stage == "det":
-            return rank_distinct(self)
-        level = levels(self.reranked, stage, alpha)
-        return rank_reranked(
-            self.reranked, level, self.query, self.candidate, self.target, self.count
-        )
+        if stage == "det":  # by cosine over the pool; equal inputs tie
+            group = np.repeat(np.arange(len(self.count)), self.count)
+            first = np.cumsum(self.count) - self.count
+            return rank(self.query, self.candidate[group], first[self.target], group)
+        return rank_reranked(self.reranked, levels(self.reranked, stage, alpha), *self[1:])
 
     def recall(self) -> tuple[float, float]:
         """Fraction of targets on the shortlist, and among the denoised candidates."""
@@ -103,28 +102,20 @@ class PoolReranker:
         on_progress: Callable[[int], None] = lambda done: None,
     ) -> Lists:
         """Reranked lists of every item with a target (an index of the other side, else -1)."""
-        asking, answering = (text, mol) if direction == "t2m" else (mol, text)
+        query, candidate = (text, mol) if direction == "t2m" else (mol, text)
         assert text.side is not None and mol.side is not None, "encode with parts"
-        used, place, count = np.unique(answering.group, return_inverse=True, return_counts=True)
-        asks = np.flatnonzero(target >= 0)
-        queries, own = np.unique(asking.group[asks], return_inverse=True)
-        pool = take(answering.side, used)
+        used, place, count = np.unique(candidate.group, return_inverse=True, return_counts=True)
+        rows = np.flatnonzero(target >= 0)
+        queries, row = np.unique(query.group[rows], return_inverse=True)
+        pool = take(candidate.side, used)
         sides = (text.side, pool) if direction == "t2m" else (pool, mol.side)
-        found = rerank(
-            self._apply,
-            self.params,
-            *sides,
-            direction,
-            queries,
-            self.settings,
-            on_progress,
-            devices_at_hand(),
-        )
+        model = self._apply, self.params, *sides, direction, queries, self.settings
+        reranked = rerank(*model, on_progress, devices_at_hand())
         return Lists(
-            reranked=Reranked(*(column[own] for column in found)),
-            query=asking.rows[asks],
+            reranked=Reranked(*(column[row] for column in reranked)),
+            query=query.rows[rows],
             candidate=unit(pool.pooled),
-            target=place[target[asks]],
+            target=place[target[rows]],
             count=count,
         )
 
@@ -148,13 +139,13 @@ def rerank_both(
     pool: Pool, text: Encoded, mol: Encoded, reranker: PoolReranker
 ) -> dict[str, Lists]:
     """The second stage in the directions in which the pool has queries."""
-    found: dict[str, Lists] = {}
-    sides: dict[Direction, np.ndarray] = {"t2m": pool.text_target, "m2t": pool.mol_target}
-    for direction, target in sides.items():
-        if asks := int((target >= 0).sum()):
-            with progress_of(f"reranking {pool.protocol}, {direction}", asks) as on_progress:
-                found[direction] = reranker.lists(text, mol, direction, target, on_progress)
-    return found
+    lists: dict[str, Lists] = {}
+    targets: dict[Direction, np.ndarray] = {"t2m": pool.text_target, "m2t": pool.mol_target}
+    for direction, target in targets.items():
+        if count := int((target >= 0).sum()):
+            with progress_of(f"reranking {pool.protocol}, {direction}", count) as on_progress:
+                lists[direction] = reranker.lists(text, mol, direction, target, on_progress)
+    return lists
 
 
 def take(side: EncodedCorpus | None, items: np.ndarray) -> EncodedCorpus:
@@ -189,9 +180,9 @@ def levels(reranked: Reranked, stage: str, alpha: float = 0.0) -> Int[np.ndarray
     order = np.lexsort(keys, axis=1)
     ordered = np.take_along_axis(keys, order[None], 2)
     steps = (ordered[:, :, 1:] != ordered[:, :, :-1]).any(0).cumsum(1)
-    found = np.zeros(s1.shape, np.int64)
-    np.put_along_axis(found, order[:, 1:], steps, 1)
-    return found
+    places = np.zeros(s1.shape, np.int64)
+    np.put_along_axis(places, order[:, 1:], steps, 1)
+    return places
 
 
 def rank_reranked(
@@ -208,28 +199,21 @@ def rank_reranked(
     with input c, `target[i]` the right input for query i.
     """
     greater, equal = np.zeros(len(query), np.int64), np.zeros(len(query), np.int64)
-    held = count[reranked.item]  # [Q, K1]
+    sizes = count[reranked.item]  # [Q, K1]
     right = reranked.item == target[:, None]
     listed = right.any(1)
-    mine = np.where(right, level, -1).max(1, keepdims=True)
-    greater[listed] = np.where(level > mine, held, 0).sum(1)[listed]
-    equal[listed] = np.where(level == mine, held, 0).sum(1)[listed] - 1
+    reached = np.where(right, level, -1).max(1, keepdims=True)
+    greater[listed] = np.where(level > reached, sizes, 0).sum(1)[listed]
+    equal[listed] = np.where(level == reached, sizes, 0).sum(1)[listed] - 1
     rest = np.flatnonzero(~listed)
     for start, scores in score_chunks(query[rest], candidate, 256):
         rows = rest[start : start + len(scores)]
-        own = np.take_along_axis(scores, target[rows, None], 1)
+        reached = np.take_along_axis(scores, target[rows, None], 1)
         weight = np.repeat(count[None], len(rows), 0)
         np.put_along_axis(weight, reranked.item[rows], 0, 1)
-        greater[rows] = held[rows].sum(1) + np.where(scores > own, weight, 0).sum(1)
-        equal[rows] = np.where(scores == own, weight, 0).sum(1) - 1
+        greater[rows] = sizes[rows].sum(1) + np.where(scores > reached, weight, 0).sum(1)
+        equal[rows] = np.where(scores == reached, weight, 0).sum(1) - 1
     return Ranking(greater, equal, int(count.sum()))
-
-
-def rank_distinct(lists: Lists) -> Ranking:
-    """Ranks by cosine over the pool of the lists; equal inputs tie."""
-    group = np.repeat(np.arange(len(lists.count)), lists.count)
-    first = np.cumsum(lists.count) - lists.count
-    return rank(lists.query, lists.candidate[group], first[lists.target], group)
 
 
 def recall(reranked: Reranked, target: Int[np.ndarray, " Q"]) -> tuple[float, float]:

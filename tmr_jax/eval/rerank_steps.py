@@ -300,9 +300,8 @@ def roomy(parts: Float[np.ndarray, "P D"]) -> Float[np.ndarray, "P2 D"]:
     """
     if len(parts) > LARGE:
         return parts
-    found = np.zeros((max(LEAST, power(len(parts))), parts.shape[1]), parts.dtype)
-    found[: len(parts)] = parts
-    return found
+    rows = max(LEAST, power(len(parts)))
+    return np.pad(parts, ((0, rows - len(parts)), (0, 0)))
 
 
 def padded(
@@ -321,15 +320,15 @@ def word_weights(
 ) -> Float[np.ndarray, " P"]:
     """The weight of every word of every text (docs/papers.md#local-alignment)."""
     size = bucket(int(np.diff(text.offsets).max()))
-    found = np.zeros(len(text.token_embeddings), np.float32)
+    weights = np.zeros(len(text.token_embeddings), np.float32)
     items = np.arange(len(text.pooled))
     held = min(WEIGHED, power(len(items)))
     for start in range(0, len(items), held):
         chunk = items[np.minimum(np.arange(start, start + held), len(items) - 1)]
         index, real = padded(text.offsets, chunk, size)
         weight = _weigher(apply)(params, text.token_embeddings[index], real)
-        found[index[real]] = np.asarray(weight)[real]
-    return found
+        weights[index[real]] = np.asarray(weight)[real]
+    return weights
 
 
 def _unit(mol: Array) -> Array:

@@ -78,16 +78,16 @@ class Score(NamedTuple):
 def query_sets(pool: Pool, text: Encoded, mol: Encoded, batch: int = 0) -> list[QuerySet]:
     """The directions in which the pool has queries."""
     text_label, mol_label = identity_labels(pool)
-    found = []
-    if len(asks := np.flatnonzero(pool.text_target >= 0)):
-        right = pool.text_target[asks]
+    sets = []
+    if len(rows := np.flatnonzero(pool.text_target >= 0)):
+        right = pool.text_target[rows]
         groups = within(batch, mol.group), within(batch, mol_label)
-        found.append(QuerySet("t2m", text.rows[asks], mol.rows, right, *groups, right, batch))
-    if len(asks := np.flatnonzero(pool.mol_target >= 0)):
-        right = pool.mol_target[asks]
+        sets.append(QuerySet("t2m", text.rows[rows], mol.rows, right, *groups, right, batch))
+    if len(rows := np.flatnonzero(pool.mol_target >= 0)):
+        right = pool.mol_target[rows]
         groups = within(batch, text.group), within(batch, text_label)
-        found.append(QuerySet("m2t", mol.rows[asks], text.rows, right, *groups, asks, batch))
-    return found
+        sets.append(QuerySet("m2t", mol.rows[rows], text.rows, right, *groups, rows, batch))
+    return sets
 
 
 def score_pool(pool: Pool, text: Encoded, mol: Encoded, scorer: str = "model") -> list[Score]:
@@ -124,20 +124,21 @@ def with_clean(
     """
     if blocks is None:
         return scores
-    twins = {s.direction: in_training([pool.smiles[i] for i in s.molecule], blocks) for s in sides}
-    by_name = {side.direction: side for side in sides}
-    found = []
+    by_direction = {
+        side.direction: (side, ~in_training([pool.smiles[i] for i in side.molecule], blocks))
+        for side in sides
+    }
+    more = []
     for score in scores:
-        clean = ~twins[score.direction]
-        if score.right == PAIR and clean.all():
-            score = score._replace(notes=(*score.notes, NO_DUPLICATE))
-        elif score.right == PAIR and not clean.any():
-            score = score._replace(notes=(*score.notes, ALL_DUPLICATES))
-        elif score.right == PAIR:
-            found.append(score)
-            score = _of_queries(score, by_name[score.direction], clean)
-        found.append(score)
-    return found
+        side, clean = by_direction[score.direction]
+        if score.right != PAIR:
+            more.append(score)
+        elif clean.all() or not clean.any():
+            note = NO_DUPLICATE if clean.all() else ALL_DUPLICATES
+            more.append(score._replace(notes=(*score.notes, note)))
+        else:
+            more += [score, _of_queries(score, side, clean)]
+    return more
 
 
 def _of_queries(score: Score, side: QuerySet, chosen: np.ndarray) -> Score:
@@ -170,8 +171,8 @@ def reranked_scores(
         score = score._replace(reranked=sizes, reached=reached, base=score.ranking)
         base = rank_by_identity(one, side, "det", alpha)
         for stage in RERANK_STAGES:
-            found = score._replace(stage=stage, ranking=one.ranking(stage, alpha))
-            scores += with_identity(found, rank_by_identity(one, side, stage, alpha), base)
+            by_pair = score._replace(stage=stage, ranking=one.ranking(stage, alpha))
+            scores += with_identity(by_pair, rank_by_identity(one, side, stage, alpha), base)
     return scores
 
 
@@ -234,14 +235,15 @@ def identity_labels(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
     The first row is for the text of each item's pair, the second for the molecule; -1 for an item
     without a pair, which is never a target.
     """
-    own = own_text(pool)
-    has = np.flatnonzero(own >= 0)
+    text_of = own_text(pool)
+    paired = np.flatnonzero(text_of >= 0)
     text_label, text_key = np.full((2, len(pool.texts)), -1)
     mol_label, mol_key = np.full((2, len(pool.smiles)), -1)
     text_label[:] = np.unique(np.array(pool.texts, object), return_inverse=True)[1]
     keys = molecule_keys(pool.smiles, "identity of molecules")
     mol_key[:] = np.unique(keys, return_inverse=True)[1]
-    mol_label[has], text_key[own[has]] = text_label[own[has]], mol_key[has]
+    texts = text_of[paired]
+    mol_label[paired], text_key[texts] = text_label[texts], mol_key[paired]
     return np.stack([text_label, text_key]), np.stack([mol_label, mol_key])
 
 

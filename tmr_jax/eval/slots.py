@@ -72,11 +72,11 @@ def slot_sharpness(
     count = len(side.pooled)
     items = np.unique(np.linspace(0, count - 1, min(ITEMS, count)).astype(np.int64))
     items = items[np.argsort(np.diff(side.offsets)[items], kind="stable")]  # like sizes together
-    found = []
+    rows = []
     for start in range(0, len(items), CHUNK):
         index, mask = padded(side.offsets, items[start : start + CHUNK])
-        found.append(np.asarray(read(side.token_embeddings[index], mask)))
-    return np.concatenate(found).mean(0, dtype=np.float64)
+        rows.append(np.asarray(read(side.token_embeddings[index], mask)))
+    return np.concatenate(rows).mean(0, dtype=np.float64)
 
 
 def slot_record(

@@ -42,53 +42,35 @@ def choose_examples(
         "t2m": (text, mol, pool.text_target, pool.texts, pool.smiles),
         "m2t": (mol, text, pool.mol_target, pool.smiles, pool.texts),
     }
-    found = []
+    examples = []
     for score in scores:
         if (score.protocol, score.scorer, score.right) != (pool.protocol, "model", PAIR):
             continue
         if score.stage not in ("", "det"):  # examples show cosines
             continue
-        query, candidate, target, asked, answers = sides[score.direction]
-        asks = np.flatnonzero(target >= 0)
+        query, candidate, target, queries, contents = sides[score.direction]
+        items = np.flatnonzero(target >= 0)
         ranks = per_query(score.ranking)["mr"]
         for i in _chosen(ranks, seed):
-            item = asks[i]
-            found.append(
-                _example(
-                    score,
-                    asked[item],
-                    query.rows[item],
-                    candidate.rows,
-                    int(target[item]),
-                    answers,
-                    float(ranks[i]),
-                )
-            )
-    return found
+            row, right = query.rows[items[i]], int(target[items[i]])
+            best = _best(row, candidate.rows, right, contents)
+            answer = Candidate(contents[right], float(row @ candidate.rows[right]), True)
+            where = score.direction, score.protocol
+            examples.append(Example(*where, queries[items[i]], answer, float(ranks[i]), best))
+    return examples
 
 
 def _chosen(ranks: np.ndarray, seed: int) -> list[int]:
     hits = np.flatnonzero(ranks == 1)
-    random = np.random.default_rng(seed)
-    some = random.choice(hits, min(EXAMPLES, len(hits)), replace=False)
+    drawn = np.random.default_rng(seed).choice(hits, min(EXAMPLES, len(hits)), replace=False)
     misses = np.argsort(ranks, kind="stable")[len(hits) :]
-    spread = np.linspace(0, len(misses) - 1, min(EXAMPLES, len(misses))).astype(int)
-    return [int(i) for i in (*some, *misses[spread])]
+    places = np.linspace(0, len(misses) - 1, min(EXAMPLES, len(misses))).astype(int)
+    return [int(i) for i in (*drawn, *misses[places])]
 
 
-def _example(
-    score: Score,
-    asked: str,
-    row: np.ndarray,
-    candidates: np.ndarray,
-    target: int,
-    answers: tuple[str, ...],
-    at: float,
-) -> Example:
+def _best(
+    row: np.ndarray, candidates: np.ndarray, right: int, contents: tuple[str, ...]
+) -> tuple[Candidate, ...]:
     index, value = top(row[None], candidates, SHOWN)
-    best = tuple(
-        Candidate(answers[i], float(v), i == target)
-        for i, v in zip(index[0], value[0], strict=True)
-    )
-    right = Candidate(answers[target], float(row @ candidates[target]), True)
-    return Example(score.direction, score.protocol, asked, right, at, best)
+    pairs = zip(index[0], value[0], strict=True)
+    return tuple(Candidate(contents[i], float(v), i == right) for i, v in pairs)
