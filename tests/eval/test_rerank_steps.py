@@ -136,7 +136,7 @@ def test_products_of_scores_are_float32_on_every_backend(direction):
 
 
 def parts(s, i):
-    return np.float64(s.parts[s.offsets[i] : s.offsets[i + 1]])
+    return np.float64(s.token_embeddings[s.offsets[i] : s.offsets[i + 1]])
 
 
 @pytest.mark.parametrize("direction", ["t2m", "m2t"])
@@ -210,7 +210,9 @@ def test_order_of_candidates_and_of_queries_does_not_matter(direction):
 def shuffled(s, order):
     chosen = np.concatenate([np.arange(s.offsets[i], s.offsets[i + 1]) for i in order])
     offsets = np.concatenate([[0], np.cumsum(np.diff(s.offsets)[order])])
-    return EncodedCorpus(s.pooled[order], s.parts[chosen], offsets, s.key[np.array(order)])
+    return EncodedCorpus(
+        s.pooled[order], s.token_embeddings[chosen], offsets, s.key[np.array(order)]
+    )
 
 
 def test_texts_of_other_candidates_change_no_score_of_a_query():
@@ -363,7 +365,7 @@ def test_the_test_of_foreign_captions_fails_for_candidates_moved_by_their_own():
     def scores(captions, query):
         found = []
         for j in range(21):  # molecule j is summed up with caption j, whatever is asked
-            words = unit(captions.parts[captions.offsets[j] : captions.offsets[j + 1]])
+            words = unit(captions.token_embeddings[captions.offsets[j] : captions.offsets[j + 1]])
             cosines = (words @ unit(MOL.pooled[j : j + 1]).T).T[:, None]
             real = np.ones(cosines.shape, bool)
             s1, _ = apply(

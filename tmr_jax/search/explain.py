@@ -152,4 +152,4 @@ def _parts(encoded: Encoded) -> np.ndarray:
     side = encoded.side
     assert side is not None, "encode with parts"
     first = encoded.group[0]
-    return side.parts[side.offsets[first] : side.offsets[first + 1]]
+    return side.token_embeddings[side.offsets[first] : side.offsets[first + 1]]

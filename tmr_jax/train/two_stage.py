@@ -52,12 +52,12 @@ class FeatureSet(NamedTuple):
         lengths = np.diff(self.text.offsets)[rows]
         size = min(b for b in self.shapes.text if b >= lengths.max())
         index, mask = padded(self.text.offsets, rows, size)
-        tokens = np.where(mask[..., None], self.text.parts[index], 0)
+        tokens = np.where(mask[..., None], self.text.token_embeddings[index], 0)
         counts = np.diff(self.mol.offsets)[rows]
         budget = min(n for n in self.shapes.nodes if n >= counts.sum())
         atoms, real = padded(self.mol.offsets, rows)
         nodes = np.zeros((budget, tokens.shape[-1]), np.float32)
-        nodes[: counts.sum()] = self.mol.parts[atoms[real]]
+        nodes[: counts.sum()] = self.mol.token_embeddings[atoms[real]]
         of_graph = np.full(budget, len(rows), np.int32)
         of_graph[: counts.sum()] = np.repeat(np.arange(len(rows)), counts)
         text = TextOut(self.text.pooled[rows], tokens, mask)
