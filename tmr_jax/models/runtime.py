@@ -20,7 +20,7 @@ def keep_freed_memory() -> bool:
 
     XLA allocates each step's temporary buffers, some gigabytes, and frees them after it. By default
     glibc returns blocks of that size to the system, and the next step pays for fresh pages:
-    gradients of a MiniLM-sized encoder take 1.37 times as long (tools/bench/cpu_step.py). The price
+    gradients of a MiniLM-sized encoder take 1.37 times as long (experiments/LOG.md). The price
     of one heap that never shrinks is that the process stays as large as its largest step.
     """
     if sys.platform != "linux":

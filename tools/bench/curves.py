@@ -1,12 +1,12 @@
-"""What grows with what: time and memory of a step, of ranks and of the second stage.
+"""How time and memory of a step, of ranks and of the second stage grow with their sizes.
 
     python -m tools.bench.curves --out experiments/curves/cost.png
 
-Self-contained: random weights and inputs, as tools/bench/gpu.py draws them. Each point is a process
-of its own, so that its peak memory is its own; on a CPU that is all of the process, on an
-accelerator what its allocator had at most. A value that does not fit is a point that is missing,
-and said. Steps are DiffTMR's, all of its loss, in bfloat16, of an encoder of MiniLM's size (of
-SciBERT's on an accelerator); time is the median of the steps after compilation.
+Self-contained: random weights and inputs from tools/bench/gpu.py. Each point runs in a separate
+process, so that its peak memory is its own: of the whole process on a CPU, of the allocator on an
+accelerator. A point that does not fit is reported and left out. Steps are DiffTMR's with its whole
+loss, in bfloat16, with an encoder of MiniLM's size (SciBERT's on an accelerator); time is the
+median of the steps after compilation.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -29,14 +27,13 @@ import tyro
 
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.eval.rank import rank
-from tmr_jax.eval.rerank import PoolReranker, settings_of
-from tmr_jax.models.encode import Encoded, unit
 from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
 from tmr_jax.models.state import new_state
 from tmr_jax.train.loader import feed_of
 from tmr_jax.train.optim import build_optimizer
-from tools.bench.gpu import FULL, SHRUNK, Sizes, parameters, side, work
+from tools.bench.common import peak_gib, seconds
+from tools.bench.gpu import FULL, SHRUNK, Sizes, parameters, second_stage, work
 
 MINILM = BertConfig(30_522, 384, 6, 12, 1_536, pooler=False)
 CURVES: dict[str, tuple[int, ...]] = {
@@ -48,18 +45,18 @@ CURVES: dict[str, tuple[int, ...]] = {
     "K": (8, 16, 32, 64, 128),
 }
 UNITS = {
-    "batch": "a step, batch of so many pairs",
-    "text length": "a step, 32 pairs of so many word pieces",
-    "pool": "ranks of 32 queries among so many",
-    "S": "32 queries refined, so many steps",
-    "F": "32 queries refined, so many perturbations",
-    "K": "32 queries refined, so many denoised",
+    "batch": "a step, by pairs in a batch",
+    "text length": "a step of 32 pairs, by word pieces of a text",
+    "pool": "ranks of 32 queries, by candidates",
+    "S": "32 queries reranked, by sampling steps",
+    "F": "32 queries reranked, by perturbations",
+    "K": "32 queries reranked, by denoised candidates",
 }
 SETTING = {"S": "steps", "F": "samples", "K": "candidates"}
 QUERIES, POOL, DIM = 32, 3_300, 300
 TIMED = 4  # repeats after the first
 ENOUGH_S = 60  # after which a point is not repeated further
-OF_MEMORY = 0.85  # what a point on a CPU may take of the memory that is free: no other process dies
+OF_MEMORY = 0.85  # share of free memory that a point on a CPU may use
 LIMIT_S = 900  # of one point
 
 
@@ -69,21 +66,21 @@ class Arguments:
     curves: tuple[str, ...] = tuple(CURVES)
     """Some of: batch, text length, pool, S, F, K."""
     most: int = 1_000_000_000
-    """No point beyond this value, for a small machine."""
+    """Largest value of a point."""
     shrunk: bool = False
-    """A toy model: what a test runs."""
+    """A toy model, for tests."""
     point: tuple[str, int] | None = None
-    """For the program itself: measure this one and print it."""
+    """Internal: measure this point and print it."""
 
 
-def size_of(told: Arguments) -> Sizes:
-    if told.shrunk:
+def size_of(args: Arguments) -> Sizes:
+    if args.shrunk:
         return SHRUNK
     return FULL if jax.default_backend() != "cpu" else FULL._replace(bert=MINILM)
 
 
 def step(size: Sizes, batch: int, length: int = 0) -> list[float]:
-    """Seconds of steps; with a length every text has it."""
+    """Seconds of steps; `length`: word pieces of every text."""
     size = size._replace(pairs=max(2 * batch, 64), width=length or size.width)
     task = work(size, "packed", batch)
     if length:
@@ -109,13 +106,11 @@ def step(size: Sizes, batch: int, length: int = 0) -> list[float]:
 
 
 def repeated(once: Callable[[], object]) -> list[float]:
-    """Seconds of each turn: `TIMED` after the first, or as many as `ENOUGH_S` has room for."""
-    seconds: list[float] = []
-    while len(seconds) <= TIMED and not (len(seconds) > 1 and sum(seconds) > ENOUGH_S):
-        start = time.perf_counter()
-        once()
-        seconds.append(time.perf_counter() - start)
-    return seconds
+    """Seconds of the first run and of `TIMED` more, fewer if they take longer than `ENOUGH_S`."""
+    taken: list[float] = []
+    while len(taken) <= TIMED and not (len(taken) > 1 and sum(taken) > ENOUGH_S):
+        taken.append(seconds(once))
+    return taken
 
 
 def ranks(count: int) -> list[float]:
@@ -129,55 +124,50 @@ def ranks(count: int) -> list[float]:
 def refined(size: Sizes, setting: str, value: int) -> list[float]:
     task = work(size, "packed", size.small)
     config = task.config
-    told = dataclasses.replace(config.eval.refine, **{SETTING[setting]: value})
+    refine = dataclasses.replace(config.eval.refine, **{SETTING[setting]: value})
     hdan = dataclasses.replace(config.model.hdan, steps=max(value, config.model.hdan.steps))
-    model = dataclasses.replace(config.model, hdan=hdan if setting == "S" else config.model.hdan)
     config = dataclasses.replace(
-        config, model=model, eval=dataclasses.replace(config.eval, refine=told)
+        config,
+        model=dataclasses.replace(config.model, hdan=hdan if setting == "S" else config.model.hdan),
+        eval=dataclasses.replace(config.eval, refine=refine),
     )
-    assembly: Any = dataclasses.make_dataclass("Model", ["model", "config"])(task.model, config)
-    if setting == "S":
-        assembly.model = task.model.clone(hdan=hdan)
-    refiner = PoolReranker(assembly, parameters(task), settings_of(config))
-    random = np.random.default_rng(0)
-    count = min(size.pool, POOL)
+    model = task.model.clone(hdan=hdan) if setting == "S" else task.model
+    random, count = np.random.default_rng(0), min(size.pool, POOL)
     parts = [np.clip(random.poisson(n, count), 1, size.width) for n in (size.width // 3, 30)]
-    sides = [side(count, p, config.model.dim, i) for i, p in enumerate(parts)]
-    each = np.arange(count)
-    text, mol = (Encoded(unit(s.pooled), each, s) for s in sides)
-    target = np.where(each < QUERIES, each, -1)
+    refiner, text, mol = second_stage(task._replace(config=config, model=model), *parts)
+    target = np.where(np.arange(count) < QUERIES, np.arange(count), -1)
     return repeated(lambda: refiner.lists(text, mol, "t2m", target))
 
 
 def bound_memory() -> None:
-    """An allocation beyond what the machine has fails here, and ends no process at random."""
+    """Makes an allocation beyond free memory fail here, before the system kills some process."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     most = int(OF_MEMORY * free * 1024)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
-def point(told: Arguments, curve: str, value: int) -> dict[str, float]:
-    size = size_of(told)
+def point(args: Arguments, curve: str, value: int) -> dict[str, float]:
+    size = size_of(args)
     if jax.default_backend() == "cpu" and Path("/proc/meminfo").exists():
         bound_memory()
     if curve == "batch":
-        seconds = step(size, value)
+        taken = step(size, value)
     elif curve == "text length":
-        seconds = step(size, size.small, value)
+        taken = step(size, size.small, value)
     elif curve == "pool":
-        seconds = ranks(value)
+        taken = ranks(value)
     else:
-        seconds = refined(size, curve, value)
+        taken = refined(size, curve, value)
     stats = jax.devices()[0].memory_stats()
     peak = stats["peak_bytes_in_use"] / 2**30 if stats else 0.0
-    peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"seconds": statistics.median(seconds[1:]), "first": seconds[0], "gib": peak}
+    peak = peak or peak_gib()
+    return {"seconds": statistics.median(taken[1:]), "first": taken[0], "gib": peak}
 
 
-def measured(told: Arguments, curve: str, value: int) -> dict[str, float] | None:
-    """A point by a process of its own; None where it does not come to its end."""
-    words = ["--point", curve, str(value), *(["--shrunk"] if told.shrunk else [])]
+def measured(args: Arguments, curve: str, value: int) -> dict[str, float] | None:
+    """A point from a separate process; None if it fails."""
+    words = ["--point", curve, str(value), *(["--shrunk"] if args.shrunk else [])]
     try:
         done = subprocess.run(
             [sys.executable, "-m", "tools.bench.curves", *words],
@@ -231,26 +221,26 @@ def draw(found: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main(told: Arguments) -> None:
+def main(args: Arguments) -> None:
     keep_freed_memory()
     use_compile_cache(cache_folder())
-    if told.point:
-        print(json.dumps(point(told, *told.point)))
+    if args.point:
+        print(json.dumps(point(args, *args.point)))
         return
-    unknown = set(told.curves) - set(CURVES)
+    unknown = set(args.curves) - set(CURVES)
     if unknown:
         raise SystemExit(f"expected curves of {', '.join(CURVES)}; got {', '.join(unknown)}")
     print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}", flush=True)
     found: dict[str, dict[int, dict[str, float]]] = {}
-    for curve in told.curves:
-        for value in (v for v in CURVES[curve] if v <= told.most):
-            one = measured(told, curve, value)
+    for curve in args.curves:
+        for value in (v for v in CURVES[curve] if v <= args.most):
+            one = measured(args, curve, value)
             if one is None:
-                break  # what is larger does not fit either
+                break  # larger ones do not fit either
             found.setdefault(curve, {})[value] = one
-    told.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    draw(found, told.out)
-    print(told.out)
+    args.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    draw(found, args.out)
+    print(args.out)
 
 
 if __name__ == "__main__":

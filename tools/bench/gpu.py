@@ -1,17 +1,17 @@
-"""What an accelerator makes of the work, in a few minutes: python -m tools.bench.gpu
+"""Speed on an accelerator, in a few minutes: python -m tools.bench.gpu
 
-Self-contained: random weights of SciBERT's size, texts of ChEBI-20's lengths, molecules drawn at
-random; no data set and no network. It prints, each with the target that was set for an H200:
+Self-contained: random weights of SciBERT's size, texts of ChEBI-20's lengths, random molecules; no
+data set and no network. It prints, each with its target for an H200:
 
 - the training step, all of DiffTMR's loss with dropout, batch 512: pairs a second and MFU on real
   tokens, texts packed and in buckets;
-- one layer's attention over packed rows, forward and backward, by each way there is to do it;
+- one layer's attention over packed rows, forward and backward, in each form;
 - the published schedule: batch 32, how long 60 epochs of 26,408 pairs take;
-- the ratio to PyTorch's best options on the same card (--torch-python, an environment with torch);
+- the ratio to PyTorch's best options on the same card (with --torch-python);
 - evaluation of 33,010 candidates in both directions, F = 15, S = 50, K1 = 256, K = 32;
 - molecules a second through the graph encoder, from features.
 
---shrunk is the same with a toy model, for a test on CPU.
+--shrunk runs a toy model, for a test on CPU.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -36,7 +36,7 @@ from tmr_jax.data.packing import pack
 from tmr_jax.data.tables import MolTable, TextTable
 from tmr_jax.eval.rerank import PoolReranker, settings_of
 from tmr_jax.models.build import build_model
-from tmr_jax.models.encode import Encoded
+from tmr_jax.models.encode import Encoded, unit
 from tmr_jax.models.layers.attention import Form, Segments
 from tmr_jax.models.layers.attention import attention as attend
 from tmr_jax.models.layers.bert import BertConfig
@@ -47,6 +47,7 @@ from tmr_jax.train.loader import feed_of
 from tmr_jax.train.optim import build_optimizer
 from tmr_jax.train.throughput import Throughput, sentence
 from tmr_jax.types import EncodedCorpus
+from tools.bench.common import fastest
 
 SCIBERT = BertConfig(31_090, 768, 12, 12, 3_072, pooler=False)
 TOY = BertConfig(50, 16, 2, 2, 32, max_positions=64, pooler=False)
@@ -57,9 +58,9 @@ VOCABULARY = 5_000  # atom environments
 @dataclass(frozen=True)
 class Arguments:
     shrunk: bool = False
-    """A toy model and few repeats: what a test runs on CPU."""
+    """A toy model and few repeats."""
     torch_python: Path | None = None
-    """Python of an environment with torch and transformers: the ratio is printed, too."""
+    """Python of an environment with torch and transformers: also prints the ratio to PyTorch."""
 
 
 class Sizes(NamedTuple):
@@ -77,7 +78,7 @@ FULL = Sizes(SCIBERT, 256, 26_408, 512, 32, 96, 33_010, 3_301)
 SHRUNK = Sizes(TOY, 32, 64, 16, 8, 4, 40, 8)
 
 
-# What is drawn
+# Random inputs
 
 
 def texts(count: int, size: Sizes, seed: int) -> TextTable:
@@ -155,7 +156,7 @@ class Work(NamedTuple):
 def work(
     size: Sizes, how: str, batch: int, config: Experiment | None = None, backend: str = ""
 ) -> Work:
-    """Of `config`, or of DiffTMR; the model is that of `backend`, or of this process's."""
+    """Model and random data of `config` (default: DiffTMR), built for `backend` (default: this)."""
     config = config or experiment(how, batch, size.width)
     text, mol = texts(size.pairs, size, 0), molecules(size.pairs, 1)
     lengths = np.diff(text.offsets)
@@ -181,11 +182,11 @@ def parameters(task: Work) -> dict[str, Any]:
     return joined(jax.jit(task.model.init)(jax.random.key(0), one.batch(few, 0)))
 
 
-# What is measured
+# Measurements
 
 
 def train(task: Work, calls: int) -> dict[str, Any]:
-    """`calls` calls after those that compile, and what they came to."""
+    """Runs `calls` calls after those that compile; rates."""
     params = parameters(task)
     optimizer = build_optimizer(task.config.optim, 10_000, params, task.model.groups)
     state = new_state(params, optimizer)
@@ -226,15 +227,18 @@ def step(size: Sizes, torch_python: Path | None) -> None:
         print(f"step, batch {size.large}, {how}: {sentence(found)}", flush=True)
     print("  target: MFU 45 %, which is about 10,000 pairs/s on an H100")
     if torch_python is None:
-        print("PyTorch: not compared, no --torch-python was given; target: 1.3 times", flush=True)
+        print("PyTorch: not compared without --torch-python; target: 1.3 times", flush=True)
         return
-    for name, rate in rival(size, torch_python).items():
+    for name, rate in torch_rates(size, torch_python).items():
         ratio = max(rates.values()) / rate
-        print(f"PyTorch, {name}: {rate:,.0f} pairs/s; ours has {ratio:.2f} times", flush=True)
+        print(
+            f"PyTorch, {name}: {rate:,.0f} pairs/s; tmr_jax is {ratio:.2f} times as fast",
+            flush=True,
+        )
     print("  target: 1.3 times")
 
 
-def rival(size: Sizes, python: Path) -> dict[str, float]:
+def torch_rates(size: Sizes, python: Path) -> dict[str, float]:
     """Pairs a second of PyTorch's best options on the same card, texts, molecules and weights."""
     from tools.bench.jax_worker import write_work
     from tools.bench.vs_torch import RIVALS, Program
@@ -278,22 +282,13 @@ def attention(size: Sizes) -> None:
 
         gradient = jax.jit(jax.grad(read))
         try:
-            seconds = fastest(lambda g=gradient: jax.block_until_ready(g(qkv)))
+            taken = fastest(lambda g=gradient: jax.block_until_ready(g(qkv)), 5)
         except (RuntimeError, ValueError, NotImplementedError) as error:
-            print(f"attention, {name}: not here ({str(error).splitlines()[0][:80]})", flush=True)
+            print(
+                f"attention, {name}: not available ({str(error).splitlines()[0][:80]})", flush=True
+            )
             continue
-        print(f"attention, {name}: {seconds * 1e3:.2f} ms a layer", flush=True)
-
-
-def fastest(work: Callable[[], object], runs: int = 5) -> float:
-    """Seconds of the fastest run but the first."""
-    work()
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        print(f"attention, {name}: {taken * 1e3:.2f} ms a layer", flush=True)
 
 
 def schedule(size: Sizes) -> None:
@@ -306,39 +301,36 @@ def schedule(size: Sizes) -> None:
     )
 
 
-def evaluation(size: Sizes) -> None:
-    task = work(size, "packed", size.small)
-    params = parameters(task)
+def second_stage(task: Work, *parts: np.ndarray) -> tuple[PoolReranker, Encoded, Encoded]:
+    """The reranker, and random texts and molecules with that many words or atoms each."""
+    loaded: Any = SimpleNamespace(model=task.model, config=task.config)
     dim = task.config.model.dim
+    sides = [side(len(p), p, dim, i) for i, p in enumerate(parts)]
+    text, mol = (Encoded(unit(s.pooled), np.arange(len(s.pooled)), s) for s in sides)
+    return PoolReranker(loaded, parameters(task), settings_of(task.config)), text, mol
+
+
+def evaluation(size: Sizes) -> None:
     lengths = np.diff(texts(size.pool, size, 2).offsets)
     atoms = np.diff(molecules(size.pool, 3).node_offsets)
-    assembly: Any = dataclasses.make_dataclass("TrainedModel", ["model", "config"])(
-        task.model, task.config
-    )
-    refiner = PoolReranker(assembly, params, settings_of(task.config))
-    sides = [side(size.pool, parts, dim, i) for i, parts in enumerate((lengths, atoms))]
+    refiner, text, mol = second_stage(work(size, "packed", size.small), lengths, atoms)
     each = np.arange(size.pool)
-    text, mol = (Encoded(_unit(s.pooled), each, s) for s in sides)
     target = np.where(each < size.queries, each, -1)
     for attempt in ("with compilation", "again"):
         start = time.perf_counter()
         for direction in ("t2m", "m2t"):
             refiner.lists(text, mol, direction, target).ranking("fused", 0.2)
-        seconds = time.perf_counter() - start
+        taken = time.perf_counter() - start
         print(
-            f"evaluation, {size.queries:,} queries each way among {size.pool:,}: {seconds:.1f} s "
+            f"evaluation, {size.queries:,} queries each way among {size.pool:,}: {taken:.1f} s "
             f"{attempt}",
             flush=True,
         )
     print("  target: 10 s")
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
 def graphs(size: Sizes) -> None:
-    """Batches of integer features that are made before; what is timed is from there to rows."""
+    """Times the way from integer features, batched beforehand, to embeddings."""
     task = work(size, "packed", size.small)
     params = jax.device_put(parameters(task))
     mol = molecules(size.pool, 4)
@@ -349,19 +341,13 @@ def graphs(size: Sizes) -> None:
 
     batches = [batch for _, batch in encode_batches_mol(mol, min(2_048, size.pool))]
 
-    def run() -> float:
-        start = time.perf_counter()
-        found = [encode(params, batch) for batch in batches]
-        jax.block_until_ready(found)
-        return time.perf_counter() - start
-
-    run()
-    rate = size.pool / min(run() for _ in range(3))
+    taken = fastest(lambda: jax.block_until_ready([encode(params, b) for b in batches]))
+    rate = size.pool / taken
     print(f"graph encoder: {rate:,.0f} molecules/s from features; target: 500,000", flush=True)
 
 
 def product() -> float:
-    """TFLOP/s of a bfloat16 product of two squares: what the card gives at best."""
+    """TFLOP/s of a bfloat16 product of two squares: the most that the card reaches."""
     side = 8_192 if jax.default_backend() != "cpu" else 512
     a = jnp.ones((side, side), jnp.bfloat16)
     multiply = jax.jit(lambda x: x @ x * jnp.bfloat16(1e-4))

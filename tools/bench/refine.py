@@ -2,17 +2,15 @@
 
     TMR_JAX_DATA=DIR python -m tools.bench.refine --run runs/difftmr_open
 
-First all queries of the pool in both directions with the run's settings, from features in memory,
-compilation included; then a fifth of the text queries for every value of one setting, the others as
-they are, compiled before (the second of two runs counts). Writes refine_time.png beside the
-results of the run. Absolute times are those of this machine; the shape of the curves is not.
+First all queries of the pool in both directions with the run's settings, from embeddings in
+memory, compilation included; then a fifth of the text queries for each value of one setting at a
+time (the faster of two runs counts). Writes refine_time.png into the run. Only the shape of the
+curves carries over to other machines.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import resource
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from tmr_jax.eval.evaluate import default_protocols, read_config
 from tmr_jax.eval.pools import encode_pools
 from tmr_jax.eval.restore import open_run
 from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
+from tools.bench.common import peak_gib, seconds
 
 SWEEPS = {
     "steps": (1, 5, 10, 25, 50),
@@ -44,13 +43,7 @@ class Arguments:
 
 
 def timed(refiner: Any, text: Any, mol: Any, direction: str, target: np.ndarray) -> float:
-    start = time.perf_counter()
-    refiner.lists(text, mol, direction, target)
-    return time.perf_counter() - start
-
-
-def peak_gb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return seconds(lambda: refiner.lists(text, mol, direction, target))
 
 
 def fewer(target: np.ndarray) -> np.ndarray:
@@ -83,13 +76,13 @@ def main() -> None:
     model = open_run(chosen.run, "best")
     assert model.refiner is not None, "expected a run of a model with a second stage"
     [(pool, text, mol)], _ = encode_pools(model, [load_pool(protocol, config.data)])
-    before = peak_gb()
+    before = peak_gib()
     total = 0.0
     for direction, target in (("t2m", pool.text_target), ("m2t", pool.mol_target)):
-        seconds = timed(model.refiner, text, mol, direction, target)
-        total += seconds
-        print(f"{protocol}, {direction}: {(target >= 0).sum()} queries in {seconds:.1f} s")
-    print(f"both: {total:.1f} s; peak memory {peak_gb():.2f} GiB, {before:.2f} before refining")
+        taken = timed(model.refiner, text, mol, direction, target)
+        total += taken
+        print(f"{protocol}, {direction}: {(target >= 0).sum()} queries in {taken:.1f} s")
+    print(f"both: {total:.1f} s; peak memory {peak_gib():.2f} GiB, {before:.2f} before refining")
     print(f"settings: {model.refiner.settings}")
     target, found = fewer(pool.text_target), {}
     base = model.refiner.settings
@@ -98,8 +91,8 @@ def main() -> None:
         for value in values:
             changes: dict[str, Any] = {name: value}
             model.refiner.settings = dataclasses.replace(base, **changes)
-            seconds = min(timed(model.refiner, text, mol, "t2m", target) for _ in range(2))
-            each = 1e3 * seconds / (target >= 0).sum()
+            taken = min(timed(model.refiner, text, mol, "t2m", target) for _ in range(2))
+            each = 1e3 * taken / (target >= 0).sum()
             found[name].append((value, each))
             print(f"{NAMES[name]} = {value}: {each:.2f} ms a query", flush=True)
     draw(chosen.run / "refine_time.png", found, int((target >= 0).sum()))

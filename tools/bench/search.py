@@ -1,20 +1,18 @@
-r"""How long a question takes: python -m tools.bench.search --run RUN --library PLACE
+r"""How long a query takes: python -m tools.bench.search --run RUN --library PLACE
 
-In: a run and a library of its vectors, of any engine. Sentences of the run's first test pool are
-asked one after another, each for the first time, by the same calls as `tmr search` and the page.
-Out: p50 and p95 of a search, the encoding of its text included, with and without the second stage
-where the model has one; with --exact, recall@10 of the first stage against the same rows searched
-one by one: which share of the ten are as good as the ten best, for copies tie. Absolute times are
-those of this machine; take a quiet one.
+Sends sentences of the run's first test pool to an index of any engine, one at a time, through the
+calls of `tmr search` and the page. Prints p50 and p95 of a search, encoding included, with and
+without the second stage; with --exact, recall@10 of the first stage against exhaustive search (a
+hit with an equal score counts). Use an idle machine.
 
-A million rows in the default engine, those of ZINC250k and of ChEBI-20's test molecules and
-perturbed copies of theirs, in half an hour and 4 GB of disk:
+A million rows in LanceDB, from ZINC250k, ChEBI-20's test molecules and perturbed copies, take half
+an hour and 4 GB of disk:
 
     DATA=DIR RUN=runs/difftmr_open OUT=/tmp/million && mkdir -p $OUT
     (zcat $DATA/zinc250k/zinc.txt.gz
      zcat $DATA/chebi20/test.txt.gz | tail -n +2 | cut -f 2 | tr -s '\\') | gzip > $OUT/real.smi.gz
     python -m tmr_jax.index --run $RUN --library $OUT/real.smi.gz --out $OUT/real
-    python -m tools.bench.stores --rows 1000000 --library $OUT/real --engines lance --no-kill \
+    python -m tools.bench.stores --rows 1000000 --library $OUT/real --engines lance \
         --folder $OUT/stores
     TMR_JAX_DATA=$DATA python -m tools.bench.search --run $RUN --library $OUT/stores/lance \
         --exact $OUT/stores/origin
@@ -22,7 +20,6 @@ perturbed copies of theirs, in half an hour and 4 GB of disk:
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +34,7 @@ from tmr_jax.index.exact import ExactEngine
 from tmr_jax.index.schema import Filter
 from tmr_jax.search.filters import parse_filter
 from tmr_jax.search.retriever import Hit, Retriever
+from tools.bench.common import seconds
 
 K, WARM = 10, 20
 
@@ -46,41 +44,41 @@ class Arguments:
     run: Path
     library: Path
     exact: Path | None = None
-    """The folder of the same rows, as `tmr index` writes it, for recall."""
+    """The same rows in the exact engine, for recall."""
     asked: int = 200
     where: tuple[str, ...] = ()
-    """Filters, as of tmr search."""
+    """Filters as in tmr search."""
     seed: int = 0
 
 
-def bench(told: Arguments) -> None:
-    retriever = tmr_jax.load(told.run).with_library(told.library)
-    texts = sentences(retriever, told)
-    where = parse_filter(told.where) if told.where else None
+def bench(args: Arguments) -> None:
+    retriever = tmr_jax.load(args.run).with_library(args.library)
+    texts = sentences(retriever, args)
+    where = parse_filter(args.where) if args.where else None
 
     def first(text: str) -> list[Hit]:
         return retriever.nearest(retriever.encode_text([text]), K, where)[0]
 
-    account = retriever.library
-    assert account is not None
-    filtered = f", where {' '.join(told.where)}" if told.where else ""
-    print(f"{account.kept:,} molecules in {told.library.name}{filtered}, {told.asked} sentences")
+    index = retriever.library
+    assert index is not None
+    filtered = f", where {' '.join(args.where)}" if args.where else ""
+    print(f"{index.kept:,} molecules in {args.library.name}{filtered}, {args.asked} sentences")
     found = timed("first stage", first, texts)
     if retriever.shortlist:
-        listed = unlike(retriever, texts[:WARM], where)
+        listed = distinct(retriever, texts[:WARM], where)
         timed(
-            f"both stages, {retriever.shortlist} on the shortlist ({listed:.0f} different ones)",
+            f"both stages, {retriever.shortlist} on the shortlist ({listed:.0f} distinct)",
             lambda text: retriever.search(text, K, where),
             texts,
         )
-    if told.exact:
+    if args.exact:
         rows = np.concatenate([retriever.encode_text([text]) for text in texts])
-        truth = ExactEngine(told.exact).search(rows, K, where).scores
+        truth = ExactEngine(args.exact).search(rows, K, where).scores
         print(f"recall@{K} against exact: {recall(found, truth):.4f}")
 
 
 def recall(found: list[list[Hit]], right: np.ndarray) -> float:
-    """Which share of the right places hold a hit that is as good: equals may change places."""
+    """The share of places with a hit as good as the best; equal scores may change places."""
     mine = np.full_like(right, -np.inf)
     for row, hits in zip(mine, found, strict=True):
         row[: len(hits)] = [hit.score for hit in hits]
@@ -89,28 +87,26 @@ def recall(found: list[list[Hit]], right: np.ndarray) -> float:
     return float((np.isfinite(mine) & (mine >= least - 1e-6)).sum() / real.sum())
 
 
-def unlike(retriever: Retriever, texts: list[str], where: Filter | None) -> float:
-    """How many of a shortlist are no copies of one another: so many the second stage works on."""
+def distinct(retriever: Retriever, texts: list[str], where: Filter | None) -> float:
+    """Mean number of distinct molecules on a shortlist: what the second stage works on."""
     rows = np.concatenate([retriever.encode_text([text]) for text in texts])
     lists = retriever.nearest(rows, retriever.shortlist, where)
     return float(np.mean([len({hit.content for hit in hits}) for hits in lists]))
 
 
-def sentences(retriever: Retriever, told: Arguments) -> list[str]:
+def sentences(retriever: Retriever, args: Arguments) -> list[str]:
     config = retriever.config
     texts = list(dict.fromkeys(load_pool(default_protocols(config)[0], config.data).texts))
-    order = np.random.default_rng(told.seed).permutation(len(texts))
-    return [texts[i] for i in order[: told.asked + WARM]]
+    order = np.random.default_rng(args.seed).permutation(len(texts))
+    return [texts[i] for i in order[: args.asked + WARM]]
 
 
 def timed(name: str, ask: Callable[[str], list[Hit]], texts: list[str]) -> list[list[Hit]]:
-    """Prints the percentiles of all but the first `WARM`, which compile and touch the files."""
-    found, seconds = [], []
+    """Prints percentiles of all but the first `WARM` queries, which compile and touch the files."""
+    found, times = [], []
     for text in texts:
-        begun = time.perf_counter()
-        found.append(ask(text))
-        seconds.append(1e3 * (time.perf_counter() - begun))
-    p50, p95 = np.percentile(seconds[WARM:], [50, 95])
+        times.append(1e3 * seconds(lambda text=text: found.append(ask(text))))
+    p50, p95 = np.percentile(times[WARM:], [50, 95])
     print(f"{name}: p50 {p50:.1f} ms, p95 {p95:.1f} ms", flush=True)
     return found
 

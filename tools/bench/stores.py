@@ -1,26 +1,21 @@
-"""Engines of libraries beside one another: python -m tools.bench.stores --rows 1000000 --width 300
+"""Engines compared on one index: python -m tools.bench.stores --rows 1000000 --width 300
 
-Makes a library of so many rows (the real ones of --library first, then what lies between them),
-takes it into each engine by `tmr index copy` as a user would, and prints as one table: seconds and
-peak memory of the copy with its index, size, seconds to open, p50 and p95 of single queries and
-recall@10 against `exact`, without a filter and with those that 10 % and 1 % of the rows meet. Then
-each copy is made once more, killed (SIGKILL) on the way and gone on with, and must hold the same.
-Encoding the text of a query is not in these times.
+Builds an index of that many rows (those of --library first, then generated ones between them),
+copies it into each engine with `tmr index copy`, and prints one table: seconds and peak memory of
+the copy, size, seconds to open, p50 and p95 of single queries, and recall@10 against `exact`,
+without a filter and with filters that 10 % and 1 % of the rows meet. Encoding the text of a query
+is not included.
 
-Every figure is written to results.json as it is found, and a run that was stopped goes on by the
-same words. Take a quiet machine.
+Each figure is written to results.json at once; run the same command to resume. Use an idle machine.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -35,8 +30,9 @@ from tmr_jax.index import scan
 from tmr_jax.index.exact import MANIFEST, ExactEngine
 from tmr_jax.index.open import open_engine
 from tmr_jax.index.schema import COLUMNS, TEXTS, Batch, Condition, Filter
+from tmr_jax.models.encode import unit
+from tools.bench.common import seconds, table_row, watched, workplace
 
-LOOK = 0.2  # seconds between looks at the memory
 BLOCK = 16_384  # rows of a shard
 WARM = 5  # queries before the clock runs
 K = 10
@@ -49,25 +45,24 @@ Engine = Literal["exact", "lance", "milvus"]
 class Arguments:
     rows: int = 20_000
     width: int = 300
-    """Of generated rows; --library has its own."""
+    """Of generated rows; rows of --library have their own."""
     engines: tuple[Engine, ...] = ("exact", "lance", "milvus")
-    """exact is measured in any case: recall is against it."""
+    """exact is always measured, for recall."""
     library: Path | None = None
-    """A folder that tmr index made: its rows come first, the others lie between them and have the
-    SMILES of one of them. The run that made it searches what is made of it, too."""
+    """A folder built by tmr index: its rows come first; generated rows lie between them and have
+    the SMILES of one of them. The run that built it can search the result."""
     queries: Path | None = None
-    """A .npy file of vectors, e.g. by retriever.encode_text; without it, rows like these."""
+    """A .npy file of vectors, e.g. from retriever.encode_text; without it, generated rows."""
     asked: int = 200
-    """How many queries."""
-    kill: bool = True
+    """Number of queries."""
     folder: Path | None = None
-    """Where it is all made; without it a temporary folder that is removed."""
+    """Working folder; without it a temporary one that is removed."""
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What a process of its own measures of one engine."""
+    """What a separate process measures of one engine."""
 
     place: str
     queries: Path
@@ -79,131 +74,117 @@ def main() -> None:
     if sys.argv[1:2] == ["ask"]:
         ask(tyro.cli(Ask, args=sys.argv[2:]))
         return
-    told = tyro.cli(Arguments)
-    folder = told.folder or Path(tempfile.mkdtemp(prefix="bench_stores-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        bench(told, folder)
-    finally:
-        if told.folder is None:
-            shutil.rmtree(folder, ignore_errors=True)
+    args = tyro.cli(Arguments, description=__doc__)
+    with workplace(args.folder, "stores") as folder:
+        bench(args, folder)
 
 
-def bench(told: Arguments, folder: Path) -> None:
-    results = Results(folder / "results.json", told)
+def bench(args: Arguments, folder: Path) -> None:
+    results = Results(folder / "results.json", args)
     origin, queries = folder / "origin", folder / "queries.npy"
     if not (origin / MANIFEST).is_file():
         shutil.rmtree(origin, ignore_errors=True)
-        make(told, origin, queries)
-    for engine in dict.fromkeys(("exact", *told.engines)):
+        make(args, origin, queries)
+    for engine in dict.fromkeys(("exact", *args.engines)):
         place = PLACES[engine].format(folder / engine)
         if "build" not in results.of(engine):
             remove(place)
-            seconds, memory, sha256 = copied(origin, place)
-            results.add(engine, build=seconds, memory=memory, sha256=sha256, disk=size(place))
+            build, memory, printed = watched(
+                "tmr_jax.index", "copy", str(origin), place, kind="Pss_Anon"
+            )
+            sha256 = printed.split("SHA-256 ")[1].strip(" )\n")
+            results.add(
+                engine, build=build, memory=max(memory), sha256=sha256, disk=disk_gib(place)
+            )
         if "open" not in results.of(engine):
             results.add(engine, **measured(place, queries, origin, folder / "asked.json"))
-        if told.kill and "again" not in results.of(engine):
-            place = PLACES[engine].format(folder / f"{engine}-killed")
-            results.add(engine, **killed(told, origin, place, results.of(engine)))
-            remove(place)
         print(results.table(), flush=True)
 
 
 class Results:
-    """What was found so far, on disk after every figure."""
+    """Figures of this and earlier runs, on disk after each of them."""
 
-    def __init__(self, path: Path, told: Arguments) -> None:
+    def __init__(self, path: Path, args: Arguments) -> None:
         self._path = path
-        words = {k: str(v) for k, v in asdict(told).items() if k not in ("engines", "folder")}
-        self._all: dict[str, Any] = {"settings": words, "engines": {}}
+        settings = {k: str(v) for k, v in asdict(args).items() if k not in ("engines", "folder")}
+        self._all: dict[str, Any] = {"settings": settings, "engines": {}}
         if path.is_file():
-            there = json.loads(path.read_text())
-            if there["settings"] != words:
+            earlier = json.loads(path.read_text())
+            if earlier["settings"] != settings:
                 raise ValueError(
-                    f"expected results of {words} in {path}, got {there['settings']}; choose "
+                    f"expected results of {settings} in {path}; got {earlier['settings']}; choose "
                     "another --folder"
                 )
-            self._all = there
+            self._all = earlier
 
     def of(self, engine: str) -> dict[str, Any]:
         return self._all["engines"].get(engine, {})
 
-    def add(self, engine: str, **found: Any) -> None:
-        self._all["engines"].setdefault(engine, {}).update(found)
+    def add(self, engine: str, **figures: Any) -> None:
+        self._all["engines"].setdefault(engine, {}).update(figures)
         part = self._path.with_suffix(".part")
         part.write_text(json.dumps(self._all, indent=1))
         part.replace(self._path)
 
     def table(self) -> str:
-        """Markdown; behind a time, in brackets, what it is to that of exact."""
+        """Markdown; the number in brackets is the ratio to exact."""
         filters = [f"{name}: p50, p95 ms, recall@{K}" for name in SHARES]
-        heads = ["engine", "copy s", "peak GiB", "disk GiB", "open s", *filters, "after a kill"]
-        lines = [
-            f"`{shlex.join(['python', *sys.argv])}`",
-            "",
-            row(heads),
-            row(["---"] * len(heads)),
-        ]
+        heads = ["engine", "copy s", "peak GiB", "disk GiB", "open s", *filters]
+        command = shlex.join(["python", *sys.argv])
+        lines = [f"`{command}`", "", table_row(heads), table_row(["---"] * len(heads))]
         truth = self.of("exact")
-        for engine, found in self._all["engines"].items():
-            cells = [engine, against(found["build"], truth["build"], 1)]
-            cells += [f"{found['memory']:.2f}", f"{found['disk']:.2f}"]
-            cells.append(f"{found['open']:.2f}" if "open" in found else "")
-            for name in SHARES if "open" in found else ():
-                times, exact = (np.array(f["ms"][name]) for f in (found, truth))
-                p50, p95 = np.percentile(times, [50, 95]), np.percentile(exact, [50, 95])
-                shown = ", ".join(against(a, b, 1) for a, b in zip(p50, p95, strict=True))
-                cells.append(f"{shown}, {recall(found['scores'][name], truth['scores'][name]):.3f}")
-            cells += [""] * (len(heads) - 1 - len(cells)) + [found.get("again", "")]
-            lines.append(row(cells))
+        for engine, figures in self._all["engines"].items():
+            cells = [engine, against(figures["build"], truth["build"])]
+            cells += [f"{figures['memory']:.2f}", f"{figures['disk']:.2f}"]
+            cells.append(f"{figures['open']:.2f}" if "open" in figures else "")
+            for name in SHARES if "open" in figures else ():
+                p50_95 = (np.percentile(f["ms"][name], [50, 95]) for f in (figures, truth))
+                shown = ", ".join(against(a, b) for a, b in zip(*p50_95, strict=True))
+                share = recall(figures["scores"][name], truth["scores"][name])
+                cells.append(f"{shown}, {share:.3f}")
+            lines.append(table_row(cells + [""] * (len(heads) - len(cells))))
         return "\n".join(lines) + "\n"
 
 
-def row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def against(value: float, exact: float) -> str:
+    return f"{value:.1f} ({value / exact:.2f})"
 
 
-def against(value: float, exact: float, digits: int) -> str:
-    return f"{value:.{digits}f} ({value / exact:.2f})"
+def recall(scores: list[list[float]], best: list[list[float]]) -> float:
+    """The share of places with a score as good as the best; equal scores may change places."""
+    return float((np.array(scores) >= np.array(best).min(axis=1, keepdims=True) - 1e-6).mean())
 
 
-def recall(found: list[list[float]], right: list[list[float]]) -> float:
-    """Which share of the places are as good as they can be: equals are as good as one another."""
-    mine, theirs = np.array(found), np.array(right)
-    return float((mine >= theirs.min(axis=1, keepdims=True) - 1e-6).mean())
+# The index
 
 
-# The library
-
-
-def make(told: Arguments, origin: Path, queries: Path) -> None:
-    """Writes the library, and the queries."""
-    rng = np.random.default_rng(told.seed)
-    real = seeds(told, rng)
+def make(args: Arguments, origin: Path, queries: Path) -> None:
+    """Writes the index and the queries."""
+    rng = np.random.default_rng(args.seed)
+    real = seeds(args, rng)
     width = real.vectors.shape[1]
-    about = {} if told.library is None else ExactEngine(told.library).about
-    # A library of molecules says so itself; beyond `real` the vectors are nobody's.
-    about |= {"of": "tools/bench/stores.py", "real": 0 if told.library is None else len(real.ids)}
+    about = {} if args.library is None else ExactEngine(args.library).about
+    # Beyond `real` rows no model made the vectors.
+    about |= {"of": "tools/bench/stores.py", "real": 0 if args.library is None else len(real.ids)}
     store = ExactEngine.create(origin, width, about)
-    for low in range(0, told.rows, BLOCK):
-        high = min(told.rows, low + BLOCK)
+    for low in range(0, args.rows, BLOCK):
+        high = min(args.rows, low + BLOCK)
         store.upsert(block(real, low, high, rng))
-    store.finalize({"rows": told.rows, "kept": told.rows, "refused": {}})
-    if told.queries is not None:
-        asked = np.load(told.queries, allow_pickle=False)[: told.asked]
+    store.finalize({"rows": args.rows, "kept": args.rows, "refused": {}})
+    if args.queries is not None:
+        queried = np.load(args.queries, allow_pickle=False)[: args.asked]
     else:
-        asked = between(real.vectors, rng.integers(0, len(real.ids), told.asked), rng)
-    np.save(queries, asked.astype(np.float32))
+        queried = between(real.vectors, rng.integers(0, len(real.ids), args.asked), rng)
+    np.save(queries, queried.astype(np.float32))
 
 
-def seeds(told: Arguments, rng: np.random.Generator) -> Batch:
-    """The rows that all others lie between: real ones, or drawn."""
-    if told.library is None:
-        return drawn(min(told.rows, BLOCK), told.width, rng)
-    store = ExactEngine(told.library)
-    count = min(store.count(), told.rows)
-    # Filled part by part: no row is in memory twice.
+def seeds(args: Arguments, rng: np.random.Generator) -> Batch:
+    """Rows that the others are generated from: real ones, or random ones."""
+    if args.library is None:
+        return drawn(min(args.rows, BLOCK), args.width, rng)
+    store = ExactEngine(args.library)
+    count = min(store.count(), args.rows)
+    # Filled in parts, so that no row is in memory twice.
     ids, vectors = np.zeros(count, np.int64), np.zeros((count, store.width), np.float32)
     columns: dict[str, Any] = {name: np.zeros(count, kind) for name, kind in COLUMNS.items()}
     columns |= {name: [] for name in TEXTS}
@@ -219,7 +200,7 @@ def seeds(told: Arguments, rng: np.random.Generator) -> Batch:
 
 
 def drawn(count: int, width: int, rng: np.random.Generator) -> Batch:
-    """Clusters of unlike sizes in few directions, as encoders leave them; weights go with them."""
+    """Clusters of different sizes in few directions, as encoders produce; weights follow them."""
     inner = min(32, width)
     centres, scale = rng.normal(size=(200, inner)), np.linspace(1.5, 0.3, inner)
     which = rng.choice(200, count, p=rng.dirichlet(np.full(200, 0.5)))
@@ -233,7 +214,7 @@ def drawn(count: int, width: int, rng: np.random.Generator) -> Batch:
 
 
 def block(real: Batch, low: int, high: int, rng: np.random.Generator) -> Batch:
-    """Rows low to high of the library: those that are real, then ones like them."""
+    """Rows low to high of the index: real ones, then generated ones."""
     numbers = np.arange(low, high)
     base = np.where(numbers < len(real.ids), numbers, rng.integers(0, len(real.ids), len(numbers)))
     vectors = between(real.vectors, base, rng)
@@ -245,97 +226,49 @@ def block(real: Batch, low: int, high: int, rng: np.random.Generator) -> Batch:
 
 
 def between(rows: np.ndarray, base: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Each base row moved by a part of the way between two others: the same spectrum as theirs."""
+    """Each base row, moved along the difference of two others: this keeps the spectrum."""
     b = rng.integers(0, len(rows), len(base))
     c = (b + rng.integers(1, len(rows), len(base))) % len(rows)  # another one
     part = rng.uniform(0.05, 0.5, (len(base), 1)).astype(np.float32)
     return unit(rows[base] + part * (rows[b] - rows[c]))
 
 
-def unit(rows: np.ndarray) -> np.ndarray:
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-
-
-# What is measured
-
-
-def start(origin: Path, place: str) -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "tmr_jax.index", "copy", str(origin), place]
-    return subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
-    )
-
-
-def copied(origin: Path, place: str) -> tuple[float, float, str]:
-    """Seconds, peak memory in GiB and the hash of the content."""
-    before = time.perf_counter()
-    process, memory = start(origin, place), 0.0
-    while process.poll() is None:
-        memory = max(memory, resident(process.pid))
-        time.sleep(LOOK)
-    said, _ = process.communicate()
-    assert process.returncode == 0, f"tmr index copy ended with {process.returncode}: {said}"
-    return time.perf_counter() - before, memory, said.split("SHA-256 ")[1].strip(" )\n")
-
-
-def resident(pid: int) -> float:
-    """GiB that a process holds by itself: pages of mapped files can be dropped at any time."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:  # ended meanwhile
-        return 0.0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:")) / 2**20
+# Measurements
 
 
 def measured(place: str, queries: Path, origin: Path, out: Path) -> dict[str, Any]:
-    """What `ask` finds in a process of its own."""
+    """Figures of `ask` from a separate process."""
     weights = np.concatenate([b.columns["mw"] for b in ExactEngine(origin).batches(BLOCK)])
-    limits = [
-        np.inf if share == 1 else float(np.quantile(weights, share)) for share in SHARES.values()
-    ]
-    words = ["--place", place, "--queries", str(queries), "--out", str(out)]
-    words += ["--limits", *map(str, limits)]
-    subprocess.run([sys.executable, "-m", "tools.bench.stores", "ask", *words], check=True)
+    limits = [np.inf if share == 1 else np.quantile(weights, share) for share in SHARES.values()]
+    options = ["--place", place, "--queries", str(queries), "--out", str(out)]
+    options += ["--limits", *(str(float(limit)) for limit in limits)]
+    subprocess.run([sys.executable, "-m", "tools.bench.stores", "ask", *options], check=True)
     return json.loads(out.read_text())
 
 
-def ask(told: Ask) -> None:
-    """Opens a library, times each query by itself, and writes what was found."""
-    queries = np.load(told.queries, allow_pickle=False)
-    # What imports take is no opening.
-    import_module(f"tmr_jax.index.{told.place.split(':')[0]}")
+def ask(args: Ask) -> None:
+    """Opens an index, times each query on its own, and writes times and scores."""
+    queries = np.load(args.queries, allow_pickle=False)
+    import_module(f"tmr_jax.index.{args.place.split(':')[0]}")  # imports are not part of opening
     scan.pays()
-    before = time.perf_counter()
-    store = open_engine(told.place)
+    start = time.perf_counter()
+    store = open_engine(args.place)
     store.search(queries[:1], K)
-    opened = time.perf_counter() - before
-    times: dict[str, list[float]] = {}
-    scores: dict[str, list[list[float]]] = {}
-    for name, limit in zip(SHARES, told.limits, strict=True):
+    opened = time.perf_counter() - start
+    times: dict[str, list[float]] = {name: [] for name in SHARES}
+    scores: dict[str, list[list[float]]] = {name: [] for name in SHARES}
+    for name, limit in zip(SHARES, args.limits, strict=True):
         where = None if np.isinf(limit) else Filter((Condition("mw", "<", limit),))
+
+        def search(query: np.ndarray, name: str = name, where: Filter | None = where) -> None:
+            scores[name].append(store.search(query[None], K, where).scores[0].tolist())
+
         for query in queries[:WARM]:
-            store.search(query[None], K, where)
-        times[name], scores[name] = [], []
-        for query in queries:
-            before = time.perf_counter()
-            found = store.search(query[None], K, where)
-            times[name].append(1000 * (time.perf_counter() - before))
-            scores[name].append(found.scores[0].tolist())
+            search(query)
+        scores[name].clear()
+        times[name] = [1000 * seconds(lambda q=query: search(q)) for query in queries]
     store.close()
-    told.out.write_text(json.dumps({"open": opened, "ms": times, "scores": scores}))
-
-
-def killed(told: Arguments, origin: Path, place: str, whole: dict[str, Any]) -> dict[str, Any]:
-    """A copy that is killed at a random moment and begun again holds the same."""
-    remove(place)
-    after = whole["build"] * random.Random(told.seed).uniform(0.2, 0.9)
-    process = start(origin, place)
-    time.sleep(after)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    seconds, _, sha256 = copied(origin, place)
-    assert sha256 == whole["sha256"], f"{sha256} is not {whole['sha256']}"
-    return {"again": f"the same, {seconds:.1f} s more after {after:.1f} s"}
+    args.out.write_text(json.dumps({"open": opened, "ms": times, "scores": scores}))
 
 
 def files(place: str) -> Iterator[Path]:
@@ -343,8 +276,7 @@ def files(place: str) -> Iterator[Path]:
     yield from path.rglob("*") if path.is_dir() else [path]
 
 
-def size(place: str) -> float:
-    """GiB on disk."""
+def disk_gib(place: str) -> float:
     return sum(p.stat().st_size for p in files(place) if p.is_file()) / 2**30
 
 
