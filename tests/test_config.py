@@ -26,9 +26,9 @@ def test_json_holds_every_field_and_comes_back_equal() -> None:
     "change, hint",
     [
         ({"optm": {}}, "did you mean optim"),
-        ({"train": {"batchsize": 3}}, "config.train: unknown field 'batchsize'"),
+        ({"train": {"batchsize": 3}}, "expected a field of config.train; got 'batchsize'"),
         ({"train": {"batchsize": 3}}, "did you mean batch_size"),
-        ({"model": {"text": {"sauce": "x"}}}, "config.model.text: unknown field 'sauce'"),
+        ({"model": {"text": {"sauce": "x"}}}, "expected a field of config.model.text; got 'sauce'"),
     ],
 )
 def test_unknown_fields_are_named_with_the_nearest(change: dict, hint: str) -> None:

@@ -6,6 +6,7 @@ of yours, explained on standard error; 130 and 143 after Ctrl-C and SIGTERM.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.metadata
 import io
@@ -18,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, get_type_hints
 
 from tmr_jax.config import did_you_mean
 from tmr_jax.types import CommandFailed
@@ -103,13 +104,39 @@ def parse(
     args: list[str],
     default: Any = None,
     config: tuple[Any, ...] = (),
+    brief: Any = None,
 ) -> Any:
-    """`options` (a dataclass) filled from the command line; exits with 2 on an unknown option."""
+    """`options` (a dataclass) filled from the command line; exits with 2 on an unknown option.
+
+    With `brief`, a dataclass of the few options that most users need, --help prints those and a
+    list of sections, and --help-all prints everything.
+    """
     import tyro
 
-    return tyro.cli(
-        options, args=args, prog=f"python -m tmr_jax.{verb}", default=default, config=config
-    )
+    prog = f"python -m tmr_jax.{verb}"
+    if "--help-all" in args:
+        args, brief = ["--help"], None
+    if brief is not None and {"-h", "--help"} & {*args}:
+        try:
+            tyro.cli(brief, args=["--help"], prog=prog, description=options.__doc__, config=config)
+        finally:  # tyro exits
+            print(f"More options by section; {prog} --help-all explains each:")
+            for name, about, count in sections(options):
+                print(f"  --{name.replace('_', '-') + '.*':<22}{count:>3}  {about}")
+    return tyro.cli(options, args=args, prog=prog, default=default, config=config)
+
+
+def sections(options: Any, prefix: str = "") -> Iterator[tuple[str, str, int]]:
+    """Name, first line of the text and number of options of each nested dataclass."""
+    for field, kind in get_type_hints(options, include_extras=True).items():
+        extras = getattr(kind, "__metadata__", ())
+        kind = getattr(kind, "__origin__", kind) if extras else kind
+        if dataclasses.is_dataclass(kind):
+            name = prefix + next((extra.name for extra in extras), field)
+            nested = [dataclasses.is_dataclass(f) for f in get_type_hints(kind).values()]
+            if name:
+                yield name, (kind.__doc__ or "").splitlines()[0], nested.count(False)
+            yield from sections(kind, name and name + ".")
 
 
 # Signals

@@ -1,7 +1,8 @@
 """What an experiment is: frozen dataclasses with every default in one place.
 
-An experiment file sets `CONFIG = Experiment(...)`; a run directory keeps the resolved copy as
-config.json, and evaluation and search read that copy, never the experiment file.
+An experiment file sets `CONFIG = Experiment(...)`. A run directory keeps the resolved copy as
+config.json, and evaluation and search read that copy, never the experiment file. The text of each
+field, a comment behind it or a docstring below it, is its help in `tmr train --help-all`.
 """
 
 from __future__ import annotations
@@ -22,121 +23,146 @@ EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 
 @dataclass(frozen=True)
 class TableConfig:
-    """A user's own file: CSV, TSV, Parquet or SDF, optionally gzipped."""
+    """Your own file (--data.name table): CSV, TSV, Parquet or SDF, optionally gzipped."""
 
-    path: str = ""
-    text: str = "description"
-    smiles: str = "SMILES"
-    id: str = ""  # empty: row number
+    path: str = ""  # the file
+    text: str = "description"  # column of the descriptions
+    smiles: str = "SMILES"  # column of the SMILES
+    id: str = ""  # column of the ids; empty: row numbers
     split: Literal["random", "scaffold", "column"] = "random"
-    split_column: str = ""
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)  # train, validation, test
-    drop_column: str = ""  # rows whose cell here holds any of drop_values are left out
-    drop_values: tuple[str, ...] = ()
+    """How rows are divided: by --data.seed, by seed and scaffold, or as --data.table.split-column
+    names them."""
+    split_column: str = ""  # column with train, validation or test, of --data.table.split column
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Shares of train, validation and test, of --data.table.split random and scaffold."""
+    drop_column: str = ""  # column that decides which rows are skipped
+    drop_values: tuple[str, ...] = ()  # values of --data.table.drop-column; such rows are skipped
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Generated descriptions of real and enumerated molecules; no download."""
+    """Generated descriptions of real and enumerated molecules (--data.name demo); no download."""
 
-    train: int = 6000
-    validation: int = 500
-    test: int = 1000
+    train: int = 6000  # training pairs
+    validation: int = 500  # validation pairs
+    test: int = 1000  # test pairs
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    name: Literal["chebi20", "pcdes", "open", "table", "demo"] = "demo"
-    # chebi20: text2mol (names in the text, published form) or molt5; pcdes: file-order or scaffold;
-    # open: unseen (pairs that the default leaves out, for a second stage)
+    """Training pairs and their splits."""
+
+    name: Literal["chebi20", "pcdes", "open", "table", "demo"] = "demo"  # the data set
     version: Literal["", "text2mol", "molt5", "file-order", "scaffold", "unseen"] = ""
-    validation: str = ""  # protocol of the validation pool; empty: the data set's own
-    seed: int = 0  # of random and scaffold splits and of generated text
+    """Of chebi20 text2mol (names in the text, the published form) or molt5; of pcdes file-order or
+    scaffold; of open unseen (pairs that the default excludes, for a second stage)."""
+    validation: str = ""  # protocol of the validation pool; empty: the default of the data set
+    seed: int = 0  # of random and scaffold splits and of generated descriptions
     table: TableConfig = field(default_factory=TableConfig)
     demo: DemoConfig = field(default_factory=DemoConfig)
 
 
 @dataclass(frozen=True)
 class FeatureConfig:
+    """What the model reads of a molecule and of a text."""
+
     molecule: Literal["morgan1", "ogb", "ogb_morgan"] = "ogb"
-    motif: Literal["none", "brics"] = "none"
-    max_tokens: int = 256
+    """Atom features: morgan1 (identifiers of the published models), OGB's, or both."""
+    motif: Literal["none", "brics"] = "none"  # parts of a molecule: atoms, or BRICS fragments
+    max_tokens: int = 256  # longer texts are cut
 
 
 @dataclass(frozen=True)
 class TextEncoderConfig:
-    source: str = "minilm"  # "minilm", "scibert", a Hugging Face folder, or a hub id
-    revision: str = ""  # of a hub id; empty: the pinned one
-    init: Literal["pretrained", "random"] = "pretrained"
-    pooling: Literal["cls", "mean"] = "cls"
-    dropout: float = 0.1  # R28: BERT's own
-    word_dropout: float = 0.0  # share of a training text's words that are not read
-    gelu: Literal["exact", "tanh"] = "exact"  # tanh: an approximation, off by up to 5e-4
+    """The text encoder, a BERT (docs/papers.md#encoders)."""
+
+    source: str = "minilm"  # minilm, scibert, a Hugging Face folder, or a hub id
+    revision: str = ""  # revision of a hub id; empty: the pinned one
+    init: Literal["pretrained", "random"] = "pretrained"  # initial weights
+    pooling: Literal["cls", "mean"] = "cls"  # embedding of a text: first token, or mean of tokens
+    dropout: float = 0.1  # rate in the encoder, as in BERT (docs/papers.md#dropout)
+    word_dropout: float = 0.0  # share of the words of a training text that are masked
+    gelu: Literal["exact", "tanh"] = "exact"  # tanh is an approximation, off by up to 5e-4
 
 
 @dataclass(frozen=True)
 class GraphEncoderConfig:
-    # gcn: of DiffTMR; gcn_mlp: of Memory Bank, with a network for each atom on top; residual: ours
+    """The molecule encoder (docs/papers.md#encoders)."""
+
     kind: Literal["gcn", "gcn_mlp", "residual"] = "gcn"
-    layers: int = 3
-    width: int = 600
-    dropout: float = 0.0
-    atom_dropout: float = 0.0  # share of training atoms whose features are not read
-    readout: Literal["mean", "mean_mlp"] = "mean"  # mean_mlp adds what mean, sum and maximum say
+    """gcn as in DiffTMR; gcn_mlp as in Memory Bank, with an MLP per atom on top; residual, in
+    neither paper."""
+    layers: int = 3  # graph convolutions
+    width: int = 600  # hidden features of an atom
+    dropout: float = 0.0  # rate between layers
+    atom_dropout: float = 0.0  # share of training atoms whose features are masked
+    readout: Literal["mean", "mean_mlp"] = "mean"
+    """Embedding of a molecule: mean of its atoms; mean_mlp adds an MLP of mean, sum and maximum."""
 
 
 @dataclass(frozen=True)
 class TaprConfig:
-    """Text-anchored perturbation, of `difftmr` only (MODELS.md A1.3)."""
+    """Text-anchored perturbation, of difftmr only (docs/papers.md#perturbation)."""
 
-    mode: Literal["off", "mean", "scalar", "matrix"] = "matrix"
-    bias: float = -3.0  # b0 of the matrix form; the paper's literal value is 0 (R5)
-    anchor: Literal["paired", "pairwise"] = "paired"  # the texts of P in training (R6)
+    mode: Literal["off", "mean", "scalar", "matrix"] = "matrix"  # form of the perturbation's scale
+    bias: float = -3.0
+    """b0 of the matrix form; the paper's literal value is 0 (docs/papers.md#perturbation-scale)."""
+    anchor: Literal["paired", "pairwise"] = "paired"
+    """Text that perturbs a molecule in training (docs/papers.md#perturbation-anchor)."""
 
 
 @dataclass(frozen=True)
 class HdanConfig:
-    """Hierarchical diffusion alignment, of `difftmr` only (MODELS.md A1.5)."""
+    """Hierarchical diffusion alignment, of difftmr only (docs/papers.md#denoiser)."""
 
-    steps: int = 50  # T
-    gamma: float = 0.4  # share of the local score; 0 leaves it out
-    state: Literal["outside", "inside"] = "outside"  # X_k and the attention's softmax (R9)
-    clean: Literal["simplex", "clamp"] = "simplex"  # X0_hat of a sampling step (R26)
-    scaled: bool = False  # attention by 1 / sqrt(D) (R10)
-    # "as_is": A1.5; "unit": features of length one; "similarity": and attention that starts as the
-    # encoder's own softmax over the candidates; "posterior": and X0_hat that starts as it
+    steps: int = 50  # noise levels
+    gamma: float = 0.4  # weight of the local score; 0 omits it
+    state: Literal["outside", "inside"] = "outside"
+    """Noisy state outside or inside the attention's softmax (docs/papers.md#state-in-attention)."""
+    clean: Literal["simplex", "clamp"] = "simplex"
+    """How a sampling step bounds its estimate of the clean state (docs/papers.md#clean-state)."""
+    scaled: bool = False  # divide attention by sqrt(D) (docs/papers.md#attention-scale)
     inputs: Literal["as_is", "unit", "similarity", "posterior"] = "as_is"
+    """as_is as in the paper; unit: features of length one; similarity: also attention that starts
+    as the encoders' softmax over the candidates; posterior: also a clean state that starts there
+    (docs/papers.md#denoiser-features)."""
     objective: Literal["random_step", "all_steps", "unrolled"] = "random_step"
-    gradient: float = 0.0  # share of L_Gen's gradient that the encoders get (R22)
-    weight: float = 1.0  # of L_Gen; 0: the generator is left as it was drawn, and costs nothing
+    """Noise levels of a training step (docs/papers.md#all-noise-levels)."""
+    gradient: float = 0.0
+    """Share of the generative loss's gradient that reaches the encoders
+    (docs/papers.md#gradient-to-encoders)."""
+    weight: float = 1.0  # of the generative loss; 0: the generator stays as initialised, at no cost
 
 
 @dataclass(frozen=True)
 class BankConfig:
-    """Memory bank, of `mbank` only (MODELS.md A2)."""
+    """Memory bank, of mbank only (docs/papers.md#memory-bank)."""
 
-    slots: int = 28  # R; 0: no memory, the mean of words and of atoms
-    first_order: Literal["triplet", "info_nce", "none"] = "triplet"
-    adversarial: float = 2e-4  # weight of L_G; 0: no critic
-    # BatchNorm's running statistics: mixed, as released, or each modality its own, as in training
+    slots: int = 28  # memory slots; 0: no memory, the mean of words and of atoms
+    first_order: Literal["triplet", "info_nce", "none"] = "triplet"  # loss of single pairs
+    adversarial: float = 2e-4  # weight of the adversarial loss; 0: no critic
     statistics: Literal["mixed", "own"] = "mixed"
+    """Running statistics of BatchNorm: mixed over both modalities, as released, or one set for
+    each (own), as in training."""
 
 
 @dataclass(frozen=True)
 class SecondOrderConfig:
-    """Second-order losses, of every model (MODELS.md 6.2); a weight of 0 leaves one out."""
+    """Second-order losses, of every model (docs/papers.md#second-order-losses)."""
 
-    u2u: float = 0.0
-    u2c: float = 0.0
-    kernel: Literal["euclid_pos", "euclid_neg", "cos"] = "euclid_pos"
-    temperature_u2u: float = 1.0
-    temperature_u2c: float = 1.0
+    u2u: float = 0.0  # weight of the loss within a modality; 0 omits it
+    u2c: float = 0.0  # weight of the loss across modalities; 0 omits it
+    kernel: Literal["euclid_pos", "euclid_neg", "cos"] = "euclid_pos"  # similarity of embeddings
+    temperature_u2u: float = 1.0  # of the softmax of u2u
+    temperature_u2c: float = 1.0  # of the softmax of u2c
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    name: str = "dual"
-    dim: int = 300
+    """The model."""
+
+    name: str = "dual"  # dual, difftmr or mbank
+    dim: int = 300  # shared embedding
     text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     graph: GraphEncoderConfig = field(default_factory=GraphEncoderConfig)
     tapr: TaprConfig = field(default_factory=TaprConfig)
@@ -147,69 +173,80 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    text_lr: float = 3e-5
-    base_lr: float = 1e-4
-    coupling_lr: float = 1e-5  # Theta of TAPR
-    denoiser_lr: float = 1e-3  # both HDANs and the word weights: cosine to zero, no warm-up
-    critic_lr: float = 1e-4  # of Memory Bank's adversary: constant
-    warmup: int = 1000  # steps; short runs use min(warmup, 10 % of all steps) (R23)
-    schedule: Literal["linear", "cosine", "released"] = "linear"
-    clip: float = 1.0  # of the norm of all gradients; 0: none
-    weight_decay: float = 0.0
+    """Learning rates and the optimiser (docs/papers.md#optimiser)."""
+
+    text_lr: float = 3e-5  # of the text encoder
+    base_lr: float = 1e-4  # of everything without a rate of its own
+    coupling_lr: float = 1e-5  # of Theta, the coupling matrix of the perturbation
+    denoiser_lr: float = 1e-3  # of the denoisers and the word weights: cosine to 0, no warm-up
+    critic_lr: float = 1e-4  # of Memory Bank's critic: constant
+    warmup: int = 1000  # steps, at most a tenth of all
+    schedule: Literal["linear", "cosine", "released"] = "linear"  # decay after warm-up
+    clip: float = 1.0  # largest norm of the gradient; 0: no clipping
+    weight_decay: float = 0.0  # of AdamW; 0: Adam
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    seed: int = 0
-    epochs: int = 60
-    batch_size: int = 32
-    # buckets: batches of like lengths, padded; packed: any lengths, side by side in rows
+    """Batches, precision, devices, checkpoints."""
+
+    seed: int = 0  # of initial weights, batches and dropout
+    epochs: int = 60  # passes over the training pairs
+    batch_size: int = 32  # pairs
     texts: Literal["buckets", "packed"] = "buckets"
-    text_buckets: tuple[int, ...] = (64, 96, 128, 192, 256)
-    pool_batches: int = 50  # batches sorted together by text length (STACK.md 3.5); 0: none
-    alike: int = 1  # batches of like length that are sorted by structure: hard negatives
-    precision: Literal["float32", "bfloat16"] = "float32"
-    # of dense layers, attention, GELU and LayerNorm; low_memory keeps the run's precision and works
-    # the rest out again. auto: low_memory, on every backend (experiments/LOG.md)
+    """buckets: batches of similar lengths, padded; packed: texts of any length, side by side in
+    rows (docs/papers.md#packing)."""
+    text_buckets: tuple[int, ...] = (64, 96, 128, 192, 256)  # lengths that texts are padded to
+    pool_batches: int = 50  # batches sorted together by text length; 0: no sorting
+    alike: int = 1  # batches of similar length that are sorted by structure: hard negatives
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the computation
     backward: Literal["auto", "autodiff", "low_memory"] = "auto"
-    # auto: flash, a kernel, on a TPU where heads fit its registers; else as `backward` says
+    """Of dense layers, attention, GELU and LayerNorm: low_memory recomputes what autodiff would
+    keep. auto is low_memory."""
     attention: Literal["auto", "plain", "flash", "cudnn"] = "auto"
-    remat: bool = False  # keep only what lies between BERT's layers, and run each layer again
-    # text: the text encoder (BERT) stays as it is, and what it says of each text is computed once
+    """auto: flash, a kernel, on a TPU where heads fit its registers; else plain."""
+    remat: bool = False  # keep only the inputs of BERT's layers and run each layer again
     freeze: Literal["none", "text"] = "none"
-    start: str = ""  # two stages: the experiment, or the run by its path, with the encoder
-    # Of two stages: share of the words left out of each training text before the encoder reads it,
-    # so that it is no surer of a pair that it was trained on than of a new one
+    """text: the text encoder keeps its weights and encodes each text once."""
+    start: str = ""
+    """First of two stages: an experiment, or a run by its path, with the encoders
+    (docs/papers.md#two-stage)."""
     word_dropout: float = 0.0
+    """In the second of two stages: share of words dropped from a training text before the frozen
+    encoder reads it, so that its scores of trained and of new pairs are alike."""
     parallel: Literal["jit", "pmap"] = "jit"  # how several devices share a step
     chunk: int = 0  # pairs that a device encodes at a time, for large batches; 0: all of its share
-    save_every: int = 200  # steps
-    eval_every: int = 1  # epochs
+    save_every: int = 200  # steps between checkpoints
+    eval_every: int = 1  # epochs between validations
 
 
 @dataclass(frozen=True)
 class RefineConfig:
-    """The second stage, of `difftmr` only (MODELS.md A1.7)."""
+    """Second stage, of difftmr only: rerank the best candidates (docs/papers.md#inference)."""
 
-    shortlist: int = 256  # K1: best by cosine, perturbed
-    samples: int = 15  # F, perturbations of a molecule; 0: none
-    candidates: int = 32  # K: best by perturbation, denoised
-    steps: int = 0  # S, of the sampler; 0: as many as were trained
-    noises: int = 1  # R, initial states that are averaged
-    seed: int = 0
+    shortlist: int = 256  # candidates, best by cosine, that are perturbed
+    samples: int = 15  # perturbations of a molecule; 0: none
+    candidates: int = 32  # candidates, best by perturbation, that are denoised
+    steps: int = 0  # of the sampler; 0: all noise levels of training
+    noises: int = 1  # initial states that are averaged
+    seed: int = 0  # of perturbations and initial states
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    protocols: tuple[str, ...] = ()
-    bootstrap: int = 1000
-    batch_size: int = 64
+    """Evaluation of the finished run."""
+
+    protocols: tuple[str, ...] = ()  # pools to rank; none: the test pool of the data set
+    bootstrap: int = 1000  # resamples of the confidence intervals
+    batch_size: int = 64  # texts or molecules encoded at a time
     refine: RefineConfig = field(default_factory=RefineConfig)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    name: str = ""
+    """Everything that decides what a training run computes."""
+
+    name: str = ""  # name of the run; default: the name of the experiment
     data: DataConfig = field(default_factory=DataConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -218,19 +255,30 @@ class Experiment:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The hint of an error about an unknown name: the nearest known ones, or all of them."""
-    near = difflib.get_close_matches(word, known := list(known), n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "known: {}") -> str:
+    """The hint of an error about an unknown name: the nearest known ones, or all of them.
+
+    >>> did_you_mean("tran", ["train", "eval"])
+    'did you mean train?'
+    >>> did_you_mean("x", ["train", "eval"])
+    'known: train, eval'
+    """
+    spelling = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), spelling, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(spelling[n] for n in near)}?"
+    return otherwise.format(", ".join(spelling.values()))
 
 
 def load_experiment(name: str) -> Experiment:
-    """The CONFIG of experiments/NAME.py, or of a .py file given by path."""
+    """The CONFIG of experiments/NAME.py, or of a .py file given by path. Errors: UserError."""
     path = Path(name) if name.endswith(".py") else EXPERIMENTS / f"{name}.py"
     if not path.is_file():
         known = sorted(p.stem for p in EXPERIMENTS.glob("*.py") if p.stem != "__init__")
-        raise UserError(f"unknown experiment {name!r}: {did_you_mean(name, known)}")
-    config = runpy.run_path(str(path))["CONFIG"]
+        raise UserError(f"expected an experiment; got {name!r}; {did_you_mean(name, known)}")
+    config = runpy.run_path(str(path)).get("CONFIG")
+    if not isinstance(config, Experiment):
+        raise UserError(f"expected CONFIG = Experiment(...) in {path}; got {config!r}; add it")
     return dataclasses.replace(config, name=path.stem)
 
 
@@ -239,8 +287,15 @@ def to_json(config: Experiment) -> str:
 
 
 def from_json(text: str) -> Experiment:
-    """Inverse of `to_json`; an unknown field is an error that names it."""
-    return _build(Experiment, json.loads(text), "config")
+    """Inverse of `to_json`. Errors: UserError for text that is not JSON, and for an unknown field,
+    which it names."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"expected a configuration in JSON; got {error}; restore config.json of the run"
+        ) from error
+    return _build(Experiment, values, "config")
 
 
 RENAMED = {("backward", "cpu_fast"): "low_memory"}  # values of runs made before 0.2
@@ -250,7 +305,8 @@ def _build(cls: type, values: dict[str, Any], where: str) -> Any:
     hints = get_type_hints(cls)
     for key in values:
         if key not in hints:
-            raise UserError(f"{where}: unknown field {key!r}; {did_you_mean(key, list(hints))}")
+            hint = did_you_mean(key, hints)
+            raise UserError(f"expected a field of {where}; got {key!r}; {hint}")
     built = {}
     for key, value in values.items():
         if dataclasses.is_dataclass(hints[key]):

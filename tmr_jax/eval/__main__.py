@@ -18,9 +18,7 @@ from tmr_jax.config import DataConfig, RefineConfig
 
 
 @dataclass(frozen=True)
-class Arguments:
-    """Command-line arguments; everything else is in the run directory."""
-
+class Options:
     run: Path
     """Run directory, e.g. runs/quickstart."""
     protocol: tuple[str, ...] = ()
@@ -30,12 +28,18 @@ class Arguments:
     """Which checkpoint: the best on validation, or the newest."""
     draws: int = 0
     """Rerank the text queries this many times with other noise, to measure the uncertainty."""
+    verbose: bool = False
+    """Print intervals and facts of every score, OOD scores, calibration and subgroups, too."""
+
+
+@dataclass(frozen=True)
+class Arguments(Options):
+    """Rank the pools of a run; print and write the scores."""
+
     data: DataConfig = field(default_factory=DataConfig)
     """Data of the table and demo pools; the default is the run's own data."""
     refine: RefineConfig = field(default_factory=RefineConfig)
     """Sizes of the second stage; the default is the run's own, which search always uses."""
-    verbose: bool = False
-    """Print intervals and facts of every score, OOD scores, calibration and subgroups, too."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,12 +62,12 @@ def parse(args: list[str]) -> Arguments:
     """Arguments; --data.* and --refine.* default to the run's. Exits 2 on an unknown option."""
     run = _named_run(args)
     if run is None:
-        return cli.parse(Arguments, "eval", args)
+        return cli.parse(Arguments, "eval", args, brief=Options)
     from tmr_jax.eval.evaluate import read_config
 
     config = read_config(run)
     default = Arguments(run=run, data=config.data, refine=config.eval.refine)
-    return cli.parse(Arguments, "eval", args, default)
+    return cli.parse(Arguments, "eval", args, default, brief=Options)
 
 
 def _named_run(words: list[str]) -> Path | None:

@@ -51,15 +51,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Arguments:
-    """What training may be told; every field of the experiment may be set, e.g. --optim.base-lr."""
-
+class Options:
     exp: str
     """An experiment of experiments/, or a .py file with a CONFIG."""
     run: Path | None = None
-    """Directory of the run; without it runs/NAME."""
+    """Directory of the run; default: runs/NAME."""
     fresh: bool = False
-    """Move a run that is there aside, to RUN.old-N, and begin a new one."""
+    """Move an existing run aside, to RUN.old-N, and start a new one."""
+
+
+@dataclass(frozen=True)
+class Arguments(Options):
+    """Train an experiment; options set its fields, e.g. --optim.base-lr 1e-5."""
+
     config: Annotated[Experiment, tyro.conf.arg(name="")] = field(default_factory=Experiment)
 
 
@@ -98,7 +102,7 @@ def parse(words: list[str]) -> Arguments:
         name = word.removeprefix("--exp=") if word.startswith("--exp=") else name
         if name:
             default = Arguments(exp=name, config=load_experiment(name))
-    return cli.parse(Arguments, "train", words, default)
+    return cli.parse(Arguments, "train", words, default, brief=Options)
 
 
 def train(config: Experiment, run: Path, fresh: bool, signals: Signals) -> None:
