@@ -21,8 +21,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, get_type_hints
 
-from tmr_jax.config import did_you_mean
-from tmr_jax.types import CommandFailed
+from tmr_jax.types import CommandFailed, did_you_mean
 
 VERBS = {
     "train": "train an experiment: tmr train --exp quickstart",
@@ -133,9 +132,9 @@ def sections(options: Any, prefix: str = "") -> Iterator[tuple[str, str, int]]:
         kind = getattr(kind, "__origin__", kind) if extras else kind
         if dataclasses.is_dataclass(kind):
             name = prefix + next((extra.name for extra in extras), field)
-            nested = [dataclasses.is_dataclass(f) for f in get_type_hints(kind).values()]
+            count = sum(not dataclasses.is_dataclass(f) for f in get_type_hints(kind).values())
             if name:
-                yield name, (kind.__doc__ or "").splitlines()[0], nested.count(False)
+                yield name, (kind.__doc__ or "").splitlines()[0], count
             yield from sections(kind, name and name + ".")
 
 

@@ -8,15 +8,13 @@ field, a comment behind it or a docstring below it, is its help in `tmr train --
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import runpy
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from tmr_jax.types import UserError
+from tmr_jax.types import UserError, did_you_mean
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 
@@ -192,7 +190,7 @@ class TrainConfig:
 
     seed: int = 0  # of initial weights, batches and dropout
     epochs: int = 60  # passes over the training pairs
-    batch_size: int = 32  # pairs
+    batch_size: int = 32  # pairs of a step
     texts: Literal["buckets", "packed"] = "buckets"
     """buckets: batches of similar lengths, padded; packed: texts of any length, side by side in
     rows (docs/papers.md#packing)."""
@@ -253,21 +251,6 @@ class Experiment:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-
-
-def did_you_mean(name: str, known: Iterable[str], otherwise: str = "known: {}") -> str:
-    """The hint of an error about an unknown name: the nearest known ones, or all of them.
-
-    >>> did_you_mean("tran", ["train", "eval"])
-    'did you mean train?'
-    >>> did_you_mean("x", ["train", "eval"])
-    'known: train, eval'
-    """
-    spelling = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(name.lower(), spelling, n=3, cutoff=0.5)
-    if near:
-        return f"did you mean {' or '.join(spelling[n] for n in near)}?"
-    return otherwise.format(", ".join(spelling.values()))
 
 
 def load_experiment(name: str) -> Experiment:

@@ -13,6 +13,8 @@ Axis legend (a letter never changes meaning, in annotations, comments and einsum
 # takes a second to import.
 from __future__ import annotations
 
+import difflib
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -42,6 +44,23 @@ class UserError(CommandFailed, ValueError):
     ...; got ...; what to do."""
 
     exit_status = 2
+
+
+def did_you_mean(
+    name: str, known: Iterable[str], otherwise: str = "known: {}", show: Callable = str
+) -> str:
+    """The hint of an error about an unknown name: the nearest known ones, or all of them.
+
+    >>> did_you_mean("tran", ["train", "eval"])
+    'did you mean train?'
+    >>> did_you_mean("x", ["train", "eval"])
+    'known: train, eval'
+    """
+    spelling = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), spelling, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(show(spelling[n]) for n in near)}?"
+    return otherwise.format(", ".join(map(show, spelling.values())))
 
 
 class Pair(NamedTuple):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tmr_jax.config import DataConfig, TableConfig, did_you_mean
-from tmr_jax.types import UserError
+from tmr_jax.config import DataConfig, TableConfig
+from tmr_jax.types import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from tmr_jax.data.datasets.table import Report

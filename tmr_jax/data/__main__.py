@@ -7,10 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from tmr_jax import cli
-from tmr_jax.config import did_you_mean
 from tmr_jax.data.datasets import chebi20, open_pairs, pcdes
 from tmr_jax.data.download import Part, locate
-from tmr_jax.types import UserError
+from tmr_jax.types import UserError, did_you_mean
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

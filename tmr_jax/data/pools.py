@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from tmr_jax.config import DataConfig, did_you_mean
+from tmr_jax.config import DataConfig
 from tmr_jax.data import load_pairs
-from tmr_jax.types import Pair, Pool, UserError
+from tmr_jax.types import Pair, Pool, UserError, did_you_mean
 
 # validation of `open` is ChEBI-20's real one, neither trained on (flag cv) nor tested
 OPEN_VALIDATION = "chebi20-molt5/validation"

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tmr_jax.config import DataConfig, Experiment, RefineConfig, did_you_mean, from_json
+from tmr_jax.config import DataConfig, Experiment, RefineConfig, from_json
 from tmr_jax.data.features.text import load_tokenizer
 from tmr_jax.data.files import write_text
 from tmr_jax.data.pools import load_pool, validation_protocol
@@ -45,7 +45,7 @@ from tmr_jax.eval.subgroups import TrainingSeen, training_seen
 from tmr_jax.models.run import TOKENIZER
 from tmr_jax.models.rundir import describe_code
 from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
-from tmr_jax.types import UserError
+from tmr_jax.types import UserError, did_you_mean
 
 
 class EvalContext(NamedTuple):

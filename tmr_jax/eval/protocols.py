@@ -7,7 +7,6 @@ ties, and the leakage that is allowed (docs/papers.md#protocols). data/pools.py 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,8 +15,7 @@ from jaxtyping import Float, Int
 
 from tmr_jax.data.pools import POOLS
 from tmr_jax.eval.metrics import TIES
-from tmr_jax.eval.rank import rank
-from tmr_jax.types import Ranking, UserError
+from tmr_jax.types import Ranking, UserError, did_you_mean
 
 # What is right. The literature goes by index; the second is what a chemist would ask: a text that
 # fits thirteen molecules cannot name one of them.
@@ -72,9 +70,7 @@ def find(name: str, own: str) -> Protocol:
             f"expected a pool to cut into batches, as these data have no test of their own; got "
             f"{name!r}; name one: {IN_BATCH}/pcdes/file-order"
         )
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
-    raise UserError(f"expected a protocol; got {name!r}; {hint}")
+    raise UserError(f"expected a protocol; got {name!r}; {did_you_mean(name, known)}")
 
 
 def _declared(own: str) -> dict[str, Protocol]:
@@ -131,6 +127,8 @@ def rank_within(
 
     Requires: C is a multiple of `batch`.
     """
+    from tmr_jax.eval.rank import rank  # imports JAX, which plans and tables do not need
+
     if not batch:
         return rank(query, candidate, target, group, labels)
     greater, equal = np.zeros(len(query), np.int64), np.zeros(len(query), np.int64)

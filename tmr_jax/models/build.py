@@ -10,13 +10,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from tmr_jax.config import FeatureConfig, ModelConfig, TrainConfig, did_you_mean
+from tmr_jax.config import FeatureConfig, ModelConfig, TrainConfig
 from tmr_jax.models.difftmr import DiffTMR
 from tmr_jax.models.dual_encoder import DualEncoder
 from tmr_jax.models.layers.attention import LANES, Form, fits_flash
 from tmr_jax.models.layers.bert import Backward, BertConfig
 from tmr_jax.models.memory_bank import MemoryBank
-from tmr_jax.types import UserError
+from tmr_jax.types import UserError, did_you_mean
 
 MODELS: dict[str, type[DualEncoder]] = {
     "dual": DualEncoder,

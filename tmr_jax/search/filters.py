@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from tmr_jax.config import did_you_mean
 from tmr_jax.data.features.properties import GROUPS, mask_of
 from tmr_jax.index.schema import FLOATS, INTEGERS, Condition, Filter
-from tmr_jax.types import UserError
+from tmr_jax.types import UserError, did_you_mean
 
 _CONDITION = re.compile(r"(\w+)\s*(<=|>=|<|>|=)\s*([-+]?\d+(?:\.\d+)?)")
 SWITCHES = ("unsalted", "distinct", "parents")

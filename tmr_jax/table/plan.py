@@ -13,9 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tmr_jax.config import EXPERIMENTS, did_you_mean, load_experiment
+from tmr_jax.config import EXPERIMENTS, load_experiment
 from tmr_jax.eval.protocols import find
-from tmr_jax.types import UserError
+from tmr_jax.types import UserError, did_you_mean
 
 TABLES = EXPERIMENTS / "tables"
 PUBLISHED = "published"  # beside the tables: what papers printed

@@ -10,7 +10,6 @@ from __future__ import annotations
 import array
 import csv
 import dataclasses
-import difflib
 import gzip
 import hashlib
 import io
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from tmr_jax.data.files import write_text
-from tmr_jax.types import Pair, UserError
+from tmr_jax.types import Pair, UserError, did_you_mean
 
 if TYPE_CHECKING:
     from tmr_jax.config import TableConfig
@@ -353,18 +352,13 @@ def _places(names: list[str], columns: list[str], path: Path) -> list[int]:
                 "rename the others"
             )
         shown = ", ".join(repr(name[:40]) for name in names[:20]) or "an empty file"
+        hint = did_you_mean(column, names, "no name is similar", repr)
         raise UserError(
             f"expected a column {column!r} in the header of {path}; got {shown}; "
-            f"{_nearest(column, names)}(set --data.table.text, .smiles, .id, ... to your names; "
+            f"{hint} (set --data.table.text, .smiles, .id, ... to your names; "
             "a file without a header line needs one)"
         )
     return [names.index(column) for column in columns]
-
-
-def _nearest(column: str, names: list[str]) -> str:
-    lowered = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(column.lower(), list(lowered), n=2, cutoff=0.5)
-    return f"did you mean {' or '.join(repr(lowered[n]) for n in near)}? " if near else ""
 
 
 def _read_parquet(path: Path, columns: list[str]) -> Iterator[Cells]:
