@@ -119,7 +119,7 @@ def first_items(lists: Lists, stage: str, alpha: float) -> Int[np.ndarray, "Q to
 
 def mean_variety(smiles: Sequence[str], items: Int[np.ndarray, "Q top"]) -> dict[str, float]:
     """Means over queries of the distance and the number of scaffolds among the first ten."""
-    varieties = [variety([smiles[i] for i in row]) for row in items]
+    varieties = [variety([smiles[int(i)] for i in row]) for row in items]
     return {
         "tanimoto_distance@10": float(np.mean([v.distance for v in varieties])),
         "scaffolds@10": float(np.mean([v.scaffolds for v in varieties])),

@@ -69,7 +69,7 @@ def chart(
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(SETTINGS):
+    with rc_context(SETTINGS):  # type: ignore[arg-type]
         figure = Figure(figsize=(WIDTH / 72, height / 72))
         size = (WIDTH - left - EDGE) / WIDTH, (height - BOTTOM - EDGE) / height
         axes = figure.add_axes((left / WIDTH, BOTTOM / height, *size))
