@@ -220,7 +220,7 @@ def test_nothing_but_the_command_line_starts_a_program() -> None:
         for module in imports(path)
         if ".__main__" in module and module.startswith("tmr_jax.")
     }
-    assert users == {"table/__main__.py": "tmr_jax.train.__main__.parse"}
+    assert users == {"table/runner.py": "tmr_jax.train.__main__.parse"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=place)

@@ -24,11 +24,12 @@ import pytest
 from tmr_jax.config import load_experiment, to_json
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR
 from tmr_jax.eval.scores import NO_DUPLICATE, SAME
-from tmr_jax.table import __main__ as program
-from tmr_jax.table.__main__ import Ended, Outcome, collect, jobs, run_jobs
+from tmr_jax.table import __main__ as command
+from tmr_jax.table import runner
 from tmr_jax.table.plan import Cited, Claim, Row, Table, impossible, load_table, published
 from tmr_jax.table.report import markdown, page
 from tmr_jax.table.results import NO_QUERIES, Line, difference, sentences, summary, verdict
+from tmr_jax.table.runner import Ended, Outcome, collect, jobs, run_jobs
 
 POOL = "table/test"
 PYTHON = sys.executable
@@ -106,8 +107,8 @@ class Programs:
 @pytest.fixture
 def programs(monkeypatch: pytest.MonkeyPatch) -> Programs:
     found = Programs()
-    monkeypatch.setattr(program, "program", found)
-    monkeypatch.setattr(program, "best_digest", lambda run: found.digest)
+    monkeypatch.setattr(runner, "run_command", found)
+    monkeypatch.setattr(runner, "best_digest", lambda run: found.digest)
     monkeypatch.setattr("tmr_jax.train.two_stage.finished", lambda run: (run / "done").is_file())
     return found
 
@@ -145,7 +146,7 @@ def test_runs_what_is_missing_and_nothing_twice(programs, tmp_path):
 
 def test_goes_on_where_it_stopped(programs, tmp_path):
     programs.stops = "tiny-s1"
-    with pytest.raises(program.Stopped):
+    with pytest.raises(runner.Stopped):
         filled(table(), tmp_path)
     programs.stops = ""
     programs.calls.clear()
@@ -245,7 +246,7 @@ def test_a_start_of_another_configuration_is_refused(programs, tmp_path):
     programs.train(["--exp", "det_open", "--train.epochs", "2"], tmp_path / "det_open")
     (job,) = jobs(one, tmp_path)
     with pytest.raises(ValueError, match=r"experiment det_open in .*/det_open, which .*_open-s0"):
-        program.check_start(job)
+        runner.check_start(job)
     with pytest.raises(ValueError, match="of another configuration"):
         filled(one, tmp_path)
     assert programs.calls == []  # nobody's run was trained over
@@ -261,13 +262,15 @@ def test_a_run_that_began_with_another_start_is_refused(programs, tmp_path, monk
     one, words = load_table(str(path)), ["--name", str(path), "--runs", str(tmp_path)]
     filled(one, tmp_path)
     (job,) = jobs(one, tmp_path)
-    program.check_start(job)
+    runner.check_start(job)
     features = tmp_path / "difftmr_open-s0" / "features.json"
     features.write_text(json.dumps({"weights": {"start_sha256": "of old"}}))
-    with pytest.raises(ValueError, match=r"difftmr_open-s0 to have begun with .*/det_open as"):
-        program.check_start(job)
+    with pytest.raises(
+        ValueError, match=r"difftmr_open-s0 to start with the present parameters of .*/det_open;"
+    ):
+        runner.check_start(job)
     programs.calls.clear()
-    assert program.main(words) == 2 and "that began with other" in capsys.readouterr().err
+    assert command.main(words) == 2 and "started with other" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()  # said before anything else
     (tmp_path / "difftmr_open-s0" / "done").unlink()  # nor is half a run finished above another
     with pytest.raises(ValueError, match="other parameters"):
@@ -299,7 +302,7 @@ def test_costs_of_a_run_that_was_resumed_add_up(programs, tmp_path):
     run.mkdir()
     config = dataclasses.replace(load_experiment(TINY))
     (run / "config.json").write_text(to_json(config))
-    with pytest.raises(program.Stopped):
+    with pytest.raises(runner.Stopped):
         filled(table(seeds=(0,)), tmp_path)
     programs.stops = ""
     (line, _) = filled(table(seeds=(0,)), tmp_path)
@@ -308,9 +311,9 @@ def test_costs_of_a_run_that_was_resumed_add_up(programs, tmp_path):
 
 def test_time_left_is_of_runs_alike(programs, tmp_path):
     todo = jobs(table(), tmp_path)
-    assert program.time_left(todo, 0) == "time left unknown"
+    assert runner.time_left(todo, 0) == "time left unknown"
     run_jobs(todo[:1], Outcome())
-    assert program.time_left(todo, 0) == "0:04:00 left"  # two more; the one that is there: none
+    assert runner.time_left(todo, 0) == "0:04:00 left"  # two more; the one that is there: none
 
 
 # Programs that are real
@@ -342,12 +345,12 @@ def test_a_signal_reaches_the_program_once_and_is_waited_for(tmp_path, monkeypat
     # As a terminal starts it: a program begun in the background may ignore Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt).start()
-    ended = program.program("train", [], tmp_path / "run")
+    ended = runner.run_command("train", [], tmp_path / "run")
     assert ended.signal == signal.SIGINT and log.read_text() == "alone True\nsaved\n"
     assert ended.seconds < 20
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     signal.signal(signal.SIGINT, before)
-    with pytest.raises(program.Stopped):
+    with pytest.raises(runner.Stopped):
         ended.check()
 
 
@@ -360,12 +363,12 @@ def test_memory_and_the_error_are_of_the_program_itself(tmp_path, monkeypatch):
     )
     script(tmp_path / "program", monkeypatch, *lines)
     (tmp_path / "run.log").write_text("error: of an earlier program\n")
-    ended = program.program("eval", [], tmp_path / "run")
+    ended = runner.run_command("eval", [], tmp_path / "run")
     assert 300_000_000 < ended.peak_bytes < 600_000_000
     assert ended.error == "expected a; got b"
     advice = "import atexit; atexit.register(print, 'set this or that')"
     script(tmp_path / "program", monkeypatch, advice, "raise OSError('disk is full')")
-    assert program.program("eval", [], tmp_path / "run").error == "OSError: disk is full"
+    assert runner.run_command("eval", [], tmp_path / "run").error == "OSError: disk is full"
 
 
 # Numbers
@@ -678,9 +681,9 @@ def test_each_pool_has_a_colour_and_strangers_are_dashed():
     pools = ("table/test", "pcdes/file-order", "open/validation")
     records = [{"protocol": p, "similarity": cosines(p, "chebi20-molt5/test-split")} for p in pools]
     found = [line(p, (0.5,))._replace(row=Row(p, TINY, p), trust=[records]) for p in pools]
-    drawn = re.findall(r'<polyline points="[^"]+" style="stroke:(.*?)"/>', page(table(), found))
-    assert drawn == [
-        f"var(--{colour}){dashes}" for colour in "abc" for dashes in ("", ";stroke-dasharray:5 4")
+    styles = re.findall(r'style="(fill: none; [^"]*var\(--[abcd]\)[^"]*)"', page(table(), found))
+    assert [(re.findall(r"--([abcd])", x)[0], "dasharray" in x) for x in styles] == [
+        (colour, dashed) for colour in "abc" for dashed in (False, True)
     ]
 
 
@@ -696,17 +699,17 @@ def test_main_writes_both_files_even_when_stopped(programs, tmp_path, monkeypatc
         f"TABLE = Table('t', (Row('tiny', {TINY!r}, {POOL!r}),))\n"
     )
     programs.stops = "tiny-s1"
-    assert program.main(["--name", str(path)]) == 130
+    assert command.main(["--name", str(path)]) == 130
     said = capsys.readouterr().err
     assert "stopped by SIGINT; to resume: python -m tmr_jax.table --name" in said
     out = tmp_path / "runs" / "tables" / "mine"
     first = (out / "table.md").read_text()
     assert "| 0 | 20.0 [15.0 to 25.0] |" in first and "other seeds not run: stopped" in first
     programs.stops = ""
-    assert program.main(["--name", str(path)]) == 0
+    assert command.main(["--name", str(path)]) == 0
     assert "| 0, 1, 2 |" in (out / "table.md").read_text()
     assert (out / "table.html").read_text().startswith("<!doctype html>")
-    monkeypatch.setattr(program, "best_digest", interrupted)
-    assert program.main(["--name", str(path)]) == 130
-    assert program.main(["--name", "nothing"]) == 2
+    monkeypatch.setattr(runner, "best_digest", interrupted)
+    assert command.main(["--name", str(path)]) == 130
+    assert command.main(["--name", "nothing"]) == 2
     assert "error: unknown table" in capsys.readouterr().err

@@ -65,6 +65,11 @@ class Row:
         )
 
     @property
+    def title(self) -> str:
+        """The run in the charts."""
+        return self.name or " ".join((self.experiment, *self.overrides))
+
+    @property
     def command(self) -> str:
         """Trains this row alone, with the experiment's own seed."""
         command = f"make train EXP={shlex.quote(self.experiment)}"
