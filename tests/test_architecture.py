@@ -87,7 +87,7 @@ BUILDERS += ("train/optim.py",)
 HOMES = {
     "orbax": {"models/checkpoint.py"},
     "jraph": {"types.py", "models/layers/gcn.py", "data/batching.py"},
-    "rdkit": {"data/", "index/entries.py", "search/match.py", "search/export.py"},
+    "rdkit": {"data/", "index/entries.py", "index/index.py", "search/match.py", "search/export.py"},
     "tokenizers": {"data/features/text.py"},
     "lancedb": {"index/lance.py"},
     "pymilvus": {"index/milvus.py"},

@@ -412,6 +412,47 @@ def test_a_library_of_another_model_is_refused(
         retriever.with_library(out)
 
 
+def test_an_index_by_another_rdkit_is_noted(
+    retriever: Retriever, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Canonical SMILES changed in 2026.03 and 2026.09. Some indexes do not name their version."""
+    path, out = tmp_path / "my.smi", tmp_path / "index"
+    path.write_text("CCO\n")
+    index_build.build(index_build.Source(path), out, retriever.model)
+    head = json.loads((out / "library.json").read_text())
+    for version, noted in ((head["about"]["rdkit"], False), ("2025.03.5", True), ("", False)):
+        head["about"]["rdkit"] = version
+        if not version:
+            del head["about"]["rdkit"]
+        (out / "library.json").write_text(json.dumps(head))
+        capsys.readouterr()
+        assert retriever.with_library(out).search("an alcohol")[0].content == "CCO"
+        assert ("built with RDKit 2025.03.5" in capsys.readouterr().err) == noted
+
+
+def test_search_and_service_never_import_transformers(tiny_run: Path, tmp_path: Path) -> None:
+    """A run keeps its tokenizer, so only importing weights needs the package, which takes seconds.
+
+    An index on disk is searched without what builds one, and without second stages unless the
+    model has one.
+    """
+    path, out = tmp_path / "my.smi", tmp_path / "index"
+    path.write_text("CCO\n")
+    index_build.build(index_build.Source(path), out, tmr_jax.load(tiny_run).model)
+    ask = f"main(['--run', {str(tiny_run)!r}, '--library', {str(out)!r}, 'x'])"
+    unneeded = {"tmr_jax.index.build", "tmr_jax.search.rerank", "tmr_jax.eval.rerank"}
+    for before, absent in (
+        ("", {"transformers", *unneeded}),
+        ("tmr_jax.serve.app", {"transformers"}),
+    ):
+        code = (
+            f"import sys, tmr_jax, {before or 'json'}; from tmr_jax.search.__main__ import main; "
+        )
+        code += f"code = {ask}; print(code, {absent!r} & sys.modules.keys())"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.stdout.endswith("0 set()\n"), done.stdout + done.stderr
+
+
 def test_a_library_of_other_features_is_refused_with_what_differs(
     retriever: Retriever, tmp_path: Path
 ) -> None:

@@ -21,8 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tmr_jax.config import Experiment
-from tmr_jax.data.cache import VERSION, cache_folder
+from tmr_jax.data.cache import cache_folder, cache_key
 from tmr_jax.data.datasets import table
 from tmr_jax.data.lock import hold
 from tmr_jax.data.molecules import SMI, Row, read_rows
@@ -30,8 +29,9 @@ from tmr_jax.data.progress import progress
 from tmr_jax.data.tables import apply_vocabulary, joined_table
 from tmr_jax.data.texts import holds_texts, read_texts
 from tmr_jax.data.workers import Arrays, Died, Worker, in_workers
-from tmr_jax.index.entries import PATIENCE, RDKIT, digest
+from tmr_jax.index.entries import PATIENCE, digest
 from tmr_jax.index.exact import (
+    FORMAT,
     HEAD,
     SHARDS,
     ExactEngine,
@@ -44,7 +44,17 @@ from tmr_jax.index.exact import (
     shard_places,
     write_shard,
 )
-from tmr_jax.index.schema import COLUMNS, CONTENT, DESCRIPTIONS, MOLECULES, NORM, Batch, contents
+from tmr_jax.index.index import RDKIT, DiskIndex, Model, difference, open_index
+from tmr_jax.index.schema import (
+    COLUMNS,
+    CONTENT,
+    DESCRIPTIONS,
+    MOLECULES,
+    NORM,
+    Batch,
+    IndexUnavailable,
+    contents,
+)
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import load_run
 from tmr_jax.models.runtime import use_compile_cache
@@ -96,16 +106,6 @@ class BuildReport:
     made: int = 0  # shards of this build, the others were there
 
 
-class Model(NamedTuple):
-    """What turns molecules and texts into vectors, and what it is called."""
-
-    encoder: Encoder
-    config: Experiment
-    vocabulary: Any  # of morgan1, or None
-    checkpoint: str  # SHA-256 of the parameters
-    run: str
-
-
 def model_of_run(run: str | Path) -> Model:
     """The best parameters of a run, to make vectors with.
 
@@ -115,15 +115,6 @@ def model_of_run(run: str | Path) -> Model:
     assembly, params, checkpoint = load_run(run)
     encoder = Encoder(assembly, params)
     return Model(encoder, assembly.config, assembly.vocabulary, checkpoint.sha256, str(run))
-
-
-def identity(model: Model) -> dict[str, Any]:
-    """What a query must agree with: parameters and features."""
-    return {
-        "checkpoint": model.checkpoint,
-        "featuriser": VERSION,
-        "features": dataclasses.asdict(model.config.features),
-    }
 
 
 def build(
@@ -178,29 +169,47 @@ def build(
 def build_shown(source: Source, out: Path, model: Model) -> BuildReport:
     """`build` with a progress bar on standard error."""
     with progress() as bar:
-        task = bar.add_task("encoding the library", total=None)
+        task = bar.add_task("encoding the index", total=None)
         return build(
             source, out, model, lambda done, total: bar.update(task, completed=done, total=total)
         )
 
 
-def of_model(about: dict[str, Any], model: Model, folder: Path) -> None:
-    """ValueError where a library is of another model, to which its vectors mean nothing (F23)."""
-    said = about.get("model", {})
-    theirs = {key: value for key, value in said.items() if key != "run"}
-    if theirs != identity(model):
-        raise UserError(
-            f"expected a library of the model {model.checkpoint} (its parameters' SHA-256), got "
-            f"{folder}, which differs from it ({_differing(theirs, identity(model))}); search it "
-            f"with the run it is of ({said.get('run')}), or make it again"
-        )
+def open_file(source: Source, model: Model) -> DiskIndex:
+    """The index of a file: the first search builds it in the cache folder, the next ones open it.
+
+    Raises ValueError where the file cannot be read or has no valid row, and where the embeddings do
+    not fit on the disk.
+    """
+    path = source.path
+    if not path.is_file():
+        next(source.read(), None)  # raises the error that names what is wrong
+    # What a build compares with an index that exists: the place of another one is never taken.
+    columns = [source.text_column, source.name_column, source.of]
+    if source.of == MOLECULES:
+        columns = [source.smiles_column, source.name_column, RDKIT]
+    key = [sha256_of(path), path.suffixes, model.identity, FORMAT, *columns]
+    place = cache_folder() / cache_key("library", key)
+    if not _is_complete(place):
+        build_shown(source, place, model)
+    return open_index(place, model, str(path))
+
+
+def _is_complete(folder: Path) -> bool:
+    if not (folder / HEAD).exists():
+        return False
+    try:
+        engine = ExactEngine(folder)
+    except IndexUnavailable:  # its shards are gone, so it is built again
+        return False
+    return engine.account is not None and not engine.broken
 
 
 def _about(source: Source, model: Model) -> dict[str, Any]:
     of = source.of
     told = {"of": of} if of == DESCRIPTIONS else {"rdkit": RDKIT}
     return {
-        "model": identity(model) | {"run": model.run},
+        "model": model.identity | {"run": model.run},
         **told,
         "shard": SHARD,
         "source": {
@@ -226,18 +235,8 @@ def _same_or_new(out: Path, about: dict[str, Any]) -> None:
     if there | {"model": there["model"] | told} != about | {"model": about["model"] | told}:
         raise UserError(
             f"expected the library in {out} to be of the same file and model, got another one "
-            f"({_differing(there, about)}); choose another --out, or remove the old library"
+            f"({difference(there, about)}); choose another --out, or remove the old library"
         )
-
-
-def _differing(there: dict[str, Any], now: dict[str, Any]) -> str:
-    pairs = ((key, there.get(key), now[key]) for key in now)
-    return "; ".join(f"{k}: {_short(a)} there, {_short(b)} now" for k, a, b in pairs if a != b)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 300 else text[:300] + "..."
 
 
 def _sweep(out: Path) -> None:

@@ -17,7 +17,6 @@ from tmr_jax.data.features.graph import BadMolecule, featurise_mol, parse_smiles
 from tmr_jax.data.features.properties import Properties, group_mask, properties
 from tmr_jax.data.tables import Molecule, Motif, pack
 
-RDKIT = rdBase.rdkitVersion  # by which a library's columns and features were computed
 UNCHARGER = rdMolStandardize.Uncharger()  # its making takes as long as a molecule
 PATIENCE = 2.0  # seconds of a processor for one molecule (F13)
 NUMBERS = {

@@ -1,24 +1,26 @@
-"""What can be searched: a list in memory, or a library that `tmr index` has made.
+"""What a search reads: items in memory, or an index on disk.
 
-A file that is searched without an index gets one in the cache folder, under a hash of its content,
-the model's parameters and the featuriser; the next search of the same file opens it in a moment.
+`tmr_jax.index.build` makes an index; this file opens it, checks that it fits the model, and finds
+the nearest items.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from jaxtyping import Float
+from rdkit import rdBase
 
-from tmr_jax.data.cache import cache_folder, cache_key
-from tmr_jax.eval.rank import top
-from tmr_jax.index.build import Model, Source, build_shown, identity, of_model
-from tmr_jax.index.entries import RDKIT
-from tmr_jax.index.exact import FORMAT, HEAD, ExactEngine, sha256_of
-from tmr_jax.index.open import is_index_place, open_engine
+from tmr_jax.config import Experiment
+from tmr_jax.data.cache import VERSION
+from tmr_jax.index.open import open_engine
 from tmr_jax.index.schema import (
     CONTENT,
     DESCRIPTIONS,
@@ -27,21 +29,41 @@ from tmr_jax.index.schema import (
     NORM,
     Engine,
     Filter,
-    IndexUnavailable,
     contents,
 )
+from tmr_jax.models.encode import Encoder
 from tmr_jax.types import UserError
 
-MOST = 16_384  # items of which those are chosen that differ by more than salt and charge
+MOST = 16_384  # items among which one of each parent is chosen
+RDKIT = rdBase.rdkitVersion  # which computes the columns and features of an index
+
+
+class Model(NamedTuple):
+    """What encodes molecules and texts, and what identifies it."""
+
+    encoder: Encoder
+    config: Experiment
+    vocabulary: Any  # of morgan1, or None
+    checkpoint: str  # SHA-256 of the parameters
+    run: str
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What index and query must agree on: parameters and features."""
+        return {
+            "checkpoint": self.checkpoint,
+            "featuriser": VERSION,
+            "features": dataclasses.asdict(self.config.features),
+        }
 
 
 class Summary(NamedTuple):
-    """What became of the rows of a library: rows = kept + all refused."""
+    """What an index holds: rows = kept + all refused."""
 
     source: str
     rows: int
     kept: int
-    refused: dict[str, int]  # reason -> how many
+    refused: dict[str, int]  # number of skipped rows by reason
     of: str = MOLECULES  # or DESCRIPTIONS
 
     @property
@@ -50,18 +72,13 @@ class Summary(NamedTuple):
 
 
 class Item(NamedTuple):
-    """Something that was found."""
+    """A result of a search."""
 
     id: int
     score: float  # cosine
     content: str  # a SMILES or a text
     name: str
-    columns: dict[str, Any]  # of a library on disk: properties, groups and flags, see `DiskIndex`
-
-
-class HasColumns(Protocol):
-    @property
-    def columns(self) -> Mapping[str, Any]: ...
+    columns: dict[str, Any]  # of an index on disk: properties, groups and flags, see `DiskIndex`
 
 
 class Index(Protocol):
@@ -71,7 +88,7 @@ class Index(Protocol):
 
     @property
     def partial(self) -> bool:
-        """Whether a part of the library cannot be read: the rest answers."""
+        """Whether a part of the index cannot be read; the rest can be searched."""
         ...
 
     def check(self) -> dict[str, str]:
@@ -85,13 +102,13 @@ class Index(Protocol):
         ...
 
     def embeddings(self, ids: Sequence[int]) -> Float[np.ndarray, "n D"]:
-        """Of items that were found, as the model gave them, before they got length one."""
+        """Of items by their ids, as the model returned them, before they were normalized."""
         ...
 
 
 class InMemoryIndex:
-    """Items in memory; item i has the unit row `rows[i]`, which was `norm[i]` long, and (content,
-    name) `entries[i]`."""
+    """Items in memory: item i has the row `rows[i]` of length one, which was `norm[i]` long, and
+    (content, name) `entries[i]`."""
 
     partial = False
 
@@ -109,74 +126,80 @@ class InMemoryIndex:
         return {}
 
     def find(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Item]]:
+        from tmr_jax.eval.rank import top
+
         if where is not None:
             raise UserError(
-                "expected a library with properties to filter by, got a list; give a file, or a "
+                "expected an index with properties to filter by, got a list; give a file, or a "
                 "folder that tmr index has made"
             )
-        index, score = top(queries, self._rows, k)
+        best, scores = (array.tolist() for array in top(queries, self._rows, k))
         return [
             [
-                Item(i, s, self._entries[i][0], self._entries[i][1], {})
-                for i, s in zip(*row, strict=True)
+                Item(i, score, self._entries[i][0], self._entries[i][1], {})
+                for i, score in zip(*row, strict=True)
             ]
-            for row in zip(index.tolist(), score.tolist(), strict=True)
+            for row in zip(best, scores, strict=True)
         ]
 
+    def _item(self, i: int, score: float) -> Item:
+        content, name = self._entries[i]
+        return Item(i, score, content, name, {})
+
     def embeddings(self, ids: Sequence[int]) -> Float[np.ndarray, "n D"]:
-        chosen = np.array(ids, np.int64)
-        return self._rows[chosen] * self._norm[chosen, None]
+        places = np.array(ids, np.int64)
+        return self._rows[places] * self._norm[places, None]
 
 
 class DiskIndex:
-    """A library on disk; of one of descriptions the items have the column `duplicate` alone."""
+    """An index on disk. Items of an index of descriptions have the column `duplicate` alone."""
 
-    def __init__(self, store: Engine, account: Summary) -> None:
-        self.store, self.account = store, account
+    def __init__(self, engine: Engine, account: Summary) -> None:
+        self.engine, self.account = engine, account
 
     @property
     def partial(self) -> bool:
-        return bool(self.store.broken)
+        return bool(self.engine.broken)
 
     def check(self) -> dict[str, str]:
-        return self.store.check()
+        return self.engine.check()
 
     def find(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Item]]:
         if self.account.of_texts and where not in (None, Filter(), Filter(distinct=True)):
             raise UserError(
-                "expected no filter but distinct for a library of descriptions, got one that asks "
-                "for properties, groups, salts or parents; leave it out"
+                "expected no filter but distinct for an index of descriptions, got one by "
+                "properties, groups, salts or parents; leave it out"
             )
         if where is not None and where.drops_parents:
             return self._parents(queries, k, where._replace(parents=False))
-        return self._found(queries, k, where)
+        return self._nearest(queries, k, where)
 
     def _parents(self, queries: np.ndarray, k: int, where: Filter) -> list[list[Item]]:
-        """Of items that are one but for salt and charge the best that meets the filter."""
+        """The best item of each parent (equal but for salt and charge) that meets the filter."""
         fetched = 4 * k
         while True:
-            found = self._found(queries, fetched, where)
-            kept = [first_parents(items) for items in found]
-            pairs = zip(kept, found, strict=True)
+            nearest = self._nearest(queries, fetched, where)
+            parents = [first_parents(items) for items in nearest]
+            pairs = zip(parents, nearest, strict=True)
             if fetched >= MOST or all(len(a) >= k or len(b) < fetched for a, b in pairs):
-                return [items[:k] for items in kept]
+                return [items[:k] for items in parents]
             fetched *= 4
 
-    def _found(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Item]]:
-        found = self.store.search(queries, k, where)
-        return [self._items(i, s) for i, s in zip(found.ids, found.scores, strict=True)]
+    def _nearest(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Item]]:
+        matches = self.engine.search(queries, k, where)
+        return [self._items(i, s) for i, s in zip(matches.ids, matches.scores, strict=True)]
 
     def embeddings(self, ids: Sequence[int]) -> Float[np.ndarray, "n D"]:
-        found = []
-        for item in self.store.get(ids, ["vector", NORM]):
+        rows = []
+        for item in self.engine.get(ids, ["vector", NORM]):
             assert item is not None
-            found.append(item["vector"] * np.float32(item[NORM]))
-        return np.stack(found)
+            rows.append(item["vector"] * np.float32(item[NORM]))
+        return np.stack(rows)
 
     def _items(self, ids: np.ndarray, scores: np.ndarray) -> list[Item]:
-        kept = ids[ids != NONE].tolist()
+        filled = ids[ids != NONE].tolist()
         items = []
-        for i, score, item in zip(kept, scores.tolist(), self.store.get(kept), strict=False):
+        for i, score, item in zip(filled, scores.tolist(), self.engine.get(filled), strict=False):
             assert item is not None
             columns = {n: v for n, v in item.items() if n not in ("id", "name", CONTENT, NORM)}
             if self.account.of_texts:
@@ -185,78 +208,87 @@ class DiskIndex:
         return items
 
 
-Found = TypeVar("Found", bound=HasColumns)
+class HasColumns(Protocol):
+    @property
+    def columns(self) -> Mapping[str, Any]: ...
 
 
-def first_parents(items: Sequence[Found]) -> list[Found]:
-    """The first of items that are one but for salt and charge, in their order."""
-    first: dict[int, Found] = {}
+AnyItem = TypeVar("AnyItem", bound=HasColumns)
+
+
+def first_parents(items: Sequence[AnyItem]) -> list[AnyItem]:
+    """The first item of each parent, in their order; a parent is without salt and charge."""
+    first: dict[int, AnyItem] = {}
     for item in items:
         first.setdefault(item.columns["parent"], item)
     return list(first.values())
 
 
 def in_memory(molecules: Sequence[str], model: Model) -> InMemoryIndex:
-    """A library in memory, of SMILES; what is no molecule is counted and left out."""
-    encoded, kept, bad = model.encoder.molecules(molecules)
-    refused: dict[str, int] = {}
-    for b in bad:
-        refused[b.reason] = refused.get(b.reason, 0) + 1
-    account = Summary("the list given", len(molecules), len(kept), refused)
+    """An index of SMILES in memory; invalid ones are skipped and counted."""
+    encoded, valid, skipped = model.encoder.molecules(molecules)
+    refused = dict(Counter(row.reason for row in skipped))
+    account = Summary("the list given", len(molecules), len(valid), refused)
     if not account.kept:
         raise UserError(
             f"expected at least one molecule in the list, got none of {account.rows:,} "
-            f"(refused: {account.refused}); give SMILES"
+            f"(skipped: {account.refused}); give SMILES"
         )
-    entries = [(str(molecules[i]), f"row {i + 1}") for i in kept]
+    entries = [(str(molecules[i]), f"row {i + 1}") for i in valid]
     return InMemoryIndex(encoded.rows, encoded.norm, entries, account)
 
 
-def open_index(
-    path: Path,
-    model: Model,
-    smiles_column: str = "",
-    name_column: str = "",
-    text_column: str = "",
-) -> DiskIndex:
-    """The library of a place that `tmr index` made, or of a file, which is indexed first.
+def open_index(place: Path, model: Model, source: str = "") -> DiskIndex:
+    """The index at a place, for the model that built it; `source` names what it was made from.
 
-    Raises ValueError where a library is of another model (F23: both hashes are named), where a file
-    cannot be read or holds no molecule or text, and where there is no room for the embeddings.
+    Raises ValueError where it was built with another model, and where it is incomplete. Another
+    RDKit version is noted on standard error.
     """
-    if is_index_place(path):
-        return _opened(open_engine(path), model, str(path), path)
-    source = Source(path, smiles_column, name_column, text_column)
-    if not path.is_file():
-        next(source.read(), None)  # says what is wrong
-    # What a build compares with the library that is there: never another one in its place.
-    told = [text_column, name_column, source.of]
-    if source.of == MOLECULES:
-        told = [smiles_column, name_column, RDKIT]
-    key = [sha256_of(path), path.suffixes, identity(model), FORMAT, *told]
-    place = cache_folder() / cache_key("library", key)
-    if not _is_whole(place):
-        build_shown(source, place, model)
-    return _opened(ExactEngine(place), model, str(path), place)
-
-
-def _is_whole(folder: Path) -> bool:
-    if not (folder / HEAD).exists():
-        return False
-    try:
-        store = ExactEngine(folder)
-    except IndexUnavailable:  # whose shards are gone: they are made again
-        return False
-    return store.account is not None and not store.broken
-
-
-def _opened(store: Engine, model: Model, source: str, place: Path) -> DiskIndex:
-    of_model(store.about, model, place)
-    said = store.account
-    if said is None:
+    engine = open_engine(place)
+    check_model(engine.about, model, place)
+    if engine.account is None:
         raise UserError(
-            f"expected a whole library in {place}, got one whose making has not come to its end; "
-            "say the tmr index that began it again"
+            f"expected a complete index in {place}, got an incomplete one; run the tmr index "
+            "command that started it again"
         )
-    told = (said["rows"], said["kept"], said["refused"], contents(store.about))
-    return DiskIndex(store, Summary(source, *told))
+    if note := rdkit_note(engine.about, place):
+        print(note, file=sys.stderr)
+    rows, kept, refused = (engine.account[name] for name in ("rows", "kept", "refused"))
+    of = contents(engine.about)
+    return DiskIndex(engine, Summary(source or str(place), rows, kept, refused, of))
+
+
+def rdkit_note(about: dict[str, Any], place: Path) -> str:
+    """What to know of an index whose columns another RDKit version computed, or ""."""
+    version = about.get("rdkit", RDKIT)  # of descriptions there is none
+    if version == RDKIT:
+        return ""
+    return (
+        f"{place} was built with RDKit {version}, this is {RDKIT}: canonical SMILES can differ, so "
+        "duplicates may be judged differently; build it again with tmr index to be sure"
+    )
+
+
+def check_model(about: dict[str, Any], model: Model, place: Path) -> None:
+    """ValueError where an index was built with another model: its vectors mean nothing to this."""
+    built = about.get("model", {})
+    identity = {key: value for key, value in built.items() if key != "run"}
+    if identity != model.identity:
+        raise UserError(
+            f"expected an index of the model {model.checkpoint} (its parameters' SHA-256), got "
+            f"{place}, which differs from it ({difference(identity, model.identity)}); search it "
+            f"with the run that built it ({built.get('run')}), or build it again"
+        )
+
+
+def difference(there: dict[str, Any], now: dict[str, Any]) -> str:
+    """The keys whose values differ, with both values."""
+    pairs = ((key, there.get(key), now[key]) for key in now)
+    return "; ".join(
+        f"{k}: {shortened(a)} there, {shortened(b)} now" for k, a, b in pairs if a != b
+    )
+
+
+def shortened(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 300 else text[:300] + "..."

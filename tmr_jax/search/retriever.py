@@ -18,17 +18,23 @@ from jaxtyping import Float
 
 from tmr_jax.config import Experiment
 from tmr_jax.data.cache import cache_folder
-from tmr_jax.eval.alpha import read_alpha
 from tmr_jax.eval.ood import OodDetector, read_detector
-from tmr_jax.index.build import Model
-from tmr_jax.index.index import Index, InMemoryIndex, Summary, first_parents, in_memory, open_index
+from tmr_jax.index.index import (
+    Index,
+    InMemoryIndex,
+    Model,
+    Summary,
+    first_parents,
+    in_memory,
+    open_index,
+)
+from tmr_jax.index.open import is_index_place
 from tmr_jax.index.schema import DESCRIPTIONS, Filter
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import Checkpoint, TrainedModel, load_run, refines
 from tmr_jax.models.runtime import use_compile_cache
 from tmr_jax.search.hits import Answer, EncodedQuery, Hit, Query
 from tmr_jax.search.queries import QueryEncoder, strings
-from tmr_jax.search.rerank import SecondStage
 from tmr_jax.search.substructure import Matcher
 from tmr_jax.types import UserError
 
@@ -52,7 +58,11 @@ def load(run: str | Path, which: Literal["best", "newest"] = "best") -> Retrieve
     """
     use_compile_cache(cache_folder())
     assembly, params, checkpoint = load_run(run, which)
-    alpha = read_alpha(Path(run), checkpoint.sha256)
+    alpha = None
+    if refines(assembly.model):
+        from tmr_jax.eval.alpha import read_alpha
+
+        alpha = read_alpha(Path(run), checkpoint.sha256)
     detector = read_detector(Path(run), checkpoint.sha256)
     return Retriever(assembly, params, checkpoint, alpha, str(run), detector)
 
@@ -78,6 +88,8 @@ class Retriever:
         self._matcher = Matcher()
         self._second_stage = None
         if refines(assembly.model):
+            from tmr_jax.search.rerank import SecondStage
+
             self._second_stage = SecondStage(assembly, params, self._reader)
 
     @property
@@ -137,10 +149,14 @@ class Retriever:
         Invalid rows are skipped and counted in `library`. Raises ValueError where no row is valid,
         and where an index was built with another model.
         """
-        if isinstance(source, (str, Path)):
-            columns = (smiles_column, name_column, text_column)
-            return self._with(open_index(Path(source), self.model, *columns))
-        return self._with(in_memory(strings(source), self.model))
+        if not isinstance(source, (str, Path)):
+            return self._with(in_memory(strings(source), self.model))
+        if is_index_place(source):
+            return self._with(open_index(Path(source), self.model))
+        from tmr_jax.index.build import Source, open_file
+
+        file = Source(Path(source), smiles_column, name_column, text_column)
+        return self._with(open_file(file, self.model))
 
     def with_texts(self, texts: Sequence[str]) -> Retriever:
         """The same model with a list of descriptions to search: which ones fit a molecule?"""
