@@ -277,7 +277,7 @@ def test_alpha_is_the_best_of_the_grid_and_belongs_to_a_checkpoint(tmp_path):
     assert read_alpha(tmp_path, "ghi") is None
 
 
-def test_take_keeps_the_parts_of_each_item():
+def test_take_keeps_the_tokens_of_each_item():
     parts, offsets = np.arange(12.0).reshape(6, 2), np.array([0, 1, 3, 6])
     side = EncodedCorpus(np.eye(3, dtype=np.float32), parts, offsets, np.array([7, 8, 9]))
     got = take(side, np.array([2, 0]))
