@@ -281,12 +281,8 @@ def test_take_keeps_the_tokens_of_each_item():
     parts, offsets = np.arange(12.0).reshape(6, 2), np.array([0, 1, 3, 6])
     side = EncodedCorpus(np.eye(3, dtype=np.float32), parts, offsets, np.array([7, 8, 9]))
     got = take(side, np.array([2, 0]))
-    assert got.offsets.tolist() == [0, 3, 4] and got.token_embeddings[:, 0].tolist() == [
-        6,
-        8,
-        10,
-        0,
-    ]
+    assert got.offsets.tolist() == [0, 3, 4]
+    assert got.token_embeddings[:, 0].tolist() == [6, 8, 10, 0]
     assert got.key.tolist() == [9, 7]
     assert Encoded(got.pooled, np.arange(2), got).side is got
 

@@ -210,9 +210,8 @@ def test_order_of_candidates_and_of_queries_does_not_matter(direction):
 def shuffled(s, order):
     chosen = np.concatenate([np.arange(s.offsets[i], s.offsets[i + 1]) for i in order])
     offsets = np.concatenate([[0], np.cumsum(np.diff(s.offsets)[order])])
-    return EncodedCorpus(
-        s.pooled[order], s.token_embeddings[chosen], offsets, s.key[np.array(order)]
-    )
+    tokens, key = s.token_embeddings[chosen], s.key[np.array(order)]
+    return EncodedCorpus(s.pooled[order], tokens, offsets, key)
 
 
 def test_texts_of_other_candidates_change_no_score_of_a_query():

@@ -24,7 +24,7 @@ POINTS = 300  # of one curve
 COLOURS = ("#2f6fde", "#d9622b", "#2c9a62", "#8a55c7")
 INK, DIM, LINE = "#1d2430", "#5d6878", "#d5dae3"
 CSS = dict(zip((*COLOURS, INK, DIM, LINE), ("a", "b", "c", "d", "ink", "dim", "line"), strict=True))
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tmr_jax",
     "text.parse_math": False,
