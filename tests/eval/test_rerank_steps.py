@@ -88,7 +88,7 @@ def test_wide_tables_and_large_blocks_change_nothing(direction, monkeypatch):
     before = module._Stage.rerank
 
     def seen(stage, *arrays):
-        tables.append((stage._parts.shape[1], stage.held))
+        tables.append((stage._table.shape[1], stage.held))
         return before(stage, *arrays)
 
     monkeypatch.setattr(module, "plan", lambda: module.Plan(64, 128))
@@ -280,13 +280,13 @@ def test_what_fills_up_a_shortlist_changes_nothing(direction):
 
 def test_one_question_is_worked_on_once(monkeypatch):
     shapes = []
-    before = module._Stage._own_parts
+    before = module._Stage._query_tokens
 
     def seen(stage, queries):
         shapes.append(len(queries))
         return before(stage, queries)
 
-    monkeypatch.setattr(module._Stage, "_own_parts", seen)
+    monkeypatch.setattr(module._Stage, "_query_tokens", seen)
     for count in (1, 3, 20):
         reranked("t2m", queries=slice(0, count))
     assert shapes == [1, 4, 16, 16]

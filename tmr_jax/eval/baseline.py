@@ -18,6 +18,7 @@ import numpy as np
 from scipy import linalg, sparse
 
 from tmr_jax.eval.rank import rank
+from tmr_jax.models.encode import unit
 from tmr_jax.types import UserError
 
 VOCABULARY = 4096  # the most frequent n-grams; the cost is cubic in this
@@ -69,7 +70,7 @@ def fit_ridge(
         predicted = _solve(gram, strength, queries.T).T @ cross
         for power in POWERS:
             scale = _scale(spread, power)
-            score = _mrr(_unit(predicted * scale), _unit((validation_fps - mean) * scale))
+            score = _mrr(unit(predicted * scale), unit((validation_fps - mean) * scale))
             if best is None or score > best[0]:
                 best = score, strength, power
     assert best is not None
@@ -81,12 +82,12 @@ def fit_ridge(
 def text_rows(ridge: Ridge, texts: Sequence[str]) -> np.ndarray:
     """float32 [len(texts), F]: predicted fingerprints as unit rows (zero rows stay zero)."""
     words = _tfidf(texts, ridge.index, ridge.idf)
-    return _unit((words @ ridge.weights - ridge.word_mean @ ridge.weights) * ridge.scale)
+    return unit((words @ ridge.weights - ridge.word_mean @ ridge.weights) * ridge.scale)
 
 
 def molecule_rows(ridge: Ridge, fps: np.ndarray) -> np.ndarray:
     """float32 [len(fps), F]: standardised fingerprints as unit rows."""
-    return _unit((fps - ridge.mean) * ridge.scale)
+    return unit((fps - ridge.mean) * ridge.scale)
 
 
 def _check(texts: Sequence[str], fps: np.ndarray, part: str) -> None:
@@ -134,11 +135,6 @@ def _solve(gram: np.ndarray, strength: float, right: np.ndarray) -> np.ndarray:
 def _scale(spread: np.ndarray, power: float) -> np.ndarray:
     varies = spread > 1e-6
     return np.where(varies, np.where(varies, spread, 1) ** np.float32(-power), 0).astype(np.float32)
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    return (rows / np.maximum(norm, 1e-12)).astype(np.float32)
 
 
 def _mrr(text: np.ndarray, molecule: np.ndarray) -> float:

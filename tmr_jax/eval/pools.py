@@ -75,8 +75,8 @@ def without(pool: Pool, keep: np.ndarray) -> Pool:
     if keep.all():
         return pool
     stays = np.ones(len(pool.texts), bool)
-    asks = pool.text_target >= 0
-    stays[asks] = keep[pool.text_target[asks]]
+    queries = pool.text_target >= 0
+    stays[queries] = keep[pool.text_target[queries]]
     partners = pool.mol_target[~keep]
     stays[partners[partners >= 0]] = False
     # A target of -1 reads the appended -1 and stays -1.

@@ -50,18 +50,22 @@ def top(
     query: Float[np.ndarray, "Q D"],
     candidate: Float[np.ndarray, "C D"],
     k: int,
-    chunk: int = 256,
+    key: Int[np.ndarray, " C"] | None = None,
 ) -> tuple[Int[np.ndarray, "Q K"], Float[np.ndarray, "Q K"]]:
-    """The k best candidates of each query and their scores, best first; ties by lower index."""
+    """The k best candidates of each query and their scores, best first.
+
+    Ties go by lower `key` of the candidates; the default is their index.
+    """
     k = min(k, len(candidate))
+    key = np.arange(len(candidate)) if key is None else key
     index, value = np.zeros((len(query), k), np.int64), np.zeros((len(query), k), np.float32)
-    for start, scores in score_chunks(query, candidate, chunk):
+    for start, scores in score_chunks(query, candidate):
         rows = slice(start, start + len(scores))
         # All candidates that tie with the k-th best are sorted, so that the tie rule is exact.
         edge = np.partition(scores, -k, axis=1)[:, -k]
         for i, row in enumerate(scores):
             near = np.flatnonzero(row >= edge[i])
-            index[start + i] = near[np.argsort(-row[near], kind="stable")[:k]]
+            index[start + i] = near[np.lexsort((key[near], -row[near]))[:k]]
         value[rows] = np.take_along_axis(scores, index[rows], 1)
     return index, value
 

@@ -21,7 +21,7 @@ from jax.lax import Precision
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from tmr_jax.eval.count import score_chunks
+from tmr_jax.eval.rank import top
 from tmr_jax.models.encode import unit
 from tmr_jax.types import EncodedCorpus
 
@@ -90,8 +90,8 @@ def rerank(
     the first) computes the shortlists of its own queries.
     """
     stage = _Stage(apply, params, text, mol, direction, settings, len(queries), devices)
-    item, first = shortlist(stage.ask_rows[queries], stage.rows, stage.key, stage.count)
-    order = np.argsort(np.diff(stage.asking.offsets)[queries], kind="stable")
+    item, first = top(stage.query_rows[queries], stage.rows, stage.count, stage.key)
+    order = np.argsort(np.diff(stage.queries.offsets)[queries], kind="stable")
     columns = []
     for start in range(0, len(order), stage.held):  # like sizes together: little padding
         chunk = order[start : start + stage.held]
@@ -112,9 +112,9 @@ def rerank_one(
 ) -> tuple[Reranked, Float[np.ndarray, "S K"]]:
     """`rerank` for one query, and X0_hat after every step of the sampler."""
     stage = _Stage(apply, params, text, mol, direction, settings, 1)
-    asks = np.array([query])
-    lists = shortlist(stage.ask_rows[asks], stage.rows, stage.key, stage.count)
-    *columns, states = stage.rerank(asks, *lists)
+    rows = np.array([query])
+    lists = top(stage.query_rows[rows], stage.rows, stage.count, stage.key)
+    *columns, states = stage.rerank(rows, *lists)
     return Reranked(*columns), states[:, 0]
 
 
@@ -128,29 +128,11 @@ def perturbed(
     """s1 of one text with each of at most K1 molecules, given only their embeddings."""
     count = len(mol)
     parts, offsets = np.zeros((0, mol.shape[1]), np.float32), np.zeros(count + 1, np.int64)
-    answering = EncodedCorpus(mol, parts, offsets, np.arange(count))
-    stage = _Stage(apply, params, text, answering, "t2m", settings, 1)
-    asks = np.zeros(1, np.int64)
-    own, mask, _ = stage._own_parts(asks)
-    return stage._perturb_shortlist(asks, np.arange(count)[None], own, mask)[0][0]
-
-
-def shortlist(
-    query: Float[np.ndarray, "Q D"],
-    candidate: Float[np.ndarray, "C D"],
-    key: Int[np.ndarray, " C"],
-    count: int,
-) -> tuple[Int[np.ndarray, "Q K"], Float[np.ndarray, "Q K"]]:
-    """The `count` best candidates by cosine, best first; ties by lower key."""
-    items, scores = [], []
-    for _, block in score_chunks(query, candidate, 256):
-        edge = np.partition(block, -count, axis=1)[:, -count]
-        for row, least in zip(block, edge, strict=True):
-            near = np.flatnonzero(row >= least)
-            chosen = near[np.lexsort((key[near], -row[near]))[:count]]
-            items.append(chosen)
-            scores.append(row[chosen])
-    return np.array(items), np.array(scores)
+    candidates = EncodedCorpus(mol, parts, offsets, np.arange(count))
+    stage = _Stage(apply, params, text, candidates, "t2m", settings, 1)
+    row = np.zeros(1, np.int64)
+    tokens, mask, _ = stage._query_tokens(row)
+    return stage._perturb_shortlist(row, np.arange(count)[None], tokens, mask)[0][0]
 
 
 @functools.lru_cache(maxsize=16)
@@ -187,18 +169,18 @@ class _Stage:
         self._mesh = Mesh(np.array(devices), (AXIS,)) if len(devices) > 1 else None
         each, most = max(len(devices), 1), plan()
         self.held = each * min(most.queries, power(-(-queries // each)))  # at once
-        self._t2m, self._params = direction == "t2m", self._everywhere(params)
-        self.asking, self._answering = (text, mol) if self._t2m else (mol, text)
-        self.ask_rows, self.rows = unit(self.asking.pooled), unit(self._answering.pooled)
+        self._t2m, self._params = direction == "t2m", self._replicate(params)
+        self.queries, self._candidates = (text, mol) if self._t2m else (mol, text)
+        self.query_rows, self.rows = unit(self.queries.pooled), unit(self._candidates.pooled)
         # Keys hash the inputs, not their embeddings, whose last bits depend on the batch.
-        self._ask_key, self.key = self.asking.key, self._answering.key
+        self._query_key, self.key = self.queries.key, self._candidates.key
         self.count = min(settings.shortlist, len(self.rows))
         self._wide = min(settings.shortlist, bucket(self.count))
         self._head = min(settings.candidates, self.count)
-        self._ask_parts = unit(self.asking.token_embeddings)
-        parts = jnp.asarray(roomy(unit(self._answering.token_embeddings)))
+        self._query_embeddings = unit(self.queries.token_embeddings)
+        parts = jnp.asarray(roomy(unit(self._candidates.token_embeddings)))
         width = -(-parts.shape[1] // most.lanes) * most.lanes
-        self._parts = self._everywhere(_widened(parts, width))
+        self._table = self._replicate(_widened(parts, width))
         self._longest = bucket(int(np.diff(text.offsets).max()))
         programs = _programs(apply, direction, settings.steps)
         self._weight = word_weights(apply, params, text)
@@ -214,73 +196,73 @@ class _Stage:
         count = len(queries)
         filled = np.minimum(np.arange(self.held), count - 1)  # one shape: repeat the last query
         queries, item, first = queries[filled], item[filled], first[filled]
-        own, mask, weight = self._shared(self._own_parts(queries))
-        s1, moved = self._perturb_shortlist(queries, item, own, mask)
+        tokens, mask, weight = self._shard(self._query_tokens(queries))
+        s1, moved = self._perturb_shortlist(queries, item, tokens, mask)
         by_score = np.lexsort((self.key[item], -s1), axis=1)
         item, first, s1 = (np.take_along_axis(a, by_score, 1) for a in (item, first, s1))
         head = item[:, : self._head]
-        index, segment = self._shared(self._parts_of(head))
-        local = self._local(self._head, self._parts, index, segment, own, mask, weight)
-        candidates = self._shared(jnp.asarray(self._answering.pooled[head]))
+        index, segment = self._shard(self._tokens_of(head))
+        local = self._local(self._head, self._table, index, segment, tokens, mask, weight)
+        candidates = self._shard(jnp.asarray(self._candidates.pooled[head]))
         if self._t2m:
-            place = self._shared(by_score[:, : self._head, None])
+            place = self._shard(by_score[:, : self._head, None])
             candidates = jnp.take_along_axis(moved, place, 1)
-        asking, *keys = self._shared(
-            (self.asking.pooled[queries], self._ask_key[queries], self.key[head])
+        query, *keys = self._shard(
+            (self.queries.pooled[queries], self._query_key[queries], self.key[head])
         )
         keys.append(self._noises)
-        states = np.asarray(self._reconstruct(self._params, asking, candidates, local, *keys))
+        states = np.asarray(self._reconstruct(self._params, query, candidates, local, *keys))
         columns = (item, first, s1, np.asarray(local), states[-1])
         return (*(column[:count] for column in columns), states[:, :count])
 
-    def _shared(self, arrays: Any) -> Any:
+    def _shard(self, arrays: Any) -> Any:
         """Each device gets the rows of its queries."""
         if self._mesh is None:
             return arrays
         return jax.device_put(arrays, NamedSharding(self._mesh, PartitionSpec(AXIS)))
 
-    def _everywhere(self, arrays: Any) -> Any:
+    def _replicate(self, arrays: Any) -> Any:
         if self._mesh is None:
             return arrays
         return jax.device_put(arrays, NamedSharding(self._mesh, PartitionSpec()))
 
     def _perturb_shortlist(
-        self, queries: np.ndarray, item: np.ndarray, own: np.ndarray, mask: np.ndarray
+        self, queries: np.ndarray, item: np.ndarray, tokens: np.ndarray, mask: np.ndarray
     ) -> tuple[np.ndarray, Array]:
         """s1 [q, K1] and h_P [q, wide, D], perturbed by the text of each pair.
 
         See docs/papers.md#perturbation-anchor. A short shortlist is padded; padding gets no s1.
         """
         item = np.pad(item, ((0, 0), (0, self._wide - self.count)), mode="edge")
-        asking, answering = self._shared(
-            (self.asking.pooled[queries], self._answering.pooled[item])
+        query, candidates = self._shard(
+            (self.queries.pooled[queries], self._candidates.pooled[item])
         )
         if self._t2m:
-            given = (self._params, asking, answering, own, mask)
+            given = (self._params, query, candidates, tokens, mask)
         else:
-            begin, end = (self._answering.offsets[i].astype(np.int32) for i in (item, item + 1))
-            words = (self._parts, *self._shared((begin, end - begin)))
-            given = (self._longest, self._params, asking, answering, *words)
+            begin, end = (self._candidates.offsets[i].astype(np.int32) for i in (item, item + 1))
+            words = (self._table, *self._shard((begin, end - begin)))
+            given = (self._longest, self._params, query, candidates, *words)
         s1, moved = self._perturb(*given, self._noise)
         return np.asarray(s1)[:, : self.count], moved
 
-    def _own_parts(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _query_tokens(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tokens of the queries, padded to a bucket: [q, P, D], mask and weights [q, P]."""
-        index, mask = padded(self.asking.offsets, queries)
+        index, mask = padded(self.queries.offsets, queries)
         weight = self._weight[index] if self._t2m else mask
-        return self._ask_parts[index], mask, np.where(mask, weight, 0).astype(np.float32)
+        return self._query_embeddings[index], mask, np.where(mask, weight, 0).astype(np.float32)
 
-    def _parts_of(self, items: np.ndarray) -> tuple[np.ndarray, Any]:
+    def _tokens_of(self, items: np.ndarray) -> tuple[np.ndarray, Any]:
         """Places of the tokens of the items, [q, A], and the column that each belongs to."""
-        offsets = self._answering.offsets
+        offsets = self._candidates.offsets
         sizes = offsets[items + 1] - offsets[items]
         budget = bucket(int(sizes.sum(1).max()))
         index = np.zeros((len(items), budget), np.int32)
         segment = np.full((len(items), budget), items.shape[1], np.int32)  # padding
-        for i, (own, counts) in enumerate(zip(items, sizes, strict=True)):
-            begin = np.repeat(offsets[own] - np.cumsum(counts) + counts, counts)
+        for i, (item, counts) in enumerate(zip(items, sizes, strict=True)):
+            begin = np.repeat(offsets[item] - np.cumsum(counts) + counts, counts)
             index[i, : len(begin)] = begin + np.arange(len(begin))
-            segment[i, : len(begin)] = np.repeat(np.arange(len(own)), counts)
+            segment[i, : len(begin)] = np.repeat(np.arange(len(item)), counts)
         return index, segment if self._t2m else (segment, self._weight[index])
 
 
@@ -390,15 +372,16 @@ def _of_columns(reduced, count, x, column):
     return reduced(x, column, count + 1, indices_are_sorted=True)[:-1]
 
 
-def _reconstruct(apply, direction, steps, params, query, candidates, local, ask_key, key, side):
+def _reconstruct(apply, direction, steps, params, query, candidates, local, query_key, key, side):
     """X0_hat [S, q, K] from noise that depends on (query, candidate), not on their places."""
 
-    def noise(start: Array, asks: Array, answers: Array) -> Array:
-        own = jax.random.fold_in(jax.random.fold_in(start, asks), answers)
-        return jax.random.normal(own, ())
+    def noise(start: Array, query: Array, candidate: Array) -> Array:
+        return jax.random.normal(
+            jax.random.fold_in(jax.random.fold_in(start, query), candidate), ()
+        )
 
     def drawn(start: Array) -> Array:
-        return jax.vmap(lambda a, row: jax.vmap(lambda c: noise(start, a, c))(row))(ask_key, key)
+        return jax.vmap(lambda a, row: jax.vmap(lambda c: noise(start, a, c))(row))(query_key, key)
 
     arrays = (query, candidates, local, jax.vmap(drawn)(side))
     return apply(params, direction, *arrays, steps, method="reconstruct")

@@ -13,7 +13,8 @@ from tmr_jax.eval.records import number, score_name
 from tmr_jax.eval.scores import BASELINE, PIECES_BASELINE
 
 WIDTH = 100
-HEADS = ("protocol", "direction", "right", "pool", *(f"@{k}" for k in HITS), "MRR", "MR", "95 % @1")
+MEASURES = ("Hits@1", *(f"@{k}" for k in HITS[1:]), "MRR", "MR", "95 % @1")
+HEADS = ("protocol", "direction", "right", "pool", *MEASURES)
 RIGHT = {PAIR: "pair", IDENTITY: "same", CLEAN: "clean"}
 SCORERS = {"model": "", BASELINE: "ridge words", PIECES_BASELINE: "ridge pieces"}
 
@@ -55,7 +56,7 @@ def _legend(results: dict[str, Any]) -> list[str]:
     ties, seeds = ({str(s[name]) for s in scores} for name in ("ties", "seed"))
     rights = [right for right in RIGHT if any(s["right"] == right for s in scores)]
     lines = [
-        "@k: Hits@k in per cent; 95 % @1: bootstrap interval of Hits@1, "
+        "Hits@k in per cent; 95 % @1: bootstrap interval of Hits@1, "
         f"{results['resamples']:,} resamples of the queries",
         *(f"right, {RIGHT[right]}: {right}" for right in rights),
         f"ties: {', '.join(sorted(ties))}; seed {', '.join(sorted(seeds))}",
