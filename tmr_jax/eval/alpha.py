@@ -51,14 +51,14 @@ def stage_scores(lists: dict[str, Lists], choice: Choice) -> dict[str, float]:
 
 def read_alpha(run: Path, checkpoint: str) -> float | None:
     """alpha as chosen for this checkpoint (its SHA-256), or None."""
-    kept = _choices(run).get(checkpoint)
-    return None if kept is None else kept["alpha"]
+    stored = _choices(run).get(checkpoint)
+    return None if stored is None else stored["alpha"]
 
 
 def keep_alpha(run: Path, checkpoint: str, protocol: str, choice: Choice) -> None:
     """Store the choice with its pool, in addition to those of other checkpoints."""
-    kept = _choices(run) | {checkpoint: {"chosen_on": protocol, **choice._asdict()}}
-    write_text(run / REFINE, json.dumps(kept, indent=2) + "\n")
+    stored = _choices(run) | {checkpoint: {"chosen_on": protocol, **choice._asdict()}}
+    write_text(run / REFINE, json.dumps(stored, indent=2) + "\n")
 
 
 def _choices(run: Path) -> dict[str, Any]:

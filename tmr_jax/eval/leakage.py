@@ -63,11 +63,11 @@ def check(run: Path, config: Experiment, protocol: Protocol, pool: Pool) -> Chec
             f"expected the training pairs of {run}, to check that none is in the test of "
             f"{protocol.name}; got: {error}"
         ) from error
-    asked = queried(pool)
+    queries = queried(pool)
     pool = _without_queries(pool, *leaked(pool, protocol, trained))
     left = queried(pool)
-    if lost := len(asked) - len(left):
-        _check_filtered(config, protocol, lost, len(asked))
+    if lost := len(queries) - len(left):
+        _check_filtered(config, protocol, lost, len(queries))
     twins = int(in_training([pool.smiles[i] for i in left], trained.blocks).sum())
     counts = {"queried": len(left), "in_training": twins, "left_out": lost}
     return Checked(pool, record | counts, trained.blocks)
@@ -126,27 +126,27 @@ def _without_queries(pool: Pool, text: np.ndarray, mol: np.ndarray) -> Pool:
     )
 
 
-def _check_filtered(config: Experiment, protocol: Protocol, lost: int, asked: int) -> None:
+def _check_filtered(config: Experiment, protocol: Protocol, lost: int, queries: int) -> None:
     """ValueError for queries that the protocol does not remove, and for a test without queries."""
-    if protocol.filter == "test side" and lost < asked:
+    if protocol.filter == "test side" and lost < queries:
         return
     if protocol.filter == "test side":
         raise UserError(
             f"expected queries of {protocol.name} that the run was not trained on; got none: "
-            f"all {asked:,} are in training; choose a test that is not"
+            f"all {queries:,} are in training; choose a test that is not"
         )
     if protocol.leakage == "molecule or text":
         raise UserError(
             f"expected no query of {protocol.name} whose molecule (InChIKey) or text was trained "
-            f"on; got {lost:,} of {asked:,}; train without them (table: drop_column, drop_values)"
+            f"on; got {lost:,} of {queries:,}; train without them (table: drop_column, drop_values)"
         )
     instead = "choose the data set's own pool"
     if protocol.trained_on:
         instead = f"rank {protocol.name}/filtered, which removes these queries"
     raise UserError(
         f"expected no training molecule in the test of {protocol.name}, which is foreign to "
-        f"{config.data.name}; got {lost:,} of {asked:,} by InChIKey block 1; train on data without "
-        f"them (table: drop_column, drop_values), or {instead}"
+        f"{config.data.name}; got {lost:,} of {queries:,} by InChIKey block 1; train on data "
+        f"without them (table: drop_column, drop_values), or {instead}"
     )
 
 
@@ -158,9 +158,9 @@ def trained_on(run: Path, own: DataConfig) -> Trained:
 
     Errors: ValueError if the run has no record of a stage and its pairs are missing.
     """
-    kept = _kept_stages(run)
-    stages = [_recorded(data, kept) for data in data_seen(run, own)]
-    if stages != kept:
+    stored = _stored_stages(run)
+    stages = [_recorded(data, stored) for data in data_seen(run, own)]
+    if stages != stored:
         write_text(run / TRAINED_ON, json.dumps(stages) + "\n")
     keys = frozenset(key for stage in stages for key in stage["molecules"])
     texts = frozenset(text for stage in stages for text in stage["texts"])
@@ -173,8 +173,8 @@ def keep_record(run: Path, own: DataConfig, pairs: Sequence[Pair], start: Path |
     The user's file may change later. A run that is resumed after a change was trained on the old
     pairs, too.
     """
-    stages, now = _kept_stages(start) if start else [], _record(own, pairs)
-    before = [stage for stage in _kept_stages(run) if stage["data"] == now["data"]]
+    stages, now = _stored_stages(start) if start else [], _record(own, pairs)
+    before = [stage for stage in _stored_stages(run) if stage["data"] == now["data"]]
     write_text(run / TRAINED_ON, json.dumps([*stages, _joined([now, *before])]) + "\n")
 
 
@@ -184,16 +184,16 @@ def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"data": records[0]["data"], **shown}
 
 
-def _kept_stages(run: Path) -> list[dict[str, Any]]:
+def _stored_stages(run: Path) -> list[dict[str, Any]]:
     path = run / TRAINED_ON
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
-def _recorded(data: DataConfig, kept: list[dict[str, Any]]) -> dict[str, Any]:
+def _recorded(data: DataConfig, stored: list[dict[str, Any]]) -> dict[str, Any]:
     """The record of one stage; computed now for runs that are older than these records."""
-    made_of = _made_of(data)
-    if there := [stage for stage in kept if stage["data"] == made_of]:
-        return _joined(there)  # two stages may have read one file before and after a change
+    description = _description(data)
+    if same := [stage for stage in stored if stage["data"] == description]:
+        return _joined(same)  # two stages may have read one file before and after a change
     from tmr_jax.data import load_pairs
 
     return _record(data, load_pairs(data))
@@ -205,10 +205,10 @@ def _record(data: DataConfig, pairs: Sequence[Pair]) -> dict[str, Any]:
     shown = [p for p in pairs if p.split == "train"]
     keys = molecule_keys([p.smiles for p in shown], "training molecules")
     texts = {digest(p.text) for p in shown}
-    return {"data": _made_of(data), "molecules": sorted(set(keys)), "texts": sorted(texts)}
+    return {"data": _description(data), "molecules": sorted(set(keys)), "texts": sorted(texts)}
 
 
-def _made_of(data: DataConfig) -> dict[str, Any]:
+def _description(data: DataConfig) -> dict[str, Any]:
     return json.loads(to_json(Experiment(data=data)))["data"]
 
 

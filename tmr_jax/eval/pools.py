@@ -48,8 +48,8 @@ def encode_pools(model: Restored, pools: list[Pool]) -> tuple[list[EncodedPool],
     Invalid molecules leave the pool with their texts; the last value counts them by protocol.
     """
     smiles = list(dict.fromkeys(s for pool in pools for s in pool.smiles))
-    encoded, kept = model.molecules(smiles)
-    place = {smiles[row]: i for i, row in enumerate(kept)}
+    encoded, valid = model.molecules(smiles)
+    place = {smiles[row]: i for i, row in enumerate(valid)}
     sound = [without(pool, np.array([s in place for s in pool.smiles])) for pool in pools]
     texts = list(dict.fromkeys(t for pool in sound for t in pool.texts))
     described = model.texts(texts)

@@ -51,13 +51,13 @@ def restored(assembly: TrainedModel, params: Any, checkpoint: dict[str, Any]) ->
     encoder = Encoder(assembly, params, parts=refines(assembly.model) or slots is not None)
 
     def texts(strings: list[str]) -> Encoded:
-        with progress_of("encoding texts", len(strings)) as watch:
-            return encoder.texts(strings, watch)
+        with progress_of("encoding texts", len(strings)) as on_progress:
+            return encoder.texts(strings, on_progress)
 
     def molecules(smiles: list[str]) -> tuple[Encoded, np.ndarray]:
-        with progress_of("encoding molecules", len(smiles)) as watch:
-            rows, kept, _ = encoder.molecules(smiles, watch)
-        return rows, kept
+        with progress_of("encoding molecules", len(smiles)) as on_progress:
+            rows, valid, _ = encoder.molecules(smiles, on_progress)
+        return rows, valid
 
     reranker = None
     if refines(assembly.model):
