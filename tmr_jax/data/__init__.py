@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tmr_jax.data.datasets.table import Report
     from tmr_jax.types import Pair
 
-__all__ = ["DataConfig", "TableConfig", "did_you_mean", "load_pairs", "load_pairs_with_report"]
+__all__ = ["DataConfig", "TableConfig", "load_pairs", "load_pairs_with_report"]
 
 
 def load_pairs(config: DataConfig) -> list[Pair]:
@@ -24,15 +24,21 @@ def load_pairs_with_report(config: DataConfig) -> tuple[list[Pair], Report]:
 
     Raises ValueError (MissingPart, WrongContent) where a file is not at hand or not as pinned.
     """
-    from tmr_jax.data.datasets import chebi20, open_pairs, pcdes, table
-
     if config.name == "chebi20":
+        from tmr_jax.data.datasets import chebi20
+
         return chebi20.load(config.version or "text2mol")
     if config.name == "pcdes":
+        from tmr_jax.data.datasets import pcdes
+
         return pcdes.load(config.version or "file-order")
     if config.name == "open":
+        from tmr_jax.data.datasets import open_pairs
+
         return open_pairs.load(config.version)
     if config.name == "table":
+        from tmr_jax.data.datasets import table
+
         return table.load(config.table, config.seed)
     if config.name == "demo":
         return _demo(config)

@@ -6,22 +6,21 @@ Add a model: one file with a subclass of `DualEncoder`, and one line in MODELS (
 from __future__ import annotations
 
 import dataclasses
+import importlib
 
 import jax
 import jax.numpy as jnp
 
 from tmr_jax.config import FeatureConfig, ModelConfig, TrainConfig
-from tmr_jax.models.difftmr import DiffTMR
 from tmr_jax.models.dual_encoder import DualEncoder
 from tmr_jax.models.layers.attention import LANES, Form, fits_flash
 from tmr_jax.models.layers.bert import Backward, BertConfig
-from tmr_jax.models.memory_bank import MemoryBank
 from tmr_jax.types import UserError, did_you_mean
 
-MODELS: dict[str, type[DualEncoder]] = {
-    "dual": DualEncoder,
-    "difftmr": DiffTMR,
-    "mbank": MemoryBank,
+MODELS = {  # file of tmr_jax/models and class; only the model of an experiment is imported
+    "dual": "dual_encoder:DualEncoder",
+    "difftmr": "difftmr:DiffTMR",
+    "mbank": "memory_bank:MemoryBank",
 }
 
 
@@ -40,8 +39,10 @@ def build_model(
     that the model is compiled for: "cpu", "gpu" or "tpu"; empty: the one of this process.
     """
     if model.name not in MODELS:
-        raise UserError(f"unknown model {model.name!r}: {did_you_mean(model.name, list(MODELS))}")
-    kind = MODELS[model.name]
+        hint = did_you_mean(model.name, MODELS)
+        raise UserError(f"expected a model; got {model.name!r}; {hint}")
+    file, _, name = MODELS[model.name].partition(":")
+    kind: type[DualEncoder] = getattr(importlib.import_module(f"tmr_jax.models.{file}"), name)
     kind.check(model, train)
     if model.graph.kind == "residual" and not edge_sizes:
         raise UserError(
