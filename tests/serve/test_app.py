@@ -163,7 +163,7 @@ def test_metrics_count_by_route_and_not_by_address(client: TestClient) -> None:
     assert "tmr_molecules 6.0" in told and "nothing1" not in told
 
 
-# What is refused (S1, S2)
+# What is refused
 
 MALFORMED = {
     "no JSON": (b"{", 400),
@@ -264,7 +264,7 @@ def test_what_goes_wrong_here_is_told_by_a_number(
 
 
 def test_a_dead_thread_is_one_failed_request() -> None:
-    """S8: the worker is back with the next request."""
+    """The worker is back with the next request."""
     fake = Fake()
     fake.fails = SystemExit()  # type: ignore[assignment]
     with opened(fake) as client:
@@ -281,7 +281,7 @@ def test_an_answer_that_takes_too_long_is_given_up() -> None:
         assert response.headers["retry-after"]
 
 
-# Who may ask (S5, S6, S7)
+# Who may ask
 
 
 def test_more_than_the_rate_is_told_when_to_come_back() -> None:
@@ -378,7 +378,7 @@ def test_every_answer_carries_the_headers(client: TestClient) -> None:
         assert headers["x-content-type-options"] == "nosniff"
 
 
-# The library (F24, S9)
+# The library
 
 
 def test_a_damaged_library_is_told_and_the_rest_answers() -> None:

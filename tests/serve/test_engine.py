@@ -1,4 +1,4 @@
-"""Answers while libraries change: the swap is whole, and the old library is freed (S9)."""
+"""Answers while libraries change: the swap is whole, and the old library is freed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_library_that_cannot_be_opened_leaves_the_old_one() -> None:
 
 
 def test_the_watch_outlives_whatever_it_meets(caplog) -> None:
-    """F24: an error that nobody foresaw is damage, said once, and goes when it does."""
+    """An unforeseen error counts as damage, is logged once, and ends when its cause does."""
 
     async def scene() -> None:
         wrong: list[Exception] = [PermissionError("shards"), RuntimeError("expected to be alone")]
@@ -116,7 +116,7 @@ async def until(met) -> None:
 
 
 def test_a_pattern_keeps_no_other_query_waiting() -> None:
-    """F14: patterns have a batcher of their own."""
+    """Substructures have a thread of their own."""
 
     async def scene() -> float:
         fake = Fake()

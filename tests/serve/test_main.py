@@ -1,4 +1,4 @@
-"""The program: who may reach it, what it says to mistakes, and its end (S2, S3, S5, S8, S9)."""
+"""The program: who may reach it, what it says to mistakes, and its end."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def test_what_is_wrong_with_a_library_is_seen(
 def test_other_engines_are_looked_after_too(
     tiny_run: Path, library: Path, tmp_path: Path, to: str
 ) -> None:
-    """F24: all or nothing; an engine that opens need not answer."""
+    """All or nothing: an engine that opens need not answer."""
     place = to.format(tmp_path)
     copy(library, place)
     served = index_source(Arguments(tiny_run, Path(place)))
@@ -279,7 +279,7 @@ def test_a_file_is_looked_after_where_its_library_is(tiny_run: Path, tmp_path: P
 
 
 def test_the_whole_way_on_a_run(tiny_run: Path, library: Path, tmp_path: Path) -> None:
-    """F24 with a real library: a shard goes, the rest answers; it comes back, all is well."""
+    """With a shard removed the others answer; once it is back, everything does."""
     own = tmp_path / "library"
     shutil.copytree(library, own)
     words = ["--run", str(tiny_run), "--library", str(own), "--port", "0", "--rate", "0"]

@@ -1,7 +1,8 @@
-"""Questions to answers: the model, the library and the drawings, each in a thread of its own.
+"""From queries to answers: the model, the library and the drawings, each in threads of its own.
 
-Texts that wait together are encoded together (`AT_ONCE`, `WINDOW`), and the vectors of the last
-`KEPT` queries are kept. A library is replaced whole: what is being answered stays with the old one.
+Texts that wait together are encoded together (`BATCH_SIZE`, `WINDOW`), and the vectors of the last
+`CACHED` queries are kept. A reload replaces the library as a whole; requests that are running keep
+the old one.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from tmr_jax.serve.batcher import Batcher
 from tmr_jax.serve.schemas import MAX_EXPLAINED_ATOMS, MAX_EXPLAINED_WORDS
 from tmr_jax.types import UserError
 
-AT_ONCE, WINDOW = 64, 0.003  # queries that are encoded together, seconds to wait for them
-KEPT = 4096  # vectors of queries, drawings
+BATCH_SIZE, WINDOW = 64, 0.003  # queries encoded together, seconds that the first one waits
+CACHED = 4096  # vectors of queries, drawings
 log = logging.getLogger("tmr_jax.serve")
 
 
@@ -39,9 +40,9 @@ class Drawing(NamedTuple):
 
 
 class IndexSource(NamedTuple):
-    """Where the library comes from: `open` gives it anew.
+    """Where the library comes from: `open` opens it again.
 
-    `damage` says what is wrong with it, part by part, and under `WHOLE` where nothing answers.
+    `damage` returns what is wrong with it by part, or under `WHOLE` if it cannot answer at all.
     """
 
     open: Callable[[], Retriever]
@@ -49,19 +50,20 @@ class IndexSource(NamedTuple):
 
 
 class SearchEngine:
-    """Takes questions from coroutines; `close` when no more come."""
+    """Answers queries of coroutines until `close`."""
 
-    def __init__(self, index_source: IndexSource, room: int = 512) -> None:
-        self._source = index_source
-        self.damage: dict[str, str] = {}  # `watch` finds out: it reads bytes, and nobody waits
-        self._told = self.damage  # what the index_source has said last
-        self.retriever = index_source.open()
+    def __init__(self, source: IndexSource, room: int = 512) -> None:
+        """At most `room` queries wait."""
+        self._source = source
+        self.damage: dict[str, str] = {}  # set by `watch`
+        self._reported = self.damage  # by the source, the last time
+        self.retriever = source.open()
         self.reloads, self.encoded, self.remembered = 0, 0, 0
-        self._kept: OrderedDict[tuple[str, str], EncodedQuery] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, str], EncodedQuery] = OrderedDict()
         self._lock = threading.Lock()
         self._reloading = asyncio.Lock()
-        self._searches = Batcher("search", self._search, room, AT_ONCE, WINDOW)
-        # Patterns take seconds at worst: nobody else may wait for them.
+        self._searches = Batcher("search", self._search, room, BATCH_SIZE, WINDOW)
+        # A substructure may take seconds: other queries must not wait for it.
         self._patterns = Batcher("substructure", self._search, min(room, 32))
         self._explanations = Batcher("explain", self._explain, min(room, 32))
         self._drawings = Batcher("draw", _draw, 4 * room)
@@ -69,7 +71,7 @@ class SearchEngine:
 
     @property
     def of(self) -> str:
-        """What is searched: store.MOLECULES or store.DESCRIPTIONS."""
+        """What the library holds: MOLECULES or DESCRIPTIONS of tmr_jax.index.schema."""
         library = self.retriever.library
         return MOLECULES if library is None else library.of
 
@@ -82,9 +84,9 @@ class SearchEngine:
         plain = [query for query in queries if not query.substructure]
         other = [query for query in queries if query.substructure]
         answers = {}
-        for batcher, asked in ((self._searches, plain), (self._patterns, other)):
-            if asked:
-                answers |= zip(asked, await batcher.submit(asked, seconds), strict=True)
+        for batcher, group in ((self._searches, plain), (self._patterns, other)):
+            if group:
+                answers |= zip(group, await batcher.submit(group, seconds), strict=True)
         return [answers[query] for query in queries]
 
     async def explain(self, text: str, smiles: str, seconds: float) -> Explanation:
@@ -94,45 +96,45 @@ class SearchEngine:
         return await self._drawings.submit(drawings, seconds)
 
     async def check(self, smiles: str, seconds: float) -> None:
-        """`BadMolecule` where a SMILES is none."""
+        """Raises BadMolecule for an invalid SMILES."""
         await self._drawings.submit([smiles], seconds)
 
     async def reload(self) -> None:
-        """Opens the library anew; whoever is being answered stays with the old one (S9)."""
+        """Opens the library again; running requests keep the old one."""
         async with self._reloading:
             damage = await asyncio.to_thread(self._source.damage)
             self.retriever = await asyncio.to_thread(self._source.open)
-            if WHOLE in damage:  # of what was open before
+            if WHOLE in damage:  # of the library that was open before
                 damage = await asyncio.to_thread(self._source.damage)
             self.damage, self.reloads = damage, self.reloads + 1
 
     async def watch(self, every: float) -> None:
-        """Looks after the library's files; what has broken is answered without from then on (F24).
+        """Checks the library's files every few seconds and continues without damaged parts.
 
-        A file that is cut short under a mapping ends the process at its next touch, so it is let
-        go of as soon as it is seen.
+        Access to a mapped file that was truncated would end the process, so such a file must be
+        closed as soon as possible.
         """
         while True:
             await asyncio.sleep(every)
             try:
-                await self._look()
-            except Exception as error:  # nothing is left to open: the old one answers
+                await self._check_files()
+            except Exception as error:  # the old library stays open
                 if self.damage.get(WHOLE) != repr(error):
                     log.warning("the library cannot be opened: %r", error)
-                self.damage = {**self._told, WHOLE: repr(error)}
+                self.damage = {**self._reported, WHOLE: repr(error)}
 
-    async def _look(self) -> None:
+    async def _check_files(self) -> None:
         damage = await asyncio.to_thread(self._source.damage)
-        if damage != self._told:
-            self._told = damage
-            log.warning("the library on disk: %s", damage or "whole again")
+        if damage != self._reported:
+            self._reported = damage
+            log.warning("the library on disk: %s", damage or "intact again")
         elif damage == self.damage and WHOLE not in damage:
             return
-        # What has changed is opened anew; where nothing answers that may help, too.
+        # Opening it again drops the damaged parts, and may repair one that cannot answer.
         await self.reload()
 
     def warm(self) -> None:
-        """Questions of every shape, so that no client waits for a compiler."""
+        """Runs queries of every shape, so that no client waits for the compiler."""
         self.retriever.warm()
         buckets = self.retriever.config.train.text_buckets
         queries = [Query("acid " * (tokens - 2)) for tokens in buckets]
@@ -157,23 +159,23 @@ class SearchEngine:
     def _encoded(
         self, retriever: Retriever, queries: list[Query]
     ) -> list[EncodedQuery | ValueError]:
-        """What the model makes of each query, from memory where it was asked before."""
+        """Each query encoded, or the error that it is refused with; from the cache if possible."""
         keys = [(query.of, query.content) for query in queries]
         with self._lock:
             known: dict[tuple[str, str], EncodedQuery | ValueError] = {
-                key: self._kept[key] for key in keys if key in self._kept
+                key: self._cache[key] for key in keys if key in self._cache
             }
         self.remembered += sum(key in known for key in keys)
         new = {key: q for key, q in zip(keys, queries, strict=True) if key not in known}
         self.encoded += len(new)
         known |= zip(new, retriever.encode_queries(list(new.values())), strict=True)
         with self._lock:
-            for key, read in known.items():
-                if isinstance(read, EncodedQuery):
-                    self._kept[key] = read
-                    self._kept.move_to_end(key)
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
+            for key, encoded in known.items():
+                if isinstance(encoded, EncodedQuery):
+                    self._cache[key] = encoded
+                    self._cache.move_to_end(key)
+            while len(self._cache) > CACHED:
+                self._cache.popitem(last=False)
         return [known[key] for key in keys]
 
     def _explain(self, pairs: list[tuple[str, str]]) -> Iterator[Explanation | Exception]:
@@ -186,32 +188,34 @@ class SearchEngine:
 
 
 def _check_size(text: str, atoms: int) -> None:
-    """ValueError where a pair is more than is explained."""
+    """UserError where a pair is too large to explain."""
     words = len(text.split())
     if words > MAX_EXPLAINED_WORDS or atoms > MAX_EXPLAINED_ATOMS:
         raise UserError(
             f"expected at most {MAX_EXPLAINED_WORDS} words and {MAX_EXPLAINED_ATOMS} atoms to "
-            f"explain, got {words:,} and {atoms:,}; shorten the text, or take a smaller molecule"
+            f"explain, got {words:,} and {atoms:,}; shorten the text, or choose a smaller molecule"
         )
 
 
-def _draw(asked: list[Drawing | str]) -> Iterator[str | Exception]:
-    """Drawings; of a SMILES alone, whether it is one."""
-    for one in asked:
+def _draw(items: list[Drawing | str]) -> Iterator[str | Exception]:
+    """Drawings as SVG; a SMILES alone is only checked."""
+    for item in items:
         try:
-            yield drawn(one) if isinstance(one, Drawing) else str(parse_smiles(one).GetNumAtoms())
+            yield (
+                drawn(item) if isinstance(item, Drawing) else str(parse_smiles(item).GetNumAtoms())
+            )
         except BadMolecule as error:
             yield error
 
 
-@lru_cache(KEPT)
+@lru_cache(CACHED)
 def drawn(drawing: Drawing) -> str:
-    """The <svg> element, without `style`: the page's policy lets no inline style pass."""
+    """The <svg> element without `style`, which the page's policy forbids."""
     svg = molecule_svg(*drawing)
     return re.sub(r"""style=(['"])(.*?)\1""", _attributes, svg)
 
 
 def _attributes(style: re.Match[str]) -> str:
-    """fill:none;stroke:#000 as attributes of the element, which mean the same."""
+    """fill:none;stroke:#000 as attributes of the element, with the same meaning."""
     pairs = (part.split(":", 1) for part in style.group(2).split(";") if ":" in part)
     return " ".join(f'{name.strip()}="{value.strip()}"' for name, value in pairs)

@@ -43,6 +43,13 @@ ABOUT_SWITCHES = {
 assert set(ABOUT_SWITCHES) == set(SWITCHES)
 
 
+class AppliedFilter(NamedTuple):
+    text: str  # as tmr_jax.search.filters reads it
+    label: str  # on the page
+    field: str  # its name in an address
+    value: str
+
+
 @dataclass(frozen=True)
 class Form:
     """The fields as typed."""
@@ -64,18 +71,29 @@ class Form:
         return self.molecule if self.by == "molecule" else self.q
 
     @property
-    def filters(self) -> list[str]:
-        """As tmr_jax.search.filters reads them."""
+    def applied(self) -> list[AppliedFilter]:
+        labels = {p.name: p.label for p in PROPERTIES}
         return [
-            *(f"{name}>={number}" for name, number in self.least),
-            *(f"{name}<={number}" for name, number in self.most),
-            *self.groups,
-            *(f"!{name}" for name in self.without),
-            *self.switches,
+            *(
+                AppliedFilter(f"{n}>={x}", f"{labels[n]} ≥ {x}", f"{n}_min", x)
+                for n, x in self.least
+            ),
+            *(
+                AppliedFilter(f"{n}<={x}", f"{labels[n]} ≤ {x}", f"{n}_max", x)
+                for n, x in self.most
+            ),
+            *(AppliedFilter(name, name, "with", name) for name in self.groups),
+            *(AppliedFilter(f"!{name}", f"no {name}", "without", name) for name in self.without),
+            *(AppliedFilter(name, name, name, "on") for name in self.switches),
         ]
 
-    def pairs(self) -> list[tuple[str, str]]:
-        """Names and values of the address, without empty fields and defaults."""
+    @property
+    def filters(self) -> list[str]:
+        """As tmr_jax.search.filters reads them."""
+        return [applied.text for applied in self.applied]
+
+    def pairs(self, dropped: str = "") -> list[tuple[str, str]]:
+        """Names and values of the address, without empty fields, defaults and a dropped filter."""
         plain = [
             ("by", "" if self.by == "text" else self.by),
             ("q", self.q),
@@ -83,11 +101,7 @@ class Form:
             ("k", self.k),
             ("spread", "" if self.spread == "0" else self.spread),
             ("substructure", self.substructure),
-            *((f"{name}_min", number) for name, number in self.least),
-            *((f"{name}_max", number) for name, number in self.most),
-            *(("with", name) for name in self.groups),
-            *(("without", name) for name in self.without),
-            *((name, "on") for name in self.switches),
+            *((x.field, x.value) for x in self.applied if x.text != dropped),
         ]
         return [(name, value) for name, value in plain if value]
 
@@ -104,29 +118,9 @@ class Form:
         kept = [(n, v) for n, v in self.pairs() if n not in ("by", "q")]
         return "/?" + urlencode([("q", text), *kept])
 
-    @property
-    def shown_filters(self) -> list[tuple[str, str]]:
-        """Each filter as text, and its label on the page."""
-        labels = {p.name: p.label for p in PROPERTIES}
-        shown = [
-            *((f"{n}>={number}", f"{labels[n]} ≥ {number}") for n, number in self.least),
-            *((f"{n}<={number}", f"{labels[n]} ≤ {number}") for n, number in self.most),
-            *((name, name) for name in self.groups),
-            *((f"!{name}", f"no {name}") for name in self.without),
-            *((name, name) for name in self.switches),
-        ]
-        assert [word for word, _ in shown] == self.filters
-        return shown
-
-    def without_filter(self, word: str) -> str:
+    def without_filter(self, text: str) -> str:
         """The address without one filter."""
-        name = word.removeprefix("!")
-        dropped = {f"{name.split('>')[0]}_min" if ">" in name else f"{name.split('<')[0]}_max"}
-        if not any(sign in word for sign in "<>"):
-            dropped = {name} if name in SWITCHES else set()
-        side = "without" if word.startswith("!") else "with"
-        kept = [(n, v) for n, v in self.pairs() if n not in dropped and (n, v) != (side, name)]
-        return "/?" + urlencode(kept)
+        return "/?" + urlencode(self.pairs(text))
 
     def question(self, most: int = MAX_K) -> Query:
         """The query, for at most `most` hits; ValueError in the terms of the page if invalid."""

@@ -1,5 +1,5 @@
-"""What a table of results is: rows of experiments, published numbers and claims, as declared in
-experiments/tables/NAME.py, and the finding of those files.
+"""A table of results as experiments/tables/NAME.py declares it: rows of experiments, published
+numbers and claims.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from tmr_jax.eval.protocols import find
 from tmr_jax.types import UserError, did_you_mean
 
 TABLES = EXPERIMENTS / "tables"
-PUBLISHED = "published"  # beside the tables: what papers printed
-ROUNDING = 0.0005  # of a printed share: half of its last digit, .001 or 0.1 per cent
+PUBLISHED = "published"  # the file with published numbers, next to the tables
+ROUNDING = 0.0005  # half of the last digit of a printed number, .001 or 0.1 per cent
 
 
 @dataclass(frozen=True)
 class Cited:
-    """What a paper printed of one model; metrics by direction, hits and MRR as shares of 1."""
+    """Published numbers of one model; metrics by direction, hits and MRR as shares of 1."""
 
     source: str
-    protocol: str  # the source's, or what is known of it
+    protocol: str  # of the source, as far as known
     pool: int  # 0: not stated
     t2m: dict[str, float]
     m2t: dict[str, float]
-    note: str = ""  # what a reader must know before comparing
+    note: str = ""  # caveat for comparisons
 
     def of(self, direction: str) -> dict[str, float]:
         return {"t2m": self.t2m, "m2t": self.m2t}[direction]
@@ -39,14 +39,14 @@ class Cited:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of each direction; without an experiment only what was published is shown."""
+    """One line for each direction; without an experiment it only has published numbers."""
 
     label: str
     experiment: str = ""
     protocol: str = ""  # of our runs
     tier: str = ""  # of a model with a second stage; empty: fused
-    overrides: tuple[str, ...] = ()  # words of training, e.g. ("--train.epochs", "1")
-    eval_overrides: tuple[str, ...] = ()  # words of the evaluation; none: the run's own sizes
+    overrides: tuple[str, ...] = ()  # arguments of training, e.g. ("--train.epochs", "1")
+    eval_overrides: tuple[str, ...] = ()  # arguments of the evaluation
     cited: Cited | None = None
     at: tuple[int, ...] = ()  # place in the table's plot: (F,) or (train steps, eval steps)
     name: str = ""  # of its runs; empty: the experiment's, and the overrides
@@ -80,7 +80,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """`better` is above `worse`: what a paper says, or what we would like to say."""
+    """`better` scores higher than `worse`: a claim of a paper, or of ours."""
 
     text: str
     source: str
@@ -88,7 +88,7 @@ class Claim:
     worse: str
     metric: str = "mrr"  # or hits@k: higher is better
     direction: str = ""  # t2m or m2t; empty: both
-    threshold: float = 0.005  # a difference that is surely smaller is none
+    threshold: float = 0.005  # smaller differences do not count
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Table:
     claims: tuple[Claim, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
     metrics: tuple[str, ...] = ("hits@1", "hits@10", "mrr", "mr")
-    curve: str = ""  # what the first place of the rows counts, where they make a curve
+    curve: str = ""  # what `at` counts
 
 
 def slug(args: Sequence[str]) -> str:
@@ -109,8 +109,8 @@ def slug(args: Sequence[str]) -> str:
 def load_table(name: str) -> Table:
     """The TABLE of experiments/tables/NAME.py, or of a .py file given by path.
 
-    Errors: ValueError for an unknown table, a file without one, an unknown experiment or protocol
-    of a row, and a claim about a row that is not there.
+    Errors: UserError for an unknown table, a file without one, an unknown experiment or protocol
+    of a row, and a claim about a missing row.
     """
     path = Path(name) if name.endswith(".py") else TABLES / f"{name}.py"
     known = sorted(p.stem for p in TABLES.glob("*.py") if p.stem not in ("__init__", PUBLISHED))
@@ -126,13 +126,13 @@ def load_table(name: str) -> Table:
             if labels.count(label) != 1:
                 raise UserError(
                     f"expected one row {label!r} for the claim {claim.text!r}; got "
-                    f"{labels.count(label)} in {path}; name the rows of claims apart"
+                    f"{labels.count(label)} in {path}; give each row of a claim its own label"
                 )
     return table
 
 
 def _with_protocol(row: Row, path: Path) -> Row:
-    """The row with its protocol as the evaluation calls it: inbatch-64 is of a pool, → of ->."""
+    """The row with the evaluation's name of its protocol: inbatch-64/POOL, and → for ->."""
     from tmr_jax.data.pools import final_protocol  # heavy
 
     if not row.experiment:
@@ -145,7 +145,7 @@ def _with_protocol(row: Row, path: Path) -> Row:
 
 
 def published() -> dict[str, Any]:
-    """What papers printed, by its name in experiments/tables/published.py."""
+    """Published numbers, by their names in experiments/tables/published.py."""
     return runpy.run_path(str(TABLES / f"{PUBLISHED}.py"))
 
 

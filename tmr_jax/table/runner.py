@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from tmr_jax.cli import Signals, Stopped
 from tmr_jax.config import Experiment, from_json, load_experiment
 from tmr_jax.data.files import write_text
+from tmr_jax.data.progress import progress
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR
 from tmr_jax.models.rundir import CONFIG
 from tmr_jax.table.plan import Row, Table, slug
@@ -99,9 +100,9 @@ def run_jobs(todo: list[Job], outcome: Outcome) -> None:
 
     After a failure the other seeds of the same settings are skipped, as they would fail too.
     """
-    with progress(todo) as on_progress:
+    with run_progress(todo) as on_run:
         for i, job in enumerate(todo):
-            on_progress(i)
+            on_run(i)
             if (_settings(job), TRAIN) in outcome.failed:
                 continue
             try:
@@ -323,25 +324,23 @@ def first_error(log: Path, offset: int, status: int) -> str:
 
 
 @contextmanager
-def progress(todo: list[Job]) -> Iterator[Callable[[int], None]]:
-    """Shows the present run and the time left."""
+def run_progress(todo: list[Job]) -> Iterator[Callable[[int], None]]:
+    """Shows the present run and the time left; call the yielded function with the run's index."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import MofNCompleteColumn, TextColumn
 
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    bar = Progress(*columns, TextColumn("{task.fields[left]}"), console=console)
-    task = bar.add_task("", total=len(todo), left="")
+    columns = MofNCompleteColumn(), TextColumn("{task.fields[left]}")
+    with progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=len(todo), left="")
 
-    def on_progress(i: int) -> None:
-        name, left = todo[i].run.name, time_left(todo, i)
-        bar.update(task, completed=i, description=name, left=left)
-        if not console.is_terminal:
-            print(f"run {i + 1} of {len(todo)}: {name}, {left}", flush=True)
+        def on_run(i: int) -> None:
+            name, left = todo[i].run.name, time_left(todo, i)
+            bar.update(task, completed=i, description=name, left=left)
+            if not console.is_terminal:
+                print(f"run {i + 1} of {len(todo)}: {name}, {left}", flush=True)
 
-    bar.disable = not console.is_terminal
-    with bar:
-        yield on_progress
+        yield on_run
         bar.update(task, completed=len(todo), description="all runs", left="")
 
 
