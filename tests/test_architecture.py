@@ -69,8 +69,8 @@ MAY_IMPORT = {
     ("data/",): ("data/", "config.py"),
     ("models/pretrained.py",): LAYERS_OF_MODELS + FILES_ON_DISK,
     LAYERS_OF_MODELS: LAYERS_OF_MODELS,
-    ("models/losses/",): ("models/losses/",),
-    MODELS: (*MODELS, *LAYERS_OF_MODELS, "models/losses/", "config.py"),
+    ("models/losses.py",): ("models/losses.py",),
+    MODELS: (*MODELS, *LAYERS_OF_MODELS, "models/losses.py", "config.py"),
     RANKING: (*RANKING, "models/encode.py"),
     ENGINES: (*ENGINES, *FILES_ON_DISK),
     SERVICE: (

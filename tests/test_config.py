@@ -63,3 +63,16 @@ def test_configurations_are_frozen_and_hashable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.name = "y"  # type: ignore[misc]
     assert hash(config) == hash(Experiment())
+
+
+OLD = {"state": "outside", "clean": "simplex", "scaled": False}
+
+
+def test_former_fields_are_read_with_their_constant_and_refused_otherwise() -> None:
+    old = {
+        "model": {"hdan": OLD, "text": {"revision": ""}, "graph": {"atom_dropout": 0.0}},
+        "eval": {"refine": {"noises": 1}},
+    }
+    assert from_json(json.dumps(old)) == Experiment()
+    with pytest.raises(ValueError, match=r"model\.hdan\.clean = 'simplex'.*collapses"):
+        from_json(json.dumps({"model": {"hdan": {"clean": "clamp"}}}))

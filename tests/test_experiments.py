@@ -61,9 +61,7 @@ def test_is_the_same_after_json_and_names_pools_that_exist(path: Path) -> None:
 
 def shrunk(config: Experiment) -> Experiment:
     """Its own features, kinds of encoder and optimiser, on tiny data and a tiny text encoder."""
-    text = dataclasses.replace(
-        config.model.text, source=TINY.model.text.source, init="random", revision=""
-    )
+    text = dataclasses.replace(config.model.text, source=TINY.model.text.source, init="random")
     graph = dataclasses.replace(config.model.graph, width=16, layers=1)
     hdan = dataclasses.replace(config.model.hdan, steps=4)  # noise levels
     return dataclasses.replace(

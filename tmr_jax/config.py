@@ -75,7 +75,6 @@ class TextEncoderConfig:
     """The text encoder, a BERT (docs/papers.md#encoders)."""
 
     source: str = "minilm"  # minilm, scibert, a Hugging Face folder, or a hub id
-    revision: str = ""  # revision of a hub id; empty: the pinned one
     init: Literal["pretrained", "random"] = "pretrained"  # initial weights
     pooling: Literal["cls", "mean"] = "cls"  # embedding of a text: first token, or mean of tokens
     dropout: float = 0.1  # rate in the encoder, as in BERT (docs/papers.md#dropout)
@@ -93,7 +92,6 @@ class GraphEncoderConfig:
     layers: int = 3  # graph convolutions
     width: int = 600  # hidden features of an atom
     dropout: float = 0.0  # rate between layers
-    atom_dropout: float = 0.0  # share of training atoms whose features are masked
     readout: Literal["mean", "mean_mlp"] = "mean"
     """Embedding of a molecule: mean of its atoms; mean_mlp adds an MLP of mean, sum and maximum."""
 
@@ -115,11 +113,6 @@ class HdanConfig:
 
     steps: int = 50  # noise levels
     gamma: float = 0.4  # weight of the local score; 0 omits it
-    state: Literal["outside", "inside"] = "outside"
-    """Noisy state outside or inside the attention's softmax (docs/papers.md#state-in-attention)."""
-    clean: Literal["simplex", "clamp"] = "simplex"
-    """How a sampling step bounds its estimate of the clean state (docs/papers.md#clean-state)."""
-    scaled: bool = False  # divide attention by sqrt(D) (docs/papers.md#attention-scale)
     inputs: Literal["as_is", "unit", "similarity", "posterior"] = "as_is"
     """as_is as in the paper; unit: features of length one; similarity: also attention that starts
     as the encoders' softmax over the candidates; posterior: also a clean state that starts there
@@ -226,7 +219,6 @@ class RefineConfig:
     samples: int = 15  # perturbations of a molecule; 0: none
     candidates: int = 32  # candidates, best by perturbation, that are denoised
     steps: int = 0  # of the sampler; 0: all noise levels of training
-    noises: int = 1  # initial states that are averaged
     seed: int = 0  # of perturbations and initial states
 
 
@@ -282,10 +274,20 @@ def from_json(text: str) -> Experiment:
 
 
 RENAMED = {("backward", "cpu_fast"): "low_memory"}  # values of runs made before 0.2
+# Fields that older runs have: the only value that is still read, and why.
+REMOVED: dict[str, tuple[Any, str]] = {
+    "model.text.revision": ("", "save the files of that revision in a folder as the source"),
+    "model.graph.atom_dropout": (0.0, "no published model has it"),
+    "model.hdan.state": ("outside", "the noisy state is added outside of the softmax"),
+    "model.hdan.clean": ("simplex", "the clean state is a softmax; a clamp collapses"),
+    "model.hdan.scaled": (False, "the denoiser's attention is not scaled"),
+    "eval.refine.noises": (1, "the sampler starts from one noise"),
+}
 
 
 def _build(cls: type, values: dict[str, Any], where: str) -> Any:
     hints = get_type_hints(cls)
+    values = {key: value for key, value in values.items() if not _removed(where, key, value)}
     for key in values:
         if key not in hints:
             hint = did_you_mean(key, hints)
@@ -297,3 +299,17 @@ def _build(cls: type, values: dict[str, Any], where: str) -> Any:
         value = tuple(value) if isinstance(value, list) else value
         built[key] = RENAMED.get((key, value), value) if isinstance(value, str) else value
     return cls(**built)
+
+
+def _removed(where: str, key: str, value: Any) -> bool:
+    """Whether the field is one of REMOVED, with the value that is now a constant."""
+    name = f"{where}.{key}".removeprefix("config.")
+    if name not in REMOVED:
+        return False
+    constant, reason = REMOVED[name]
+    if value != constant:
+        raise UserError(
+            f"expected {name} = {constant!r}, the only value that this tmr_jax reads ({reason}); "
+            f"got {value!r}; install the tmr_jax of the commit in the run's git.txt"
+        )
+    return True

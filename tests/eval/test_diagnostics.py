@@ -21,14 +21,14 @@ from tmr_jax.eval.pools import EncodedPool
 from tmr_jax.eval.restore import trained_temperature
 from tmr_jax.eval.slots import slot_record
 from tmr_jax.eval.terminal import diagnostic_lines, slot_lines
-from tmr_jax.models.encode import Encoded, unit
+from tmr_jax.models.encode import Encoded, l2_normalize
 from tmr_jax.types import EncodedCorpus, Pool
 
 COUNT, DIM = 40, 12
 
 
 def rows(seed, count=COUNT, dim=DIM):
-    return unit(np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32))
+    return l2_normalize(np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32))
 
 
 def sides(protocol, text, mol, side=None):
@@ -41,21 +41,21 @@ def sides(protocol, text, mol, side=None):
 def near(mol, seed, noise=0.3):
     """Texts near their molecules."""
     moved = mol + noise * np.random.default_rng(seed).normal(size=mol.shape).astype(np.float32)
-    return unit(moved)
+    return l2_normalize(moved)
 
 
 def domain(protocol, seed):
     """Pairs in the half-space where the first coordinate is large."""
     mol = rows(seed)
     mol[:, 0] = 1.5
-    mol = unit(mol)
+    mol = l2_normalize(mol)
     return sides(protocol, near(mol, seed + 1), mol)
 
 
 def away(seed, count=20):
     found = rows(seed, count)
     found[:, 0] = -1.5
-    return unit(found)
+    return l2_normalize(found)
 
 
 def fitted(validation, unrelated=None):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tmr_jax.eval.geometry import EDGES, alignment, modality_gap, similarities, uniformity
-from tmr_jax.models.encode import unit
+from tmr_jax.models.encode import l2_normalize
 
 AXES = np.eye(4, dtype=np.float32)
 
@@ -16,7 +16,7 @@ def on_circle(*degrees):
 
 def random_rows(count, dim, seed):
     rows = np.random.default_rng(seed).normal(size=(count, dim))
-    return unit(rows.astype(np.float32))
+    return l2_normalize(rows.astype(np.float32))
 
 
 def test_alignment_and_gap_by_hand():

@@ -45,7 +45,7 @@ from tmr_jax.eval.scores import (
 )
 from tmr_jax.models.build import build_model
 from tmr_jax.models.checkpoint import Checkpoints
-from tmr_jax.models.encode import Encoded, unit
+from tmr_jax.models.encode import Encoded, l2_normalize
 from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.models.run import TrainedModel, init_params, save_model
 from tmr_jax.models.state import new_state, parameters_sha256
@@ -66,12 +66,12 @@ def number_of(item):
 
 def fake_model(noise=0.0):
     """Texts land on their molecules; `noise` pushes them off."""
-    basis = unit(np.random.default_rng(0).normal(size=(len(SMILES), 16)).astype(np.float32))
+    basis = l2_normalize(np.random.default_rng(0).normal(size=(len(SMILES), 16)).astype(np.float32))
 
     def side(items, seed, noise):
         rows = basis[[number_of(item) for item in items]]
         moved = rows + noise * np.random.default_rng(seed).normal(size=rows.shape)
-        return Encoded(unit(moved.astype(np.float32)), np.arange(len(items)))
+        return Encoded(l2_normalize(moved.astype(np.float32)), np.arange(len(items)))
 
     return Restored(
         {"which": "best", "step": 40, "sha256": "0" * 64},

@@ -5,11 +5,11 @@ import pytest
 
 from tmr_jax.eval.count import TILE, count, score_chunks
 from tmr_jax.eval.rank import rank, top
-from tmr_jax.models.encode import unit
+from tmr_jax.models.encode import l2_normalize
 
 
 def rows(count, dim=12, seed=0):
-    return unit(np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32))
+    return l2_normalize(np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32))
 
 
 def brute(scores, target):

@@ -15,7 +15,7 @@ from tmr_jax.eval.rank import rank
 from tmr_jax.eval.rerank import levels, rank_reranked, recall
 from tmr_jax.eval.rerank_steps import QUERIES, Reranked, Settings, rerank
 from tmr_jax.models.difftmr import DiffTMR
-from tmr_jax.models.encode import unit
+from tmr_jax.models.encode import l2_normalize
 from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.models.layers.denoiser import HdanWeights
 from tmr_jax.types import EncodedCorpus
@@ -147,7 +147,7 @@ def test_equals_a_plain_loop_in_float64(direction):
     weights = HdanWeights(**PARAMS[direction])
     assert got.item.shape == (len(asking.pooled), 12) and got.clean.shape[1] == 5
     for q in (0, 3, 20):
-        s0 = np.float64(unit(asking.pooled) @ unit(answering.pooled).T)[q]
+        s0 = np.float64(l2_normalize(asking.pooled) @ l2_normalize(answering.pooled).T)[q]
         best = np.argsort(-s0)[:12]
         s1, moved, local = {}, {}, {}
         for c in best:
@@ -328,7 +328,7 @@ def test_alpha_of_zero_is_tapr_and_one_candidate_is_stage_one():
 @pytest.mark.parametrize("stage", ["tapr", "fused", "x0"])
 def test_ranks_equal_counting_in_a_full_order(stage):
     found = reranked("t2m")
-    query, candidate = unit(TEXT.pooled), unit(MOL.pooled)
+    query, candidate = l2_normalize(TEXT.pooled), l2_normalize(MOL.pooled)
     random = np.random.default_rng(8)
     target, count = random.integers(0, 40, 21), random.integers(1, 4, 40)
     level = levels(found, stage, 0.5)
@@ -351,7 +351,7 @@ def test_without_perturbation_tapr_ranks_as_the_cosine():
     target = np.arange(21)
     found = rerank(plain, parameters(model), TEXT, MOL, "t2m", target, SETTINGS)
     np.testing.assert_allclose(found.perturbed, found.first, atol=1e-5)
-    query, candidate = unit(TEXT.pooled), unit(MOL.pooled)
+    query, candidate = l2_normalize(TEXT.pooled), l2_normalize(MOL.pooled)
     got = rank_reranked(found, levels(found, "tapr"), query, candidate, target, np.ones(40, int))
     assert (got.greater == rank(query, candidate, target).greater).all()
 
@@ -364,8 +364,10 @@ def test_the_test_of_foreign_captions_fails_for_candidates_moved_by_their_own():
     def scores(captions, query):
         found = []
         for j in range(21):  # molecule j is summed up with caption j, whatever is asked
-            words = unit(captions.token_embeddings[captions.offsets[j] : captions.offsets[j + 1]])
-            cosines = (words @ unit(MOL.pooled[j : j + 1]).T).T[:, None]
+            words = l2_normalize(
+                captions.token_embeddings[captions.offsets[j] : captions.offsets[j + 1]]
+            )
+            cosines = (words @ l2_normalize(MOL.pooled[j : j + 1]).T).T[:, None]
             real = np.ones(cosines.shape, bool)
             s1, _ = apply(
                 PARAMS, query[None, None], MOL.pooled[None, j : j + 1], cosines, real, noise,

@@ -274,7 +274,7 @@ def drawn(key):
 def at_step(k, w, key, form):
     """KL of our network at noise level k; the positive stands on the diagonal."""
     from tmr_jax.models.layers.denoiser import alpha_bar, at_time, denoise, log_clean
-    from tmr_jax.models.losses.diffusion import denoising_kl
+    from tmr_jax.models.losses import denoising_kl
 
     q, u, noise = drawn(key)
     pairs = prepare(w, q, u[None], jnp.zeros((N, N)), jnp.ones((1, N), bool), form)
@@ -292,10 +292,8 @@ def test_a_pure_noise_state_leaves_the_loss_at_chance():
     assert trained(partial(at_step, 50, form=Form()), fresh()) > CHANCE - 0.05
 
 
-@pytest.mark.parametrize("state, clean", [("outside", "simplex"), ("inside", "clamp")])
-def test_an_almost_clean_state_identifies_the_positive(state, clean):
-    form = Form(state=state, clean=clean)
-    assert trained(partial(at_step, 1, form=form), fresh()) < 0.25 * CHANCE
+def test_an_almost_clean_state_identifies_the_positive():
+    assert trained(partial(at_step, 1, form=Form()), fresh()) < 0.25 * CHANCE
 
 
 def printed(w, key, depthwise):

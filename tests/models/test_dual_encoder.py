@@ -22,7 +22,7 @@ from tmr_jax.data.features.atoms import EDGE_SIZES, NODE_SIZES
 from tmr_jax.data.features.text import load_tokenizer
 from tmr_jax.data.tables import apply_vocabulary, build_vocabulary, molecule_table, text_table
 from tmr_jax.models.build import build_model
-from tmr_jax.models.dual_encoder import MAX_LOG_SCALE
+from tmr_jax.models.dual_encoder import MAX_LOGIT_SCALE
 from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.models.state import new_state
 from tmr_jax.train.optim import build_optimizer
@@ -183,7 +183,7 @@ def test_a_scale_past_its_bound_still_learns_and_comes_back_to_it(past):
     """A clip within the loss would leave it without a gradient, where it stands, for ever."""
     model, batch = built(SMILES, TEXTS)
     params = jax.jit(model.init)(jax.random.key(0), batch)["params"]
-    params = {**params, "log_scale": jnp.asarray(MAX_LOG_SCALE + past, jnp.float32)}
+    params = {**params, "log_scale": jnp.asarray(MAX_LOGIT_SCALE + past, jnp.float32)}
 
     def loss(p):
         value, parts = model.apply({"params": p}, batch, jax.random.key(1), False, method="loss")
@@ -200,7 +200,7 @@ def test_a_scale_past_its_bound_still_learns_and_comes_back_to_it(past):
         state = new_state(jax.tree.map(jnp.array, params), optimizer)
         after, _ = step(state, batch, jax.random.key(0))
         found = float(after.params["log_scale"])
-        wanted = min(MAX_LOG_SCALE, MAX_LOG_SCALE + past - rate)
+        wanted = min(MAX_LOGIT_SCALE, MAX_LOGIT_SCALE + past - rate)
         assert found == pytest.approx(wanted, abs=1e-5)
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tmr_jax.models.encode import Encoder, distinct, encode, sequence_keys, unit
+from tmr_jax.models.encode import Encoder, distinct, encode, l2_normalize, sequence_keys
 
 
 def batches(order, size):
@@ -39,7 +39,7 @@ def test_an_embedding_that_is_not_finite_names_its_item():
 
 
 def test_a_zero_row_stays_zero():
-    assert unit(np.zeros((1, 3), np.float32)).tolist() == [[0, 0, 0]]
+    assert l2_normalize(np.zeros((1, 3), np.float32)).tolist() == [[0, 0, 0]]
 
 
 def test_distinct_keeps_the_order_of_appearance():

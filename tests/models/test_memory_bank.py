@@ -26,7 +26,7 @@ from tmr_jax.models.build import build_model
 from tmr_jax.models.layers.bert import LAYERS, Affine, BertConfig, stacked
 from tmr_jax.models.layers.bert_layer import SHAPES
 from tmr_jax.models.layers.memory_bank import Critic
-from tmr_jax.models.losses.adversarial import generator_loss
+from tmr_jax.models.losses import generator_loss
 from tmr_jax.models.memory_bank import before_memory
 from tmr_jax.models.state import STATISTICS, joined, new_state, variables, without
 from tmr_jax.train.optim import build_adversary, build_optimizer

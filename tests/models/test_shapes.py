@@ -20,12 +20,18 @@ from tmr_jax.models.layers.denoiser import (
     sample,
 )
 from tmr_jax.models.layers.levels import levels_kl
-from tmr_jax.models.losses.adversarial import critic_loss, generator_loss, gradient_penalty
-from tmr_jax.models.losses.contrastive import info_nce, same_pair
-from tmr_jax.models.losses.diffusion import clean_rows, denoising_kl
-from tmr_jax.models.losses.distances import distances
-from tmr_jax.models.losses.second_order import second_order_losses
-from tmr_jax.models.losses.triplet import batch_hard_triplet
+from tmr_jax.models.losses import (
+    batch_hard_triplet,
+    clean_rows,
+    critic_loss,
+    denoising_kl,
+    distances,
+    duplicate_mask,
+    generator_loss,
+    gradient_penalty,
+    info_nce,
+    second_order_losses,
+)
 from tmr_jax.models.state import STATISTICS, variables
 
 PAIRS, TOKENS, DIM = 6, 16, 24  # of the toy batch
@@ -80,7 +86,7 @@ def test_of_a_model(name, platform, check_lowering):
 def test_of_losses():
     rows, scores = floats(PAIRS, DIM), floats(PAIRS, PAIRS)
     group = jax.ShapeDtypeStruct((PAIRS,), jnp.int32)
-    same = jax.eval_shape(same_pair, group, group)
+    same = jax.eval_shape(duplicate_mask, group, group)
     chex.assert_shape(same, (PAIRS, PAIRS))
     for loss in (info_nce, batch_hard_triplet):
         given = (scores, same) if loss is info_nce else (rows, rows, same)

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import linalg, sparse
 
 from tmr_jax.eval.rank import rank
-from tmr_jax.models.encode import unit
+from tmr_jax.models.encode import l2_normalize
 from tmr_jax.types import UserError
 
 VOCABULARY = 4096  # the most frequent n-grams; the cost is cubic in this
@@ -70,7 +70,9 @@ def fit_ridge(
         predicted = _solve(gram, strength, queries.T).T @ cross
         for power in POWERS:
             scale = _scale(spread, power)
-            score = _mrr(unit(predicted * scale), unit((validation_fps - mean) * scale))
+            score = _mrr(
+                l2_normalize(predicted * scale), l2_normalize((validation_fps - mean) * scale)
+            )
             if best is None or score > best[0]:
                 best = score, strength, power
     assert best is not None
@@ -82,12 +84,12 @@ def fit_ridge(
 def text_rows(ridge: Ridge, texts: Sequence[str]) -> np.ndarray:
     """float32 [len(texts), F]: predicted fingerprints as unit rows (zero rows stay zero)."""
     words = _tfidf(texts, ridge.index, ridge.idf)
-    return unit((words @ ridge.weights - ridge.word_mean @ ridge.weights) * ridge.scale)
+    return l2_normalize((words @ ridge.weights - ridge.word_mean @ ridge.weights) * ridge.scale)
 
 
 def molecule_rows(ridge: Ridge, fps: np.ndarray) -> np.ndarray:
     """float32 [len(fps), F]: standardised fingerprints as unit rows."""
-    return unit((fps - ridge.mean) * ridge.scale)
+    return l2_normalize((fps - ridge.mean) * ridge.scale)
 
 
 def _check(texts: Sequence[str], fps: np.ndarray, part: str) -> None:

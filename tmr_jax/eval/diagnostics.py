@@ -24,7 +24,7 @@ from tmr_jax.eval.ood import OodDetector, auroc, ood_scores
 from tmr_jax.eval.pools import EncodedPool
 from tmr_jax.eval.rank import rank
 from tmr_jax.eval.rerank_steps import Direction
-from tmr_jax.models.encode import Encoded, unit
+from tmr_jax.models.encode import Encoded, l2_normalize
 from tmr_jax.types import Pool
 
 UNRELATED = "unrelated sentences"
@@ -252,7 +252,9 @@ def _means(encoded: Encoded, items: np.ndarray) -> Any:
     if side is None:
         return None
     assert (np.diff(side.offsets) > 0).all(), "an item without words or atoms was encoded"
-    return unit(np.add.reduceat(side.token_embeddings, side.offsets[:-1]))[encoded.group[items]]
+    return l2_normalize(np.add.reduceat(side.token_embeddings, side.offsets[:-1]))[
+        encoded.group[items]
+    ]
 
 
 def _cosines(sides: EncodedPool) -> dict[str, list[int]]:

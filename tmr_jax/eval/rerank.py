@@ -29,7 +29,7 @@ from tmr_jax.eval.rerank_steps import (
     word_weights,
 )
 from tmr_jax.models.devices import devices_at_hand
-from tmr_jax.models.encode import Encoded, unit
+from tmr_jax.models.encode import Encoded, l2_normalize
 from tmr_jax.models.layers.denoiser import visited
 from tmr_jax.models.run import TrainedModel
 from tmr_jax.models.state import variables
@@ -46,13 +46,13 @@ def settings_of(config: Experiment) -> Settings:
     chosen = config.eval.refine
     steps = chosen.steps or config.model.hdan.steps
     visited(config.model.hdan.steps, steps)  # raises
-    if min(chosen.shortlist, chosen.candidates, chosen.noises) < 1 or chosen.samples < 0:
+    if min(chosen.shortlist, chosen.candidates) < 1 or chosen.samples < 0:
         raise UserError(
-            "expected at least 1 for shortlist, candidates and noises of the second stage, and at "
-            f"least 0 samples; got {chosen.shortlist}, {chosen.candidates}, {chosen.noises} and "
-            f"{chosen.samples}; raise --refine.NAME"
+            "expected at least 1 for shortlist and candidates of the second stage, and at least 0 "
+            f"samples; got {chosen.shortlist}, {chosen.candidates} and {chosen.samples}; raise "
+            "--refine.NAME"
         )
-    return Settings(**dataclasses.asdict(chosen) | {"steps": steps})
+    return Settings(**dataclasses.asdict(chosen) | {"steps": steps, "noises": 1})
 
 
 class Lists(NamedTuple):
@@ -114,7 +114,7 @@ class PoolReranker:
         return Lists(
             reranked=Reranked(*(column[row] for column in reranked)),
             query=query.rows[rows],
-            candidate=unit(pool.pooled),
+            candidate=l2_normalize(pool.pooled),
             target=place[target[rows]],
             count=count,
         )

@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from tmr_jax.eval.rank import top
-from tmr_jax.models.encode import unit
+from tmr_jax.models.encode import l2_normalize
 from tmr_jax.types import EncodedCorpus
 
 Direction = Literal["t2m", "m2t"]
@@ -171,14 +171,17 @@ class _Stage:
         self.held = each * min(most.queries, power(-(-queries // each)))  # at once
         self._t2m, self._params = direction == "t2m", self._replicate(params)
         self.queries, self._candidates = (text, mol) if self._t2m else (mol, text)
-        self.query_rows, self.rows = unit(self.queries.pooled), unit(self._candidates.pooled)
+        self.query_rows, self.rows = (
+            l2_normalize(self.queries.pooled),
+            l2_normalize(self._candidates.pooled),
+        )
         # Keys hash the inputs, not their embeddings, whose last bits depend on the batch.
         self._query_key, self.key = self.queries.key, self._candidates.key
         self.count = min(settings.shortlist, len(self.rows))
         self._wide = min(settings.shortlist, bucket(self.count))
         self._head = min(settings.candidates, self.count)
-        self._query_embeddings = unit(self.queries.token_embeddings)
-        parts = jnp.asarray(roomy(unit(self._candidates.token_embeddings)))
+        self._query_embeddings = l2_normalize(self.queries.token_embeddings)
+        parts = jnp.asarray(roomy(l2_normalize(self._candidates.token_embeddings)))
         width = -(-parts.shape[1] // most.lanes) * most.lanes
         self._table = self._replicate(_widened(parts, width))
         self._longest = bucket(int(np.diff(text.offsets).max()))

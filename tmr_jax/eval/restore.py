@@ -15,7 +15,7 @@ from tmr_jax.config import RefineConfig
 from tmr_jax.data.progress import progress_of
 from tmr_jax.eval.rerank import PoolReranker, settings_of
 from tmr_jax.eval.slots import bank_record, has_slots
-from tmr_jax.models.dual_encoder import MAX_LOG_SCALE
+from tmr_jax.models.dual_encoder import MAX_LOGIT_SCALE
 from tmr_jax.models.encode import Encoded, Encoder
 from tmr_jax.models.run import TrainedModel, load_run, refines
 from tmr_jax.types import EncodedCorpus
@@ -70,4 +70,4 @@ def trained_temperature(params: Any) -> float | None:
     """The temperature that training divided the cosines by; None for a loss without a scale."""
     if "log_scale" not in params:
         return None
-    return math.exp(-min(float(params["log_scale"]), MAX_LOG_SCALE))
+    return math.exp(-min(float(params["log_scale"]), MAX_LOGIT_SCALE))

@@ -32,10 +32,9 @@ from tmr_jax.models.layers.denoiser import (
     prepare,
     sample,
 )
-from tmr_jax.models.layers.pooling import unit
+from tmr_jax.models.layers.pooling import l2_normalize
 from tmr_jax.models.layers.tapr import Tapr, best_of
-from tmr_jax.models.losses.contrastive import same_pair
-from tmr_jax.models.losses.diffusion import clean_rows, denoising_kl
+from tmr_jax.models.losses import clean_rows, denoising_kl, duplicate_mask
 from tmr_jax.types import Batch, EncodedBatch, MolOut, TextOut, UserError
 
 
@@ -84,17 +83,6 @@ class DiffTMR(DualEncoder):
     @classmethod
     def check(cls, model: ModelConfig, train: TrainConfig) -> None:
         hdan = model.hdan
-        if (hdan.state, hdan.clean) == ("outside", "clamp"):
-            raise UserError(
-                "expected --model.hdan.clean simplex with the state outside of the softmax; got "
-                "clamp, which collapses there; for DiffusionRet's form also set "
-                "--model.hdan.state inside"
-            )
-        if (hdan.inputs, hdan.clean) == ("posterior", "clamp"):
-            raise UserError(
-                "expected --model.hdan.clean simplex with --model.hdan.inputs posterior, whose p "
-                "are logits and not near 0 or 1; got clamp"
-            )
         if model.dim % 2:
             raise UserError(
                 f"expected an even --model.dim, half sines and half cosines of the step; got "
@@ -126,7 +114,7 @@ class DiffTMR(DualEncoder):
     @property
     def form(self) -> Form:
         h = self.hdan
-        return Form(h.steps, h.gamma, h.state, h.clean, h.scaled, h.inputs == "posterior")
+        return Form(h.steps, h.gamma, h.inputs == "posterior")
 
     # Training
 
@@ -137,7 +125,7 @@ class DiffTMR(DualEncoder):
         """L = L_Dis + w L_Gen (A1.4, A1.5; w = 1). One noise vector for each molecule (R6)."""
         batch = self.encode(batch, train)
         text, mol = batch.text, batch.mol
-        duplicate = same_pair(batch.text_group, batch.mol_group)
+        duplicate = duplicate_mask(batch.text_group, batch.mol_group)
         for_noise, for_t2m, for_m2t = jax.random.split(key, 3)
         noise = jax.random.normal(for_noise, mol.pooled.shape)
         scores, perturbed = self._perturb_batch(text, mol, noise)
@@ -153,26 +141,26 @@ class DiffTMR(DualEncoder):
 
     def _perturb_batch(self, text: TextOut, mol: MolOut, noise: Array) -> tuple[Array, Array]:
         """s_ij of every text with every molecule, and h_P, [1, B, D] or by text [B, B, D]."""
-        goals = unit(mol.pooled)
+        goals = l2_normalize(mol.pooled)
         if self.tapr.anchor == "paired":
             cosines = self._own_cosines(text, goals)
             radius = self.coupling(cosines, text.mask)[None]
         else:
-            words = unit(text.tokens)
+            words = l2_normalize(text.tokens)
             cosines = jnp.matmul(words, goals.T)
             cosines = cosines.swapaxes(1, 2)  # [B texts, B molecules, T]
             radius = self.coupling(cosines, text.mask[:, None, :])
         perturbed = mol.pooled[None] + radius * noise[None]
-        return (unit(text.pooled)[:, None, :] * unit(perturbed)).sum(-1), perturbed
+        return (l2_normalize(text.pooled)[:, None, :] * l2_normalize(perturbed)).sum(-1), perturbed
 
     @staticmethod
     def _own_cosines(text: TextOut, goals: Float[Array, "B D"]) -> Float[Array, "B T"]:
         """Of the words of each text with one goal; of packed words each is looked at once."""
         if text.packed is None:
-            return (unit(text.tokens) * goals[:, None]).sum(-1)
+            return (l2_normalize(text.tokens) * goals[:, None]).sum(-1)
         words = text.packed
         goal = jnp.concatenate([goals, jnp.zeros_like(goals[:1])])[words.text]
-        return (unit(words.rows) * goal).sum(-1)[words.places]
+        return (l2_normalize(words.rows) * goal).sum(-1)[words.places]
 
     def _generative(
         self,
@@ -245,7 +233,7 @@ class DiffTMR(DualEncoder):
         """The state-free part of A1.5. Features as they are have the length that LayerNorm gives
         them, 17 at D = 300, and d = 100 then starts the loss at many times chance (LOG.md)."""
         if self.hdan.inputs != "as_is":
-            query, candidates = unit(query), unit(candidates)
+            query, candidates = l2_normalize(query), l2_normalize(candidates)
         return prepare(weights, query, candidates, local, real, self.form)
 
     def local_scores(self, text: TextOut, mol: MolOut) -> Float[Array, "B B"]:
@@ -261,10 +249,10 @@ class DiffTMR(DualEncoder):
             # The weight of each word where it lies; padding has none, and is dropped.
             place = jnp.where(text.mask, places, len(words))
             weight = jnp.zeros(len(words)).at[place].set(weight, mode="drop", unique_indices=False)
-        slots, of_slot = slotted(unit(mol.nodes), mol.node_graph, len(mol.pooled))
+        slots, of_slot = slotted(l2_normalize(mol.nodes), mol.node_graph, len(mol.pooled))
         slots = slots.astype(self.dtype)
 
-        rows = unit(words).astype(self.dtype), of_text, weight
+        rows = l2_normalize(words).astype(self.dtype), of_text, weight
         blocks = block_count(len(words), SLOT * slots.shape[1], BLOCK)
         words, of_text, weight = dealt(rows, blocks, 1 if self.kernels else PARTS)
 

@@ -22,9 +22,8 @@ from tmr_jax.models.layers.attention import HIDDEN, Form, Segments
 from tmr_jax.models.layers.bert import Backward, Bert, BertConfig
 from tmr_jax.models.layers.bert_layer import Gelu
 from tmr_jax.models.layers.gcn import GCN, ColumnEmbedding, ResidualGCN, node_graph
-from tmr_jax.models.layers.pooling import Readout, masked_mean, segment_mean, unit
-from tmr_jax.models.losses.contrastive import info_nce, same_pair
-from tmr_jax.models.losses.second_order import second_order_losses
+from tmr_jax.models.layers.pooling import Readout, l2_normalize, masked_mean, segment_mean
+from tmr_jax.models.losses import duplicate_mask, info_nce, second_order_losses
 from tmr_jax.types import (
     Batch,
     EncodedBatch,
@@ -36,7 +35,7 @@ from tmr_jax.types import (
     TextOut,
 )
 
-MAX_LOG_SCALE = 4.605170185988092  # log 100 (R20)
+MAX_LOGIT_SCALE = 4.605170185988092  # log 100: docs/papers.md#logit-scale
 UNKNOWN_RATE = 0.01  # of atoms shown as unknown in training, so that the slot is trained (1.1)
 
 
@@ -76,12 +75,6 @@ class GraphEncoder(nn.Module):
             hidden = jax.random.bernoulli(self.make_rng("dropout"), UNKNOWN_RATE, columns.shape)
             columns = jnp.where(hidden, 0, columns)
         nodes = ColumnEmbedding(self.node_sizes, self.dim, name="atoms")(columns)
-        if train and self.config.atom_dropout:
-            shape = (len(nodes), 1)
-            read = jax.random.bernoulli(
-                self.make_rng("dropout"), 1 - self.config.atom_dropout, shape
-            )
-            nodes = nodes * read
         sizes = self.config.layers, self.config.width
         if self.config.kind == "gcn":
             nodes = GCN(*sizes, self.dim, self.dtype, name="layers")(graph, nodes)
@@ -232,7 +225,7 @@ class DualEncoder(nn.Module):
             self.backward,
         )
         # Of a fixed type: a weak one would have the first step compiled twice. R20
-        self.log_scale = self.param("log_scale", lambda _: jnp.float32(jnp.log(1 / 0.07)))
+        self.logit_scale = self.param("log_scale", lambda _: jnp.float32(jnp.log(1 / 0.07)))
 
     def encode_text(self, text: TextBatch | PackedText, train: bool = False) -> TextOut:
         if isinstance(text, PackedText):
@@ -284,7 +277,7 @@ class DualEncoder(nn.Module):
 
     @full_precision
     def similarity(self, text: TextOut, mol: MolOut) -> Float[Array, "Q C"]:
-        return unit(text.pooled) @ unit(mol.pooled).T
+        return l2_normalize(text.pooled) @ l2_normalize(mol.pooled).T
 
     def encode(self, batch: Batch | EncodedBatch, train: bool) -> EncodedBatch:
         """Both sides of a batch, text then molecule; one that is encoded already stays as it is."""
@@ -310,14 +303,14 @@ class DualEncoder(nn.Module):
         where its gradient would be zero for ever once it is past the bound."""
         if "log_scale" not in params:
             return params
-        return params | {"log_scale": jnp.minimum(params["log_scale"], MAX_LOG_SCALE)}
+        return params | {"log_scale": jnp.minimum(params["log_scale"], MAX_LOGIT_SCALE)}
 
     def contrast(
         self, scores: Float[Array, "B B"], batch: EncodedBatch
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """InfoNCE of cosines at the learned scale (A1.4, R20)."""
-        scale = jnp.exp(self.log_scale)
-        loss, parts = info_nce(scale * scores, same_pair(batch.text_group, batch.mol_group))
+        scale = jnp.exp(self.logit_scale)
+        loss, parts = info_nce(scale * scores, duplicate_mask(batch.text_group, batch.mol_group))
         return loss, parts | {"scale": scale}
 
     def agreement(self, batch: EncodedBatch) -> tuple[Float[Array, ""] | float, dict[str, Array]]:
@@ -326,8 +319,8 @@ class DualEncoder(nn.Module):
         if not (told.u2u or told.u2c):
             return 0.0, {}
         u2u, u2c = second_order_losses(
-            unit(batch.text.pooled),
-            unit(batch.mol.pooled),
+            l2_normalize(batch.text.pooled),
+            l2_normalize(batch.mol.pooled),
             kernel=told.kernel,
             temperature_u2u=told.temperature_u2u,
             temperature_u2c=told.temperature_u2c,

@@ -123,7 +123,7 @@ def _check(rows: np.ndarray, seen: np.ndarray) -> None:
         )
 
 
-def unit(rows: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
+def l2_normalize(rows: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
     """Rows of length one; a zero row stays zero."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-8))
 
@@ -313,4 +313,4 @@ class Encoder:
         else:
             side, pooled = None, encode(run, watched(), len(keys), dim)
         norm = np.linalg.norm(pooled, axis=1)
-        return Encoded(unit(pooled)[group], group, side, norm[group])
+        return Encoded(l2_normalize(pooled)[group], group, side, norm[group])

@@ -15,9 +15,7 @@ from tmr_jax.config import BankConfig, FeatureConfig, ModelConfig, TrainConfig
 from tmr_jax.models.dual_encoder import DualEncoder, full_precision
 from tmr_jax.models.layers.memory_bank import HEADS, Critic, Memory, SharedHead
 from tmr_jax.models.layers.pooling import masked_mean, segment_mean
-from tmr_jax.models.losses.adversarial import critic_loss, generator_loss
-from tmr_jax.models.losses.contrastive import same_pair
-from tmr_jax.models.losses.triplet import batch_hard_triplet
+from tmr_jax.models.losses import batch_hard_triplet, critic_loss, duplicate_mask, generator_loss
 from tmr_jax.types import (
     Batch,
     EncodedBatch,
@@ -119,7 +117,7 @@ class MemoryBank(DualEncoder):
             return self.contrast(self.similarity(batch.text, batch.mol), batch)
         if self.bank.first_order == "none":
             return jnp.zeros(()), {}
-        duplicate = same_pair(batch.text_group, batch.mol_group)
+        duplicate = duplicate_mask(batch.text_group, batch.mol_group)
         return batch_hard_triplet(batch.text.pooled, batch.mol.pooled, duplicate)
 
     @full_precision

@@ -199,12 +199,12 @@ def _text_encoder(config: Experiment) -> TextEncoder:
         record = {"source": text.source, "init": "random"}
         bert = read_config(folder / "config.json")
         return TextEncoder(bert, None, record, load_tokenizer(folder))
-    files = resolve(text.source, text.revision)
+    files = resolve(text.source)
     tokenizer = load_tokenizer(files.tokenizer)
     if text.init == "random":
         record = {"source": text.source, "revision": files.revision, "init": "random"}
         return TextEncoder(read_config(files.config), None, record, tokenizer)
-    bert, weights, record = load_bert(text.source, text.revision)
+    bert, weights, record = load_bert(text.source)
     return TextEncoder(bert, weights, {**record, "init": "pretrained"}, tokenizer)
 
 

@@ -19,7 +19,7 @@ from tmr_jax.data.features.graph import atom_order, featurise
 from tmr_jax.data.features.motifs import number_by_first
 from tmr_jax.data.features.text import clean_text
 from tmr_jax.data.tables import MolTable, joined_table, pack, vocabulary_ids
-from tmr_jax.models.encode import Encoded, Encoder, unit
+from tmr_jax.models.encode import Encoded, Encoder, l2_normalize
 from tmr_jax.models.run import TrainedModel
 from tmr_jax.types import MolFeatures
 
@@ -68,7 +68,7 @@ def explain(
     by_atom = np.argsort(order)  # from the rows of the features to the atoms of `written`
     words = _words(assembly, encoder.texts([text]), text, spans)
     atoms = _atoms(encoder.mol_rows(table_of(assembly, [features])), features)
-    heat = unit(words) @ unit(atoms).T
+    heat = l2_normalize(words) @ l2_normalize(atoms).T
     return Explanation(
         score,
         text,

@@ -25,7 +25,7 @@ from tmr_jax.data.identity import molecule_groups
 from tmr_jax.data.tables import Refused, apply_vocabulary, molecule_table, text_table
 from tmr_jax.eval.rerank import take
 from tmr_jax.eval.rerank_steps import padded
-from tmr_jax.models.encode import Encoder, unit
+from tmr_jax.models.encode import Encoder, l2_normalize
 from tmr_jax.models.run import TrainedModel, load_model, refines, with_config
 from tmr_jax.models.state import joined
 from tmr_jax.types import EncodedBatch, EncodedCorpus, MolOut, Pair, TextOut, UserError
@@ -118,7 +118,7 @@ def assemble_for_generator(
     encoder = Encoder(assembly, params, parts=True)
     text, mol = encoder.text_rows(words), encoder.mol_rows(table)
     assert text.side is not None and mol.side is not None
-    lengths, place = np.diff(words.offsets), structure_place(unit(text.rows + mol.rows))
+    lengths, place = np.diff(words.offsets), structure_place(l2_normalize(text.rows + mol.rows))
     how = (lengths, train.batch_size, 0, train.pool_batches, train.alike, place)
     composition = Composition(*how)
     planned = composition.sample()

@@ -36,7 +36,7 @@ from tmr_jax.data.packing import pack
 from tmr_jax.data.tables import MolTable, TextTable
 from tmr_jax.eval.rerank import PoolReranker, settings_of
 from tmr_jax.models.build import build_model
-from tmr_jax.models.encode import Encoded, unit
+from tmr_jax.models.encode import Encoded, l2_normalize
 from tmr_jax.models.layers.attention import Form, Segments
 from tmr_jax.models.layers.attention import attention as attend
 from tmr_jax.models.layers.bert import BertConfig
@@ -306,7 +306,7 @@ def second_stage(task: Work, *parts: np.ndarray) -> tuple[PoolReranker, Encoded,
     loaded: Any = SimpleNamespace(model=task.model, config=task.config)
     dim = task.config.model.dim
     sides = [side(len(p), p, dim, i) for i, p in enumerate(parts)]
-    text, mol = (Encoded(unit(s.pooled), np.arange(len(s.pooled)), s) for s in sides)
+    text, mol = (Encoded(l2_normalize(s.pooled), np.arange(len(s.pooled)), s) for s in sides)
     return PoolReranker(loaded, parameters(task), settings_of(task.config)), text, mol
 
 

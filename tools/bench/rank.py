@@ -17,7 +17,7 @@ import tyro
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.eval.metrics import metrics
 from tmr_jax.eval.rank import rank
-from tmr_jax.models.encode import unit
+from tmr_jax.models.encode import l2_normalize
 from tools.bench.common import peak_gib, seconds
 
 QUERIES, POOL, DIM = 3_300, 33_008, 300
@@ -37,7 +37,7 @@ def vectors(folder: Path, name: str, count: int, seed: int) -> np.ndarray:
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         random = np.random.default_rng(seed)
-        np.save(path, unit(random.normal(size=(count, DIM)).astype(np.float32)))
+        np.save(path, l2_normalize(random.normal(size=(count, DIM)).astype(np.float32)))
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 

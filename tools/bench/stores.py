@@ -30,7 +30,7 @@ from tmr_jax.index import scan
 from tmr_jax.index.exact import MANIFEST, ExactEngine
 from tmr_jax.index.open import open_engine
 from tmr_jax.index.schema import COLUMNS, TEXTS, Batch, Condition, Filter
-from tmr_jax.models.encode import unit
+from tmr_jax.models.encode import l2_normalize
 from tools.bench.common import seconds, table_row, watched, workplace
 
 BLOCK = 16_384  # rows of a shard
@@ -210,7 +210,7 @@ def drawn(count: int, width: int, rng: np.random.Generator) -> Batch:
     columns["mw"] = (300 + 80 * centres[which, 0] + 40 * rng.normal(size=count)).astype(np.float32)
     columns["name"] = [f"drawn-{i}" for i in range(count)]
     columns["smiles"] = ["C" * int(length) for length in rng.integers(10, 80, count)]
-    return Batch(np.arange(count), unit(vectors), columns)
+    return Batch(np.arange(count), l2_normalize(vectors), columns)
 
 
 def block(real: Batch, low: int, high: int, rng: np.random.Generator) -> Batch:
@@ -230,7 +230,7 @@ def between(rows: np.ndarray, base: np.ndarray, rng: np.random.Generator) -> np.
     b = rng.integers(0, len(rows), len(base))
     c = (b + rng.integers(1, len(rows), len(base))) % len(rows)  # another one
     part = rng.uniform(0.05, 0.5, (len(base), 1)).astype(np.float32)
-    return unit(rows[base] + part * (rows[b] - rows[c]))
+    return l2_normalize(rows[base] + part * (rows[b] - rows[c]))
 
 
 # Measurements

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tmr_jax.models.layers.pooling import Readout, masked_mean, segment_mean, unit
+from tmr_jax.models.layers.pooling import Readout, l2_normalize, masked_mean, segment_mean
 
 
 def test_masked_mean_ignores_padding():
@@ -31,7 +31,9 @@ def test_readout_tells_two_equal_atoms_from_one_and_reads_an_empty_segment_as_ze
 def test_rows_of_length_one_have_a_gradient_at_zero_too():
     """A padded token may be all zeros; its cosines are masked afterwards."""
     x = jnp.array([[3.0, 4.0], [0.0, 0.0]])
-    np.testing.assert_allclose(unit(x), [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)
-    slope = jax.grad(lambda x: jnp.where(jnp.array([True, False]), unit(x)[:, 0], 0.0).sum())(x)
+    np.testing.assert_allclose(l2_normalize(x), [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)
+    slope = jax.grad(
+        lambda x: jnp.where(jnp.array([True, False]), l2_normalize(x)[:, 0], 0.0).sum()
+    )(x)
     # d (x / |x|) / dx = (1 - x x' / |x|^2) / |x|
     np.testing.assert_allclose(slope, [[0.128, -0.096], [0.0, 0.0]], atol=1e-6)

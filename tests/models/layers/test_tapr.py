@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.golden import reference_difftmr as reference
-from tmr_jax.models.layers.pooling import unit
+from tmr_jax.models.layers.pooling import l2_normalize
 from tmr_jax.models.layers.tapr import Tapr, best_of
 
 SLOTS, D, T, F = 6, 4, 5, 7
@@ -40,7 +40,7 @@ def test_radius_equals_the_reference(mode):
     words, mol = drawn(2, T, D), drawn(2, D, seed=1)
     mask = np.array([[True] * 5, [True, True, True, False, False]])
     params = parameters(mode)
-    cosines = (unit(words) @ unit(mol)[:, :, None])[..., 0]
+    cosines = (l2_normalize(words) @ l2_normalize(mol)[:, :, None])[..., 0]
     got = Tapr(mode, SLOTS, D, -3.0).apply({"params": params}, cosines, mask)
     wide = {name: np.float64(value) for name, value in params.items()}
     for i in range(2):
@@ -73,7 +73,7 @@ def test_closed_form_finds_the_sample_that_is_drawn_best():
 
 def test_without_noise_the_score_is_the_cosine_and_zero_radius_too():
     text, mol = drawn(2, 1, D), drawn(2, 3, D, seed=1)
-    wanted = (unit(text) * unit(mol)).sum(-1)
+    wanted = (l2_normalize(text) * l2_normalize(mol)).sum(-1)
     none, _ = best_of(text, mol, np.ones((2, 3, D), np.float32), np.zeros((0, D), np.float32))
     zero, _ = best_of(text, mol, np.zeros((2, 3, D), np.float32), drawn(F, D))
     np.testing.assert_allclose(none, wanted, atol=1e-6)

@@ -15,10 +15,10 @@ def distances(rows, columns):
 def triplet(text, mol, duplicate):
     items = jnp.concatenate([text, mol])
     between, own = distances(items, items), jnp.eye(len(text), dtype=bool) | duplicate
-    partner = jnp.tile(jnp.diagonal(between[: len(text), len(text) :]), 2)
-    stranger = ~jnp.tile(own, (2, 2))
-    nearest = jnp.min(jnp.where(stranger, between, jnp.inf), axis=1)
-    return jnp.where(stranger.any(1), jnp.maximum(0.0, partner - nearest + 0.3), 0.0).mean()
+    positive = jnp.tile(jnp.diagonal(between[: len(text), len(text) :]), 2)
+    negative = ~jnp.tile(own, (2, 2))
+    nearest = jnp.min(jnp.where(negative, between, jnp.inf), axis=1)
+    return jnp.where(negative.any(1), jnp.maximum(0.0, positive - nearest + 0.3), 0.0).mean()
 
 
 def second_order(text, mol, kernel, temperature_u2u, temperature_u2c):
@@ -44,7 +44,7 @@ def repeated(seed=0, rows=24, dim=300):
     """Texts and molecules of length one, float32: some equal, some that differ by 1e-3 and 1e-5."""
     generator = np.random.default_rng(seed)
     text, mol = generator.normal(size=(2, rows, dim))
-    mol += 2 * text  # partners are nearer than strangers
+    mol += 2 * text  # positives are nearer than negatives
     text[1], mol[3], mol[4], mol[6] = text[0], mol[2], text[5], mol[2]
     text, mol = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (text, mol))
     text[7] = text[8] + 1e-3 * text[9]

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from tmr_jax.models.layers.memory_bank import Critic
-from tmr_jax.models.losses.adversarial import critic_loss, generator_loss, gradient_penalty
+from tmr_jax.models.losses import critic_loss, generator_loss, gradient_penalty
 
 TEXT, MOL = jnp.array([[1.0, 0.0], [3.0, 0.0]]), jnp.array([[0.0, 4.0], [0.0, 2.0]])
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tmr_jax.models.losses.contrastive import info_nce, same_pair
+from tmr_jax.models.losses import duplicate_mask, info_nce
 
 NONE = jnp.zeros((2, 2), bool)
 
@@ -30,7 +30,7 @@ def test_sign_a_better_score_costs_less():
 
 def test_duplicates_leave_both_denominators():
     logits = jnp.array([[1.0, 9.0, 0.0], [9.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    duplicate = same_pair(jnp.array([0, 1, 2]), jnp.array([7, 7, 8]))
+    duplicate = duplicate_mask(jnp.array([0, 1, 2]), jnp.array([7, 7, 8]))
     loss, _ = info_nce(logits, duplicate)
     two, three = np.log1p(np.exp(-1)), np.log1p(2 * np.exp(-1))
     np.testing.assert_allclose(loss, (two + two + three) / 3, rtol=1e-6)
@@ -39,6 +39,6 @@ def test_duplicates_leave_both_denominators():
 
 
 def test_same_pair_marks_texts_and_molecules_but_never_the_diagonal():
-    got = same_pair(jnp.array([5, 5, 6]), jnp.array([1, 2, 2]))
+    got = duplicate_mask(jnp.array([5, 5, 6]), jnp.array([1, 2, 2]))
     expected = [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
     np.testing.assert_array_equal(got, np.array(expected, bool))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.models.losses import plain
-from tmr_jax.models.losses import distances as losses
-from tmr_jax.models.losses.distances import distances
+from tmr_jax.models import losses
+from tmr_jax.models.losses import distances
 
 
 def test_three_four_five():

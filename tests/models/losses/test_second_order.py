@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from tests.models.losses import plain
-from tmr_jax.models.losses import distances
-from tmr_jax.models.losses.second_order import second_order_losses
+from tmr_jax.models.losses import second_order_losses
 
 KERNELS = ("euclid_pos", "euclid_neg", "cos")
 TEMPERATURES = {"temperature_u2u": 0.5, "temperature_u2c": 2.0}
@@ -137,7 +136,7 @@ def test_euclid_pos_gives_the_far_item_more_mass():
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_slopes_are_those_of_autodiff_in_float64(kernel, which, block, monkeypatch):
     """Duplicates and near duplicates included."""
-    monkeypatch.setattr(distances, "BLOCK", block)
+    monkeypatch.setattr("tmr_jax.models.losses.BLOCK", block)
     plain.same_slopes(
         lambda t, m: second_order_losses(t, m, kernel=kernel, **TEMPERATURES)[which],
         lambda t, m: plain.second_order(t, m, kernel, **TEMPERATURES)[which],

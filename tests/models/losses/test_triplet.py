@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from tests.models.losses import plain
-from tmr_jax.models.losses import distances
-from tmr_jax.models.losses.triplet import batch_hard_triplet
+from tmr_jax.models.losses import batch_hard_triplet
 
 
 def embeddings(seed, rows=6, dim=4):
@@ -20,11 +19,11 @@ def brute_force(text, mol, duplicate):
     items = [(i, text[i]) for i in range(rows)] + [(i, mol[i]) for i in range(rows)]
     total = 0.0
     for a, (pair, anchor) in enumerate(items):
-        partner = items[a + rows if a < rows else a - rows][1]
-        strangers = [x for p, x in items if p != pair and not duplicate[pair, p]]
-        if strangers:
-            nearest = min(np.linalg.norm(anchor - x) for x in strangers)
-            total += max(0.0, np.linalg.norm(anchor - partner) - nearest + 0.3)
+        positive = items[a + rows if a < rows else a - rows][1]
+        negatives = [x for p, x in items if p != pair and not duplicate[pair, p]]
+        if negatives:
+            nearest = min(np.linalg.norm(anchor - x) for x in negatives)
+            total += max(0.0, np.linalg.norm(anchor - positive) - nearest + 0.3)
     return total / len(items)
 
 
@@ -38,8 +37,8 @@ def test_equals_brute_force():
             np.testing.assert_allclose(got, brute_force(text, mol, held), rtol=1e-5)
 
 
-def test_far_strangers_cost_nothing_and_the_margin_is_a_third():
-    """Partners at distance 0, strangers at 2 and, of the second pair, at 0.2: by hand."""
+def test_far_negatives_cost_nothing_and_the_margin_is_a_third():
+    """Positives at distance 0, negatives at 2 and, of the second pair, at 0.2: by hand."""
     rows = jnp.array([[1.0, 0.0], [-1.0, 0.0]])
     none = jnp.zeros((2, 2), bool)
     loss, parts = batch_hard_triplet(rows, rows, none)
@@ -66,8 +65,8 @@ def test_gradients_are_finite_where_rows_coincide():
 
 @pytest.mark.parametrize("block", [2**24, 2 * 48 * 6], ids=["whole", "blocks"])
 def test_slopes_are_those_of_autodiff_in_float64(block, monkeypatch):
-    """Duplicates, near duplicates and nearest strangers that are equal, whose slope is shared."""
-    monkeypatch.setattr(distances, "BLOCK", block)
+    """Duplicates, near duplicates and nearest negatives that are equal, whose slope is shared."""
+    monkeypatch.setattr("tmr_jax.models.losses.BLOCK", block)
     text, mol = plain.repeated()
     duplicate = np.zeros((24, 24), bool)
     duplicate[0, 1] = duplicate[1, 0] = True
@@ -81,7 +80,7 @@ def test_slopes_are_those_of_autodiff_in_float64(block, monkeypatch):
 
 
 def test_a_tie_is_shared_evenly():
-    """Two strangers at the same distance on either side of an anchor: by the plain formula."""
+    """Two negatives at the same distance on either side of an anchor: by the plain formula."""
     text = np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0]], np.float32)
     mol = text + np.array([0.0, 0.8], np.float32)
     duplicate = np.zeros((3, 3), bool)

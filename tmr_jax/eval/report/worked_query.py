@@ -14,7 +14,7 @@ import numpy as np
 from tmr_jax.eval.report.charts import Chart, cell_chart
 from tmr_jax.eval.rerank import PoolReranker, levels, take
 from tmr_jax.eval.rerank_steps import Reranked
-from tmr_jax.models.encode import Encoded, unit
+from tmr_jax.models.encode import Encoded, l2_normalize
 from tmr_jax.types import Pool
 
 SHOWN = 10  # candidates of the table and rows of the state's picture
@@ -63,7 +63,8 @@ def worked_query(
     order = np.argsort(-levels(reranked, "fused", alpha)[0], kind="stable")
     best = reranked.item[0, order[0]]
     similarity = (
-        unit(one.token_embeddings) @ unit(take(candidates, np.array([best])).token_embeddings).T
+        l2_normalize(one.token_embeddings)
+        @ l2_normalize(take(candidates, np.array([best])).token_embeddings).T
     )
     rows = candidate_rows(reranked, alpha, target, smiles)
     listed = bool((reranked.item[0] == target).any())

@@ -12,7 +12,7 @@ Everything that does not depend on the state is linear in what it is made of. `p
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -120,13 +120,10 @@ class Hdan(nn.Module):
 
 
 class Form(NamedTuple):
-    """The variants of the network that are open (R9, R10, R12, R26)."""
+    """What the equations leave open."""
 
     steps: int = 50  # T
     gamma: float = 0.4  # share of the local score
-    state: Literal["outside", "inside"] = "outside"  # of the attention's softmax
-    clean: Literal["simplex", "clamp"] = "simplex"
-    scaled: bool = False  # attention by 1 / sqrt(D)
     # p carries the attention's logits / d in place of the attention: X0_hat starts as the attention
     posterior: bool = False
 
@@ -205,13 +202,10 @@ def weigh_candidates(
 ) -> tuple[Float[Array, "Q N"], Float[Array, "Q N"]]:
     """How much each candidate is read, by the step's logits and the state; what goes to p."""
     x = jnp.where(pairs.mask, x, 0.0)
-    inside = form.state == "inside"
-    attention = pairs.attention + attention
-    attention = attention / np.sqrt(pairs.key.shape[-1]) if form.scaled else attention
-    logits = jnp.where(pairs.mask, attention + x if inside else attention, NOWHERE)
+    # Not scaled by 1 / sqrt(D), and x outside of the softmax: docs/papers.md#state-in-attention.
+    logits = jnp.where(pairs.mask, pairs.attention + attention, NOWHERE)
     weight = jax.nn.softmax(logits, -1)
-    own = logits / SHARPNESS if form.posterior else weight
-    return weight if inside else weight + x, own
+    return weight + x, logits / SHARPNESS if form.posterior else weight
 
 
 def read_candidates(
@@ -257,13 +251,6 @@ def log_clean(p: Float[Array, "Q N"], mask: Bool[Array, "#Q N"]) -> Float[Array,
     return jax.nn.log_softmax(jnp.where(mask, SHARPNESS * p, NOWHERE), -1)
 
 
-def clean(p: Float[Array, "Q N"], mask: Bool[Array, "#Q N"], form: Form) -> Array:
-    """X0_hat of a sampling step: on the simplex, or DiffusionRet's clamp (R26)."""
-    if form.clean == "simplex":
-        return jnp.exp(log_clean(p, mask))
-    return jnp.where(mask, jnp.clip(p, -1.0, 1.0), 0.0)
-
-
 def sample(
     w: HdanWeights,
     pairs: Pairs,
@@ -285,7 +272,7 @@ def sample(
     def step(x: Array, inputs: tuple[Times, Array, Array]) -> tuple[Array, tuple]:
         time, a, b = inputs
         p = denoise(w, pairs, time, x, form)
-        x0 = clean(p, pairs.mask, form)
+        x0 = jnp.exp(log_clean(p, pairs.mask))  # on the simplex: docs/papers.md#clean-state
         eps = (x - jnp.sqrt(a) * x0) / jnp.sqrt(1 - a)
         seen = each(p) if each is not None else None
         return jnp.sqrt(b) * x0 + jnp.sqrt(1 - b) * eps, (x0, seen)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from tmr_jax.models.layers.bert import Affine
-from tmr_jax.models.layers.pooling import NORM_FLOOR, masked_mean, segment_mean, unit
+from tmr_jax.models.layers.pooling import NORM_FLOOR, l2_normalize, masked_mean, segment_mean
 
 HEADS = 4
 THETA = 0.07  # the factor is exp(theta)
@@ -131,7 +131,7 @@ class SharedHead(nn.Module):
         )
         scale = self.param("scale", nn.initializers.ones, (self.dim,))
         bias = self.param("bias", nn.initializers.zeros, (self.dim,))
-        return unit(jnp.tanh(norm(x) * scale[None] + bias[None]))
+        return l2_normalize(jnp.tanh(norm(x) * scale[None] + bias[None]))
 
 
 class Critic(nn.Module):

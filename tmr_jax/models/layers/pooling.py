@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 NORM_FLOOR = 1e-8  # A1.3
 
 
-def unit(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+def l2_normalize(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
     """Rows of length one; a zero row stays zero.
 
     Its gradient is finite there too, where that of a norm is not: padding may be all zeros, and a
