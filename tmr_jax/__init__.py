@@ -1,4 +1,4 @@
-"""Text-molecule retrieval in JAX: train, evaluate honestly, and search your own library."""
+"""Text-molecule retrieval in JAX: train, evaluate, and search your own molecules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Hit", "Retriever", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    # JAX takes a second to import; `import tmr_jax` alone does not need it.
+    # JAX takes a second to import, which `import tmr_jax` alone does not need.
     if name in __all__:
         from tmr_jax.search import retriever
 

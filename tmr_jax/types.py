@@ -64,7 +64,7 @@ def did_you_mean(
 
 
 class Pair(NamedTuple):
-    """One description and the molecule it describes; `split` is train, validation or test."""
+    """A description and its molecule; `split` is train, validation or test."""
 
     id: str
     text: str
@@ -83,6 +83,8 @@ class MolFeatures(NamedTuple):
 
 
 class TextBatch(NamedTuple):
+    """B padded texts."""
+
     tokens: Int[Array, "B T"] | Float[Array, "B T W"]  # ids, or a frozen text encoder's states
     mask: Bool[Array, "B T"]  # True where real
 
@@ -91,9 +93,9 @@ class PackedText(NamedTuple):
     """The texts of a batch side by side in rows of one width; a row holds whole texts."""
 
     tokens: Int[Array, "rows width"]
-    text: Int[Array, "rows width"]  # which text a place belongs to; B: padding
-    position: Int[Array, "rows width"]  # within its text
-    places: Int[Array, "B T"]  # of the tokens of each text, in the rows laid end to end
+    text: Int[Array, "rows width"]  # index of the token's text; B: padding
+    position: Int[Array, "rows width"]  # of the token in its text
+    places: Int[Array, "B T"]  # indices of each text's tokens in the flattened rows
     mask: Bool[Array, "B T"]  # True where real
 
 
@@ -105,37 +107,41 @@ class MolBatch(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Rows belong together: text i describes molecule i."""
+    """B pairs: text i describes molecule i."""
 
     text: TextBatch | PackedText
     mol: MolBatch
-    text_group: Int[Array, " B"]  # equal where two texts are the same text
-    mol_group: Int[Array, " B"]  # equal where two molecules are the same molecule
+    text_group: Int[Array, " B"]  # the same number for duplicate texts
+    mol_group: Int[Array, " B"]  # the same number for duplicate molecules
 
 
 class PackedWords(NamedTuple):
-    """The words of all texts side by side, as they lie in packed rows; some places are padding."""
+    """Token embeddings of all texts in the order of the packed rows, padding included."""
 
     rows: Float[Array, "P D"]
-    text: Int[Array, " P"]  # which text a word belongs to; B: padding
-    places: Int[Array, "B T"]  # of the words of each text
+    text: Int[Array, " P"]  # index of the token's text; B: padding
+    places: Int[Array, "B T"]  # indices of each text's tokens in `rows`
 
 
 class TextOut(NamedTuple):
+    """Encoded texts: one embedding per text and one per token."""
+
     pooled: Float[Array, "B D"]
     tokens: Float[Array, "B T D"]
     mask: Bool[Array, "B T"]
-    packed: PackedWords | None = None  # the same words, where the batch has them packed
+    packed: PackedWords | None = None  # the same tokens, of a packed batch
 
 
 class MolOut(NamedTuple):
+    """Encoded molecules: one embedding per molecule and one per atom or motif."""
+
     pooled: Float[Array, "B D"]
-    nodes: Float[Array, "N D"]  # of the atoms; under motif="brics" of the motifs
-    node_graph: Int[Array, " N"]  # which graph a row belongs to; B for padding
+    nodes: Float[Array, "N D"]  # atoms; with motif="brics" motifs
+    node_graph: Int[Array, " N"]  # index of the row's molecule; B: padding
 
 
 class EncodedBatch(NamedTuple):
-    """A batch whose sides the encoders have read: what a generator trains on by itself."""
+    """Encoded pairs, on which the generator trains above frozen encoders."""
 
     text: TextOut
     mol: MolOut
@@ -144,16 +150,16 @@ class EncodedBatch(NamedTuple):
 
 
 class EncodedCorpus(NamedTuple):
-    """Distinct texts or molecules as the encoder returns them: a row each, and those of tokens."""
+    """Distinct texts or molecules, encoded: one row per item, and one per token, atom or motif."""
 
-    pooled: np.ndarray  # float32 [n, D]: h^t or h^g, not of length one
+    pooled: np.ndarray  # float32 [n, D]: h^t or h^g, not normalised
     token_embeddings: np.ndarray  # float32 [P, D]: words or atoms (motifs), item after item
     offsets: np.ndarray  # int64 [n + 1]: item i has the tokens offsets[i] to offsets[i + 1]
-    key: np.ndarray  # int64 [n]: 31 bits of a hash of the input itself
+    key: np.ndarray  # int64 [n]: 31 bits of a hash of the input
 
 
 class Pool(NamedTuple):
-    """What an evaluation ranks. A target of -1 says that the item is a candidate but no query."""
+    """Candidates of an evaluation. An item with target -1 is a candidate but not a query."""
 
     protocol: str  # e.g. "chebi20-molt5/test-split"
     texts: tuple[str, ...]
@@ -163,8 +169,8 @@ class Pool(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """For each query, how many candidates beat its target and how many tie with it."""
+    """Per query, the number of candidates that score above its target and that tie with it."""
 
     greater: np.ndarray  # int64 [Q]
-    equal: np.ndarray  # int64 [Q], the target itself not counted
+    equal: np.ndarray  # int64 [Q], without the target itself
     pool_size: int
