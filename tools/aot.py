@@ -1,20 +1,20 @@
-"""What XLA makes of the project's programs on a TPU or a GPU that is not there.
+"""Compile the project's programs for TPUs and GPUs that you do not have.
 
     make aot                                                # the headline set, listed first
     make aot ARGS="--programs 'difftmr*' --targets v5e --batches 512 --top 30"
     make aot ARGS="--programs difftmr-scibert-512 --set model.hdan.objective=random_step"
-    make aot ARGS=--all                                     # everything; goes on where it stopped
+    make aot ARGS=--all                                     # everything; resumes an interrupted run
     make aot-check                                          # two small programs and their budgets
     make aot VENV=.venv-aot-gpu EXTRAS=aot-gpu ARGS="--targets h100"
 
-Each program is compiled whole, ahead of time, for devices that this machine does not have, from
-shapes alone. Told are: whether it fits, memory, operations, the compiler's estimate of its cycles,
-a surcharge for what has no estimate (tools/aot_hlo.py says how much), loops, copies, sorts,
-collectives, the size of the code. Estimate and surcharge compare two forms of a program. They are
-no speed: nothing is run. For GPUs there is no estimate; memory and the number of launches are told.
+XLA compiles each program ahead of time from shapes alone. The report: whether it fits, memory,
+operations, the compiler's estimate of cycles, a surcharge for operations without an estimate
+(tools/aot_hlo.py), loops, copies, sorts, collectives, size of the code. Estimate and surcharge
+compare two forms of a program; they are not measured speed, because nothing runs. For GPUs there is
+no estimate, only memory and the number of launches.
 
-Numbers are kept in experiments/curves/aot.json and compared with those kept before, unless options
-of the experiment are changed (--set). Cycles belong to a version of libtpu: others do not compare.
+Numbers go to experiments/curves/aot.json and are compared with those stored before, unless --set
+changes the experiment. Cycles are comparable within one version of libtpu only.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "experiments" / "curves" / "aot.json"
 PINS = {"jax": "0.12.0.1", "libtpu": "0.0.50.1"}  # of the extra `aot`
 GROWTH = 1.05  # of estimate and surcharge, at most, of a checked program
-ABOVE = 64  # MB of a copy that is told
+ABOVE = 64  # MB of a copy that is reported
 MISSING = {
     "tpu": "libtpu is not installed: make setup VENV=.venv-aot EXTRAS=aot",
     "cuda": "the GPU wheels are not installed: make setup VENV=.venv-aot-gpu EXTRAS=aot-gpu",
@@ -74,25 +74,25 @@ class Arguments:
     """How many share a step, such as 1 4 8."""
     batches: tuple[int, ...] = ()
     layers: int = 0
-    """Of BERT; 0: all. Fewer compile sooner."""
+    """Of BERT; 0: all. Fewer compile faster."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """A setting of the experiment, such as train.backward=autodiff; nothing is kept then."""
+    """A setting of the experiment, such as train.backward=autodiff; nothing is stored then."""
     all: bool = False
-    """The whole product; what is kept of the same code and versions is not compiled again."""
+    """All programs, except those stored with the same code and versions."""
     check: bool = False
-    """The small programs and their budgets; ends with 1 where one is broken."""
+    """The small programs and their budgets; exit status 1 if one is exceeded."""
     accept: bool = False
-    """With --check: what it finds is kept as what is compared with."""
+    """With --check: stores the results as the new budgets."""
     top: int = 12
-    """How many operations are listed."""
+    """Number of operations listed."""
     above: float = ABOVE
     """MB of a copy that is listed."""
     at_once: int = 2
     """How many compilers run at once; each takes 2 to 3 GB and more than one core."""
     keep: Path | None = None
-    """Folder for the compiled programs as text."""
+    """Folder for the text of compiled programs."""
     kept: Path | None = None
-    """Such a text: looks at it again, as of the first of --targets, and compiles nothing."""
+    """Such a text: reports on it for the first of --targets, without compiling."""
     out: Path = KEPT
 
 
@@ -205,7 +205,7 @@ def _read(value: str, now: Any) -> Any:
 # One program
 
 
-PREPARING = threading.Lock()  # tracing counts its traces in one place; only compilers run beside
+PREPARING = threading.Lock()  # tracing has global state: only compilers run in parallel
 
 
 class Lowered(NamedTuple):
@@ -418,7 +418,7 @@ def details(found: dict[str, Any], a: Arguments) -> None:
         print(
             f"    compiler's estimate {found['estimate_ms']:.4g} ms + surcharge "
             f"{found['surcharge_ms']:.4g} = {found['sum_ms']:.4g} ms (of the surcharge "
-            f"{found['beside_ms']:.3g} ms are copies beside other work)"
+            f"{found['beside_ms']:.3g} ms are copies that overlap other work)"
         )
         if "of_peak" in found:
             alone, both = found["of_peak"]

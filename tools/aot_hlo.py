@@ -1,12 +1,12 @@
-"""What a compiled program does, read from the text that XLA gives of it.
+"""Read XLA's text of a compiled program: operations, loops, copies, cost.
 
 The text of a TPU program carries the compiler's estimate, in cycles, of most operations. The rest
 get a surcharge, the largest of three least times:
 
 - bytes: operands and result, wherever they lie, at the full speed of HBM. Of a gather the rows
   that are read (as many bytes as the result), the result and the indices, not the table; of a
-  scatter the updates, the rows they change, read and written, and the indices. A copy that runs
-  beside other work (`copy-start` to `copy-done`) counts once, with what of it lies in HBM.
+  scatter the updates, the rows they change, read and written, and the indices. A copy that
+  overlaps other work (`copy-start` to `copy-done`) counts once, with the part that lies in HBM.
 - products: 2 operations for each multiplication and addition, at half of the matrix units' peak.
 - elementwise operations at half of the vector unit's peak, which is 8 x 128 lanes x 4 units x the
   clock for each core. One that has a unit of its own or takes several steps counts as `COSTLY`
@@ -560,7 +560,7 @@ def rows_of(module: Module, runs: list[Run], speeds: Speeds, kernels: Kernels) -
 
 
 def beside(row: Row) -> bool:
-    """Whether it is a copy that runs beside other work."""
+    """Whether it is a copy that overlaps other work."""
     return row.kind in BESIDE
 
 

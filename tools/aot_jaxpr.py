@@ -60,8 +60,8 @@ def kernels_of(jaxpr: Any) -> list[Kernel]:
 def moved(grid_mapping: Any) -> float:
     """Bytes that a kernel's blocks bring in and take out: each as often as its place changes.
 
-    A block stays where it is while only later axes of the grid go on that its place does not name.
-    What the kernel has in place of a block, an array that it does not touch, costs nothing.
+    A block stays while only those later axes of the grid advance that its index does not depend on.
+    An array that the kernel does not touch costs nothing.
     """
     grid, total = grid_mapping.grid, 0.0
     for mapping in grid_mapping.block_mappings:

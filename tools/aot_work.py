@@ -1,7 +1,7 @@
-"""The programs that `tools/aot.py` compiles, put together as the project itself does, and targets.
+"""The programs that tools/aot.py compiles, built as the project builds them, and the targets.
 
-No weight is made and nothing is run: parameters, states and batches are shapes. Texts, molecules
-and sizes are those of tools/bench/gpu.py.
+Parameters, states and batches are shapes only; nothing runs. Texts, molecules and sizes are those
+of tools/bench/gpu.py.
 """
 
 from __future__ import annotations
@@ -423,7 +423,7 @@ def _reranking(direction: str, work: Worked, one: Placing, shrunk: bool) -> Prog
 
 
 def _recorded(stage: Callable[[], Any]) -> list[tuple[Any, Any, tuple[Any, ...]]]:
-    """The calls of compiled functions within `stage`, which makes them anew."""
+    """The calls of compiled functions within `stage`, whose caches are cleared first."""
     calls: list[tuple[Any, Any, tuple[Any, ...]]] = []
 
     def jit(function: Callable[..., Any], **options: Any) -> _Recorder:

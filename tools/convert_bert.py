@@ -2,11 +2,11 @@
 
     python tools/convert_bert.py FOLDER/pytorch_model.bin [--python INTERPRETER_THAT_HAS_TORCH]
 
-FOLDER must hold the model's config.json. A .bin is a pickle: a process of its own opens it, with
-weights_only=True and a torch of at least 2.10 (older ones can be made to run code even so:
-CVE-2025-32434, CVE-2026-24747). It hands back plain arrays; this process checks them against
-config.json, writes model.safetensors beside the .bin, reads it back and prints its SHA-256.
-This project's environment has no torch; --python names one that has, for example made by
+FOLDER must hold the model's config.json. A .bin is a pickle: a separate process opens it with
+weights_only=True and torch 2.10 or newer (older versions can be made to run code even so:
+CVE-2025-32434, CVE-2026-24747). It returns plain arrays; this process checks them against
+config.json, writes model.safetensors next to the .bin, reads it back and prints its SHA-256.
+This project's environment has no torch; pass --python with one that has, for example from
 
     python3 -m venv torchenv && torchenv/bin/pip install 'torch>=2.10' numpy
 """
@@ -74,13 +74,13 @@ def unpickle(path: Path, python: str) -> dict[str, np.ndarray]:
 
 
 def convert(path: Path, python: str = sys.executable) -> Path:
-    """Writes and verifies model.safetensors beside the .bin; returns its path."""
+    """Writes and verifies model.safetensors next to the .bin; returns its path."""
     from safetensors.numpy import save_file
 
     config_file, target = path.parent / "config.json", path.parent / "model.safetensors"
     if not path.is_file() or not config_file.is_file():
         raise ValueError(
-            f"expected {path} and config.json beside it; at least one is missing; save both there"
+            f"expected {path} and config.json next to it; at least one is missing; put both there"
         )
     config = read_config(config_file)
     tensors = {
@@ -92,7 +92,7 @@ def convert(path: Path, python: str = sys.executable) -> Path:
     try:
         save_file(tensors, partial, metadata={"format": "pt"})
         partial.chmod(0o644)
-        read_weights(partial, config)  # the very check that training makes
+        read_weights(partial, config)  # the same check as in training
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("bin", type=Path, help="pytorch_model.bin, config.json beside it")
+    parser.add_argument("bin", type=Path, help="pytorch_model.bin, with config.json next to it")
     parser.add_argument("--python", default=sys.executable, help="interpreter that has torch")
     args = parser.parse_args()
     try:

@@ -1,4 +1,4 @@
-"""Five minutes to one's own library: the README's commands, word for word, on a small file."""
+"""From a file to an index, a search and the service: the commands of docs/, on a small file."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(heading: str, language: str = "sh") -> list[str]:
-    section = re.split(r"^## ", README, flags=re.M)
-    (text,) = (part for part in section if part.startswith(f"{heading}\n"))
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+def blocks(page: str, heading: str, language: str = "sh") -> list[str]:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    (section,) = (x for x in re.split(r"^#+ ", text, flags=re.M) if x.startswith(f"{heading}\n"))
+    return re.findall(rf"^```{language}\n(.*?)^```", section, re.M | re.S)
 
 
 @pytest.fixture
 def place(tiny_run: Path, tmp_path: Path) -> Path:
-    """A folder as the README's reader has it: the project, a run, and files of molecules."""
+    """A folder as a reader has it: the project, a run, and files of molecules."""
     for name in ("Makefile", "pyproject.toml", "tools", "tmr_jax", ".venv"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copytree(tiny_run, tmp_path / "runs" / "quickstart")
@@ -40,7 +39,7 @@ def place(tiny_run: Path, tmp_path: Path) -> Path:
 
 
 def settings() -> dict[str, str]:
-    first = str(Path(sys.executable).parent)  # `python` of the README is that of its environment
+    first = str(Path(sys.executable).parent)  # `python` of the page is that of its environment
     return {**os.environ, "PATH": f"{first}{os.pathsep}{os.environ['PATH']}"}
 
 
@@ -58,16 +57,17 @@ def run(script: str, folder: Path) -> str:
 
 
 def test_from_a_file_to_an_answer_over_http(place: Path) -> None:
-    search, index, _ = blocks("Search your own molecules")
+    (search,) = blocks("search.md", "Search a file")
+    (index,) = blocks("search.md", "Build an index")
     found = run(search, place)
     assert found.count("chain") >= 10 and "aniline" in found + (place / "hits.html").read_text()
     found = run(index, place)
     assert "every byte as it was written" in found and "30 molecules of 31 rows" in found
     assert (place / "library" / "refused.tsv").read_text().count("\n") == 2  # with its header
-    serve, _ = blocks("Serve it")
+    (serve,) = blocks("serve.md", "Serve: a page and an API")
     _, line = serve.splitlines()  # the second says what the first does
     line = line.replace("--port 8080", "--port 0")  # a free one: any other may be taken
-    body = re.search(r"-d '(.*?)'", *blocks("Serve it", "text"))
+    body = re.search(r"-d '(.*?)'", *blocks("serve.md", "The API", "text"))
     assert body
     with subprocess.Popen(
         ["bash", "-c", f"exec {line}"], cwd=place, env=settings(), stdout=subprocess.PIPE, text=True
@@ -75,10 +75,10 @@ def test_from_a_file_to_an_answer_over_http(place: Path) -> None:
         try:
             assert service.stdout is not None
             address = service.stdout.readline().split()[2]
-            asked = urllib.request.Request(
+            request = urllib.request.Request(
                 f"{address}/api/search", body[1].encode(), {"Content-Type": "application/json"}
             )
-            with urllib.request.urlopen(asked) as answer:
+            with urllib.request.urlopen(request) as answer:
                 hits = json.load(answer)["answers"][0]["hits"]
             assert [hit["rank"] for hit in hits] == [1, 2, 3, 4, 5]
         finally:
@@ -86,7 +86,7 @@ def test_from_a_file_to_an_answer_over_http(place: Path) -> None:
 
 
 def test_from_a_corpus_to_the_descriptions_of_a_structure(place: Path) -> None:
-    *_, corpus = blocks("Search your own molecules")
+    (corpus,) = blocks("search.md", "Indexes of texts")
     found = run(corpus, place)
     assert "2 descriptions of 3 rows" in found
     assert "An ester of salicylic acid." in found and "An alcohol." in found

@@ -1,7 +1,7 @@
-"""The project's own training step and text encoding, timed for tools/bench/vs_torch.py.
+"""The project's training step and text encoding, timed for tools/bench/vs_torch.py.
 
-It speaks in lines: a JSON command on standard input, a JSON answer on standard output. When it
-begins it writes what the rival needs into the folder: work.npz, params.npz and meta.json.
+Reads a JSON command per line of standard input and prints a JSON answer. At the start it writes the
+inputs of the PyTorch worker into the folder: work.npz, params.npz and meta.json.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FORMS = {  # how texts are batched, and the precision of the products
 
 
 def experiment(texts: str, precision: str = "bfloat16") -> Experiment:
-    """The published row, but MiniLM in the place of SciBERT, whose weights nobody ships, and one
+    """The published row, but MiniLM in place of SciBERT, whose weights no package ships, and one
     noise level at random in a step, as the rival has it."""
     base = load_experiment("difftmr_chebi")
     text, hdan = base.model.text, replace(base.model.hdan, objective="random_step")
@@ -73,7 +73,7 @@ class Contestant:
         self.compiled = False
 
     def take(self) -> dict[str, Any]:
-        """Begins anew; the first time, every shape of the plan is compiled."""
+        """Resets the state; the first time, compiles every shape of the plan."""
         seconds = 0.0
         if not self.compiled:
             start, seen = time.perf_counter(), set()

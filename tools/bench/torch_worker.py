@@ -1,11 +1,11 @@
-"""DiffTMR's published training step in PyTorch: the rival of tools/bench/vs_torch.py.
+"""DiffTMR's published training step in PyTorch, timed for tools/bench/vs_torch.py.
 
-Runs in an environment of its own, with torch, transformers and numpy; the project needs none of
-them. Written from MODELS.md A1 the literal way, as authors would write it: BERT of transformers,
-texts padded to one length, the denoiser on every pair of a query and a candidate, AdamW. The best
-that PyTorch offers beside it is a matter of `Form`, not of other mathematics.
+Runs in a separate environment with torch, transformers and numpy. It follows docs/papers.md#difftmr
+in the straightforward way: BERT of transformers, texts padded to one length, the denoiser on every
+pair of query and candidate, Adam. `Form` selects PyTorch's faster options, with the same
+mathematics.
 
-It speaks in lines: a JSON command on standard input, a JSON answer on standard output.
+Reads a JSON command per line of standard input and prints a JSON answer.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 class Gcn(nn.Module):
-    """Three layers of D^-1/2 (A + I) D^-1/2 X W + b on one embedding for each atom (A1.2)."""
+    """Three layers of D^-1/2 (A + I) D^-1/2 X W + b on atom embeddings (docs/papers.md#encoders)."""
 
     def __init__(self, atoms: int, width: int, dim: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Gcn(nn.Module):
 
 
 class Hdan(nn.Module):
-    """The denoiser of one direction on pairs of query and candidate (A1.5)."""
+    """The denoiser of one direction on pairs of query and candidate (docs/papers.md#denoiser)."""
 
     def __init__(self, dim: int, gamma: float) -> None:
         super().__init__()

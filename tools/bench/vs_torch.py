@@ -3,14 +3,14 @@
     python3.11 -m venv torchenv && torchenv/bin/pip install torch==2.13.0 transformers numpy
     python -m tools.bench.vs_torch --torch-python torchenv/bin/python
 
-Both programs have the same weights (MiniLM), the same texts and molecules (ChEBI-20's test pairs),
-the same model (all of DiffTMR's loss, dropout on) and batch 32. First they must agree: loss and
-norm of the gradients of one batch with the same noise. Then they take turns, one working while the
-other waits, a matrix product of fixed size timed before and after each turn. The recipe is the
-published one: float32, random batches, every text padded to 256 tokens.
+Both programs have the same weights (MiniLM), texts and molecules (ChEBI-20's test pairs), model
+(DiffTMR's whole loss, dropout on) and batch size, 32. First loss and gradient norm of one batch
+with the same noise must agree. Then the programs take turns; a matrix product of fixed size is
+timed before and after each turn. The recipe is the published one: float32, random batches, every
+text padded to 256 tokens.
 
-Every ratio is of two turns of one round, so that a machine that is slow for a while is slow for
-both; medians are printed, of rates with the range, of ratios with the lower and upper quartile.
+Each ratio compares two turns of one round, so that a slow phase of the machine affects both.
+Medians are printed, of rates with the range, of ratios with the lower and upper quartile.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Arguments:
     torch_python: Path
     """Python of an environment with torch and transformers."""
     rounds: int = 5
-    """Turns that everyone has."""
+    """Turns of each contestant."""
     steps: int = 48
-    """Of a turn of training; the recipe, whose steps are all alike, has a quarter."""
+    """In a turn of training; the recipe, whose steps are all alike, does a quarter."""
     texts: int = 3200
-    """Of a turn of encoding; the recipe has an eighth."""
+    """Half of them are a turn of encoding; for the recipe an eighth."""
     contestants: tuple[str, ...] = (*RIVALS, *OURS)
-    """Who takes part; the first is what the others are compared with."""
+    """Which forms of the step take part."""
 
 
 class Turn(NamedTuple):
@@ -108,10 +108,10 @@ def agree(ours: dict[str, float], theirs: dict[str, float]) -> None:
 
 
 def table(turns: dict[str, list[Turn]], unit: str) -> None:
-    """Medians and, of each other contestant's rate, how much of it the last ones have."""
+    """Medians of each contestant, and the ratio of our rates to them."""
     mine = [name for name in OURS if name in turns]
     against = "".join(f" {name} : this |" for name in mine)
-    print(f"| {unit} | {unit} a second, median (range) | GFLOP/s beside it |{against}")
+    print(f"| {unit} | {unit} a second, median (range) | fixed product, GFLOP/s |{against}")
     print("|---" * (3 + len(mine)) + "|")
     for name, found in turns.items():
         rates = [t.rate for t in found]
@@ -156,7 +156,7 @@ def main(arguments: Arguments) -> None:
                 one, other = turn(train, "pairs"), turn(encode, "texts")
                 print(
                     f"round {number}, {name}: {one.rate:.1f} pairs/s, {other.rate:.1f} texts/s, "
-                    f"{one.gflops:.0f} and {other.gflops:.0f} GFLOP/s beside them",
+                    f"fixed product {one.gflops:.0f} and {other.gflops:.0f} GFLOP/s",
                     flush=True,
                 )
                 if number:

@@ -1,13 +1,13 @@
-"""Record what the PyTorch BERT computes, for tests/models/layers/test_bert.py to compare with.
+"""Record the outputs of PyTorch's BERT for tests/models/layers/test_bert.py.
 
     python3.11 -m venv torchenv && torchenv/bin/pip install torch==2.13.0 transformers==5.23.0 \\
         safetensors numpy
     torchenv/bin/python tools/make/bert_golden.py [--minilm FOLDER]
 
-Runs in an environment of its own: the project itself needs neither torch nor transformers. Eager
-attention, float32, an attention mask, no dropout. Of each model it keeps the hidden states of the
-real tokens and the pooler's output; random weights are not stored, bert_recipe.py makes them anew.
-Without --minilm (the folder of all-MiniLM-L6-v2) that model's file is left as it is.
+Runs in a separate environment: the project itself needs neither torch nor transformers. Eager
+attention, float32, an attention mask, no dropout. It records the hidden states of the real tokens
+and the pooler's output; random weights are not stored, bert_recipe.py draws them again. Without
+--minilm (the folder of all-MiniLM-L6-v2) the file of that model is not changed.
 """
 
 from __future__ import annotations
