@@ -65,7 +65,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 class Gcn(nn.Module):
-    """Three layers of D^-1/2 (A + I) D^-1/2 X W + b on atom embeddings (docs/papers.md#encoders)."""
+    """Three layers of D^-1/2 (A + I) D^-1/2 X W + b on atoms (docs/papers.md#encoders)."""
 
     def __init__(self, atoms: int, width: int, dim: int) -> None:
         super().__init__()
