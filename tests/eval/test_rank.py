@@ -148,7 +148,7 @@ def test_nan_names_the_query():
 
 @pytest.mark.parametrize("wrong", [-1, 5])
 def test_a_target_outside_the_pool_is_refused(wrong):
-    with pytest.raises(ValueError, match=r"0\.\.4, got -?\d for query 1"):
+    with pytest.raises(ValueError, match=r"0\.\.4; got -?\d for query 1"):
         rank(rows(2), rows(5), np.array([0, wrong]))
 
 
