@@ -88,7 +88,7 @@ def test_a_foreign_set_is_refused_for_one_shared_molecule(trained):
     pool = pool_of("c1ccccc1", "OCC")
     with pytest.raises(ValueError, match=r"1 of 2 by InChIKey block 1.* the data set's own pool"):
         check(*trained, find("pcdes/file-order", "table/test"), pool)
-    with pytest.raises(ValueError, match=r"1 of 2 by .*let ood/table→pcdes/filtered leave"):
+    with pytest.raises(ValueError, match=r"1 of 2 by .*rank ood/table→pcdes/filtered"):
         check(*trained, find("ood/table→pcdes", "table/test"), pool)
 
 
