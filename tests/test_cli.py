@@ -172,12 +172,12 @@ def test_a_damaged_configuration_is_explained() -> None:
         from_json('{"name": ')
 
 
-# Reading the code starts with what runs: these numbers only go down.
+# How many files of ours a reader meets on the two shortest paths; these numbers only go down.
 
-TRAINING, QUERY = 75, 67
+TRAINING, QUERY = 75, 55
 
 
-def test_modules_of_a_training_step(tmp_path: Path) -> None:
+def test_modules_of_a_training_run(tmp_path: Path) -> None:
     args = ("--exp", "tests/experiments/tiny.py", "--run", str(tmp_path / "run"))
     _, imported = reported("train", *args, "--train.epochs", "1")
     print(len(imported["ours"]), *imported["ours"], sep="\n")
@@ -185,8 +185,12 @@ def test_modules_of_a_training_step(tmp_path: Path) -> None:
 
 
 def test_modules_of_a_query(tiny_run: Path, tmp_path: Path) -> None:
-    library = tmp_path / "library.smi"
-    library.write_text("CCO ethanol\nCCN ethylamine\n")
-    _, imported = reported("search", "--run", str(tiny_run), "--library", str(library), "an amine")
+    from tmr_jax.index.__main__ import main
+
+    file, index = tmp_path / "library.smi", tmp_path / "index"
+    file.write_text("CCO ethanol\nCCN ethylamine\n")
+    assert main(["--run", str(tiny_run), "--library", str(file), "--out", str(index)]) == 0
+    args = ("--run", str(tiny_run), "--library", str(index), "an amine")
+    _, imported = reported("search", *args)
     print(len(imported["ours"]), *imported["ours"], sep="\n")
     assert len(imported["ours"]) <= QUERY
