@@ -24,28 +24,38 @@ def load_pairs_with_report(config: DataConfig) -> tuple[list[Pair], Report]:
 
     Raises ValueError (MissingPart, WrongContent) where a file is not at hand or not as pinned.
     """
-    if config.name == "chebi20":
-        from tmr_jax.data.datasets import chebi20
+    if config.name not in READERS:
+        raise UserError(
+            f"expected a data set; got {config.name!r}; {did_you_mean(config.name, list(READERS))}"
+        )
+    return READERS[config.name](config)
 
-        return chebi20.load(config.version or "text2mol")
-    if config.name == "pcdes":
-        from tmr_jax.data.datasets import pcdes
 
-        return pcdes.load(config.version or "file-order")
-    if config.name == "open":
-        from tmr_jax.data.datasets import open_pairs
+# Each reader imports its data set when it is asked for it.
 
-        return open_pairs.load(config.version)
-    if config.name == "table":
-        from tmr_jax.data.datasets import table
 
-        return table.load(config.table, config.seed)
-    if config.name == "demo":
-        return _demo(config)
-    raise UserError(
-        f"expected a data set; got {config.name!r}; "
-        + did_you_mean(config.name, ["chebi20", "pcdes", "open", "table", "demo"])
-    )
+def _chebi20(config: DataConfig) -> tuple[list[Pair], Report]:
+    from tmr_jax.data.datasets import chebi20
+
+    return chebi20.load(config.version or "text2mol")
+
+
+def _pcdes(config: DataConfig) -> tuple[list[Pair], Report]:
+    from tmr_jax.data.datasets import pcdes
+
+    return pcdes.load(config.version or "file-order")
+
+
+def _open(config: DataConfig) -> tuple[list[Pair], Report]:
+    from tmr_jax.data.datasets import open_pairs
+
+    return open_pairs.load(config.version)
+
+
+def _table(config: DataConfig) -> tuple[list[Pair], Report]:
+    from tmr_jax.data.datasets import table
+
+    return table.load(config.table, config.seed)
 
 
 def _demo(config: DataConfig) -> tuple[list[Pair], Report]:
@@ -57,3 +67,6 @@ def _demo(config: DataConfig) -> tuple[list[Pair], Report]:
     report = Report(source="demo (generated text)", rows=len(pairs))
     report.keep(pairs)
     return pairs, report
+
+
+READERS = {"chebi20": _chebi20, "pcdes": _pcdes, "open": _open, "table": _table, "demo": _demo}

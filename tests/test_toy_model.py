@@ -1,0 +1,90 @@
+"""The data set, loss and model of docs/extend.md train, evaluate and search as printed there."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import math
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import tmr_jax
+from tmr_jax.cli import Signals
+from tmr_jax.config import DataConfig, EvalConfig, load_experiment
+from tmr_jax.eval.__main__ import main as evaluate
+from tmr_jax.train.__main__ import train
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"^```python\n# (\S+)\n(.*?)^```", re.M | re.S)
+
+
+def load(folder: Path, name: str, code: str) -> None:
+    """The file of a code block as the module that it would be inside of the package."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(code, encoding="utf-8")
+    module = name.removesuffix(".py").replace("/", ".")
+    spec = importlib.util.spec_from_file_location(module, path)
+    assert spec is not None and spec.loader is not None
+    sys.modules[module] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[module])
+    parent, _, child = module.rpartition(".")
+    setattr(importlib.import_module(parent), child, sys.modules[module])
+
+
+@pytest.fixture
+def extended(tmp_path, monkeypatch):
+    """The package with what docs/extend.md adds to it."""
+    from tmr_jax.data import READERS
+    from tmr_jax.data.pools import POOLS
+    from tmr_jax.models.build import MODELS
+
+    blocks = BLOCK.findall((ROOT / "docs" / "extend.md").read_text(encoding="utf-8"))
+    names = [name for name, _ in blocks]
+    assert sorted(set(names)) == [
+        "register",
+        "tmr_jax/data/datasets/toy.py",
+        "tmr_jax/models/toy.py",
+        "tmr_jax/models/toy_loss.py",
+    ]
+    before = [(table, dict(table)) for table in (READERS, POOLS, MODELS)]
+    # A model may import a loss that the page explains after it; registering comes last.
+    blocks.sort(key=lambda block: (block[0] == "register", "loss" not in block[0]))
+    for name, code in blocks:
+        if name == "register":
+            path = tmp_path / f"register_{len(code)}.py"
+            path.write_text(code, encoding="utf-8")
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            assert spec is not None and spec.loader is not None
+            spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        else:
+            load(tmp_path, name, code)
+    yield
+    for table, content in before:
+        table.clear()
+        table.update(content)
+    for name in names:
+        sys.modules.pop(name.removesuffix(".py").replace("/", "."), None)
+
+
+def test_a_toy_model_loss_and_data_set_train_evaluate_and_search(extended, tmp_path):
+    tiny = load_experiment(str(ROOT / "tests" / "experiments" / "tiny.py"))
+    config = dataclasses.replace(
+        tiny,
+        name="toy",
+        data=DataConfig(name="toy"),
+        model=dataclasses.replace(tiny.model, name="toy"),
+        train=dataclasses.replace(tiny.train, epochs=2),
+        eval=EvalConfig(bootstrap=20, batch_size=16),
+    )
+    run = tmp_path / "run"
+    train(config, run, False, Signals())
+    assert (run / "metrics.jsonl").is_file()
+    assert evaluate(["--run", str(run)]) == 0
+    library = tmr_jax.load(run).with_library(["CCCO", "CCC", "CCCCCO"])
+    hits = library.search("an alcohol of 3 carbon atoms", k=3)
+    assert len(hits) == 3 and all(math.isfinite(hit.score) for hit in hits)
