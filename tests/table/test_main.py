@@ -712,4 +712,4 @@ def test_main_writes_both_files_even_when_stopped(programs, tmp_path, monkeypatc
     monkeypatch.setattr(runner, "best_digest", interrupted)
     assert command.main(["--name", str(path)]) == 130
     assert command.main(["--name", "nothing"]) == 2
-    assert "error: unknown table" in capsys.readouterr().err
+    assert "error: expected a table; got 'nothing'" in capsys.readouterr().err

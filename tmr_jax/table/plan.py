@@ -115,7 +115,7 @@ def load_table(name: str) -> Table:
     path = Path(name) if name.endswith(".py") else TABLES / f"{name}.py"
     known = sorted(p.stem for p in TABLES.glob("*.py") if p.stem not in ("__init__", PUBLISHED))
     if not path.is_file():
-        raise UserError(f"unknown table {name!r}: {did_you_mean(name, known)}")
+        raise UserError(f"expected a table; got {name!r}; {did_you_mean(name, known)}")
     table = runpy.run_path(str(path)).get("TABLE")
     if table is None:
         raise UserError(f"expected a TABLE in {path}; got none; {did_you_mean(name, known)}")
