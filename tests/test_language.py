@@ -32,7 +32,6 @@ ALLOWED: dict[str, int] = {
     "serve": 8,
     "table": 2,
     "train": 19,
-    "tools": 8,
 }
 
 PHRASES = re.compile(
