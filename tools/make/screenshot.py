@@ -37,7 +37,7 @@ def served(*words: str) -> Iterator[str]:
         line = process.stdout.readline()
         if not line.startswith("Serving at "):
             raise ValueError(
-                f"expected the service to start, got {line!r}; read its messages above"
+                f"expected the service to start, got {line!r}; see above"
             )
         yield line.split()[2]
     finally:
