@@ -36,9 +36,7 @@ def served(*words: str) -> Iterator[str]:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line.startswith("Serving at "):
-            raise ValueError(
-                f"expected the service to start, got {line!r}; see above"
-            )
+            raise ValueError(f"expected the service to start, got {line!r}; see above")
         yield line.split()[2]
     finally:
         process.terminate()
