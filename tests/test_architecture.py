@@ -61,7 +61,7 @@ SERVICE = of(
     "serve", "__init__ app batcher engine errors form http metrics middleware page schemas"
 )
 FEATURES = ("data/features/", "data/identity.py")
-FILES_ON_DISK = of("data", "cache files lock progress")
+FILES_ON_DISK = of("data", "cache files progress")
 MAY_IMPORT = {
     ("data/features/",): FEATURES + FILES_ON_DISK,
     ("data/drawing.py",): FEATURES,

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tmr_jax.data.lock import Locked, hold
+from tmr_jax.data.files import Locked, hold
 
 
 def test_a_second_one_is_told_who_holds_the_lock(tmp_path):
@@ -23,7 +23,7 @@ def test_a_second_one_is_told_who_holds_the_lock(tmp_path):
 def test_a_lock_left_behind_is_recovered_and_its_owner_named(tmp_path):
     path = tmp_path / "lock"
     code = (
-        "import pathlib, time; from tmr_jax.data.lock import hold\n"
+        "import pathlib, time; from tmr_jax.data.files import hold\n"
         f"with hold(pathlib.Path({str(path)!r})): print('held', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)

@@ -6,8 +6,7 @@ import gzip
 
 import pytest
 
-from tmr_jax.data.molecules import MAX_LINE
-from tmr_jax.data.texts import holds_texts, read_texts
+from tmr_jax.data.readers import MAX_LINE, holds_texts, read_texts
 
 FILES = {
     "corpus.txt": ("An acid.\nNO is a gas.\n", True),

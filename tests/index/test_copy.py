@@ -13,7 +13,7 @@ import pytest
 
 import tmr_jax
 from tests.index.items import items, rows
-from tmr_jax.data.lock import hold
+from tmr_jax.data.files import hold
 from tmr_jax.index import __main__ as index
 from tmr_jax.index import copy as index_copy
 from tmr_jax.index.build import Source, build

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import tmr_jax
-from tmr_jax.data.lock import hold
+from tmr_jax.data.files import hold
 from tmr_jax.data.workers import Died
 from tmr_jax.index import __main__ as index
 from tmr_jax.index import build as index_build

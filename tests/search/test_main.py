@@ -14,7 +14,7 @@ from rdkit import Chem
 
 import tmr_jax
 from tmr_jax.cli import main as tmr
-from tmr_jax.data.lock import hold
+from tmr_jax.data.files import hold
 from tmr_jax.eval.ood import OodDetector, save_detector
 from tmr_jax.index.exact import MANIFEST
 from tmr_jax.search.__main__ import main, page

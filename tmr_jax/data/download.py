@@ -12,8 +12,6 @@ TMR_JAX_MIRROR_SUMS=1  the mirror's own MIRROR/SET/SHA256SUMS takes the place of
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import functools
 import hashlib
 import http.client
@@ -31,17 +29,16 @@ from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import (
-    BarColumn,
     DownloadColumn,
     Progress,
     TaskID,
-    TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 
 from tmr_jax.data.cache import cache_folder
-from tmr_jax.data.datasets.table import open_binary
+from tmr_jax.data.files import open_binary, waiting
+from tmr_jax.data.progress import progress
 from tmr_jax.types import UserError
 
 CHUNK = 1 << 20  # bytes read at once
@@ -207,7 +204,7 @@ def fetch(part: Part) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     if _trusts_mirror():
         part = _restated(part, _fetch_sums(part))
-    with _alone(target):
+    with waiting(target.with_name(f".{target.name}.lock")):
         if target.is_file():  # another process fetched it while this one waited
             verify(part, target, str(target))
             return target
@@ -234,16 +231,16 @@ def _complete(part: Part, url: str, partial: Path) -> None:
 
 
 def _download(part: Part, url: str, partial: Path) -> None:
-    with _progress() as progress:
-        task = progress.add_task(f"{part.set}/{part.name}", total=part.size or None)
+    with progress(DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()) as bar:
+        task = bar.add_task(f"{part.set}/{part.name}", total=part.size or None)
         why = ""
         for tried in range(TRIES):
             try:
-                return _one_try(part, url, partial, progress, task)
+                return _one_try(part, url, partial, bar, task)
             except _Again as failure:
                 why = str(failure)
                 if tried < TRIES - 1:
-                    progress.console.print(f"{part.name}: {why}; trying again", markup=False)
+                    bar.console.print(f"{part.name}: {why}; trying again", markup=False)
                     _sleep(max(failure.wait, BACKOFF_S * 2**tried))
     kept = partial.stat().st_size if partial.is_file() else 0
     raise MissingPart(
@@ -252,7 +249,7 @@ def _download(part: Part, url: str, partial: Path) -> None:
     )
 
 
-def _one_try(part: Part, url: str, partial: Path, progress: Progress, task: TaskID) -> None:
+def _one_try(part: Part, url: str, partial: Path, bar: Progress, task: TaskID) -> None:
     have = partial.stat().st_size if partial.is_file() else 0
     with _respond(part, url, have, partial) as response:
         if have and (response.status != 206 or _first_byte(response) != have):
@@ -261,12 +258,12 @@ def _one_try(part: Part, url: str, partial: Path, progress: Progress, task: Task
                 raise _Again("the server sent another range than was asked for")
             have = 0  # the server knows no ranges and sends all of it again
         total = have + int(response.headers.get("Content-Length") or 0)
-        progress.update(task, completed=have, total=total if total > have else None)
+        bar.update(task, completed=have, total=total if total > have else None)
         with open(partial, "ab" if have else "wb") as file:
             for chunk in _received(response):
                 file.write(chunk)
                 have += len(chunk)
-                progress.update(task, completed=have)
+                bar.update(task, completed=have)
                 if have > (part.size or LARGEST):
                     raise WrongContent(
                         f"expected {part.name} of {part.set} with {_pinned(part)}; {url} sent "
@@ -357,25 +354,6 @@ def _refused(part: Part, url: str, why: str) -> MissingPart:
         f"network run: {command(part.set)}; without, put the file, plain or gzipped, into {folder} "
         f"or the folder {part.set} of TMR_JAX_DATA"
     )
-
-
-@contextlib.contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """One process at a time fetches a file; others wait and then find it."""
-    with open(target.with_name(f".{target.name}.lock"), "wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=Console(stderr=True))
 
 
 def _sleep(seconds: float) -> None:

@@ -22,12 +22,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tmr_jax.data.cache import cache_folder, cache_key
-from tmr_jax.data.datasets import table
-from tmr_jax.data.lock import hold
-from tmr_jax.data.molecules import SMI, Row, read_rows
+from tmr_jax.data.files import hold, open_binary, sha256_of
 from tmr_jax.data.progress import progress
+from tmr_jax.data.readers import SMI, Row, holds_texts, read_rows, read_texts
 from tmr_jax.data.tables import apply_vocabulary, joined_table
-from tmr_jax.data.texts import holds_texts, read_texts
 from tmr_jax.data.workers import Arrays, Died, Worker, in_workers
 from tmr_jax.index.entries import PATIENCE, digest
 from tmr_jax.index.exact import (
@@ -40,7 +38,6 @@ from tmr_jax.index.exact import (
     map_shard,
     read_head,
     read_seal,
-    sha256_of,
     shard_places,
     write_shard,
 )
@@ -256,7 +253,7 @@ def count_rows(source: Source) -> int | None:
     if name.endswith((".parquet", ".sdf")):
         return None
     lines = 0
-    with table.open_binary(source.path) as raw:
+    with open_binary(source.path) as raw:
         while block := raw.read(1 << 20):
             lines += block.count(b"\n")
     bare = name.endswith(SMI) or (source.of == DESCRIPTIONS and not source.text_column)

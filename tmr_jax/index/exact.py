@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from tmr_jax.data.files import replaced, to_disk
+from tmr_jax.data.files import replaced, sha256_of, to_disk
 from tmr_jax.index.schema import (
     COLUMNS,
     KEPT,
@@ -425,9 +425,3 @@ def keep_text(path: Path, text: str) -> None:
     with replaced(path) as partial:
         partial.write_text(text, "utf-8")
         to_disk(partial)
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

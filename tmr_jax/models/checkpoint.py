@@ -8,7 +8,6 @@ two newest and the one with the best validation score; an older one goes when a 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 from collections.abc import Callable
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from tmr_jax.data.files import replaced, to_disk
+from tmr_jax.data.files import replaced, sha256_of, to_disk
 from tmr_jax.models.devices import local
 from tmr_jax.models.state import TrainState, layerwise, scanned
 from tmr_jax.types import UserError
@@ -144,7 +143,7 @@ class Checkpoints:
     def _hash(self, manifest: Manifest) -> None:
         try:
             place = self._folder / str(manifest.step)
-            files = {str(p.relative_to(place)): _sha256(p) for p in _files(place)}
+            files = {str(p.relative_to(place)): sha256_of(p) for p in _files(place)}
             _write_manifest(self._folder, manifest._replace(files=files))
         except BaseException as error:  # the trainer's own thread raises it
             self._failed = error
@@ -302,18 +301,13 @@ def _fault(place: Path, manifest: Manifest) -> str:
         path = place / name
         if not path.is_file():
             return f"{name} is missing"
-        if _sha256(path) != expected:
+        if sha256_of(path) != expected:
             return f"{name} has another SHA-256 than its manifest says"
     return ""
 
 
 def _files(place: Path) -> list[Path]:
     return sorted(p for p in place.rglob("*") if p.is_file())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # Trees

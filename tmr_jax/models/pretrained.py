@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tmr_jax.data.cache import cache_folder
+from tmr_jax.data.files import sha256_of
 from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.types import UserError
 
@@ -110,9 +111,9 @@ def load_bert(source: str, revision: str = "") -> tuple[BertConfig, dict[str, An
         "revision": files.revision,
         "origin": files.origin,
         "weights": files.weights.name,
-        "sha256": sha256(files.weights),
+        "sha256": sha256_of(files.weights),
         "tokenizer": files.tokenizer.name,
-        "tokenizer_sha256": sha256(files.tokenizer),
+        "tokenizer_sha256": sha256_of(files.tokenizer),
     }
     config, params = read_weights(files.weights, read_config(files.config))
     return config, params, record
@@ -152,7 +153,7 @@ def _packaged_minilm() -> Path | None:
 def _check_minilm(files: Source) -> None:
     """The packager is not the model's author, so the bytes themselves are pinned."""
     for path in (files.weights, files.tokenizer):
-        wanted, got = MINILM_SHA256.get(path.name, "no such file"), sha256(path)
+        wanted, got = MINILM_SHA256.get(path.name, "no such file"), sha256_of(path)
         if got != wanted:
             raise UserError(
                 f"{path}: expected the published all-MiniLM-L6-v2 file with SHA-256 {wanted}, got "
@@ -299,11 +300,6 @@ def _save(response: Any, target: Path) -> None:
         except BaseException:
             os.unlink(partial.name)
             raise
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- reading the configuration ---------------------------------------------------------------

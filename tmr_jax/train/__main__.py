@@ -26,8 +26,7 @@ import tyro
 from tmr_jax import cli
 from tmr_jax.cli import Signals
 from tmr_jax.config import Experiment, from_json, load_experiment, to_json
-from tmr_jax.data.files import write_text
-from tmr_jax.data.lock import hold
+from tmr_jax.data.files import hold, write_text
 from tmr_jax.models.rundir import (
     GIT,
     LOCK,
@@ -329,14 +328,7 @@ def _save_report(
     for refused in data.refused:
         reasons[refused.reason] = reasons.get(refused.reason, 0) + 1
     content = {
-        "source": report.source,
-        "rows": report.rows,
-        "kept": report.kept,
-        "left_out": report.dropped,
-        "refused": report.refused,
-        "splits": report.splits,
-        "examples": [e._asdict() for e in report.examples],
-        "notes": report.notes,
+        **report.as_json(),
         "training": {
             "pairs": len(data.ids),
             "molecules_refused": reasons,

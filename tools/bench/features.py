@@ -19,7 +19,7 @@ from rdkit import Chem, rdBase
 
 from tmr_jax.data.features.graph import featurise, parse_smiles
 from tmr_jax.data.features.properties import group_mask, properties
-from tmr_jax.data.molecules import read_rows
+from tmr_jax.data.readers import read_rows
 from tmr_jax.data.tables import pack_chunk
 from tmr_jax.index.entries import describe_chunk
 from tools.bench.common import fastest

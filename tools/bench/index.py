@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tyro
 
-from tmr_jax.data.molecules import read_rows
+from tmr_jax.data.readers import read_rows
 from tmr_jax.index.exact import MANIFEST
 from tools.bench.common import watched, workplace
 

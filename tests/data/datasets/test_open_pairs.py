@@ -6,8 +6,8 @@ import pytest
 
 from tmr_jax.data import DataConfig, load_pairs_with_report
 from tmr_jax.data.datasets import open_pairs
-from tmr_jax.data.datasets.table import read
 from tmr_jax.data.download import MissingPart
+from tmr_jax.data.readers import read_table
 
 
 def test_without_the_table_it_says_where_to_put_it(tmp_path, monkeypatch) -> None:
@@ -23,7 +23,7 @@ def test_no_training_row_carries_a_flag_of_a_test_set() -> None:
     assert {p.split for p in pairs} == {"train"}
     assert (report.rows, report.dropped, report.refused) == (31_920, 15_048, {})
     path = open_pairs.files.locate(open_pairs.PAIRS)
-    marks = {str(c.row): c.values[0] for c in read(path, ["eval_skeletons"])}
+    marks = {str(c.row): c.values[0] for c in read_table(path, ["eval_skeletons"])}
     assert not any(flag in marks[p.id] for p in pairs for flag in open_pairs.EVALUATED)
 
 
@@ -34,6 +34,6 @@ def test_unseen_rows_are_those_that_only_the_validation_of_pcdes_keeps_out() -> 
     assert len(pairs) == 1_410 and report.kept + report.dropped == 31_920
     assert not first & {p.id for p in pairs}
     path = open_pairs.files.locate(open_pairs.PAIRS)
-    marks = {str(c.row): c.values[0] for c in read(path, ["eval_skeletons"])}
+    marks = {str(c.row): c.values[0] for c in read_table(path, ["eval_skeletons"])}
     assert all("pv" in marks[p.id] for p in pairs)
     assert not any(flag in marks[p.id] for p in pairs for flag in ("cv", "ct", "pt"))

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from tmr_jax.data import download as files
-from tmr_jax.data.datasets import table
+from tmr_jax.data import download
+from tmr_jax.data.datasets.table import Report
+from tmr_jax.data.files import open_binary
+from tmr_jax.data.readers import Cells, read_table
 from tmr_jax.types import Pair, UserError
 
 MOLT5 = (
@@ -24,13 +26,13 @@ TEXT2MOL = (
 )
 SPLITS = ("train", "validation", "test")
 MOLT5_PARTS = {
-    "train": files.Part(
+    "train": download.Part(
         "chebi20",
         "train.txt",
         MOLT5 + "train.txt",
         git_blob="c1b42b82fdc8fb5287614e159196e25370763aac",
     ),
-    "validation": files.Part(
+    "validation": download.Part(
         "chebi20",
         "validation.txt",
         MOLT5 + "validation.txt",
@@ -38,7 +40,7 @@ MOLT5_PARTS = {
         "694d328d621966d5c9ad0f36083fdfcf293191d5",
         1_289_422,
     ),
-    "test": files.Part(
+    "test": download.Part(
         "chebi20",
         "test.txt",
         MOLT5 + "test.txt",
@@ -49,19 +51,19 @@ MOLT5_PARTS = {
 }
 # Text2Mol calls its files training.txt, val.txt and test.txt; test.txt is MolT5's name too
 TEXT2MOL_PARTS = {
-    "train": files.Part(
+    "train": download.Part(
         "chebi20",
         "text2mol_training.txt",
         TEXT2MOL + "training.txt",
         git_blob="cf188ee3fe4d70629837fd424e95ec6b15630b74",
     ),
-    "validation": files.Part(
+    "validation": download.Part(
         "chebi20",
         "text2mol_val.txt",
         TEXT2MOL + "val.txt",
         git_blob="6064f5058bb2cae6650692fdd562615b093fac1b",
     ),
-    "test": files.Part(
+    "test": download.Part(
         "chebi20",
         "text2mol_test.txt",
         TEXT2MOL + "test.txt",
@@ -69,20 +71,20 @@ TEXT2MOL_PARTS = {
     ),
 }
 # small derived files that stand for a large upstream one where they are at hand
-TRAIN_MOLECULES = files.Part(
+TRAIN_MOLECULES = download.Part(
     "chebi20",
     "train_cid_smiles.tsv",
     sha256="13d5cc8cbe2cc395b60cc79b0fe2cdf837ab80585050b5a8d0c75667b995ad4b",
     size=2_403_884,
 )
 NAMED_TEXTS = {
-    "validation": files.Part(
+    "validation": download.Part(
         "chebi20",
         "text2mol_val.tsv",
         sha256="fa5f1ba95ced5566eeba56705b831e0ca6cad17f100f032edcc457062fb34008",
         size=1_753_941,
     ),
-    "test": files.Part(
+    "test": download.Part(
         "chebi20",
         "text2mol_test.tsv",
         sha256="9f25370c07873785c8ac244e58eced03ea15210d1f9aeb9600ee4358c6f8ac4d",
@@ -94,13 +96,13 @@ WILDCARDS = {"train": "135476785", "test": "135476786"}
 VERSIONS = ("text2mol", "molt5")
 
 
-def load(version: str) -> tuple[list[Pair], table.Report]:
+def load(version: str) -> tuple[list[Pair], Report]:
     """All pairs of a version, train then validation then test, and the account of the rows.
 
     Raises MissingPart, naming file, URL and command, where a part is not at hand.
     """
     _check(version)
-    report = table.Report(source=f"chebi20-{version}")
+    report = Report(source=f"chebi20-{version}")
     pairs = [pair for split in SPLITS for pair in _rows(version, split, report)]
     report.keep(pairs)
     return pairs, report
@@ -109,7 +111,7 @@ def load(version: str) -> tuple[list[Pair], table.Report]:
 def load_split(version: str, split: str) -> list[Pair]:
     """The pairs of one split, without touching the files of the others' texts."""
     _check(version)
-    return list(_rows(version, split, table.Report(source=f"chebi20-{version}/{split}")))
+    return list(_rows(version, split, Report(source=f"chebi20-{version}/{split}")))
 
 
 def molecules(version: str, split: str) -> list[tuple[str, str]]:
@@ -125,11 +127,11 @@ def has_molecules_only(version: str) -> bool:
     """Whether the training molecules are at hand and the training texts of a version are not."""
     _check(version)
     texts = MOLT5_PARTS["train"] if version == "molt5" else TEXT2MOL_PARTS["train"]
-    molecules_at_hand = files.find(TRAIN_MOLECULES) or files.find(MOLT5_PARTS["train"])
-    return files.find(texts) is None and molecules_at_hand is not None
+    molecules_at_hand = download.find(TRAIN_MOLECULES) or download.find(MOLT5_PARTS["train"])
+    return download.find(texts) is None and molecules_at_hand is not None
 
 
-def parts(version: str) -> list[files.Part]:
+def parts(version: str) -> list[download.Part]:
     """What `load` reads, for fetching it beforehand."""
     _check(version)
     named = list(TEXT2MOL_PARTS.values()) if version == "text2mol" else []
@@ -144,7 +146,7 @@ def _check(version: str) -> None:
         )
 
 
-def _rows(version: str, split: str, report: table.Report) -> Iterator[Pair]:
+def _rows(version: str, split: str, report: Report) -> Iterator[Pair]:
     rows = _molt5_rows(split) if version == "molt5" else _text2mol_rows(split, report)
     for cid, smiles, text in rows:
         report.rows += 1
@@ -152,19 +154,19 @@ def _rows(version: str, split: str, report: table.Report) -> Iterator[Pair]:
 
 
 def _molt5_rows(split: str) -> Iterator[tuple[str, str, str]]:
-    for cells in table.read(files.locate(MOLT5_PARTS[split]), ["CID", "SMILES", "description"]):
+    for cells in read_table(download.locate(MOLT5_PARTS[split]), ["CID", "SMILES", "description"]):
         cid, smiles, text = _whole(cells)
         yield cid, single_backslashes(smiles), text
 
 
 def _molt5_molecules(split: str) -> Iterator[tuple[str, str]]:
-    path = files.find(TRAIN_MOLECULES) if split == "train" else None
-    for cells in table.read(path or files.locate(MOLT5_PARTS[split]), ["CID", "SMILES"]):
+    path = download.find(TRAIN_MOLECULES) if split == "train" else None
+    for cells in read_table(path or download.locate(MOLT5_PARTS[split]), ["CID", "SMILES"]):
         cid, smiles = _whole(cells)
         yield cid, single_backslashes(smiles)
 
 
-def _text2mol_rows(split: str, report: table.Report) -> Iterator[tuple[str, str, str]]:
+def _text2mol_rows(split: str, report: Report) -> Iterator[tuple[str, str, str]]:
     """Named text joined by CID with MolT5's SMILES."""
     texts = dict(_named_texts(split))
     smiles = dict(molecules("text2mol", split))
@@ -177,25 +179,25 @@ def _text2mol_rows(split: str, report: table.Report) -> Iterator[tuple[str, str,
 
 
 def _named_texts(split: str) -> Iterator[tuple[str, str]]:
-    derived = files.find(NAMED_TEXTS[split]) if split in NAMED_TEXTS else None
+    derived = download.find(NAMED_TEXTS[split]) if split in NAMED_TEXTS else None
     if derived:
-        for cells in table.read(derived, ["CID", "description_with_name"]):
+        for cells in read_table(derived, ["CID", "description_with_name"]):
             cid, text = _whole(cells)
             yield cid, text
         return
-    yield from _upstream_texts(files.locate(TEXT2MOL_PARTS[split]))
+    yield from _upstream_texts(download.locate(TEXT2MOL_PARTS[split]))
 
 
 def _upstream_texts(path: Path) -> Iterator[tuple[str, str]]:
     """CID and text of Text2Mol's own lines: CID, mol2vec floats, text, no header."""
-    with table.open_binary(path) as file:
+    with open_binary(path) as file:
         for line in file:
             cells = line.decode("utf-8").rstrip("\r\n").split("\t")
             if len(cells) >= 3:
                 yield cells[0], cells[-1]
 
 
-def _whole(cells: table.Cells) -> tuple[str, ...]:
+def _whole(cells: Cells) -> tuple[str, ...]:
     # the hash of the file was checked, so a broken row is a fault of the reader
     assert not cells.refused, cells
     return cells.values

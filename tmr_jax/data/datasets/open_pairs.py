@@ -10,11 +10,11 @@ Scores trained on it are labelled "open-pairs training": not comparable with pub
 from __future__ import annotations
 
 from tmr_jax.config import TableConfig
-from tmr_jax.data import download as files
+from tmr_jax.data import download
 from tmr_jax.data.datasets import table
 from tmr_jax.types import Pair
 
-PAIRS = files.Part(
+PAIRS = download.Part(
     "open_pairs",
     "pairs.tsv",
     sha256="4cd81f555d10e51c67b596a872373388b338f5c8e0152e12fe7ff1e20375c8e8",
@@ -33,14 +33,13 @@ def load(version: str = "") -> tuple[list[Pair], table.Report]:
     more, report = _without(tuple(flag for flag in EVALUATED if flag != "pv"))
     unseen = [pair for pair in more if pair.id not in seen]
     report.dropped += report.kept - len(unseen)
-    report.kept, report.splits = 0, {}
-    report.keep(unseen)
+    report.replace(unseen)
     return unseen, report
 
 
 def _without(flags: tuple[str, ...]) -> tuple[list[Pair], table.Report]:
     config = TableConfig(
-        path=str(files.locate(PAIRS)),
+        path=str(download.locate(PAIRS)),
         text="description",
         smiles="SMILES",
         fractions=(1.0, 0.0, 0.0),

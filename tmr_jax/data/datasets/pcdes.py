@@ -11,8 +11,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from tmr_jax.data import download as files
-from tmr_jax.data.datasets import table
+from tmr_jax.data import download
+from tmr_jax.data.datasets.table import Report
+from tmr_jax.data.features.graph import BadMolecule, parse_smiles
+from tmr_jax.data.files import open_binary
+from tmr_jax.data.readers import read_table
+from tmr_jax.data.splits import scaffold_splits
 from tmr_jax.types import Pair, UserError
 
 KVPLM = (
@@ -20,27 +24,27 @@ KVPLM = (
 )
 LINES = 15_000
 VALIDATION, TEST = 10_500, 12_000  # first line of each, MODELS.md 1.2 protocol 1
-SMILES = files.Part(
+SMILES = download.Part(
     "pcdes",
     "align_smiles.txt",
     KVPLM + "align_smiles.txt",
     "d3005854be3543e6f5ffa6c746edb8c3d70ee9c5b808f20eafd663430fb92c96",
     size=862_113,
 )
-TEXTS = files.Part(
+TEXTS = download.Part(
     "pcdes",
     "align_des_filt3.txt",
     KVPLM + "align_des_filt3.txt",
     git_blob="7646535fd2366565f692f05bed7034cd44a34078",
 )
 # derived from both: complete for validation and test, with 2,114 of the 10,500 training texts
-TABLE = files.Part(
+TABLE = download.Part(
     "pcdes",
     "lines.tsv",
     sha256="f491823107e34137432f0c70ae182207f42ae804d478f98d62a114fb2acc1829",
     size=3_986_307,
 )
-SCAFFOLD_TEST = files.Part(
+SCAFFOLD_TEST = download.Part(
     "pcdes",
     "scaffold_test.json",
     "https://raw.githubusercontent.com/Park-ing-lot/MolBridge/"
@@ -51,7 +55,7 @@ SCAFFOLD_TEST = files.Part(
 PROTOCOLS = ("file-order", "scaffold")
 
 
-def load(protocol: str) -> tuple[list[Pair], table.Report]:
+def load(protocol: str) -> tuple[list[Pair], Report]:
     """All pairs under a protocol, and the account of the rows.
 
     file-order: lines 0-10,499 train, to 11,999 validation, to 14,999 test. scaffold: the published
@@ -59,17 +63,17 @@ def load(protocol: str) -> tuple[list[Pair], table.Report]:
     at hand. Raises MissingPart where the training texts (or the list) are not at hand.
     """
     _check(protocol)
-    report = table.Report(source=f"pcdes/{protocol}")
+    report = Report(source=f"pcdes/{protocol}")
     rows = _parsable(_full_rows(), report)
     pairs = list(rows) if protocol == "file-order" else _by_scaffold(list(rows))
     report.keep(pairs)
     return pairs, report
 
 
-def load_split(protocol: str, split: str) -> tuple[list[Pair], table.Report]:
+def load_split(protocol: str, split: str) -> tuple[list[Pair], Report]:
     """Pairs of validation or test; file-order needs no training text, scaffold's only its list."""
     _check(protocol)
-    report = table.Report(source=f"pcdes/{protocol}/{split}")
+    report = Report(source=f"pcdes/{protocol}/{split}")
     if protocol == "scaffold":
         if split == "test":
             rows: Iterator[Pair] = _scaffold_test()
@@ -82,7 +86,7 @@ def load_split(protocol: str, split: str) -> tuple[list[Pair], table.Report]:
     return pairs, report
 
 
-def parts(protocol: str) -> list[files.Part]:
+def parts(protocol: str) -> list[download.Part]:
     """What `load` reads, for fetching it beforehand."""
     _check(protocol)
     return [SMILES, TEXTS] + ([SCAFFOLD_TEST] if protocol == "scaffold" else [])
@@ -103,44 +107,40 @@ def _check(protocol: str) -> None:
 
 def _full_rows() -> Iterator[Pair]:
     """Every line from the two aligned files; the texts' first 15,000 lines count."""
-    texts = _read_lines(files.locate(TEXTS))[:LINES]
-    smiles = _read_lines(files.locate(SMILES))[:LINES]
+    texts = _read_lines(download.locate(TEXTS))[:LINES]
+    smiles = _read_lines(download.locate(SMILES))[:LINES]
     for line, (smi, text) in enumerate(zip(smiles, texts, strict=True)):
         yield Pair(str(line), text.strip(), smi.strip(), split_of(line))
 
 
 def _staged_rows() -> Iterator[Pair]:
     """Lines that have a text in lines.tsv where it is at hand, else every line."""
-    path = files.find(TABLE)
+    path = download.find(TABLE)
     if path is None:
         yield from _full_rows()
         return
-    for cells in table.read(path, ["line", "SMILES", "split", "description"]):
+    for cells in read_table(path, ["line", "SMILES", "split", "description"]):
         line, smiles, split, text = cells.values
         if text:
             yield Pair(line, text, smiles, split)
 
 
 def _scaffold_test() -> Iterator[Pair]:
-    with table.open_binary(files.locate(SCAFFOLD_TEST)) as file:
+    with open_binary(download.locate(SCAFFOLD_TEST)) as file:
         entries = json.load(file)
     for entry in entries:
         yield Pair(f"cid-{entry['cid']}", entry["caption"].strip(), entry["smiles"], "test")
 
 
 def _by_scaffold(pairs: list[Pair]) -> list[Pair]:
-    from tmr_jax.data.splits import scaffold_splits
-
-    held_out = list(_parsable(_scaffold_test(), table.Report(source="")))
+    held_out = list(_parsable(_scaffold_test(), Report(source="")))
     tested = {pair.smiles for pair in held_out}
     rest = [pair for pair in pairs if pair.smiles not in tested]
     names = scaffold_splits([pair.smiles for pair in rest], (7 / 8, 1 / 8, 0.0), seed=0)
     return [p._replace(split=s) for p, s in zip(rest, names, strict=True)] + held_out
 
 
-def _parsable(rows: Iterator[Pair], report: table.Report) -> Iterator[Pair]:
-    from tmr_jax.data.features.graph import BadMolecule, parse_smiles
-
+def _parsable(rows: Iterator[Pair], report: Report) -> Iterator[Pair]:
     for pair in rows:
         report.rows += 1
         try:
@@ -152,5 +152,5 @@ def _parsable(rows: Iterator[Pair], report: table.Report) -> Iterator[Pair]:
 
 
 def _read_lines(path: Path) -> list[str]:
-    with table.open_binary(path) as file:
+    with open_binary(path) as file:
         return file.read().decode("utf-8").split("\n")
