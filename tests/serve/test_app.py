@@ -59,8 +59,8 @@ def test_search_answers_every_query_in_order(client: TestClient) -> None:
     assert [a["query"] for a in body["answers"]] == asked["queries"]
     assert body["answers"][0] == body["answers"][2] != body["answers"][1]
     assert [h["rank"] for h in body["answers"][0]["hits"]] == [1, 2]
-    told = {"source": "my.smi", "of": "molecules", "rows": 6, "kept": 6, "refused": {}}
-    assert body["library"] == told
+    content = {"source": "my.smi", "of": "molecules", "rows": 6, "kept": 6, "refused": {}}
+    assert body["library"] == content
     assert body["checkpoint"]["step"] == 7 and body["partial"] is False
 
 
@@ -78,7 +78,7 @@ def test_filters_patterns_and_molecules(client: TestClient) -> None:
     assert hit["groups"] == ["alcohol"] and hit["salt"] is False
 
 
-def test_what_the_answer_lacks_is_told(client: TestClient) -> None:
+def test_limits_of_an_answer_are_in_the_response(client: TestClient) -> None:
     asked = {"queries": ["football " * 200], "substructure": "slow", "spread": 0}
     answer = client.post("/api/search", json=asked).json()["answers"][0]
     assert answer["cut"] and answer["unlike"] and answer["looked"] == 128
@@ -94,8 +94,8 @@ def test_queries_are_encoded_together_and_once() -> None:
             {f"query {i}" for i in range(20)}
         )
         assert len(fake.encoded) <= 2
-        told = client.get("/metrics").text
-    assert "tmr_queries_encoded 20.0" in told and "tmr_queries_remembered 30.0" in told
+        content = client.get("/metrics").text
+    assert "tmr_queries_encoded 20.0" in content and "tmr_queries_remembered 30.0" in content
 
 
 def test_one_bad_query_of_a_batch_is_its_senders_alone() -> None:
@@ -120,8 +120,8 @@ def test_what_is_too_much_to_explain_is_refused_before_it_is_read(
     client: TestClient, text: str, smiles: str
 ) -> None:
     asked = {"text": text, "smiles": smiles}
-    said = refused(client.post("/api/explain", json=asked), 422, "invalid_request")
-    assert "at most 200 words and 150 atoms" in said
+    message = refused(client.post("/api/explain", json=asked), 422, "invalid_request")
+    assert "at most 200 words and 150 atoms" in message
     assert "150 atoms" in page(client, f"/explain?q={text}&smiles={smiles}")
     least = {"text": text[:-2], "smiles": smiles[:150]}
     assert client.post("/api/explain", json=least).status_code == 200
@@ -146,21 +146,21 @@ def test_molecule_svg(client: TestClient) -> None:
 
 
 def test_openapi_states_limits_and_errors(client: TestClient) -> None:
-    told = client.get("/openapi.json").json()
-    assert {"/api/search", "/api/explain", "/api/molecule.svg", "/health"} <= set(told["paths"])
-    search = told["components"]["schemas"]["SearchRequest"]["properties"]
+    content = client.get("/openapi.json").json()
+    assert {"/api/search", "/api/explain", "/api/molecule.svg", "/health"} <= set(content["paths"])
+    search = content["components"]["schemas"]["SearchRequest"]["properties"]
     assert search["k"]["maximum"] == 1000 and search["queries"]["maxItems"] == 256
-    assert "429" in told["paths"]["/api/search"]["post"]["responses"]
+    assert "429" in content["paths"]["/api/search"]["post"]["responses"]
     assert "/api/search" in client.get("/docs").text
 
 
 def test_metrics_count_by_route_and_not_by_address(client: TestClient) -> None:
     for path in ("/nothing1", "/nothing2", "/health"):
         client.get(path)
-    told = client.get("/metrics").text
-    assert 'tmr_requests_total{route="other",status="404"} 2.0' in told
-    assert 'tmr_requests_total{route="/health",status="200"} 1.0' in told
-    assert "tmr_molecules 6.0" in told and "nothing1" not in told
+    content = client.get("/metrics").text
+    assert 'tmr_requests_total{route="other",status="404"} 2.0' in content
+    assert 'tmr_requests_total{route="/health",status="200"} 1.0' in content
+    assert "tmr_molecules 6.0" in content and "nothing1" not in content
 
 
 # What is refused
@@ -216,7 +216,7 @@ def test_malformed_bodies_have_one_shape_of_answer(client: TestClient, name: str
 
 def test_a_body_of_unknown_length_is_not_read_past_its_limit() -> None:
     """Asked of the application itself: a client of the tests hands over the whole body at once."""
-    given, said = 0, []
+    given, messages = 0, []
 
     async def receive() -> dict:
         nonlocal given
@@ -224,7 +224,7 @@ def test_a_body_of_unknown_length_is_not_read_past_its_limit() -> None:
         return {"type": "http.request", "body": b"x" * 65_536, "more_body": given < 100_000_000}
 
     async def send(message: dict) -> None:
-        said.append(message)
+        messages.append(message)
 
     scope = {"type": "http", "method": "POST", "path": "/api/search"}
     scope |= {"raw_path": b"/api/search", "query_string": b"", "http_version": "1.1"}
@@ -233,7 +233,7 @@ def test_a_body_of_unknown_length_is_not_read_past_its_limit() -> None:
     with opened() as client:
         assert client.portal is not None
         client.portal.call(client.app, scope, receive, send)
-    assert said[0]["status"] == 413 and b"too_large" in said[1]["body"]
+    assert messages[0]["status"] == 413 and b"too_large" in messages[1]["body"]
     assert given < 2_000_000
 
 
@@ -250,15 +250,15 @@ def test_other_kinds_of_body_and_other_methods(client: TestClient) -> None:
         refused(client.get(path, headers={"accept": "*/*"}), 404, "not_found")
 
 
-def test_what_goes_wrong_here_is_told_by_a_number(
+def test_an_internal_error_is_named_by_a_number(
     client: TestClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = Fake()
     fake.fails = RuntimeError("at /secret/place.py")
     with opened(fake) as client:
-        said = refused(client.post("/api/search", json={"queries": ["a"]}), 500, "internal")
-        assert "secret" not in said
-        assert re.search("[0-9a-f]{8}", said)[0] in caplog.text  # type: ignore[index]
+        message = refused(client.post("/api/search", json={"queries": ["a"]}), 500, "internal")
+        assert "secret" not in message
+        assert re.search("[0-9a-f]{8}", message)[0] in caplog.text  # type: ignore[index]
         fake.fails = ValueError("shapes (3,4) not aligned")  # one that is not for users
         refused(client.post("/api/search", json={"queries": ["b"]}), 500, "internal")
 
@@ -471,14 +471,14 @@ def test_names_and_queries_are_escaped(client: TestClient) -> None:
 
 
 def test_mistakes_are_shown_in_place(client: TestClient) -> None:
-    for address, said in (
+    for address, message in (
         ("/?by=molecule&molecule=C1CC", "C1CC"),
         ("/?q=a&with=nitril", "nitrile"),
         ("/?q=a&substructure=(", "SMARTS"),
         ("/?q=+", "molecules to search"),
     ):
         text = page(client, address)
-        assert said in text and "<form" in text and "Traceback" not in text
+        assert message in text and "<form" in text and "Traceback" not in text
     assert "C1CC" in page(client, "/draw?molecule=C1CC") and "<svg" in page(
         client, "/draw?molecule=CCO"
     )
@@ -527,8 +527,8 @@ def test_hits_that_are_texts_say_so(corpus: TestClient) -> None:
     assert all(set(hit) == {"rank", "score", "text", "name", "id", "duplicate"} for hit in hits)
     assert body["library"]["of"] == "descriptions"
     assert corpus.get("/health").json()["library"]["of"] == "descriptions"
-    told = corpus.get("/metrics").text
-    assert "tmr_descriptions 3.0" in told and "tmr_molecules 0.0" in told
+    content = corpus.get("/metrics").text
+    assert "tmr_descriptions 3.0" in content and "tmr_molecules 0.0" in content
 
 
 def test_the_page_asks_for_descriptions_by_structure(
@@ -566,8 +566,8 @@ def test_descriptions_are_downloaded_as_csv_alone(corpus: TestClient) -> None:
     rows = list(csv.DictReader(io.StringIO(response.text)))
     assert rows[0]["query"] == "CCO" and {row["text"] for row in rows} >= {"An acid."}
     assert 'filename="descriptions.csv"' in response.headers["content-disposition"]
-    said = refused(corpus.get("/download.sdf?molecule=CCO"), 422, "invalid_request")
-    assert "got descriptions" in said
+    message = refused(corpus.get("/download.sdf?molecule=CCO"), 422, "invalid_request")
+    assert "got descriptions" in message
 
 
 def test_the_drawing_board_has_a_policy_of_its_own(client: TestClient) -> None:

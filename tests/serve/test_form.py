@@ -78,7 +78,7 @@ def test_the_like_of_a_text_is_looked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "message"),
     [
         ("/?q=x&mw_max=heavy", "mw<=heavy"),
         ("/?q=x&with=nitril", "nitrile"),
@@ -88,7 +88,7 @@ def test_the_like_of_a_text_is_looked_for() -> None:
         ("/?q=" + "x" * 10_001, "10,000"),
     ],
 )
-def test_what_cannot_be_asked_is_said(address: str, said: str) -> None:
+def test_what_cannot_be_asked_is_said(address: str, message: str) -> None:
     with pytest.raises(ValueError, match="expected") as error:
         read(address).question()
-    assert said in str(error.value)
+    assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""The program: who may reach it, what it says to mistakes, and its end."""
+"""The command: access, messages for mistakes, slow clients, signals, damaged libraries."""
 
 from __future__ import annotations
 
@@ -202,13 +202,13 @@ def test_mistakes_are_said_before_anything_is_loaded(
 ) -> None:
     monkeypatch.delenv(TOKEN, raising=False)
     words = ["--run", str(tmp_path), "--library", str(tmp_path)]
-    for more, said in (
+    for more, message in (
         (["--host", "0.0.0.0"], "expected a token"),
         (["--port", "70000"], "from 0 to 65535"),
         (["--queue", "0"], "--queue from 1"),
     ):
         assert main([*words, *more]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "fastapi", None)
     assert main(words) == 2
     assert "tmr-jax[serve]" in capsys.readouterr().err
@@ -334,8 +334,8 @@ def flip(path: Path) -> None:
 def until(running: Running, status: int) -> dict:
     end = time.monotonic() + 15
     while time.monotonic() < end:
-        found, told = running.ask("/health")
+        found, text = running.ask("/health")
         if found == status:
-            return told
+            return text
         time.sleep(0.1)
     raise AssertionError(f"health never was {status}")

@@ -1,4 +1,4 @@
-"""The guard by itself: rates, whose address counts, tokens, bodies."""
+"""The access control alone: rates, addresses of clients, tokens, bodies."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def test_clients_are_forgotten_before_memory_ends() -> None:
 
 
 def test_a_forwarded_address_counts_only_behind_proxies_of_ours() -> None:
-    told = headers(("X-Forwarded-For", "6.6.6.6, 1.2.3.4"), ("X-Forwarded-For", "5.5.5.5"))
-    assert client_of(SCOPE, told, 0) == "10.0.0.1"
-    assert client_of(SCOPE, told, 1) == "5.5.5.5"
-    assert client_of(SCOPE, told, 2) == "1.2.3.4"  # what stands before it, a client can invent
-    assert client_of(SCOPE, told, 4) == "10.0.0.1"
+    sent = headers(("X-Forwarded-For", "6.6.6.6, 1.2.3.4"), ("X-Forwarded-For", "5.5.5.5"))
+    assert client_of(SCOPE, sent, 0) == "10.0.0.1"
+    assert client_of(SCOPE, sent, 1) == "5.5.5.5"
+    assert client_of(SCOPE, sent, 2) == "1.2.3.4"  # what stands before it, a client can invent
+    assert client_of(SCOPE, sent, 4) == "10.0.0.1"
     assert client_of({"client": ("2001:db8::1:2", 1)}, headers(), 0) == "2001:db8::/64"
 
 
@@ -62,11 +62,11 @@ def test_a_request_through_a_proxy_is_none_of_this_machine() -> None:
 
 
 def test_what_a_proxy_says_counts_where_there_is_one() -> None:
-    told = headers(("Host", "127.0.0.1:8000"), ("X-Forwarded-Host", "a.org, b"))
-    assert public_host(told, 0) == "127.0.0.1:8000" and public_host(told, 1) == "a.org"
+    sent = headers(("Host", "127.0.0.1:8000"), ("X-Forwarded-Host", "a.org, b"))
+    assert public_host(sent, 0) == "127.0.0.1:8000" and public_host(sent, 1) == "a.org"
     assert public_host(headers(("Host", "a.org")), 1) == "a.org"
-    told, plain = headers(("X-Forwarded-Proto", "https, http")), {"scheme": "http"}
-    assert is_tls(plain, told, 1) and not is_tls(plain, told, 0)
+    sent, plain = headers(("X-Forwarded-Proto", "https, http")), {"scheme": "http"}
+    assert is_tls(plain, sent, 1) and not is_tls(plain, sent, 0)
     assert is_tls({"scheme": "https"}, headers(), 0) and not is_tls(plain, headers(), 1)
 
 

@@ -1,6 +1,6 @@
-"""Tables of results: what is run and what is left, means and intervals by hand, claims, plots.
+"""Tables of results: which runs are missing, means and intervals by hand, claims, charts.
 
-Runs are made up: a stand-in for the programs writes what training and evaluation leave.
+A stand-in for the commands writes the files of training and evaluation.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FEW, MANY = ("--refine.samples", "5"), ("--refine.samples", "9")
 
 
 def score(value: float, direction: str = "t2m", **changes: Any) -> dict[str, Any]:
-    """A line of results.json whose every metric is `value`, with an interval of 0.1 around."""
+    """A score of results.json with `value` for every metric and an interval of 0.1 around it."""
     names = ("hits@1", "hits@10", "mrr", "mr")
     return {
         "protocol": POOL,
@@ -57,13 +57,13 @@ def score(value: float, direction: str = "t2m", **changes: Any) -> dict[str, Any
 
 
 class Programs:
-    """In place of training and evaluation; `calls` is what was run, in order."""
+    """In place of training and evaluation; `calls` lists them in order."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.digest = "abc"
         self.fails: Callable[[str, list[str]], str] = lambda name, words: ""
-        self.stops = ""  # ends by Ctrl-C in the run of this name
+        self.stops = ""  # the run that Ctrl-C ends
         self.notes: list[str] = []  # of every score
 
     def __call__(self, name: str, words: list[str], run: Path) -> Ended:
@@ -144,7 +144,7 @@ def test_runs_what_is_missing_and_nothing_twice(programs, tmp_path):
     assert programs.calls == []
 
 
-def test_goes_on_where_it_stopped(programs, tmp_path):
+def test_resumes_where_it_stopped(programs, tmp_path):
     programs.stops = "tiny-s1"
     with pytest.raises(runner.Stopped):
         filled(table(), tmp_path)
@@ -156,7 +156,7 @@ def test_goes_on_where_it_stopped(programs, tmp_path):
     ]
 
 
-def test_results_of_other_parameters_or_words_are_made_again(programs, tmp_path):
+def test_results_of_other_parameters_or_arguments_are_made_again(programs, tmp_path):
     filled(table(), tmp_path)
     for change in ("digest", "words"):
         programs.calls.clear()
@@ -202,7 +202,7 @@ def test_rows_share_runs_and_the_own_evaluation_is_last(programs, tmp_path):
     assert programs.calls == []
 
 
-def test_other_words_of_training_are_another_run(programs, tmp_path):
+def test_other_arguments_of_training_are_another_run(programs, tmp_path):
     rows = (Row("a", TINY, POOL), Row("b", TINY, POOL, overrides=("--train.epochs", "2")))
     filled(table(*rows, seeds=(1,)), tmp_path)
     trained = [c for c in programs.calls if c.startswith("train")]
@@ -249,10 +249,10 @@ def test_a_start_of_another_configuration_is_refused(programs, tmp_path):
         runner.check_start(job)
     with pytest.raises(ValueError, match="of another configuration"):
         filled(one, tmp_path)
-    assert programs.calls == []  # nobody's run was trained over
+    assert programs.calls == []  # no run was overwritten
 
 
-def test_a_run_that_began_with_another_start_is_refused(programs, tmp_path, monkeypatch, capsys):
+def test_a_run_from_another_start_is_refused(programs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "mine.py"
     path.write_text(
@@ -271,14 +271,14 @@ def test_a_run_that_began_with_another_start_is_refused(programs, tmp_path, monk
         runner.check_start(job)
     programs.calls.clear()
     assert command.main(words) == 2 and "started with other" in capsys.readouterr().err
-    assert not (tmp_path / "runs").exists()  # said before anything else
-    (tmp_path / "difftmr_open-s0" / "done").unlink()  # nor is half a run finished above another
+    assert not (tmp_path / "runs").exists()  # refused before anything else
+    (tmp_path / "difftmr_open-s0" / "done").unlink()  # nor is a half-trained run resumed from it
     with pytest.raises(ValueError, match="other parameters"):
         filled(one, tmp_path)
     assert programs.calls == []
 
 
-def test_a_row_that_fails_says_why_and_the_others_go_on(programs, tmp_path):
+def test_a_row_that_fails_shows_why_and_the_others_continue(programs, tmp_path):
     programs.fails = lambda name, words: "expected weights" if "quickstart" in words else ""
     rows = (Row("no data", "quickstart", POOL), Row("tiny", TINY, POOL))
     found = filled(table(*rows), tmp_path)
@@ -309,18 +309,18 @@ def test_costs_of_a_run_that_was_resumed_add_up(programs, tmp_path):
     assert line.costs[0] == (61.0, 60.0, 2_500_000_000)
 
 
-def test_time_left_is_of_runs_alike(programs, tmp_path):
+def test_time_left_comes_from_runs_with_the_same_settings(programs, tmp_path):
     todo = jobs(table(), tmp_path)
     assert runner.time_left(todo, 0) == "time left unknown"
     run_jobs(todo[:1], Outcome())
-    assert runner.time_left(todo, 0) == "0:04:00 left"  # two more; the one that is there: none
+    assert runner.time_left(todo, 0) == "0:04:00 left"  # of the two missing runs
 
 
-# Programs that are real
+# Real processes
 
 
 def script(path: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
-    """`lines` of Python are what every program does."""
+    """Every command runs these lines of Python instead."""
     path.write_text("\n".join([f"#!{PYTHON}", "import os, signal, sys, time", *lines]))
     path.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(path))
@@ -342,7 +342,7 @@ def test_a_signal_reaches_the_program_once_and_is_waited_for(tmp_path, monkeypat
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
-    # As a terminal starts it: a program begun in the background may ignore Ctrl-C.
+    # As from a terminal: a program started in the background may ignore Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt).start()
     ended = runner.run_command("train", [], tmp_path / "run")
@@ -355,7 +355,7 @@ def test_a_signal_reaches_the_program_once_and_is_waited_for(tmp_path, monkeypat
 
 
 def test_memory_and_the_error_are_of_the_program_itself(tmp_path, monkeypatch):
-    more = "time.sleep(0.5)"  # longer than between two looks at it
+    more = "time.sleep(0.5)"  # longer than POLL
     lines = (
         "held = bytearray(300_000_000)",
         more,
@@ -388,14 +388,16 @@ def test_mean_deviation_and_widest_interval(programs, tmp_path):
     assert summary(single, "mrr").std is None
 
 
-def test_both_other_notions_of_right_stand_beside(programs, tmp_path):
+def test_both_other_notions_of_right_are_shown(programs, tmp_path):
     t2m, m2t = filled(table(seeds=(0, 2)), tmp_path)
-    assert t2m.beside(IDENTITY) == pytest.approx(0.7)  # 0.6, 0.8
-    assert t2m.beside(CLEAN) == pytest.approx(0.75)
-    assert m2t.beside(IDENTITY) is None and m2t.beside(CLEAN) is None  # training is not at hand
-    programs.notes = [SAME, NO_DUPLICATE]  # there is no score of its own where it would be the same
+    assert t2m.other_hits(IDENTITY) == pytest.approx(0.7)  # 0.6, 0.8
+    assert t2m.other_hits(CLEAN) == pytest.approx(0.75)
+    assert (
+        m2t.other_hits(IDENTITY) is None and m2t.other_hits(CLEAN) is None
+    )  # needs the training data
+    programs.notes = [SAME, NO_DUPLICATE]  # a note replaces an equal score
     _, m2t = filled(table(seeds=(0, 2)), tmp_path / "noted")
-    assert m2t.beside(IDENTITY) == 0.5 and m2t.beside(CLEAN) == 0.5
+    assert m2t.other_hits(IDENTITY) == 0.5 and m2t.other_hits(CLEAN) == 0.5
     text = page(table(), [t2m, m2t])
     assert "hits@1 by identity</th>" in text and "<td>70.0</td><td>75.0</td>" in text
 
@@ -421,7 +423,7 @@ def test_lines_without_a_query_of_the_direction_say_so(programs, tmp_path):
 
 def line(label: str, values: tuple[float, ...], **changes: Any) -> Line:
     seeds = tuple(range(len(values)))
-    records = [score(value) | {"beside": {}} | changes for value in values]
+    records = [score(value) | {"other_hits": {}} | changes for value in values]
     return Line(Row(label, TINY, POOL), "t2m", seeds, records, [], [], "")
 
 
@@ -453,7 +455,7 @@ def test_difference_holds_what_differs_between_queries():
         ((0.2, 0.3, 0.1), "Undecided at this scale: it helps"),
     ],
 )
-def test_claims_are_said_in_one_sentence(values, said):
+def test_a_claim_is_one_sentence(values, said):
     claim = Claim("it helps", "a paper", "a", "b", direction="t2m")
     other = line("b", (0.2, 0.21, 0.22))
     (text,) = sentences(claim, [line("a", values), other])
@@ -481,7 +483,7 @@ def test_claims_are_judged_in_both_directions():
     assert all(f"<li>{x}</li>" in shown for x in told)
 
 
-def test_claims_of_what_cannot_be_asked_or_was_not_run_are_said_once():
+def test_claims_without_queries_or_runs_are_one_sentence():
     claim, (ours, other_way) = Claim("it helps", "a paper", "a", "b"), both_ways("a", 0.3, 0.3)
     silent = other_way._replace(seeds=(), records=[], missing=f"{NO_QUERIES}: a full pool")
     (text,) = sentences(claim, [ours, silent, *both_ways("b", 0.2, 0.2)])
@@ -666,18 +668,18 @@ def test_the_page_has_its_plots_and_no_script(programs, tmp_path):
     assert "<small>a &lt;paper&gt;</small>" in text
     assert "ours, t2m" in text and "published, t2m" in text
     assert f"{POOL} (10 positive, 10 negative)" in text
-    assert "pcdes/file-order" not in text  # of the companions of an evaluation, no row
+    assert "pcdes/file-order" not in text  # not a row
     assert ">not run</text>" in text  # of the grid
 
 
 def cosines(*pools: str) -> dict[str, Any]:
-    """As an evaluation says them of a pool, and of the pools of other data sets beside it."""
+    """As an evaluation records them for a pool, with the pools of other data sets."""
     kinds = {"positive": [1, 9], "negative": [8, 2]}
     counts = {f"{kind}, {pool}": count for pool in pools for kind, count in kinds.items()}
     return {"edges": [-1.0, 0.0, 1.0], "counts": counts}
 
 
-def test_each_pool_has_a_colour_and_strangers_are_dashed():
+def test_each_pool_has_a_colour_and_negatives_are_dashed():
     pools = ("table/test", "pcdes/file-order", "open/validation")
     records = [{"protocol": p, "similarity": cosines(p, "chebi20-molt5/test-split")} for p in pools]
     found = [line(p, (0.5,))._replace(row=Row(p, TINY, p), trust=[records]) for p in pools]

@@ -28,6 +28,12 @@ class Refusal(Exception):
         self.headers = headers or {}
 
 
+class Unauthorized(Refusal):
+    def __init__(self) -> None:
+        message = "expected the token of this service; send it as Authorization: Bearer TOKEN"
+        super().__init__(401, "unauthorized", message, {"WWW-Authenticate": "Bearer"})
+
+
 class Busy(Refusal):
     def __init__(self, seconds: int) -> None:
         message = f"expected room in the queue, got a full one; retry in {seconds} s"
@@ -50,7 +56,7 @@ class Unreadable(Refusal):
 
 
 def refusal_of(error: BaseException) -> Refusal | None:
-    """What the client is told; None where the error is the service's own."""
+    """The response to an error; None where the service itself is at fault."""
     if isinstance(error, Refusal):
         return error
     if isinstance(error, IndexUnavailable):  # its message holds the path of the library

@@ -27,7 +27,7 @@ from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tmr_jax.serve.errors import LARGE_HEADER, Refusal, body_of, refusal_of
+from tmr_jax.serve.errors import LARGE_HEADER, Refusal, Unauthorized, body_of, refusal_of
 from tmr_jax.serve.schemas import MAX_BODY, MAX_HEAD
 
 log = logging.getLogger("tmr_jax.serve")
@@ -48,12 +48,6 @@ HEADERS = {
     "content-security-policy": POLICY,
     "cache-control": "no-store",
 }
-UNAUTHORIZED = Refusal(
-    401,
-    "unauthorized",
-    "expected the token of this service; send it as Authorization: Bearer TOKEN",
-    {"WWW-Authenticate": "Bearer"},
-)
 
 
 @dataclass(frozen=True)
@@ -124,7 +118,7 @@ class AccessMiddleware:
         if path != "/health":
             self._buckets.take(client_of(scope, headers, self.rules.proxies))
         if path not in PUBLIC and not has_token(headers, self.rules.token):
-            raise UNAUTHORIZED
+            raise Unauthorized
 
     def _check_host(self, scope: Scope, headers: Headers) -> None:
         host = _split(f"//{headers.get('host', '')}").hostname or ""

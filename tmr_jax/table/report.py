@@ -22,14 +22,14 @@ from tmr_jax.table.plan import Table, impossible
 from tmr_jax.table.results import Line, duration, sentences, summary
 
 FACTS = ("row", "protocol", "pool", "direction", "relevance", "ties", "seeds")
-BESIDE = {"hits@1 by identity": IDENTITY, "hits@1 without twins": CLEAN}
+OTHER_RIGHT = {"hits@1 by identity": IDENTITY, "hits@1 without twins": CLEAN}
 REST = ("published", "training", "memory", "notes")
 NONE, UNSTATED = "-", "not stated"
 ABOUT_COMMANDS = "Each command trains a row by itself, with the seed of its experiment:"
 
 
 def markdown(table: Table, lines: Sequence[Line]) -> str:
-    heads = (*FACTS, *table.metrics, *BESIDE, *REST)
+    heads = (*FACTS, *table.metrics, *OTHER_RIGHT, *REST)
     rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for line in lines:
         cells = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells_of(line, table))
@@ -57,7 +57,7 @@ def page(table: Table, lines: Sequence[Line]) -> str:
     return environment.get_template("table.jinja").render(
         title=table.title,
         intro=explanation(table),
-        heads=(FACTS[0], *table.metrics, *BESIDE, *REST),
+        heads=(FACTS[0], *table.metrics, *OTHER_RIGHT, *REST),
         rows=[_page_row(line, table) for line in lines],
         claims=_claims(table, lines),
         sections=[(heading, list(drawn)) for heading, drawn in sections],
@@ -117,9 +117,9 @@ def cells_of(line: Line, table: Table) -> list[str]:
     else:
         first = "cited" if line.cited_only else f"not run: {line.missing}"
         scores = [first, *[NONE] * (len(table.metrics) - 1)]
-    beside = [_share(line.beside(right)) for right in BESIDE.values()]
+    other_hits = [_share(line.other_hits(right)) for right in OTHER_RIGHT.values()]
     cited = _published(line, table.metrics)
-    return [*_facts(line), *scores, *beside, cited, *_costs(line), _notes(line)]
+    return [*_facts(line), *scores, *other_hits, cited, *_costs(line), _notes(line)]
 
 
 def _share(value: float | None) -> str:

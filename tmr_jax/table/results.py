@@ -32,7 +32,7 @@ class SeedResult(NamedTuple):
     """One row's results of one seed: the scores of its evaluation, or why there are none."""
 
     seed: int
-    # The model's scores in results.json where only a query's own pair is right; `beside` holds
+    # The model's scores in results.json where only a query's own pair is right; `other_hits` holds
     # Hits@1 by the other notions of right.
     scores: list[dict[str, Any]]
     cost: Cost | None
@@ -63,9 +63,11 @@ class Line(NamedTuple):
     def values(self, metric: str) -> list[float]:
         return [record["metrics"][metric] for record in self.records]
 
-    def beside(self, right: str) -> float | None:
+    def other_hits(self, right: str) -> float | None:
         """Mean Hits@1 of the same ranking where other candidates are right; None: not available."""
-        values = [record["beside"][right] for record in self.records if right in record["beside"]]
+        values = [
+            record["other_hits"][right] for record in self.records if right in record["other_hits"]
+        ]
         return float(np.mean(values)) if values and len(values) == len(self.records) else None
 
     def common(self, key: str) -> Any:

@@ -383,7 +383,7 @@ def _result(row: Row, seed: int, runs: Path, outcome: Outcome) -> SeedResult:
         return SeedResult(seed, [], None, None, next(filter(None, reasons), "stopped before it"))
     results = json.loads(path.read_text(encoding="utf-8"))
     scores = [s for s in results["scores"] if s["scorer"] == "model"]
-    pairs = [s | {"beside": _beside(s, scores)} for s in scores if s["right"] == PAIR]
+    pairs = [s | {"other_hits": _other_hits(s, scores)} for s in scores if s["right"] == PAIR]
     if ranks_of(path).is_file():
         ranks = json.loads(ranks_of(path).read_text(encoding="utf-8"))
         pairs = [s | {"ranks": ranks[_name(s)]} for s in pairs]
@@ -394,7 +394,7 @@ def _result(row: Row, seed: int, runs: Path, outcome: Outcome) -> SeedResult:
     return SeedResult(seed, pairs, spent, results.get("trust"))
 
 
-def _beside(score: dict[str, Any], scores: list[dict[str, Any]]) -> dict[str, float]:
+def _other_hits(score: dict[str, Any], scores: list[dict[str, Any]]) -> dict[str, float]:
     """Hits@1 of the same ranking by identity and without twins; a note says where it is equal."""
     from tmr_jax.eval.scores import NO_DUPLICATE, SAME
 
