@@ -22,8 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tmr_jax.config import Experiment
 from tmr_jax.data.batching import declare_rows, declare_shapes, encode_batches_mol
-from tmr_jax.eval import device_rank
-from tmr_jax.eval import rerank_steps as refine
+from tmr_jax.eval import device_rank, rerank_steps
 from tmr_jax.eval.rerank import _applied, settings_of
 from tmr_jax.models.layers.bert import BertConfig, text_operations
 from tmr_jax.models.state import STATISTICS, joined, new_state, variables, without
@@ -416,7 +415,7 @@ def _reranking(direction: str, work: Worked, one: Placing, shrunk: bool) -> Prog
         return jax.ShapeDtypeStruct(shape, x.dtype, sharding=one.whole)
 
     pieces = []
-    for name, jitted, shapes, count in _pieces(_recorded(lambda: refine.refine(*stage))):
+    for name, jitted, shapes, count in _pieces(_recorded(lambda: rerank_steps.rerank(*stage))):
         share = count * REPORTED / asking
         pieces.append(Piece(name, jitted, jax.tree.map(grown, shapes), share))
     return Program(tuple(pieces), REPORTED, 0.0, f"{REPORTED} queries among {work.size.pool:,}")
@@ -429,17 +428,17 @@ def _recorded(stage: Callable[[], Any]) -> list[tuple[Any, Any, tuple[Any, ...]]
     def jit(function: Callable[..., Any], **options: Any) -> _Recorder:
         return _Recorder(jax.jit(function, **options), calls)
 
-    own = refine.jax
-    caches = [f for f in vars(refine).values() if hasattr(f, "cache_clear")]
+    own = rerank_steps.jax
+    caches = [f for f in vars(rerank_steps).values() if hasattr(f, "cache_clear")]
     # What a backend decides, it decides for an accelerator.
     instead = {"jit": jit, "default_backend": lambda: "tpu"}
-    refine.jax = SimpleNamespace(**{**vars(jax), **instead})  # pyright: ignore
+    rerank_steps.jax = SimpleNamespace(**{**vars(jax), **instead})  # pyright: ignore
     try:
         for cache in caches:
             cache.cache_clear()
         stage()
     finally:
-        refine.jax = own
+        rerank_steps.jax = own
         for cache in caches:
             cache.cache_clear()
     if not calls:

@@ -121,7 +121,7 @@ def ranks(count: int) -> list[float]:
     return repeated(lambda: rank(pool[:QUERIES], pool, each[:QUERIES], each))
 
 
-def refined(size: Sizes, setting: str, value: int) -> list[float]:
+def reranked(size: Sizes, setting: str, value: int) -> list[float]:
     task = work(size, "packed", size.small)
     config = task.config
     refine = dataclasses.replace(config.eval.refine, **{SETTING[setting]: value})
@@ -134,9 +134,9 @@ def refined(size: Sizes, setting: str, value: int) -> list[float]:
     model = task.model.clone(hdan=hdan) if setting == "S" else task.model
     random, count = np.random.default_rng(0), min(size.pool, POOL)
     parts = [np.clip(random.poisson(n, count), 1, size.width) for n in (size.width // 3, 30)]
-    refiner, text, mol = second_stage(task._replace(config=config, model=model), *parts)
+    reranker, text, mol = second_stage(task._replace(config=config, model=model), *parts)
     target = np.where(np.arange(count) < QUERIES, np.arange(count), -1)
-    return repeated(lambda: refiner.lists(text, mol, "t2m", target))
+    return repeated(lambda: reranker.lists(text, mol, "t2m", target))
 
 
 def bound_memory() -> None:
@@ -158,7 +158,7 @@ def point(args: Arguments, curve: str, value: int) -> dict[str, float]:
     elif curve == "pool":
         taken = ranks(value)
     else:
-        taken = refined(size, curve, value)
+        taken = reranked(size, curve, value)
     stats = jax.devices()[0].memory_stats()
     peak = stats["peak_bytes_in_use"] / 2**30 if stats else 0.0
     peak = peak or peak_gib()

@@ -313,13 +313,13 @@ def second_stage(task: Work, *parts: np.ndarray) -> tuple[PoolReranker, Encoded,
 def evaluation(size: Sizes) -> None:
     lengths = np.diff(texts(size.pool, size, 2).offsets)
     atoms = np.diff(molecules(size.pool, 3).node_offsets)
-    refiner, text, mol = second_stage(work(size, "packed", size.small), lengths, atoms)
+    reranker, text, mol = second_stage(work(size, "packed", size.small), lengths, atoms)
     each = np.arange(size.pool)
     target = np.where(each < size.queries, each, -1)
     for attempt in ("with compilation", "again"):
         start = time.perf_counter()
         for direction in ("t2m", "m2t"):
-            refiner.lists(text, mol, direction, target).ranking("fused", 0.2)
+            reranker.lists(text, mol, direction, target).ranking("fused", 0.2)
         taken = time.perf_counter() - start
         print(
             f"evaluation, {size.queries:,} queries each way among {size.pool:,}: {taken:.1f} s "

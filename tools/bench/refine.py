@@ -42,8 +42,8 @@ class Arguments:
     """A pool with queries on both sides; without it the run's first."""
 
 
-def timed(refiner: Any, text: Any, mol: Any, direction: str, target: np.ndarray) -> float:
-    return seconds(lambda: refiner.lists(text, mol, direction, target))
+def timed(reranker: Any, text: Any, mol: Any, direction: str, target: np.ndarray) -> float:
+    return seconds(lambda: reranker.lists(text, mol, direction, target))
 
 
 def fewer(target: np.ndarray) -> np.ndarray:
@@ -74,24 +74,24 @@ def main() -> None:
     config = read_config(chosen.run)
     protocol = chosen.protocol or default_protocols(config)[0]
     model = open_run(chosen.run, "best")
-    assert model.refiner is not None, "expected a run of a model with a second stage"
+    assert model.reranker is not None, "expected a run of a model with a second stage"
     [(pool, text, mol)], _ = encode_pools(model, [load_pool(protocol, config.data)])
     before = peak_gib()
     total = 0.0
     for direction, target in (("t2m", pool.text_target), ("m2t", pool.mol_target)):
-        taken = timed(model.refiner, text, mol, direction, target)
+        taken = timed(model.reranker, text, mol, direction, target)
         total += taken
         print(f"{protocol}, {direction}: {(target >= 0).sum()} queries in {taken:.1f} s")
     print(f"both: {total:.1f} s; peak memory {peak_gib():.2f} GiB, {before:.2f} before refining")
-    print(f"settings: {model.refiner.settings}")
+    print(f"settings: {model.reranker.settings}")
     target, found = fewer(pool.text_target), {}
-    base = model.refiner.settings
+    base = model.reranker.settings
     for name, values in SWEEPS.items():
         found[name] = []
         for value in values:
             changes: dict[str, Any] = {name: value}
-            model.refiner.settings = dataclasses.replace(base, **changes)
-            taken = min(timed(model.refiner, text, mol, "t2m", target) for _ in range(2))
+            model.reranker.settings = dataclasses.replace(base, **changes)
+            taken = min(timed(model.reranker, text, mol, "t2m", target) for _ in range(2))
             each = 1e3 * taken / (target >= 0).sum()
             found[name].append((value, each))
             print(f"{NAMES[name]} = {value}: {each:.2f} ms a query", flush=True)
