@@ -1,4 +1,4 @@
-"""A library moves between engines: the same content, gone on with if killed, refused till whole."""
+"""An index moves between engines: the same content, gone on with if killed, refused till whole."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PLACES = {"exact": "exact:{}/to", "lance": "{}/to", "milvus": "milvus:{}/to.db"}
 
 @pytest.fixture
 def origin(tmp_path):
-    """A whole library of 50 items whose shards are not in the order of the ids."""
+    """A complete index of 50 items whose shards are not in the order of the ids."""
     store = ExactEngine.create(tmp_path / "from", 4, {"model": {"checkpoint": "abc"}})
     order = np.random.default_rng(0).permutation(50)
     for part in np.split(order, 5):
@@ -81,7 +81,7 @@ def test_a_stopped_copy_is_refused_and_gone_on_with(engine, origin, tmp_path, by
     assert half.account is None and half.count() == 24
     half.upsert(items([24, 25], rows(50)[24:26]))  # a batch of which a beginning arrived
     half.close()
-    with pytest.raises(ValueError, match=r"whole library .* not come to its end"):
+    with pytest.raises(ValueError, match=r"complete index .* incomplete"):
         copy(place, tmp_path / "third")
     assert copy(origin, place).sent == 24
     assert open_engine(place).count() == 50
@@ -113,7 +113,7 @@ def test_what_arrived_wrong_is_not_marked(origin, tmp_path, by_eight):
 def test_another_library_is_left_alone(origin, tmp_path):
     other = tmp_path / "to"
     create_engine(other, 4, {"model": {"checkpoint": "xyz"}}).close()
-    with pytest.raises(ValueError, match=r"got another library .*xyz.*, not of .*abc"):
+    with pytest.raises(ValueError, match=r"got another index .*xyz.*, not of .*abc"):
         copy(origin, other)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("mine")
@@ -209,7 +209,7 @@ def test_a_search_in_half_a_copy_is_refused(tiny_run, tmp_path, by_eight):
 
     with pytest.raises(Stop):
         copy(tmp_path / "lib", tmp_path / "to", stop)
-    with pytest.raises(ValueError, match="not come to its end"):
+    with pytest.raises(ValueError, match="incomplete"):
         retriever.with_library(tmp_path / "to")
 
 

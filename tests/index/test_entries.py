@@ -1,4 +1,4 @@
-"""What a library keeps of molecules: one row for each that parses, and which are one."""
+"""What an index keeps of molecules: one row for each that parses, and which are one."""
 
 from __future__ import annotations
 

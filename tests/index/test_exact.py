@@ -60,7 +60,9 @@ def test_one_flipped_bit_is_found_by_reading_all(library, name):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
-    assert ExactEngine(library.folder).verify() == {"000002": f"{name} is not what was written"}
+    assert ExactEngine(library.folder).verify() == {
+        "000002": f"{name} differs from what was written"
+    }
 
 
 @pytest.mark.parametrize("name", [ROWS, ENTRIES, SEAL])
@@ -71,14 +73,14 @@ def test_a_cut_file_is_found_at_once(library, name):
 
 
 def test_other_bytes_are_seen_by_looking_though_as_many(library, monkeypatch):
-    """F24: also where nothing has changed since, and by who opens the library after that."""
+    """F24: also where nothing has changed since, and by who opens the index after that."""
     path = shard_places(library.folder)[2] / ROWS
     content = path.read_bytes()
     path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
     assert ExactEngine(library.folder).broken == {}  # sizes and counts are as they were
     monkeypatch.setattr(exact, "AT_ONCE", 0.0)  # a shard at each look
     said = [library.check() for _ in range(4)]
-    assert said[0] == {} and said[3] == {"000002": f"{ROWS} is not what was written"}
+    assert said[0] == {} and said[3] == {"000002": f"{ROWS} differs from what was written"}
     rest = ExactEngine(library.folder)
     assert list(rest.broken) == ["000002"] and rest.search(rows(1), 30).partial
     path.write_bytes(content)
@@ -97,13 +99,13 @@ def test_what_has_changed_is_read_before_what_was_never_read(library, monkeypatc
 
 def test_a_folder_of_shards_that_is_gone_is_said(library):
     shutil.rmtree(library.folder / "shards")
-    with pytest.raises(IndexUnavailable, match=r"expected a library that can be read in .*shards"):
+    with pytest.raises(IndexUnavailable, match=r"expected an index that can be read in .*shards"):
         ExactEngine(library.folder)
     assert list(library.check()) == ["library"]
 
 
 def test_what_is_no_library(tmp_path, library):
-    with pytest.raises(ValueError, match=r"expected a library in .* tmr index --run"):
+    with pytest.raises(ValueError, match=r"expected an index in .* tmr index --run"):
         ExactEngine(tmp_path)
     with pytest.raises(ValueError, match="expected a new or empty folder"):
         ExactEngine.create(library.folder, 4, {})

@@ -83,7 +83,7 @@ def test_a_creation_that_was_cut_off_is_begun_again(tmp_path):
     folder = tmp_path / "lib"
     LanceEngine.create(folder, 4, {"of": "tests"})
     shutil.rmtree(folder / f"{TABLE}.lance")
-    with pytest.raises(ValueError, match=r"expected a library of LanceDB in .* tmr index copy"):
+    with pytest.raises(ValueError, match=r"expected an index of LanceDB in .* tmr index copy"):
         LanceEngine(folder)
     store = LanceEngine.create(folder, 4, {"of": "others"})
     assert store.count() == 0 and store.about == {"of": "others"}

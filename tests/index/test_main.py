@@ -1,4 +1,4 @@
-"""A file becomes a library: what is kept, flagged, refused; stopped, damaged, begun again (F22)."""
+"""A file becomes an index: what is kept, flagged, refused; stopped, damaged, begun again (F22)."""
 
 from __future__ import annotations
 
@@ -176,13 +176,13 @@ def test_a_column_of_texts_by_the_program(corpus, tiny_run, tmp_path, capsys):
     words = ["--run", str(tiny_run), "--library", str(table), "--out", out, "--name-column", "CID"]
     assert index.main([*words, "--text-column", "text"]) == 0
     said = capsys.readouterr().out
-    assert "2 descriptions of 3 rows in" in said and "0 came before, 0 are longer" in said
-    assert "left out: 1 empty-text" in said
+    assert "2 descriptions of 3 rows in" in said and "0 duplicates, 0 longer" in said
+    assert "skipped: 1 empty-text" in said
     assert index.main(["check", out]) == 0 and "2 descriptions in" in capsys.readouterr().out
     assert ExactEngine(Path(out)).get([2])[0]["name"] == "9"
     assert index.main([*words, "--text-column", "text", "--smiles-column", "SMILES"]) == 2
     assert "for both; name one of them" in capsys.readouterr().err
-    assert index.main(words) == 2  # its molecules are another library
+    assert index.main(words) == 2  # its molecules are another index
     assert "of the same file and model, got another one" in capsys.readouterr().err
     (tmp_path / "none.txt").write_text("\n \n")
     words = ["--run", str(tiny_run), "--library", str(tmp_path / "none.txt"), "--out", out + "2"]
@@ -197,15 +197,15 @@ def test_a_damaged_shard_is_made_again(small, file, model, tmp_path, capsys):
     path = shard_places(out)[1] / "rows.f32"
     path.write_bytes(b"\0" + path.read_bytes()[1:])
     assert index.main(["check", str(out)]) == 2
-    assert "shard 000001: rows.f32 is not what was written" in capsys.readouterr().out
+    assert "shard 000001: rows.f32 differs from what was written" in capsys.readouterr().out
     assert build(Source(file), out, model).made == 1
     assert content(out) == before and index.main(["check", str(out)]) == 0
     shutil.rmtree(shard_places(out)[2])
     assert index.main(["check", str(out)]) == 2
-    assert "shard 000002: is not there" in capsys.readouterr().out
+    assert "shard 000002: is missing" in capsys.readouterr().out
     shutil.rmtree(out / "shards")
     assert index.main(["check", str(out)]) == 2
-    assert "error: expected a library that can be read" in capsys.readouterr().err
+    assert "error: expected an index that can be read" in capsys.readouterr().err
 
 
 def test_another_file_or_model_is_refused(small, file, model, tmp_path):
@@ -339,5 +339,5 @@ def test_killed_at_random_moments(kind, tiny_run, tmp_path):
         assert process.returncode in (-signal.SIGKILL, 128 + signal.SIGTERM, 0), said
     process = start(out)
     said = process.communicate(timeout=300)[0]
-    assert process.returncode == 0 and "shards were there" in said
+    assert process.returncode == 0 and "shards existed" in said
     assert content(out) == content(tmp_path / "whole")

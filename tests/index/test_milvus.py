@@ -76,7 +76,7 @@ def test_a_creation_that_was_cut_off_is_begun_again(empty, tmp_path):
     empty._server.ask("drop_collection", "library")
     empty.close()
     path = str(tmp_path / "lib.db")
-    with pytest.raises(ValueError, match=r"got none; make it: tmr index copy LIBRARY milvus:"):
+    with pytest.raises(ValueError, match=r"got none; make it: tmr index copy INDEX milvus:"):
         MilvusEngine(path)
     again = MilvusEngine.create(path, 4, {"of": "others"})
     assert again.about == {"of": "others"} and again.count() == 0

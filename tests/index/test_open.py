@@ -57,7 +57,7 @@ def test_what_a_new_place_is(tmp_path):
     assert type(open_engine(tmp_path / "new")).__name__ == "LanceEngine"
     create_engine(f"exact:{tmp_path / 'old'}", 4, {}).close()
     assert type(open_engine(tmp_path / "old")) is ExactEngine
-    with pytest.raises(ValueError, match="expected a library in"):
+    with pytest.raises(ValueError, match="expected an index in"):
         open_engine(tmp_path)
 
 
@@ -68,7 +68,7 @@ def test_what_is_there(tmp_path):
         create_engine(place, 4, {}).close()
         assert exists(place) and is_index_place(place)
     assert not (tmp_path / "other.db").exists()
-    with pytest.raises(ValueError, match=r"library in the collection 'library' at .*other\.db"):
+    with pytest.raises(ValueError, match=r"index in the collection 'library' at .*other\.db"):
         open_engine(tmp_path / "other.db")
     assert not (tmp_path / "other.db").exists()
     (tmp_path / "my.smi").write_text("C\n")

@@ -178,7 +178,7 @@ def test_a_library_of_descriptions(
     out, err = capsys.readouterr()
     assert re.search(r"^ *rank +score +text +name", out, re.M) and "SMILES" not in out
     assert "An <b>alcohol</b>." in out and "\x1b" not in out
-    assert "2 of 3 rows are descriptions; left out: 1 empty-text" in err
+    assert "2 of 3 rows are descriptions; skipped: 1 empty-text" in err
     shown = file.read_text("utf-8")
     assert "Descriptions that fit" in shown and "An &lt;b&gt;alcohol&lt;/b&gt;." in shown
     assert "<svg" not in shown
@@ -220,7 +220,7 @@ def test_no_sdf_is_made_of_texts() -> None:
         ([], "no query"),
         (["--json", "--csv", "x"], "choose one"),
         (["-k", "0", "x"], "at least 1"),
-        (["--html", "/nonexistent/x.html", "x"], "is none"),
+        (["--html", "/nonexistent/x.html", "x"], "does not exist"),
         (["--texts", "t.txt", "x"], "leave one out"),
         (["--from-file", "missing.txt"], "missing.txt"),
         (["--contains", "C(", "x"], "expected a SMARTS"),

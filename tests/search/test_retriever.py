@@ -288,7 +288,7 @@ def test_what_only_a_molecule_has_is_no_filter_of_texts(
     path = tmp_path / "corpus.txt"
     path.write_text("\n".join(CORPUS))
     library = retriever.with_library(path)
-    with pytest.raises(ValueError, match="no filter but distinct for a library of descriptions"):
+    with pytest.raises(ValueError, match="no filter but distinct for an index of descriptions"):
         library.search("an acid", where=parse_filter(words.split()))
     for more in ({"substructure": "C"}, {"diversity": 0.5}):
         with pytest.raises(ValueError, match="got texts; leave the"):

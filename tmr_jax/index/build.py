@@ -1,10 +1,10 @@
-"""A file of molecules or texts to a library on disk: rows in, shards out (FAULTS.md F22).
+"""A file of molecules or texts to an index on disk: rows in, shards out.
 
 Shard i is a function of rows i * SHARD to (i + 1) * SHARD of the file and of the model, nothing
-else, and is moved into place whole. A build that was killed goes on at the first shard that is not
-there, and ends with the bytes that an undisturbed one would have written. Processes parse ahead of
-the encoder by a bounded number of molecules, so memory does not grow with the file. Texts need no
-parsing: a shard of them is read and encoded.
+else, and is moved into place complete. Run the same command to resume an interrupted build: it
+starts at the first missing shard and ends with the bytes of an uninterrupted one. Worker processes
+parse ahead of the encoder by a bounded number of molecules, so memory does not grow with the file.
+Texts need no parsing: a shard of them is read and encoded.
 """
 
 from __future__ import annotations
@@ -58,18 +58,18 @@ from tmr_jax.models.runtime import use_compile_cache
 from tmr_jax.types import UserError
 
 SHARD = 16_384  # rows of the file
-CHUNK = 256  # rows that a process is given at once
+CHUNK = 256  # rows per request to a process
 AHEAD = 16  # chunks for each process: while one shard is encoded the next is parsed
-# What a chunk has beside the patience with one molecule, in seconds for each, before its process is
-# taken to hang: fifty times what most take.
+# Seconds per molecule that a chunk may take, on top of PATIENCE with one of them, before its
+# process counts as hanging: fifty times what most need.
 EACH = 0.05
 REFUSED = "refused.tsv"
 DESCRIBE = "tmr_jax.index.entries:describe_chunk"
-FOUND_BY = {"duplicate": "identity", "variant": "parent"}  # flags, by what came before
+REPEATS = {"duplicate": "identity", "variant": "parent"}  # flag: the column whose repeats have it
 
 
 class Source(NamedTuple):
-    """The file that a library is of."""
+    """The file to index."""
 
     path: Path
     smiles_column: str = ""
@@ -90,23 +90,23 @@ class Source(NamedTuple):
 
 @dataclasses.dataclass
 class BuildReport:
-    """What became of the rows: rows = kept + all refused."""
+    """What a build did with the rows: rows = kept + all refused."""
 
     rows: int = 0
     kept: int = 0
     salts: int = 0
     duplicates: int = 0
     variants: int = 0
-    cut: int = 0  # texts of which the model reads the beginning
-    refused: dict[str, int] = dataclasses.field(default_factory=dict)
+    cut: int = 0  # texts of which the model reads only the beginning
+    refused: dict[str, int] = dataclasses.field(default_factory=dict)  # skipped rows by reason
     shards: int = 0
-    made: int = 0  # shards of this build, the others were there
+    made: int = 0  # shards that this run of the build wrote
 
 
 def model_of_run(run: str | Path) -> Model:
-    """The best parameters of a run, to make vectors with.
+    """The best parameters of a run, to encode with.
 
-    Raises ValueError where the directory is no run or has no checkpoint that is whole.
+    Raises ValueError where the directory is no run or has no intact checkpoint.
     """
     use_compile_cache(cache_folder())
     assembly, params, checkpoint = load_run(run)
@@ -118,49 +118,56 @@ def build(
     source: Source,
     out: Path,
     model: Model,
-    watch: Callable[[int, int | None], None] = lambda done, total: None,
+    on_progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> BuildReport:
-    """The library of a file in the folder `out`, whatever of it is not there yet.
+    """Writes the index of a file to the folder `out`, or what is still missing of it.
 
-    `watch(rows, total)` is called after every shard, and of texts while one is encoded; the total
-    is None where it is not known.
+    `on_progress(rows, total)` is called after every shard, and for texts while one is encoded; the
+    total is None where only reading the file would tell.
 
-    Raises ValueError where the file cannot be read or holds no molecule or text, where `out` holds
-    another library (both are named), and where there is no room; `Locked` where another build is at
-    work.
+    Raises ValueError where the file cannot be read or has no valid row, where `out` holds another
+    index (the message names both), and where the disk is full; `Locked` while another build runs.
     """
     if not source.path.is_file():
-        next(source.read(), None)  # says what is wrong
+        next(source.read(), None)  # raises the error that names what is wrong
     about = _about(source, model)
-    _same_or_new(out, about)
+    _check_out(out, about)
     try:
         (out / SHARDS).mkdir(parents=True, exist_ok=True)
         with hold(out / "lock"):
             if not (out / HEAD).exists():
                 ExactEngine.create(out, model.config.model.dim, about)
             _sweep(out)
-            total, done, made = count_rows(source), 0, 0
-            seen = {flag: Seen() for flag in FOUND_BY}
-            if source.of == DESCRIPTIONS:
-                shards = _texts(source, out, model, lambda some: watch(done + some, total))
-            else:
-                shards = _molecules(source, out, model)
-            for number, size, rows, made_of in shards:
-                if made_of is not None:
-                    _write(out, number, rows, made_of, model.config.model.dim, seen)
-                    made += 1
-                else:
-                    there = map_shard(out / SHARDS / f"{number:06}", model.config.model.dim)
-                    for flag, by in FOUND_BY.items():
-                        seen[flag].add(there.columns[by])
-                done += size
-                watch(done, total)
-            return _finish(out, done, made)
+            rows, made = _write_shards(source, out, model, on_progress)
+            return _finish(out, rows, made)
     except OSError as error:
         raise UserError(
-            f"expected to write a library to {out}, got {error} ({_free(out)} bytes are free); "
-            "make room or choose another --out; the shards that are there stay"
+            f"expected to write an index to {out}, got {error} ({_free(out)} bytes are free); make "
+            "room or choose another --out; complete shards are kept"
         ) from error
+
+
+def _write_shards(
+    source: Source, out: Path, model: Model, on_progress: Callable[[int, int | None], None]
+) -> tuple[int, int]:
+    """Writes the missing shards; how many rows the file has, and how many shards were written."""
+    total, done, made = count_rows(source), 0, 0
+    seen = {flag: Seen() for flag in REPEATS}
+    if source.of == DESCRIPTIONS:
+        shards = _texts(source, out, model, lambda count: on_progress(done + count, total))
+    else:
+        shards = _molecules(source, out, model)
+    for number, size, rows, encoded in shards:
+        if encoded is not None:
+            _write(out, number, rows, encoded, model.config.model.dim, seen)
+            made += 1
+        else:
+            shard = map_shard(out / SHARDS / f"{number:06}", model.config.model.dim)
+            for flag, column in REPEATS.items():
+                seen[flag].add(shard.columns[column])
+        done += size
+        on_progress(done, total)
+    return done, made
 
 
 def build_shown(source: Source, out: Path, model: Model) -> BuildReport:
@@ -203,11 +210,11 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _about(source: Source, model: Model) -> dict[str, Any]:
-    of = source.of
-    told = {"of": of} if of == DESCRIPTIONS else {"rdkit": RDKIT}
+    """What identifies an index: another build goes on with it only where this is equal."""
+    kind = {"of": DESCRIPTIONS} if source.of == DESCRIPTIONS else {"rdkit": RDKIT}
     return {
         "model": model.identity | {"run": model.run},
-        **told,
+        **kind,
         "shard": SHARD,
         "source": {
             "file": source.path.name,
@@ -217,27 +224,31 @@ def _about(source: Source, model: Model) -> dict[str, Any]:
     }
 
 
-def _same_or_new(out: Path, about: dict[str, Any]) -> None:
+def _check_out(out: Path, about: dict[str, Any]) -> None:
+    """ValueError unless `out` is new, empty, or holds this index."""
     if not (out / HEAD).exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            others = out.is_dir() and {p.name for p in out.iterdir()} <= {SHARDS, "lock"}
-            if not others:
-                raise UserError(
-                    f"expected a new or empty folder for the library, got {out}, which holds "
-                    "something else; choose another --out"
-                )
+        names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+        if out.exists() and not (out.is_dir() and names <= {SHARDS, "lock"}):
+            raise UserError(
+                f"expected a new or empty folder for the index, got {out}, which holds something "
+                "else; choose another --out"
+            )
         return
     there = read_head(out)["about"]
-    told = {"run": None}  # a run that moved is the same run
-    if there | {"model": there["model"] | told} != about | {"model": about["model"] | told}:
+    if _without_run(there) != _without_run(about):
         raise UserError(
-            f"expected the library in {out} to be of the same file and model, got another one "
-            f"({difference(there, about)}); choose another --out, or remove the old library"
+            f"expected the index in {out} to be of the same file and model, got another one "
+            f"({difference(there, about)}); choose another --out, or remove the old index"
         )
 
 
+def _without_run(about: dict[str, Any]) -> dict[str, Any]:
+    """A run that moved is the same run."""
+    return about | {"model": about["model"] | {"run": None}}
+
+
 def _sweep(out: Path) -> None:
-    """Removes what a killed build was writing, and shards whose content did not hold."""
+    """Removes the partial shard of a killed build, and damaged shards."""
     width = int(read_head(out)["width"])
     for place in (out / SHARDS).iterdir():
         if not place.name.isdigit():
@@ -263,56 +274,61 @@ def count_rows(source: Source) -> int | None:
 # Parsing and encoding
 
 
-class Made(NamedTuple):
-    """What became of the rows of a shard."""
+class EncodedShard(NamedTuple):
+    """The rows of a shard; vectors and columns are those of the valid rows."""
 
-    reasons: list[str]  # of every row; "" of those that are kept, of which the rest is
+    reasons: list[str]  # why each row is skipped, "" where it is valid
     vectors: np.ndarray  # float32 [n, D]
-    columns: dict[str, np.ndarray]  # of COLUMNS, each [n], but for flags that earlier rows decide
+    columns: dict[str, np.ndarray]  # of COLUMNS, each [n], without the flags of repeats
     more: dict[str, Any]  # for shard.json
 
     @property
-    def kept(self) -> list[int]:
+    def valid(self) -> list[int]:
         return [i for i, reason in enumerate(self.reasons) if not reason]
 
 
-# Number, size, rows and what was made of them; None of a shard that is there.
-Shards = Iterator[tuple[int, int, list[Row], Made | None]]
+# Number, size, rows and what they encode to; None for a shard that exists.
+Shards = Iterator[tuple[int, int, list[Row], EncodedShard | None]]
 
 
-def _texts(source: Source, out: Path, model: Model, watch: Callable[[int], None]) -> Shards:
-    """Every shard in order; `watch` is told how many texts of one are encoded."""
-    known = {int(place.name) for place in shard_places(out)}
+def _texts(source: Source, out: Path, model: Model, on_progress: Callable[[int], None]) -> Shards:
+    """Every shard in order; `on_progress` counts the encoded texts of one."""
+    existing = {int(place.name) for place in shard_places(out)}
     rows = source.read()
     for number in count():
         shard = list(islice(rows, SHARD))
         if not shard:
             return
-        made = None if number in known else _made_of_texts(shard, model, watch)
-        yield number, len(shard), shard, made
+        encoded = None if number in existing else _encoded_texts(shard, model, on_progress)
+        yield number, len(shard), shard, encoded
 
 
-def _made_of_texts(rows: list[Row], model: Model, watch: Callable[[int], None]) -> Made:
+def _encoded_texts(
+    rows: list[Row], model: Model, on_progress: Callable[[int], None]
+) -> EncodedShard:
     reasons = [row.refused for row in rows]
     texts = [row.content for row in rows if not row.refused]
     columns = {name: np.zeros(len(texts), kind) for name, kind in COLUMNS.items()}
-    same = np.array([digest(" ".join(text.split())) for text in texts], np.int64)
-    columns |= dict.fromkeys(FOUND_BY.values(), same)
+    hashes = np.array([digest(" ".join(text.split())) for text in texts], np.int64)
+    columns |= dict.fromkeys(REPEATS.values(), hashes)
     if not texts:
-        return Made(reasons, np.zeros((0, model.config.model.dim), np.float32), columns, {"cut": 0})
-    encoded, cut = model.encoder.corpus(texts, watch)
+        return EncodedShard(reasons, _no_vectors(model), columns, {"cut": 0})
+    encoded, cut = model.encoder.corpus(texts, on_progress)
     columns[NORM] = encoded.norm
-    return Made(reasons, encoded.rows, columns, {"cut": int(cut.sum())})
+    return EncodedShard(reasons, encoded.rows, columns, {"cut": int(cut.sum())})
+
+
+def _no_vectors(model: Model) -> np.ndarray:
+    return np.zeros((0, model.config.model.dim), np.float32)
 
 
 def _molecules(source: Source, out: Path, model: Model) -> Shards:
     """Every shard in order.
 
-    Rows are read as far ahead as the processes parse, and rows of shards that are there are not
-    held at all.
+    Rows are read as far ahead as the processes parse; rows of existing shards are not kept.
     """
     features = model.config.features
-    known = {int(place.name) for place in shard_places(out)}
+    existing = {int(place.name) for place in shard_places(out)}
     ahead: deque[tuple[int, int, list[Row]]] = deque()
 
     def jobs() -> Iterator[list]:
@@ -321,12 +337,12 @@ def _molecules(source: Source, out: Path, model: Model) -> Shards:
             shard = list(islice(rows, SHARD))
             if not shard:
                 return
-            ahead.append((number, len(shard), [] if number in known else shard))
-            if number in known:
+            ahead.append((number, len(shard), [] if number in existing else shard))
+            if number in existing:
                 continue
             for low in range(0, len(shard), CHUNK):
-                if sound := [r.content for r in shard[low : low + CHUNK] if not r.refused]:
-                    yield [sound, features.molecule, features.motif]
+                if valid := [r.content for r in shard[low : low + CHUNK] if not r.refused]:
+                    yield [valid, features.molecule, features.motif]
 
     with closing(in_workers(jobs(), described, AHEAD)) as results:
         part = next(results, None)
@@ -338,22 +354,22 @@ def _molecules(source: Source, out: Path, model: Model) -> Shards:
                 parts.append(part)
                 missing -= len(_reasons([part]))
                 part = next(results, None)
-            yield number, size, rows, _made_of_molecules(rows, parts, model) if rows else None
+            yield number, size, rows, _encoded_molecules(rows, parts, model) if rows else None
 
 
-def _made_of_molecules(rows: list[Row], parts: list[Arrays], model: Model) -> Made:
-    said = iter(_reasons(parts))
-    reasons = [row.refused or next(said) for row in rows]
+def _encoded_molecules(rows: list[Row], parts: list[Arrays], model: Model) -> EncodedShard:
+    parsed = iter(_reasons(parts))
+    reasons = [row.refused or next(parsed) for row in rows]
     if all(reasons):
         columns = {name: np.zeros(0, kind) for name, kind in COLUMNS.items()}
-        return Made(reasons, np.zeros((0, model.config.model.dim), np.float32), columns, {})
+        return EncodedShard(reasons, _no_vectors(model), columns, {})
     molecules = joined_table(parts)
     if model.vocabulary is not None:
         molecules, _ = apply_vocabulary(molecules, model.vocabulary)
-    computed = [name for name in COLUMNS if name not in (*FOUND_BY, NORM)]
+    computed = [name for name in COLUMNS if name not in (*REPEATS, NORM)]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in computed}
     encoded = model.encoder.mol_rows(molecules)
-    return Made(reasons, encoded.rows, columns | {NORM: encoded.norm}, {})
+    return EncodedShard(reasons, encoded.rows, columns | {NORM: encoded.norm}, {})
 
 
 def _reasons(parts: list[Arrays]) -> list[str]:
@@ -361,7 +377,7 @@ def _reasons(parts: list[Arrays]) -> list[str]:
 
 
 def described(worker: Worker, job: list) -> Arrays:
-    """`describe_chunk` in a process; a molecule that ends the process, or hangs it, is refused."""
+    """`describe_chunk` in a process; a molecule that crashes or hangs the process is skipped."""
     smiles, *settings = job
     worker.be_ready(DESCRIBE)
     with suppress(Died):
@@ -382,13 +398,13 @@ def _packed(reasons: list[str]) -> np.ndarray:
 
 
 class Seen:
-    """Which numbers came before: sorted arrays that are merged as they grow, 8 bytes a number."""
+    """The numbers so far: sorted arrays that are merged as they grow, 8 bytes per number."""
 
     def __init__(self) -> None:
         self._runs: list[np.ndarray] = []
 
     def add(self, numbers: np.ndarray) -> np.ndarray:
-        """Adds them; True where a number came before, in an earlier call or in this one."""
+        """Adds numbers; True where one was added before, in an earlier call or in this one."""
         repeated = np.ones(len(numbers), bool)
         repeated[np.unique(numbers, return_index=True)[1]] = False
         for run in self._runs:
@@ -406,50 +422,58 @@ def _write(
     out: Path,
     number: int,
     rows: list[Row],
-    made: Made,
+    encoded: EncodedShard,
     width: int,
     seen: dict[str, Seen],
 ) -> None:
-    """Writes one shard; what is refused goes into shard.json with its reason."""
-    kept, first = made.kept, number * SHARD
-    columns: dict[str, Any] = dict(made.columns)
-    columns |= {flag: seen[flag].add(columns[by]) for flag, by in FOUND_BY.items()}
-    columns |= {"name": [rows[i].name for i in kept]}
-    columns |= {CONTENT: [rows[i].content.strip() for i in kept]}
-    refused = [[first + i + 1, r, rows[i].content[:80]] for i, r in enumerate(made.reasons) if r]
-    batch = Batch(first + np.array(kept, np.int64), made.vectors, columns)
-    told = {"rows": len(rows), "refused": refused, **made.more}
-    write_shard(out, number, batch, width, told)
+    """Writes one shard; skipped rows go into shard.json with their reasons."""
+    valid, first = encoded.valid, number * SHARD
+    columns: dict[str, Any] = dict(encoded.columns)
+    columns |= {flag: seen[flag].add(columns[column]) for flag, column in REPEATS.items()}
+    columns |= {"name": [rows[i].name for i in valid]}
+    columns |= {CONTENT: [rows[i].content.strip() for i in valid]}
+    refused = [
+        [first + i + 1, reason, rows[i].content[:80]]
+        for i, reason in enumerate(encoded.reasons)
+        if reason
+    ]
+    batch = Batch(first + np.array(valid, np.int64), encoded.vectors, columns)
+    write_shard(out, number, batch, width, {"rows": len(rows), "refused": refused, **encoded.more})
 
 
 def _finish(out: Path, rows: int, made: int) -> BuildReport:
-    """Writes refused.tsv, then the seal of the whole."""
-    width = int(read_head(out)["width"])
-    account = BuildReport(rows=rows, made=made)
+    """Writes refused.tsv, then the manifest, which completes the index."""
+    report = BuildReport(rows=rows, made=made)
     lines = ["row\treason\tbeginning"]
     for place in shard_places(out):
-        seal, shard = read_seal(place), map_shard(place, width)
-        account.kept += seal["count"]
-        account.salts += int(shard.columns["salt"].sum())
-        account.duplicates += int(shard.columns["duplicate"].sum())
-        account.variants += int(shard.columns["variant"].sum())
-        account.cut += seal.get("cut", 0)
-        for row, reason, value in seal["refused"]:
-            account.refused[reason] = account.refused.get(reason, 0) + 1
-            lines.append(f"{row}\t{reason}\t{' '.join(value.split())}")
-        account.shards += 1
-    if not account.kept:
+        refused = _add_shard(report, place, int(read_head(out)["width"]))
+        lines += [f"{row}\t{reason}\t{' '.join(value.split())}" for row, reason, value in refused]
+    if not report.kept:
         of = contents(read_head(out)["about"])
         one, column = ("text", "texts") if of == DESCRIPTIONS else ("molecule", "SMILES")
         raise UserError(
-            f"expected at least one {one}, got none of {account.rows:,} rows "
-            f"(refused: {account.refused}); check which column holds the {column}"
+            f"expected at least one {one}, got none of {report.rows:,} rows "
+            f"(skipped: {report.refused}); check which column holds the {column}"
         )
     keep_text(out / REFUSED, "\n".join(lines) + "\n")
-    whole = dataclasses.asdict(account)
-    del whole["made"]  # how often the build was stopped is no part of what it made
-    ExactEngine(out).finalize(whole)
-    return account
+    account = dataclasses.asdict(report)
+    del account["made"]  # how often the build was interrupted does not change the index
+    ExactEngine(out).finalize(account)
+    return report
+
+
+def _add_shard(report: BuildReport, place: Path, width: int) -> list[Any]:
+    """Counts a shard in; its skipped rows."""
+    seal, shard = read_seal(place), map_shard(place, width)
+    report.shards += 1
+    report.kept += seal["count"]
+    report.salts += int(shard.columns["salt"].sum())
+    report.duplicates += int(shard.columns["duplicate"].sum())
+    report.variants += int(shard.columns["variant"].sum())
+    report.cut += seal.get("cut", 0)
+    for _, reason, _ in seal["refused"]:
+        report.refused[reason] = report.refused.get(reason, 0) + 1
+    return seal["refused"]
 
 
 def _free(folder: Path) -> str:

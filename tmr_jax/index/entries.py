@@ -1,6 +1,6 @@
-"""What a library keeps of a molecule beside its vector, computed with the features in one parse.
+"""The columns of a molecule in an index, computed with its features in one parse.
 
-In: SMILES. Out: arrays for the columns of a library, and the features that the model reads.
+In: SMILES. Out: arrays for the columns of an index, and the features that the model reads.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from tmr_jax.data.features.graph import BadMolecule, featurise_mol, parse_smiles
 from tmr_jax.data.features.properties import Properties, group_mask, properties
 from tmr_jax.data.tables import Molecule, Motif, pack
 
-UNCHARGER = rdMolStandardize.Uncharger()  # its making takes as long as a molecule
-PATIENCE = 2.0  # seconds of a processor for one molecule (F13)
+UNCHARGER = rdMolStandardize.Uncharger()  # creating one takes as long as a molecule
+PATIENCE = 2.0  # seconds of processor time for one molecule
 NUMBERS = {
     name: np.float32 if kind is float else np.int32
     for name, kind in get_type_hints(Properties).items()
@@ -29,28 +29,29 @@ def describe_chunk(smiles: list[str], molecule: Molecule, motif: Motif) -> dict[
     """`pack` of the molecules that parse, and one row of every column for each of them.
 
     `identity` int64: equal where the canonical SMILES are equal. `parent` int64: the same of the
-    largest part without its charge, so that a salt and its acid agree. `groups` int64: a mask of
-    `GROUPS`. `salt` bool: more than one part. What took longer than `PATIENCE` is refused, too.
+    largest part without its charge, so a salt and its acid agree. `groups` int64: a mask of
+    `GROUPS`. `salt` bool: more than one part. A molecule that takes longer than
+    `PATIENCE` is skipped, too.
     """
     features, reasons, rows = [], [], []
     for s in smiles:
-        begun = time.process_time()  # not the clock's: a busy machine refuses nothing
+        start = time.process_time()  # unlike wall time it skips nothing on a busy machine
         try:
             mol = parse_smiles(s)
-            found = featurise_mol(mol, molecule, motif)
+            features_of_mol = featurise_mol(mol, molecule, motif)
             with rdBase.BlockLogs():
                 row = _row(mol)
         except BadMolecule as error:
             reasons.append(error.reason)
             continue
-        except RuntimeError:  # RDKit's own invariants, over molecules stranger than its parser
+        except RuntimeError:  # RDKit's own invariants fail on molecules that its parser accepts
             reasons.append("no-properties")
             continue
-        if time.process_time() - begun > PATIENCE:
+        if time.process_time() - start > PATIENCE:
             reasons.append("too-slow")
             continue
         rows.append(row)
-        features.append(found)
+        features.append(features_of_mol)
         reasons.append("")
     columns = list(zip(*rows, strict=True)) or [()] * (len(NUMBERS) + 4)
     kinds = [*NUMBERS.values(), np.int64, np.bool_, np.int64, np.int64]
@@ -74,7 +75,7 @@ def _row(mol: Chem.Mol) -> tuple:
 def _parent(mol: Chem.Mol, canonical: str) -> str:
     """Canonical SMILES of the largest part, protonated or deprotonated to no charge if it can be.
 
-    What cannot be told from a permanent charge is left as it is.
+    A charge that may be permanent stays.
     """
     if "." not in canonical and not Chem.GetFormalCharge(mol):
         return canonical
@@ -84,6 +85,6 @@ def _parent(mol: Chem.Mol, canonical: str) -> str:
 
 
 def digest(text: str) -> int:
-    """64 bits of a text, as a signed number."""
-    found = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(found, "little", signed=True)
+    """64 bits of a hash of a text, as a signed integer."""
+    hashed = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(hashed, "little", signed=True)

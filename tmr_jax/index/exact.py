@@ -1,13 +1,13 @@
-"""A library as a folder of shards, searched row by row.
+"""An index as a folder of shards, searched row by row.
 
-    library.json            width, what it was made of, format
+    library.json            width, what it was built from, format
     shards/000000/rows.f32  vectors, float32 [n, D], by rows
                   entries.arrow  ids and columns, an Arrow file of one record batch
                   shard.json     how many, and the SHA-256 of the other two
-    manifest.json           the seal of the whole: what became of the rows, and what each shard is
+    manifest.json           marks a complete index: what became of the rows, and all shards
 
-A shard is written under another name and moved into place whole, so what is in `shards` is whole,
-whenever the writer was killed. Files are mapped, not read: memory is what a search touches.
+A shard is written under another name and moved into place, so every shard is complete even if the
+writer is killed. Files are mapped, not read: a search uses memory only for what it touches.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from tmr_jax.types import UserError
 FORMAT = 2
 HEAD, SHARDS, MANIFEST, LOCK = "library.json", "shards", "manifest.json", "lock"
 ROWS, ENTRIES, SEAL = "rows.f32", "entries.arrow", "shard.json"
-FEW = 0.2  # share of the rows below which those that meet a filter are gathered first
-TILE = 8  # queries are scored in blocks of so many, so that a score's bits never depend on others
-AT_ONCE = 1.0  # seconds that one look reads bytes for; a shard at least
+FEW = 0.2  # below this share of rows that meet a filter, they are gathered first
+TILE = 8  # queries per block, always, so that the bits of a score do not depend on other queries
+AT_ONCE = 1.0  # seconds that one check reads bytes for; at least one shard
 
 Stamp = tuple[tuple[int, int, int], ...]  # inode, size and time of change of each file of a shard
-# What reading every byte of a shard has shown, and of which files: whoever opens a library later in
-# this process leaves out what was found to be damaged.
+# Files of a shard whose every byte was read, and what is wrong with them: the next opening of the
+# index in this process leaves damaged shards out.
 _seen: dict[Path, tuple[Stamp, str]] = {}
 
 
@@ -70,7 +70,7 @@ class ExactEngine:
     def __init__(self, folder: Path) -> None:
         """Opens an index; ValueError where there is none, IndexUnavailable where it cannot be read.
 
-        A shard that is damaged or gone is left out and counted in `broken`.
+        A damaged or missing shard is left out and named in `broken`.
         """
         self.folder = folder
         head = read_head(folder)
@@ -79,27 +79,27 @@ class ExactEngine:
         self._shards: list[Shard] = []
         try:
             places = shard_places(folder)
-            gone = set(named) - {place.name for place in places}
-            self.broken = dict.fromkeys(sorted(gone), "is not there")  # shard -> what is wrong
+            missing = set(named) - {place.name for place in places}
+            self.broken = dict.fromkeys(sorted(missing), "is missing")
             for place in places:
                 self._open(place)
         except OSError as error:
             raise IndexUnavailable(
-                f"expected a library that can be read in {folder}, got {error}; make it again with "
-                "tmr index, or see who may read it"
+                f"expected an index that can be read in {folder}, got {error}; build it again "
+                "with tmr index, or check who may read it"
             ) from error
         self._order()
 
     @classmethod
     def create(cls, folder: Path, width: int, about: dict[str, Any]) -> ExactEngine:
-        """An empty library in a new folder; ValueError where something else is there.
+        """An empty index in a new folder; ValueError where the folder holds something else.
 
-        The folder may hold what a creation that was stopped has left, and a lock.
+        It may hold the rest of an interrupted creation, and a lock.
         """
         there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         if folder.exists() and not (folder.is_dir() and there <= {SHARDS, LOCK}):
             raise UserError(
-                f"expected a new or empty folder for a library, got {folder}, which holds "
+                f"expected a new or empty folder for an index, got {folder}, which holds "
                 "something; choose another"
             )
         (folder / SHARDS).mkdir(parents=True, exist_ok=True)
@@ -162,7 +162,7 @@ class ExactEngine:
         return Batch(ids, vectors, columns)
 
     def optimize(self) -> None:
-        """Every row is compared: there is no index."""
+        """Nothing to do: every row is compared."""
 
     def finalize(self, account: dict[str, Any]) -> None:
         ids, parts = hashlib.sha256(), {}
@@ -175,9 +175,9 @@ class ExactEngine:
         self.account = account
 
     def check(self) -> dict[str, str]:
-        """Files that are gone, cut, or hold other bytes, though as many of them.
+        """Shards whose files are missing, cut, or hold other bytes.
 
-        Bytes are read only of shards that have changed, and once of every other, a few at a time.
+        Reads the bytes of changed shards, and once those of every other, a few at a time.
         """
         try:
             bad, places = dict(ExactEngine(self.folder).broken), shard_places(self.folder)
@@ -185,7 +185,7 @@ class ExactEngine:
             return {WHOLE: str(error)}
         fresh = [p for p in places if p.name not in bad and not _is_read(p)]
         end = time.monotonic() + AT_ONCE
-        for place in sorted(fresh, key=lambda p: p not in _seen):  # what has changed comes first
+        for place in sorted(fresh, key=lambda p: p not in _seen):  # changed ones first
             if wrong := damage(place, self.width, deep=True):
                 bad[place.name] = wrong
             if time.monotonic() > end:
@@ -196,7 +196,7 @@ class ExactEngine:
         self._shards = []
 
     def verify(self) -> dict[str, str]:
-        """Reads every byte: shards whose content is not what was written, and why."""
+        """Reads every byte: the shards that differ from what was written, and why."""
         bad = dict(self.broken)
         for place in shard_places(self.folder):
             if place.name not in bad and (wrong := damage(place, self.width, deep=True)):
@@ -211,7 +211,7 @@ class ExactEngine:
         self._shards.append(map_shard(place, self.width))
 
     def _order(self) -> None:
-        """Which rows are not replaced by a later shard."""
+        """Finds the rows that a later shard replaces."""
         ids = [s.ids for s in self._shards]
         starts = np.cumsum([0, *map(len, ids)])
         self._superseded: list[np.ndarray | None] = [None] * len(ids)
@@ -224,7 +224,7 @@ class ExactEngine:
         self._superseded = [dead[a:b] for a, b in pairwise(starts)]
 
     def _live(self, number: int, where: Filter | None) -> np.ndarray:
-        """Rows of a shard that count and meet the filter, bool [n]."""
+        """Rows of a shard that are current and meet the filter, bool [n]."""
         shard, dead = self._shards[number], self._superseded[number]
         live = np.ones(len(shard.ids), bool) if dead is None else ~dead
         return live & meets(shard.columns, where) if where else live
@@ -278,8 +278,8 @@ def _taken(shard: Shard, rows: np.ndarray) -> Batch:
 def _nearest(
     tile: np.ndarray, ids: np.ndarray, rows: np.ndarray, live: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids [TILE, K] and cosines of the k best live rows, and of some more, in no order."""
-    from tmr_jax.index import scan  # jax takes a second, and who only copies needs none
+    """Ids [TILE, K] and cosines of at least the k best live rows, in no order."""
+    from tmr_jax.index import scan  # JAX takes a second to import, which copying does not need
 
     if scan.pays():
         places, scores = scan.best_of_block(tile, rows, live, k)
@@ -290,7 +290,7 @@ def _nearest(
 
 
 def _best(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best columns of each row; all that are level with the k-th compete by id."""
+    """The k best columns of each row; those that tie with the k-th compete by id."""
     if scores.shape[1] <= k:
         return np.broadcast_to(ids, scores.shape), scores
     edge = np.partition(scores, -k, axis=1)[:, -k]
@@ -305,24 +305,24 @@ def _best(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.n
 
 
 def read_head(folder: Path) -> dict[str, Any]:
-    """library.json of a folder; ValueError where it is none, or of another format."""
+    """library.json of a folder; ValueError where it is missing or of another format."""
     try:
         head = json.loads((folder / HEAD).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"expected a library in {folder}, got no {HEAD} that can be read ({error}); "
-            "make one: tmr index --run runs/NAME --library FILE --out FOLDER"
+            f"expected an index in {folder}, got no readable {HEAD} ({error}); "
+            "build one: tmr index --run runs/NAME --library FILE --out FOLDER"
         ) from error
     if head.get("format") != FORMAT:
         raise UserError(
-            f"expected a library of format {FORMAT} in {folder}, got {head.get('format')}; "
-            "make it again with tmr index"
+            f"expected an index of format {FORMAT} in {folder}, got {head.get('format')}; "
+            "build it again with tmr index"
         )
     return head
 
 
 def _read_manifest(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """What became of the rows, and what each shard is; None and {} where nothing is sealed."""
+    """What became of the rows, and all shards; None and {} for an incomplete index."""
     try:
         whole = json.loads((folder / MANIFEST).read_text("utf-8"))
         parts = whole.pop("parts")
@@ -341,7 +341,7 @@ def shard_places(folder: Path) -> list[Path]:
 def write_shard(folder: Path, number: int, batch: Batch, width: int, more: dict[str, Any]) -> None:
     """Writes a shard under another name and moves it into place; `more` goes into shard.json.
 
-    Rows are kept in the order of their ids. Raises OSError where there is no room; nothing is left.
+    Rows are in the order of their ids. Raises OSError where the disk is full, and leaves nothing.
     """
     check_batch(batch, width)
     order = np.argsort(batch.ids)
@@ -376,7 +376,7 @@ def read_seal(place: Path) -> dict[str, Any]:
 def damage(place: Path, width: int, deep: bool = False) -> str:
     """What is wrong with a shard, or "". `deep` compares every byte with its hash.
 
-    Without it, what the last such comparison in this process has shown counts for the same files.
+    Without it, the last such comparison in this process counts for the same files.
     """
     try:
         stamp = _stamp(place)
@@ -390,7 +390,7 @@ def damage(place: Path, width: int, deep: bool = False) -> str:
                 return f"{ENTRIES} has {table.num_rows} rows, {seal['count']} were written"
         if deep:
             wrong = [n for n, digest in seal["files"].items() if sha256_of(place / n) != digest]
-            _seen[place] = stamp, f"{wrong[0]} is not what was written" if wrong else ""
+            _seen[place] = stamp, f"{wrong[0]} differs from what was written" if wrong else ""
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         return str(error)
     of, said = _seen.get(place, (stamp, ""))
@@ -403,10 +403,10 @@ def _stamp(place: Path) -> Stamp:
 
 
 def _is_read(place: Path) -> bool:
-    """Whether every byte of a shard's files as they are was read in this process."""
+    """Whether this process has read every byte of a shard since it last changed."""
     try:
         return place in _seen and _seen[place][0] == _stamp(place)
-    except OSError:  # gone just now: the next look says so
+    except OSError:  # it just vanished: the next check reports it
         return True
 
 
@@ -421,7 +421,7 @@ def map_shard(place: Path, width: int) -> Shard:
 
 
 def keep_text(path: Path, text: str) -> None:
-    """A file of text that outlives a loss of power."""
+    """Writes a text file that survives a loss of power."""
     with replaced(path) as partial:
         partial.write_text(text, "utf-8")
         to_disk(partial)

@@ -7,7 +7,6 @@ the nearest items.
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,7 @@ from tmr_jax.index.schema import (
     Engine,
     Filter,
     contents,
+    shortened,
 )
 from tmr_jax.models.encode import Encoder
 from tmr_jax.types import UserError
@@ -287,8 +287,3 @@ def difference(there: dict[str, Any], now: dict[str, Any]) -> str:
     return "; ".join(
         f"{k}: {shortened(a)} there, {shortened(b)} now" for k, a, b in pairs if a != b
     )
-
-
-def shortened(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 300 else text[:300] + "..."

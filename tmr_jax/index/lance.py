@@ -1,12 +1,12 @@
-"""A library in LanceDB: one folder, no server, an index on disk that is searched in milliseconds.
+"""An index in LanceDB: one folder, no server, an index on disk that is searched in milliseconds.
 
-    lance.json   width, what it was made of, and, once it is whole, what became of the rows
+    lance.json   width, what it was built from, and, once complete, what became of the rows
     items.lance  ids, vectors and columns, with their indices, as LanceDB keeps them
 
-In: batches as every store takes them. Out: nearly the answers of `exact`, from a fraction of the
-rows: the vectors lie in parts of about `PARTITION` around centres; the parts nearest to a query are
-searched with one byte a number, and what is found is scored again by the vectors as they are. Below
-`INDEX_FROM` rows every row is compared.
+Results are nearly those of `exact`, from a fraction of the rows: the vectors lie in partitions of
+about `PARTITION` rows around centres; the partitions nearest to a query are searched with one byte
+per number, and the best rows are scored again by their full vectors. Below `INDEX_FROM` rows every
+row is compared.
 """
 
 from __future__ import annotations
@@ -48,61 +48,61 @@ from tmr_jax.types import UserError
 
 FORMAT = 2
 HEAD, TABLE, LOCK = LANCE_HEAD, "items", "lock"
-INDEX_FROM = 50_000  # rows; to compare fewer one by one takes a few milliseconds
+INDEX_FROM = 50_000  # rows; comparing fewer one by one takes a few milliseconds
 PARTITION = 1_000  # rows around one centre
-# How many parts a search looks into, at least, and which share of them: this decides recall. At
+# How many partitions a search reads, at least, and which share of them: this decides recall. At
 # 1,000,000 rows 30 of 1,000 parts had .96 of the ten nearest to real texts in one index and .98 in
 # another; 60 have .98 in the first for a few ms more. With a filter as many times more as there are
 # fewer rows that meet it, so that as many are scored: under one that 1 % meet 120 parts had .78,
 # and all had 1.000 in little more time (experiments/LOG.md).
 LEAST, SHARE = 60, 0.01
-AGAIN = 4  # times k: how many of those found are scored again by their vectors
-ROUNDS, SAMPLE = 15, 128  # of finding the centres; rows of each that are looked at for it
-READ = 1_000  # ids that are looked up at once
+AGAIN = 4  # times k rows are scored again by their full vectors
+ROUNDS, SAMPLE = 15, 128  # of k-means for the centres; rows per centre that it samples
+READ = 1_000  # ids per request
 
 
 class LanceEngine:
     """Approximate search beyond `INDEX_FROM` rows, after `optimize`."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens a library; ValueError where there is none."""
+        """Opens an index; ValueError where there is none."""
         self.folder = folder
-        self.broken: dict[str, str] = {}  # a table answers for all of it or not at all: see `look`
+        self.broken: dict[str, str] = {}  # a table is read as a whole: see `check`
         try:
             head = json.loads((folder / HEAD).read_text("utf-8"))
             self._table = lancedb.connect(folder).open_table(TABLE)
         except (OSError, ValueError, RuntimeError) as error:
             raise IndexUnavailable(
-                f"expected a library of LanceDB in {folder}, got none that can be read ({error}); "
-                "make one: tmr index copy LIBRARY FOLDER"
+                f"expected an index of LanceDB in {folder}, got no readable one ({error}); "
+                "make one: tmr index copy INDEX FOLDER"
             ) from error
         if head.get("format") != FORMAT:
             raise UserError(
-                f"expected a library of format {FORMAT} in {folder}, got {head.get('format')}; "
+                f"expected an index of format {FORMAT} in {folder}, got {head.get('format')}; "
                 "copy it again with tmr index copy"
             )
         self.width, self.about = int(head["width"]), dict(head["about"])
         self.account: dict[str, Any] | None = head["account"]
-        self._greatest: int | None = None  # id; found out when something is written
+        self._greatest: int | None = None  # id; read at the first write
         self._count = self._table.count_rows()
         self._parts = self._count // PARTITION if _is_indexed(self._table) else 0
 
     @staticmethod
     def exists(folder: Path) -> bool:
-        """Whether a library was created; its head alone is what a stopped creation leaves."""
+        """Whether an index was created; an interrupted creation leaves only its head."""
         return (folder / HEAD).exists() and TABLE in lancedb.connect(folder).list_tables().tables
 
     @classmethod
     def create(cls, folder: Path, width: int, about: dict[str, Any]) -> LanceEngine:
-        """An empty library in a new folder; ValueError where something else is there.
+        """An empty index in a new folder; ValueError where the folder holds something else.
 
-        The folder may hold what a creation that was stopped has left, and a lock.
+        It may hold the rest of an interrupted creation, and a lock.
         """
         there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        begun = HEAD in there and not cls.exists(folder)
-        if folder.exists() and not (begun or there <= {LOCK}):
+        is_partial = HEAD in there and not cls.exists(folder)
+        if folder.exists() and not (is_partial or there <= {LOCK}):
             raise UserError(
-                f"expected a new or empty folder for a library, got {folder}, which holds "
+                f"expected a new or empty folder for an index, got {folder}, which holds "
                 "something; choose another"
             )
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ class LanceEngine:
         if self._greatest is None:
             self._greatest = max(self._numbers(), default=NONE)
         if batch.ids.min(initial=self._greatest + 1) > self._greatest:
-            self._table.add(rows)  # many times as fast as looking for what it replaces
+            self._table.add(rows)  # much faster than looking for items to replace
         else:
             merge = self._table.merge_insert("id").when_matched_update_all()
             merge.when_not_matched_insert_all().execute(rows)
@@ -128,7 +128,7 @@ class LanceEngine:
         condition = sql(where)
         probes = self._probes(where)
         for i, vector in enumerate(np.asarray(vectors, np.float32)):
-            query: Any = self._table.search(vector)  # its kind depends on what is searched for
+            query: Any = self._table.search(vector)  # its type depends on the argument
             query = query.distance_type("dot").limit(k).select(["id", "_distance"])
             if probes:
                 query = query.nprobes(probes).refine_factor(AGAIN)
@@ -163,7 +163,7 @@ class LanceEngine:
         numbers = np.array(sorted(self._numbers()), np.int64)
         for low in range(0, len(numbers), size):
             part = numbers[low : low + size]
-            # What lies between two ids is read in one go, in whatever order it lies there.
+            # All rows between two ids are read in one request, in any order.
             query = self._table.search().where(f"id >= {part[0]} AND id <= {part[-1]}")
             with _reading(self.folder):
                 rows = query.limit(len(part)).to_arrow().sort_by("id").combine_chunks()
@@ -175,9 +175,9 @@ class LanceEngine:
             yield Batch(rows.column("id").to_numpy(), flat.reshape(-1, self.width), columns)
 
     def optimize(self) -> None:
-        """Merges what was added bit by bit and makes the indices: minutes for a million rows.
+        """Merges the added fragments and builds the indexes: minutes for a million rows.
 
-        Nobody else may be reading or writing: what the newest version does not hold is removed.
+        No other process may read or write: everything but the newest version is removed.
         """
         moment = timedelta(milliseconds=1)
         self._table.optimize(cleanup_older_than=moment, delete_unverified=True)
@@ -191,7 +191,12 @@ class LanceEngine:
             )
             self._table.create_index("vector", config=index)
             for column in ("id", *COLUMNS):
-                if column not in (*FLAGS, *IDENTITIES, MASK, NORM):  # no order helps with those
+                if column not in (
+                    *FLAGS,
+                    *IDENTITIES,
+                    MASK,
+                    NORM,
+                ):  # not compared by order
                     self._table.create_index(column, config=BTree())
         self._count = self._table.count_rows()
         self._parts = self._count // PARTITION if _is_indexed(self._table) else 0
@@ -201,7 +206,7 @@ class LanceEngine:
         self.account = account
 
     def check(self) -> dict[str, str]:
-        """Asked by a search, which reads data files: to count, or to open it, takes none."""
+        """Searches once, since counting or opening reads no data files."""
         try:
             self.search(np.eye(1, self.width, dtype=np.float32), 1)
         except IndexUnavailable as error:
@@ -209,10 +214,10 @@ class LanceEngine:
         return {}
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Nothing to close."""
 
     def _probes(self, where: Filter | None) -> int:
-        """How many parts a search looks into; 0 where there is no index."""
+        """How many partitions a search reads; 0 without an index."""
         if not self._parts:
             return 0
         least = max(LEAST, int(SHARE * self._parts))
@@ -253,12 +258,12 @@ def _write_head(
 
 @contextmanager
 def _reading(folder: Path) -> Iterator[None]:
-    """A file that is gone or damaged is said, whatever LanceDB calls it."""
+    """Names a missing or damaged file in one error, whichever LanceDB raises."""
     try:
         yield
     except (OSError, RuntimeError, pa.ArrowException) as error:
         raise IndexUnavailable(
-            f"expected a library that can be read in {folder}, got {error}; copy it again with "
+            f"expected an index that can be read in {folder}, got {error}; copy it again with "
             "tmr index copy"
         ) from error
 

@@ -1,10 +1,10 @@
-"""A library in Milvus: a cluster by its address, or a file of Milvus Lite, by the same client.
+"""An index in Milvus: a cluster by its address, or a file of Milvus Lite, by the same client.
 
-In: batches as every store takes them. Out: nearly the answers of `exact`. The collection NAME has
-the items; what they were made of, and once it is whole what became of the rows, is in a second one,
-NAME_about. An embedded file is served by threads of this process on a port of the loopback address,
-to one process at a time, and each search goes over all rows in Python: good for trying out what a
-cluster will do, not for a large library (`lance` is).
+Results are nearly those of `exact`. The collection NAME has the items; a second one, NAME_about,
+has what they were built from and, once complete, what became of the rows. An embedded file is
+served by threads of this process on a port of the loopback address, to one process at a time, and
+each search reads all rows in Python: good for trying out a cluster, not for many rows (use
+`lance`).
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from tmr_jax.index.schema import (
 )
 from tmr_jax.types import UserError
 
-FORMAT = 2  # as the other engines count
-NEIGHBOURS, BUILD_EFFORT = 16, 200  # of the graph, and of its making
-# How many candidates a search keeps, at least: with a filter most of them are none.
+FORMAT = 2  # the same numbers as of the other engines
+NEIGHBOURS, BUILD_EFFORT = 16, 200  # of the HNSW graph: M and efConstruction
+# How many candidates a search keeps, at least: with a filter most of them do not meet it.
 EFFORT, EFFORT_FILTERED = 128, 1_024
 AT_ONCE = 2_000  # rows of a message: 4 MB, where a server takes 64
-PAGE = 10_000  # rows that a server is asked for at once, of at most 16,384
+PAGE = 10_000  # rows of a page, which Milvus limits to 16,384
 MOST = 16_384  # hits of one search: Milvus' own limit
 LONGEST = 65_535  # bytes of a text: Milvus' own limit
-PATIENCE = 10.0  # seconds until a server that does not answer is given up
-BITS = "group_bits"  # the mask as a list of numbers: its language has no operations on bits
+PATIENCE = 10.0  # seconds to wait for a server
+BITS = "group_bits"  # the mask as a list of numbers, since Milvus has no operations on bits
 SECRET = "***"
 KINDS = {np.float32: DataType.FLOAT, np.int32: DataType.INT32, np.int64: DataType.INT64}
 
-# What it logs it raises, too, and its lines hold whole tracebacks.
+# It raises what it logs, too, and its log lines hold whole tracebacks.
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
 
 
@@ -58,15 +58,15 @@ class MilvusEngine:
     """Approximate search in a cluster; `uri` is http(s)://HOST:PORT, or a path that ends in .db."""
 
     def __init__(self, uri: str, name: str = "library", token: str = "") -> None:
-        """Opens a library; ValueError where there is none, or no answer."""
-        self.broken: dict[str, str] = {}  # a server answers for all or not at all: see `look`
+        """Opens an index; ValueError where there is none, or the server does not answer."""
+        self.broken: dict[str, str] = {}  # a server answers for all or not at all: see `check`
         if not self.exists(uri, name, token):
             raise UserError(
-                f"expected a library in the collection {name!r} at {uri}, got none; make it: "
-                f"tmr index copy LIBRARY {_words(uri, name)}"
+                f"expected an index in the collection {name!r} at {uri}, got none; make it: "
+                f"tmr index copy INDEX {_words(uri, name)}"
             )
         self._server, self._name = _Server(uri, token), name
-        for collection in (_beside(name), name):  # what is not loaded is not searched
+        for collection in (_beside(name), name):  # only loaded collections are searched
             self._server.ask("load_collection", collection)
         (row,) = self._server.ask(
             "query", _beside(name), filter="id == 0", output_fields=["head"], **STRONG
@@ -75,7 +75,7 @@ class MilvusEngine:
         if head.get("format") != FORMAT:
             self._server.close()
             raise UserError(
-                f"expected a library of format {FORMAT} in the collection {name!r} at {uri}, got "
+                f"expected an index of format {FORMAT} in the collection {name!r} at {uri}, got "
                 f"{head.get('format')}; copy it again under another name with tmr index copy"
             )
         self.width, self.about = int(head["width"]), dict(head["about"])
@@ -83,7 +83,7 @@ class MilvusEngine:
 
     @staticmethod
     def exists(uri: str, name: str = "library", token: str = "") -> bool:
-        """Whether a library was created: the items come after the head."""
+        """Whether an index was created; its items are created last."""
         if uri.endswith(LITE) and not Path(uri).exists():
             return False  # Milvus Lite would make it
         with closing(_Server(uri, token)) as server:
@@ -93,7 +93,7 @@ class MilvusEngine:
     def create(
         cls, uri: str, width: int, about: dict[str, Any], name: str = "library", token: str = ""
     ) -> MilvusEngine:
-        """An empty library; ValueError where a collection of that name is there."""
+        """An empty index; ValueError where a collection of that name exists."""
         if cls.exists(uri, name, token):
             raise UserError(
                 f"expected no collection {name!r} at {uri}, got one; choose another name"
@@ -101,7 +101,7 @@ class MilvusEngine:
         if uri.endswith(LITE):
             Path(uri).parent.mkdir(parents=True, exist_ok=True)
         with closing(_Server(uri, token)) as server:
-            if server.ask("has_collection", _beside(name)):  # of a creation that was stopped
+            if server.ask("has_collection", _beside(name)):  # of an interrupted creation
                 server.ask("drop_collection", _beside(name))
             _create_head(server, name)
             _write_head(server, name, {"width": width, "about": about, "account": None})
@@ -109,7 +109,7 @@ class MilvusEngine:
         return cls(uri, name, token)
 
     def upsert(self, batch: Batch) -> None:
-        """A batch beyond `AT_ONCE` rows that is cut off leaves its beginning."""
+        """An interruption may leave the beginning of a batch of more than `AT_ONCE` rows."""
         check_batch(batch, self.width)
         rows = [_row(batch, i) for i in np.argsort(batch.ids).tolist()]
         for low in range(0, len(rows), AT_ONCE):
@@ -156,7 +156,7 @@ class MilvusEngine:
         words: dict[str, Any] = {"batch_size": min(size, PAGE), "filter": "id >= 0", **STRONG}
         pages = self._server.ask("query_iterator", self._name, output_fields=names, **words)
         last = NONE
-        while items := self._server.told(pages.next):
+        while items := self._server.result_of(pages.next):
             ids = np.array([item["id"] for item in items], np.int64)
             assert last < ids[0] and (np.diff(ids) > 0).all()  # Milvus goes by the primary key
             columns: dict[str, Any] = {
@@ -170,7 +170,7 @@ class MilvusEngine:
         pages.close()
 
     def optimize(self) -> None:
-        """Milvus makes its index as rows come in; this waits until all are in it."""
+        """Milvus builds its index as rows arrive; this waits until all are in it."""
         self._server.ask("flush", self._name)
 
     def finalize(self, account: dict[str, Any]) -> None:
@@ -179,7 +179,7 @@ class MilvusEngine:
         self.account = account
 
     def check(self) -> dict[str, str]:
-        """Asked for one item: cheap for a cluster, and for a file, whose searches read all rows."""
+        """Reads one item, which is cheap for a cluster and for a file."""
         try:
             words: dict[str, Any] = {"output_fields": ["id"], "timeout": PATIENCE}
             self._server.ask("get", self._name, ids=[0], **words)
@@ -195,24 +195,24 @@ STRONG = {"consistency_level": "Strong"}  # a copy reads what it has just writte
 
 
 class _Server:
-    """A connection whose errors say where, and never say the token."""
+    """A connection whose errors name the server and never the token."""
 
     def __init__(self, uri: str, token: str) -> None:
         self._uri, self._token = uri, token
-        self._client = self.told(lambda: MilvusClient(uri, token=token, timeout=PATIENCE))
+        self._client = self.result_of(lambda: MilvusClient(uri, token=token, timeout=PATIENCE))
 
-    def ask(self, verb: str, *told: Any, **named: Any) -> Any:
-        return self.told(lambda: getattr(self._client, verb)(*told, **named))
+    def ask(self, verb: str, *args: Any, **options: Any) -> Any:
+        return self.result_of(lambda: getattr(self._client, verb)(*args, **options))
 
-    def told(self, question: Any) -> Any:
-        """The answer to a question; IndexUnavailable where Milvus has none."""
+    def result_of(self, request: Any) -> Any:
+        """The result of a request; IndexUnavailable where Milvus fails."""
         try:
-            return question()
+            return request()
         except MilvusException as error:
-            said = str(error).replace(self._token, SECRET) if self._token else str(error)
+            message = str(error).replace(self._token, SECRET) if self._token else str(error)
         raise IndexUnavailable(
-            f"expected an answer from Milvus at {self._uri}, got: {said}; see that it runs there, "
-            "and that TMR_JAX_MILVUS_TOKEN is set if it wants one"
+            f"expected an answer from Milvus at {self._uri}, got: {message}; check that it "
+            "runs there, and set TMR_JAX_MILVUS_TOKEN if it needs a token"
         )
 
     def close(self) -> None:
@@ -224,7 +224,7 @@ class _Server:
 
 
 def expression(where: Filter | None) -> str:
-    """A filter in Milvus' language, or ""."""
+    """A filter as a Milvus expression, or ""."""
     if where is None:
         return ""
     parts = []
@@ -240,7 +240,7 @@ def expression(where: Filter | None) -> str:
 
 
 def _row(batch: Batch, i: int) -> dict[str, Any]:
-    """One item as a message holds it; ValueError where a text is beyond Milvus' limit."""
+    """One item as Milvus takes it; ValueError where a text is beyond its limit."""
     row: dict[str, Any] = {"id": int(batch.ids[i]), "vector": batch.vectors[i]}
     row |= {name: batch.columns[name][i].item() for name in COLUMNS}
     row[BITS] = bits(row[MASK])
@@ -249,8 +249,8 @@ def _row(batch: Batch, i: int) -> dict[str, Any]:
         if len(row[name].encode()) > LONGEST:
             raise UserError(
                 f"expected a {name} of at most {LONGEST:,} bytes, which is Milvus' limit, got "
-                f"{len(row[name].encode()):,} of the item {row['id']}; copy to LanceDB, or leave "
-                "it out"
+                f"{len(row[name].encode()):,} of the item {row['id']}; copy to LanceDB, or "
+                "remove it"
             )
     return row
 
@@ -260,12 +260,12 @@ def _beside(name: str) -> str:
 
 
 def _words(uri: str, name: str) -> str:
-    """As `tmr index` takes the place."""
+    """The place as `tmr index copy` takes it."""
     return f"milvus:{uri}" if uri.endswith(LITE) else f"{uri}/{name}"
 
 
 def _create_head(server: _Server, name: str) -> None:
-    """A collection for one row: Milvus has none without a vector."""
+    """A collection for one row; the vector is there because Milvus requires one."""
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("id", DataType.INT64, is_primary=True)
     schema.add_field("place", DataType.FLOAT_VECTOR, dim=2)

@@ -1,7 +1,7 @@
-"""Which engine has the library at a place, and where a new one begins.
+"""Which engine has the index at a place, and which one a new index gets.
 
-A place is a folder, `milvus:FILE.db`, or `http(s)://HOST:PORT/COLLECTION`. A folder says itself
-what it is; a new one is LanceDB's, or as `exact:FOLDER` and `lance:FOLDER` say.
+A place is a folder, `milvus:FILE.db`, or `http(s)://HOST:PORT/COLLECTION`. The files of a folder
+tell its engine; a new one gets LanceDB, unless written as `exact:FOLDER`.
 """
 
 from __future__ import annotations
@@ -25,53 +25,52 @@ _KIND = re.compile(r"(exact|lance|milvus):(.+)", re.S)
 
 
 class Place(NamedTuple):
-    engine: str  # "exact", "lance", "milvus", or "" where only the folder itself could say
+    engine: str  # "exact", "lance", "milvus", or "" where the files of the folder tell
     path: Path | None
     uri: str = ""  # of a server
     collection: str = "library"
 
 
 def parse_place(place: str | Path) -> Place:
-    """What the words for a place mean; ValueError where they mean none."""
-    words = str(place)
-    if re.match(r"https?:/", words):
-        match = _ADDRESS.fullmatch(words)
+    """The parts of a place; ValueError for an invalid one."""
+    text = str(place)
+    if re.match(r"https?:/", text):
+        match = _ADDRESS.fullmatch(text)
         if not match or "@" in match[2]:
             raise UserError(
                 "expected http(s)://HOST:PORT/COLLECTION, got "
-                f"{re.sub('//?[^/@]*@', '//***@', words)!r}; name a collection, and put a "
+                f"{re.sub('//?[^/@]*@', '//***@', text)!r}; name a collection, and put a "
                 f"password or token into the environment variable {TOKEN}"
             )
         return Place("milvus", None, f"{match[1]}://{match[2]}", match[3])
-    kind = _KIND.fullmatch(words)
-    engine, path = (kind[1], Path(kind[2])) if kind else ("", Path(words))
+    kind = _KIND.fullmatch(text)
+    engine, path = (kind[1], Path(kind[2])) if kind else ("", Path(text))
     if not engine and path.suffix == LITE:
         engine = "milvus"
     if engine == "milvus" and path.suffix != LITE:
         raise UserError(
-            f"expected a file that ends in {LITE} after milvus:, got {str(path)!r}; name it so, or "
-            "say http://HOST:PORT/COLLECTION"
+            f"expected a file that ends in {LITE} after milvus:, got {str(path)!r}; rename it, "
+            "or give http://HOST:PORT/COLLECTION"
         )
     return Place(engine, path)
 
 
 def is_index_place(place: str | Path) -> bool:
-    """Whether it is a folder or an engine's words, and no file of molecules."""
-    found = parse_place(place)
-    return bool(found.engine or not found.path or found.path.is_dir())
+    """Whether it is a folder or names an engine, rather than a file of molecules."""
+    engine, path, *_ = parse_place(place)
+    return bool(engine or not path or path.is_dir())
 
 
 def lock_of(place: str | Path) -> Path | None:
-    """The file whose lock a writer holds; None of a server, which takes many."""
-    found = parse_place(place)
-    if found.path is None:
+    """The file that a writer locks; None for a server, which takes many writers."""
+    engine, path, *_ = parse_place(place)
+    if path is None:
         return None
-    lite = found.engine == "milvus"
-    return found.path.with_name(f"{found.path.name}.lock") if lite else found.path / "lock"
+    return path.with_name(f"{path.name}.lock") if engine == "milvus" else path / "lock"
 
 
 def open_engine(place: str | Path) -> Engine:
-    """The library at a place.
+    """The index at a place.
 
     Raises ValueError where there is none, where it cannot be read, and where the engine's package
     is not installed.
@@ -86,20 +85,20 @@ def open_engine(place: str | Path) -> Engine:
 
 
 def create_engine(place: str | Path, width: int, about: dict[str, Any]) -> Engine:
-    """An empty library at a place, LanceDB's where a folder is all that is said.
+    """An empty index at a place; a folder without an engine gets LanceDB.
 
-    Raises ValueError where something is there, and where the engine's package is not installed.
+    Raises ValueError where something exists, and where the engine's package is not installed.
     """
     engine, path, uri, collection = parse_place(place)
     if engine == "milvus":
-        told = (collection, os.environ.get(TOKEN, ""))
-        return _milvus().create(uri or str(path), width, about, *told)
+        token = os.environ.get(TOKEN, "")
+        return _milvus().create(uri or str(path), width, about, collection, token)
     assert path is not None
     return (ExactEngine if engine == "exact" else _lance()).create(path, width, about)
 
 
 def exists(place: str | Path) -> bool:
-    """Whether something is at a place that `open_engine` opens, or says what is wrong with it."""
+    """Whether a place holds something that `open_engine` opens or reports as damaged."""
     engine, path, uri, collection = parse_place(place)
     if uri:
         return _milvus().exists(uri, collection, os.environ.get(TOKEN, ""))
@@ -129,5 +128,5 @@ def _installed(packages: str, command: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise UserError(
-            f"expected {packages} to be installed, got: {error}; say {command}"
+            f"expected {packages} to be installed, got: {error}; run {command}"
         ) from error

@@ -1,7 +1,7 @@
-"""The nearest rows by all devices: each scores its share of a block, the host takes the best.
+"""The nearest rows on all devices: each scores its share of a block, the host takes the best.
 
-A block goes to the devices and is gone again, so what is held is a block, not a library. Among
-equal scores a share names its first rows, so the answer does not depend on the number of devices.
+Only one block is on the devices at a time, never the whole index. Of equal scores a share returns
+its first rows, so the result does not depend on the number of devices.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SMALLEST = 128  # rows of a share, at least; every size is this times a power of
 
 
 def pays() -> bool:
-    """Whether devices are sooner than numpy, which has all cores of a CPU by itself."""
+    """Whether devices are faster than numpy, which uses all cores of a CPU."""
     return jax.local_devices()[0].platform != "cpu"
 
 
@@ -33,7 +33,7 @@ def best_of_block(
 ) -> tuple[Int[np.ndarray, "Q K"], Float[np.ndarray, "Q K"]]:
     """Places and cosines of the k best live rows of each share, in no order over the shares.
 
-    Where a share has fewer the score is -inf, and the place any.
+    Where a share has fewer rows the score is -inf and the place arbitrary.
     """
     devices = tuple(jax.local_devices())
     share = _power(-(-len(rows) // len(devices)))

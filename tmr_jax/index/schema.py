@@ -1,12 +1,13 @@
-"""Where the vectors of a library are: one narrow protocol, one file for each engine.
+"""Columns, filters and the protocol of an engine; one file for each engine.
 
-`exact` is the folder that `tmr index` writes, searched row by row: the truth that others are
-measured against. `lance` is a folder with an index, for large libraries. `milvus` is an embedded
-file or, by the same client, a cluster. `opening` tells them apart.
+`exact` is the folder that `tmr index` writes, searched row by row: the truth that the others are
+measured against. `lance` is a folder with an approximate index, for many rows. `milvus` is an
+embedded file or, by the same client, a cluster. `open` tells them apart.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 from collections.abc import Iterator, Sequence
@@ -17,22 +18,22 @@ from jaxtyping import Bool, Float, Int
 
 from tmr_jax.types import UserError
 
-LANCE_HEAD = "lance.json"  # by which a folder of LanceDB is known without its package
-LITE = ".db"  # how the path of an embedded Milvus ends
-NONE = -1  # the id in a place of a result that no item fills
-WHOLE = "library"  # the part that is broken where none of a library can be read
+LANCE_HEAD = "lance.json"  # marks a folder of LanceDB, whose package need not be installed
+LITE = ".db"  # suffix of an embedded Milvus
+NONE = -1  # id in the places of a result that no item fills
+WHOLE = "library"  # the broken part where nothing of an index can be read
 
-# Columns of every item beside its id and vector; see index/entries.py for what they hold.
+# Columns of every item besides its id and vector; index/entries.py computes them.
 FLOATS = ("mw", "logp", "tpsa")
 INTEGERS = ("hbd", "hba", "rings", "charge", "heavy_atoms")
 MASK = "groups"
-# Several parts; the same molecule as one of a lower id; the same but for salt and charge.
+# Several parts; equal to an item with a lower id; equal to one but for salt and charge.
 FLAGS = ("salt", "duplicate", "variant")
-IDENTITIES = ("identity", "parent")  # hashes of canonical SMILES, by which the last two are found
-NORM = "norm"  # length of the embedding whose direction the vector is: second stages read both
-CONTENT = "smiles"  # a SMILES; of a library of descriptions the text, under the same name
+IDENTITIES = ("identity", "parent")  # hashes of canonical SMILES, which decide the last two
+NORM = "norm"  # length of the embedding before normalization, which second stages need
+CONTENT = "smiles"  # a SMILES; in an index of descriptions the text, under the same name
 TEXTS = ("name", CONTENT)
-MOLECULES, DESCRIPTIONS = "molecules", "descriptions"  # what a library is of: see `contents`
+MOLECULES, DESCRIPTIONS = "molecules", "descriptions"  # see `contents`
 COLUMNS = {
     **dict.fromkeys(FLOATS, np.float32),
     **dict.fromkeys(INTEGERS, np.int32),
@@ -62,34 +63,34 @@ class Condition(NamedTuple):
 
 
 class Filter(NamedTuple):
-    """What an item must meet: every condition, all groups of `groups`, none of `without`."""
+    """What an item must meet: every condition, all of `groups`, none of `without`."""
 
     conditions: tuple[Condition, ...] = ()
     groups: int = 0  # masks of features.properties.GROUPS
     without: int = 0
-    unsalted: bool = False  # no item of several parts
-    distinct: bool = False  # of items that are one molecule only the first
-    parents: bool = False  # of items that are one but for salt and charge only the first
+    unsalted: bool = False  # no items of several parts
+    distinct: bool = False  # only the first of equal molecules
+    parents: bool = False  # only the first of molecules that are equal but for salt and charge
 
     @property
     def drops_parents(self) -> bool:
-        """Whether the first of those that are one may fail another condition, and the next not.
+        """Whether the first of equal parents may fail a condition that the next one meets.
 
-        Then none of them may be left out by its flag. Duplicates meet the same conditions.
+        Then flags cannot decide which one to drop. Duplicates meet the same conditions.
         """
         return self.parents and self._replace(distinct=False) != Filter(parents=True)
 
     @property
     def unflagged(self) -> list[str]:
         """The FLAGS that no item may have."""
-        asked = (self.unsalted, self.distinct, self.parents)
-        return [flag for flag, is_asked in zip(FLAGS, asked, strict=True) if is_asked]
+        switches = (self.unsalted, self.distinct, self.parents)
+        return [flag for flag, is_on in zip(FLAGS, switches, strict=True) if is_on]
 
 
 class Batch(NamedTuple):
-    """Items with everything that a store keeps of them."""
+    """Items with all their columns."""
 
-    ids: Int[np.ndarray, " n"]  # from 0; an item replaces that of the same id
+    ids: Int[np.ndarray, " n"]  # from 0; an item replaces the one with its id
     vectors: Float[np.ndarray, "n D"]  # of length one
     columns: dict[str, Any]  # COLUMNS as arrays [n], TEXTS as lists
 
@@ -99,32 +100,32 @@ class Matches(NamedTuple):
 
     ids: Int[np.ndarray, "Q K"]
     scores: Float[np.ndarray, "Q K"]  # cosines; -inf where there is no item
-    partial: bool = False  # a part of the library could not be read
+    partial: bool = False  # a part of the index could not be read
 
 
 def contents(about: dict[str, Any]) -> str:
-    """What a library is of, MOLECULES or DESCRIPTIONS, by what is kept of its making.
+    """What an index holds, MOLECULES or DESCRIPTIONS; `about` is the record of its build.
 
-    Those of descriptions say so. They have the same columns: `identity` and `parent` are a hash of
-    the text without regard to white space, what only a molecule has is 0.
+    Both have the same columns. Of descriptions, `identity` and `parent` are a hash of the text
+    without regard to white space, and columns that only a molecule has are 0.
     """
     return about.get("of", MOLECULES)
 
 
 class IndexUnavailable(UserError):
-    """What was a library cannot be read, or its server does not answer: nobody asked wrongly."""
+    """An index cannot be read, or its server does not answer: no fault of the query."""
 
 
 class Engine(Protocol):
-    """What every engine does. Ids and columns are the caller's; vectors have length one."""
+    """What every engine does. The caller chooses ids and columns; vectors have length one."""
 
     width: int
-    about: dict[str, Any]  # what the library was made of, kept word for word
-    broken: dict[str, str]  # parts that cannot be read, and why; the rest answers
-    account: dict[str, Any] | None  # what became of the rows it is made of; None before `seal`
+    about: dict[str, Any]  # what the index was built from, kept as it is
+    broken: dict[str, str]  # parts that cannot be read, and why; the rest is searched
+    account: dict[str, Any] | None  # what became of the rows; None before `finalize`
 
     def upsert(self, batch: Batch) -> None:
-        """Adds items, in the place of those that have their ids; all of them or none."""
+        """Adds items, or replaces those with their ids; all of them or none."""
         ...
 
     def search(
@@ -134,7 +135,7 @@ class Engine(Protocol):
         ...
 
     def get(self, ids: Sequence[int], names: Sequence[str] = KEPT) -> list[dict[str, Any] | None]:
-        """Columns of items and "id", in the order asked; None for an unknown.
+        """Columns and "id" of items in the order of `ids`, None for an unknown id.
 
         `names` may hold "vector".
         """
@@ -143,29 +144,29 @@ class Engine(Protocol):
     def count(self, where: Filter | None = None) -> int: ...
 
     def batches(self, size: int = 10_000) -> Iterator[Batch]:
-        """Everything, in the order of the ids."""
+        """All items, in the order of their ids."""
         ...
 
     def optimize(self) -> None:
-        """Makes its indices, where it has any; what was stopped may be begun again."""
+        """Builds the engine's own indexes, where it has any; repeatable after an interruption."""
         ...
 
     def finalize(self, account: dict[str, Any]) -> None:
-        """Marks it whole: nothing more comes in."""
+        """Marks the index complete."""
         ...
 
     def check(self) -> dict[str, str]:
-        """Parts that cannot be read now, and why: cheap, for it is asked every few seconds."""
+        """Parts that cannot be read now, and why; cheap, since a service asks every few seconds."""
         ...
 
     def close(self) -> None: ...
 
 
 def literal(condition: Condition) -> tuple[str, str, str]:
-    """Column, sign and number of a condition as text, for engines with a language of their own.
+    """Column, sign and number of a condition as text, for engines with a query language.
 
-    A number of 32 bits is written as the column holds it, whole numbers are compared with whole
-    numbers, and none is beyond the column's kind: no engine's rules of conversion matter.
+    Numbers are written in the type and range of the column, so that no engine's rules of
+    conversion matter.
     """
     column, sign, number = condition
     if column in FLOATS:
@@ -181,35 +182,40 @@ def literal(condition: Condition) -> tuple[str, str, str]:
 
 
 def meets(columns: dict[str, np.ndarray], where: Filter) -> Bool[np.ndarray, " n"]:
-    """Which rows of the columns meet a filter: the meaning of a filter for every engine."""
-    found = np.ones(len(columns[MASK]), bool)
+    """Which rows meet a filter: this defines filters for every engine."""
+    met = np.ones(len(columns[MASK]), bool)
     for column, sign, number in where.conditions:
-        found &= COMPARE[sign](columns[column], number)
+        met &= COMPARE[sign](columns[column], number)
     if where.groups:
-        found &= columns[MASK] & where.groups == where.groups
+        met &= columns[MASK] & where.groups == where.groups
     if where.without:
-        found &= columns[MASK] & where.without == 0
+        met &= columns[MASK] & where.without == 0
     for flag in where.unflagged:
-        found &= ~columns[flag]
-    return found
+        met &= ~columns[flag]
+    return met
 
 
 def bits(mask: int) -> list[int]:
-    """The groups of a mask by their numbers, for engines that know no operations on bits."""
+    """The groups of a mask by their numbers, for engines without operations on bits."""
     return [i for i in range(63) if mask >> i & 1]
 
 
 def check_batch(batch: Batch, width: int) -> None:
-    """ValueError where a batch is not what a store of that width takes."""
+    """ValueError where a batch does not fit an engine of that width."""
     shape = (len(batch.ids), width)
     if batch.vectors.shape != shape:
         raise UserError(
             f"expected vectors of shape {shape}, got {batch.vectors.shape}; "
-            "encode with the model that the library is of"
+            "encode with the model that built the index"
         )
     lengths = np.linalg.norm(batch.vectors, axis=1)
     if not (np.abs(lengths - 1) < 1e-3).all():
-        raise UserError("expected vectors of length one, got others; divide each by its length")
+        raise UserError("expected vectors of length one, got other lengths; normalize them")
     sizes = {name: len(batch.columns[name]) for name in KEPT}
     assert set(sizes.values()) == {len(batch.ids)}, sizes
     assert len(np.unique(batch.ids)) == len(batch.ids), "an id twice in one batch"
+
+
+def shortened(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 300 else text[:300] + "..."

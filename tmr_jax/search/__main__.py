@@ -1,9 +1,8 @@
 """python -m tmr_jax.search --run runs/NAME --library FILE "an aromatic amine" ...
 
-In: a run, a file or library of molecules or of descriptions, and descriptions (or, with --molecule,
-SMILES) to look for. Out: the best matches of each as a table, JSON or CSV on standard output, and
-as a page with drawings with --html.
-Notes and progress go to standard error.
+In: a run, a file or index of molecules or of descriptions, and queries: descriptions, or SMILES
+with --molecule. Out: the best matches of each as a table, JSON or CSV on standard output, and as a
+page with drawings with --html. Notes and progress go to standard error.
 """
 
 from __future__ import annotations
@@ -30,39 +29,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to look for, where, and how to show it."""
+    """Search for molecules or descriptions."""
 
     queries: tyro.conf.Positional[tuple[str, ...]]
     """Descriptions, each in quotes; with --molecule, SMILES."""
     run: Path
     """Directory that training wrote, e.g. runs/quickstart."""
     library: Annotated[Path | None, tyro.conf.arg(aliases=["--index"])] = None
-    """Molecules to search: .smi, .csv, .tsv, .parquet or .sdf, gzipped or not, or the folder that
-    tmr index has made of one. Or descriptions: .txt, one on each line, a table with --text-column,
-    or their folder. Without one, the molecules of the run's own test pool."""
+    """Molecules to search: .smi, .csv, .tsv, .parquet or .sdf, gzipped or not, or the folder of an
+    index that tmr index built. Or descriptions: .txt, one on each line, a table with --text-column,
+    or the folder of their index. Default: the molecules of the run's own test pool."""
     from_file: Path | None = None
     """More queries, one on each line."""
     texts: Path | None = None
-    """Descriptions to search in the place of molecules, one on each line: which fit a molecule?"""
+    """Descriptions to search instead of molecules, one on each line: which fit a molecule?"""
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
     """How many matches to show."""
     where: tuple[str, ...] = ()
     """Only molecules that meet all of these: "mw<500", charge=0, nitrile, "!nitro", unsalted (no
-    salts), distinct (no duplicates), parents (one of each but for salt and charge). Of
-    descriptions only distinct is to be had."""
+    salts), distinct (no duplicates), parents (one of those that are equal but for salt and charge).
+    Descriptions only take distinct."""
     contains: str = ""
-    """Only molecules with this substructure, a SMARTS such as c1ccccc1N; two seconds at most are
-    spent on looking for it, from the nearest molecule on."""
+    """Only molecules with this substructure, a SMARTS such as c1ccccc1N; the search for it
+    takes at most two seconds, from the nearest molecule on."""
     diversity: Annotated[float, tyro.conf.arg(aliases=["--spread"])] = 0.0
     """0 to 1: trade fit for structures that differ (maximal marginal relevance)."""
     molecule: bool = False
-    """The queries are SMILES: find the molecules like them, or the descriptions that fit."""
+    """The queries are SMILES: find similar molecules, or the descriptions that fit."""
     smiles_column: str = ""
-    """Column of the SMILES in a table; without it, SMILES."""
+    """Column of the SMILES in a table; SMILES by default."""
     text_column: str = ""
-    """Column of the descriptions in a table, where those are to be searched."""
+    """Column of the descriptions in a table, to search those."""
     name_column: str = ""
-    """Column of the names in a table; without it, row numbers."""
+    """Column of the names in a table; row numbers by default."""
     json: bool = False
     """Print JSON."""
     csv: bool = False
@@ -103,32 +102,30 @@ def _search(args: list[str]) -> int:
 
 def _check(chosen: Arguments) -> None:
     if not chosen.queries and chosen.from_file is None:
-        raise UserError(
-            'expected something to look for, got no query; add one in quotes: "an aromatic amine"'
-        )
+        raise UserError('expected a query, got none; add one in quotes: "an aromatic amine"')
     forms = [f"--{name}" for name in ("json", "csv", "sdf") if getattr(chosen, name)]
     if len(forms) > 1:
         raise UserError(
             f"expected one form of output, got {' and '.join(forms)}; choose one of them"
         )
     if chosen.texts and chosen.library:
-        raise UserError("expected one thing to search, got --texts beside --library; leave one out")
+        raise UserError("expected one thing to search, got --texts and --library; leave one out")
     if chosen.k < 1:
         raise UserError(f"expected --k of at least 1, got {chosen.k}; ask for 10")
     if chosen.html and not chosen.html.parent.is_dir():
         raise UserError(
-            f"expected a folder for the page, got {str(chosen.html.parent)!r}, which is none; "
-            "make it, or give --html another place"
+            f"expected a folder for the page, got {str(chosen.html.parent)!r}, which does "
+            "not exist; create it, or give --html another place"
         )
 
 
 def open_retriever(chosen: Arguments) -> Retriever:
-    """The run with the library to search; says on standard error which rows were left out."""
+    """The run with the index to search; notes on standard error name skipped rows."""
     from tmr_jax.search.retriever import load
 
     retriever = load(chosen.run)
     if retriever.lacks_alpha:
-        _note(f"no alpha chosen, so the denoiser has no say: first tmr_jax.eval --run {chosen.run}")
+        _note(f"no alpha chosen, so the denoiser is not used: first tmr eval --run {chosen.run}")
     if chosen.texts:
         retriever = retriever.with_texts(read_lines(chosen.texts))
     elif chosen.library is None:
@@ -144,11 +141,11 @@ def open_retriever(chosen: Arguments) -> Retriever:
         raise UserError("expected molecules for --sdf, got descriptions; take --csv or --json")
     if account.refused:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(account.refused.items()))
-        _note(f"{account.kept:,} of {account.rows:,} rows are {account.of}; left out: {reasons}")
+        _note(f"{account.kept:,} of {account.rows:,} rows are {account.of}; skipped: {reasons}")
     if retriever.is_partial:
         _note(f"a part of {chosen.library} cannot be read: tmr index check {chosen.library}")
     if account.kept < chosen.k:
-        _note(f"the library has {account.kept:,} {account.of}, so {account.kept:,} are shown")
+        _note(f"the index has {account.kept:,} {account.of}, so {account.kept:,} are shown")
     return retriever
 
 
@@ -169,16 +166,16 @@ def _own_pool(retriever: Retriever) -> tuple[str, list[str]]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty; ValueError where it is none or has none."""
+    """The lines of a text file that are not empty; ValueError where there are none."""
     try:
         lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"expected a text file in UTF-8 at {str(path)!r}, got {error}; mend it"
+            f"expected a text file in UTF-8 at {str(path)!r}, got {error}; correct it"
         ) from error
     lines = [line for line in lines if line]
     if not lines:
-        raise UserError(f"expected a line of text at least in {str(path)!r}, got none; add some")
+        raise UserError(f"expected at least one line of text in {str(path)!r}, got none; add some")
     return lines
 
 
@@ -240,7 +237,7 @@ def print_tables(answers: list[Answer]) -> None:
 
     from tmr_jax.search.export import printable
 
-    # Into a file or a pipe nothing is cut to a width that nobody looks at.
+    # In a file or a pipe nothing is cut to the width of a terminal.
     console = Console() if sys.stdout.isatty() else Console(width=10_000, safe_box=True)
     for answer in answers:
         shown = Table(title=Text(printable(answer.query.content)), title_justify="left", box=None)
@@ -271,7 +268,7 @@ def write_page(path: Path, answers: list[Answer], about: dict[str, object]) -> N
 
 
 def page(answers: list[Answer], about: dict[str, object]) -> str:
-    """A document without any other file or address; what came from data is escaped."""
+    """One self-contained document; all data is escaped."""
     from tmr_jax.search.export import printable
 
     texts = any(hit.is_text for answer in answers for hit in answer.hits)
@@ -299,7 +296,7 @@ def _card(hit: Hit) -> str:
 
 
 def _scores(hit: Hit) -> str:
-    """The cosine, and before it the score that the order is by, where there are two."""
+    """The cosine, after the score of the second stage where there is one."""
     return f"{hit.score:.4f}" if hit.refined is None else f"{hit.refined:.4f} ({hit.score:.4f})"
 
 

@@ -1,9 +1,8 @@
-"""Why a molecule was found: words and atoms without which its score would be lower.
+"""Why a molecule matches: words and atoms without which its score would be lower.
 
 In: an encoder with parts, a text and a SMILES. Out: what the cosine loses when a word, or an atom
-with its bonds, is taken out of what the model reads (occlusion: Zeiler, Fergus 2014), and the
-cosines of all words and atoms by themselves. It is the first stage that is explained: a second
-stage orders what that has found.
+with its bonds, is removed from the input (occlusion: Zeiler, Fergus 2014), and the cosines between
+single words and atoms. This explains the first stage; a second stage reorders its hits.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Word(NamedTuple):
 
 class Explanation(NamedTuple):
     score: float  # cosine of text and molecule
-    text: str  # as the model reads it: clean_text
+    text: str  # after clean_text
     words: tuple[Word, ...]
     smiles: str  # writes the atoms in the order of `atoms`
     atoms: tuple[float, ...]  # weights, 0 to 1
@@ -49,14 +48,14 @@ def explain(
 ) -> Explanation:
     """The parts of a pair that its score rests on. `encoder` keeps parts.
 
-    A `plain` one, which keeps none, reads the pair with one thing after another taken out: parts
-    of all those would be words times words and atoms times atoms of states. Raises ValueError for
+    A `plain` one, which keeps none, encodes the occluded pairs, whose parts would grow with the
+    square of words and atoms. Raises ValueError for
     an empty text, and where the SMILES is refused.
     """
-    told = assembly.config.features
+    settings = assembly.config.features
     text = clean_text(text)
-    features = featurise(smiles, told.molecule, told.motif)
-    written, order = atom_order(smiles, told.molecule)
+    features = featurise(smiles, settings.molecule, settings.motif)
+    written, order = atom_order(smiles, settings.molecule)
     spans = [match.span() for match in WORD.finditer(text)]
     alone = [without_atoms(features, [i]) for i in range(len(order))] if len(order) > 1 else []
     reader = plain or encoder
@@ -82,19 +81,19 @@ def explain(
 
 def without_words(text: str, places: Iterable[int]) -> str:
     """The text without the words at these places; "[UNK]" where none is left."""
-    gone = set(places)
-    kept = [match.group() for i, match in enumerate(WORD.finditer(text)) if i not in gone]
-    return " ".join(kept) or "[UNK]"
+    removed = set(places)
+    words = [match.group() for i, match in enumerate(WORD.finditer(text)) if i not in removed]
+    return " ".join(words) or "[UNK]"
 
 
 def without_atoms(features: MolFeatures, rows: Iterable[int]) -> MolFeatures:
-    """The molecule without these rows of `nodes` and their bonds; one atom at least must stay.
+    """The molecule without these rows of `nodes` and their bonds; at least one atom must stay.
 
-    What the other atoms say of themselves, such as their number of neighbours, stays as it was.
+    Features of the other atoms, such as their number of neighbours, do not change.
     """
     kept = np.ones(len(features.nodes), bool)
     kept[list(rows)] = False
-    assert kept.any(), "every atom was taken out"
+    assert kept.any(), "every atom is removed"
     bonds = kept[features.senders] & kept[features.receivers]
     place = (np.cumsum(kept) - 1).astype(np.int32)
     return MolFeatures(
@@ -107,9 +106,11 @@ def without_atoms(features: MolFeatures, rows: Iterable[int]) -> MolFeatures:
 
 
 def table_of(assembly: TrainedModel, molecules: list[MolFeatures]) -> MolTable:
-    """What the encoder reads, in the order given and each with its atoms in the order given."""
-    told = assembly.config.features
-    table = joined_table([pack(molecules, [""] * len(molecules), told.molecule, told.motif)])
+    """The input of the encoder, molecules and atoms in the order given."""
+    settings = assembly.config.features
+    table = joined_table(
+        [pack(molecules, [""] * len(molecules), settings.molecule, settings.motif)]
+    )
     if assembly.vocabulary is None:
         return table
     return table._replace(nodes=vocabulary_ids(table.nodes, assembly.vocabulary))
@@ -123,8 +124,8 @@ def _weights(drop: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 
 def _weighed(text: str, spans: list[tuple[int, int]], drop: np.ndarray) -> tuple[Word, ...]:
     weights = _weights(drop).tolist()
-    told = zip(spans, drop.tolist(), weights, strict=True)
-    return tuple(Word(text[a:b], a, b, fall, weight) for (a, b), fall, weight in told)
+    words = zip(spans, drop.tolist(), weights, strict=True)
+    return tuple(Word(text[a:b], a, b, fall, weight) for (a, b), fall, weight in words)
 
 
 def _words(
@@ -142,7 +143,7 @@ def _words(
 
 
 def _atoms(mols: Encoded, features: MolFeatures) -> Float[np.ndarray, "atoms D"]:
-    """States of the atoms, in the rows of the features; of its motif for each atom, where so."""
+    """States of the atoms in the rows of the features, or of their motifs."""
     states = _parts(mols)
     return states if len(states) == len(features.nodes) else states[features.motif]
 

@@ -1,7 +1,6 @@
 """Hits as text for other programs: JSON, CSV and SDF.
 
-In: what was asked and what was found. Out: strings. What a file or a user wrote is escaped as far
-as each form needs it.
+In: answers. Out: strings. Data of a file or a user is escaped as each form needs it.
 """
 
 from __future__ import annotations
@@ -17,24 +16,24 @@ from tmr_jax.index.schema import FLAGS, MASK
 from tmr_jax.search.hits import Answer, Hit
 from tmr_jax.types import UserError
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet run a cell
-DIGITS = 6  # of scores; of properties as many as their float32 has
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell with such a start is run by a spreadsheet
+DIGITS = 6  # of scores; properties have those of float32
 
 
 def record(hit: Hit) -> dict[str, Any]:
-    """A hit as plain values: the same names in every form, absent where nothing is known."""
-    found: dict[str, Any] = {"rank": hit.rank, "score": hit.score}
+    """A hit as plain values: the same names in every form, without unknown ones."""
+    fields: dict[str, Any] = {"rank": hit.rank, "score": hit.score}
     if hit.refined is not None:
-        found["refined"] = hit.refined
-    found |= {"text" if hit.is_text else "smiles": hit.content, "name": hit.name}
+        fields["refined"] = hit.refined
+    fields |= {"text" if hit.is_text else "smiles": hit.content, "name": hit.name}
     if not hit.columns:  # of a list in memory
-        return found
-    found["id"] = hit.id
+        return fields
+    fields["id"] = hit.id
     if hit.is_text:
-        return found | {"duplicate": bool(hit.columns["duplicate"])}
-    found |= {name: _short(hit.columns[name]) for name in Properties._fields}
-    found["groups"] = group_names(int(hit.columns[MASK]))
-    return found | {name: bool(hit.columns[name]) for name in FLAGS}
+        return fields | {"duplicate": bool(hit.columns["duplicate"])}
+    fields |= {name: _short(hit.columns[name]) for name in Properties._fields}
+    fields["groups"] = group_names(int(hit.columns[MASK]))
+    return fields | {name: bool(hit.columns[name]) for name in FLAGS}
 
 
 def to_json(answers: Iterable[Answer], about: dict[str, Any]) -> str:
@@ -44,7 +43,7 @@ def to_json(answers: Iterable[Answer], about: dict[str, Any]) -> str:
 
 
 def to_csv(answers: Sequence[Answer]) -> str:
-    """A line for each hit, under one header; what a spreadsheet would run begins with a quote."""
+    """A line for each hit, under one header; cells that a spreadsheet would run get a quote."""
     records = [{"query": a.query.content, **record(hit)} for a in answers for hit in a.hits]
     names = list(max(records, key=len)) if records else ["query", "rank", "score", "smiles", "name"]
     text = io.StringIO()
@@ -56,9 +55,9 @@ def to_csv(answers: Sequence[Answer]) -> str:
 
 
 def to_sdf(answers: Iterable[Answer]) -> str:
-    """A record for each hit with coordinates of its drawing, and the query and numbers as fields.
+    """A record for each hit with 2D coordinates, and the query and numbers as fields.
 
-    A molecule that this RDKit cannot read keeps its fields and has no atoms. Raises ValueError for
+    A molecule that this RDKit cannot parse keeps its fields and has no atoms. Raises ValueError for
     hits that are texts.
     """
     from rdkit import Chem, rdBase
@@ -68,7 +67,7 @@ def to_sdf(answers: Iterable[Answer]) -> str:
 
     answers = list(answers)
     if any(hit.is_text for answer in answers for hit in answer.hits):
-        raise UserError("expected molecules to write as SDF, got descriptions; take CSV or JSON")
+        raise UserError("expected molecules to write as SDF, got descriptions; use CSV or JSON")
     text = io.StringIO()
     writer = Chem.SDWriter(text)
     with rdBase.BlockLogs():
@@ -90,12 +89,12 @@ def to_sdf(answers: Iterable[Answer]) -> str:
 
 
 def cell(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
+    """A cell that no spreadsheet runs as a formula."""
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def printable(text: str) -> str:
-    """Text of a file without what could command a terminal, or end a field."""
+    """Text without characters that could control a terminal or end a field."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 

@@ -1,4 +1,4 @@
-"""Words of a user to a filter: mw<500, charge=0, nitrile, !nitro, unsalted, distinct."""
+"""Parses filters such as mw<500, charge=0, nitrile, !nitro, unsalted, distinct."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ SWITCHES = ("unsalted", "distinct", "parents")
 
 
 def parse_filter(words: Sequence[str]) -> Filter:
-    """One filter of all words; ValueError for a word that is none, with the nearest name.
+    """One filter of all words; ValueError for an invalid word, with the nearest name.
 
-    A number is compared with a property, a name asks for a functional group, and one after `!` for
-    its absence. `unsalted`: single parts only; `distinct`: each molecule once; `parents`: once
-    whatever its salt and charge.
+    A condition compares a property with a number, a name requires a functional group, a name after
+    `!` excludes one. `unsalted`: single parts only; `distinct`: each molecule once; `parents`: each
+    once whatever its salt and charge.
     """
     words = [word.strip() for word in words]
     conditions = tuple(_condition(word) for word in words if any(sign in word for sign in "<>="))
@@ -42,7 +42,7 @@ def parse_filter(words: Sequence[str]) -> Filter:
 def _condition(word: str) -> Condition:
     match = _CONDITION.fullmatch(word)
     if not match:
-        raise UserError(f"expected a filter such as mw<500 or charge=0, got {word!r}; mend it")
+        raise UserError(f"expected a filter such as mw<500 or charge=0, got {word!r}; correct it")
     column, sign, number = match.groups()
     if column.lower() not in FLOATS + INTEGERS:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Matches of a pattern, for the process of `substructure.Matcher` only: RDKit can hang over one."""
+"""Matches of a pattern. Runs only in the process of `substructure.Matcher`: RDKit can hang."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ def match_chunk(smarts: str, smiles: list[str]) -> dict[str, np.ndarray]:
         for i, text in enumerate(smiles if pattern is not None else ()):
             try:
                 matches[i] = parse_smiles(text).HasSubstructMatch(pattern)
-            except BadMolecule:  # of a library that another RDKit has made
+            except BadMolecule:  # in an index of another RDKit version
                 continue
     return {"is_pattern": np.array(pattern is not None), "matches": matches}
