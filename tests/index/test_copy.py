@@ -1,4 +1,4 @@
-"""An index moves between engines: the same content, gone on with if killed, refused till whole."""
+"""Copies between engines: equal content, resumed after a kill, refused while incomplete."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_a_search_in_a_copy(to, tiny_run, tmp_path, monkeypatch):
     np.testing.assert_allclose([h.score for h in ours], [h.score for h in theirs], atol=1e-6)
     assert [hit.name for hit in theirs] == [hit.name for hit in ours]
     other = retriever.model._replace(checkpoint="0" * 64)
-    with pytest.raises(ValueError, match=f"of the model {'0' * 64}"):  # F23
+    with pytest.raises(ValueError, match=f"of the model {'0' * 64}"):
         open_index(Path(place), other)
 
 
@@ -224,7 +224,7 @@ sys.exit(index.main(sys.argv[1:]))
 
 @pytest.mark.parametrize("engine", ["exact", "lance", "milvus"])
 def test_killed_at_random_moments(engine, origin, tmp_path, by_eight):
-    """F22 for copies; tools/bench/stores.py does it at full size."""
+    """A copy survives kills; tools/bench/stores.py does it at full size."""
     place = PLACES[engine].format(tmp_path)
     chance = np.random.default_rng(0)
     for _ in range(3):

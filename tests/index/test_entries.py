@@ -1,4 +1,4 @@
-"""What an index keeps of molecules: one row for each that parses, and which are one."""
+"""The columns of molecules in an index, and which molecules count as equal."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_a_cut_file_is_found_at_once(library, name):
 
 
 def test_other_bytes_are_seen_by_looking_though_as_many(library, monkeypatch):
-    """F24: also where nothing has changed since, and by who opens the index after that."""
+    """Also where nothing has changed since, and when the index is opened after that."""
     path = shard_places(library.folder)[2] / ROWS
     content = path.read_bytes()
     path.write_bytes(bytes([content[0] ^ 1]) + content[1:])

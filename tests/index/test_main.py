@@ -1,4 +1,4 @@
-"""A file becomes an index: what is kept, flagged, refused; stopped, damaged, begun again (F22)."""
+"""Building an index: valid, flagged and skipped rows; interruption, damage, resuming."""
 
 from __future__ import annotations
 
@@ -306,7 +306,7 @@ sys.exit(index.main(sys.argv[1:]))
 
 @pytest.mark.parametrize("kind", ["smi", "txt"])
 def test_killed_at_random_moments(kind, tiny_run, tmp_path):
-    """F22 in small; tools/bench/index.py has the whole."""
+    """A build survives kills; tools/bench/index.py does it at full size."""
     file = tmp_path / f"many.{kind}"
     lines = ["C" * (i % 40 + 1) + "O" * (i % 3) for i in range(400)]
     lines = lines if kind == "smi" else [f"An alcohol, {line}." for line in lines]

@@ -456,7 +456,7 @@ def test_search_and_service_never_import_transformers(tiny_run: Path, tmp_path: 
 def test_a_library_of_other_features_is_refused_with_what_differs(
     retriever: Retriever, tmp_path: Path
 ) -> None:
-    """F23: the parameters are the same, so their hash says nothing."""
+    """The parameters are the same, so their hash does not tell them apart."""
     (tmp_path / "my.smi").write_text("CCO\n")
     model = retriever.model
     for key, told in (("featuriser", "0 there"), ("features", '"motif": "brics"')):

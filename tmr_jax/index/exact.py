@@ -86,7 +86,7 @@ class ExactEngine:
         except OSError as error:
             raise IndexUnavailable(
                 f"expected an index that can be read in {folder}, got {error}; build it again "
-                "with tmr index, or check who may read it"
+                "with tmr index, or check its permissions"
             ) from error
         self._order()
 
@@ -393,8 +393,8 @@ def damage(place: Path, width: int, deep: bool = False) -> str:
             _seen[place] = stamp, f"{wrong[0]} differs from what was written" if wrong else ""
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         return str(error)
-    of, said = _seen.get(place, (stamp, ""))
-    return said if of == stamp else ""
+    read_stamp, problem = _seen.get(place, (stamp, ""))
+    return problem if read_stamp == stamp else ""
 
 
 def _stamp(place: Path) -> Stamp:

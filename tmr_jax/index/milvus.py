@@ -66,10 +66,10 @@ class MilvusEngine:
                 f"tmr index copy INDEX {_words(uri, name)}"
             )
         self._server, self._name = _Server(uri, token), name
-        for collection in (_beside(name), name):  # only loaded collections are searched
+        for collection in (_head_of(name), name):  # only loaded collections are searched
             self._server.ask("load_collection", collection)
         (row,) = self._server.ask(
-            "query", _beside(name), filter="id == 0", output_fields=["head"], **STRONG
+            "query", _head_of(name), filter="id == 0", output_fields=["head"], **STRONG
         )
         head = json.loads(row["head"])
         if head.get("format") != FORMAT:
@@ -101,8 +101,8 @@ class MilvusEngine:
         if uri.endswith(LITE):
             Path(uri).parent.mkdir(parents=True, exist_ok=True)
         with closing(_Server(uri, token)) as server:
-            if server.ask("has_collection", _beside(name)):  # of an interrupted creation
-                server.ask("drop_collection", _beside(name))
+            if server.ask("has_collection", _head_of(name)):  # of an interrupted creation
+                server.ask("drop_collection", _head_of(name))
             _create_head(server, name)
             _write_head(server, name, {"width": width, "about": about, "account": None})
             _create_items(server, name, width)
@@ -255,7 +255,7 @@ def _row(batch: Batch, i: int) -> dict[str, Any]:
     return row
 
 
-def _beside(name: str) -> str:
+def _head_of(name: str) -> str:
     return f"{name}_about"
 
 
@@ -272,12 +272,12 @@ def _create_head(server: _Server, name: str) -> None:
     schema.add_field("head", DataType.VARCHAR, max_length=LONGEST)
     index = MilvusClient.prepare_index_params()
     index.add_index("place", index_type="FLAT", metric_type="L2")
-    server.ask("create_collection", _beside(name), schema=schema, index_params=index)
+    server.ask("create_collection", _head_of(name), schema=schema, index_params=index)
 
 
 def _write_head(server: _Server, name: str, head: dict[str, Any]) -> None:
     row = {"id": 0, "place": [0.0, 0.0], "head": json.dumps({"format": FORMAT, **head})}
-    server.ask("upsert", _beside(name), [row])
+    server.ask("upsert", _head_of(name), [row])
 
 
 def _create_items(server: _Server, name: str, width: int) -> None:

@@ -80,11 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _search(args: list[str]) -> int:
     chosen = cli.parse(Arguments, "search", args, config=(tyro.conf.FlagCreatePairsOff,))
     from tmr_jax.search.export import to_csv, to_json, to_sdf
-    from tmr_jax.search.filters import parse_filter
 
     _check(chosen)
     retriever = open_retriever(chosen)
-    where = parse_filter(chosen.where) if chosen.where else None
+    where = None
+    if chosen.where:
+        from tmr_jax.search.filters import parse_filter
+
+        where = parse_filter(chosen.where)
     answers = find(retriever, chosen, where)
     if chosen.html:
         write_page(chosen.html, answers, _about(retriever))
