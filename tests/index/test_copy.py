@@ -139,7 +139,7 @@ def test_a_copy_is_checked_by_what_it_was_sealed_with(origin, tmp_path, capsys):
     assert "50 molecules in" in capsys.readouterr().out
     open_engine(place).upsert(items([3], rows(1, seed=8)))
     assert index.main(["check", place]) == 2
-    assert "items: are not what was written" in capsys.readouterr().out
+    assert "items: differ from what was written" in capsys.readouterr().out
 
 
 def test_the_hash_does_not_depend_on_batches_and_sees_everything():

@@ -47,7 +47,7 @@ def test_a_token_in_an_answer_is_struck_out(empty):
         raise milvus.MilvusException(message="bad token geheim")
 
     with pytest.raises(ValueError, match=r"bad token \*\*\*"):
-        server.told(refused)
+        server.result_of(refused)
 
 
 def test_a_library_of_another_format_is_refused(empty, tmp_path):

@@ -95,6 +95,6 @@ def test_a_package_that_is_not_installed(place, package, command, tmp_path, monk
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=f"to be installed, got: .*{package}.*; say {command}"):
+    with pytest.raises(ValueError, match=f"to be installed, got: .*{package}.*; run {command}"):
         create_engine(place.format(tmp_path), 4, {})
     assert opening.TOKEN == "TMR_JAX_MILVUS_TOKEN"

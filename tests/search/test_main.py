@@ -217,7 +217,7 @@ def test_no_sdf_is_made_of_texts() -> None:
 @pytest.mark.parametrize(
     "extra, said",
     [
-        ([], "no query"),
+        ([], "expected a query"),
         (["--json", "--csv", "x"], "choose one"),
         (["-k", "0", "x"], "at least 1"),
         (["--html", "/nonexistent/x.html", "x"], "does not exist"),
