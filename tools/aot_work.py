@@ -26,9 +26,9 @@ from tmr_jax.eval import device_rank, rerank_steps
 from tmr_jax.eval.rerank import _applied, settings_of
 from tmr_jax.models.layers.bert import BertConfig, text_operations
 from tmr_jax.models.state import STATISTICS, joined, new_state, variables, without
-from tmr_jax.train.device_loader import planned, tables_of, taken
+from tmr_jax.train.device_loader import device_tables, plan_steps, take_batch
 from tmr_jax.train.optim import build_adversary, build_optimizer
-from tmr_jax.train.parallel import AXIS, compiled_ahead, spread_over
+from tmr_jax.train.parallel import AXIS, compile_ahead, make_sharding
 from tmr_jax.train.step import make_train_call, train_step
 from tmr_jax.types import TextBatch
 from tools.aot_hlo import Speeds
@@ -262,28 +262,28 @@ def _training(
     task, size, params = _worked(spec, target, count, change, shrunk)
     config, model = task.config, task.model
     devices = devices_of(target, count)
-    spread = spread_over(devices, "jit", config.train.batch_size, config.train.chunk)
+    sharding = make_sharding(devices, "jit", config.train.batch_size, config.train.chunk)
     rows = np.asarray(task.data.composition.epoch(0, 0))[:1]
-    data = _shared(task.data, config, size, rows, spread.parts)
-    steps = planned(rows, data.text, data.mol, data.shapes, data.shards)
+    data = _shared(task.data, config, size, rows, sharding.parts)
+    steps = plan_steps(rows, data.text, data.mol, data.shapes, data.shards)
     rivals = model.adversary
     rival = build_adversary(config.optim) if rivals else None
     trained = without(params, rivals | {STATISTICS})
     optimizer = build_optimizer(config.optim, 10_000, trained, model.groups)
     state = jax.eval_shape(lambda p: new_state(p, optimizer, frozenset(), rival, rivals), params)
-    step = train_step(model, optimizer, frozenset(), rival, spread)
-    call = make_train_call(step, _taking(spread.chunks), 1, spread)
+    step = train_step(model, optimizer, frozenset(), rival, sharding)
+    call = make_train_call(step, _taking(sharding.chunks), 1, sharding)
     place = _placing(devices)
-    tables = tables_of(data.text, data.mol, data.text_group, data.mol_group)
+    tables = device_tables(data.text, data.mol, data.text_group, data.mol_group)
     key = place.all(jax.eval_shape(lambda: jax.random.key(0)))
     chosen = abstract(steps.chosen, place.split)
     arguments = place.all(state), place.all(tables), chosen, key, steps.size
     lengths = np.diff(data.text.offsets)[rows]
     shape = f"{steps.size.rows} x {steps.size.row} tokens, {steps.size.nodes} atoms"
-    if spread.parts > 1:
-        shape += f" in each of {spread.parts} parts"
+    if sharding.parts > 1:
+        shape += f" in each of {sharding.parts} parts"
     useful = text_operations(size.bert, lengths)
-    step = Piece("step", call, arguments, compiled=compiled_ahead)
+    step = Piece("step", call, arguments, compiled=compile_ahead)
     return Program((step,), rows.size, useful, shape)
 
 
@@ -302,9 +302,9 @@ def _taking(chunks: int) -> Callable[..., Any]:
 
     def take(tables: Any, chosen: Any, size: Any) -> Any:
         if chunks == 1:
-            return taken(tables, chosen, size, 0)
+            return take_batch(tables, chosen, size, 0)
         cut = jax.tree.map(lambda x: x.reshape(chunks, -1), chosen)
-        found = jax.vmap(lambda part: taken(tables, part, size, 0))(cut)
+        found = jax.vmap(lambda part: take_batch(tables, part, size, 0))(cut)
         return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), found)
 
     return take

@@ -214,7 +214,7 @@ def test_where_all_are_damaged_it_says_so_and_deletes_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"all damaged \(steps 3, 6\); nothing was deleted"):
         restored(tmp_path)
     with pytest.raises(ValueError, match="all damaged"):
-        restore_params(tmp_path, say=lambda text: None)
+        restore_params(tmp_path, report=lambda text: None)
     assert files(tmp_path) == before
 
 

@@ -91,7 +91,7 @@ def test_several_devices_encode_what_one_does(tiny_run, monkeypatch):
     texts = [f"an alcohol of {i} carbon atoms" for i in range(40)]
     alone = load(tiny_run)
     wanted = alone.encode_molecules(smiles), alone.encode_text(texts)
-    monkeypatch.setattr(module, "devices_at_hand", lambda: jax.devices()[:3])
+    monkeypatch.setattr(module, "local_devices", lambda: jax.devices()[:3])
     shared = load(tiny_run)
     for found, right in zip(
         (shared.encode_molecules(smiles), shared.encode_text(texts)), wanted, strict=True

@@ -18,7 +18,7 @@ from tmr_jax.data import molecules
 from tmr_jax.data.features.graph import BadMolecule
 from tmr_jax.eval.ood import OodDetector, save_detector
 from tmr_jax.index import build as index_build
-from tmr_jax.models.encode import ANSWERS, QUESTIONS
+from tmr_jax.models.encode import CANDIDATES, QUERIES
 from tmr_jax.search.filters import parse_filter
 from tmr_jax.search.hits import Answer, Query
 from tmr_jax.search.retriever import CutShort, Retriever
@@ -56,7 +56,7 @@ def test_rows_have_length_one_and_equal_inputs_equal_bits(retriever: Retriever) 
 
 
 def test_a_text_alone_is_what_it_is_among_many(retriever: Retriever) -> None:
-    texts = [f"an acid with {i} rings" for i in range(QUESTIONS + 1)]
+    texts = [f"an acid with {i} rings" for i in range(QUERIES + 1)]
     many = retriever.encode_text(texts)
     np.testing.assert_allclose(retriever.encode_text(texts[3:4]), many[3:4], atol=1e-6)
     np.testing.assert_allclose(retriever.encode_text(texts[:2]), many[:2], atol=1e-6)
@@ -69,11 +69,11 @@ def test_nothing_is_compiled_after_warming_up(tiny_run: Path) -> None:
     compiled = [of._cache_size() for of in read]
     for text in ("acid", "an acid with a ring " * 5, "an acid " * 400):
         warm.encode_text([text])
-        for count in (2, QUESTIONS, QUESTIONS + 5):
+        for count in (2, QUERIES, QUERIES + 5):
             warm.encode_text([f"{i} {text}" for i in range(count)])
     for smiles in ("C", "c1ccccc1" * 2, "CC(C)C" * 5, "C" * 100):
         warm.encode_molecules([smiles])
-        warm.encode_molecules([smiles + "C" * i for i in range(ANSWERS)])
+        warm.encode_molecules([smiles + "C" * i for i in range(CANDIDATES)])
     assert [of._cache_size() for of in read] == compiled
 
 

@@ -75,7 +75,7 @@ def test_every_cell_runs_and_again_goes_on(tmp_path):
     assert [words[0] for words in found if words and words[0].isdigit()] == ["1", "2", "3", "4"]
     assert "4-chloroaniline" in hits
     train = next(cell for cell in cells() if "tmr_jax.train" in cell)
-    assert "goes on after step 8" in shell(train, names)
+    assert "resumes after step 8" in shell(train, names)
     clone = next(cell for cell in cells() if "git clone" in cell)
     assert shell(clone, names) == ""  # it is there
 

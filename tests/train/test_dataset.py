@@ -35,7 +35,10 @@ def test_refused_molecules_leave_and_equal_ones_share_a_group():
     [
         (with_section("features", max_tokens=500), "at most 128"),
         (with_section("train", text_buckets=(32, 64)), "add 96 to --train.text-buckets"),
-        (with_section("features", molecule="morgan1"), "the residual graph encoder reads bond"),
+        (
+            with_section("features", molecule="morgan1"),
+            "bond features for the residual graph encoder",
+        ),
     ],
 )
 def test_sections_that_contradict_each_other_are_errors(config, told):

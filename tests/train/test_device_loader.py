@@ -8,7 +8,7 @@ import pytest
 
 from tmr_jax.data.batching import Composition, declare_rows, declare_shapes, make_batch
 from tmr_jax.data.tables import TextTable, molecule_table, table_take
-from tmr_jax.train.device_loader import Chosen, planned, tables_of, taken
+from tmr_jax.train.device_loader import ChosenPairs, device_tables, plan_steps, take_batch
 
 SMILES = ["CCO", "C", "CC(=O)NC", "[Na+].[Cl-]", "c1ccccc1", "CCCCCCCCOC(=O)c1ccccc1"]
 ROW, PAD = 24, 59
@@ -36,10 +36,10 @@ def declared(text, mol, batch_size):
 def test_every_array_is_that_of_the_host(data, batch_size):
     text, mol, *groups = data
     shapes, plan = declared(text, mol, batch_size)
-    tables = jax.device_put(tables_of(*data))
-    take = jax.jit(taken, static_argnums=(2, 3))
+    tables = jax.device_put(device_tables(*data))
+    take = jax.jit(take_batch, static_argnums=(2, 3))
     for rows in plan[:12]:
-        steps = planned(rows[None], text, mol, shapes)
+        steps = plan_steps(rows[None], text, mol, shapes)
         found = take(tables, jax.tree.map(lambda x: x[0], steps.chosen), steps.size, PAD)
         wanted = make_batch(rows, text, mol, *groups, shapes, PAD)
         for (path, ours), theirs in zip(
@@ -53,17 +53,17 @@ def test_every_array_is_that_of_the_host(data, batch_size):
 def test_steps_of_one_call_share_the_shape_that_holds_them_all(data):
     text, mol, *_ = data
     shapes, plan = declared(text, mol, 16)
-    sizes = [planned(rows[None], text, mol, shapes).size for rows in plan]
-    together = planned(plan, text, mol, shapes)
+    sizes = [plan_steps(rows[None], text, mol, shapes).size for rows in plan]
+    together = plan_steps(plan, text, mol, shapes)
     assert (
         together.size == tuple(map(max, zip(*sizes, strict=True)))
         and together.chosen.first.shape == plan.shape
     )
-    assert isinstance(together.chosen, Chosen)
+    assert isinstance(together.chosen, ChosenPairs)
 
 
 def test_a_table_too_long_for_32_bits_is_refused(data):
     text, *rest = data
     long = text._replace(tokens=np.broadcast_to(np.int32(1), 2**31))  # takes no memory
     with pytest.raises(ValueError, match=r"2\*\*31 rows on the device; got 2,147,483,648"):
-        tables_of(long, *rest)
+        device_tables(long, *rest)

@@ -19,10 +19,10 @@ from tmr_jax.models.state import new_state
 from tmr_jax.train import loader as feed
 from tmr_jax.train.__main__ import main
 from tmr_jax.train.dataset import model_and_dataset
-from tmr_jax.train.loader import HostFeed, ResidentFeed, feed_of
-from tmr_jax.train.parallel import Spread
+from tmr_jax.train.loader import DeviceLoader, HostLoader, build_loader
+from tmr_jax.train.parallel import Sharding
 from tmr_jax.train.step import make_train_step, train_step
-from tmr_jax.train.two_stage import assemble_for_generator
+from tmr_jax.train.two_stage import model_and_features
 
 TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
 
@@ -45,12 +45,12 @@ def steps_of(packed, feed_class, lengths):
     assembly, data, rows = packed
     optimizer = optax.apply_if_finite(optax.adam(1e-3), 1)
     pad = assembly.tokenizer.pad_token
-    if feed_class is HostFeed:
+    if feed_class is HostLoader:
         one = make_train_step(assembly.model, optimizer, data.shapes.count)
-        advance = HostFeed(data, one, pad)
+        advance = HostLoader(data, one, pad)
     else:
         step = train_step(assembly.model, optimizer)
-        advance = ResidentFeed(data, step, pad, max(lengths))
+        advance = DeviceLoader(data, step, pad, max(lengths))
     state = new_state(init_params(assembly, data.batch(rows[0], pad), 0), optimizer)
     found, done = [], 0
     for length in lengths:
@@ -65,9 +65,9 @@ def steps_of(packed, feed_class, lengths):
 
 def test_host_and_device_take_the_same_steps(packed):
     assert packed[1].shapes.rows  # texts are packed
-    wanted, parameters = steps_of(packed, HostFeed, [1, 1, 1])
+    wanted, parameters = steps_of(packed, HostLoader, [1, 1, 1])
     for lengths in ([1, 1, 1], [2, 1]):
-        found, other = steps_of(packed, ResidentFeed, lengths)
+        found, other = steps_of(packed, DeviceLoader, lengths)
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
         for a, b in zip(jax.tree.leaves(parameters), jax.tree.leaves(other), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
@@ -79,7 +79,7 @@ def test_operations_of_a_step_do_not_depend_on_how_many_a_call_has(packed):
     step = train_step(assembly.model, optimizer)
     found = []
     for count in (1, 3):
-        feed_of_one = ResidentFeed(data, step, 0, count, assembly.bert)
+        feed_of_one = DeviceLoader(data, step, 0, count, assembly.bert)
         state = new_state(init_params(assembly, data.batch(rows[0], 0), 0), optimizer)
         answer = feed_of_one(state, rows[:count], jax.random.key(0))
         assert answer.compiled is not None and answer.work.steps == count
@@ -92,9 +92,9 @@ def test_what_cannot_be_packed_is_fed_by_the_host(packed):
     assembly, data, _ = packed
     optimizer = optax.apply_if_finite(optax.adam(1e-3), 1)
     how = (assembly.model, optimizer, frozenset(), None, 0)
-    assert isinstance(feed_of(data, *how), ResidentFeed)
+    assert isinstance(build_loader(data, *how), DeviceLoader)
     padded = data._replace(composition=data.composition._replace(row=0))
-    assert isinstance(feed_of(padded, *how), HostFeed)
+    assert isinstance(build_loader(padded, *how), HostLoader)
 
 
 def losses(run: Path) -> dict[int, float]:
@@ -124,19 +124,19 @@ def test_a_run_of_calls_of_five_steps_is_that_of_single_steps(tmp_path, monkeypa
 def test_what_cannot_go_with_packed_texts_is_said(other, tmp_path, capfd):
     words = ["--exp", TINY, "--train.texts", "packed", *other.split()]
     assert main([*words, "--run", str(tmp_path / "run")]) == 2
-    said = f"expected --train.texts buckets beside {other.removesuffix(' 2')}"
+    said = f"expected --train.texts buckets with {other.removesuffix(' 2')}"
     assert said in capfd.readouterr().err
 
 
 def test_a_second_stage_takes_no_packed_texts(packed, tmp_path):
     with pytest.raises(ValueError, match="buckets in the second of two stages"):
-        assemble_for_generator(packed[0].config, [], tmp_path)
+        model_and_features(packed[0].config, [], tmp_path)
 
 
 def test_what_cannot_be_compiled_ahead_counts_the_first_call_of_each_shape(monkeypatch):
     """pmap over several processes: a report that says 0 programs would be wrong."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    programs = feed.Programs(lambda x: x + 1, Spread("pmap", None))
+    programs = feed.Programs(lambda x: x + 1, Sharding("pmap", None))
     first, again, other = (programs(shape, 1) for shape in ("a", "a", "b"))
     assert [found[0] for found in (first, again, other)] == [2, 2, 2]
     assert first[2] is not None and again[2] is None and other[2] is not None

@@ -2,7 +2,8 @@
 
 import json
 
-from tmr_jax.train.log import Display, History, draw_losses, duration, read_rows
+from tmr_jax.models.rundir import read_metrics
+from tmr_jax.train.log import Display, History, draw_losses, duration
 
 
 def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path):
@@ -13,12 +14,12 @@ def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path):
     history.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 5, "lo')  # killed
-    History(tmp_path, 2, evaluated=True).close()
-    assert [r["step"] for r in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 2]
-    History(tmp_path, 2, evaluated=False).close()
-    assert [r["step"] for r in read_rows(tmp_path / "metrics.jsonl")] == [1, 2]
-    History(tmp_path, 0, evaluated=False).close()
-    assert read_rows(tmp_path / "metrics.jsonl") == []
+    History(tmp_path, 2, validated=True).close()
+    assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 2]
+    History(tmp_path, 2, validated=False).close()
+    assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+    History(tmp_path, 0, validated=False).close()
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 
 def test_every_line_is_strict_json(tmp_path):

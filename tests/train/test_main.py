@@ -18,8 +18,10 @@ import pytest
 
 from tmr_jax.cli import Signals, Stopped
 from tmr_jax.models.checkpoint import Checkpoints, restore_params
+from tmr_jax.models.rundir import read_metrics
 from tmr_jax.train.__main__ import main
-from tmr_jax.train.loop import Plan
+from tmr_jax.train.dataset import Plan
+from tmr_jax.train.loop import Loop
 
 TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
 SAVE_EVERY = 3  # of tiny.py
@@ -130,16 +132,14 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(unbroken, tmp_path)
         assert "Traceback" not in err, f"kill {kill}: {err}"
     status, out, err = end(start(run))
     assert status == 0, out + err
-    if "goes on after step" in out:
-        resumed = int(out.split("goes on after step ")[1].split()[0])
+    if "resumes after step" in out:
+        resumed = int(out.split("resumes after step ")[1].split()[0])
         assert resumed >= reached - 2 * SAVE_EVERY - 4  # one save under way, four steps unread
     assert_same_run(run, unbroken)
 
 
 def _whole_rows(run: Path) -> list[dict]:
-    from tmr_jax.train.log import read_rows
-
-    return read_rows(run / "metrics.jsonl")
+    return read_metrics(run / "metrics.jsonl")
 
 
 def test_signals_save_and_the_next_start_goes_on(unbroken, tmp_path):
@@ -162,7 +162,7 @@ def test_signals_save_and_the_next_start_goes_on(unbroken, tmp_path):
         assert json.loads(manifest.read_text())["step"] == saved
     status, out, err = end(start(run))
     assert status == 0, out + err
-    assert f"goes on after step {saved}" in out
+    assert f"resumes after step {saved}" in out
     assert_same_run(run, unbroken)
 
 
@@ -191,7 +191,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_training_goes_on(unbroken, tmp
     assert main(["--exp", TINY, "--run", str(run)]) == 0
     out = capfd.readouterr().out
     assert f"{run}/checkpoints/40 is damaged" in out
-    assert "goes on after step 39" in out
+    assert "resumes after step 39" in out
     assert_same_run(run, unbroken)
 
 
@@ -205,9 +205,9 @@ def test_where_all_checkpoints_are_damaged_it_exits_2_and_deletes_nothing(
     assert main(["--exp", TINY, "--run", str(run)]) == 2
     assert "all damaged" in capfd.readouterr().err
     assert {p: p.read_bytes() for p in (run / "checkpoints").rglob("*") if p.is_file()} == before
-    with pytest.MonkeyPatch.context() as patch:  # begun afresh, not trained once more
-        patch.setattr("tmr_jax.train.loop.Loop.go", lambda *_: None)
-        assert main(["--exp", TINY, "--run", str(run), "--fresh"]) == 0
+    with pytest.MonkeyPatch.context() as patch:  # started again, and stopped before its first step
+        patch.setattr(Loop, "check_signals", _stopped)
+        assert main(["--exp", TINY, "--run", str(run), "--fresh"]) == 128 + signal.SIGTERM
     aside = tmp_path / "run.old-1" / "checkpoints"
     assert {aside / p.relative_to(run / "checkpoints") for p in before} <= set(aside.rglob("*"))
     assert not list((run / "checkpoints").iterdir())
@@ -224,7 +224,7 @@ def test_three_steps_in_a_row_that_are_not_finite_stop_the_run(
 ):
     """F8: from step 40 on, in a copy that is told to train on, the parameters are infinite."""
     run = copied(unbroken, tmp_path)
-    monkeypatch.setattr("tmr_jax.train.loop.Plan.__init__", _longer(Plan.__init__))
+    monkeypatch.setattr(Plan, "__init__", _longer(Plan.__init__))
     monkeypatch.setattr(Checkpoints, "restore", _spoilt(Checkpoints.restore))
     assert main(["--exp", TINY, "--run", str(run)]) == 1
     assert "3 steps in a row" in capfd.readouterr().err
@@ -236,6 +236,10 @@ def test_three_steps_in_a_row_that_are_not_finite_stop_the_run(
     skipped = [r["step"] for r in history(run) if r.get("loss", 0) is None]
     assert skipped == [41, 42, 43]
     assert restore_params(run, "newest")[1] == 42  # its moments and counts, and nothing updated
+
+
+def _stopped(loop, step):
+    raise Stopped(signal.SIGTERM)
 
 
 def _longer(init):

@@ -20,8 +20,8 @@ from tmr_jax.data import load_pairs
 from tmr_jax.models.run import init_params
 from tmr_jax.models.state import STATISTICS, new_state
 from tmr_jax.train.dataset import model_and_dataset
-from tmr_jax.train.loader import feed_of
-from tmr_jax.train.parallel import compiled_ahead, everywhere, spread_over
+from tmr_jax.train.loader import build_loader
+from tmr_jax.train.parallel import compile_ahead, make_sharding, replicate
 
 TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
 SECOND = SecondOrderConfig(u2u=1.0, u2c=1.0)
@@ -51,18 +51,18 @@ def experiment(model, texts="buckets"):
 def one_step(model, devices, how, texts="buckets", chunk=0):
     """Metrics and parameters after steps whose updates are the gradients themselves."""
     config = experiment(model, texts)
-    spread = spread_over(devices, how, 16, chunk)
-    assembly, data, _ = model_and_dataset(config, load_pairs(config.data), spread.parts)
+    sharding = make_sharding(devices, how, 16, chunk)
+    assembly, data, _ = model_and_dataset(config, load_pairs(config.data), sharding.parts)
     pad, rows = assembly.tokenizer.pad_token, data.composition.epoch(0, 0)
-    one = data._replace(shards=1).batch(rows[0][: 16 // spread.parts], pad)
+    one = data._replace(shards=1).batch(rows[0][: 16 // sharding.parts], pad)
     params = init_params(assembly, one, 0)
     plain = optax.apply_if_finite(optax.sgd(1.0), 1)
     rivals = assembly.model.adversary
     adversary = plain if rivals else None
     state = new_state(params, plain, frozenset(), adversary, rivals)
-    feed = feed_of(data, assembly.model, plain, frozenset(), adversary, pad, spread)
-    before, key = jax.device_get(params), everywhere(jax.random.key(3), spread)
-    state, metrics, *_ = feed(everywhere(state, spread), rows[:1], key)
+    feed = build_loader(data, assembly.model, plain, frozenset(), adversary, pad, sharding)
+    before, key = jax.device_get(params), replicate(jax.random.key(3), sharding)
+    state, metrics, *_ = feed(replicate(state, sharding), rows[:1], key)
     return jax.device_get(metrics), jax.device_get(state.params), before
 
 
@@ -157,10 +157,10 @@ def test_two_processes_of_four_devices_do_what_one_device_does(model, how, two_p
 def test_a_batch_that_devices_cannot_share_is_said():
     said = r"--train\.batch-size that 8 devices share evenly; got 12"
     with pytest.raises(ValueError, match=said):
-        spread_over(jax.devices()[:8], "jit", 12)
+        make_sharding(jax.devices()[:8], "jit", 12)
     with pytest.raises(ValueError, match=r"--train\.chunk that the 8 pairs .* of; got 3"):
-        spread_over(jax.devices()[:2], "jit", 16, chunk=3)
-    assert spread_over(jax.devices()[:1], "pmap", 12).parts == 1
+        make_sharding(jax.devices()[:2], "jit", 16, chunk=3)
+    assert make_sharding(jax.devices()[:1], "pmap", 12).parts == 1
 
 
 def test_every_device_has_the_pairs_of_its_own_place(alone):
@@ -202,9 +202,9 @@ def test_a_step_for_a_tpu_shares_code_where_its_compiler_can():
         (set(option), "cpu", [None]),
     ):
         lowered = _Lowered(known)
-        assert compiled_ahead(lowered, backend) == "program"
+        assert compile_ahead(lowered, backend) == "program"
         assert lowered.tried == tried
     full = _Lowered(set(option), "RESOURCE_EXHAUSTED: out of memory")
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
-        compiled_ahead(full, "tpu")
+        compile_ahead(full, "tpu")
     assert full.tried == [option]

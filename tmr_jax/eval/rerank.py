@@ -28,7 +28,7 @@ from tmr_jax.eval.rerank_steps import (
     rerank_one,
     word_weights,
 )
-from tmr_jax.models.devices import devices_at_hand
+from tmr_jax.models.devices import local_devices
 from tmr_jax.models.encode import Encoded, l2_normalize
 from tmr_jax.models.layers.denoiser import visited
 from tmr_jax.models.run import TrainedModel
@@ -110,7 +110,7 @@ class PoolReranker:
         pool = take(candidate.side, used)
         sides = (text.side, pool) if direction == "t2m" else (pool, mol.side)
         model = self._apply, self.params, *sides, direction, queries, self.settings
-        reranked = rerank(*model, on_progress, devices_at_hand())
+        reranked = rerank(*model, on_progress, local_devices())
         return Lists(
             reranked=Reranked(*(column[row] for column in reranked)),
             query=query.rows[rows],

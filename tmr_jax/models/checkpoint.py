@@ -1,9 +1,11 @@
-"""Checkpoints of a run: saved while training goes on, atomic, and checked when they are read.
+"""Checkpoints of a run: saved while training continues, atomic, and verified when they are read.
 
-checkpoints/STEP/ is written by orbax, under a temporary name until it is whole. Then
-checkpoints/STEP.manifest.json lists the SHA-256 of each of its files, for orbax notices a missing
-file but not a flipped bit. A checkpoint without a manifest that holds does not count. Kept are the
-two newest and the one with the best validation score; an older one goes when a newer one is whole.
+orbax writes checkpoints/STEP/, under a temporary name until it is complete. Then
+checkpoints/STEP.manifest.json lists the SHA-256 of each of its files, because orbax notices a
+missing file but not a flipped bit. A checkpoint without a valid manifest does not count. The two
+newest and the one with the best validation score are kept; an older one is deleted when a newer one
+is verified. orbax's own `max_to_keep` and `best_fn` delete when a newer one is written, before its
+hashes are, count damaged ones, and take no score after the save.
 """
 
 from __future__ import annotations
@@ -24,20 +26,20 @@ from tmr_jax.models.devices import local
 from tmr_jax.models.state import TrainState, layerwise, scanned
 from tmr_jax.types import UserError
 
-KEPT = 2  # newest ones: the second is there for the day the first turns out damaged
+KEPT = 2  # newest ones: the second is there in case the first turns out damaged
 FOLDER = "checkpoints"
-# Goes up when a step draws other random numbers or rounds otherwise, or the optimiser keeps other
-# arrays: a run that continued across such a change would end with numbers that no version gives.
+# Goes up when a step draws other random numbers or rounds differently, or the optimizer keeps other
+# arrays: a run resumed across such a change would end with numbers that no version gives.
 # 2: dropout masks are a function of their place, BERT's layers are one array each. 3: Memory Bank
 # folds key and bank together.
 DRAWS = 3
 
 
 class Manifest(NamedTuple):
-    """What checkpoints/STEP.manifest.json says."""
+    """The content of checkpoints/STEP.manifest.json."""
 
     step: int
-    score: float | None  # on the validation pool, higher is better; None: not evaluated here
+    score: float | None  # on the validation pool, higher is better; None: not validated
     files: dict[str, str]  # path inside the step's folder -> SHA-256
     params: dict[str, list]  # "a/b/c" -> [shape, dtype]: enough to read them without a model
     draws: int = 1  # DRAWS of the program that wrote it
@@ -50,10 +52,10 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run for the trainer; `say` prints a line for the user."""
+    """The checkpoints of one run for the trainer; `report` prints a line for the user."""
 
-    def __init__(self, run: Path, say: Callable[[str], None] = print) -> None:
-        self._folder, self._say = run.absolute() / FOLDER, say
+    def __init__(self, run: Path, report: Callable[[str], None] = print) -> None:
+        self._folder, self._report = run.absolute() / FOLDER, report
         self._folder.mkdir(parents=True, exist_ok=True)
         self._manager = _manager(self._folder)
         self._pending: Manifest | None = None  # saved, its files not hashed yet
@@ -62,9 +64,9 @@ class Checkpoints:
         self._bad: set[int] = set()
 
     def save(self, state: TrainState, step: int, score: float | None = None) -> None:
-        """Starts to save; returns when the state may change. One that is not through is waited for.
+        """Starts a save, after the one before it; returns when the state may change.
 
-        A step that is saved already only gets its score.
+        A step that is already saved only gets its score.
         """
         self.wait()
         known = _manifest(self._folder, step)
@@ -72,18 +74,18 @@ class Checkpoints:
             _write_manifest(self._folder, known._replace(score=score))
             return
         self._remove(step)
-        # The step that follows reuses the memory of the state, and on CPU orbax would read from it.
-        # Of several processes one saves, and orbax takes arrays of its own devices for a mistake.
+        # The next step reuses the memory of the state, and on CPU orbax would read from it. With
+        # several processes one saves, and orbax refuses arrays of one process's devices.
         copy = jnp.copy if jax.process_count() == 1 else np.array
-        kept = local((layerwise(state.params), _leaves(_optimizers(state))))
-        params, leaves = jax.tree.map(copy, kept)
+        arrays = local((layerwise(state.params), _leaves(_optimizers(state))))
+        params, leaves = jax.tree.map(copy, arrays)
         self._pending = Manifest(step, score, {}, _describe(params), DRAWS)
         items = {"params": params, "optimizer": leaves}
         saves = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         self._manager.save(step, args=ocp.args.Composite(**saves), force=True)
 
     def poll(self) -> None:
-        """Takes a save that is through one step further, without waiting for it."""
+        """Moves a save on to its hashes, and then to its end, without waiting."""
         if self._pending is None or self._manager.is_saving_in_progress():
             return
         if self._hashing is None:
@@ -104,20 +106,20 @@ class Checkpoints:
             self._finish()
 
     def restore(self, like: TrainState) -> Restored | None:
-        """The newest state that is whole, of the structure of `like`; None where there is none.
+        """The newest intact state, with the structure of `like`; None where there is no checkpoint.
 
-        Every newer one that is damaged is named. Raises ValueError where all are damaged, and
-        touches nothing then.
+        Damaged newer ones are reported. Raises UserError, and deletes nothing, where all are
+        damaged, where they are of another version, or of another model.
         """
-        found = _first_sound(self._folder, _newest_first, self._say)
-        if found is None:
+        choice = _first_intact(self._folder, _newest_first, self._report)
+        if choice is None:
             return None
-        manifest, self._bad = found
+        manifest, self._bad = choice
         if manifest.draws != DRAWS:
             raise UserError(
                 f"expected a checkpoint of this tmr_jax in {self._folder / str(manifest.step)}; "
                 "got one of another version, whose steps draw other random numbers or round "
-                "otherwise, so that this run cannot be resumed to the bit; evaluate or search it, "
+                "differently, so this run cannot be resumed bit by bit; evaluate or search it, "
                 "resume it with the commit in git.txt, or start again with --fresh"
             )
         params = jax.eval_shape(layerwise, like.params)
@@ -145,7 +147,7 @@ class Checkpoints:
             place = self._folder / str(manifest.step)
             files = {str(p.relative_to(place)): sha256_of(p) for p in _files(place)}
             _write_manifest(self._folder, manifest._replace(files=files))
-        except BaseException as error:  # the trainer's own thread raises it
+        except BaseException as error:  # the trainer's thread raises it
             self._failed = error
 
     def _finish(self) -> None:
@@ -158,13 +160,13 @@ class Checkpoints:
         self._prune()
 
     def _prune(self) -> None:
-        sound = [m for m in _manifests(self._folder) if m.step not in self._bad]
-        kept = {m.step for m in _newest_first(sound)[:KEPT]} | {_best_first(sound)[0].step}
-        for step in {*self._manager.all_steps(), *(m.step for m in sound), *self._bad} - kept:
+        intact = [m for m in _manifests(self._folder) if m.step not in self._bad]
+        kept = {m.step for m in _newest_first(intact)[:KEPT]} | {_best_first(intact)[0].step}
+        for step in {*self._manager.all_steps(), *(m.step for m in intact), *self._bad} - kept:
             self._remove(step)
 
     def _remove(self, step: int) -> None:
-        """The manifest first: what is half removed must not look whole."""
+        """The manifest first: a half-deleted checkpoint must not look intact."""
         _manifest_path(self._folder, step).unlink(missing_ok=True)
         if step in self._manager.all_steps():
             self._manager.delete(step)
@@ -172,7 +174,7 @@ class Checkpoints:
 
 
 class NoCheckpoints:
-    """For a process that helps another one, which keeps the checkpoints of both."""
+    """For a process that does not lead: the leading one saves for all."""
 
     def save(self, state: TrainState, step: int, score: float | None = None) -> None:
         pass
@@ -190,22 +192,21 @@ class NoCheckpoints:
 def restore_params(
     run: str | Path,
     which: Literal["best", "newest"] = "best",
-    say: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> tuple[dict[str, Any], int]:
-    """The parameters of a run and the step they are from; needs neither model nor optimiser.
+    """The parameters of a run and their step; needs neither model nor optimizer.
 
-    `best` is by validation score; where none has one, and where the best is damaged, the next
-    counts, and damaged ones are named. Raises ValueError where there is no checkpoint or none
-    that is whole.
+    `best` is the one with the best validation score, or the newest where none has a score; damaged
+    ones are reported and skipped. Raises UserError where there is no intact checkpoint.
     """
     folder = Path(run).absolute() / FOLDER
-    found = _first_sound(folder, _best_first if which == "best" else _newest_first, say)
-    if found is None:
+    choice = _first_intact(folder, _best_first if which == "best" else _newest_first, report)
+    if choice is None:
         raise UserError(
             f"expected a checkpoint in {folder}; got none; train the run: "
             f"python -m tmr_jax.train --run {run} --exp NAME"
         )
-    manifest = found[0]
+    manifest = choice[0]
     tree: dict[str, Any] = {}
     for path, (shape, dtype) in manifest.params.items():
         *parents, leaf = path.split("/")
@@ -219,19 +220,19 @@ def restore_params(
 # Choosing
 
 
-def _first_sound(
+def _first_intact(
     folder: Path,
     order: Callable[[list[Manifest]], list[Manifest]],
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> tuple[Manifest, set[int]] | None:
-    """The first checkpoint that is whole, and the steps of all that were found damaged.
+    """The first intact checkpoint, and the steps of the damaged ones.
 
-    None where there is no checkpoint at all; ValueError where each one is damaged.
+    None where there is no checkpoint at all; UserError where all are damaged.
     """
     listed = _manifests(folder)
     steps = {int(p.name) for p in folder.glob("*") if p.is_dir() and p.name.isdecimal()}
     unlisted = sorted(steps - {m.step for m in listed}, reverse=True)
-    faults = dict.fromkeys(unlisted, "no manifest that can be read")
+    faults = dict.fromkeys(unlisted, "its manifest is missing or unreadable")
     sound = None
     for manifest in order(listed):
         fault = _fault(folder / str(manifest.step), manifest)
@@ -243,15 +244,15 @@ def _first_sound(
         return None
     for step in sorted(faults, reverse=True):
         if sound is None or step > sound.step or step in {m.step for m in listed}:
-            say(f"checkpoint {folder / str(step)} is damaged: {faults[step]}")
+            report(f"checkpoint {folder / str(step)} is damaged: {faults[step]}")
     if sound is None:
         raise UserError(
-            f"expected a whole checkpoint in {folder}; got {len(faults)}, all damaged (steps "
-            f"{', '.join(map(str, sorted(faults)))}); nothing was deleted: put back a copy of one, "
+            f"expected an intact checkpoint in {folder}; got {len(faults)}, all damaged (steps "
+            f"{', '.join(map(str, sorted(faults)))}); nothing was deleted: restore a copy of one, "
             "or start again with --fresh, which moves this run aside"
         )
     if faults:
-        say(f"going on from checkpoint {folder / str(sound.step)}")
+        report(f"using checkpoint {folder / str(sound.step)}")
     return sound, set(faults)
 
 
@@ -275,12 +276,12 @@ def _manifest_path(folder: Path, step: int) -> Path:
 
 def _manifests(folder: Path) -> list[Manifest]:
     names = [p.name.removesuffix(".manifest.json") for p in folder.glob("*.manifest.json")]
-    found = [_manifest(folder, int(name)) for name in names if name.isdecimal()]
-    return [m for m in found if m is not None]
+    manifests = [_manifest(folder, int(name)) for name in names if name.isdecimal()]
+    return [m for m in manifests if m is not None]
 
 
 def _manifest(folder: Path, step: int) -> Manifest | None:
-    """None where there is no manifest or none that can be read."""
+    """None where it is missing or unreadable."""
     try:
         content = json.loads(_manifest_path(folder, step).read_text(encoding="utf-8"))
         manifest = Manifest(**content)
@@ -296,13 +297,13 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def _fault(place: Path, manifest: Manifest) -> str:
-    """What is wrong with the files of a checkpoint, or ""."""
+    """How the files of a checkpoint are damaged; "" where they are intact."""
     for name, expected in manifest.files.items():
         path = place / name
         if not path.is_file():
             return f"{name} is missing"
         if sha256_of(path) != expected:
-            return f"{name} has another SHA-256 than its manifest says"
+            return f"{name} has another SHA-256 than in its manifest"
     return ""
 
 
@@ -314,7 +315,7 @@ def _files(place: Path) -> list[Path]:
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
-    """Leaves by their number: the optimiser's own types stay out of the file."""
+    """Leaves by number: the optimizer's types stay out of the file."""
     return {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
 
 
@@ -330,16 +331,16 @@ def _describe(params: Any) -> dict[str, list]:
     }
 
 
-def _difference(found: dict[str, list], wanted: dict[str, list]) -> str:
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            return f"{name} {found.get(name, 'absent')} instead of {wanted.get(name, 'absent')}"
+def _difference(saved: dict[str, list], expected: dict[str, list]) -> str:
+    for name in sorted(saved.keys() | expected.keys()):
+        if saved.get(name) != expected.get(name):
+            return f"{name} {saved.get(name, 'absent')} instead of {expected.get(name, 'absent')}"
     return "the same ones in another order"
 
 
 def _abstract(leaf: Any) -> Any:
-    """Where and as what to read an array: where it is now, else on the first device; of several
-    processes as an array of numpy."""
+    """How to read an array: to where it is now, else to the first device; with several processes
+    as a NumPy array."""
     if jax.process_count() > 1:
         return np.empty(leaf.shape, leaf.dtype)
     sharding = getattr(leaf, "sharding", None)
@@ -352,25 +353,27 @@ def _abstract(leaf: Any) -> Any:
 
 def _manager(folder: Path) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=None,  # what goes is decided here, once a newer one is known to be whole
+        max_to_keep=None,  # see the top of this file
         enable_async_checkpointing=True,
         multiprocessing_options=_alone(),
-        create=False,  # the folder is there
+        create=False,  # the folder exists
     )
     return ocp.CheckpointManager(folder, options=options)
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
-    """Of several processes the one that saves or reads does so without the others."""
+    """Of several processes one saves or reads, without the others."""
     if jax.process_count() == 1:
         return ocp.options.MultiprocessingOptions()
-    own = jax.process_index()
+    process = jax.process_index()
     return ocp.options.MultiprocessingOptions(
-        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process-{own}"
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f"process-{process}",
     )
 
 
 def _read(place: Path, items: dict[str, Any]) -> dict[str, Any]:
-    """The items of a checkpoint, each of the structure given."""
+    """The items of a checkpoint, each with the structure given."""
     with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
         return {name: reader.restore(place / name, tree) for name, tree in items.items()}

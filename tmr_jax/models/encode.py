@@ -26,15 +26,15 @@ from tmr_jax.data.tables import (
     text_table,
     text_take,
 )
-from tmr_jax.models.devices import devices_at_hand
+from tmr_jax.models.devices import local_devices
 from tmr_jax.models.run import TrainedModel
 from tmr_jax.models.state import parameters_sha256, variables
-from tmr_jax.models.text_cache import States, text_states, with_states
+from tmr_jax.models.text_cache import OnProgress, States, ignore, text_states, with_states
 from tmr_jax.types import EncodedCorpus, MolOut, TextBatch, TextOut, UserError
 
-AHEAD = 4  # batches on their way, one for each device of an ordinary machine
-QUESTIONS = 8  # so few texts are a batch of their own size, and so is one
-ANSWERS = 32  # so few molecules are
+AHEAD = 4  # batches in progress, one for each device of an ordinary machine
+QUERIES = 8  # up to so many texts are a batch of this size, and a single one is a batch of one
+CANDIDATES = 32  # up to so many molecules are a batch of this size
 # From so many texts on a CPU pads to multiples of `FINE` tokens: padding falls from 20 to 10 % at
 # ChEBI-20's lengths, and a shape compiles in under a second there. Accelerators compile longer.
 CORPUS, FINE = 1000, 16
@@ -46,11 +46,11 @@ def encode(
     count: int,
     dim: int,
 ) -> Float[np.ndarray, "count D"]:
-    """Embeddings as they are, row i for item i.
+    """Embeddings before normalising, row i for item i.
 
     Inputs: `apply(batch)` returns pooled embeddings [B, D], B >= b; the first b rows belong to the
     batch's `indices`, the others are padding. `batches` covers 0..count-1, each index once.
-    Errors: ValueError for an embedding that is not finite; it names the item.
+    Errors: UserError for an embedding that is not finite; it names the item.
     """
     rows = np.zeros((count, dim), np.float32)
     seen = np.zeros(count, np.int64)
@@ -67,23 +67,20 @@ def encode_parts(
     keys: UInt8[np.ndarray, "count W"],
     dim: int,
 ) -> EncodedCorpus:
-    """As `encode`, and the words or atoms of every item with them.
-
-    `keys` are digests of the inputs.
-    """
+    """As `encode`, with the tokens or atoms of every item; `keys` are digests of the inputs."""
     count = len(keys)
     pooled = np.zeros((count, dim), np.float32)
     seen, sizes = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    found = []
+    chunks = []
     for indices, out in _applied(apply, batches):
         pooled[indices] = np.asarray(out.pooled, np.float32)[: len(indices)]
         np.add.at(seen, indices, 1)
         parts, sizes[indices] = _parts(out, len(indices))
-        found.append((indices, parts))
+        chunks.append((indices, parts))
     _check(pooled, seen)
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     parts = np.empty((offsets[-1], dim), np.float32)
-    for indices, rows in found:
+    for indices, rows in chunks:
         counts = sizes[indices]
         shift = offsets[indices] - (np.cumsum(counts) - counts)
         parts[np.repeat(shift, counts) + np.arange(len(rows))] = rows
@@ -92,7 +89,7 @@ def encode_parts(
 
 
 def _applied(apply: Callable[[Any], Any], batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple]:
-    """(indices, result) of every batch, so late that devices work while batches are made."""
+    """(indices, result) of every batch, delayed so that devices work while batches are made."""
     waiting: deque[tuple] = deque()
     for indices, batch in batches:
         waiting.append((indices, apply(batch)))
@@ -102,12 +99,12 @@ def _applied(apply: Callable[[Any], Any], batches: Iterable[tuple[Any, Any]]) ->
 
 
 def _parts(out: TextOut | MolOut, items: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the parts of the first `items` items, in their order, and how many each has."""
+    """Rows of the parts of the first `items` items, in their order, and the number of each."""
     if isinstance(out, TextOut):
         mask = np.asarray(out.mask)[:items]
         return np.asarray(out.tokens)[:items][mask], mask.sum(1)
     of_item = np.asarray(out.node_graph)
-    order = np.argsort(of_item, kind="stable")  # motifs need not stand in the order of molecules
+    order = np.argsort(of_item, kind="stable")  # motifs need not be in the order of molecules
     order = order[of_item[order] < items]
     return np.asarray(out.nodes)[order], np.bincount(of_item[order], minlength=items)
 
@@ -133,8 +130,8 @@ def distinct(
 ) -> tuple[Int[np.ndarray, " G"], Int[np.ndarray, " M"]]:
     """First index of each distinct key, in order of appearance, and the group 0..G-1 of each item.
 
-    Encode the items at `first`, then spread the rows: `rows[group]`. Equal inputs then have equal
-    embeddings bit for bit, whatever batch they would have fallen into.
+    Encode the items at `first`, then repeat the rows: `rows[group]`. Equal inputs then have equal
+    embeddings bit for bit, in whatever batch they are.
     """
     if not len(keys):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -158,159 +155,161 @@ def sequence_keys(
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
 
 
-# Strings in
+# Strings to embeddings
 
 
 class Encoded(NamedTuple):
-    """Embeddings of strings, and which of the strings are one and the same model input."""
+    """Embeddings of strings; strings that are the same model input form a group."""
 
     rows: np.ndarray  # float32 [n, D], of length one; equal bit for bit in a group
     group: np.ndarray  # int64 [n]
-    side: EncodedCorpus | None = None  # row `group` belongs to a string; for a second stage
-    norm: np.ndarray = np.zeros(0, np.float32)  # [n], how long the rows were; empty: not known
+    side: EncodedCorpus | None = (
+        None  # its row `group[i]` belongs to string i; of models that rerank
+    )
+    norm: np.ndarray = np.zeros(0, np.float32)  # [n], length before normalising; empty: not known
 
 
 class Encoder:
-    """Strings in, unit rows out: an assembly with parameters. Each distinct input is encoded once.
+    """Strings in, unit rows out: a model with parameters. Each distinct input is encoded once.
 
-    Give `params` another value to go on with other parameters and the same compiled functions.
-    With `parts` the words and atoms of every input are kept too, for a model that refines.
-    `watch` is called with the number of items done after every batch; what it raises ends the work.
+    Assign `params` to use other parameters with the same compiled functions. With `parts` the
+    tokens and atoms of every input are returned too, for a model that reranks. `on_progress` is
+    called with the number of items done after every batch; an exception that it raises stops the
+    work.
     """
 
-    def __init__(self, assembly: TrainedModel, params: Any, parts: bool = False) -> None:
-        self._assembly, self.params, self._parts = assembly, params, parts
-        model = assembly.model
+    def __init__(self, model: TrainedModel, params: Any, parts: bool = False) -> None:
+        self._model, self.params, self._parts = model, params, parts
+        module = model.model
 
         def read(method: str, params: Any, batch: Any) -> Any:
-            out: Any = model.apply(variables(params), batch, method=method)
+            out: Any = module.apply(variables(params), batch, method=method)
             return out if parts else out.pooled
 
         self._text = jax.jit(partial(read, "encode_text"))
         self._mol = jax.jit(partial(read, "encode_molecule"))
         self._states = jax.jit(
-            lambda params, batch: model.apply(variables(params), batch, method="text_states")
+            lambda params, batch: module.apply(variables(params), batch, method="text_states")
         )
 
-    def texts(
-        self, texts: Sequence[str], watch: Callable[[int], None] = lambda done: None
-    ) -> Encoded:
+    # Texts
+
+    def texts(self, texts: Sequence[str], on_progress: OnProgress = ignore) -> Encoded:
         """Embeddings of texts; ValueError with the row number where one is empty."""
-        a = self._assembly
-        table = text_table(texts, a.tokenizer, a.config.features.max_tokens)
-        return self.text_rows(table, watch)
+        table = text_table(texts, self._model.tokenizer, self._model.config.features.max_tokens)
+        return self.text_rows(table, on_progress)
 
     def corpus(
-        self, texts: Sequence[str], watch: Callable[[int], None] = lambda done: None
+        self, texts: Sequence[str], on_progress: OnProgress = ignore
     ) -> tuple[Encoded, np.ndarray]:
-        """`texts` of a library, and which of them are cut, bool [n]; no file is kept of them."""
-        a = self._assembly
-        table = passing_text_table(texts, a.tokenizer, a.config.features.max_tokens)
-        return self.text_rows(table, watch, keep=False), table.truncated
+        """Embeddings of the texts of an index, and which are cut, bool [n]; nothing is cached."""
+        max_tokens = self._model.config.features.max_tokens
+        table = passing_text_table(texts, self._model.tokenizer, max_tokens)
+        return self.text_rows(table, on_progress, cache=False), table.truncated
 
     def text_rows(
-        self,
-        table: TextTable,
-        watch: Callable[[int], None] = lambda done: None,
-        keep: bool = True,
+        self, table: TextTable, on_progress: OnProgress = ignore, cache: bool = True
     ) -> Encoded:
-        a = self._assembly
         keys = sequence_keys(table.tokens, table.offsets)
         first, group = distinct(keys)
         table = text_take(table, first)
-        batches = self._batches(table)
-        # A handful of texts is read at once: its states would only fill the disk.
-        if keep and a.config.train.freeze == "text" and len(first) >= CACHE_FROM:
-            batches = with_states(batches, self.states(table, watch))
-        return self._encoded(self._text, batches, keys[first], group, watch)
+        batches = self._text_batches(table)
+        frozen = self._model.config.train.freeze == "text"
+        # A few texts are encoded directly: their states would only fill the disk.
+        if cache and frozen and len(first) >= CACHE_FROM:
+            batches = with_states(batches, self.states(table, on_progress))
+        return self._encoded(self._text, batches, keys[first], group, on_progress)
 
-    def states(self, table: TextTable, watch: Callable[[int], None] = lambda done: None) -> States:
-        """The text encoder's states of all texts, kept in the cache folder."""
-        dtype = self._assembly.config.train.precision
+    def states(self, table: TextTable, on_progress: OnProgress = ignore) -> States:
+        """The text encoder's hidden states of all texts, kept in the cache folder."""
+        dtype = self._model.config.train.precision
         weights = parameters_sha256(self.params["text_encoder"])
         read = partial(self._states, self.params)
-        return text_states(read, weights, table, self._batches(table), dtype, watch)
+        return text_states(read, weights, table, self._text_batches(table), dtype, on_progress)
 
-    def _batches(self, table: TextTable) -> Iterable[tuple[np.ndarray, TextBatch]]:
-        a = self._assembly
-        size = a.config.eval.batch_size
-        # A question is a text or a few: it need not wait for a whole batch of padding.
-        count = len(table.truncated)
-        size = next((few for few in (1, QUESTIONS) if count <= few < size), size)
-        lengths: Sequence[int] = a.config.train.text_buckets
+    def _text_batches(self, table: TextTable) -> Iterable[tuple[np.ndarray, TextBatch]]:
+        config = self._model.config
+        size, count = config.eval.batch_size, len(table.truncated)
+        # A query is one text or a few: it need not wait for a whole batch of padding.
+        size = next((few for few in (1, QUERIES) if count <= few < size), size)
+        lengths: Sequence[int] = config.train.text_buckets
         if count >= CORPUS and jax.default_backend() == "cpu":
             lengths = (*range(FINE, max(lengths), FINE), max(lengths))
-        return encode_batches_text(table, size, lengths, a.tokenizer.pad_token)
+        return encode_batches_text(table, size, lengths, self._model.tokenizer.pad_token)
 
-    def warm(self) -> None:
-        """Compiles the shapes of questions: texts of every length, few molecules of every size.
+    # Molecules
 
-        Texts come alone, a few at once, and in full batches; for a second stage (`parts`) alone.
+    def molecules(
+        self, smiles: Sequence[str], on_progress: OnProgress = ignore
+    ) -> tuple[Encoded, np.ndarray, list[Refused]]:
+        """Embeddings of the molecules that parse, the rows they are in, and those refused."""
+        table, kept, refused = self._molecule_table(smiles)
+        return self.mol_rows(table, on_progress), kept, refused
+
+    def mol_rows(self, table: MolTable, on_progress: OnProgress = ignore) -> Encoded:
+        first, group = distinct(table.key)
+        size = self._model.config.eval.batch_size
+        size = min(size, CANDIDATES) if len(first) <= CANDIDATES else size
+        batches = encode_batches_mol(table_take(table, first), size)
+        return self._encoded(self._mol, batches, table.key[first], group, on_progress)
+
+    def _molecule_table(self, smiles: Sequence[str]) -> tuple[MolTable, np.ndarray, list[Refused]]:
+        features, vocabulary = self._model.config.features, self._model.vocabulary
+        table, kept, refused = molecule_table(smiles, features.molecule, features.motif)
+        if vocabulary is not None:
+            table, _ = apply_vocabulary(table, vocabulary)
+        return table, kept, refused
+
+    # Both
+
+    def warmup(self) -> None:
+        """Compiles the shapes of queries: texts of every length, few molecules of every size.
+
+        Texts one at a time, a few at once, and in full batches; for reranking (`parts`) one at a
+        time.
         """
-        a = self._assembly
-        full = a.config.eval.batch_size
-        text = text_table(["a"], a.tokenizer, a.config.features.max_tokens)
-        for size in (1,) if self._parts else (1, min(QUESTIONS, full), full):
-            for length in a.config.train.text_buckets:
-                ((_, batch),) = encode_batches_text(text, size, [length], a.tokenizer.pad_token)
+        config, tokenizer = self._model.config, self._model.tokenizer
+        full = config.eval.batch_size
+        text = text_table(["a"], tokenizer, config.features.max_tokens)
+        for size in (1,) if self._parts else (1, min(QUERIES, full), full):
+            for length in config.train.text_buckets:
+                ((_, batch),) = encode_batches_text(text, size, [length], tokenizer.pad_token)
                 self._text(self.params, batch)
-        few = min(ANSWERS, full)
+        few = min(CANDIDATES, full)
         table = self._molecule_table(["C"])[0]
         for nodes in (few * atoms for atoms in ATOMS):
             self._mol(self.params, mol_batch(np.zeros(1, int), table, (nodes,), (3 * nodes,), few))
 
-    def molecules(
-        self, smiles: Sequence[str], watch: Callable[[int], None] = lambda done: None
-    ) -> tuple[Encoded, np.ndarray, list[Refused]]:
-        """Embeddings of the molecules that parse, which rows those are, and what was refused."""
-        table, kept, refused = self._molecule_table(smiles)
-        return self.mol_rows(table, watch), kept, refused
-
-    def _molecule_table(self, smiles: Sequence[str]) -> tuple[MolTable, np.ndarray, list[Refused]]:
-        a = self._assembly
-        features = a.config.features
-        table, kept, refused = molecule_table(smiles, features.molecule, features.motif)
-        if a.vocabulary is not None:
-            table, _ = apply_vocabulary(table, a.vocabulary)
-        return table, kept, refused
-
-    def mol_rows(
-        self, table: MolTable, watch: Callable[[int], None] = lambda done: None
-    ) -> Encoded:
-        first, group = distinct(table.key)
-        size = self._assembly.config.eval.batch_size
-        size = min(size, ANSWERS) if len(first) <= ANSWERS else size
-        batches = encode_batches_mol(table_take(table, first), size)
-        return self._encoded(self._mol, batches, table.key[first], group, watch)
-
     def _encoded(
         self,
-        read: Any,
+        read: Callable[[Any, Any], Any],
         batches: Iterable,
         keys: np.ndarray,
         group: np.ndarray,
-        watch: Callable[[int], None],
+        on_progress: OnProgress,
     ) -> Encoded:
-        def watched() -> Iterable:
-            done = 0
-            for indices, batch in batches:
-                yield indices, batch
-                done += len(indices)
-                watch(done)
-
-        # Each device has the parameters and every so-manieth batch.
-        devices = devices_at_hand()
-        held = [jax.device_put(self.params, d) for d in devices] if len(devices) > 1 else None
-        turn = cycle(held or [self.params])
+        batches = _with_progress(batches, on_progress)
+        # Each device has the parameters and every n-th batch.
+        devices = local_devices()
+        copies = [jax.device_put(self.params, d) for d in devices] if len(devices) > 1 else None
+        turn = cycle(copies or [self.params])
 
         def run(batch: Any) -> Any:
             return read(next(turn), batch)
 
-        dim = self._assembly.config.model.dim
+        dim = self._model.config.model.dim
         if self._parts:
-            side = encode_parts(run, watched(), keys, dim)
+            side = encode_parts(run, batches, keys, dim)
             pooled = side.pooled
         else:
-            side, pooled = None, encode(run, watched(), len(keys), dim)
+            side, pooled = None, encode(run, batches, len(keys), dim)
         norm = np.linalg.norm(pooled, axis=1)
         return Encoded(l2_normalize(pooled)[group], group, side, norm[group])
+
+
+def _with_progress(batches: Iterable, on_progress: OnProgress) -> Iterator:
+    done = 0
+    for indices, batch in batches:
+        yield indices, batch
+        done += len(indices)
+        on_progress(done)

@@ -1,6 +1,6 @@
-"""The directory of a run: one experiment in it, and whoever starts it again goes on with it.
+"""The directory of a run: its configuration, the code that made it, its metrics.
 
-No JAX here: what is wrong with the directory is said before anything slow begins.
+No JAX here: a directory that cannot be used is reported before anything slow starts.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 from tmr_jax.data.files import write_text
 from tmr_jax.types import UserError
 
-CONFIG, GIT, LOCK = "config.json", "git.txt", "lock"
+CONFIG, GIT, LOCK, METRICS = "config.json", "git.txt", "lock", "metrics.jsonl"
 MAX_DIFF = 1 << 20  # characters of uncommitted changes kept in git.txt
 
 
 def open_directory(run: Path) -> None:
-    """Makes the directory if need be; ValueError where nothing can be written into it."""
+    """Creates the directory if it does not exist; UserError where it cannot be written."""
     probe = run / f".probe.{os.getpid()}"
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -29,16 +29,15 @@ def open_directory(run: Path) -> None:
     except OSError as error:
         raise UserError(
             f"expected a run directory that can be written; got {run}: {error.strerror}; choose "
-            "another with --run, or mend its permissions"
+            "another with --run, or change its permissions"
         ) from error
 
 
 def settle_config(run: Path, text: str, completed: Callable[[str], str] = str) -> bool:
-    """Leaves the configuration in the directory; True where it already was there.
+    """Writes the configuration into the directory; True where it was already there.
 
-    `completed` gives what an older one lacks its default.
-
-    Raises ValueError where another experiment, or something that is no run, lives there.
+    `completed` fills in the defaults of fields that an older one lacks. Raises UserError where the
+    directory holds another experiment, or files but no run.
     """
     path = run / CONFIG
     if path.is_file():
@@ -64,20 +63,20 @@ def _same(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
             for k in fields
         ]
         raise UserError(
-            f"expected the configuration that {run} was begun with; got others of\n"
+            f"expected the configuration that {run} was started with; got other values of\n"
             + "\n".join(lines)
-            + "\nname another directory with --run, or move the old run aside with --fresh"
+            + "\nchoose another directory with --run, or move the old run aside with --fresh"
         )
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
+            flat |= _flat(value, f"{prefix}{key}.")
         else:
-            found[prefix + key] = value
-    return found
+            flat[prefix + key] = value
+    return flat
 
 
 def move_aside(run: Path) -> Path:
@@ -90,7 +89,7 @@ def move_aside(run: Path) -> Path:
 
 
 def describe_code() -> str:
-    """Commit of the code, the files that differ from it, and how: what git.txt says."""
+    """The content of git.txt: the commit of the code, and its uncommitted changes."""
     commit = _git("rev-parse", "HEAD").strip()
     if not commit:
         return "no git repository: an installed package\n"
@@ -98,13 +97,28 @@ def describe_code() -> str:
     return f"{commit}\n{status}\n{diff[:MAX_DIFF]}"
 
 
-def _git(*words: str) -> str:
-    """What git prints about the folder of this code, or "" where it cannot say."""
+def _git(*arguments: str) -> str:
+    """The output of git in the folder of this code, or "" where there is none."""
     here = Path(__file__).parent
     try:
-        found = subprocess.run(
-            ["git", *words], cwd=here, capture_output=True, timeout=20, errors="replace"
+        process = subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, timeout=20, errors="replace"
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return found.stdout if found.returncode == 0 else ""
+    return process.stdout if process.returncode == 0 else ""
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; a last line that a kill cut short is skipped."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows

@@ -1,4 +1,4 @@
-"""What a training step reads and replaces, and nothing else: all of it is saved."""
+"""The state that a training step reads and replaces; all of it is saved."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from jaxtyping import Array, Int
 
 from tmr_jax.models.layers.bert import by_layer, stacked
 
-STATISTICS = "batch_stats"  # Linen's name for what BatchNorm keeps
+STATISTICS = "batch_stats"  # Linen's name for the running statistics of BatchNorm
 TEXT_ENCODER = "text_encoder"
 
 
 class TrainState(NamedTuple):
-    """Batches and random keys follow from (seed, step), so they are no part of it."""
+    """Batches and random keys follow from (seed, step), so they are not in it."""
 
-    step: Int[Array, ""]  # how many steps are done
-    # Nested dict of float32 arrays. Running statistics stand beside the parameters, below
-    # STATISTICS, so that whoever has the one has the other.
+    step: Int[Array, ""]  # steps done
+    # Nested dict of float32 arrays. Running statistics are kept with the parameters, below
+    # STATISTICS, so that they are never separated.
     params: Any
     optimizer: optax.OptState
-    adversary: optax.OptState = ()  # of the parameters with a loss of their own
+    adversary: optax.OptState = ()  # of the parameters with their own loss
 
 
 def new_state(
@@ -33,23 +33,23 @@ def new_state(
     optimizer: optax.GradientTransformation,
     frozen: frozenset[str] = frozenset(),
     adversary: optax.GradientTransformation | None = None,
-    rivals: frozenset[str] = frozenset(),
+    critic: frozenset[str] = frozenset(),
 ) -> TrainState:
-    """The state before the first step; the optimizer does not see the parameters `frozen`, nor
-    those of the `rivals`, which are the adversary's."""
-    first = optimizer.init(without(params, frozen | rivals | {STATISTICS}))
-    second = () if adversary is None else adversary.init(only(params, rivals))
+    """The state before the first step. The optimizer has no state for the parameters `frozen`, nor
+    for those of the `critic`, which belong to the optimizer `adversary`."""
+    first = optimizer.init(without(params, frozen | critic | {STATISTICS}))
+    second = () if adversary is None else adversary.init(only(params, critic))
     return TrainState(jnp.zeros((), jnp.int32), params, first, second)
 
 
 def variables(params: Any) -> dict[str, Any]:
-    """What a Linen module is applied to: the collections that `TrainState.params` holds."""
-    found = {"params": without(params, frozenset({STATISTICS}))}
-    return found | only(params, frozenset({STATISTICS}))
+    """The collections of `TrainState.params`, as a Linen module is applied to them."""
+    collections = {"params": without(params, frozenset({STATISTICS}))}
+    return collections | only(params, frozenset({STATISTICS}))
 
 
 def joined(variables: Any) -> Any:
-    """The inverse: parameters with the statistics, if there are any, beside them."""
+    """The inverse: parameters together with the statistics, if there are any."""
     return {**variables["params"], **only(variables, frozenset({STATISTICS}))}
 
 
@@ -62,17 +62,17 @@ def only(params: Any, names: frozenset[str]) -> dict[str, Any]:
 
 
 def layerwise(params: Any) -> dict[str, Any]:
-    """Parameters with those of BERT layer by layer: as checkpoints and hashes know them."""
+    """Parameters with BERT's layers separate, as in checkpoints and hashes."""
     return {n: by_layer(p) if n == TEXT_ENCODER else p for n, p in by_layer(params).items()}
 
 
 def scanned(params: Any) -> dict[str, Any]:
-    """The inverse: BERT's layers as one, as the model has them."""
+    """The inverse: BERT's layers stacked, as in the model."""
     return {n: stacked(p) if n == TEXT_ENCODER else p for n, p in stacked(params).items()}
 
 
 def parameters_sha256(params: Any) -> str:
-    """Of all parameters by name: the same for the same model, however its files are packed."""
+    """SHA-256 of all parameters by name: it does not depend on how files pack them."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(layerwise(params)):
         array = np.asarray(leaf)

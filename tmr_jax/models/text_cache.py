@@ -1,8 +1,8 @@
-"""A text encoder that stays as it is: what it says of each text is computed once and kept.
+"""The hidden states of a frozen text encoder, computed once and kept in the cache folder.
 
-In: tables of word pieces. Out: the encoder's last hidden states of all of them, read from a file of
-the cache folder as they are needed. A batch then carries states where it had ids, and BERT does not
-run: what is trained above it, or ranked, costs minutes instead of an hour.
+In: tables of token ids. Out: the encoder's last hidden states of all texts, read from a file as
+they are needed. A batch then carries states instead of ids and BERT does not run, so training or
+ranking above it takes minutes instead of an hour.
 """
 
 # pyright: reportArgumentType=false
@@ -22,7 +22,11 @@ from tmr_jax.data.tables import TextTable
 from tmr_jax.types import TextBatch
 
 TextBatches = Iterable[tuple[np.ndarray, TextBatch]]
-Watch = Callable[[int], None]
+OnProgress = Callable[[int], None]
+
+
+def ignore(done: int) -> None:
+    """No progress is shown."""
 
 
 class States(NamedTuple):
@@ -32,11 +36,11 @@ class States(NamedTuple):
     offsets: np.ndarray  # int64 [n + 1]
 
     def batch(self, indices: np.ndarray, ids: TextBatch) -> TextBatch:
-        """The batch with states in the place of its ids; rows beyond the `indices` are zeros."""
+        """The batch with states instead of its ids; rows beyond the `indices` are zeros."""
         states = np.zeros((*ids.tokens.shape, self.rows.shape[1]), self.rows.dtype)
         for row, i in enumerate(indices):
-            own = self.rows[self.offsets[i] : self.offsets[i + 1]]
-            states[row, : len(own)] = own
+            text = self.rows[self.offsets[i] : self.offsets[i + 1]]
+            states[row, : len(text)] = text
         return TextBatch(states, ids.mask)
 
 
@@ -46,17 +50,17 @@ def text_states(
     table: TextTable,
     batches: TextBatches,
     dtype: Any,
-    watch: Watch = lambda done: None,
+    on_progress: OnProgress = ignore,
 ) -> States:
-    """States of every text of `table`, from the cache folder where they are there already.
+    """States of every text of `table`, from the cache folder if they are there.
 
     `read(batch)` runs the encoder, `weights` is the SHA-256 of its parameters, `batches` covers the
-    texts, each once. What cannot be kept is computed again the next time.
+    texts, each once. Where nothing can be written, states are computed again the next time.
     """
     dtype = jnp.dtype(dtype)
     rows = cached(
         cache_key("states", [weights, str(dtype)], (table.tokens, table.offsets)),
-        lambda: _compute(read, table, batches, dtype, watch),
+        lambda: _compute(read, table, batches, dtype, on_progress),
         lambda rows: rows.ndim == 2 and len(rows) == len(table.tokens) and rows.dtype == dtype,
         _format(dtype),
     )
@@ -73,24 +77,24 @@ def _compute(
     table: TextTable,
     batches: TextBatches,
     dtype: Any,
-    watch: Watch,
+    on_progress: OnProgress,
 ) -> np.ndarray:
     rows, done = None, 0
     for indices, batch in batches:
-        found = np.asarray(read(batch).astype(dtype))
+        states = np.asarray(read(batch).astype(dtype))
         if rows is None:
-            rows = np.empty((len(table.tokens), found.shape[-1]), dtype)
+            rows = np.empty((len(table.tokens), states.shape[-1]), dtype)
         for row, i in enumerate(indices):
             begin, end = table.offsets[i], table.offsets[i + 1]
-            rows[begin:end] = found[row, : end - begin]
+            rows[begin:end] = states[row, : end - begin]
         done += len(indices)
-        watch(done)
+        on_progress(done)
     assert rows is not None, "a table of texts is never empty"
     return rows
 
 
 def _format(dtype: np.dtype) -> Format[np.ndarray]:
-    """A .npy file of which rows are read when they are needed.
+    """A .npy file whose rows are read when they are needed.
 
     It holds integers of the same size: NumPy's files have no bfloat16.
     """

@@ -115,9 +115,9 @@ class Retriever:
 
     def warm(self) -> None:
         """Compiles every shape of query, so that none waits for the compiler later."""
-        self._encoder.warm()
+        self._encoder.warmup()
         if self._second_stage is not None:
-            self._reader.warm()
+            self._reader.warmup()
 
     # The index
 

@@ -1,4 +1,4 @@
-"""The training pairs as tables, ready to be cut into batches, and the model that reads them."""
+"""The training pairs as tables, the model that reads them, and the plan of their batches."""
 
 from __future__ import annotations
 
@@ -39,7 +39,6 @@ class TrainingSet(NamedTuple):
     composition: Composition
     shapes: Shapes
     refused: list[Refused]  # index: of the pairs passed in
-    unknown_atoms: int  # atoms outside the vocabulary: 0 unless something is wrong
     states: States | None = None  # of a frozen text encoder; batches then carry them
     shards: int = 1  # parts of a batch that are encoded separately
 
@@ -62,13 +61,44 @@ class TrainingSet(NamedTuple):
         return batch._replace(text=self.states.batch(rows, batch.text))
 
 
+class Plan:
+    """Which pairs make the batch of each step, and what is due after it, by (seed, step) alone."""
+
+    def __init__(self, config: Experiment, dataset: Any) -> None:
+        self._train, self._composition = config.train, dataset.composition
+        self._epoch, self._rows = 0, self._composition.epoch(config.train.seed, 0)
+        self.epoch_steps = len(self._rows)
+        self.total = config.train.epochs * self.epoch_steps
+
+    def rows(self, step: int, count: int) -> np.ndarray:
+        """Pairs of `count` steps after `step` steps, within the epoch: int64 [count, B]."""
+        epoch, place = divmod(step, self.epoch_steps)
+        if epoch != self._epoch:
+            self._epoch, self._rows = epoch, self._composition.epoch(self._train.seed, epoch)
+        return self._rows[place : place + count]
+
+    def validation_due(self, step: int) -> bool:
+        """After every `eval_every` epochs, and at the end."""
+        epoch, rest = divmod(step, self.epoch_steps)
+        due = step > 0 and rest == 0 and epoch % self._train.eval_every == 0
+        return due or step == self.total
+
+    def save_due(self, step: int) -> bool:
+        return step % self._train.save_every == 0
+
+    def steps_of_a_call(self, step: int, per_call: int) -> int:
+        """A whole call, or a single step where the epoch's end or the next save comes before."""
+        left = (-step % n or n for n in (self.epoch_steps, self._train.save_every))
+        return per_call if min(left) >= per_call else 1
+
+
 def model_and_dataset(
     config: Experiment, pairs: Sequence[Pair], shards: int = 1
 ) -> tuple[TrainedModel, TrainingSet, dict[str, Any] | None]:
     """A new model, its training set, and pretrained text weights if the experiment names any.
 
     `shards` is the number of parts of a batch that are encoded separately: declared shapes are
-    those of a part. Pairs of other splits than train are not read. Raises ValueError where
+    those of a part. Pairs of other splits than train are not read. Raises UserError where
     sections of the experiment contradict each other or no training pair is left.
     """
     encoder = load_text_encoder(config)
@@ -82,10 +112,10 @@ def model_and_dataset(
             f"expected training pairs; got {len(pairs)} pairs of other splits or with molecules "
             "that were refused; look at validation.json in the run directory"
         )
-    vocabulary, unknown = None, 0
+    vocabulary = None
     if config.features.molecule == "morgan1":
         vocabulary = build_vocabulary(mol)
-        mol, unknown = apply_vocabulary(mol, vocabulary)
+        mol, _ = apply_vocabulary(mol, vocabulary)
     text = text_table([p.text for p in rows], encoder.tokenizer, config.features.max_tokens)
     smiles = [p.smiles for p in rows]
     model = new_model(config, encoder, vocabulary)
@@ -99,7 +129,6 @@ def model_and_dataset(
         composition=composition,
         shapes=_shapes(config, composition, mol, shards),
         refused=refused,
-        unknown_atoms=unknown,
         shards=shards,
     )
     return model, dataset, encoder.weights
@@ -150,7 +179,7 @@ def freeze_text(model: TrainedModel, dataset: TrainingSet, params: Any) -> Train
 def started_text(model: TrainedModel, start: Path) -> tuple[TrainedModel, dict[str, Any]]:
     """The model with the origin of its text encoder recorded, and that encoder's weights.
 
-    Raises ValueError where the run `start` has another text encoder than the experiment.
+    Raises UserError where the run `start` has another text encoder than the experiment.
     """
     before, params, checkpoint = load_run(start)
     ours, theirs = ((m.bert, m.tokenizer.sha256) for m in (model, before))

@@ -1,8 +1,8 @@
-"""The training set on the device: a step is told which pairs, and takes them from there.
+"""The training set on the device, and batches made there.
 
 In: tables of all texts and molecules, moved once. Out: inside a compiled step, the `Batch` that
-`data.batching.make_batch` would build on the host, array by array. What the host sends for a step
-is two numbers for each pair.
+`data.batching.make_batch` would make on the host, array by array. The host sends two numbers for
+each pair of a step.
 """
 
 # pyright: reportArgumentType=false
@@ -22,7 +22,7 @@ from tmr_jax.data.tables import MolTable, TextTable
 from tmr_jax.types import Batch, Graphs, MolBatch, PackedText, UserError
 
 
-class Tables(NamedTuple):
+class DeviceTables(NamedTuple):
     """All pairs, item after item; item i has rows offsets[i] to offsets[i + 1] of its table."""
 
     tokens: Int[Array, " tokens"]
@@ -39,14 +39,14 @@ class Tables(NamedTuple):
     mol_group: Int[Array, " n"]
 
 
-class Chosen(NamedTuple):
-    """What the host says of a step."""
+class ChosenPairs(NamedTuple):
+    """The pairs of a step, as the host sends them."""
 
     rows: Int[Array, " B"]
-    first: Int[Array, " B"]  # where each text begins, in the packed rows laid end to end
+    first: Int[Array, " B"]  # where each text begins in the concatenated packed rows
 
 
-class Size(NamedTuple):
+class BatchSize(NamedTuple):
     """One shape of a batch."""
 
     rows: int  # of packed texts
@@ -55,12 +55,12 @@ class Size(NamedTuple):
     edges: int
 
 
-def tables_of(
+def device_tables(
     text: TextTable, mol: MolTable, text_group: np.ndarray, mol_group: np.ndarray
-) -> Tables:
-    """The same tables as int32 arrays of numpy, ready to be moved.
+) -> DeviceTables:
+    """The tables as int32 NumPy arrays, ready to be moved.
 
-    Raises ValueError where a table has more rows than 32 bits can count.
+    Raises UserError where a table has more rows than 32 bits can count.
     """
     assert mol.nodes.dtype.itemsize <= 4, "morgan1 identifiers go through apply_vocabulary first"
     longest = max(len(text.tokens), len(mol.nodes), len(mol.edges))
@@ -74,26 +74,28 @@ def tables_of(
         *(text.tokens, text.offsets, mol.nodes, mol.edges, mol.senders, mol.receivers, mol.motif),
         *(mol.node_offsets, mol.edge_offsets, motifs, text_group, mol_group),
     )
-    return Tables(*(np.asarray(column, np.int32) for column in columns))
+    return DeviceTables(*(np.asarray(column, np.int32) for column in columns))
 
 
-class Steps(NamedTuple):
-    """What the host says of several steps of one shape."""
+class PlannedSteps(NamedTuple):
+    """Several steps of one shape, as the host sends them."""
 
-    chosen: Chosen  # arrays [steps, B]
-    size: Size
+    chosen: ChosenPairs  # arrays [steps, B]
+    size: BatchSize
 
 
-def planned(
+def plan_steps(
     rows: np.ndarray, text: TextTable, mol: MolTable, shapes: Shapes, shards: int = 1
-) -> Steps:
-    """Packs the texts of the batches `rows` [steps, B], and finds the shape that holds them all.
+) -> PlannedSteps:
+    """Packs the texts of the batches `rows` [steps, B] and finds the smallest shape for them all.
 
-    Each of several `shards` of a batch has a shape, and rows of texts, of its own.
+    With several `shards` each part of a batch has its own packed rows, and the shape is a part's.
     """
     if shards > 1:
-        steps = planned(rows.reshape(len(rows) * shards, -1), text, mol, shapes)
-        return Steps(Chosen(*(part.reshape(rows.shape) for part in steps.chosen)), steps.size)
+        steps = plan_steps(rows.reshape(len(rows) * shards, -1), text, mol, shapes)
+        return PlannedSteps(
+            ChosenPairs(*(part.reshape(rows.shape) for part in steps.chosen)), steps.size
+        )
     row = shapes.text[0]
     first, used, level = np.zeros(rows.shape, np.int32), 0, 0
     for step, batch in enumerate(rows):
@@ -105,12 +107,12 @@ def planned(
         )
         level = max(level, smallest_level(atoms, bonds, shapes.nodes, shapes.edges))
     height = next(n for n in shapes.rows if n >= used)
-    size = Size(height, row, shapes.nodes[level], shapes.edges[level])
-    return Steps(Chosen(rows.astype(np.int32), first), size)
+    size = BatchSize(height, row, shapes.nodes[level], shapes.edges[level])
+    return PlannedSteps(ChosenPairs(rows.astype(np.int32), first), size)
 
 
-def taken(tables: Tables, chosen: Chosen, size: Size, pad_token: int) -> Batch:
-    """The batch of the pairs `chosen`; the host has seen to it that they fit."""
+def take_batch(tables: DeviceTables, chosen: ChosenPairs, size: BatchSize, pad_token: int) -> Batch:
+    """The batch of the pairs `chosen`; the host has checked that they fit."""
     return Batch(
         text=_texts(tables, chosen, size, pad_token),
         mol=_molecules(tables, chosen.rows, size),
@@ -119,13 +121,15 @@ def taken(tables: Tables, chosen: Chosen, size: Size, pad_token: int) -> Batch:
     )
 
 
-def _texts(tables: Tables, chosen: Chosen, size: Size, pad_token: int) -> PackedText:
+def _texts(
+    tables: DeviceTables, chosen: ChosenPairs, size: BatchSize, pad_token: int
+) -> PackedText:
     count = len(chosen.rows)
     begin = tables.text_offsets[chosen.rows]
     length = tables.text_offsets[chosen.rows + 1] - begin
     order = jnp.argsort(chosen.first)
     place = jnp.arange(size.rows * size.row)
-    # The text that begins last before a place, and perhaps ends before it too.
+    # The last text that begins before a place; it may end before it too.
     text = order[jnp.searchsorted(chosen.first[order], place, side="right") - 1]
     position = place - chosen.first[text]
     real = position < length[text]
@@ -142,7 +146,7 @@ def _texts(tables: Tables, chosen: Chosen, size: Size, pad_token: int) -> Packed
     )
 
 
-def _molecules(tables: Tables, rows: Int[Array, " B"], size: Size) -> MolBatch:
+def _molecules(tables: DeviceTables, rows: Int[Array, " B"], size: BatchSize) -> MolBatch:
     n_node, n_edge = (
         jnp.diff(offsets)[rows] for offsets in (tables.node_offsets, tables.edge_offsets)
     )
@@ -172,7 +176,7 @@ def _molecules(tables: Tables, rows: Int[Array, " B"], size: Size) -> MolBatch:
 def _places(
     offsets: Int[Array, " n1"], rows: Int[Array, " B"], counts: Int[Array, " B"], size: int
 ) -> tuple[Int[Array, " S"], Int[Array, " S"], Bool[Array, " S"]]:
-    """For each of `size` places: the row of the table, which item it is of, whether it is real."""
+    """For each of `size` places: its row of the table, its item, and whether it is real."""
     ends, place = jnp.cumsum(counts), jnp.arange(size)
     item = jnp.searchsorted(ends, place, side="right")
     real = item < len(rows)

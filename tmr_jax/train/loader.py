@@ -1,7 +1,7 @@
-"""From the pairs of the next steps to steps taken.
+"""From the pairs of the next steps to steps done: the two loaders of a training set.
 
-Batches are made on the host, one for each step, or inside the compiled call from tables that lie on
-the device, several steps a call: between two calls the device then waits for nothing.
+`HostLoader` makes batches on the host, one for each step. `DeviceLoader` makes them inside the
+compiled call, from tables on the device, several steps a call: the device never waits for the host.
 """
 
 # pyright: reportArgumentType=false
@@ -21,44 +21,70 @@ import optax
 from tmr_jax.models.layers.bert import BertConfig, text_operations
 from tmr_jax.models.state import TrainState
 from tmr_jax.train.dataset import TrainingSet
-from tmr_jax.train.device_loader import planned, tables_of, taken
-from tmr_jax.train.parallel import WHOLE, Spread, compiled_ahead, everywhere, placed
+from tmr_jax.train.device_loader import device_tables, plan_steps, take_batch
+from tmr_jax.train.parallel import SINGLE_DEVICE, Sharding, compile_ahead, replicate, shard_batch
 from tmr_jax.train.step import Call, Step, make_train_call, make_train_step, train_step
 from tmr_jax.train.throughput import Work
 from tmr_jax.train.two_stage import FeatureSet
 from tmr_jax.types import PackedText
 
-PER_CALL = 16  # steps, where one takes less than the host needs to ask for it
+Dataset = TrainingSet | FeatureSet
+
+PER_CALL = 16  # steps, where one takes less time than the host needs to start it
 
 
-class Answer(NamedTuple):
-    """What came of some steps; metrics are arrays [steps] that may not be there yet."""
+class StepResult(NamedTuple):
+    """The outcome of some steps; metrics are arrays [steps] that may still be computed."""
 
     state: TrainState
     metrics: dict[str, Any]
-    shape: str  # of their batches, in words
+    shape: str  # of their batches, for the user
     compiled: float | None  # seconds, where this shape is new
     work: Work
 
 
-class Programs:
-    """A step compiled ahead of its first call, once for each shape of a batch."""
+def build_loader(
+    dataset: Dataset,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    frozen: frozenset[str],
+    adversary: optax.GradientTransformation | None,
+    pad_token: int,
+    sharding: Sharding = SINGLE_DEVICE,
+) -> HostLoader | DeviceLoader:
+    """The loader of a training set: on the device where its texts are packed."""
+    bert: Any = getattr(model, "bert", None) if dataset.encodes_text else None
+    if not dataset.composition.packed:
+        shapes = dataset.shapes.count
+        step = make_train_step(model, optimizer, shapes, frozen, adversary, sharding)
+        return HostLoader(dataset, step, pad_token, bert, sharding)
+    assert isinstance(dataset, TrainingSet), "only texts are packed"
+    step = train_step(model, optimizer, frozen, adversary, sharding)
+    return DeviceLoader(dataset, step, pad_token, steps_per_call(), bert, sharding)
 
-    def __init__(self, step: Step | Call, spread: Spread, static: int | None = None) -> None:
+
+def steps_per_call() -> int:
+    return 1 if jax.default_backend() == "cpu" else PER_CALL
+
+
+class Programs:
+    """A step compiled before its first call, once for each shape of a batch."""
+
+    def __init__(self, step: Step | Call, sharding: Sharding, static: int | None = None) -> None:
         self._step, self._static = step, static
-        # Of several processes pmap cannot be compiled ahead: it wants the arrays of all in each.
-        self._ahead = spread.how == "jit" or jax.process_count() == 1
+        # With several processes pmap cannot compile ahead: it wants all arrays in each process.
+        self._ahead = sharding.how == "jit" or jax.process_count() == 1
         self._ready: dict[Hashable, tuple[Any, float]] = {}
 
     def __call__(self, shape: Hashable, *arguments: Any) -> tuple[Any, float, float | None]:
-        """What the step returns, XLA's count of its operations, seconds if it was compiled now."""
+        """The step's result, XLA's count of its operations, seconds if it was compiled now."""
         if not self._ahead:
-            return self._called(shape, *arguments)
+            return self._compiled_by_call(shape, *arguments)
         seconds = None
         if shape not in self._ready:
             start = time.perf_counter()
             lowered = self._step.lower(*arguments)  # pyright: ignore[reportFunctionMemberAccess]
-            program = compiled_ahead(lowered, jax.default_backend())
+            program = compile_ahead(lowered, jax.default_backend())
             self._ready[shape] = program, _operations(program)
             seconds = time.perf_counter() - start
         program, operations = self._ready[shape]
@@ -66,132 +92,104 @@ class Programs:
             arguments = arguments[: self._static] + arguments[self._static + 1 :]
         return program(*arguments), operations, seconds
 
-    def _called(self, shape: Hashable, *arguments: Any) -> tuple[Any, float, float | None]:
-        """Compiled by the first call, whose seconds are those of the step as well."""
+    def _compiled_by_call(
+        self, shape: Hashable, *arguments: Any
+    ) -> tuple[Any, float, float | None]:
+        """The first call compiles; its seconds include those of the step."""
         start = time.perf_counter()
-        found = self._step(*arguments)
+        result = self._step(*arguments)
         if shape in self._ready:
-            return found, 0.0, None
+            return result, 0.0, None
         self._ready[shape] = None, 0.0
-        jax.block_until_ready(found)
-        return found, 0.0, time.perf_counter() - start
+        jax.block_until_ready(result)
+        return result, 0.0, time.perf_counter() - start
 
 
 def _operations(program: Any) -> float:
-    found = program.cost_analysis() or {}
-    found = found[0] if isinstance(found, list) else found  # of older versions
-    return max(float(found.get("flops", 0.0)), 0.0)
+    analysis = program.cost_analysis() or {}
+    analysis = analysis[0] if isinstance(analysis, list) else analysis  # of older versions
+    return max(float(analysis.get("flops", 0.0)), 0.0)
 
 
-class HostFeed:
+class HostLoader:
     """One batch after another, made on the host."""
 
     per_call = 1
 
     def __init__(
         self,
-        data: TrainingSet | FeatureSet,
+        dataset: Dataset,
         step: Step,
         pad_token: int,
         bert: BertConfig | None = None,
-        spread: Spread = WHOLE,
+        sharding: Sharding = SINGLE_DEVICE,
     ) -> None:
-        self._data, self._pad, self._spread = data, pad_token, spread
-        self._bert, self._programs = bert, Programs(step, spread)
+        self._dataset, self._pad, self._sharding = dataset, pad_token, sharding
+        self._bert, self._programs = bert, Programs(step, sharding)
 
-    def __call__(self, state: TrainState, rows: np.ndarray, key: Any) -> Answer:
+    def __call__(self, state: TrainState, rows: np.ndarray, key: Any) -> StepResult:
         """Takes the step of the pairs `rows` [1, B]."""
-        batch = self._data.batch(rows[0], self._pad)
-        places = batch.text.mask.shape
+        batch = self._dataset.batch(rows[0], self._pad)
+        packed = isinstance(batch.text, PackedText)
+        places = batch.text.tokens.shape if packed else batch.text.mask.shape
         atoms = len(getattr(batch.mol, "motif", getattr(batch.mol, "nodes", ())))
         shape = f"{places[0]} x {places[1]} tokens, {atoms} atoms"
-        if isinstance(batch.text, PackedText):
-            places = batch.text.tokens.shape
-            shape = f"{places[0]} x {places[1]} tokens, {atoms} atoms"
         shapes = tuple(x.shape for x in jax.tree.leaves(batch))
-        batch = placed(batch, self._spread)
-        answer, operations, seconds = self._programs(shapes, state, batch, key)
-        state, metrics = answer
+        batch = shard_batch(batch, self._sharding)
+        (state, metrics), operations, seconds = self._programs(shapes, state, batch, key)
         metrics = {name: value[None] for name, value in metrics.items()}
-        work = work_of(self._data, rows, int(np.prod(places)), operations, self._bert)
-        return Answer(state, metrics, shape, seconds, work)
+        work = work_of(self._dataset, rows, int(np.prod(places)), operations, self._bert)
+        return StepResult(state, metrics, shape, seconds, work)
 
 
-class ResidentFeed:
-    """Batches of packed texts, taken on the device from tables that are there."""
+class DeviceLoader:
+    """Batches of packed texts, made on the device from tables that are there."""
 
     def __init__(
         self,
-        data: TrainingSet,
+        dataset: TrainingSet,
         step: Step,
         pad_token: int,
         per_call: int,
         bert: BertConfig | None = None,
-        spread: Spread = WHOLE,
+        sharding: Sharding = SINGLE_DEVICE,
     ) -> None:
-        self._data, self.per_call, self._bert, self._spread = data, per_call, bert, spread
-        groups = (data.text_group, data.mol_group)
-        self._tables = everywhere(tables_of(data.text, data.mol, *groups), spread)
+        self._dataset, self.per_call, self._bert = dataset, per_call, bert
+        self._sharding = sharding
+        groups = (dataset.text_group, dataset.mol_group)
+        self._tables = replicate(device_tables(dataset.text, dataset.mol, *groups), sharding)
         lengths = 1 if per_call == 1 else 2  # whole calls, and single steps up to a save
 
         def take(tables: Any, chosen: Any, size: Any) -> Any:
-            if spread.chunks == 1:
-                return taken(tables, chosen, size, pad_token)
-            cut = jax.tree.map(lambda x: x.reshape(spread.chunks, -1), chosen)
-            found = jax.vmap(lambda part: taken(tables, part, size, pad_token))(cut)
-            return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), found)
+            if sharding.chunks == 1:
+                return take_batch(tables, chosen, size, pad_token)
+            cut = jax.tree.map(lambda x: x.reshape(sharding.chunks, -1), chosen)
+            parts = jax.vmap(lambda part: take_batch(tables, part, size, pad_token))(cut)
+            return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), parts)
 
-        call = make_train_call(step, take, data.shapes.count * lengths, spread)
-        self._programs = Programs(call, spread, static=4)
+        call = make_train_call(step, take, dataset.shapes.count * lengths, sharding)
+        self._programs = Programs(call, sharding, static=4)
 
-    def __call__(self, state: TrainState, rows: np.ndarray, key: Any) -> Answer:
+    def __call__(self, state: TrainState, rows: np.ndarray, key: Any) -> StepResult:
         """Takes the steps of the pairs `rows` [steps, B]."""
-        data = self._data
-        steps = planned(rows, data.text, data.mol, data.shapes, data.shards)
-        chosen = placed(steps.chosen, self._spread, axis=1)
+        dataset = self._dataset
+        steps = plan_steps(rows, dataset.text, dataset.mol, dataset.shapes, dataset.shards)
+        chosen = shard_batch(steps.chosen, self._sharding, axis=1)
         size = steps.size
         shape = f"{len(rows)} steps of {size.rows} x {size.row} tokens, {size.nodes} atoms"
-        answer, operations, seconds = self._programs(
+        (state, metrics), operations, seconds = self._programs(
             (len(rows), size), state, self._tables, chosen, key, size
         )
-        state, metrics = answer
-        places = len(rows) * data.shards * size.rows * size.row
+        places = len(rows) * dataset.shards * size.rows * size.row
         # XLA counts the body of a loop once.
-        work = work_of(data, rows, places, operations * len(rows), self._bert)
-        return Answer(state, metrics, shape, seconds, work)
+        work = work_of(dataset, rows, places, operations * len(rows), self._bert)
+        return StepResult(state, metrics, shape, seconds, work)
 
 
 def work_of(
-    data: TrainingSet | FeatureSet,
-    rows: np.ndarray,
-    places: int,
-    operations: float,
-    bert: BertConfig | None,
+    dataset: Dataset, rows: np.ndarray, places: int, operations: float, bert: BertConfig | None
 ) -> Work:
-    """Of the steps of the pairs `rows`; without `bert` no text is read."""
-    lengths = np.diff(data.text.offsets)[rows]
+    """The work of the steps of the pairs `rows`; without `bert` no text is encoded."""
+    lengths = np.diff(dataset.text.offsets)[rows]
     text = 0.0 if bert is None else text_operations(bert, lengths)
     return Work(len(rows), rows.size, int(lengths.sum()), places, operations, text)
-
-
-def feed_of(
-    data: TrainingSet | FeatureSet,
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    frozen: frozenset[str],
-    adversary: optax.GradientTransformation | None,
-    pad_token: int,
-    spread: Spread = WHOLE,
-) -> HostFeed | ResidentFeed:
-    """The feed of a training set: resident where its texts are packed."""
-    reads = not isinstance(data, FeatureSet) and data.states is None
-    bert = model.bert if reads else None  # pyright: ignore[reportAttributeAccessIssue]
-    if isinstance(data, FeatureSet) or not data.composition.packed:
-        step = make_train_step(model, optimizer, data.shapes.count, frozen, adversary, spread)
-        return HostFeed(data, step, pad_token, bert, spread)
-    step = train_step(model, optimizer, frozen, adversary, spread)
-    return ResidentFeed(data, step, pad_token, steps_per_call(), bert, spread)
-
-
-def steps_per_call() -> int:
-    return 1 if jax.default_backend() == "cpu" else PER_CALL

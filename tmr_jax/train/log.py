@@ -1,4 +1,4 @@
-"""What a user sees of a run: a progress bar or plain lines, metrics.jsonl, loss.png."""
+"""The output of a run: a progress bar or plain lines, metrics.jsonl, loss.png."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tmr_jax.data.files import replaced, write_text
+from tmr_jax.models.rundir import METRICS, read_metrics
 
-METRICS, PICTURE = "metrics.jsonl", "loss.png"
+PICTURE = "loss.png"
 PLAIN_EVERY_S = 20.0  # between two lines where there is no terminal
-WINDOW = 50  # calls that a speed is the mean of
+WINDOW = 50  # calls that a speed is averaged over
 SHOWN = ("/hits@1", "/mrr")  # validation scores in the picture
 
 Row = dict[str, Any]
 
 
 class History:
-    """metrics.jsonl: one line a step, one line an evaluation; a kill costs the last line at most.
+    """metrics.jsonl: a line for each step and each validation; a kill costs at most the last line.
 
-    A run that goes on from `step` forgets what came after it; `evaluated` says whether the
-    evaluation at that very step still counts.
+    A run that resumes after `step` drops the lines after it; `validated`: whether the validation at
+    that very step still counts.
     """
 
-    def __init__(self, run: Path, step: int, evaluated: bool) -> None:
+    def __init__(self, run: Path, step: int, validated: bool) -> None:
         path = run / METRICS
-        kept = [row for row in read_rows(path) if _counts(row, step, evaluated)]
-        write_text(path, "".join(map(_line, kept)))
+        rows = [row for row in read_metrics(path) if _counts(row, step, validated)]
+        write_text(path, "".join(map(_line, rows)))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
 
     def add(self, row: Row) -> None:
@@ -44,35 +45,17 @@ class History:
         self._file.close()
 
 
-def _counts(row: Row, step: int, evaluated: bool) -> bool:
-    return row["step"] < step or (row["step"] == step and (evaluated or not is_evaluation(row)))
-
-
-def is_evaluation(row: Row) -> bool:
-    return any(name.startswith("validation/") for name in row)
+def _counts(row: Row, step: int, validated: bool) -> bool:
+    validation = any(name.startswith("validation/") for name in row)
+    return row["step"] < step or (row["step"] == step and (validated or not validation))
 
 
 def _line(row: Row) -> str:
-    """JSON has no NaN: a number that is not finite is null there."""
+    """JSON has no NaN: numbers that are not finite become null."""
     clean = {
         k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
     }
     return json.dumps(clean, allow_nan=False) + "\n"
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a metrics.jsonl; a last line that a kill cut short is left out."""
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.append(row)
-    return rows
 
 
 def draw_losses(run: Path) -> None:
@@ -80,7 +63,7 @@ def draw_losses(run: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = read_rows(run / METRICS)
+    rows = read_metrics(run / METRICS)
     losses = _curves(rows, lambda name: name == "loss" or name.startswith("loss/"))
     scores = _curves(rows, lambda name: name.startswith("validation/") and name.endswith(SHOWN))
     figure = Figure(figsize=(8, 7), layout="constrained")
@@ -99,28 +82,27 @@ def draw_losses(run: Path) -> None:
 
 
 def _curves(rows: Iterable[Row], shown: Any) -> dict[str, tuple[list[int], list[float]]]:
-    found: dict[str, tuple[list[int], list[float]]] = {}
+    curves: dict[str, tuple[list[int], list[float]]] = {}
     for row in rows:
         for name, value in row.items():
             if shown(name) and isinstance(value, float):
-                steps, values = found.setdefault(name, ([], []))
+                steps, values = curves.setdefault(name, ([], []))
                 steps.append(row["step"])
                 values.append(value)
-    return found
+    return curves
 
 
 class Display:
-    """Progress of `total` steps on the terminal; where there is none, a line now and then.
+    """Progress of `total` steps on the terminal; elsewhere a line every 20 seconds.
 
-    `pause` says that something else took time (compiling, evaluating, saving): speed is measured
-    anew from there.
+    Call `pause` after other work (compiling, validating, saving): speed is measured from there on.
     """
 
     def __init__(self, total: int, batch_size: int) -> None:
         self.console = Console(soft_wrap=True)
         self._total, self._batch = total, batch_size
-        self._times: deque[tuple[float, int]] = deque(maxlen=WINDOW)  # when how many were done
-        self._said = 0.0
+        self._times: deque[tuple[float, int]] = deque(maxlen=WINDOW)  # (time, steps done)
+        self._printed = 0.0
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -138,7 +120,7 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False)
 
     def pause(self) -> None:
@@ -151,19 +133,19 @@ class Display:
         return (after - before) * self._batch / (end - start) if end > start else 0.0
 
     def clock(self, done: int) -> None:
-        """So many steps are done by now."""
+        """`done` steps are done now."""
         self._times.append((time.perf_counter(), done))
 
     def step(self, row: Row) -> None:
-        """One step is done, `row` its metrics."""
+        """A step is done; `row` has its metrics."""
         now = self._now(row)
         self._bar.update(self._task, completed=row["step"], now=now)
         if self._bar.disable and self._due(row["step"]):
-            self._said = time.perf_counter()
-            self.say(f"step {row['step']}/{self._total}  {now}")
+            self._printed = time.perf_counter()
+            self.print(f"step {row['step']}/{self._total}  {now}")
 
     def _due(self, step: int) -> bool:
-        return step == self._total or time.perf_counter() - self._said > PLAIN_EVERY_S
+        return step == self._total or time.perf_counter() - self._printed > PLAIN_EVERY_S
 
     def _now(self, row: Row) -> str:
         parts = [

@@ -1,9 +1,9 @@
-"""The optimiser of an experiment: groups of parameters by path, schedules, clipping.
+"""The optimizer of an experiment: groups of parameters by path, schedules, clipping.
 
-non-finite gradients skipped( clip over all groups( Adam(W) of each group at its own rate ) )
+skip if not finite( clip by the norm over all groups( Adam(W) of each group at its own rate ) )
 
-The norm of all gradients says whether they are finite and how much they are clipped, so a step
-reads them once for it and once to update: nothing else passes over the parameters.
+The norm of all gradients decides both whether they are finite and how much they are clipped, so a
+step reads them twice: once for the norm, once for the update. See docs/papers.md#optimiser.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def build_optimizer(
 ) -> optax.GradientTransformation:
     """Adam with a rate per group; AdamW where a weight decay is set.
 
-    `groups`: of the model, the rate of each top-level parameter that has not `base_lr`.
+    `groups`: the model's, from the name of a top-level parameter to its rate; others have
+    `base_lr`.
 
     An update that is not finite leaves parameters and moments as they were and is counted in the
     state (see `skipped`).
@@ -52,21 +53,22 @@ def build_optimizer(
 
 
 def build_adversary(config: OptimConfig) -> optax.GradientTransformation:
-    """Adam at a constant rate, for the parameters of a rival (MODELS.md 6.3)."""
+    """Adam at a constant rate, for the parameters of an adversary
+    (docs/papers.md#adversarial-loss)."""
     return if_finite(optax.adam(config.critic_lr))
 
 
 def if_finite(
     inner: optax.GradientTransformation, clip: float = 0.0
 ) -> optax.GradientTransformationExtraArgs:
-    """`inner` on gradients clipped to the norm `clip` (0: as they are), where they are finite.
+    """`inner` on gradients clipped to the norm `clip` (0: not clipped), where they are finite.
 
-    Else nothing moves, and the state counts it. `update` takes `sound`, whether the loss itself was
-    a number. As `optax.apply_if_finite`, whose conditional keeps XLA from updating in one pass.
+    Otherwise nothing changes, and the state counts it. `update` takes `sound`, whether the loss is
+    finite. `optax.apply_if_finite` does the same with a conditional, and XLA then needs two passes.
     """
 
     def init(params: Any) -> optax.ApplyIfFiniteState:
-        # Arrays of their own: a step takes the state over, and none may be taken twice.
+        # Separate arrays: a step donates the state, and no array can be donated twice.
         counts = [jnp.zeros((), jnp.int32) for _ in range(2)]
         return optax.ApplyIfFiniteState(counts[0], jnp.asarray(True), counts[1], inner.init(params))
 
@@ -93,7 +95,7 @@ def if_finite(
 
 
 def norm_of(gradients: Any) -> Float[Array, ""]:
-    """The norm of all of them. That of optax has another name in each of its versions."""
+    """The norm of all gradients. optax renames its own between versions."""
     with jax.named_scope("global_norm"):
         return jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradients)))
 
@@ -101,8 +103,8 @@ def norm_of(gradients: Any) -> Float[Array, ""]:
 def schedule(config: OptimConfig, peak: float, total_steps: int) -> optax.Schedule:
     """The rate of the update after `count` updates.
 
-    It rises by equal parts to `peak` at update `warmup`, then falls, to zero at the last update.
-    `released` falls to zero as many updates early as the warm-up has, as the family's code does.
+    It rises linearly to `peak` at update `warmup`, then falls to zero at the last update. With
+    `released` it is zero `warmup` updates earlier, as in the code released for this model family.
     """
     warmup = min(config.warmup, total_steps // SHORT_RUN)
     end = total_steps - warmup if config.schedule == "released" else total_steps
@@ -117,7 +119,7 @@ def schedule(config: OptimConfig, peak: float, total_steps: int) -> optax.Schedu
 
 
 def skipped(state: optax.OptState) -> tuple[Int[Array, ""], Int[Array, ""]]:
-    """How many updates were skipped: in a row up to now, and in all."""
+    """Updates skipped: in a row up to now, and in all."""
     assert isinstance(state, optax.ApplyIfFiniteState)
     return state.notfinite_count, state.total_notfinite
 

@@ -1,8 +1,8 @@
-"""What a run makes of its hardware: pairs, real tokens and floating-point operations a second.
+"""Throughput: pairs, real tokens and floating-point operations per second.
 
-Two counts of operations: XLA's own of the compiled step, padding and recomputation included, and
-the arithmetic of what the text encoder has to do for the real tokens. Only the second says how
-much of the data sheet's peak went into the work itself (MFU).
+Operations are counted twice: by XLA for the compiled step, padding and recomputation included, and
+by the arithmetic that the text encoder needs for the real tokens. Only the second gives the share
+of the data sheet's peak that went into the work itself (MFU).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Dense bfloat16 operations a second of one device, as its maker's data sheet has them: no sparsity,
-# and no regard for what a power limit lets large products reach (about 790e12 on H100 and H200).
+# Dense bfloat16 operations per second of one device, from its data sheet: without sparsity, and
+# above what a power limit lets large products reach (about 790e12 on H100 and H200).
 
-# By the names that jax gives devices (jax/_src/tpu_info.py): whole names, since "TPU v5" is v5p and
+# By JAX's names of devices (jax/_src/tpu_info.py), as whole names, since "TPU v5" is v5p and
 # "TPU v5 lite" is v5e. Source: cloud.google.com/tpu/docs, the page of each version, per chip.
 TPU_PEAKS = {
     "TPU v4": 275e12,  # two cores, one device
@@ -31,8 +31,8 @@ TPU_PEAKS = {
     "TPU7x": 2307e12 / 2,  # Ironwood: a chip is two devices
 }
 
-# By words of the name, such as "NVIDIA H100 80GB HBM3"; the first that is there counts. Source:
-# NVIDIA's data sheet of each, half of the figure where it is given with sparsity.
+# By words of the name, such as "NVIDIA H100 80GB HBM3"; the first match counts. Source: NVIDIA's
+# data sheets, half of the figure where it is given with sparsity.
 GPU_PEAKS = {
     "B200": 2250e12,  # DGX B200: 36e15 for eight, with sparsity
     "H200": 989e12,  # H200 SXM
@@ -44,11 +44,11 @@ GPU_PEAKS = {
     "L4": 121e12,
     "T4": 65e12,  # float16: it has no bfloat16
 }
-WINDOW = 200  # calls that the median of a step's time is of
+WINDOW = 200  # calls in the median of a step's time
 
 
 class Work(NamedTuple):
-    """What some steps had to do."""
+    """The work of some steps."""
 
     steps: int
     pairs: int
@@ -59,15 +59,15 @@ class Work(NamedTuple):
 
 
 def peak_of(device_kind: str) -> float | None:
-    """None for a device that the tables do not know, such as a CPU."""
+    """None for a device that is not in the tables, such as a CPU."""
     if device_kind in TPU_PEAKS:
         return TPU_PEAKS[device_kind]
-    found = (peak for name, peak in GPU_PEAKS.items() if re.search(rf"\b{name}\b", device_kind))
-    return next(found, None)
+    peaks = (peak for name, peak in GPU_PEAKS.items() if re.search(rf"\b{name}\b", device_kind))
+    return next(peaks, None)
 
 
 class Throughput:
-    """Steps and the time they took, without what came between them (`pause`)."""
+    """Steps and the time they took, without other work between them (`pause`)."""
 
     def __init__(self, devices: int, device_kind: str) -> None:
         peak = peak_of(device_kind)
@@ -85,8 +85,7 @@ class Throughput:
         self._last = None
 
     def done(self, work: Work) -> None:
-        """This was ready now. The first after a pause counts for nothing: when it began is not
-        known."""
+        """`work` is done now. The first after a pause is not counted: its start is not known."""
         now = time.perf_counter()
         if self._last is not None:
             self._seconds += now - self._last
@@ -96,11 +95,11 @@ class Throughput:
 
     def summary(self) -> dict[str, Any]:
         """Numbers for metrics.jsonl; fewer where nothing was timed."""
-        found: dict[str, Any] = {"compile_seconds": self._compiled, "programs": self._programs}
+        summary: dict[str, Any] = {"compile_seconds": self._compiled, "programs": self._programs}
         if not self._seconds:
-            return found
+            return summary
         _, pairs, tokens, places, xla, text = (float(x) for x in self._sums / self._seconds)
-        found |= {
+        summary |= {
             "step_seconds": statistics.median(self._steps),
             "pairs_per_second": pairs,
             "real_tokens_per_second": tokens,
@@ -109,23 +108,23 @@ class Throughput:
             "text_flops": text,
         }
         if self._peak is not None:
-            found |= {"mfu": text / self._peak, "peak_flops": self._peak}
-        return found
+            summary |= {"mfu": text / self._peak, "peak_flops": self._peak}
+        return summary
 
 
-def sentence(found: dict[str, Any]) -> str:
-    """A summary in words."""
-    said = f"{found['programs']} programs compiled in {found['compile_seconds']:.1f} s"
-    if "pairs_per_second" not in found:
-        return said
+def sentence(summary: dict[str, Any]) -> str:
+    """A summary as text."""
+    compiled = f"{summary['programs']} programs compiled in {summary['compile_seconds']:.1f} s"
+    if "pairs_per_second" not in summary:
+        return compiled
     parts = [
-        f"{found['step_seconds'] * 1e3:.4g} ms a step",
-        f"{found['pairs_per_second']:.4g} pairs/s",
-        f"{found['real_tokens_per_second']:,.0f} tokens/s ({found['real_share']:.0%} of the places "
-        "are real)",
-        f"{found['xla_flops'] / 1e12:.3g} TFLOP/s by XLA's count, {found['text_flops'] / 1e12:.3g} "
-        "on the text's real tokens",
+        f"{summary['step_seconds'] * 1e3:.4g} ms a step",
+        f"{summary['pairs_per_second']:.4g} pairs/s",
+        f"{summary['real_tokens_per_second']:,.0f} tokens/s "
+        f"({summary['real_share']:.0%} of the places are real)",
+        f"{summary['xla_flops'] / 1e12:.3g} TFLOP/s by XLA's count, "
+        f"{summary['text_flops'] / 1e12:.3g} on the text's real tokens",
     ]
-    if "mfu" in found:
-        parts.append(f"MFU {found['mfu']:.1%} of {found['peak_flops'] / 1e12:.0f} TFLOP/s")
-    return ", ".join([*parts, said])
+    if "mfu" in summary:
+        parts.append(f"MFU {summary['mfu']:.1%} of {summary['peak_flops'] / 1e12:.0f} TFLOP/s")
+    return ", ".join([*parts, compiled])

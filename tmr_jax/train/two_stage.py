@@ -1,8 +1,9 @@
-"""The second of two stages (MODELS.md A1.8, 3.5): a generator on a finished encoder's features.
+"""The second of two stages: a generator on the features of a finished encoder.
 
-In: the run that trained the encoder. Its words and atoms of every training pair are read once and
-stay in memory; batches are cut out of them, and only the generator's parameters are trained. The
-new run holds the encoder's parameters too and stands alone.
+In: the run that trained the encoder. Its token and atom embeddings of every training pair are
+computed once and stay in memory; batches are cut out of them, and only the generator's parameters
+are trained. The new run holds the encoder's parameters too and is self-contained.
+See docs/papers.md#two-stages.
 """
 
 # pyright: reportArgumentType=false
@@ -25,30 +26,29 @@ from tmr_jax.data.identity import molecule_groups
 from tmr_jax.data.tables import Refused, apply_vocabulary, molecule_table, text_table
 from tmr_jax.eval.rerank import take
 from tmr_jax.eval.rerank_steps import padded
+from tmr_jax.models.checkpoint import restore_params
 from tmr_jax.models.encode import Encoder, l2_normalize
-from tmr_jax.models.run import TrainedModel, load_model, refines, with_config
-from tmr_jax.models.state import joined
+from tmr_jax.models.run import TrainedModel, init_params, load_run, refines, with_config
 from tmr_jax.types import EncodedBatch, EncodedCorpus, MolOut, Pair, TextOut, UserError
 
 
 class FeatureSet(NamedTuple):
-    """Training pairs as an encoder sees them; row i of each belongs to pair `ids[i]`."""
+    """Training pairs as an encoder's features; row i of each belongs to pair `ids[i]`."""
 
     ids: tuple[str, ...]
     text: EncodedCorpus
     mol: EncodedCorpus
     text_group: np.ndarray  # int32 [n]
     mol_group: np.ndarray
-    composition: Composition  # its `place`: near in it, near in the shared space
+    composition: Composition  # its `place`: what is near in it is near in the shared space
     shapes: Shapes
     refused: list[Refused]
-    unknown_atoms: int
     texts_cut: int
-    shards: int = 1  # a generator by itself is little work: one device does it
+    encodes_text: bool = False  # in a training step
 
     def batch(self, rows: np.ndarray, pad_token: int) -> EncodedBatch:
-        """The pairs `rows`, words padded to a text bucket, atoms to a level of atoms."""
-        del pad_token  # words are vectors already
+        """The pairs `rows`, tokens padded to a text bucket, atoms to a level of atoms."""
+        del pad_token  # tokens are vectors already
         lengths = np.diff(self.text.offsets)[rows]
         size = min(b for b in self.shapes.text if b >= lengths.max())
         index, mask = padded(self.text.offsets, rows, size)
@@ -58,17 +58,15 @@ class FeatureSet(NamedTuple):
         atoms, real = padded(self.mol.offsets, rows)
         nodes = np.zeros((budget, tokens.shape[-1]), np.float32)
         nodes[: counts.sum()] = self.mol.token_embeddings[atoms[real]]
-        of_graph = np.full(budget, len(rows), np.int32)
-        of_graph[: counts.sum()] = np.repeat(np.arange(len(rows)), counts)
+        graph = np.full(budget, len(rows), np.int32)
+        graph[: counts.sum()] = np.repeat(np.arange(len(rows)), counts)
         text = TextOut(self.text.pooled[rows], tokens, mask)
-        mol = MolOut(self.mol.pooled[rows], nodes, of_graph)
+        mol = MolOut(self.mol.pooled[rows], nodes, graph)
         return EncodedBatch(text, mol, self.text_group[rows], self.mol_group[rows])
 
 
 def finished(run: Path) -> bool:
-    """Whether the run has done all the steps that it was to do."""
-    from tmr_jax.models.checkpoint import restore_params
-
+    """Whether the run has a checkpoint of its last step."""
     try:
         config = from_json((run / "config.json").read_text(encoding="utf-8"))
         pairs = json.loads((run / "validation.json").read_text())["training"]["pairs"]
@@ -78,70 +76,66 @@ def finished(run: Path) -> bool:
     return step >= config.train.epochs * (pairs // config.train.batch_size)
 
 
-def assemble_for_generator(
+def model_and_features(
     config: Experiment, pairs: Sequence[Pair], start: Path
 ) -> tuple[TrainedModel, FeatureSet, dict[str, Any]]:
-    """The assembly with the encoder of `start`, the features of its pairs, and its parameters.
+    """The model with the encoder of `start`, the features of its pairs, the encoder's parameters.
 
-    Raises ValueError where the encoder that the experiment describes is not the one in `start`.
+    Raises UserError where the encoder that the experiment describes is not the one in `start`.
     """
-    from tmr_jax.models.checkpoint import restore_params
-    from tmr_jax.models.state import parameters_sha256
-
     if config.train.texts == "packed":
         raise UserError(
-            "expected --train.texts buckets in the second of two stages, which reads words as "
-            "vectors; got packed; say it in the experiment of the first stage alone"
+            "expected --train.texts buckets in the second of two stages, which reads token "
+            "embeddings; got packed; set it in the experiment of the first stage alone"
         )
-    before = load_model(start)
+    before, params, checkpoint = load_run(start)
     _check_same_encoder(config, before.config, start)
-    params, step = restore_params(start, "best")
-    origin = {"start": f"{start}, step {step}", "start_sha256": parameters_sha256(params)}
-    assembly = with_config(before, config, before.weights | origin)
-    if not refines(assembly.model):
+    origin = {"start": f"{start}, step {checkpoint.step}", "start_sha256": checkpoint.sha256}
+    model = with_config(before, config, before.weights | origin)
+    if not refines(model.model):
         raise UserError(
             f"expected a model with a generator for --train.start; got {config.model.name}; "
             "set --model.name difftmr"
         )
-    rows = [p for p in pairs if p.split == "train"]
-    table, kept, refused = molecule_table(
-        [p.smiles for p in rows], config.features.molecule, config.features.motif
+    return model, _features(model, params, [p for p in pairs if p.split == "train"]), params
+
+
+def _features(model: TrainedModel, params: Any, pairs: list[Pair]) -> FeatureSet:
+    config = model.config
+    train, features = config.train, config.features
+    mol_table, kept, refused = molecule_table(
+        [p.smiles for p in pairs], features.molecule, features.motif
     )
-    rows = [rows[i] for i in kept]
-    unknown = 0
-    if assembly.vocabulary is not None:
-        table, unknown = apply_vocabulary(table, assembly.vocabulary)
-    train = config.train
-    texts = [p.text for p in rows]
-    read = with_dropout(texts, train.word_dropout, train.seed)
-    words = text_table(read, assembly.tokenizer, config.features.max_tokens)
-    encoder = Encoder(assembly, params, parts=True)
-    text, mol = encoder.text_rows(words), encoder.mol_rows(table)
+    pairs = [pairs[i] for i in kept]
+    if model.vocabulary is not None:
+        mol_table, _ = apply_vocabulary(mol_table, model.vocabulary)
+    texts = [p.text for p in pairs]
+    seen = with_dropout(texts, train.word_dropout, train.seed)
+    tokens = text_table(seen, model.tokenizer, features.max_tokens)
+    encoder = Encoder(model, params, parts=True)
+    text, mol = encoder.text_rows(tokens), encoder.mol_rows(mol_table)
     assert text.side is not None and mol.side is not None
-    lengths, place = np.diff(words.offsets), structure_place(l2_normalize(text.rows + mol.rows))
-    how = (lengths, train.batch_size, 0, train.pool_batches, train.alike, place)
-    composition = Composition(*how)
+    lengths, place = np.diff(tokens.offsets), structure_place(l2_normalize(text.rows + mol.rows))
+    composition = Composition(lengths, train.batch_size, 0, train.pool_batches, train.alike, place)
     planned = composition.sample()
-    features = FeatureSet(
-        ids=tuple(p.id for p in rows),
+    return FeatureSet(
+        ids=tuple(p.id for p in pairs),
         text=take(text.side, text.group),
         mol=take(mol.side, mol.group),
-        # Of the whole texts: what dropout left says nothing of who is a duplicate.
+        # Of the whole texts: word dropout does not change which texts are duplicates.
         text_group=np.unique(np.array(texts, object), return_inverse=True)[1].astype(np.int32),
-        mol_group=molecule_groups([p.smiles for p in rows]),
+        mol_group=molecule_groups([p.smiles for p in pairs]),
         composition=composition,
-        shapes=declare_shapes(table, train.text_buckets, train.batch_size, planned),
+        shapes=declare_shapes(mol_table, train.text_buckets, train.batch_size, planned),
         refused=refused,
-        unknown_atoms=unknown,
-        texts_cut=int(words.truncated.sum()),
+        texts_cut=int(tokens.truncated.sum()),
     )
-    return assembly, features, params
 
 
 def with_dropout(texts: Sequence[str], share: float, seed: int) -> list[str]:
-    """The texts without a random share of their words; of each one word stays at least.
+    """The texts without a random share of their words; each keeps at least one.
 
-    Errors: ValueError for a share that is not from 0 to below 1.
+    Raises UserError for a share that is not from 0 to below 1.
     """
     if not 0 <= share < 1:
         raise UserError(
@@ -149,22 +143,22 @@ def with_dropout(texts: Sequence[str], share: float, seed: int) -> list[str]:
         )
     if not share:
         return list(texts)
-    random, found = np.random.default_rng(seed), []
+    random, shortened = np.random.default_rng(seed), []
     for text in texts:
         words = text.split()
-        stays = random.random(len(words)) >= share
-        stays[random.integers(len(words))] = True
-        found.append(" ".join(w for w, s in zip(words, stays, strict=True) if s))
-    return found
+        keep = random.random(len(words)) >= share
+        keep[random.integers(len(words))] = True
+        shortened.append(" ".join(w for w, k in zip(words, keep, strict=True) if k))
+    return shortened
 
 
 def init_generator(
-    assembly: TrainedModel, batch: EncodedBatch, seed: int, encoder: dict[str, Any]
+    model: TrainedModel, batch: EncodedBatch, seed: int, encoder: dict[str, Any]
 ) -> dict[str, Any]:
-    """The encoder's parameters and fresh ones of the generator."""
-    fresh = joined(jax.jit(assembly.model.init)(jax.random.key(seed), batch))
-    # Copies: a training step takes over what it is given.
-    return {**fresh, **jax.tree.map(jax.numpy.array, encoder)}
+    """The encoder's parameters, and random ones of the generator."""
+    params = init_params(model, batch, seed)
+    # Copies, because a training step donates its arguments.
+    return {**params, **jax.tree.map(jax.numpy.array, encoder)}
 
 
 def _check_same_encoder(ours: Experiment, theirs: Experiment, start: Path) -> None:

@@ -1,4 +1,4 @@
-"""How well a model ranks the validation pool while it trains; it chooses the best checkpoint."""
+"""Ranks the validation pool while a model trains; the score chooses the best checkpoint."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tmr_jax.types import Pool
 
 
 class Validation:
-    """A pool with its features, computed once; refused molecules leave with their texts.
+    """A pool with its features, computed once; refused molecules are skipped with their texts.
 
-    `frozen` are parameters whose encoders never change: then the pool is encoded only once.
+    `frozen`: parameters, where the encoders never change; the pool is then encoded only once.
     """
 
     def __init__(self, assembly: TrainedModel, pool: Pool, frozen: Any = None) -> None:

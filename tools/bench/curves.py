@@ -30,7 +30,7 @@ from tmr_jax.eval.rank import rank
 from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
 from tmr_jax.models.state import new_state
-from tmr_jax.train.loader import feed_of
+from tmr_jax.train.loader import build_loader
 from tmr_jax.train.optim import build_optimizer
 from tools.bench.common import peak_gib, seconds
 from tools.bench.gpu import FULL, SHRUNK, Sizes, parameters, second_stage, work
@@ -93,7 +93,7 @@ def step(size: Sizes, batch: int, length: int = 0) -> list[float]:
     params = parameters(task)
     optimizer = build_optimizer(task.config.optim, 100, params, task.model.groups)
     state, key = new_state(params, optimizer), jax.random.key(0)
-    feed = feed_of(task.data, task.model, optimizer, frozenset(), None, 0)
+    feed = build_loader(task.data, task.model, optimizer, frozenset(), None, 0)
     plan = task.data.composition.epoch(0, 0)
     held = [state]
 

@@ -43,7 +43,7 @@ from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.models.runtime import use_compile_cache
 from tmr_jax.models.state import joined, new_state, variables
 from tmr_jax.train.dataset import TrainingSet
-from tmr_jax.train.loader import feed_of
+from tmr_jax.train.loader import build_loader
 from tmr_jax.train.optim import build_optimizer
 from tmr_jax.train.throughput import Throughput, sentence
 from tmr_jax.types import EncodedCorpus
@@ -190,7 +190,7 @@ def train(task: Work, calls: int) -> dict[str, Any]:
     params = parameters(task)
     optimizer = build_optimizer(task.config.optim, 10_000, params, task.model.groups)
     state = new_state(params, optimizer)
-    feed = feed_of(task.data, task.model, optimizer, frozenset(), None, 0)
+    feed = build_loader(task.data, task.model, optimizer, frozenset(), None, 0)
     plan, key = task.data.composition.epoch(0, 0), jax.random.key(0)
     clock = Throughput(1, jax.devices()[0].device_kind)
     per_call = min(feed.per_call, len(plan))

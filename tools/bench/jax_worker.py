@@ -29,7 +29,7 @@ from tmr_jax.models.run import init_params
 from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
 from tmr_jax.models.state import layerwise, new_state, variables
 from tmr_jax.train.dataset import TrainingSet, model_and_dataset
-from tmr_jax.train.loader import feed_of
+from tmr_jax.train.loader import build_loader
 from tmr_jax.train.optim import build_optimizer
 from tmr_jax.types import Pair
 
@@ -68,7 +68,9 @@ class Contestant:
         self.optimizer = build_optimizer(
             config.optim, 10_000, self.params, self.assembly.model.groups
         )
-        self.feed = feed_of(self.data, self.assembly.model, self.optimizer, frozenset(), None, pad)
+        self.feed = build_loader(
+            self.data, self.assembly.model, self.optimizer, frozenset(), None, pad
+        )
         self.encoder = Encoder(self.assembly, self.params)
         self.compiled = False
 

@@ -1,0 +1,57 @@
+"""The directory of a training run: created, locked, with the configuration inside.
+
+No JAX here: a directory that cannot be used is reported before anything slow starts.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from tmr_jax.config import Experiment, from_json, to_json
+from tmr_jax.data.files import hold, write_text
+from tmr_jax.models.processes import barrier, leads, several_processes
+from tmr_jax.models.rundir import (
+    GIT,
+    LOCK,
+    describe_code,
+    move_aside,
+    open_directory,
+    settle_config,
+)
+
+
+class RunDirectory(NamedTuple):
+    path: Path  # as the user names it; runs named by experiment are next to it
+    output: Path  # where this process writes: `path`, or a temporary folder if it does not lead
+
+
+@contextmanager
+def run_directory(config: Experiment, path: Path, fresh: bool = False) -> Iterator[RunDirectory]:
+    """The directory of a run while it trains; `fresh` moves a run that is there aside.
+
+    Raises UserError where another experiment or something else is there, and Locked while another
+    trainer works in it.
+    """
+    if not leads():
+        with tempfile.TemporaryDirectory() as folder:
+            barrier("the run's directory")
+            yield RunDirectory(path, Path(folder))
+        return
+    open_directory(path)
+    if fresh and any(p.name != LOCK for p in path.iterdir()):
+        with hold(path / LOCK):
+            aside = move_aside(path)
+        print(f"the old run is now {aside}")
+        open_directory(path)
+    with hold(path / LOCK) as stale:
+        if stale:
+            print(f"took over the lock that {stale} left behind")
+        if not settle_config(path, to_json(config), lambda old: to_json(from_json(old))):
+            write_text(path / GIT, describe_code())
+        if several_processes():
+            barrier("the run's directory")
+        yield RunDirectory(path, path)
