@@ -92,7 +92,7 @@ HOMES = {
     "lancedb": {"index/lance.py"},
     "pymilvus": {"index/milvus.py"},
     "milvus_lite": {"index/milvus.py", "index/open.py"},
-    "transformers": set(),
+    "transformers": {"models/pretrained.py"},
     # Only who serves needs them: they are an extra.
     **{name: {"serve/"} for name in ("fastapi", "starlette", "pydantic", "prometheus_client")},
     "h11": {"serve/"},

@@ -86,7 +86,7 @@ def convert(path: Path, python: str = sys.executable) -> Path:
     tensors = {
         name: np.ascontiguousarray(array)
         for name, array in unpickle(path, python).items()
-        if published_name(name) not in IGNORED
+        if not IGNORED.fullmatch(published_name(name))
     }
     partial = target.with_name(f"partial.{os.getpid()}.safetensors")
     try:

@@ -81,3 +81,33 @@ def random_tokens(size: str) -> tuple[np.ndarray, np.ndarray]:
     stream = np.random.RandomState(7)
     words = CONFIGS[size]["vocab_size"]
     return padded([stream.randint(1, words, n).tolist() for n in LENGTHS[size]])
+
+
+# DistilBERT and MPNet, small; rows long enough for the logarithmic buckets of relative positions.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "distilbert": {
+        "model_type": "distilbert",
+        "vocab_size": 97,
+        "dim": 32,
+        "n_layers": 2,
+        "n_heads": 4,
+        "hidden_dim": 48,
+        "max_position_embeddings": 150,
+    },
+    "mpnet": {
+        "model_type": "mpnet",
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 152,
+    },
+}
+
+
+def family_tokens() -> tuple[np.ndarray, np.ndarray]:
+    """Rows of 150, 1 and 40 tokens; padding is 1, which MPNet needs."""
+    stream = np.random.RandomState(11)
+    tokens, mask = padded([stream.randint(2, 97, n).tolist() for n in (150, 1, 40)])
+    return np.where(mask, tokens, 1).astype(np.int32), mask

@@ -291,7 +291,7 @@ def test_a_pickle_is_never_opened_and_the_converter_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model_type": "roberta"}, "model_type = 'bert'"),
+        ({"model_type": "roberta"}, "model_type bert, distilbert or mpnet; got 'roberta'"),
         ({"hidden_act": "gelu_new"}, "hidden_act = 'gelu'"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
         ({"attention_probs_dropout_prob": 0.3}, "attention_probs_dropout_prob = 0.1"),
@@ -550,3 +550,46 @@ def test_a_hub_id_goes_through_the_hubs_client_and_its_cache(tmp_path):
     server.server_close()
     shutil.rmtree(folder)
     assert ask("some/bert") == record  # from the cache, no hub any more
+
+
+# --- DistilBERT and MPNet ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def families():
+    with np.load(GOLDEN / "bert_families.npz", allow_pickle=False) as golden:
+        return dict(golden)
+
+
+def family_folder(folder, name):
+    content = recipe.FAMILIES[name]
+    (folder / "config.json").write_text(json.dumps(content))
+    slots = layout(dataclasses.replace(read_config(folder / "config.json"), pooler=name == "mpnet"))
+    save_file(
+        recipe.weights({f"{n}": slot.shape for n, slot in slots.items()}),
+        folder / "model.safetensors",
+    )
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["distilbert", "mpnet"])
+def test_other_layouts_equal_transformers(tmp_path, families, name):
+    """Recorded by tools/make/bert_golden.py; padding is masked, rows have up to 150 tokens."""
+    config, params, _ = load_bert(str(family_folder(tmp_path, name)))
+    assert pretrained.family_of(config) == name and config.max_positions == 150
+    tokens, mask = (jnp.asarray(families[k]) for k in ("tokens", "mask"))
+    with jax.default_matmul_precision("highest"):
+        states = Bert(config).apply({"params": stacked(params)}, tokens, mask)
+    np.testing.assert_allclose(np.asarray(states)[families["mask"]], families[name], atol=1e-5)
+
+
+def test_the_bias_by_relative_position_learns(tmp_path, families):
+    config, params, _ = load_bert(str(family_folder(tmp_path, "mpnet")))
+    tokens, mask = (jnp.asarray(families[k][2:, :40]) for k in ("tokens", "mask"))
+
+    def loss(params):
+        return jnp.square(Bert(config).apply({"params": params}, tokens, mask)[..., 0]).mean()
+
+    gradient = jax.grad(loss)(stacked(params))["relative_attention_bias"]["embedding"]
+    assert gradient.shape == (32, 4) and float(jnp.abs(gradient).max()) > 0

@@ -50,7 +50,7 @@ def build_model(
             "use --features.molecule ogb, or --model.graph.kind gcn"
         )
     backend = backend or jax.default_backend()
-    backward: Backward = "low_memory" if train.backward == "auto" else train.backward
+    backward = _backward(train, bert)
     return kind(
         bert=dataclasses.replace(bert, dropout=model.text.dropout),
         graph=model.graph,
@@ -74,9 +74,20 @@ def build_model(
     )
 
 
+def _backward(train: TrainConfig, bert: BertConfig) -> Backward:
+    if not bert.relative_buckets:
+        return "low_memory" if train.backward == "auto" else train.backward
+    if train.backward == "low_memory" or train.attention not in ("auto", "plain"):
+        raise UserError(
+            "expected --train.backward and --train.attention auto with an MPNet, whose bias by "
+            f"relative position has neither; got {train.backward} and {train.attention}; set auto"
+        )
+    return "autodiff"
+
+
 def _attention(train: TrainConfig, bert: BertConfig, backward: Backward, backend: str) -> Form:
     """The form of attention that an experiment asks for, or the best one of the backend."""
-    fits = fits_flash(bert.hidden, bert.heads)
+    fits = fits_flash(bert.hidden, bert.heads) and not bert.relative_buckets
     if train.attention == "auto":
         own: Form = "low_memory" if backward == "low_memory" else "plain"
         return "flash" if backend == "tpu" and fits else own

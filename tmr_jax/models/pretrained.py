@@ -1,10 +1,10 @@
 """Pretrained text weights: a source's name in, BertConfig and a numpy parameter tree out.
 
 A source is `minilm` (the weights inside an installed package, or the same ones by hub id),
-`scibert`, a local Hugging Face folder, or any hub id. Weights are read from safetensors, else from
-Flax msgpack; PyTorch's pickled .bin is never opened here, tools/convert_bert.py turns it into
-safetensors. Every file is untrusted: its header, keys, shapes and types must match the
-configuration exactly before a number of it is used (STACK.md 2, FAULTS.md F19).
+`scibert`, a local Hugging Face folder, or any hub id, of a BERT, DistilBERT or MPNet. Weights are
+read from safetensors, else from Flax msgpack; this module never opens PyTorch's pickled .bin, which
+tools/convert_bert.py converts to safetensors. No file is trusted: header, keys, shapes and types
+must match the configuration exactly before any number is used (docs/papers.md#pretrained-text).
 """
 
 from __future__ import annotations
@@ -62,21 +62,10 @@ Shapes = dict[str, tuple[int, ...]]
 Tensors = dict[str, np.ndarray]
 Fetch = Callable[[str, str, str], Path | None]  # hub id, file, revision
 
-# Parts of published files that an encoder has no use for; any other unknown name is an error.
-IGNORED = frozenset(
-    {
-        "embeddings.position_ids",
-        "embeddings.token_type_ids",
-        "cls.predictions.bias",
-        "cls.predictions.decoder.weight",
-        "cls.predictions.decoder.bias",
-        "cls.predictions.transform.dense.weight",
-        "cls.predictions.transform.dense.bias",
-        "cls.predictions.transform.LayerNorm.weight",
-        "cls.predictions.transform.LayerNorm.bias",
-        "cls.seq_relationship.weight",
-        "cls.seq_relationship.bias",
-    }
+# Heads of published files that an encoder does not use; any other unknown name is an error.
+IGNORED = re.compile(
+    r"embeddings\.(position_ids|token_type_ids)|cls\.(predictions|seq_relationship)\..*"
+    r"|vocab_(transform|layer_norm|projector)\..*|lm_head\..*"
 )
 
 
@@ -305,8 +294,70 @@ def _save(response: Any, target: Path) -> None:
 # --- reading the configuration ---------------------------------------------------------------
 
 
+class Family(NamedTuple):
+    """A published layout: fields of its config.json, and its tensor names as ours."""
+
+    intermediate: str
+    dropout: str
+    attention_dropout: str
+    activation: str
+    layer: str  # prefix of layer {i}
+    parts: dict[str, str]  # our name of a linear map or a norm in a layer -> the published one
+    skipped: int = 0  # positions before that of the first token
+
+
+FAMILIES = {
+    "bert": Family(
+        *("intermediate_size", "hidden_dropout_prob", "attention_probs_dropout_prob", "hidden_act"),
+        "encoder.layer.{i}.",
+        {
+            **{name: f"attention.self.{name}" for name in ("query", "key", "value")},
+            "attention_output": "attention.output.dense",
+            "attention_norm": "attention.output.LayerNorm",
+            "intermediate": "intermediate.dense",
+            "output": "output.dense",
+            "output_norm": "output.LayerNorm",
+        },
+    ),
+    "distilbert": Family(
+        *("hidden_dim", "dropout", "attention_dropout", "activation"),
+        "transformer.layer.{i}.",
+        {
+            **{name: f"attention.{name[0]}_lin" for name in ("query", "key", "value")},
+            "attention_output": "attention.out_lin",
+            "attention_norm": "sa_layer_norm",
+            "intermediate": "ffn.lin1",
+            "output": "ffn.lin2",
+            "output_norm": "output_layer_norm",
+        },
+    ),
+    "mpnet": Family(
+        *("intermediate_size", "hidden_dropout_prob", "attention_probs_dropout_prob", "hidden_act"),
+        "encoder.layer.{i}.",
+        {
+            **{name: f"attention.attn.{name[0]}" for name in ("query", "key", "value")},
+            "attention_output": "attention.attn.o",
+            "attention_norm": "attention.LayerNorm",
+            "intermediate": "intermediate.dense",
+            "output": "output.dense",
+            "output_norm": "output.LayerNorm",
+        },
+        skipped=2,  # its padding index is 1, and positions count from the next
+    ),
+}
+
+
+def family_of(config: BertConfig) -> str:
+    if config.relative_buckets:
+        return "mpnet"
+    return "bert" if config.type_vocab else "distilbert"
+
+
 def read_config(path: Path) -> BertConfig:
-    """A Hugging Face config.json as a BertConfig; ValueError for anything but a plain BERT."""
+    """A Hugging Face config.json of a BERT, DistilBERT or MPNet.
+
+    Raises UserError for any other model, and where a value is not one that this encoder has.
+    """
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise UserError(f"{path}: expected a configuration under 1 MB; got more; check the file")
     try:
@@ -315,26 +366,30 @@ def read_config(path: Path) -> BertConfig:
         raise UserError(f"{path}: expected JSON; got {error}; fetch the file again") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected a JSON object; got {raw!r:.40}; fetch the file again")
-    _only(path, raw, "model_type", "bert")
-    _only(path, raw, "hidden_act", "gelu")
-    _only(path, raw, "position_embedding_type", "absolute")
-    dropout = _number(path, raw, "hidden_dropout_prob", 0.1, 0.0, 0.99)
-    _only(
-        path,
-        {"attention_probs_dropout_prob": dropout} | raw,
-        "attention_probs_dropout_prob",
-        dropout,
-    )
+    kind = raw.get("model_type", "bert")
+    if kind not in FAMILIES:
+        raise UserError(
+            f"{path}: expected model_type bert, distilbert or mpnet; got {kind!r}; choose weights "
+            "of one of these"
+        )
+    family, values = FAMILIES[kind], _with_defaults(path, kind, raw)
+    _only(path, values, family.activation, "gelu")
+    _only(path, values, "position_embedding_type", "absolute")
+    _only(path, values, "relative_attention_num_buckets", 32)
+    dropout = _number(path, values, family.dropout, 0.1, 0.0, 0.99)
+    _only(path, values, family.attention_dropout, dropout)
+    positions = _integer(path, values, "max_position_embeddings", 512, 1_000_000)
     config = BertConfig(
-        vocab_size=_integer(path, raw, "vocab_size", None, 10_000_000),
-        hidden=_integer(path, raw, "hidden_size", None, 65_536),
-        layers=_integer(path, raw, "num_hidden_layers", None, 1_000),
-        heads=_integer(path, raw, "num_attention_heads", None, 65_536),
-        intermediate=_integer(path, raw, "intermediate_size", None, 1_000_000),
-        max_positions=_integer(path, raw, "max_position_embeddings", 512, 1_000_000),
-        type_vocab=_integer(path, raw, "type_vocab_size", 2, 1_000),
-        eps=_number(path, raw, "layer_norm_eps", 1e-12, 0.0, 1.0),
+        vocab_size=_integer(path, values, "vocab_size", None, 10_000_000),
+        hidden=_integer(path, values, "hidden_size", None, 65_536),
+        layers=_integer(path, values, "num_hidden_layers", None, 1_000),
+        heads=_integer(path, values, "num_attention_heads", None, 65_536),
+        intermediate=_integer(path, values, family.intermediate, None, 1_000_000),
+        max_positions=positions - family.skipped,
+        type_vocab=_integer(path, values, "type_vocab_size", 2, 1_000) if kind == "bert" else 0,
+        eps=_number(path, values, "layer_norm_eps", 1e-12, 0.0, 1.0),
         dropout=dropout,
+        relative_buckets=32 if kind == "mpnet" else 0,
     )
     if config.hidden % config.heads:
         raise UserError(
@@ -344,12 +399,32 @@ def read_config(path: Path) -> BertConfig:
     return config
 
 
+def _with_defaults(path: Path, kind: str, raw: dict[str, Any]) -> dict[str, Any]:
+    """The values of config.json under BERT's names, with the defaults of the published model."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # no word about PyTorch
+    from transformers import AutoConfig
+
+    try:
+        values = AutoConfig.for_model(kind, **{k: v for k, v in raw.items() if k != "model_type"})
+    except Exception as error:  # its checks of types and ranges raise a dozen types
+        raise UserError(
+            f"{path}: expected the configuration of a {kind}; got {error!s:.300}; check the file"
+        ) from error
+    names = {theirs: ours for ours, theirs in type(values).attribute_map.items()}
+    content = values.to_dict()
+    return (
+        content
+        | {names[k]: v for k, v in content.items() if k in names}
+        | {k: raw[k] for k in ("position_embedding_type",) if k in raw}
+    )
+
+
 def _only(path: Path, raw: dict[str, Any], key: str, wanted: object) -> None:
     got = raw.get(key, wanted)
     if got != wanted:
         raise UserError(
-            f"{path}: expected {key} = {wanted!r}; got {got!r}; this encoder is a plain BERT with "
-            "one dropout rate, take weights of that kind"
+            f"{path}: expected {key} = {wanted!r}; got {got!r}; choose weights of an "
+            "encoder with that value"
         )
 
 
@@ -400,6 +475,8 @@ def assemble(config: BertConfig, tensors: Tensors) -> dict[str, Any]:
         for key in slot.path[:-1]:
             node = node.setdefault(key, {})
         array = array.T if slot.transpose else array
+        if slot.path[0] == "position_embeddings":
+            array = array[FAMILIES[family_of(config)].skipped :]
         node[slot.path[-1]] = np.ascontiguousarray(array, dtype=np.float32)
     return params
 
@@ -419,37 +496,35 @@ def layout(config: BertConfig) -> dict[str, Slot]:
         slots[f"{name}.weight"] = Slot((*ours, "scale"), (c.hidden,), False)
         slots[f"{name}.bias"] = Slot((*ours, "bias"), (c.hidden,), False)
 
+    kind = family_of(c)
+    family = FAMILIES[kind]
     embedding("embeddings.word_embeddings", "word_embeddings", c.vocab_size)
-    embedding("embeddings.position_embeddings", "position_embeddings", c.max_positions)
-    embedding("embeddings.token_type_embeddings", "token_type_embeddings", c.type_vocab)
+    positions = c.max_positions + family.skipped
+    embedding("embeddings.position_embeddings", "position_embeddings", positions)
+    if c.type_vocab:
+        embedding("embeddings.token_type_embeddings", "token_type_embeddings", c.type_vocab)
     norm("embeddings.LayerNorm", ("embeddings_norm",))
+    if c.relative_buckets:
+        slots["encoder.relative_attention_bias.weight"] = Slot(
+            ("relative_attention_bias", "embedding"), (c.relative_buckets, c.heads), False
+        )
+    sizes = dict.fromkeys(family.parts, (c.hidden, c.hidden))
+    sizes |= {"intermediate": (c.hidden, c.intermediate), "output": (c.intermediate, c.hidden)}
     for i in range(c.layers):
-        theirs, ours = f"encoder.layer.{i}", f"layer_{i}"
-        for part in ("query", "key", "value"):
-            linear(f"{theirs}.attention.self.{part}", (ours, part), c.hidden, c.hidden)
-        linear(
-            f"{theirs}.attention.output.dense",
-            (ours, "attention_output"),
-            c.hidden,
-            c.hidden,
-        )
-        norm(f"{theirs}.attention.output.LayerNorm", (ours, "attention_norm"))
-        linear(
-            f"{theirs}.intermediate.dense",
-            (ours, "intermediate"),
-            c.hidden,
-            c.intermediate,
-        )
-        linear(f"{theirs}.output.dense", (ours, "output"), c.intermediate, c.hidden)
-        norm(f"{theirs}.output.LayerNorm", (ours, "output_norm"))
+        for part, theirs in family.parts.items():
+            name, ours = family.layer.format(i=i) + theirs, (f"layer_{i}", part)
+            if part.endswith("norm"):
+                norm(name, ours)
+            else:
+                linear(name, ours, *sizes[part])
     if c.pooler:
         linear("pooler.dense", ("pooler",), c.hidden, c.hidden)
     return slots
 
 
 def published_name(name: str) -> str:
-    """Today's name of a tensor: no `bert.` in front, weight and bias for the old gamma and beta."""
-    name = name.removeprefix("bert.")
+    """The present name of a tensor: without a prefix such as `bert.`; weight and bias in norms."""
+    name = re.sub(r"^(bert|distilbert|mpnet)\.", "", name)
     name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
     return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
 
@@ -472,15 +547,15 @@ def _match(path: Path, config: BertConfig, published: Shapes) -> BertConfig:
     ]
     faults = {
         "missing": sorted(slots.keys() - shapes.keys()),
-        "unknown": sorted(shapes.keys() - slots.keys() - IGNORED),
+        "unknown": sorted(n for n in shapes.keys() - slots.keys() if not IGNORED.fullmatch(n)),
         "of another shape": wrong,
     }
     found = "; ".join(f"{len(v)} {word}: {_some(v)}" for word, v in faults.items() if v)
     if found:
         raise UserError(
-            f"{path}: expected the tensors of a BERT with {config.layers} layers of width "
-            f"{config.hidden}, as its config.json says; got {found}; check that both files belong "
-            "to the same plain BERT"
+            f"{path}: expected the tensors of a {family_of(config)} with {config.layers} layers of "
+            f"width {config.hidden}, as its config.json says; got {found}; check that both files "
+            "belong to the same model"
         )
     return config
 
@@ -541,7 +616,7 @@ def _sound(name: str, entry: Any, size: int) -> bool:
         numbers = [*shape, begin, end]
         if not all(type(n) is int and n >= 0 for n in numbers) or not begin <= end <= size:
             return False
-        if published_name(name) in IGNORED:
+        if IGNORED.fullmatch(published_name(name)):
             return True
         return end - begin == math.prod(shape) * ITEM_BYTES[entry["dtype"]]
     except (KeyError, TypeError, ValueError):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, BertConfig, BertModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel
 
 GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -46,13 +46,29 @@ def run(model: BertModel, tokens: np.ndarray, mask: np.ndarray) -> dict[str, np.
     return {"tokens": tokens, "mask": mask, "states": states, "pooled": out.pooler_output.numpy()}
 
 
+def families() -> dict[str, np.ndarray]:
+    """Hidden states of a small DistilBERT and a small MPNet, `NAME` [real tokens, hidden]."""
+    tokens, mask = bert_recipe.family_tokens()
+    arrays = {"tokens": tokens, "mask": mask}
+    for name, content in bert_recipe.FAMILIES.items():
+        values = {k: v for k, v in content.items() if k != "model_type"}
+        config = AutoConfig.for_model(name, **values, attn_implementation="eager")
+        model = AutoModel.from_config(config).eval()
+        drawn = bert_recipe.weights({n: tuple(t.shape) for n, t in model.state_dict().items()})
+        model.load_state_dict({n: torch.from_numpy(a) for n, a in drawn.items()})
+        with torch.no_grad():
+            inputs = torch.from_numpy(tokens).long(), torch.from_numpy(mask).long()
+            arrays[name] = model(*inputs).last_hidden_state.numpy()[mask]
+    return arrays
+
+
 def save(name: str, arrays: dict[str, np.ndarray]) -> None:
     path = GOLDEN / f"bert_{name}.npz"
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         np.savez_compressed(file, **arrays, torch_version=np.array(torch.__version__))
     os.replace(partial, path)
-    scale = np.abs(arrays["states"]).max()
+    scale = max(np.abs(a).max() for n, a in arrays.items() if a.dtype == np.float32)
     print(f"{path.name}: {path.stat().st_size:,} bytes, largest state {scale:.2f}")
 
 
@@ -71,6 +87,7 @@ def main() -> None:
     args = parser.parse_args()
     for size in bert_recipe.CONFIGS:
         save(size, run(random_model(size), *bert_recipe.random_tokens(size)))
+    save("families", families())
     if args.minilm:
         save("minilm", minilm(args.minilm))
 

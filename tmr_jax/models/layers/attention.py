@@ -34,6 +34,7 @@ class Segments(NamedTuple):
 
     query: Int[Array, "B T"]
     key: Int[Array, "B T"]
+    bias: Array | None = None  # [H, T, T], added to the scores; the form `plain` alone reads it
 
     @classmethod
     def of_mask(cls, mask: Bool[Array, "B T"]) -> Segments:
@@ -168,6 +169,8 @@ def keep_heads(drop: Drop, shape: tuple[int, ...]) -> Bool[Array, "B H T T"]:
 def _probabilities(q: Array, k: Array, segments: Segments) -> Array:
     """Softmax in float32: q, k [B, T, H, d] -> [B, H, T, T]."""
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k).astype(jnp.float32) * q.shape[-1] ** -0.5
+    if segments.bias is not None:
+        scores = scores + segments.bias[None]
     scores = jnp.where(segments.visible[:, None], scores, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(scores, axis=-1)
 

@@ -45,10 +45,11 @@ class BertConfig:
     heads: int
     intermediate: int
     max_positions: int = 512
-    type_vocab: int = 2
+    type_vocab: int = 2  # 0: no token types, as in DistilBERT and MPNet
     eps: float = 1e-12
     dropout: float = 0.1
     pooler: bool = True  # some exported weights come without it
+    relative_buckets: int = 0  # of MPNet's bias by relative position, shared by all layers; 0: none
 
 
 def text_operations(bert: BertConfig, lengths: np.ndarray) -> float:
@@ -62,6 +63,23 @@ def text_operations(bert: BertConfig, lengths: np.ndarray) -> float:
     linear = 2.0 * (4 * h * h + 2 * h * bert.intermediate) * total.sum()
     attention = 4.0 * h * np.square(total).sum()
     return 3.0 * bert.layers * (linear + attention)
+
+
+def relative_buckets(length: int, buckets: int, longest: int = 128) -> Int[np.ndarray, "T T"]:
+    """T5's buckets of key position - query position, as MPNet has them.
+
+    Half of the buckets is for later keys. Of each half one half is exact, and the other grows with
+    the logarithm up to a distance of `longest`.
+    """
+    place = np.arange(length)
+    distance = place[:, None] - place[None, :]  # positive: the key is earlier
+    half = buckets // 2
+    exact = half // 2
+    far = np.abs(distance)
+    growth = np.log(np.maximum(far, 1).astype(np.float32) / np.float32(exact))
+    large = exact + (growth / np.float32(np.log(longest / exact)) * (half - exact)).astype(np.int32)
+    bucket = np.where(far < exact, far, np.minimum(large, half - 1))
+    return (bucket + half * (distance < 0)).astype(np.int32)
 
 
 def _row(vector: Array, rank: int) -> Array:
@@ -179,7 +197,12 @@ class Bert(nn.Module):
         embed = {"features": c.hidden, "embedding_init": init}
         self.word_embeddings = nn.Embed(c.vocab_size, **embed)
         self.position_embeddings = nn.Embed(c.max_positions, **embed)
-        self.token_type_embeddings = nn.Embed(c.type_vocab, **embed)
+        if c.type_vocab:
+            self.token_type_embeddings = nn.Embed(c.type_vocab, **embed)
+        if c.relative_buckets:
+            self.relative_attention_bias = nn.Embed(
+                c.relative_buckets, c.heads, embedding_init=init
+            )
         self.embeddings_norm = nn.LayerNorm(epsilon=c.eps, dtype=self.dtype)
         self.embeddings_dropout = Dropout(c.dropout)
         body = BertLayer
@@ -210,7 +233,13 @@ class Bert(nn.Module):
         segments = mask if isinstance(mask, Segments) else Segments.of_mask(mask)
         x = self.word_embeddings(tokens) + self.position_embeddings(positions)
         # One segment only, looked up once: the gradient of a row for each place is a scatter.
-        x = x + self.token_type_embeddings(jnp.zeros((1, 1), jnp.int32))
+        if c.type_vocab:
+            x = x + self.token_type_embeddings(jnp.zeros((1, 1), jnp.int32))
+        if c.relative_buckets:
+            # Texts that share a row are contiguous, so places in the row differ as positions do.
+            buckets = relative_buckets(tokens.shape[1], c.relative_buckets)
+            bias = self.relative_attention_bias(buckets).transpose(2, 0, 1)
+            segments = segments._replace(bias=bias.astype(jnp.float32))
         x = self.embeddings_norm(x).astype(self.dtype)
         x = self.embeddings_dropout(x, deterministic)
         drop = not deterministic and c.dropout > 0
