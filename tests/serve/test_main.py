@@ -254,7 +254,7 @@ def test_other_engines_are_looked_after_too(
     retriever = served.open()
     assert served.damage() == {}
     if "milvus" in to:
-        retriever._library.store._server.ask("release_collection", "library")
+        retriever._library.engine._server.ask("release_collection", "library")
     else:
         shutil.rmtree(tmp_path / "lance" / "items.lance" / "data")
     assert list(served.damage()) == ["library"]
@@ -266,13 +266,13 @@ def test_a_file_is_looked_after_where_its_library_is(tiny_run: Path, tmp_path: P
     file = tmp_path / "my.smi"
     file.write_text("CCO\nCCN\nCCS\n")
     served = index_source(Arguments(tiny_run, file))
-    store = served.open()._library.store
+    engine = served.open()._library.engine
     assert served.damage() == {}
-    flip(next(store.folder.glob("shards/*/rows.f32")))
+    flip(next(engine.folder.glob("shards/*/rows.f32")))
     assert list(served.damage()) == ["000000"]
     served.open()  # makes it again
     assert served.damage() == {}
-    shutil.rmtree(store.folder / "shards")
+    shutil.rmtree(engine.folder / "shards")
     assert list(served.damage()) == ["library"]
     served.open()
     assert served.damage() == {}
