@@ -1,6 +1,6 @@
 """DiffTMR: the dual encoder with text-anchored perturbation and a denoiser for each direction.
 
-Equations: MODELS.md A1.3 (TAPR), A1.4 (L_Dis), A1.5 (HDAN, L_Gen), A1.6-A1.7 (inference). The
+Equations: docs/papers.md#perturbation, #contrastive-loss, #denoiser, #sampler and #inference. The
 generator reads features only, so a batch may come encoded: `two_stage` trains it on the features of
 a finished encoder, `joint` beside the encoder in one loss.
 """
@@ -39,7 +39,7 @@ from tmr_jax.types import Batch, EncodedBatch, MolOut, TextOut, UserError
 
 
 class WordWeights(nn.Module):
-    """How much each word counts for the local score: softmax of a small network (A1.5)."""
+    """How much each word counts for the local score: softmax of a small network."""
 
     dim: int
 
@@ -48,7 +48,7 @@ class WordWeights(nn.Module):
         self, words: Float[Array, "*rows D"], mask: Bool[Array, "B T"], places: Array | None = None
     ) -> Float[Array, "B T"]:
         """Of words [B, T, D], or of packed ones [P, D] and where those of each text lie."""
-        # R10. One pass of bfloat16 on a TPU, as in the encoders: every word of a batch comes by.
+        # One pass of bfloat16 on a TPU, as in the encoders: every word of a batch comes by.
         layer = partial(
             nn.Dense, kernel_init=nn.initializers.normal(0.02), precision=jax.lax.Precision.DEFAULT
         )
@@ -58,7 +58,7 @@ class WordWeights(nn.Module):
         return jax.nn.softmax(jnp.where(mask, logits, -jnp.inf), -1)
 
 
-SIMILARITY = 20.0  # about the logit scale that contrastive training ends with (R20)
+SIMILARITY = 20.0  # about the logit scale that contrastive training ends with
 # Numbers of a block of queries whose noise levels are all looked at, without a kernel: it is read
 # fifty times, so it should stay where that is cheap, in a TPU's vector memory or a CPU's cache. A
 # GPU starts a dozen kernels for each level of each block, so its blocks are larger.
@@ -122,7 +122,7 @@ class DiffTMR(DualEncoder):
     def loss(
         self, batch: Batch | EncodedBatch, key: Key[Array, ""], train: bool = True
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """L = L_Dis + w L_Gen (A1.4, A1.5; w = 1). One noise vector for each molecule (R6)."""
+        """L = L_Dis + w L_Gen (w = 1 in the paper). One noise vector for each molecule."""
         batch = self.encode(batch, train)
         text, mol = batch.text, batch.mol
         duplicate = duplicate_mask(batch.text_group, batch.mol_group)
@@ -171,10 +171,10 @@ class DiffTMR(DualEncoder):
         for_t2m: Array,
         for_m2t: Array,
     ) -> tuple[Array, Array]:
-        """L_Gen of both directions; the candidates are those of the batch (R14, R17, R18)."""
+        """L_Gen of both directions; the candidates are those of the batch."""
 
         def gate(x: Array) -> Array:
-            """R22: what the encoders may learn from the generator."""
+            """What the encoders learn from it: docs/papers.md#gradient-to-encoders."""
             stopped = jax.lax.stop_gradient(x)
             share = self.hdan.gradient
             return stopped if share == 0 else stopped + share * (x - stopped)
@@ -230,14 +230,14 @@ class DiffTMR(DualEncoder):
     def _prepared(
         self, weights: HdanWeights, query: Array, candidates: Array, local: Array, real: Array
     ) -> Pairs:
-        """The state-free part of A1.5. Features as they are have the length that LayerNorm gives
-        them, 17 at D = 300, and d = 100 then starts the loss at many times chance (LOG.md)."""
+        """The state-free part of the denoiser. Features as they are have the length that LayerNorm
+        gives them, 17 at D = 300, and d = 100 then starts the loss at many times chance."""
         if self.hdan.inputs != "as_is":
             query, candidates = l2_normalize(query), l2_normalize(candidates)
         return prepare(weights, query, candidates, local, real, self.form)
 
     def local_scores(self, text: TextOut, mol: MolOut) -> Float[Array, "B B"]:
-        """r_ij: each word of text i takes the motif of molecule j nearest to it (A1.5)."""
+        """r_ij: each word of text i takes the motif of molecule j nearest to it."""
         count, size = text.mask.shape
         if text.packed is None:
             words, places = text.tokens.reshape(-1, self.dim), None
@@ -278,7 +278,7 @@ class DiffTMR(DualEncoder):
     def weigh_words(
         self, tokens: Float[Array, "B T D"], mask: Bool[Array, "B T"]
     ) -> Float[Array, "B T"]:
-        """f of A1.5: weights of the words of each text, zero on padding."""
+        """f, the weights of the words of each text, zero on padding."""
         return self.word_weights(tokens, mask)
 
     @full_precision
@@ -290,9 +290,9 @@ class DiffTMR(DualEncoder):
         mask: Bool[Array, "#Q #K T"],
         noise: Float[Array, "F D"],
     ) -> tuple[Float[Array, "Q K"], Float[Array, "Q K D"]]:
-        """s1 and h_P of A1.7 for pairs; the side that asks has one row for all K.
+        """s1 and h_P of pairs (docs/papers.md#inference); the query has one row for all K.
 
-        `cosines` are those of the words of the pair's own text with its molecule (R7).
+        `cosines` are those of the words of the pair's own text with its molecule.
         """
         return best_of(text, mol, self.coupling(cosines, mask), noise)
 
@@ -306,7 +306,7 @@ class DiffTMR(DualEncoder):
         noise: Float[Array, "R Q K"],
         samples: int,
     ) -> Float[Array, "S Q K"]:
-        """X0_hat after each step of the sampler, averaged over R initial noises (A1.6)."""
+        """X0_hat after each step of the sampler, averaged over R initial noises."""
         weights = self.t2m() if direction == "t2m" else self.m2t()
         real = jnp.ones((1, candidates.shape[1]), bool)
         pairs = self._prepared(weights, query, candidates, local, real)
@@ -442,7 +442,7 @@ def objective(
     form: Form,
     kernels: bool = False,
 ) -> Float[Array, " Q"]:
-    """KL(X_0 || X0_hat) of each query and, by kind, its mean over steps (A1.8).
+    """KL(X_0 || X0_hat) of each query and, by kind, its mean over steps.
 
     `kernels`: the mean over all steps by a kernel for TPU.
     Each query has a key of its own, so that it draws the same whichever others are looked at.

@@ -1,4 +1,4 @@
-"""Dual encoder with the discriminative loss: the `det` tier of DiffTMR (MODELS.md A1.2, A1.4)."""
+"""Dual encoder with the contrastive loss, the first stage of DiffTMR (docs/papers.md#encoders)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tmr_jax.types import (
 )
 
 MAX_LOGIT_SCALE = 4.605170185988092  # log 100: docs/papers.md#logit-scale
-UNKNOWN_RATE = 0.01  # of atoms shown as unknown in training, so that the slot is trained (1.1)
+UNKNOWN_RATE = 0.01  # share of training atoms shown as unknown, which trains that embedding
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -56,7 +56,7 @@ def full_precision(method: Method) -> Method:
 
 
 class GraphEncoder(nn.Module):
-    """Atom features -> atom states -> LayerNorm -> mean over motifs (h^m and h^g of A1.2)."""
+    """Atom features -> atom states -> LayerNorm -> mean over motifs (docs/papers.md#motifs)."""
 
     config: GraphEncoderConfig
     dim: int
@@ -97,7 +97,7 @@ class GraphEncoder(nn.Module):
             nodes, of_graph = _motifs(nodes, of_graph, mol.motif, graphs)
         # Atoms are in the order of their molecules; motifs need not be.
         rows = nodes, of_graph, graphs, self.motif == "none"
-        # h^g is the mean of the h^m in use (A1.8): of atoms, or of motifs.
+        # h^g is the mean of the h^m in use: of atoms, or of motifs.
         pooled = segment_mean(*rows)[:-1]
         if self.config.readout == "mean_mlp":
             pooled = pooled + Readout(name="readout")(*rows)[:-1]
@@ -105,7 +105,7 @@ class GraphEncoder(nn.Module):
 
 
 class NodeMlp(nn.Module):
-    """600 -> 600 -> 600 -> 300 for each atom (A2)."""
+    """600 -> 600 -> 600 -> 300 for each atom (docs/papers.md#memory-bank)."""
 
     width: int
     dim: int
@@ -224,7 +224,7 @@ class DualEncoder(nn.Module):
             self.dtype,
             self.backward,
         )
-        # Of a fixed type: a weak one would have the first step compiled twice. R20
+        # A weak type would compile the first step twice.
         self.logit_scale = self.param("log_scale", lambda _: jnp.float32(jnp.log(1 / 0.07)))
 
     def encode_text(self, text: TextBatch | PackedText, train: bool = False) -> TextOut:
@@ -239,7 +239,7 @@ class DualEncoder(nn.Module):
         states = text.tokens
         if text.tokens.ndim == 2:  # ids; of a frozen text encoder its states come in their place
             states = self.text_encoder(text.tokens, text.mask, deterministic=not train)
-        tokens = self.text_norm(self.text_projection(states.astype(jnp.float32)))  # R2
+        tokens = self.text_norm(self.text_projection(states.astype(jnp.float32)))
         pooled = tokens[:, 0] if self.pooling == "cls" else masked_mean(tokens, text.mask)
         return TextOut(pooled, tokens, text.mask)
 
@@ -291,7 +291,7 @@ class DualEncoder(nn.Module):
     def loss(
         self, batch: Batch | EncodedBatch, key: Key[Array, ""], train: bool = True
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """L_Dis of A1.4 without perturbation; `key` is unused: dropout keys come through apply."""
+        """L_Dis without perturbation; `key` is unused: dropout keys come through apply."""
         batch = self.encode(batch, train)
         dis, parts = self.contrast(self.similarity(batch.text, batch.mol), batch)
         second, more = self.agreement(batch)
@@ -308,7 +308,7 @@ class DualEncoder(nn.Module):
     def contrast(
         self, scores: Float[Array, "B B"], batch: EncodedBatch
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """InfoNCE of cosines at the learned scale (A1.4, R20)."""
+        """InfoNCE of cosines at the learned scale (docs/papers.md#contrastive-loss)."""
         scale = jnp.exp(self.logit_scale)
         loss, parts = info_nce(scale * scores, duplicate_mask(batch.text_group, batch.mol_group))
         return loss, parts | {"scale": scale}

@@ -1,7 +1,7 @@
-"""Memory Bank: a bank of learned vectors reads both modalities, one head ends both (MODELS.md A2).
+"""Memory Bank: learned vectors read both modalities, and one head ends both.
 
-Losses of 6.2: first order (batch-hard triplet as released), adversarial with a critic that steps
-first, and second order, u2u and u2c.
+Losses (docs/papers.md#memory-bank): first order (batch-hard triplet as released), adversarial with
+a critic that steps first, and second order, u2u and u2c.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class MemoryBank(DualEncoder):
     def adversary_loss(
         self, batch: EncodedBatch, key: Key[Array, ""]
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """L_D of 6.2, of the critic's parameters alone; the step detaches the batch."""
+        """L_D, of the critic's parameters alone; the step detaches the batch."""
         return critic_loss(self.critic, *before_memory(batch), key)
 
     def slot_sharpness(
@@ -141,7 +141,7 @@ class MemoryBank(DualEncoder):
 
 
 def before_memory(batch: EncodedBatch) -> tuple[Float[Array, "B D"], Float[Array, "B D"]]:
-    """u^t and u^m: means of the words and of the atoms of each item (6.2)."""
+    """u^t and u^m: means of the words and of the atoms of each item."""
     text, mol = batch.text, batch.mol
     graphs = len(mol.pooled) + 1
     return (

@@ -1,9 +1,9 @@
-"""The denoiser of hierarchical diffusion alignment, HDAN, and its sampler (MODELS.md A1.5, A1.6).
+"""HDAN, the denoiser of DiffTMR, and its sampler (docs/papers.md#denoiser).
 
 For a query and N candidates the state x [N] is a noisy one-hot row of which candidate belongs to
 the query; the network reads it with the features and says what the clean row is. It treats all
 candidates alike: no index of a candidate reaches it, so where the positive stands says nothing
-(R8, A5.3-4).
+(docs/papers.md#depthwise-convolution).
 
 Everything that does not depend on the state is linear in what it is made of. `prepare` (pairs) and
 `at_time` (steps) do that part once, outside of the scan; `denoise` is what is left for each step.
@@ -23,15 +23,15 @@ from jaxtyping import Array, Bool, Float, Int
 from tmr_jax.models.layers.levels import NOWHERE, SHARPNESS, levels_kl
 from tmr_jax.types import UserError
 
-OFFSET = 0.008  # of the cosine schedule (3.2)
+OFFSET = 0.008  # of the cosine schedule (docs/papers.md#noise-schedule)
 MAX_BETA = 0.999
 TIME_BASE = 10_000.0
 
-small = nn.initializers.normal(0.02)  # mandatory: d multiplies the output a hundredfold (R10)
+small = nn.initializers.normal(0.02)  # mandatory: d multiplies the output a hundredfold
 
 
 def alpha_bar(steps: int) -> Float[np.ndarray, " S1"]:
-    """abar_0 = 1, abar_1 .. abar_T of the cosine schedule (3.2), float64 [T + 1]."""
+    """abar_0 = 1, abar_1 .. abar_T of the cosine schedule, float64 [T + 1]."""
     u = np.arange(steps + 1) / steps
     f = np.cos((u + OFFSET) / (1 + OFFSET) * np.pi / 2) ** 2
     beta = np.minimum(1 - f[1:] / f[:-1], MAX_BETA)
@@ -39,7 +39,7 @@ def alpha_bar(steps: int) -> Float[np.ndarray, " S1"]:
 
 
 def visited(steps: int, samples: int) -> tuple[int, ...]:
-    """The steps that a sampler of `samples` <= T steps visits, from T down (A1.6)."""
+    """The steps that a sampler of `samples` <= T steps visits, from T down."""
     if not 1 <= samples <= steps:
         raise UserError(
             f"expected 1 to {steps} sampling steps, as many as were trained at most; got {samples}"
@@ -56,7 +56,7 @@ def time_features(k: Int[Array, "*B"], dim: int) -> Float[Array, "*B D"]:
 
 
 class HdanWeights(NamedTuple):
-    """Parameters of one direction (A1.9); D is the shared embedding."""
+    """Parameters of one direction; D is the shared embedding."""
 
     query: Array  # [D, D]
     key: Array  # [D, D]
@@ -67,9 +67,9 @@ class HdanWeights(NamedTuple):
     time_in_bias: Array  # [D]
     time_out: Array  # [D, D]
     time_out_bias: Array  # [D]
-    depth: Array  # [D], the depthwise kernel of size one (R8)
+    depth: Array  # [D], the depthwise kernel of size one
     depth_bias: Array  # [D]
-    lift: Array  # [D], of the local score (R12)
+    lift: Array  # [D], of the local score
     lift_bias: Array  # [D]
     inner: Array  # [2 D, 2 D]
     inner_bias: Array  # [2 D]
@@ -155,7 +155,7 @@ def prepare(
     mask: Bool[Array, "#Q N"],
     form: Form,
 ) -> Pairs:
-    """The part of A1.5 that knows neither state nor step."""
+    """The part of the denoiser that knows neither state nor step."""
     d = query.shape[-1]
     fused, own = w.inner[:d], w.inner[d:]  # rows for E_joint and for the candidate
     value = candidates @ w.value
@@ -184,7 +184,7 @@ def at_time(w: HdanWeights, pairs: Pairs, k: Int[Array, "*S #Q"], form: Form) ->
 def denoise(
     w: HdanWeights, pairs: Pairs, times: Times, x: Float[Array, "Q N"], form: Form
 ) -> Float[Array, "Q N"]:
-    """p of A1.5 for a state x; softmax(100 p) over the candidates is X0_hat."""
+    """p for a state x; softmax(100 p) over the candidates is X0_hat."""
     step, own = read_state(w, pairs, times, x, form)
     return nn.relu(pairs.hidden + step[:, None, :]) @ w.outer + w.outer_bias + own
 
@@ -228,7 +228,7 @@ def all_levels(
     form: Form,
     kernels: bool = False,
 ) -> Float[Array, " Q"]:
-    """KL(X_0 || X0_hat) of each query, its mean over all noise levels (A1.8).
+    """KL(X_0 || X0_hat) of each query, its mean over all noise levels.
 
     `kernels`: by a kernel for TPU, whose loop over the levels no program shows. The candidates are
     then weighed in a loop, too, so that one over all levels stays to be seen; in the compiled step
@@ -259,7 +259,7 @@ def sample(
     samples: int,
     each: Callable[[Array], Array] | None = None,
 ) -> tuple[Float[Array, "S Q N"], Array | None]:
-    """X0_hat after each visited step, the last being the result: DDIM without noise (A1.6).
+    """X0_hat after each visited step, the last being the result: DDIM without noise.
 
     `each`, where given, is called on p of every step; its values come back stacked. It is how
     training reads the chain; with it, steps are recomputed in the backward pass.

@@ -1,7 +1,7 @@
-"""Graph encoders on padded `jraph.GraphsTuple`s: atom features in, atom states out (MODELS.md R3).
+"""Graph encoders on padded `jraph.GraphsTuple`s: atom features in, atom states out.
 
 `GCN` is the paper's: three graph convolutions, no bond features. `ResidualGCN` reads bond types and
-stereo marks in every layer, the structural gain of MODELS.md 1.1 over the published encoders.
+stereo marks in every layer, which the published encoders cannot see (docs/papers.md#atom-features).
 Both take and give float32; padding atoms receive values that no pooling reads.
 """
 
@@ -40,7 +40,7 @@ class ColumnEmbedding(nn.Module):
 
     sizes: Sequence[int]
     features: int
-    stddev: float = 0.168  # the spread of the mol2vec vectors that the family starts from (1.1)
+    stddev: float = 0.168  # the spread of the mol2vec vectors that published models start from
 
     @nn.compact
     def __call__(self, columns: Int[Array, "N F"]) -> Float[Array, "N D"]:
@@ -53,7 +53,7 @@ class ColumnEmbedding(nn.Module):
 
 
 class GCN(nn.Module):
-    """Three `jraph.GraphConvolution`s, D -> width -> width -> dim, ReLU between (R3).
+    """Three `jraph.GraphConvolution`s, D -> width -> width -> dim, ReLU between.
 
     On a TPU the states between the layers are of `dtype`, and sums over neighbours are products
     (`models/layers/band.py`); elsewhere all is float32.

@@ -1,4 +1,4 @@
-"""KL of the denoiser at all noise levels, with its gradient, in one pass (MODELS.md A1.8).
+"""KL at all noise levels, with its gradient, in one pass (docs/papers.md#all-noise-levels).
 
 Of a level only sums outlive it. `plain` loops over levels and lets XLA do the rest. `kernel` is a
 Pallas kernel for TPU, one query at a time: XLA goes over a query's numbers [N, D2] several times a
@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 from tmr_jax.models.layers.attention import LANES
 
-SHARPNESS = 100.0  # d of A1.5
+SHARPNESS = 100.0  # d of docs/papers.md#decoder
 NOWHERE = -1e9  # logit of a padded candidate
 SUBLANES = 8  # rows that a vector register of a TPU holds
 SCORED = 64  # candidates that are scored side by side: a divisor of LANES, as is

@@ -1,4 +1,4 @@
-"""The memory bank that reads both modalities, its head, and the critic (MODELS.md 6.1, A2)."""
+"""The memory that reads both modalities, its head, the critic (docs/papers.md#memory-slots)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ THETA = 0.07  # the factor is exp(theta)
 
 
 class Memory(nn.Module):
-    """o of A2: attention of M learned vectors over the words, or the atoms, of an item.
+    """o, attention of M learned vectors over the words, or the atoms, of an item.
 
     One bank and one set of projections for both modalities. The mean over the slots is taken before
     the output projection, which is linear: the same number, and no item needs M rows of its own.
@@ -32,7 +32,7 @@ class Memory(nn.Module):
         self.theta = self.param("theta", lambda _: jnp.float32(THETA))
         if self.slots:
             self.bank = self.param("bank", _bank, (self.slots, self.dim))
-            # Their start is unstated: Flax's own, as for every dense layer that A2 says nothing of.
+            # The paper does not state their start: Flax's own.
             self.query, self.out = nn.Dense(self.dim), nn.Dense(self.dim)
             start = nn.initializers.lecun_normal()
             self.key, self.value = Affine(self.dim, start), Affine(self.dim, start)
@@ -97,12 +97,12 @@ class Memory(nn.Module):
 
 
 def _bank(key: Array, shape: tuple[int, int]) -> Float[Array, "M D"]:
-    """N(0, 1) with a first row of zeros: a side effect of the released code that A2 keeps."""
+    """N(0, 1) with a first row of zeros: a side effect of the released code that is kept here."""
     return jax.random.normal(key, shape).at[0].set(0.0)
 
 
 class SharedHead(nn.Module):
-    """z of A2: Linear, BatchNorm, tanh, length one; one for both modalities.
+    """z, by Linear, BatchNorm, tanh, length one; one for both modalities.
 
     In training each modality is normalised by its own batch. Later, as released, by running
     statistics that mix both (`mixed`), which is another map than the one that was trained wherever
@@ -135,7 +135,7 @@ class SharedHead(nn.Module):
 
 
 class Critic(nn.Module):
-    """D of MODELS.md 6.2: 300 -> 512 -> 256 -> 1, LeakyReLU of 0.2."""
+    """D of docs/papers.md#adversarial-loss: 300 -> 512 -> 256 -> 1, LeakyReLU of 0.2."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "B D"]) -> Float[Array, " B"]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-NORM_FLOOR = 1e-8  # A1.3
+NORM_FLOOR = 1e-8
 
 
 def l2_normalize(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:

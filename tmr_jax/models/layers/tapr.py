@@ -1,9 +1,9 @@
-"""Text-anchored perturbation of a molecule, TAPR (MODELS.md 2.2, A1.3, A1.7).
+"""Text-anchored perturbation of a molecule, TAPR (docs/papers.md#perturbation).
 
 A molecule's embedding h^g is moved by noise whose radius P depends on how near each word of a text
 is to it: h_P = h^g + P * eps. Which text that is decides about honesty: in training the molecule's
 own (or every text of the batch in turn), in retrieval always the text of the pair being scored
-(R6, R7).
+(docs/papers.md#perturbation-anchor).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float
 from tmr_jax.models.layers.pooling import NORM_FLOOR
 
 Mode = Literal["off", "mean", "scalar", "matrix"]
-LOG_RADIUS = (-8.0, 2.0)  # R5
+LOG_RADIUS = (-8.0, 2.0)  # docs/papers.md#perturbation-scale
 # What decides ranks is float32; a TPU would read its factors as bfloat16.
 matmul = partial(jnp.matmul, precision=Precision.HIGHEST)
 
@@ -65,9 +65,9 @@ def best_of(
     radius: Float[Array, "Q K D"],
     noise: Float[Array, "F D"],
 ) -> tuple[Float[Array, "Q K"], Float[Array, "Q K D"]]:
-    """The largest cosine over the samples h_P = g + P * eps_f, and the sample that has it (A1.7).
+    """The largest cosine over the samples h_P = g + P * eps_f, and the sample that has it.
 
-    `noise` is the same for every pair (common random numbers, R7); with no row in it the score is
+    `noise` is the same for every pair (docs/papers.md#common-noise); with no row in it the score is
     the cosine of text and molecule. The cosines of all samples follow from three products with
     the noise, so no F-fold tensor is made.
     """
