@@ -22,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tmr_jax.models.pretrained import IGNORED, published_name, read_config, read_weights, sha256
+from tmr_jax.data.files import sha256_of
+from tmr_jax.models.pretrained import IGNORED, published_name, read_config, read_weights
 
 TIMEOUT_S = 900
 
@@ -110,7 +111,7 @@ def main() -> None:
         target = convert(args.bin, args.python)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    print(f"{target}  {target.stat().st_size:,} bytes  SHA-256 {sha256(target)}")
+    print(f"{target}  {target.stat().st_size:,} bytes  SHA-256 {sha256_of(target)}")
 
 
 if __name__ == "__main__":

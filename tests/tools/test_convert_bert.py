@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tmr_jax.models.pretrained import layout, load_bert, read_config, sha256
+from tmr_jax.data.files import sha256_of
+from tmr_jax.models.pretrained import layout, load_bert, read_config
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = runpy.run_path(str(ROOT / "tests" / "golden" / "bert_recipe.py"))
@@ -79,9 +80,9 @@ def test_a_bin_becomes_safetensors_that_load_and_its_hash_is_printed(tmp_path):
     done = convert(path, interpreter(tmp_path, "2.10.0+cpu"))
     assert done.returncode == 0, done.stderr
     target = path.with_name("model.safetensors")
-    assert sha256(target) in done.stdout
+    assert sha256_of(target) in done.stdout
     _, params, record = load_bert(str(path.parent))
-    assert record["sha256"] == sha256(target)
+    assert record["sha256"] == sha256_of(target)
     with np.load(path) as file:
         wanted = file["bert.encoder.layer.1.attention.self.key.weight"].T
     assert np.array_equal(params["layer_1"]["key"]["kernel"], wanted)
