@@ -170,7 +170,7 @@ def work(
         shapes = shapes._replace(text=(size.width,), rows=rows)
     each = np.arange(size.pairs, dtype=np.int32)
     ids = tuple(map(str, each))
-    data = TrainingSet(ids, text, mol, each, each, composition, shapes, [], 0)
+    data = TrainingSet(ids, text, mol, each, each, composition, shapes, [])
     sizes = size.bert, (VOCABULARY,), ()
     model = build_model(config.model, config.features, config.train, *sizes, backend)
     return Work(config, model, data)
