@@ -16,10 +16,10 @@ from tmr_jax.data.batching import (
     epoch_plan,
     make_batch,
     mol_batch,
+    pack,
     spread_plan,
     text_batch,
 )
-from tmr_jax.data.packing import pack
 from tmr_jax.data.tables import (
     TextTable,
     apply_vocabulary,

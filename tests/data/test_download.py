@@ -1,4 +1,4 @@
-"""F11, F12: what is fetched is whole and verified before it has its final name."""
+"""A download is whole and verified before it gets its final name."""
 
 from __future__ import annotations
 

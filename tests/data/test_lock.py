@@ -1,4 +1,4 @@
-"""One trainer per directory (F21)."""
+"""One trainer per directory."""
 
 import json
 import os

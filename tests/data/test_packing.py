@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tmr_jax.data.packing import pack, packed_text
+from tmr_jax.data.batching import pack, packed_text
 from tmr_jax.data.tables import TextTable
 
 
@@ -59,7 +59,7 @@ def test_a_text_longer_than_a_row_says_what_to_lower():
 
 
 def test_nine_places_in_ten_are_real_at_the_lengths_of_chebi20():
-    random = np.random.default_rng(0)  # STACK.md 3.5: mean 85, sd 43, cut at 256
+    random = np.random.default_rng(0)  # ChEBI-20: mean 85, sd 43, cut at 256
     spread = np.sqrt(np.log(1 + (43 / 85) ** 2))
     lengths = random.lognormal(np.log(85) - spread**2 / 2, spread, 512).astype(int).clip(6, 256)
     used = pack(lengths, 256)[2]

@@ -16,9 +16,8 @@ import jax
 import jraph
 import numpy as np
 
-from tmr_jax.data.packing import pack, packed_text
 from tmr_jax.data.tables import MolTable, TextTable, take_ranges
-from tmr_jax.types import Batch, MolBatch, TextBatch, UserError
+from tmr_jax.types import Batch, MolBatch, PackedText, TextBatch, UserError
 
 _SAMPLED_BATCHES = 2000  # random batches whose sizes the graph budgets are read from
 DEALT = 4  # rows of a stratum of lengths that one batch has
@@ -246,6 +245,52 @@ def _common(parts: np.ndarray, text: TextTable, mol: MolTable, shapes: Shapes) -
     else:
         held = tuple(n for n in held if n >= lengths[parts].max())[:1] or held
     return Shapes(held, (shapes.nodes[level],), (shapes.edges[level],), rows)
+
+
+def pack(lengths: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """First fit, longest first: row and first place of each text, and the number of rows.
+
+    `lengths` int64 [B], each at most `row`; texts of equal length keep their order and no text is
+    split. Packed batches of random texts have one shape, where batches sorted by length would make
+    texts of one length each other's negatives (docs/papers.md#packing).
+    """
+    room = np.full(len(lengths), row, np.int64)
+    rows, starts = np.zeros((2, len(lengths)), np.int64)
+    used = 0
+    for i in np.argsort(-lengths, kind="stable"):
+        at = int(np.argmax(room >= lengths[i]))  # an empty row always has room
+        rows[i], starts[i] = at, row - room[at]
+        room[at] -= lengths[i]
+        used = max(used, at + 1)
+    return rows, starts, used
+
+
+def packed_text(
+    indices: np.ndarray, table: TextTable, row: int, levels: tuple[int, ...], pad_token: int
+) -> PackedText:
+    """The texts `indices` in rows of `row` tokens, as many rows as the smallest level that does.
+
+    Raises ValueError where a text is longer than a row.
+    """
+    tokens, offsets = take_ranges(table.offsets, indices)
+    lengths = np.diff(offsets)
+    if lengths.max(initial=1) > row:
+        raise UserError(
+            f"expected texts of up to {row} tokens, the length of a row; got one of "
+            f"{lengths.max()}; lower --features.max-tokens"
+        )
+    rows, starts, used = pack(lengths, row)
+    height = next(level for level in levels if level >= used)  # the last level is B
+    first = rows * row + starts
+    number = np.repeat(np.arange(len(indices)), lengths)
+    position = np.arange(len(tokens)) - np.repeat(offsets[:-1], lengths)
+    place = np.repeat(first, lengths) + position
+    flat = np.full((3, height * row), [[pad_token], [len(indices)], [0]], np.int32)
+    flat[:, place] = table.tokens[tokens], number, position
+    mask = np.arange(row)[None, :] < lengths[:, None]
+    places = np.where(mask, first[:, None] + np.arange(row)[None, :], 0).astype(np.int32)
+    filled = (part.reshape(height, row) for part in flat)
+    return PackedText(*filled, places=places, mask=mask)
 
 
 def text_batch(

@@ -1,14 +1,16 @@
-"""Files of the public data sets: found in a folder, in the cache, or fetched, and verified always.
+"""Files of the public data sets: local, cached or downloaded, and always verified.
 
-In: a `Part`, which says once what a file is called, where it lies and what its content hashes to.
-Out: the path of a file with exactly that content, plain or gzipped.
+In: a `Part`, the name, address and hash of a file. Out: the path of a file with exactly that
+content, plain or gzipped.
 
-TMR_JAX_DATA      folder asked first, for SET/NAME or SET/NAME.gz
-TMR_JAX_CACHE     folder for what is fetched (default ~/.cache/tmr_jax)
-TMR_JAX_MIRROR    address asked for MIRROR/SET/NAME in place of the published ones
-TMR_JAX_MIRROR_SUMS=1  the mirror's own MIRROR/SET/SHA256SUMS takes the place of the pinned hashes,
-                  for stand-ins of a data set; said loudly, and kept apart in the cache
+TMR_JAX_DATA      folder to look in first, for SET/NAME or SET/NAME.gz
+TMR_JAX_CACHE     folder for downloads (default ~/.cache/tmr_jax)
+TMR_JAX_MIRROR    address that serves MIRROR/SET/NAME in place of the published ones
+TMR_JAX_MIRROR_SUMS=1  trust the mirror's own MIRROR/SET/SHA256SUMS instead of the pinned hashes,
+                  for stand-ins of a data set; prints a warning, and uses another cache folder
 """
+# Not `pooch`: it starts an interrupted file from the beginning, ignores Retry-After, has no limit
+# of size and no lock between processes.
 
 from __future__ import annotations
 
@@ -52,11 +54,11 @@ SUMS = "SHA256SUMS"
 
 
 class MissingPart(UserError):
-    """A file is neither in the data folder nor in the cache and cannot be fetched."""
+    """A file is neither local nor cached and cannot be downloaded."""
 
 
 class WrongContent(UserError):
-    """A file is there but does not hold what was pinned."""
+    """A file exists but its content does not have the pinned hash."""
 
 
 class Part(NamedTuple):
@@ -64,14 +66,14 @@ class Part(NamedTuple):
 
     set: str  # folder below the data folder, e.g. "chebi20"
     name: str
-    url: str = ""  # empty: derived here, not to be had from any server
+    url: str = ""  # empty: derived from several sources, no server has it
     sha256: str = ""
     git_blob: str = ""  # id by `git hash-object`, for files known only by their repository
-    size: int = 0  # bytes; 0: not known
+    size: int = 0  # bytes; 0: unknown
 
 
 class Digest(NamedTuple):
-    """What a file really holds."""
+    """Size and hashes of a file's content."""
 
     size: int
     sha256: str
@@ -80,7 +82,7 @@ class Digest(NamedTuple):
 
 
 def find(part: Part) -> Path | None:
-    """The verified local file of a part, or None; TMR_JAX_DATA is asked before the cache."""
+    """The verified local file of a part, or None; TMR_JAX_DATA comes before the cache."""
     data = os.environ.get("TMR_JAX_DATA")
     found = _in_folder(part, Path(data)) if data else None
     if found:
@@ -90,7 +92,7 @@ def find(part: Part) -> Path | None:
 
 
 def locate(part: Part) -> Path:
-    """The verified file of a part, fetched if it is nowhere at hand.
+    """The verified file of a part, downloaded if it is not local.
 
     Raises MissingPart with file, address and command, within 5 seconds where there is no network.
     """
@@ -245,7 +247,7 @@ def _download(part: Part, url: str, partial: Path) -> None:
     kept = partial.stat().st_size if partial.is_file() else 0
     raise MissingPart(
         f"expected {part.name} of {part.set} from {url}; got no whole file in {TRIES} tries, the "
-        f"last time: {why}; {kept:,} bytes are kept: go on with {command(part.set)}"
+        f"last time: {why}; {kept:,} bytes are kept; resume with: {command(part.set)}"
     )
 
 
@@ -350,7 +352,7 @@ def _check_reachable(part: Part, url: str) -> None:
 def _refused(part: Part, url: str, why: str) -> MissingPart:
     folder = _kept_folder() / part.set
     return MissingPart(
-        f"expected {part.name} of {part.set}; got none at hand, and not from {url} ({why}); with "
+        f"expected {part.name} of {part.set}; got no local file, and none from {url} ({why}); with "
         f"network run: {command(part.set)}; without, put the file, plain or gzipped, into {folder} "
         f"or the folder {part.set} of TMR_JAX_DATA"
     )

@@ -1,8 +1,8 @@
-"""RDKit's work in several processes: jobs out as JSON lines, arrays back as .npz.
+"""RDKit in several processes: jobs out as JSON lines, arrays back as .npz.
 
-The processes are plain subprocesses rather than a `multiprocessing` pool: forking a process that
-runs JAX can hang, spawning would run the user's script a second time, and a process that hangs
-inside of RDKit can only be killed.
+The processes are plain subprocesses rather than a `multiprocessing` or `pebble` pool: forking a
+process that runs JAX can hang, spawning runs the user's script a second time (a script without a
+main guard breaks the pool), and a process that hangs in RDKit can only be killed.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from typing import Any
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
-START = 120.0  # seconds for a process to start and import RDKit, on a machine that is at work
+START = 120.0  # seconds for a process to start and import RDKit, on a busy machine
 FEATURES, READY = "tmr_jax.data.tables:pack_chunk", "tmr_jax.data.workers:ready"
 AHEAD = 4  # jobs handed out for each process before the first result is taken
 
 
 class Died(RuntimeError):
-    """A process ended over its job, or was ended because it took too long."""
+    """A process ended during its job, or was killed after its time limit."""
 
 
 class Closed(RuntimeError):
-    """Nobody waits for the answer any more."""
+    """The worker was closed; nothing waits for its result."""
 
 
 class Worker:

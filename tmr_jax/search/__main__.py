@@ -184,16 +184,13 @@ def read_lines(path: Path) -> list[str]:
 
 def find(retriever: Retriever, chosen: Arguments, where: Filter | None = None) -> list[Answer]:
     """The answer to every query; notes on standard error say how far to trust it."""
-    from rich.console import Console
-    from rich.progress import track
-
+    from tmr_jax.data.progress import track
     from tmr_jax.search.hits import Query
 
     contents = [*chosen.queries, *(read_lines(chosen.from_file) if chosen.from_file else ())]
     options = (chosen.k, where, chosen.contains, chosen.diversity)
-    shown = Console(stderr=True, quiet=len(contents) == 1)
     answers = []
-    for content in track(contents, "searching", console=shown, transient=True):
+    for content in track(contents, "searching", transient=True, disable=len(contents) == 1):
         query = Query(content, "molecule" if chosen.molecule else "text", *options)
         (answer,) = retriever.answers([query])
         if isinstance(answer, ValueError):

@@ -13,6 +13,7 @@ from tmr_jax.data.batching import Composition, Shapes, declare_rows, declare_sha
 from tmr_jax.data.features.fingerprint import fingerprints
 from tmr_jax.data.hard_negatives import structure_place
 from tmr_jax.data.identity import molecule_groups
+from tmr_jax.data.progress import progress_of
 from tmr_jax.data.tables import (
     MolTable,
     Refused,
@@ -166,13 +167,9 @@ def _shapes(config: Experiment, composition: Composition, mol: MolTable, shards:
 
 def freeze_text(model: TrainedModel, dataset: TrainingSet, params: Any) -> TrainingSet:
     """The training set with the hidden states of its texts from a text encoder that is frozen."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("states of the frozen text encoder", total=len(dataset.ids))
-        encoder = Encoder(model, params)
-        states = encoder.states(dataset.text, lambda done: bar.update(task, completed=done))
+    what, encoder = "states of the frozen text encoder", Encoder(model, params)
+    with progress_of(what, len(dataset.ids), transient=True) as on_progress:
+        states = encoder.states(dataset.text, on_progress)
     return dataset._replace(states=states)
 
 

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from tmr_jax.data.batching import Shapes, motif_counts, smallest_level
-from tmr_jax.data.packing import pack
+from tmr_jax.data.batching import Shapes, motif_counts, pack, smallest_level
 from tmr_jax.data.tables import MolTable, TextTable
 from tmr_jax.types import Batch, Graphs, MolBatch, PackedText, UserError
 

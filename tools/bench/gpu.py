@@ -30,9 +30,14 @@ import numpy as np
 import tyro
 
 from tmr_jax.config import Experiment, load_experiment
-from tmr_jax.data.batching import Composition, declare_rows, declare_shapes, encode_batches_mol
+from tmr_jax.data.batching import (
+    Composition,
+    declare_rows,
+    declare_shapes,
+    encode_batches_mol,
+    pack,
+)
 from tmr_jax.data.cache import cache_folder
-from tmr_jax.data.packing import pack
 from tmr_jax.data.tables import MolTable, TextTable
 from tmr_jax.eval.rerank import PoolReranker, settings_of
 from tmr_jax.models.build import build_model

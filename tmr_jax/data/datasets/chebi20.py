@@ -70,7 +70,7 @@ TEXT2MOL_PARTS = {
         git_blob="6a9ae86c3d977aeaa8101104aeb9a557ad1da669",
     ),
 }
-# small derived files that stand for a large upstream one where they are at hand
+# Small derived files that replace a large upstream one where they exist.
 TRAIN_MOLECULES = download.Part(
     "chebi20",
     "train_cid_smiles.tsv",
@@ -97,9 +97,9 @@ VERSIONS = ("text2mol", "molt5")
 
 
 def load(version: str) -> tuple[list[Pair], Report]:
-    """All pairs of a version, train then validation then test, and the account of the rows.
+    """All pairs of a version, train then validation then test, and the report of the rows.
 
-    Raises MissingPart, naming file, URL and command, where a part is not at hand.
+    Raises MissingPart, naming file, URL and command, where a part cannot be had.
     """
     _check(version)
     report = Report(source=f"chebi20-{version}")
@@ -124,7 +124,7 @@ def molecules(version: str, split: str) -> list[tuple[str, str]]:
 
 
 def has_molecules_only(version: str) -> bool:
-    """Whether the training molecules are at hand and the training texts of a version are not."""
+    """Whether there are local training molecules but no training texts of a version."""
     _check(version)
     texts = MOLT5_PARTS["train"] if version == "molt5" else TEXT2MOL_PARTS["train"]
     molecules_at_hand = download.find(TRAIN_MOLECULES) or download.find(MOLT5_PARTS["train"])
@@ -132,7 +132,7 @@ def has_molecules_only(version: str) -> bool:
 
 
 def parts(version: str) -> list[download.Part]:
-    """What `load` reads, for fetching it beforehand."""
+    """What `load` reads, to fetch it in advance."""
     _check(version)
     named = list(TEXT2MOL_PARTS.values()) if version == "text2mol" else []
     return list(MOLT5_PARTS.values()) + named

@@ -1,4 +1,4 @@
-"""open_pairs: every real pair at hand in one table, without what the test sets hold.
+"""open_pairs: all real pairs in one table, without the molecules of the test sets.
 
 In: open_pairs/pairs.tsv. Out: 16,872 training pairs, none of which shares its connectivity with
 a molecule in validation or test of ChEBI-20 or PCdes, so that one run may be tested on both; or,
@@ -25,7 +25,7 @@ EVALUATED = ("cv", "ct", "pv", "pt")
 
 
 def load(version: str = "") -> tuple[list[Pair], table.Report]:
-    """The training pairs and the account of all rows; the id of a pair is its row number."""
+    """The training pairs and the report of all rows; the id of a pair is its row number."""
     pairs, report = _without(EVALUATED)
     if version != "unseen":
         return pairs, report

@@ -2,7 +2,7 @@
 
 In: KV-PLM's two aligned files (one SMILES, one description a line), or the table lines.tsv made
 of them. Out: Pairs; the id is the line number, counted from 0. Four lines hold SMILES that do not
-parse (hypervalent halogens); they are refused and counted, and a pool's size shows it.
+parse (hypervalent halogens); they are skipped and counted, so a pool is smaller by them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KVPLM = (
     "https://raw.githubusercontent.com/thunlp/KV-PLM/83f6292f559fef4a17e179c9611c8e84a9d31905/Ret/"
 )
 LINES = 15_000
-VALIDATION, TEST = 10_500, 12_000  # first line of each, MODELS.md 1.2 protocol 1
+VALIDATION, TEST = 10_500, 12_000  # first line of each; see docs/papers.md#protocols
 SMILES = download.Part(
     "pcdes",
     "align_smiles.txt",
@@ -56,11 +56,11 @@ PROTOCOLS = ("file-order", "scaffold")
 
 
 def load(protocol: str) -> tuple[list[Pair], Report]:
-    """All pairs under a protocol, and the account of the rows.
+    """All pairs under a protocol, and the report of the rows.
 
     file-order: lines 0-10,499 train, to 11,999 validation, to 14,999 test. scaffold: the published
     test list; what remains is divided 7:1 by scaffold, since the published division of it is not
-    at hand. Raises MissingPart where the training texts (or the list) are not at hand.
+    available. Raises MissingPart where the training texts (or the list) cannot be had.
     """
     _check(protocol)
     report = Report(source=f"pcdes/{protocol}")
@@ -87,7 +87,7 @@ def load_split(protocol: str, split: str) -> tuple[list[Pair], Report]:
 
 
 def parts(protocol: str) -> list[download.Part]:
-    """What `load` reads, for fetching it beforehand."""
+    """What `load` reads, to fetch it in advance."""
     _check(protocol)
     return [SMILES, TEXTS] + ([SCAFFOLD_TEST] if protocol == "scaffold" else [])
 
@@ -114,7 +114,7 @@ def _full_rows() -> Iterator[Pair]:
 
 
 def _staged_rows() -> Iterator[Pair]:
-    """Lines that have a text in lines.tsv where it is at hand, else every line."""
+    """Lines that have a text in lines.tsv where that file exists, else every line."""
     path = download.find(TABLE)
     if path is None:
         yield from _full_rows()

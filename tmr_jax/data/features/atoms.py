@@ -2,9 +2,9 @@
 
 Each column is an index into a table of its own; whatever a column has no slot for lands in its
 last slot, so that no atom of any molecule can raise. The columns follow the Open Graph Benchmark,
-with three more that the published encoders lack (MODELS.md 1.1): the CIP label, which unlike the
-chirality tag does not depend on the order in which a molecule is written, the isotope, and the
-size of the smallest ring.
+with three more that the published encoders lack (docs/papers.md#atom-features): the CIP label,
+which unlike the chirality tag does not depend on the order in which a molecule is written, the
+isotope, and the size of the smallest ring.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ NODE_SIZES: tuple[int, ...] = (
 EDGE_SIZES: tuple[int, ...] = (len(_BOND) + 1, len(_BOND_STEREO) + 1, 2, 2)
 
 # Slots for the hashed Morgan environments of radius 1 and of radius 2 (`ogb_morgan`). Collisions
-# are few: 3,138 radius-1 identifiers cover ChEBI-20 but for 0.65 % of its atoms (MODELS.md 1.1).
+# are few: 3,138 radius-1 identifiers cover ChEBI-20 but for 0.65 % of its atoms.
 ENVIRONMENT_SIZES: tuple[int, ...] = (4096, 4096)
 
 _ENVIRONMENTS = [
@@ -145,7 +145,7 @@ def environment_columns(mol: Chem.Mol) -> list[tuple[int, ...]]:
 
 
 def morgan1_identifiers(mol: Chem.Mol) -> list[int]:
-    """The radius-1 Morgan identifier of each atom, as the Text2Mol family uses it (MODELS.md 1.1).
+    """The radius-1 Morgan identifier of each atom, as the Text2Mol family uses it.
 
     An atom without a radius-1 environment (an ion, water), or whose environment RDKit drops as a
     duplicate (ethane's second carbon), gets its radius-0 identifier. Unhashed 32-bit numbers,

@@ -1,4 +1,4 @@
-"""One SMILES in, the arrays of one molecule out (MODELS.md 1.1, R1); no files, no jax arrays.
+"""One SMILES in, the arrays of one molecule out; no files, no jax arrays.
 
 Atoms come in an order that depends on the features alone: two writings of one molecule, and two
 molecules that the features cannot tell apart, give equal arrays, byte for byte.
@@ -46,7 +46,7 @@ _ADVICE = {
 
 
 class BadMolecule(UserError):
-    """A SMILES that is refused; `reason` is a short code, one of a fixed list."""
+    """An invalid SMILES; `reason` is a short code, one of a fixed list."""
 
     def __init__(self, reason: str, smiles: str):
         self.reason = reason

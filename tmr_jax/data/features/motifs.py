@@ -1,4 +1,4 @@
-"""Motifs of a molecule: which group of atoms each atom belongs to (MODELS.md R1)."""
+"""Motifs of a molecule: which group of atoms each atom belongs to (docs/papers.md#motifs)."""
 
 from __future__ import annotations
 
