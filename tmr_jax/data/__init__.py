@@ -20,9 +20,9 @@ def load_pairs(config: DataConfig) -> list[Pair]:
 
 
 def load_pairs_with_report(config: DataConfig) -> tuple[list[Pair], Report]:
-    """Every pair of the configured data set and the account of its rows: in, kept, refused.
+    """Every pair of the configured data set and the report of its rows: in, kept, refused.
 
-    Raises ValueError (MissingPart, WrongContent) where a file is not at hand or not as pinned.
+    Raises ValueError (MissingPart, WrongContent) where a file is missing or has other content.
     """
     if config.name not in READERS:
         raise UserError(

@@ -72,7 +72,7 @@ def load_pool(protocol: str, config: DataConfig) -> Pool:
 
 
 def validation_protocol(config: DataConfig) -> str:
-    """The protocol that training watches: the configured one, or the data set's own."""
+    """The protocol that training validates on: the configured one, or the data set's own."""
     if config.validation:
         return config.validation
     if config.name == "chebi20":
@@ -83,7 +83,7 @@ def validation_protocol(config: DataConfig) -> str:
 
 
 def final_protocol(config: DataConfig) -> str:
-    """The test pool of the data set itself; "" where it has none."""
+    """The test pool of the data set itself, or ""."""
     if config.name == "chebi20":
         return f"chebi20-{config.version or 'text2mol'}/test-split"
     if config.name == "pcdes":

@@ -47,9 +47,9 @@ class MolTable(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A row that became no molecule: its index, a short reason code, the start of its SMILES."""
+    """A skipped row: its index, a short reason code, the start of its SMILES."""
 
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is unused
     reason: str
     value: str
 
@@ -125,10 +125,10 @@ def molecule_table(
     motif: Motif,
     cache_dir: str | Path | None = None,
 ) -> tuple[MolTable, np.ndarray, list[Refused]]:
-    """Features of every SMILES that is a molecule, which rows they are, and what was refused.
+    """Features of every valid SMILES, the rows they belong to, and the rows that were skipped.
 
-    Row i of the table is `smiles[kept[i]]`. Equal SMILES are featurised once; many are shared
-    among processes. `cache_dir` None means the default folder, for `CACHE_FROM` rows or more.
+    Row i of the table is `smiles[kept[i]]`. Equal SMILES are featurised once, many of them in
+    several processes. Without `cache_dir`, `CACHE_FROM` rows or more use the default folder.
     """
     smiles = list(smiles)
     settings = [rdBase.rdkitVersion, molecule, motif]  # another RDKit may give other features
@@ -162,7 +162,7 @@ def _featurise_rows(smiles: list[str], molecule: Molecule, motif: Motif) -> Arra
 def _featurise_distinct(
     smiles: list[str], molecule: Molecule, motif: Motif
 ) -> tuple[MolTable, list[str]]:
-    """All molecules that parse, and for each SMILES the reason of its refusal or ""."""
+    """All valid molecules, and for each SMILES the reason why it was skipped or ""."""
     chunks = [smiles[i : i + CHUNK] for i in range(0, len(smiles), CHUNK)] or [[]]
     if len(smiles) < PARALLEL_FROM:
         packed: Iterable = (pack_chunk(chunk, molecule, motif) for chunk in chunks)
@@ -189,8 +189,8 @@ def pack_chunk(smiles: list[str], molecule: Molecule, motif: Motif) -> Arrays:
 def pack(
     features: list[MolFeatures], reasons: list[str], molecule: Molecule, motif: Motif
 ) -> Arrays:
-    """Packed arrays of molecules, and for each SMILES they are from its refusal or ""."""
-    methane = featurise("C", molecule, motif)  # goes first, so that no features have columns too
+    """Packed arrays of molecules; `reasons` has the reason of each skipped SMILES or ""."""
+    methane = featurise("C", molecule, motif)  # first, so that an empty list has columns too
     width = {"ogb": np.uint8, "ogb_morgan": np.uint16, "morgan1": np.int64}[molecule]
     joined = {
         field: np.concatenate([getattr(f, field) for f in (methane, *features)])
@@ -253,7 +253,7 @@ def _inside(indices: np.ndarray, offsets: np.ndarray, node_offsets: np.ndarray) 
 
 
 def _offsets_hold(offsets: np.ndarray, total: int) -> bool:
-    """Whether packed ranges begin at 0, end at `total` and never go back."""
+    """Whether packed ranges start at 0, end at `total` and never decrease."""
     return (
         offsets.dtype == np.int64
         and offsets.ndim == 1
@@ -296,9 +296,9 @@ def text_table(
 
 
 def passing_text_table(texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int) -> TextTable:
-    """`text_table` of texts that are read once: no file is kept, and few are tokenised together.
+    """`text_table` of texts that are read once: without a cache file, and few at a time.
 
-    A tokenizer holds every piece of a text with its place until the text is cut.
+    A tokenizer holds every piece of a text in memory until the text is cut.
     """
     parts = [
         tokenizer.encode(texts[low : low + CHUNK], max_tokens)
@@ -376,7 +376,7 @@ def save_vocabulary(path: str | Path, vocabulary: Vocabulary) -> None:
 
 
 def load_vocabulary(path: str | Path) -> Vocabulary:
-    """Raises ValueError where the file is no vocabulary, FileNotFoundError where there is none."""
+    """Raises ValueError where the file is not a vocabulary, FileNotFoundError without a file."""
     arrays = read_arrays(Path(path))
     identifiers = arrays.get("identifiers", np.zeros(0))
     if identifiers.dtype != np.int64 or identifiers.ndim != 1 or (np.diff(identifiers) <= 0).any():
