@@ -174,7 +174,7 @@ def test_heads_that_fill_no_register_have_no_kernel():
     ("backend", "form"), [("cpu", "flash"), ("gpu", "flash"), ("tpu", "cudnn")]
 )
 def test_a_form_that_the_backend_does_not_have_is_refused(backend, form):
-    with pytest.raises(ValueError, match=f"--train.attention {form} on a.*{backend}.*say auto"):
+    with pytest.raises(ValueError, match=f"--train.attention {form} on a.*{backend}.*pass auto"):
         of_backend(backend, attention=form)
 
 

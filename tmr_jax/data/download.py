@@ -390,7 +390,7 @@ def _kept_folder() -> Path:
 
 
 def _fetch_sums(part: Part) -> Path:
-    """The mirror's list of hashes for the set of a part, fetched anew."""
+    """The mirror's list of hashes for the set of a part, downloaded again."""
     url = f"{_mirror()}/{part.set}/{SUMS}"
     sums = Part(part.set, SUMS, url)
     target = _kept_folder() / part.set / SUMS

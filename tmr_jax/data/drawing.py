@@ -14,7 +14,7 @@ from tmr_jax.types import UserError
 # Beyond this a structure of a few hundred pixels shows nothing but a tangle, and its drawing
 # takes seconds and hundreds of kilobytes.
 MAX_DRAWN_ATOMS = 150
-STRONG = (1.0, 0.62, 0.18)  # red, green, blue of a weight of 1: orange is told by all eyes
+STRONG = (1.0, 0.62, 0.18)  # red, green, blue of a weight of 1: orange is visible to all eyes
 FAINT = 0.05  # weights below are not coloured
 CELL, LETTER = 14, 6.6  # pixels of a heat map: side of a cell, width of a letter
 MOST_WORDS, MOST_ATOMS = 40, 60  # of a heat map that can be read

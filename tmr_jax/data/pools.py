@@ -1,7 +1,7 @@
 """What an evaluation ranks, by protocol name: data set, version of the text, and pool.
 
 Out: a `Pool` of texts and molecules with the index of each one's partner; -1 marks an item that is
-a candidate but no query. A pool whose texts are only queries (the training texts are not at hand)
+a candidate but no query. A pool whose texts are only queries (the training texts are missing)
 ranks text to molecule only: its mol_target is -1 everywhere.
 """
 
@@ -43,7 +43,7 @@ def load_pool(protocol: str, config: DataConfig) -> Pool:
     """The pool of a protocol; `config` matters for table and demo only.
 
     Raises ValueError for an unknown protocol (with the nearest known ones), for a part that is
-    not at hand, and for an empty pool.
+    missing, and for an empty pool.
     """
     if protocol not in POOLS:
         raise UserError(
@@ -112,7 +112,7 @@ def check_complete(pool: Pool, source: str, size: int) -> None:
     """Hold a pool against its published size; rows whose SMILES was refused are no missing ones.
 
     `source` is the protocol that the pool was loaded by; 0: no size is published.
-    Errors: ValueError with the rows that are missing, as far as any file at hand names them.
+    Errors: ValueError with the rows that are missing, as far as any local file names them.
     """
     if not size or len(pool.smiles) == size:
         return
@@ -165,10 +165,10 @@ def _chebi20(version: str, pool: str, protocol: str) -> Pool:
 
 
 def _chebi20_full(version: str, protocol: str) -> Pool:
-    """Test queries against all molecules (and all texts, where they are at hand)."""
+    """Test queries against all molecules (and all texts, where they are available)."""
     from tmr_jax.data.datasets import chebi20
 
-    # nothing is fetched for the other texts where the molecules alone are at hand: a pool must
+    # nothing is downloaded for the other texts where only the molecules are local: a pool must
     # not depend on whether there is a network
     if chebi20.has_molecules_only(version):
         rows = [row for split in chebi20.SPLITS for row in chebi20.molecules(version, split)]

@@ -106,7 +106,7 @@ class BuildReport:
 def model_of_run(run: str | Path) -> Model:
     """The best parameters of a run, to encode with.
 
-    Raises ValueError where the directory is no run or has no intact checkpoint.
+    Raises ValueError if the directory is not a run or has no intact checkpoint.
     """
     use_compile_cache(cache_folder())
     assembly, params, checkpoint = load_run(run)
@@ -210,7 +210,7 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _about(source: Source, model: Model) -> dict[str, Any]:
-    """What identifies an index: another build goes on with it only where this is equal."""
+    """What identifies an index: another build resumes it only if this is equal."""
     kind = {"of": DESCRIPTIONS} if source.of == DESCRIPTIONS else {"rdkit": RDKIT}
     return {
         "model": model.identity | {"run": model.run},

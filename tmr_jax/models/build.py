@@ -94,10 +94,10 @@ def _attention(train: TrainConfig, bert: BertConfig, backward: Backward, backend
     if train.attention == "flash" and not (fits and backend == "tpu"):
         raise UserError(
             f"expected --train.attention flash on a TPU, with heads that fill {LANES} numbers; got "
-            f"{backend} and {bert.heads} heads of {bert.hidden // bert.heads}; say auto"
+            f"{backend} and {bert.heads} heads of {bert.hidden // bert.heads}; pass auto"
         )
     if train.attention == "cudnn" and backend != "gpu":
         raise UserError(
-            f"expected --train.attention cudnn on an NVIDIA GPU; got {backend}; say auto"
+            f"expected --train.attention cudnn on an NVIDIA GPU; got {backend}; pass auto"
         )
     return train.attention

@@ -85,7 +85,7 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(**saves), force=True)
 
     def poll(self) -> None:
-        """Moves a save on to its hashes, and then to its end, without waiting."""
+        """Advances a save to its hashes, and then finishes it, without waiting."""
         if self._pending is None or self._manager.is_saving_in_progress():
             return
         if self._hashing is None:

@@ -2,7 +2,7 @@
 
 Equations: docs/papers.md#perturbation, #contrastive-loss, #denoiser, #sampler and #inference. The
 generator reads features only, so a batch may come encoded: `two_stage` trains it on the features of
-a finished encoder, `joint` beside the encoder in one loss.
+a finished encoder, `joint` together with the encoder in one loss.
 """
 
 from __future__ import annotations

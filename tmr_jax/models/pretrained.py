@@ -123,7 +123,7 @@ def resolve(source: str, revision: str = "") -> Source:
     else:
         raise UserError(
             "--model.text.source: expected minilm, scibert, a folder or a hub id OWNER/NAME; "
-            f"got {source!r}, which is no folder here; check the path or take one of the names"
+            f"got {source!r}, which is not a folder here; check the path or use one of the names"
         )
     if source == "minilm":
         _check_minilm(files)
@@ -200,7 +200,7 @@ def _collect(fetch: Fetch, hub_id: str, revision: str) -> tuple[Path | None, ...
     tries = ((fetch(hub_id, file, revision) for file in files) for files in kinds)
     found = tuple(next((path for path in paths if path is not None), None) for paths in tries)
     if found[2] is not None and found[2].name == "vocab.txt":
-        fetch(hub_id, "tokenizer_config.json", revision)  # beside it: whether capitals matter
+        fetch(hub_id, "tokenizer_config.json", revision)  # next to it: whether capitals matter
     return found
 
 

@@ -54,7 +54,7 @@ class CutShort(UserWarning):
 def load(run: str | Path, which: Literal["best", "newest"] = "best") -> Retriever:
     """The model of a run directory, ready to encode.
 
-    Raises ValueError where the directory is no run or has no intact checkpoint.
+    Raises ValueError if the directory is not a run or has no intact checkpoint.
     """
     use_compile_cache(cache_folder())
     assembly, params, checkpoint = load_run(run, which)

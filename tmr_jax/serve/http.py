@@ -55,7 +55,7 @@ class Connection(H11Protocol):
             self._reading = self.loop.call_later(self.slow, self._cut)
 
     def on_response_complete(self) -> None:
-        # The next request has not begun: uvicorn's keep-alive limits that wait.
+        # The next request has not started: uvicorn's keep-alive limits that wait.
         if self.conn.their_state is h11.DONE:
             self._reading = _cancelled(self._reading)
         super().on_response_complete()

@@ -54,7 +54,7 @@ class Validation:
             self._encoder.params = params
         text, mol = self._encoded or self._encode(watch)
         if self._encoded is None:
-            self._encoder.params = None  # training goes on with this memory
+            self._encoder.params = None  # training needs this memory
         sides: dict[Direction, Any] = {"t2m": self._text_target, "m2t": self._mol_target}
         sides = {direction: target for direction, target in sides.items() if (target >= 0).any()}
         if self._refiner is not None:

@@ -127,7 +127,7 @@ def _row(text: str, i: int) -> str:
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """From a folder that holds tokenizer.json or vocab.txt (or vocab.txt.gz), or from such a file.
 
-    Whether a vocab.txt is lower-case is read from tokenizer_config.json beside it; without one,
+    Whether a vocab.txt is lower-case is read from tokenizer_config.json next to it; without one,
     it is unless the vocabulary has pieces with capitals. Raises ValueError where nothing is found.
     """
     path = Path(path)

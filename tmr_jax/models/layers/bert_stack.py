@@ -207,8 +207,8 @@ def _made(shapes: Any, after: Array, interpret: bool) -> Any:
 
 
 def _put(rows: Array, own: Array, i: Any) -> Array:
-    """`own` as number i of the rows. Whoever reads it reads it there: without the barrier XLA would
-    write it a second time for them."""
+    """`own` as row i. Later reads use this row: without the barrier XLA would write it a second
+    time for them."""
     found = jax.lax.dynamic_update_index_in_dim(rows, own, i, 0)
     return jax.lax.optimization_barrier(found)
 

@@ -119,7 +119,7 @@ class SharedHead(nn.Module):
     ) -> Float[Array, "B D"]:
         x = nn.Dense(self.dim, name="linear")(x)
         name = "norm" if self.statistics == "mixed" else f"norm_{modality}"
-        # 0.9 here is torch's 0.1. Flax's running variance is the biased one, torch's is not.
+        # Momentum 0.9 is torch's 0.1. Flax's running variance is the biased one, torch's is not.
         norm = nn.BatchNorm(
             use_running_average=not train,
             momentum=0.9,

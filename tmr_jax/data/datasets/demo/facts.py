@@ -213,7 +213,7 @@ def _class_facts(mol: Chem.Mol) -> list[Fact]:
 
 
 def _ring_facts(v: View, parent: Parent | None) -> list[Fact]:
-    """Named ring systems beside the parent, and the number of rings."""
+    """Named ring systems other than the parent, and the number of rings."""
     names = [s.name for s in v.systems if s.name]
     facts = []
     for name in sorted(set(names)):

@@ -2,8 +2,8 @@
 
 In: three sizes and a seed. Out: Pairs. The molecules need no download (RDKit's NCI sample, and
 scaffolds with substituents); the descriptions are GENERATED TEXT in the language of ChEBI, so
-scores on them show that the machinery works and nothing about real descriptions. `LABEL` stands
-beside every such number.
+scores on them show that the machinery works and nothing about real descriptions. `LABEL` marks
+every such number.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Words for facts: a short description in the language of ChEBI, varied by a random stream.
 
 In: the `Facts` of a molecule and a random stream. Out: the text and the keys of the claims that it
-makes. Which facts are told, their order and their wording vary; whether they hold does not. This is
+makes. Which facts are stated, their order and their wording vary; whether they hold does not. It is
 GENERATED TEXT: scores on it say that the machinery works, not how well real texts are served.
 """
 
