@@ -28,7 +28,6 @@ from tmr_jax.eval.pools import EncodedPool, declared_pool, encode_pools, in_whol
 from tmr_jax.eval.protocols import PAIR, Protocol, find
 from tmr_jax.eval.records import labels, score_record
 from tmr_jax.eval.report.examples import choose_examples
-from tmr_jax.eval.report.history import read_history
 from tmr_jax.eval.report.page import page
 from tmr_jax.eval.report.worked_query import WorkedQuery, worked_query
 from tmr_jax.eval.rerank import rerank_both, settings_of
@@ -43,7 +42,7 @@ from tmr_jax.eval.scores import (
 )
 from tmr_jax.eval.subgroups import TrainingSeen, training_seen
 from tmr_jax.models.run import TOKENIZER
-from tmr_jax.models.rundir import describe_code
+from tmr_jax.models.rundir import METRICS, describe_code, read_metrics
 from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
 from tmr_jax.types import UserError, did_you_mean
 
@@ -179,7 +178,7 @@ def write_results(
     write_text(run / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
     rankings = {n: s.ranking for n, s in named.items() if s.stage in ("", "det", "fused")}
     examples = choose_examples(*first, scores, seed) if shown else []
-    history = read_history(run / "metrics.jsonl")
+    history = read_metrics(run / METRICS)
     html = page(results, rankings, examples, history, work_out(context, first))
     write_text(run / "report.html", html)
 

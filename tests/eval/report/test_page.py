@@ -15,9 +15,10 @@ from tmr_jax.eval.report.charts import (
     short,
     smoothed,
 )
-from tmr_jax.eval.report.history import read_history, series
+from tmr_jax.eval.report.history import series
 from tmr_jax.eval.report.page import page, rank_histogram, reliability_chart
 from tmr_jax.eval.slots import slot_record
+from tmr_jax.models.rundir import read_metrics
 from tmr_jax.types import Ranking
 
 BAD = "</p><script>alert(1)</script>\"'&"
@@ -182,8 +183,8 @@ def test_labels_are_text_and_no_mathematics():
 def test_history_skips_what_a_killed_run_left_and_what_is_no_number(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": NaN}\n{"st', encoding="utf-8")
-    assert series(read_history(path), lambda name: name == "loss") == {"loss": [(1.0, 2.0)]}
-    assert read_history(tmp_path / "none.jsonl") == []
+    assert series(read_metrics(path), lambda name: name == "loss") == {"loss": [(1.0, 2.0)]}
+    assert read_metrics(tmp_path / "none.jsonl") == []
 
 
 def test_a_long_curve_is_drawn_as_means_and_a_short_one_as_it_is():
