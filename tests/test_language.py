@@ -94,6 +94,17 @@ def test_pages_are_in_plain_english(page: Path) -> None:
     assert not found, "\n" + "\n".join(found)
 
 
+def test_no_test_cites_unpublished_notes() -> None:
+    paths = (p for p in sorted((ROOT / "tests").rglob("*.py")) if p != Path(__file__).resolve())
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {match[0]}"
+        for path in paths
+        for line, text in texts(path)
+        for match in NOTES.finditer(text)
+    ]
+    assert not found, "\n" + "\n".join(found)
+
+
 @pytest.mark.parametrize(
     "text, wrong",
     [

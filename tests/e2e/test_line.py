@@ -1,6 +1,6 @@
 """The whole line as a user walks it, each program a process of its own: train, eval, search.
 
-The second test walks it in the worst of surroundings (FAULTS.md F25).
+The second test walks it in the worst of surroundings.
 """
 
 from __future__ import annotations

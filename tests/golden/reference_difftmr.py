@@ -1,6 +1,6 @@
 """DiffTMR's TAPR, HDAN and sampler in NumPy float64: an independent forward for the tests.
 
-Written from the equations of MODELS.md alone (2.2-2.3, 3.2, 5 (R1-R28), A1.3, A1.5-A1.7) and from
+Written from the equations of DiffTMR alone (docs/papers.md#difftmr) and from
 no code of the package, so that an agreement with the package means something.  The form is the
 literal one: loops over every index, every sample drawn, no closed form.  Vectors are rows, so a
 layer is ``x W + b``.
@@ -76,7 +76,7 @@ def _softmax(logits: Array, mask: Array) -> Array:
 
 
 def alpha_bar(T: int) -> Array:
-    """Cosine schedule: abar_k for k = 0..T, abar_0 = 1 (3.2, A1.5)."""
+    """Cosine schedule: abar_k for k = 0..T, abar_0 = 1 (docs/papers.md#noise-schedule)."""
 
     def curve(u: float) -> float:
         return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -101,7 +101,7 @@ def time_features(k: int, D: int) -> Array:
     return out
 
 
-# TAPR (A1.3, A1.7)
+# TAPR (docs/papers.md#perturbation)
 
 
 def coupling(hg: Array, words: Array, mask: Array, slots: int) -> Array:
@@ -165,7 +165,7 @@ def best_of(ht: Array, hg: Array, P: Array, eps: Array) -> tuple[float, int]:
     return best, index
 
 
-# Local alignment (A1.5)
+# Local alignment (docs/papers.md#local-alignment)
 
 
 def word_weights(words: Array, mask: Array, params: Params) -> Array:
@@ -194,7 +194,7 @@ def local_score(words: Array, word_mask: Array, nodes: Array, node_mask: Array, 
     return total
 
 
-# HDAN (A1.5)
+# HDAN (docs/papers.md#denoiser)
 
 
 def hdan(
@@ -248,7 +248,7 @@ def hdan(
         for j in range(N):
             J = np.zeros(D)
             for c in range(D):
-                # The depthwise part belongs to the candidate j, never to the row of the query (R8).
+                # The depthwise part belongs to the candidate j, never to the query's row.
                 e_global = z[c] + (params["a"][c] * V[j][c] + params["b"][c])
                 e_local = r[i, j] * params["wl"][c] + params["bl"][c]
                 J[c] = gamma * e_local + (1.0 - gamma) * e_global
@@ -278,7 +278,7 @@ def kl(target: Array, logits: Array, mask: Array) -> Array:
     return out
 
 
-# Sampler (A1.6)
+# Sampler (docs/papers.md#sampler)
 
 
 def visited(T: int, S: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Damaged checkpoints are never loaded (F4), and nothing is deleted when all are (F5)."""
+"""Damaged checkpoints are never loaded and nothing is deleted when all are."""
 
 import json
 import random

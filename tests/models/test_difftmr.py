@@ -1,4 +1,4 @@
-"""DiffTMR's losses against float64, and the leaks that its printed equations have (A5.4-A5.6)."""
+"""DiffTMR's losses against float64, and the leaks that its printed equations have."""
 
 from functools import partial
 
@@ -240,7 +240,7 @@ def test_a_block_of_queries_at_a_time_is_all_of_them(kind, monkeypatch):
         np.testing.assert_allclose(a, b, atol=1e-5 * size)
 
 
-# A5.4 and A5.5: fresh random features at every step, so that nothing can be memorised
+# Fresh random features at every step, so that nothing can be memorised
 
 N, WIDE, STEPS = 16, 32, 400
 CHANCE = np.log(N)
@@ -322,14 +322,14 @@ def of_candidate(read, values, w):
 
 
 def test_the_depthwise_term_by_query_row_leaks_the_label():
-    """R8: the very test above fails for the equation as it is printed."""
+    """The very test above fails for the equation as it is printed."""
     w = fresh()._replace(depth=jnp.ones(WIDE))
     assert trained(lambda w, k: diagonal_loss(printed(w, k, row_aligned)), w) < CHANCE - 0.5
     assert trained(lambda w, k: diagonal_loss(printed(w, k, of_candidate)), w) > CHANCE - 0.05
 
 
 def test_a_positive_at_index_zero_with_a_kernel_of_three_leaks_the_label():
-    """R8: zero padding marks the border, and the border is where the positive stands."""
+    """Zero padding marks the border, and the border is where the positive stands."""
 
     def wide_kernel(read, values, w):
         around = jnp.pad(values + w.depth_bias[None], ((1, 1), (0, 0)))
@@ -348,7 +348,7 @@ def test_a_positive_at_index_zero_with_a_kernel_of_three_leaks_the_label():
 
 @pytest.mark.parametrize("anchor", ["paired", "pairwise"])
 def test_the_path_through_tapr_stays_at_chance_with_full_gradients(anchor):
-    """A5.4 where the candidates are perturbed by texts and L_Gen trains Theta as well."""
+    """The same where the candidates are perturbed by texts and L_Gen trains Theta as well."""
     tapr = TaprConfig(bias=0.0, anchor=anchor)
     m = model(HdanConfig(gradient=1.0), tapr, WIDE)
     start = m.init(jax.random.key(0), features(0, N, WIDE))["params"]
@@ -372,7 +372,7 @@ def pure_noise(m):
     return m.clone(hdan=HdanConfig(steps=1, gradient=m.hdan.gradient))
 
 
-# A5.6: the toy of MODELS.md 4.4
+# Does best-of-F gain without a leak? A toy (docs/papers.md#perturbation-anchor)
 
 POOL, CLUSTERS = 400, 40
 

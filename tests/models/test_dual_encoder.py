@@ -1,4 +1,4 @@
-"""The dual encoder: what its embeddings may depend on, and that it can learn (MODELS.md A5.11)."""
+"""The dual encoder: what its embeddings may depend on, and that it can learn."""
 
 import os
 from pathlib import Path

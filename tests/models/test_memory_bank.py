@@ -1,4 +1,4 @@
-"""Memory Bank as a whole: who trains what, in which order, and that it learns (MODELS.md A2)."""
+"""Memory Bank as a whole: who trains what, in which order, and that it learns."""
 
 import os
 from pathlib import Path

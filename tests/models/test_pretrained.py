@@ -171,7 +171,7 @@ def test_flax_msgpack_gives_the_same_parameters(tmp_path):
     assert config == small_config() and equal(params, assemble(config, tensors))
 
 
-# --- files that are not what they should be (FAULTS.md F19) ---------------------------------------
+# --- files that are not what they should be ------------------------------------------------------
 
 
 def test_tensors_that_are_missing_unknown_or_of_another_shape_are_listed(tmp_path):

@@ -1,4 +1,4 @@
-"""What is wrong with a run directory is said at once (F7), and nothing in it is lost."""
+"""What is wrong with a run directory is said at once, and nothing in it is lost."""
 
 import json
 

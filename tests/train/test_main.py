@@ -1,4 +1,4 @@
-"""The trainer as a program: killed, stopped, started again, misused (F1 to F8, F25)."""
+"""The trainer as a program: killed, stopped, started again, misused."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_run_leaves_everything_behind(unbroken):
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_bits(unbroken, tmp_path):
-    """F1. Steps, saves and evaluations of the tiny run are all about as long as the spread."""
+    """Steps, saves and evaluations of the tiny run are all about as long as the spread."""
     chosen, run = random.Random(0), tmp_path / "run"
     for kill in range(5):
         process = start(run, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", TZ="Asia/Kabul")
@@ -143,7 +143,7 @@ def _whole_rows(run: Path) -> list[dict]:
 
 
 def test_signals_save_and_the_next_start_goes_on(unbroken, tmp_path):
-    """F2 and F25, in a directory whose name is not plain, without a home."""
+    """In a directory whose name is not plain, without a home."""
     run = tmp_path / "läuft – 试 1"
     for number, count in ((signal.SIGTERM, 6), (signal.SIGINT, 15)):
         process = start(run, HOME="")
@@ -222,7 +222,7 @@ def test_another_configuration_in_the_same_directory_is_refused(unbroken, tmp_pa
 def test_three_steps_in_a_row_that_are_not_finite_stop_the_run(
     unbroken, tmp_path, capfd, monkeypatch
 ):
-    """F8: from step 40 on, in a copy that is told to train on, the parameters are infinite."""
+    """From step 40 on, in a copy that is told to train on, the parameters are infinite."""
     run = copied(unbroken, tmp_path)
     monkeypatch.setattr(Plan, "__init__", _longer(Plan.__init__))
     monkeypatch.setattr(Checkpoints, "restore", _spoilt(Checkpoints.restore))

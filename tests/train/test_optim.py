@@ -1,4 +1,4 @@
-"""Groups, schedules, clipping, weight decay and skipped updates (R23)."""
+"""Groups, schedules, clipping, weight decay and skipped updates."""
 
 from functools import partial
 

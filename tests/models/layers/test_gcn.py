@@ -1,4 +1,4 @@
-"""Graph encoders against dense algebra; what padding and renumbering must not change (A5.11)."""
+"""Graph encoders against dense algebra; what padding and renumbering must not change."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""WGAN-GP with critics simple enough to do by hand (MODELS.md 6.2, A5.10)."""
+"""WGAN-GP with critics simple enough to do by hand."""
 
 import jax
 import jax.numpy as jnp

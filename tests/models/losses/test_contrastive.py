@@ -1,4 +1,4 @@
-"""InfoNCE on matrices small enough to do by hand (MODELS.md A1.4, R16, R19)."""
+"""InfoNCE on matrices small enough to do by hand."""
 
 import jax
 import jax.numpy as jnp
