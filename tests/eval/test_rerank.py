@@ -235,7 +235,7 @@ def test_another_encoder_and_an_unfinished_run_are_refused(stages, tmp_path):
 
 def test_dropout_of_the_second_stage_is_refused_in_one_stage(tmp_path):
     config = dataclasses.replace(JOINT, train=dataclasses.replace(JOINT.train, word_dropout=0.5))
-    with pytest.raises(ValueError, match="which is of the second of two"):
+    with pytest.raises(ValueError, match="belongs to the second of two"):
         trained(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()  # nothing was begun
 
