@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tmr_jax.models.processes import join_processes
 from tmr_jax.train.__main__ import main
-from tmr_jax.train.parallel import join_processes
 
 TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
 WORDS = ["--exp", TINY, "--model.text.dropout", "0", "--model.graph.dropout", "0"]
