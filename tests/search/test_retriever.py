@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import tmr_jax
-from tmr_jax.data import molecules
+from tmr_jax.data import readers
 from tmr_jax.data.features.graph import BadMolecule
 from tmr_jax.eval.ood import OodDetector, save_detector
 from tmr_jax.index import build as index_build
@@ -127,18 +127,18 @@ def test_a_txt_file_is_a_table_or_a_bare_list(tmp_path: Path) -> None:
     bare, columns = tmp_path / "zinc.txt", tmp_path / "table.txt"
     bare.write_text("CCO\nCCN amine\n")
     columns.write_text("CID\tSMILES\n7\tCCO\n")
-    assert [r.content for r in molecules.read_rows(bare)] == ["CCO", "CCN"]
-    assert [r.content for r in molecules.read_rows(columns)] == ["CCO"]
+    assert [r.content for r in readers.read_rows(bare)] == ["CCO", "CCN"]
+    assert [r.content for r in readers.read_rows(columns)] == ["CCO"]
     columns.write_text("compound\tSMILE\n7\tCCO\n")
     with pytest.raises(ValueError, match="expected a column 'SMILES'"):
-        list(molecules.read_rows(columns))
+        list(readers.read_rows(columns))
 
 
 def test_lines_that_are_no_text_or_too_long_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "odd.smi"
-    long = b"C" * (3 * molecules.MAX_LINE)
+    long = b"C" * (3 * readers.MAX_LINE)
     path.write_bytes(b"CCO\n\xff\xfe\n" + long + b"\nCCN amine\n" + long)
-    rows = list(molecules.read_rows(path))
+    rows = list(readers.read_rows(path))
     assert [row.refused for row in rows] == ["", "not-utf-8", "too-long", "", "too-long"]
     assert rows[3] == ("CCN", "amine", "")
 

@@ -158,7 +158,7 @@ def test_a_batch_that_devices_cannot_share_is_said():
     said = r"--train\.batch-size that 8 devices share evenly; got 12"
     with pytest.raises(ValueError, match=said):
         make_sharding(jax.devices()[:8], "jit", 12)
-    with pytest.raises(ValueError, match=r"--train\.chunk that the 8 pairs .* of; got 3"):
+    with pytest.raises(ValueError, match=r"--train\.chunk that divides the 8 pairs .*; got 3"):
         make_sharding(jax.devices()[:2], "jit", 16, chunk=3)
     assert make_sharding(jax.devices()[:1], "pmap", 12).parts == 1
 

@@ -113,12 +113,14 @@ def save_model(run: Path, model: TrainedModel, shapes: Shapes) -> None:
     model.tokenizer.save(run / TOKENIZER)
     if model.vocabulary is not None:
         save_vocabulary(run / VOCABULARY, model.vocabulary)
+    bert = dataclasses.asdict(model.bert)
     features = {
         "featuriser": VERSION,
         **dataclasses.asdict(model.config.features),
         "tokenizer_sha256": model.tokenizer.sha256,
         "weights": model.weights,
-        "bert": dataclasses.asdict(model.bert),
+        # A field of MPNet alone is left out elsewhere, so that older versions read the file.
+        "bert": {k: v for k, v in bert.items() if v or k != "relative_buckets"},
         "vocabulary": None if model.vocabulary is None else len(model.vocabulary.identifiers),
         "shapes": shapes._asdict(),
     }
