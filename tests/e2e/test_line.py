@@ -65,6 +65,7 @@ def library(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_quickstart_made_small(tmp_path: Path, library: Path) -> None:
     """The pretrained text encoder and generated pairs: better than chance after forty steps."""

@@ -222,7 +222,10 @@ sys.exit(index.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("engine", ["exact", "lance", "milvus"])
+@pytest.mark.parametrize(
+    "engine",
+    ["exact", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lance", "milvus"))],
+)
 def test_killed_at_random_moments(engine, origin, tmp_path, by_eight):
     """A copy survives kills; tools/bench/stores.py does it at full size."""
     place = PLACES[engine].format(tmp_path)

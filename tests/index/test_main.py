@@ -304,7 +304,7 @@ sys.exit(index.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("kind", ["smi", "txt"])
+@pytest.mark.parametrize("kind", ["smi", pytest.param("txt", marks=pytest.mark.slow)])
 def test_killed_at_random_moments(kind, tiny_run, tmp_path):
     """A build survives kills; tools/bench/index.py does it at full size."""
     file = tmp_path / f"many.{kind}"

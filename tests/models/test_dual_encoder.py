@@ -211,6 +211,7 @@ def test_parameters_without_a_scale_have_no_bound():
     assert model.bounded({"other": 9.0}) == {"other": 9.0}
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.usefixtures("optimized")  # hundreds of steps
 @pytest.mark.parametrize("kind", ["ogb", "morgan1"])

@@ -225,6 +225,7 @@ def test_nothing_to_train_is_refused():
         built(dim=18)
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.usefixtures("optimized")  # hundreds of steps
 def test_overfits_twenty_real_pairs():

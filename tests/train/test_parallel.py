@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import socket
 import subprocess
@@ -99,13 +98,18 @@ def alone():
 
 @pytest.mark.parametrize(
     ("model", "how"),
-    [*itertools.product(CROSSING, ("jit", "pmap")), ("own statistics", "jit")],
+    [
+        *((model, "jit") for model in MODELS),
+        *(pytest.param(model, "pmap", marks=pytest.mark.slow) for model in CROSSING),
+    ],
 )
 def test_eight_devices_do_what_one_does(model, how, alone):
     assert_same(one_step(model, jax.devices()[:8], how), alone(model))
 
 
-@pytest.mark.parametrize(("devices", "texts"), [(1, "buckets"), (2, "packed")])
+@pytest.mark.parametrize(
+    ("devices", "texts"), [(1, "buckets"), pytest.param(2, "packed", marks=pytest.mark.slow)]
+)
 def test_chunks_are_the_whole_batch(devices, texts, alone):
     """Embeddings chunk by chunk, then the loss of all, then gradients chunk by chunk."""
     found = one_step("difftmr", jax.devices()[:devices], "jit", texts, chunk=4)
@@ -145,6 +149,7 @@ def two_processes(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["jit", "pmap"])
 @pytest.mark.parametrize("model", CROSSING)
 def test_two_processes_of_four_devices_do_what_one_device_does(model, how, two_processes, alone):
