@@ -143,13 +143,21 @@ def test_deferred_signals_wait_for_a_check(capsys: pytest.CaptureFixture[str]) -
     ]
 
 
+FORKING = """
+import os, signal
+from tmr_jax import cli
+with cli.Signals():
+    child = os.fork()
+    if not child:
+        signal.raise_signal(signal.SIGTERM)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+"""
+
+
 def test_a_forked_child_ends_by_the_signal_itself() -> None:
-    with cli.Signals():
-        child = os.fork()
-        if not child:
-            signal.raise_signal(signal.SIGTERM)
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+    """In a process of its own: JAX, which other tests start, warns of forks."""
+    subprocess.run([sys.executable, "-c", FORKING], check=True, timeout=60)
 
 
 def test_a_verb_that_is_none_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
