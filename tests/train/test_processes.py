@@ -84,5 +84,5 @@ def test_two_processes_make_the_run_of_one_and_go_on_after_a_signal(tmp_path):
 def test_half_an_address_is_said(monkeypatch):
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
     monkeypatch.delenv("JAX_NUM_PROCESSES", raising=False)
-    with pytest.raises(ValueError, match="JAX_NUM_PROCESSES and JAX_PROCESS_ID beside"):
+    with pytest.raises(ValueError, match="JAX_NUM_PROCESSES and JAX_PROCESS_ID with"):
         join_processes()
