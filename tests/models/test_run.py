@@ -3,25 +3,15 @@
 import dataclasses
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tmr_jax.config import load_experiment, to_json
+from tests.tiny_pairs import PAIRS, TINY, with_section
+from tmr_jax.config import to_json
 from tmr_jax.data import load_pairs
 from tmr_jax.models.run import load_model, save_model
 from tmr_jax.train.dataset import model_and_dataset
-from tmr_jax.types import Pair
-
-TINY = load_experiment(str(Path(__file__).parents[1] / "experiments" / "tiny.py"))
-TINY = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, batch_size=4))
-SMILES = ("CCO", "OCC", "c1ccccc1", "C1CC", "C[C@H](O)F", "C[C@@H](O)F", "CO", "CCO")
-PAIRS = [Pair(f"p{i}", f"molecule number {i % 7}", s, "train") for i, s in enumerate(SMILES)]
-
-
-def with_section(name, **changes):
-    return dataclasses.replace(TINY, **{name: dataclasses.replace(getattr(TINY, name), **changes)})
 
 
 def morgan():
