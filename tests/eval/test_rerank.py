@@ -27,7 +27,8 @@ from tmr_jax.models.checkpoint import restore_params
 from tmr_jax.models.difftmr import DiffTMR
 from tmr_jax.models.encode import Encoded, Encoder
 from tmr_jax.train.__main__ import train
-from tmr_jax.types import EncodedCorpus
+from tmr_jax.train.directory import run_directory
+from tmr_jax.types import EncodedCorpus, UserError
 
 TINY = load_experiment(str(Path(__file__).parents[1] / "experiments" / "tiny.py"))
 JOINT = dataclasses.replace(
@@ -237,6 +238,8 @@ def test_dropout_of_the_second_stage_is_refused_in_one_stage(tmp_path):
     config = dataclasses.replace(JOINT, train=dataclasses.replace(JOINT.train, word_dropout=0.5))
     with pytest.raises(ValueError, match="belongs to the second of two"):
         trained(config, tmp_path / "run")
+    with pytest.raises(UserError, match="second of two"), run_directory(config, tmp_path / "run"):
+        pass  # as the first of two stages enters it
     assert not (tmp_path / "run").exists()  # nothing was begun
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from tmr_jax.models.processes import join_processes
 from tmr_jax.train.__main__ import main
+from tmr_jax.types import UserError
 
 TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
 WORDS = ["--exp", TINY, "--model.text.dropout", "0", "--model.graph.dropout", "0"]
@@ -81,8 +82,17 @@ def test_two_processes_make_the_run_of_one_and_go_on_after_a_signal(tmp_path):
     assert "trained:" in said[0] and "trained:" not in said[1]
 
 
-def test_half_an_address_is_said(monkeypatch):
+@pytest.mark.parametrize(("count", "number"), [(None, None), ("2", None), ("x", "0"), ("2", "-1")])
+def test_half_an_address_is_said(monkeypatch, count, number):
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
-    monkeypatch.delenv("JAX_NUM_PROCESSES", raising=False)
-    with pytest.raises(ValueError, match="JAX_NUM_PROCESSES and JAX_PROCESS_ID with"):
+    for name, value in (("JAX_NUM_PROCESSES", count), ("JAX_PROCESS_ID", number)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="JAX_NUM_PROCESSES and JAX_PROCESS_ID with"):
         join_processes()
+
+
+def test_an_empty_address_is_none(monkeypatch):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "")
+    assert join_processes()

@@ -49,11 +49,11 @@ def molecule_keys(smiles: Sequence[str], what: str = "molecule keys") -> list[st
     """
     distinct = list(dict.fromkeys(smiles))
     if len(distinct) < CACHE_FROM:
-        keys = [_key_or_text(s) for s in distinct]
+        keys = [key_or_text(s) for s in distinct]
     else:
         keys = cached(
             cache_key("keys", rdBase.rdkitVersion, distinct),
-            lambda: [_key_or_text(s) for s in track(distinct, what, transient=True)],
+            lambda: [key_or_text(s) for s in track(distinct, what, transient=True)],
             lambda keys: _are_keys(keys, len(distinct)),
             JSON,
         )
@@ -68,7 +68,8 @@ def molecule_groups(smiles: Sequence[str]) -> np.ndarray:
     return np.array([number[key] for key in keys], np.int32)
 
 
-def _key_or_text(smiles: str) -> str:
+def key_or_text(smiles: str) -> str:
+    """The molecule's InChIKey; of an invalid molecule its SMILES after `SMI:`."""
     try:
         return molecule_key(smiles)
     except BadMolecule:

@@ -38,7 +38,6 @@ class Ridge(NamedTuple):
     scale: np.ndarray  # float32 [F]; 0 for columns that never vary
     strength: float
     power: float
-    validation_mrr: float
 
 
 def fit_ridge(
@@ -78,7 +77,7 @@ def fit_ridge(
     assert best is not None
     weights = _solve(gram, best[1], cross)
     scale = _scale(spread, best[2])
-    return Ridge(index, idf, word_mean, weights, mean, scale, best[1], best[2], best[0])
+    return Ridge(index, idf, word_mean, weights, mean, scale, best[1], best[2])
 
 
 def text_rows(ridge: Ridge, texts: Sequence[str]) -> np.ndarray:

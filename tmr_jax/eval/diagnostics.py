@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tmr_jax.config import DataConfig
+from tmr_jax.data.pools import load_pool, validation_protocol
 from tmr_jax.eval.calibration import confidence, ece, reliability, temperature
 from tmr_jax.eval.geometry import EDGES, alignment, modality_gap, similarities, uniformity
 from tmr_jax.eval.metrics import per_query
@@ -64,8 +65,6 @@ def companions(data: DataConfig) -> list[Pool]:
 
     Empty without validation pairs: there is nothing to choose and fit on.
     """
-    from tmr_jax.data.pools import load_pool, validation_protocol
-
     try:
         pools = [load_pool(validation_protocol(data), data)]
     except ValueError as error:  # scores need no validation pairs; only this record is skipped
@@ -252,9 +251,8 @@ def _means(encoded: Encoded, items: np.ndarray) -> Any:
     if side is None:
         return None
     assert (np.diff(side.offsets) > 0).all(), "an item without words or atoms was encoded"
-    return l2_normalize(np.add.reduceat(side.token_embeddings, side.offsets[:-1]))[
-        encoded.group[items]
-    ]
+    sums = np.add.reduceat(side.token_embeddings, side.offsets[:-1])
+    return l2_normalize(sums)[encoded.group[items]]
 
 
 def _cosines(sides: EncodedPool) -> dict[str, list[int]]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tmr_jax.config import DataConfig, Experiment, RefineConfig, from_json
+from tmr_jax.data.cache import cache_folder
 from tmr_jax.data.features.text import load_tokenizer
 from tmr_jax.data.files import write_text
 from tmr_jax.data.pools import load_pool, validation_protocol
@@ -42,7 +43,7 @@ from tmr_jax.eval.scores import (
 )
 from tmr_jax.eval.subgroups import TrainingSeen, training_seen
 from tmr_jax.models.run import TOKENIZER
-from tmr_jax.models.rundir import METRICS, describe_code, read_metrics
+from tmr_jax.models.rundir import CONFIG, METRICS, describe_code, read_metrics
 from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
 from tmr_jax.types import UserError, did_you_mean
 
@@ -72,7 +73,7 @@ def read_config(run: Path) -> Experiment:
 
     Errors: ValueError for a directory that is not a run, with the most similar names.
     """
-    path = run / "config.json"
+    path = run / CONFIG
     if not path.is_file():
         known = sorted(str(p.parent) for p in run.parent.glob("*/config.json"))
         hint = did_you_mean(str(run), known) if known else "train one: make train EXP=quickstart"
@@ -98,8 +99,6 @@ def evaluate(
     rows, for impossible sizes, for training molecules in a foreign test set, and for scores that
     are not finite.
     """
-    from tmr_jax.data.cache import cache_folder
-
     keep_freed_memory()
     use_compile_cache(cache_folder())
     run, config = Path(run), read_config(Path(run))

@@ -21,6 +21,7 @@ from tmr_jax.config import DataConfig, Experiment, from_json, to_json
 from tmr_jax.data.files import write_text
 from tmr_jax.data.pools import final_protocol
 from tmr_jax.eval.protocols import Protocol
+from tmr_jax.models.rundir import CONFIG
 from tmr_jax.types import Pair, Pool, UserError
 
 TRAINED_ON = "trained_on.json"
@@ -214,14 +215,10 @@ def _description(data: DataConfig) -> dict[str, Any]:
 
 @functools.cache
 def molecule_key(smiles: str) -> str:
-    """The molecule's InChIKey; for an invalid molecule its SMILES."""
-    from tmr_jax.data import identity
-    from tmr_jax.data.features.graph import BadMolecule
+    """`key_or_text` of data/identity.py, imported here because RDKit takes its time."""
+    from tmr_jax.data.identity import key_or_text
 
-    try:
-        return identity.molecule_key(smiles)
-    except BadMolecule:
-        return f"SMI:{smiles}"
+    return key_or_text(smiles)
 
 
 @functools.cache
@@ -262,6 +259,6 @@ def data_seen(run: Path, own: DataConfig) -> list[DataConfig]:
 
 def write_earlier_data(run: Path, start: Path) -> None:
     """Store the data sets of `start` and of the stages before it in the run."""
-    own = from_json((start / "config.json").read_text(encoding="utf-8")).data
+    own = from_json((start / CONFIG).read_text(encoding="utf-8")).data
     stages = [*earlier_data(start), own]
     write_text(run / STAGES, json.dumps([dataclasses.asdict(data) for data in stages]) + "\n")

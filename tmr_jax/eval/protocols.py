@@ -62,15 +62,15 @@ def find(name: str, own: str) -> Protocol:
     shared connectivity is an error.
     Errors: ValueError for an unknown name, with the most similar known ones.
     """
-    name, known = name.replace("->", "→"), _declared(own)
-    if name in known:
-        return known[name]
+    known, key = _declared(own), name.replace("->", "→")
+    if key in known:
+        return known[key]
     if name == IN_BATCH:
         raise UserError(
             f"expected a pool to cut into batches, as these data have no test of their own; got "
             f"{name!r}; name one: {IN_BATCH}/pcdes/file-order"
         )
-    raise UserError(f"expected a protocol; got {name!r}; {did_you_mean(name, known)}")
+    raise UserError(f"expected a protocol; got {name!r}; {did_you_mean(key, known)}")
 
 
 def _declared(own: str) -> dict[str, Protocol]:

@@ -171,10 +171,8 @@ class _Stage:
         self.held = each * min(most.queries, power(-(-queries // each)))  # at once
         self._t2m, self._params = direction == "t2m", self._replicate(params)
         self.queries, self._candidates = (text, mol) if self._t2m else (mol, text)
-        self.query_rows, self.rows = (
-            l2_normalize(self.queries.pooled),
-            l2_normalize(self._candidates.pooled),
-        )
+        self.query_rows = l2_normalize(self.queries.pooled)
+        self.rows = l2_normalize(self._candidates.pooled)
         # Keys hash the inputs, not their embeddings, whose last bits depend on the batch.
         self._query_key, self.key = self.queries.key, self._candidates.key
         self.count = min(settings.shortlist, len(self.rows))
@@ -316,8 +314,8 @@ def word_weights(
     return weights
 
 
-def _unit(mol: Array) -> Array:
-    """`unit` on the device."""
+def _l2_normalize(mol: Array) -> Array:
+    """`l2_normalize` on the device; the last bits of scores depend on this very form."""
     return mol / jnp.maximum(jnp.linalg.norm(mol, axis=-1, keepdims=True), 1e-8)
 
 
@@ -332,14 +330,14 @@ def _widened(x: Array, width: int) -> Array:
 
 def _perturb_t2m(apply, params, text, mol, words, mask, noise):
     """text [q, D], mol [q, K, D], words [q, T, D]."""
-    cosines = _matmul(_unit(mol), words.swapaxes(1, 2))
+    cosines = _matmul(_l2_normalize(mol), words.swapaxes(1, 2))
     return apply(params, text[:, None], mol, cosines, mask[:, None], noise, method="perturb")
 
 
 def _perturb_m2t(apply, longest, params, mol, text, all_words, begin, size, noise):
     """mol [q, D], text [q, K, D]; the words of each text are `size` rows from `begin` [q, K]."""
     # One product with the words of all texts costs less than fetching the words of K texts.
-    cosines = _matmul(_widened(_unit(mol), all_words.shape[1]), all_words.T)
+    cosines = _matmul(_widened(_l2_normalize(mol), all_words.shape[1]), all_words.T)
     place = jnp.arange(longest).reshape(1, 1, -1)
     mask = place < size[..., None]
     index = jnp.where(mask, begin[..., None] + place, 0)

@@ -17,7 +17,7 @@ from tmr_jax.eval.rerank import PoolReranker, settings_of
 from tmr_jax.eval.slots import bank_record, has_slots
 from tmr_jax.models.dual_encoder import MAX_LOGIT_SCALE
 from tmr_jax.models.encode import Encoded, Encoder
-from tmr_jax.models.run import TrainedModel, load_run, refines
+from tmr_jax.models.run import TrainedModel, load_run
 from tmr_jax.types import EncodedCorpus
 
 Which = Literal["best", "newest"]
@@ -48,7 +48,7 @@ def open_run(run: Path, which: Which, refine: RefineConfig | None = None) -> Res
 def restored(assembly: TrainedModel, params: Any, checkpoint: dict[str, Any]) -> Restored:
     """Encoders of strings with progress bars on standard error."""
     slots = partial(bank_record, assembly, params) if has_slots(assembly) else None
-    encoder = Encoder(assembly, params, parts=refines(assembly.model) or slots is not None)
+    encoder = Encoder(assembly, params, parts=assembly.reranks or slots is not None)
 
     def texts(strings: list[str]) -> Encoded:
         with progress_of("encoding texts", len(strings)) as on_progress:
@@ -60,7 +60,7 @@ def restored(assembly: TrainedModel, params: Any, checkpoint: dict[str, Any]) ->
         return rows, valid
 
     reranker = None
-    if refines(assembly.model):
+    if assembly.reranks:
         reranker = PoolReranker(assembly, params, settings_of(assembly.config))
     temperature = trained_temperature(params) if assembly.model.trains_scale else None
     return Restored(checkpoint, texts, molecules, reranker, temperature, slots)

@@ -125,7 +125,7 @@ def _motifs(nodes: Array, of_graph: Array, motif: Array, graphs: int) -> tuple[A
     return features, jnp.where(motif_of_graph < 0, graphs - 1, motif_of_graph)
 
 
-@runtime_checkable
+@runtime_checkable  # annotations with it are checked in tests
 class Reranker(Protocol):
     """The optional second stage of a model; tmr_jax/eval/rerank_steps.py puts the pieces together.
 
@@ -189,9 +189,9 @@ class DualEncoder(nn.Module):
     axis: str | None = None  # the devices that share a batch, where several do
 
     generator: ClassVar[frozenset[str]] = frozenset()  # parameters that a second stage can train
-    adversary = (
-        frozenset()
-    )  # parameters with a loss of their own, `adversary_loss`; they step first
+    # Parameters with a loss of their own, `adversary_loss`, which step first. No annotation here
+    # and below: Linen would make a field of it.
+    adversary = frozenset()
     memory_slots = 0  # M of a memory bank, whose attention `slot_sharpness` reports
     trains_scale = True  # whether the loss divides cosines by a temperature that it learns
 

@@ -163,9 +163,8 @@ class Encoded(NamedTuple):
 
     rows: np.ndarray  # float32 [n, D], of length one; equal bit for bit in a group
     group: np.ndarray  # int64 [n]
-    side: EncodedCorpus | None = (
-        None  # its row `group[i]` belongs to string i; of models that rerank
-    )
+    # Its row `group[i]` belongs to string i; of models that rerank.
+    side: EncodedCorpus | None = None
     norm: np.ndarray = np.zeros(0, np.float32)  # [n], length before normalising; empty: not known
 
 

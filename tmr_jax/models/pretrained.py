@@ -88,13 +88,13 @@ class Slot(NamedTuple):
     transpose: bool
 
 
-def load_bert(source: str, revision: str = "") -> tuple[BertConfig, dict[str, Any], dict[str, str]]:
+def load_bert(source: str) -> tuple[BertConfig, dict[str, Any], dict[str, str]]:
     """Configuration, parameters (nested dict of float32 numpy arrays) and what they came from.
 
     The record has source, revision, origin, weights, sha256, tokenizer and tokenizer_sha256.
     Raises ValueError where the source cannot be found or is not the BERT it says it is.
     """
-    files = resolve(source, revision)
+    files = resolve(source)
     record = {
         "source": files.name,
         "revision": files.revision,
@@ -108,18 +108,18 @@ def load_bert(source: str, revision: str = "") -> tuple[BertConfig, dict[str, An
     return config, params, record
 
 
-def resolve(source: str, revision: str = "") -> Source:
+def resolve(source: str) -> Source:
     """The files behind a source, fetched when they are not here yet (see the module's head)."""
-    packaged = _packaged_minilm() if source == "minilm" and not revision else None
+    packaged = _packaged_minilm() if source == "minilm" else None
     if packaged is not None:
         files = _from_folder(packaged, source, HUB_IDS["minilm"][1], f"package {MINILM_PACKAGE}")
     elif source in HUB_IDS:
         hub_id, pinned = HUB_IDS[source]
-        files = _from_hub(hub_id, source, revision or pinned)
+        files = _from_hub(hub_id, source, pinned)
     elif source and Path(source).expanduser().is_dir():
         files = _from_folder(Path(source).expanduser(), source, "", "folder")
     elif re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
-        files = _from_hub(source, source, revision or "main")
+        files = _from_hub(source, source, "main")
     else:
         raise UserError(
             "--model.text.source: expected minilm, scibert, a folder or a hub id OWNER/NAME; "

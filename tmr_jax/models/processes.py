@@ -26,16 +26,16 @@ def join_processes() -> bool:
 
     JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID name the others.
     TMR_JAX_CLUSTER=1 leaves it to JAX, which knows Slurm, Open MPI, Kubernetes and TPU pods.
-    Raises UserError where only some of the three are set.
+    Raises UserError where only some of the three are set, or one is not a number.
     """
-    address, count, number = (os.environ.get(name) for name in (ADDRESS, COUNT, NUMBER))
+    address, count, number = (os.environ.get(name) or None for name in (ADDRESS, COUNT, NUMBER))
     if address is None and os.environ.get(CLUSTER) != "1":
         return True
     import jax
 
     if address is None:
         jax.distributed.initialize()
-    elif count is None or number is None:
+    elif not (count and number and count.isdecimal() and number.isdecimal()):
         raise UserError(
             f"expected {COUNT} and {NUMBER} with {ADDRESS}; got {count} and {number}; set all "
             "three, with another number for each process"

@@ -26,6 +26,7 @@ from tmr_jax.data.files import write_text
 from tmr_jax.data.tables import Vocabulary, load_vocabulary, save_vocabulary
 from tmr_jax.models.build import build_model
 from tmr_jax.models.layers.bert import BertConfig, stacked
+from tmr_jax.models.rundir import CONFIG
 from tmr_jax.models.state import joined, parameters_sha256
 from tmr_jax.types import Batch, EncodedBatch, UserError
 
@@ -41,6 +42,11 @@ class TrainedModel(NamedTuple):
     bert: BertConfig
     weights: dict[str, str]  # what the text encoder started from: source, revision, SHA-256
     vocabulary: Vocabulary | None  # of atoms; None unless morgan1
+
+    @property
+    def reranks(self) -> bool:
+        """Whether the model has a second stage (tmr_jax/eval/rerank_steps.py)."""
+        return self.model.reranker is not None  # type: ignore[attr-defined]
 
 
 class TextEncoder(NamedTuple):
@@ -70,7 +76,7 @@ def load_run(
 
     Raises ValueError where the directory is not a run or has no intact checkpoint.
     """
-    from tmr_jax.models.checkpoint import restore_params
+    from tmr_jax.models.checkpoint import restore_params  # orbax, which only this needs
 
     _check_path(run)
     model = load_model(run)
@@ -84,7 +90,7 @@ def load_model(run: str | Path) -> TrainedModel:
     Raises ValueError where a file is missing or does not belong to the others.
     """
     run = Path(run)
-    config = from_json(_read(run / "config.json"))
+    config = from_json(_read(run / CONFIG))
     features = json.loads(_read(run / FEATURES))
     if features["featuriser"] != VERSION:
         raise UserError(
@@ -184,11 +190,6 @@ def init_params(
     ours, theirs = (jax.tree.map(np.shape, tree) for tree in (params["text_encoder"], text_weights))
     assert ours == theirs, "the pretrained text weights do not fit the text encoder"
     return {**params, "text_encoder": jax.tree.map(jax.numpy.asarray, text_weights)}
-
-
-def refines(module: nn.Module) -> bool:
-    """Whether the model has a second stage (tmr_jax/eval/rerank_steps.py)."""
-    return module.reranker is not None
 
 
 def _text_encoder(config: Experiment) -> TextEncoder:

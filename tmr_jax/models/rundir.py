@@ -6,6 +6,7 @@ No JAX here: a directory that cannot be used is reported before anything slow st
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from tmr_jax.data.files import write_text
 from tmr_jax.types import UserError
 
 CONFIG, GIT, LOCK, METRICS = "config.json", "git.txt", "lock", "metrics.jsonl"
+VALIDATION = "validation.json"  # which rows became training pairs
 MAX_DIFF = 1 << 20  # characters of uncommitted changes kept in git.txt
 
 
@@ -122,3 +124,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
     return rows
+
+
+def series(
+    rows: list[dict[str, Any]], keep: Callable[[str], bool]
+) -> dict[str, list[tuple[float, float]]]:
+    """Points (step, value) of every finite number of metrics.jsonl whose name passes `keep`."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        for name, value in row.items():
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if name != "step" and keep(name) and is_number and math.isfinite(value):
+                curves.setdefault(name, []).append((float(row["step"]), float(value)))
+    return curves

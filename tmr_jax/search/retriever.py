@@ -31,7 +31,7 @@ from tmr_jax.index.index import (
 from tmr_jax.index.open import is_index_place
 from tmr_jax.index.schema import DESCRIPTIONS, Filter
 from tmr_jax.models.encode import Encoder
-from tmr_jax.models.run import Checkpoint, TrainedModel, load_run, refines
+from tmr_jax.models.run import Checkpoint, TrainedModel, load_run
 from tmr_jax.models.runtime import use_compile_cache
 from tmr_jax.search.hits import Answer, EncodedQuery, Hit, Query
 from tmr_jax.search.queries import QueryEncoder, strings
@@ -59,7 +59,7 @@ def load(run: str | Path, which: Literal["best", "newest"] = "best") -> Retrieve
     use_compile_cache(cache_folder())
     assembly, params, checkpoint = load_run(run, which)
     alpha = None
-    if refines(assembly.model):
+    if assembly.reranks:
         from tmr_jax.eval.alpha import read_alpha
 
         alpha = read_alpha(Path(run), checkpoint.sha256)
@@ -87,7 +87,7 @@ class Retriever:
         self._library: Index | None = None
         self._matcher = Matcher()
         self._second_stage = None
-        if refines(assembly.model):
+        if assembly.reranks:
             from tmr_jax.search.rerank import SecondStage
 
             self._second_stage = SecondStage(assembly, params, self._reader)

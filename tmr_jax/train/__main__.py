@@ -25,7 +25,6 @@ from tmr_jax.cli import Signals
 from tmr_jax.config import Experiment, load_experiment
 from tmr_jax.models.processes import join_processes
 from tmr_jax.train.directory import run_directory
-from tmr_jax.types import UserError
 
 
 @dataclass(frozen=True)
@@ -76,20 +75,10 @@ def parse(args: list[str]) -> Arguments:
 
 def train(config: Experiment, run: Path, fresh: bool, signals: Signals) -> None:
     """Trains an experiment in the directory `run`, or resumes it there."""
-    _check(config)
     with run_directory(config, run, fresh) as directory:
         from tmr_jax.train import trainer
 
         trainer.train(config, directory, signals)
-
-
-def _check(config: Experiment) -> None:
-    second_stage = config.train.start and config.train.freeze == "none"
-    if config.train.word_dropout and not second_stage:
-        raise UserError(
-            "expected --train.start without --train.freeze, because --train.word-dropout belongs "
-            "to the second of two stages; got a single stage; set --model.text.word-dropout there"
-        )
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from tmr_jax.models.rundir import (
     open_directory,
     settle_config,
 )
+from tmr_jax.types import UserError
 
 
 class RunDirectory(NamedTuple):
@@ -33,9 +34,10 @@ class RunDirectory(NamedTuple):
 def run_directory(config: Experiment, path: Path, fresh: bool = False) -> Iterator[RunDirectory]:
     """The directory of a run while it trains; `fresh` moves a run that is there aside.
 
-    Raises UserError where another experiment or something else is there, and Locked while another
-    trainer works in it.
+    Raises UserError where options contradict each other, or another experiment or something else is
+    there, and Locked while another trainer works in it.
     """
+    _check(config)
     if not leads():
         with tempfile.TemporaryDirectory() as folder:
             barrier("the run's directory")
@@ -55,3 +57,12 @@ def run_directory(config: Experiment, path: Path, fresh: bool = False) -> Iterat
         if several_processes():
             barrier("the run's directory")
         yield RunDirectory(path, path)
+
+
+def _check(config: Experiment) -> None:
+    second_stage = config.train.start and config.train.freeze == "none"
+    if config.train.word_dropout and not second_stage:
+        raise UserError(
+            "expected --train.start without --train.freeze, because --train.word-dropout belongs "
+            "to the second of two stages; got a single stage; set --model.text.word-dropout there"
+        )

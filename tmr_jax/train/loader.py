@@ -53,7 +53,7 @@ def build_loader(
     sharding: Sharding = SINGLE_DEVICE,
 ) -> HostLoader | DeviceLoader:
     """The loader of a training set: on the device where its texts are packed."""
-    bert: Any = getattr(model, "bert", None) if dataset.encodes_text else None
+    bert: Any = model.bert if dataset.encodes_text else None
     if not dataset.composition.packed:
         shapes = dataset.shapes.count
         step = make_train_step(model, optimizer, shapes, frozen, adversary, sharding)

@@ -6,15 +6,15 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import MofNCompleteColumn, TextColumn
 
 from tmr_jax.data.files import replaced, write_text
-from tmr_jax.models.rundir import METRICS, read_metrics
+from tmr_jax.data.progress import progress
+from tmr_jax.models.rundir import METRICS, read_metrics, series
 
 PICTURE = "loss.png"
 PLAIN_EVERY_S = 20.0  # between two lines where there is no terminal
@@ -64,32 +64,23 @@ def draw_losses(run: Path) -> None:
     from matplotlib.figure import Figure
 
     rows = read_metrics(run / METRICS)
-    losses = _curves(rows, lambda name: name == "loss" or name.startswith("loss/"))
-    scores = _curves(rows, lambda name: name.startswith("validation/") and name.endswith(SHOWN))
+    losses = series(rows, lambda name: name == "loss" or name.startswith("loss/"))
+    scores = series(rows, lambda name: name.startswith("validation/") and name.endswith(SHOWN))
     figure = Figure(figsize=(8, 7), layout="constrained")
     FigureCanvasAgg(figure)
     for place, (title, curves) in enumerate((("loss", losses), ("validation", scores)), 1):
         axes = figure.add_subplot(2, 1, place)
-        for name, (steps, values) in curves.items():
-            mark = "o" if len(steps) < 30 else None
-            axes.plot(steps, values, label=name, linewidth=1, marker=mark, markersize=3)
+        for name, points in curves.items():
+            mark = "o" if len(points) < 30 else None
+            axes.plot(
+                *zip(*points, strict=True), label=name, linewidth=1, marker=mark, markersize=3
+            )
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
         if curves:
             axes.legend(fontsize=7)
     with replaced(run / PICTURE) as partial:
         figure.savefig(partial, dpi=110, format="png")
-
-
-def _curves(rows: Iterable[Row], shown: Any) -> dict[str, tuple[list[int], list[float]]]:
-    curves: dict[str, tuple[list[int], list[float]]] = {}
-    for row in rows:
-        for name, value in row.items():
-            if shown(name) and isinstance(value, float):
-                steps, values = curves.setdefault(name, ([], []))
-                steps.append(row["step"])
-                values.append(value)
-    return curves
 
 
 class Display:
@@ -103,14 +94,9 @@ class Display:
         self._total, self._batch = total, batch_size
         self._times: deque[tuple[float, int]] = deque(maxlen=WINDOW)  # (time, steps done)
         self._printed = 0.0
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[now]}"),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
+        columns = MofNCompleteColumn(), TextColumn("{task.fields[now]}")
+        hidden = not self.console.is_terminal
+        self._bar = progress(*columns, console=self.console, disable=hidden)
         self._task = self._bar.add_task("training", total=total, now="")
 
     def __enter__(self) -> Display:

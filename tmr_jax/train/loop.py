@@ -18,6 +18,7 @@ import numpy as np
 from tmr_jax.cli import Signals
 from tmr_jax.data.files import write_text
 from tmr_jax.eval.alpha import keep_alpha
+from tmr_jax.eval.rerank import RERANK_STAGES
 from tmr_jax.models.checkpoint import Checkpoints, NoCheckpoints
 from tmr_jax.models.devices import local
 from tmr_jax.models.processes import any_process, several_processes
@@ -33,8 +34,7 @@ MAX_IN_A_ROW = 3  # steps that may be skipped one after another before the run s
 AGREE_EVERY = 16  # steps after which several processes compare their signals
 IN_FLIGHT = 4  # calls that an accelerator may be ahead of the metrics read from it
 BAD_STEPS = "nonfinite.json"
-TIERS = ("det", "tapr", "fused", "x0")
-MEASURES = ("hits@1", "mrr", *(f"{tier}/mrr" for tier in TIERS))
+MEASURES = ("hits@1", "mrr", *(f"{stage}/mrr" for stage in ("det", *RERANK_STAGES)))
 SHOWN = ("alpha", *(f"{side}/{measure}" for side in ("t2m", "m2t") for measure in MEASURES))
 
 

@@ -8,12 +8,7 @@ from typing import Any, NamedTuple
 
 from tmr_jax.config import Experiment
 from tmr_jax.models.run import TrainedModel, init_params
-from tmr_jax.train.dataset import (
-    TrainingSet,
-    freeze_text,
-    model_and_dataset,
-    started_text,
-)
+from tmr_jax.train.dataset import TrainingSet, freeze_text, model_and_dataset, started_text
 from tmr_jax.train.parallel import SINGLE_DEVICE, Sharding
 from tmr_jax.train.two_stage import FeatureSet, init_generator, model_and_features
 from tmr_jax.types import Pair
@@ -39,6 +34,12 @@ def build_stage(
     return _model_stage(config, pairs, sharding, start)
 
 
+def freeze(stage: Stage) -> Stage:
+    """The stage of a frozen text encoder with that encoder's states of all training texts."""
+    assert isinstance(stage.dataset, TrainingSet)
+    return stage._replace(dataset=freeze_text(stage.model, stage.dataset, stage.params))
+
+
 def _model_stage(
     config: Experiment, pairs: Sequence[Pair], sharding: Sharding, start: Path | None
 ) -> Stage:
@@ -51,10 +52,8 @@ def _model_stage(
     rows = dataset.composition.epoch(seed, 0)[0][: config.train.batch_size // dataset.shards]
     batch = dataset._replace(shards=1).batch(rows, pad_token)
     params = init_params(model, batch, seed, text_weights)
-    if config.train.freeze == "none":
-        return Stage(model, dataset, params, frozenset(), sharding)
-    dataset = freeze_text(model, dataset, params)
-    return Stage(model, dataset, params, frozenset({"text_encoder"}), sharding)
+    frozen = frozenset() if config.train.freeze == "none" else frozenset({"text_encoder"})
+    return Stage(model, dataset, params, frozen, sharding)
 
 
 def _generator_stage(config: Experiment, pairs: Sequence[Pair], start: Path) -> Stage:

@@ -21,6 +21,7 @@ from tmr_jax.models.checkpoint import Checkpoints, NoCheckpoints
 from tmr_jax.models.devices import training_devices
 from tmr_jax.models.processes import broadcast_from_leader, leads
 from tmr_jax.models.run import save_model
+from tmr_jax.models.rundir import VALIDATION
 from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
 from tmr_jax.models.state import STATISTICS, TrainState, new_state, without
 from tmr_jax.train.dataset import Plan
@@ -30,7 +31,7 @@ from tmr_jax.train.log import Display, History
 from tmr_jax.train.loop import Loop
 from tmr_jax.train.optim import build_adversary, build_optimizer
 from tmr_jax.train.parallel import make_sharding, replicate
-from tmr_jax.train.stage import Stage, build_stage
+from tmr_jax.train.stage import Stage, build_stage, freeze
 from tmr_jax.train.throughput import Throughput
 from tmr_jax.train.two_stage import finished
 from tmr_jax.train.validation import Validation
@@ -63,8 +64,10 @@ def train(config: Experiment, run: RunDirectory, signals: Signals) -> None:
 
     # The model, and the training pairs as tables
     stage = build_stage(config, pairs, sharding, start)
-    module, dataset = stage.model.model, stage.dataset
     validation = Validation(stage.model, pool, stage.encoder)
+    if options.freeze == "text":  # which encodes all texts: only now that the pool is sound
+        stage = freeze(stage)
+    module, dataset = stage.model.model, stage.dataset
     _save_report(run.output, report, stage, validation)
     save_model(run.output, stage.model, dataset.shapes)
 
@@ -182,4 +185,4 @@ def _save_report(run: Path, report: Report, stage: Stage, validation: Validation
             "molecules_refused": len(validation.refused),
         },
     }
-    write_text(run / "validation.json", json.dumps(content, indent=2) + "\n")
+    write_text(run / VALIDATION, json.dumps(content, indent=2) + "\n")

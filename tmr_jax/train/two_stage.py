@@ -28,7 +28,8 @@ from tmr_jax.eval.rerank import take
 from tmr_jax.eval.rerank_steps import padded
 from tmr_jax.models.checkpoint import restore_params
 from tmr_jax.models.encode import Encoder, l2_normalize
-from tmr_jax.models.run import TrainedModel, init_params, load_run, refines, with_config
+from tmr_jax.models.run import TrainedModel, init_params, load_run, with_config
+from tmr_jax.models.rundir import CONFIG, VALIDATION
 from tmr_jax.types import EncodedBatch, EncodedCorpus, MolOut, Pair, TextOut, UserError
 
 
@@ -68,8 +69,8 @@ class FeatureSet(NamedTuple):
 def finished(run: Path) -> bool:
     """Whether the run has a checkpoint of its last step."""
     try:
-        config = from_json((run / "config.json").read_text(encoding="utf-8"))
-        pairs = json.loads((run / "validation.json").read_text())["training"]["pairs"]
+        config = from_json((run / CONFIG).read_text(encoding="utf-8"))
+        pairs = json.loads((run / VALIDATION).read_text())["training"]["pairs"]
         step = restore_params(run, "newest")[1]
     except (OSError, ValueError):
         return False
@@ -92,7 +93,7 @@ def model_and_features(
     _check_same_encoder(config, before.config, start)
     origin = {"start": f"{start}, step {checkpoint.step}", "start_sha256": checkpoint.sha256}
     model = with_config(before, config, before.weights | origin)
-    if not refines(model.model):
+    if not model.reranks:
         raise UserError(
             f"expected a model with a generator for --train.start; got {config.model.name}; "
             "set --model.name difftmr"

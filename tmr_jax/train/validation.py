@@ -14,7 +14,7 @@ from tmr_jax.eval.rank import rank
 from tmr_jax.eval.rerank import PoolReranker, settings_of
 from tmr_jax.eval.rerank_steps import Direction
 from tmr_jax.models.encode import Encoded, Encoder
-from tmr_jax.models.run import TrainedModel, refines
+from tmr_jax.models.run import TrainedModel
 from tmr_jax.types import Pool
 
 
@@ -37,7 +37,7 @@ class Validation:
         self._text = text_table(texts, assembly.tokenizer, features.max_tokens)
         self._refiner = None
         self.choice: Choice | None = None  # of the last scores, where there is a second stage
-        if refines(assembly.model):
+        if assembly.reranks:
             self._refiner = PoolReranker(assembly, None, settings_of(assembly.config))
         self._encoder = Encoder(assembly, frozen, parts=self._refiner is not None)
         self._encoded = None if frozen is None else self._encode(lambda done: None)

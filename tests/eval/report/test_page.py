@@ -15,10 +15,9 @@ from tmr_jax.eval.report.charts import (
     short,
     smoothed,
 )
-from tmr_jax.eval.report.history import series
 from tmr_jax.eval.report.page import page, rank_histogram, reliability_chart
 from tmr_jax.eval.slots import slot_record
-from tmr_jax.models.rundir import read_metrics
+from tmr_jax.models.rundir import read_metrics, series
 from tmr_jax.types import Ranking
 
 BAD = "</p><script>alert(1)</script>\"'&"

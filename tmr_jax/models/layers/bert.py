@@ -193,6 +193,8 @@ class Bert(nn.Module):
 
     def setup(self) -> None:
         c = self.config
+        plain = self.backward == "autodiff" and self.form == "plain"
+        assert plain or not c.relative_buckets, "other forms know no bias by relative position"
         init = nn.initializers.normal(0.02)
         embed = {"features": c.hidden, "embedding_init": init}
         self.word_embeddings = nn.Embed(c.vocab_size, **embed)
