@@ -59,8 +59,8 @@ aot: ## what XLA makes of the programs on a TPU that is not there (ARGS="--targe
 aot-check: ## hold two small programs to their budgets on v5e and v6e
 	@$(MAKE) --no-print-directory aot VENV=$(AOT_VENV) EXTRAS=$(AOT_EXTRAS) ARGS="--check $(ARGS)"
 
-test: $(STAMP) ## run the tests (ARGS="tests/nn -x"), or the slow ones (MARKED=slow)
-	$(PY) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "$(MARKED)" --durations=40 $(ARGS)
+test: $(STAMP) ## run the tests (ARGS="tests/models -x"), or the slow ones (MARKED=slow)
+	$(PY) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "$(MARKED)" $(ARGS)
 
 lint: $(STAMP) ## check style and formatting
 	$(PY) -m ruff check .

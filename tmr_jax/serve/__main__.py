@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from tmr_jax.serve.engine import IndexSource, SearchEngine
 
 TOKEN = "TMR_JAX_TOKEN"
-LENGTH, DISTINCT = 32, 10  # least characters of a token: 128 bits or more
+LENGTH, DISTINCT = 32, 10  # least characters of a token, and different ones: 128 bits
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Command-line arguments."""
+    """Serve a page and an API over an index."""
 
     run: Path
     """Directory of a trained run, e.g. runs/quickstart."""
@@ -65,8 +65,8 @@ class Arguments:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 after SIGTERM, 130 after Ctrl-C, 3 while another process indexes the file;
-    else see `cli`."""
+    """Exit status: 0 after SIGTERM (143 while it loads), 130 after Ctrl-C; 3 while another
+    process indexes the file; else see `cli`."""
     return cli.run("serve", _serve, arguments)
 
 

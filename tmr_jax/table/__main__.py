@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Arguments:
-    """Command-line arguments; everything else is in the table's file."""
+    """Run what a table of results lacks, then print it; all else is in the table's file."""
 
     name: str
     """A table of experiments/tables/, e.g. smoke, or the path of a .py file with a TABLE."""

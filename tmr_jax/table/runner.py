@@ -23,6 +23,7 @@ from tmr_jax.config import Experiment, from_json, load_experiment
 from tmr_jax.data.files import write_text
 from tmr_jax.data.progress import progress
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR
+from tmr_jax.eval.records import score_name
 from tmr_jax.models.rundir import CONFIG
 from tmr_jax.table.plan import Row, Table, slug
 from tmr_jax.table.results import Cost, Line, SeedResult, duration, lines
@@ -386,7 +387,7 @@ def _result(row: Row, seed: int, runs: Path, outcome: Outcome) -> SeedResult:
     pairs = [s | {"other_hits": _other_hits(s, scores)} for s in scores if s["right"] == PAIR]
     if ranks_of(path).is_file():
         ranks = json.loads(ranks_of(path).read_text(encoding="utf-8"))
-        pairs = [s | {"ranks": ranks[_name(s)]} for s in pairs]
+        pairs = [s | {"ranks": ranks[score_name(s)]} for s in pairs]
     spent = None
     if {"train", path.name} <= cost.keys():
         train = cost["train"]
@@ -399,12 +400,8 @@ def _other_hits(score: dict[str, Any], scores: list[dict[str, Any]]) -> dict[str
     from tmr_jax.eval.scores import NO_DUPLICATE, SAME
 
     notes, hits = {SAME: IDENTITY, NO_DUPLICATE: CLEAN}, score["metrics"]["hits@1"]
-    others = [s for s in scores if _name(s) == _name(score) and s["right"] != PAIR]
+    others = [s for s in scores if score_name(s) == score_name(score) and s["right"] != PAIR]
     equal: dict[str, float] = {
         right: hits for note, right in notes.items() if note in score["notes"]
     }
     return equal | {s["right"]: s["metrics"]["hits@1"] for s in others}
-
-
-def _name(score: dict[str, Any]) -> str:
-    return ", ".join(filter(None, (score["protocol"], score["direction"], score["tier"])))
