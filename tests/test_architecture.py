@@ -71,7 +71,8 @@ MAY_IMPORT = {
     LAYERS_OF_MODELS: LAYERS_OF_MODELS,
     ("models/losses.py",): ("models/losses.py",),
     MODELS: (*MODELS, *LAYERS_OF_MODELS, "models/losses.py", "config.py"),
-    RANKING: (*RANKING, "models/encode.py"),
+    RANKING: (*RANKING, "models/encode.py"),  # of which it uses functions of arrays
+    ("eval/protocols.py",): ("data/pools.py", "eval/metrics.py", "eval/rank.py"),
     ENGINES: (*ENGINES, *FILES_ON_DISK),
     SERVICE: (
         *SERVICE,

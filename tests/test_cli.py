@@ -23,11 +23,11 @@ REPORT = """
 import importlib, json, sys
 sys.stdout.reconfigure(encoding="utf-8")
 try:
-    importlib.import_module(f"tmr_jax.{sys.argv[1]}.__main__").main(sys.argv[2:])
-except SystemExit:
-    pass
+    status = importlib.import_module(f"tmr_jax.{sys.argv[1]}.__main__").main(sys.argv[2:])
+except SystemExit as end:
+    status = end.code or 0
 ours = sorted(name for name in sys.modules if name.split(".")[0] == "tmr_jax")
-print("\\nMODULES " + json.dumps({"ours": ours, "jax": "jax" in sys.modules}))
+print("\\nMODULES " + json.dumps({"ours": ours, "jax": "jax" in sys.modules, "status": status}))
 """
 
 
@@ -52,7 +52,7 @@ def test_help_is_short_and_imports_no_jax(verb: str) -> None:
     text, imported = reported(verb, "--help")
     assert "usage: " in text
     assert len(text.splitlines()) <= 60
-    assert not imported["jax"]
+    assert not imported["jax"] and imported["status"] == 0
 
 
 @pytest.mark.parametrize("verb", ["train", "eval"])
@@ -178,6 +178,9 @@ def test_the_nearest_names() -> None:
 def test_a_damaged_configuration_is_explained() -> None:
     with pytest.raises(UserError, match="expected a configuration in JSON"):
         from_json('{"name": ')
+    for content in ("null", "[]", '{"model": 3}', '{"data": {"table": null}}'):
+        with pytest.raises(UserError, match=r"expected the fields of config.*; got .*; restore"):
+            from_json(content)
 
 
 # How many files of ours a reader meets on the two shortest paths; these numbers only go down.
@@ -189,6 +192,7 @@ def test_modules_of_a_training_run(tmp_path: Path) -> None:
     args = ("--exp", "tests/experiments/tiny.py", "--run", str(tmp_path / "run"))
     _, imported = reported("train", *args, "--train.epochs", "1")
     print(len(imported["ours"]), *imported["ours"], sep="\n")
+    assert imported["status"] == 0 and imported["jax"]
     assert len(imported["ours"]) <= TRAINING
 
 
@@ -201,4 +205,5 @@ def test_modules_of_a_query(tiny_run: Path, tmp_path: Path) -> None:
     args = ("--run", str(tiny_run), "--library", str(index), "an amine")
     _, imported = reported("search", *args)
     print(len(imported["ours"]), *imported["ours"], sep="\n")
+    assert imported["status"] == 0 and imported["jax"]
     assert len(imported["ours"]) <= QUERY

@@ -89,12 +89,16 @@ def tiny_assembly(config: Experiment) -> tuple[Any, Any]:
 
 @each
 def test_takes_one_step(path: Path) -> None:
+    take_one_step(load_experiment(path.stem))
+
+
+def take_one_step(config: Experiment) -> None:
     """Not compiled: single operations are compiled once for all files, a step for each of them."""
     from tmr_jax.models.state import STATISTICS, new_state, without
     from tmr_jax.train.optim import build_adversary, build_optimizer
     from tmr_jax.train.step import train_step
 
-    config = shrunk(load_experiment(path.stem))
+    config = shrunk(config)
     assembly, batch = tiny_assembly(config)
     with jax.disable_jit():
         params = init_params(assembly, batch, config.train.seed)
@@ -199,6 +203,11 @@ def test_a_table_plans_the_same_runs_with_the_same_settings(name: str) -> None:
         base = settings(Experiment()) | PLANNED["experiments"][row.experiment]
         config = parse(["--exp", row.experiment, *row.train_args]).config
         assert settings(config) == base | expected.get("changes", {}), label
+
+
+@pytest.mark.parametrize("args", RUNS, ids=RUNS.get)
+def test_a_row_takes_one_step(args: Args) -> None:
+    take_one_step(parse(list(args)).config)
 
 
 @pytest.mark.parametrize("args", RUNS, ids=RUNS.get)

@@ -40,15 +40,16 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_citations_in_code_lead_somewhere() -> None:
     """A citation may be split over two lines only between words."""
     files = ("*.py", "*.toml", "Makefile", "*.html")
-    found = subprocess.run(
+    done = subprocess.run(
         ["git", "grep", "-nIE", r"docs/\w+\.md", "--", *files],
         cwd=ROOT,
         capture_output=True,
         text=True,
-    ).stdout.splitlines()
+    )
+    assert done.returncode == 0, done.stderr  # 1: nothing is cited
     wrong = [
         line
-        for line in found
+        for line in done.stdout.splitlines()
         if not line.startswith("tests/test_links.py")
         and any(broken(target, ROOT, ROOT) for target in CITED.findall(line))
     ]

@@ -1,14 +1,14 @@
 """The console script `tmr`, and what every command shares: streams, signals, errors, arguments.
 
-`tmr VERB ARGS` is `python -m tmr_jax.VERB ARGS`. Exit status of every command: 0 done; 2 an error
-of yours, explained on standard error; 130 and 143 after Ctrl-C and SIGTERM.
+`tmr VERB ARGS` is `python -m tmr_jax.VERB ARGS`. Exit status of every command: 0 done; 1 it
+failed; 2 an error of yours, explained on standard error; 3 another process works there; 130 and 143
+after Ctrl-C and SIGTERM.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.metadata
 import io
 import json
 import os
@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, get_type_hints
 
+from tmr_jax import __version__
 from tmr_jax.types import CommandFailed, did_you_mean
 
 VERBS = {
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status of the command that the first argument names; 2 where there is no such one."""
     args = list(sys.argv[1:] if arguments is None else arguments)
     if args[:1] == ["--version"]:
-        print(f"tmr_jax {importlib.metadata.version('tmr-jax')}")
+        print(f"tmr_jax {__version__}")
         return 0
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())

@@ -285,7 +285,11 @@ REMOVED: dict[str, tuple[Any, str]] = {
 }
 
 
-def _build(cls: type, values: dict[str, Any], where: str) -> Any:
+def _build(cls: type, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise UserError(
+            f"expected the fields of {where}; got {values!r:.40}; restore config.json of the run"
+        )
     hints = get_type_hints(cls)
     values = {key: value for key, value in values.items() if not _removed(where, key, value)}
     for key in values:

@@ -56,11 +56,12 @@ def did_you_mean(
     >>> did_you_mean("x", ["train", "eval"])
     'known: train, eval'
     """
-    spelling = {k.lower(): k for k in known}
+    names = list(known)
+    spelling = {name.lower(): name for name in names}
     near = difflib.get_close_matches(name.lower(), spelling, n=3, cutoff=0.5)
     if near:
         return f"did you mean {' or '.join(show(spelling[n]) for n in near)}?"
-    return otherwise.format(", ".join(map(show, spelling.values())))
+    return otherwise.format(", ".join(map(show, names)))
 
 
 class Pair(NamedTuple):

@@ -16,6 +16,7 @@ import pytest
 from tmr_jax.data import __main__ as command
 from tmr_jax.data import download as fetch
 from tmr_jax.data.download import MissingPart, Part, WrongContent, find, locate
+from tmr_jax.types import UserError
 
 CONTENT = random.Random(0).randbytes(200_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -251,6 +252,22 @@ def test_a_mirror_must_serve_the_pinned_file(server, monkeypatch) -> None:
     server.body = b"a stand-in"
     with pytest.raises(WrongContent):
         locate(part(server, name="other.bin"))
+
+
+@pytest.mark.parametrize("mirror", ["ftp://h", "http://h:abc", "http://h:99999", "http://[h"])
+def test_a_mirror_has_an_address(server, monkeypatch, mirror) -> None:
+    monkeypatch.setenv("TMR_JAX_MIRROR", mirror)
+    with pytest.raises(UserError, match="expected TMR_JAX_MIRROR to be http"):
+        locate(part(server))
+
+
+def test_a_proxy_without_an_address_is_explained(server, monkeypatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://h:abc")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(MissingPart, match="Port could not be cast"):
+        locate(part(server))
 
 
 def test_a_mirror_vouches_for_its_own_files_only_where_asked_to(

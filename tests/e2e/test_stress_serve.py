@@ -180,9 +180,11 @@ def test_malformed_bodies_get_one_shape_of_error_and_cost_no_memory(service: Ser
         assert 400 <= reply.status < 500 and b"Traceback" not in reply.body
         (error,) = json.loads(reply.body).values()
         assert sorted(error) == ["code", "message"]
+    after = service.memory
+    assert after / before < 1.05
     large = b'{"queries": ["' + b"a" * 5_000_000 + b'"]}'
     assert {service.ask("/api/search", large).status for _ in range(5)} == {413}
-    assert service.memory / before < 1.1
+    assert service.memory - after < 20e6  # bytes
 
 
 def test_slow_connections_are_cut_while_others_are_answered(service: Service) -> None:
@@ -196,7 +198,7 @@ def test_slow_connections_are_cut_while_others_are_answered(service: Service) ->
             one.shutdown(socket.SHUT_WR)
         one.setblocking(False)
         connections.append(one)
-    until = time.monotonic() + 20
+    until = time.monotonic() + 12  # the limit of a slow client is 10 s
     while connections and time.monotonic() < until:
         assert service.search("an acid").status == 200
         connections = [one for one in connections if not _is_cut(one)]
@@ -258,7 +260,7 @@ def test_a_killed_matcher_returns_and_sigterm_finishes_what_was_asked(
         assert time.monotonic() - signalled < 10
     # A request that follows the signal may be refused; one that precedes it must be answered.
     assert not any(isinstance(reply, http.client.IncompleteRead) for _, reply in replies)
-    assert all(is_good(reply) for at, reply in replies if at < signalled - 0.05)
+    assert all(is_good(reply) for at, reply in replies if at < signalled)
 
 
 def test_each_answer_during_reloads_is_of_one_library(

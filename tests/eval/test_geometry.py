@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.eval.vectors import on_circle, random_rows
+from tests.eval.vectors import AXES, on_circle, random_rows
 from tmr_jax.eval.geometry import EDGES, alignment, modality_gap, similarities, uniformity
-
-AXES = np.eye(4, dtype=np.float32)
 
 
 def test_alignment_and_gap_by_hand():

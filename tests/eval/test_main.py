@@ -185,6 +185,9 @@ def test_report_is_one_file_with_curves_histogram_table_and_structures(run):
     tags = Tags(report)
     assert not tags.open and all(address.startswith("#") for address in tags.addresses)
     assert not {"script", "link", "img", "iframe", "b>marks"} & set(tags.names)
+    ids = re.findall(r'\bid="([^"]+)"', report)
+    used = {address[1:] for address in tags.addresses} | {*re.findall(r"url\(#([^)]+)\)", report)}
+    assert len(ids) == len(set(ids)) and used <= {*ids}
     assert "url(" not in report.replace("url(#", "") and "@import" not in report
     assert tags.names.count("figure") == 4  # loss, validation, ranks of two directions
     assert tags.names.count("svg") > 4 + 10  # and structures

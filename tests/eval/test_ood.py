@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.eval.vectors import on_circle, random_rows
+from tests.eval.vectors import AXES, on_circle, random_rows
 from tmr_jax.eval.ood import auroc, ood_scores
-
-AXES = np.eye(4, dtype=np.float32)
 
 
 def test_ood_score_is_the_mean_of_the_nearest():

@@ -4,6 +4,8 @@ import numpy as np
 
 from tmr_jax.models.encode import l2_normalize
 
+AXES = np.eye(4, dtype=np.float32)
+
 
 def on_circle(*degrees):
     turn = np.deg2rad(degrees)

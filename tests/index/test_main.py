@@ -20,7 +20,7 @@ from tmr_jax.data.workers import Died
 from tmr_jax.index import __main__ as index
 from tmr_jax.index import build as index_build
 from tmr_jax.index.build import REFUSED, Seen, Source, build, described
-from tmr_jax.index.exact import MANIFEST, ExactEngine, shard_places
+from tmr_jax.index.exact import MANIFEST, ROWS, ExactEngine, shard_places
 from tmr_jax.index.schema import KEPT, contents
 from tmr_jax.models.encode import Encoder
 
@@ -304,9 +304,14 @@ sys.exit(index.main(sys.argv[1:]))
 """
 
 
+def files(out: Path) -> dict[str, int]:
+    """Which file holds the rows of each shard."""
+    return {place.name: (place / ROWS).stat().st_ino for place in shard_places(out)}
+
+
 @pytest.mark.parametrize("kind", ["smi", pytest.param("txt", marks=pytest.mark.slow)])
 def test_killed_at_random_moments(kind, tiny_run, tmp_path):
-    """A build survives kills; tools/bench/index.py does it at full size."""
+    """A build survives kills, and shards that are complete are not written again."""
     file = tmp_path / f"many.{kind}"
     lines = ["C" * (i % 40 + 1) + "O" * (i % 3) for i in range(400)]
     lines = lines if kind == "smi" else [f"An alcohol, {line}." for line in lines]
@@ -325,7 +330,8 @@ def test_killed_at_random_moments(kind, tiny_run, tmp_path):
     process = start(tmp_path / "whole")
     said = process.communicate(timeout=300)[0]
     assert process.returncode == 0, said
-    out, random_ = tmp_path / "lib", random.Random(0)
+    out, random_, killed = tmp_path / "lib", random.Random(0), 0
+    before: dict[str, int] = {}
     for kill in range(3):
         process = start(out)
         wanted = random_.randrange(1, 8) + 8 * kill
@@ -337,7 +343,12 @@ def test_killed_at_random_moments(kind, tiny_run, tmp_path):
         process.send_signal(signal.SIGTERM if kill == 2 else signal.SIGKILL)
         said = process.communicate(timeout=60)[0]
         assert process.returncode in (-signal.SIGKILL, 128 + signal.SIGTERM, 0), said
+        killed += process.returncode == -signal.SIGKILL
+        assert before.items() <= files(out).items()
+        before = files(out)
+    assert killed, "every build had ended before it was killed"
     process = start(out)
     said = process.communicate(timeout=300)[0]
     assert process.returncode == 0 and "shards existed" in said
+    assert before.items() <= files(out).items()
     assert content(out) == content(tmp_path / "whole")

@@ -38,7 +38,17 @@ def test_words_for_a_place(words, meant):
         assert parse_place(Path(words)) == meant  # which has one slash
 
 
-@pytest.mark.parametrize("words", ["http://host:19530", "http://host/a/b", "http://host/a b"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "http://host:19530",
+        "http://host/a/b",
+        "http://host/a b",
+        "http://host:abc/c",
+        "http://host:99999/c",
+        "http://[host/c",
+    ],
+)
 def test_addresses_that_are_none(words):
     with pytest.raises(ValueError, match=r"expected http.*HOST:PORT/COLLECTION, got .*host"):
         parse_place(words)

@@ -198,7 +198,7 @@ def test_a_library_of_descriptions(
         (["--sdf"], "molecules for --sdf, got descriptions"),
         (["--where", "mw<500"], "no filter but distinct"),
         (["--contains", "C"], "leave the SMARTS out"),
-        (["--spread", "0.5"], "leave diversity (`spread` in the API) out"),
+        (["--spread", "0.5"], "leave the diversity (`spread` in the API) out"),
         (["--smiles-column", "a", "--text-column", "b"], "name one of them"),
     ],
 )

@@ -261,6 +261,9 @@ def test_an_internal_error_is_named_by_a_number(
         assert re.search("[0-9a-f]{8}", message)[0] in caplog.text  # type: ignore[index]
         fake.fails = ValueError("shapes (3,4) not aligned")  # one that is not for users
         refused(client.post("/api/search", json={"queries": ["b"]}), 500, "internal")
+        fake.fails = ValueError("expected /secret/place")  # its class decides, not its words
+        message = refused(client.post("/api/search", json={"queries": ["c"]}), 500, "internal")
+        assert "secret" not in message
 
 
 def test_a_dead_thread_is_one_failed_request() -> None:
@@ -413,7 +416,15 @@ def test_a_store_that_fails_is_no_fault_of_the_clients() -> None:
         assert shown.status_code == 503 and "secret" not in shown.text
 
 
-@pytest.mark.parametrize("error", [OSError("/secret"), UserError("expected /secret"), KeyError(1)])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("/secret"),
+        UserError("expected /secret"),
+        ValueError("expected /secret"),
+        KeyError(1),
+    ],
+)
 def test_a_reload_that_fails_says_no_more_than_that(error: Exception) -> None:
     first = [Fake()]
 

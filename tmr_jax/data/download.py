@@ -259,7 +259,8 @@ def _one_try(part: Part, url: str, partial: Path, bar: Progress, task: TaskID) -
                 partial.unlink()
                 raise _Again("the server sent another range than was asked for")
             have = 0  # the server knows no ranges and sends all of it again
-        total = have + int(response.headers.get("Content-Length") or 0)
+        length = response.headers.get("Content-Length") or ""
+        total = have + (int(length) if length.isdecimal() else 0)
         bar.update(task, completed=have, total=total if total > have else None)
         with open(partial, "ab" if have else "wb") as file:
             for chunk in _received(response):
@@ -327,11 +328,14 @@ def _check_reachable(part: Part, url: str) -> None:
 
     A thread of its own, since neither name resolution nor a list of dead addresses has a limit.
     """
-    server = urllib.parse.urlsplit(url)
-    proxy = urllib.request.getproxies().get(server.scheme)
-    if proxy and not urllib.request.proxy_bypass(server.hostname or ""):
-        server = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
-    port = server.port or (443 if server.scheme == "https" else 80)
+    try:
+        server = urllib.parse.urlsplit(url)
+        proxy = urllib.request.getproxies().get(server.scheme)
+        if proxy and not urllib.request.proxy_bypass(server.hostname or ""):
+            server = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+        port = server.port or (443 if server.scheme == "https" else 80)
+    except ValueError as error:  # the address of the proxy
+        raise _refused(part, url, str(error)) from error
     outcome: list[str] = []
 
     def connect() -> None:
@@ -367,11 +371,19 @@ def _sleep(seconds: float) -> None:
 
 def _mirror() -> str:
     base = os.environ.get("TMR_JAX_MIRROR", "").rstrip("/")
-    if base and urllib.parse.urlsplit(base).scheme not in ("http", "https"):
+    if base and not _is_address(base):
         raise UserError(
             f"expected TMR_JAX_MIRROR to be http://... or https://...; got {base!r}; correct it"
         )
     return base
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return parts.scheme in ("http", "https") and parts.port != 0
+    except ValueError:  # a port that is none, half of an IPv6 address
+        return False
 
 
 def _trusts_mirror() -> bool:

@@ -95,7 +95,10 @@ def _is_tsv(path: Path) -> bool:
 def _split_header(line: str, separator: str) -> list[str]:
     if not line.strip():
         return []
-    return [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+    try:
+        return [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+    except csv.Error as error:
+        raise UserError(f"expected a header of column names; got {error}; correct it") from error
 
 
 def _read_csv(path: Path, columns: list[str]) -> Iterator[Cells]:
@@ -179,7 +182,7 @@ def _read_parquet(path: Path, columns: list[str]) -> Iterator[Cells]:
     with _seekable(path) as file:
         try:
             table = pq.ParquetFile(file)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowException, OSError) as error:
             raise UserError(
                 f"expected a Parquet file at {path}; got {error}; write it again"
             ) from error
@@ -191,22 +194,27 @@ def _read_parquet(path: Path, columns: list[str]) -> Iterator[Cells]:
                 f"expected row groups of at most {MAX_ROW_GROUP:,} bytes in {path}; "
                 f"got {largest:,}; write it again with smaller row groups"
             )
-        number = 0
-        for batch in _batches(path, table, list(dict.fromkeys(columns))):
-            for row in zip(*(batch.column(c).to_pylist() for c in columns), strict=True):
-                number += 1
-                cells = ["" if value is None else str(value) for value in row]
-                yield _pick(number, cells, list(range(len(cells))), len(cells))
+        for number, row in enumerate(_parquet_rows(path, table, columns), 1):
+            cells = ["" if value is None else str(value) for value in row]
+            yield _pick(number, cells, list(range(len(cells))), len(cells))
 
 
-def _batches(path: Path, table: Any, columns: list[str]) -> Iterator[Any]:
-    """Record batches of a `pyarrow.parquet.ParquetFile`."""
+def _parquet_rows(path: Path, table: Any, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+    """Values of the columns, row by row, of a `pyarrow.parquet.ParquetFile`."""
     import pyarrow as pa
 
-    try:
-        yield from table.iter_batches(batch_size=1024, columns=columns)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"expected whole pages in {path}; got {error}; write it again") from error
+    batches = table.iter_batches(batch_size=1024, columns=list(dict.fromkeys(columns)))
+    while True:
+        try:
+            batch = next(batches, None)
+            if batch is None:
+                return
+            rows = list(zip(*(batch.column(c).to_pylist() for c in columns), strict=True))
+        except (pa.ArrowException, OSError, OverflowError) as error:
+            raise UserError(
+                f"expected whole pages and readable values in {path}; got {error}; write it again"
+            ) from error
+        yield from rows
 
 
 def _seekable(path: Path) -> BinaryIO:

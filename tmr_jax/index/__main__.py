@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING
 import tyro
 
 from tmr_jax import cli
+from tmr_jax.types import UserError
 
 if TYPE_CHECKING:
     from tmr_jax.index.build import BuildReport
     from tmr_jax.index.schema import Engine
-
-USER_ERROR = 2
 
 
 @dataclass(frozen=True)
@@ -139,12 +138,10 @@ def check(place: str) -> int:
     for name, problem in sorted(damaged.items()):
         print(f"{name}: {problem}")
     if damaged:
-        print(
-            f"error: expected a complete index in {place}, got {len(damaged):,} parts that differ "
-            "from what was written; run the command that built it again to repair them",
-            file=sys.stderr,
+        raise UserError(
+            f"expected a complete index in {place}, got {len(damaged):,} parts that differ "
+            "from what was written; run the command that built it again to repair them"
         )
-        return USER_ERROR
     print(f"{engine.count():,} {contents(engine.about)} in {place}, every byte as it was written")
     return 0
 

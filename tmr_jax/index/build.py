@@ -46,10 +46,12 @@ from tmr_jax.index.schema import (
     COLUMNS,
     CONTENT,
     DESCRIPTIONS,
+    LOCK,
     MOLECULES,
     NORM,
     Batch,
     IndexUnavailable,
+    check_free,
     contents,
 )
 from tmr_jax.models.encode import Encoder
@@ -134,7 +136,7 @@ def build(
     _check_out(out, about)
     try:
         (out / SHARDS).mkdir(parents=True, exist_ok=True)
-        with hold(out / "lock"):
+        with hold(out / LOCK):
             if not (out / HEAD).exists():
                 ExactEngine.create(out, model.config.model.dim, about)
             _sweep(out)
@@ -227,12 +229,7 @@ def _about(source: Source, model: Model) -> dict[str, Any]:
 def _check_out(out: Path, about: dict[str, Any]) -> None:
     """ValueError unless `out` is new, empty, or holds this index."""
     if not (out / HEAD).exists():
-        names = {path.name for path in out.iterdir()} if out.is_dir() else set()
-        if out.exists() and not (out.is_dir() and names <= {SHARDS, "lock"}):
-            raise UserError(
-                f"expected a new or empty folder for the index, got {out}, which holds something "
-                "else; choose another --out"
-            )
+        check_free(out, {SHARDS, LOCK}, "another --out")
         return
     there = read_head(out)["about"]
     if _without_run(there) != _without_run(about):
@@ -444,12 +441,12 @@ def _write(
 def _finish(out: Path, rows: int, made: int) -> BuildReport:
     """Writes refused.tsv, then the manifest, which completes the index."""
     report = BuildReport(rows=rows, made=made)
-    lines = ["row\treason\tbeginning"]
+    lines, head = ["row\treason\tbeginning"], read_head(out)
     for place in shard_places(out):
-        refused = _add_shard(report, place, int(read_head(out)["width"]))
+        refused = _add_shard(report, place, int(head["width"]))
         lines += [f"{row}\t{reason}\t{' '.join(value.split())}" for row, reason, value in refused]
     if not report.kept:
-        of = contents(read_head(out)["about"])
+        of = contents(head["about"])
         one, column = ("text", "texts") if of == DESCRIPTIONS else ("molecule", "SMILES")
         raise UserError(
             f"expected at least one {one}, got none of {report.rows:,} rows "

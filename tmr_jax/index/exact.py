@@ -29,6 +29,7 @@ from tmr_jax.data.files import replaced, sha256_of, to_disk
 from tmr_jax.index.schema import (
     COLUMNS,
     KEPT,
+    LOCK,
     NONE,
     TEXTS,
     WHOLE,
@@ -37,12 +38,13 @@ from tmr_jax.index.schema import (
     IndexUnavailable,
     Matches,
     check_batch,
+    check_free,
     meets,
 )
 from tmr_jax.types import UserError
 
 FORMAT = 2
-HEAD, SHARDS, MANIFEST, LOCK = "library.json", "shards", "manifest.json", "lock"
+HEAD, SHARDS, MANIFEST = "library.json", "shards", "manifest.json"
 ROWS, ENTRIES, SEAL = "rows.f32", "entries.arrow", "shard.json"
 FEW = 0.2  # below this share of rows that meet a filter, they are gathered first
 TILE = 8  # queries per block, always, so that the bits of a score do not depend on other queries
@@ -96,12 +98,7 @@ class ExactEngine:
 
         It may hold the rest of an interrupted creation, and a lock.
         """
-        there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        if folder.exists() and not (folder.is_dir() and there <= {SHARDS, LOCK}):
-            raise UserError(
-                f"expected a new or empty folder for an index, got {folder}, which holds "
-                "something; choose another"
-            )
+        check_free(folder, {SHARDS, LOCK})
         (folder / SHARDS).mkdir(parents=True, exist_ok=True)
         head = {"format": FORMAT, "width": width, "about": about}
         keep_text(folder / HEAD, json.dumps(head, indent=2) + "\n")
@@ -308,6 +305,8 @@ def read_head(folder: Path) -> dict[str, Any]:
     """library.json of a folder; ValueError where it is missing or of another format."""
     try:
         head = json.loads((folder / HEAD).read_text("utf-8"))
+        if not isinstance(head, dict):
+            raise ValueError("no object")
     except (OSError, ValueError) as error:
         raise UserError(
             f"expected an index in {folder}, got no readable {HEAD} ({error}); "
@@ -318,6 +317,11 @@ def read_head(folder: Path) -> dict[str, Any]:
             f"expected an index of format {FORMAT} in {folder}, got {head.get('format')}; "
             "build it again with tmr index"
         )
+    if not isinstance(head.get("width"), int) or not isinstance(head.get("about"), dict):
+        raise UserError(
+            f"expected an index in {folder}, got a {HEAD} without its width or its origin; "
+            "build it again with tmr index"
+        )
     return head
 
 
@@ -326,7 +330,7 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]
     try:
         whole = json.loads((folder / MANIFEST).read_text("utf-8"))
         parts = whole.pop("parts")
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None, {}
     whole.pop("ids_sha256", None)
     return whole, parts

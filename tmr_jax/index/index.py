@@ -135,10 +135,7 @@ class InMemoryIndex:
             )
         best, scores = (array.tolist() for array in top(queries, self._rows, k))
         return [
-            [
-                Item(i, score, self._entries[i][0], self._entries[i][1], {})
-                for i, score in zip(*row, strict=True)
-            ]
+            [self._item(i, score) for i, score in zip(*row, strict=True)]
             for row in zip(best, scores, strict=True)
         ]
 
@@ -186,6 +183,7 @@ class DiskIndex:
             fetched *= 4
 
     def _nearest(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Item]]:
+        k = min(k, max(self.account.kept, 1))  # or an engine asks for arrays of any k
         matches = self.engine.search(queries, k, where)
         return [self._items(i, s) for i, s in zip(matches.ids, matches.scores, strict=True)]
 

@@ -31,6 +31,7 @@ from tmr_jax.index.schema import (
     IDENTITIES,
     KEPT,
     LANCE_HEAD,
+    LOCK,
     MASK,
     NONE,
     NORM,
@@ -42,12 +43,13 @@ from tmr_jax.index.schema import (
     Matches,
     bits,
     check_batch,
+    check_free,
     literal,
 )
 from tmr_jax.types import UserError
 
 FORMAT = 2
-HEAD, TABLE, LOCK = LANCE_HEAD, "items", "lock"
+HEAD, TABLE = LANCE_HEAD, "items"
 INDEX_FROM = 50_000  # rows; comparing fewer one by one takes a few milliseconds
 PARTITION = 1_000  # rows around one centre
 # How many partitions a search reads, at least, and which share of them: this decides recall. At
@@ -98,13 +100,8 @@ class LanceEngine:
 
         It may hold the rest of an interrupted creation, and a lock.
         """
-        there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        is_partial = HEAD in there and not cls.exists(folder)
-        if folder.exists() and not (is_partial or there <= {LOCK}):
-            raise UserError(
-                f"expected a new or empty folder for an index, got {folder}, which holds "
-                "something; choose another"
-            )
+        if not ((folder / HEAD).is_file() and not cls.exists(folder)):
+            check_free(folder, {LOCK})
         folder.mkdir(parents=True, exist_ok=True)
         _write_head(folder, width, about, None)
         lancedb.connect(folder).create_table(TABLE, schema=_schema(width))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 from tmr_jax.index.exact import HEAD as EXACT_HEAD
 from tmr_jax.index.exact import ExactEngine
-from tmr_jax.index.schema import LANCE_HEAD, LITE, Engine
+from tmr_jax.index.schema import LANCE_HEAD, LITE, LOCK, Engine
 from tmr_jax.types import UserError
 
 TOKEN = "TMR_JAX_MILVUS_TOKEN"
@@ -36,7 +37,7 @@ def parse_place(place: str | Path) -> Place:
     text = str(place)
     if re.match(r"https?:/", text):
         match = _ADDRESS.fullmatch(text)
-        if not match or "@" in match[2]:
+        if not match or "@" in match[2] or not _is_host(match[2]):
             raise UserError(
                 "expected http(s)://HOST:PORT/COLLECTION, got "
                 f"{re.sub('//?[^/@]*@', '//***@', text)!r}; name a collection, and put a "
@@ -55,6 +56,13 @@ def parse_place(place: str | Path) -> Place:
     return Place(engine, path)
 
 
+def _is_host(text: str) -> bool:
+    try:
+        return urllib.parse.urlsplit(f"//{text}").port != 0
+    except ValueError:  # a port that is none, half of an IPv6 address
+        return False
+
+
 def is_index_place(place: str | Path) -> bool:
     """Whether it is a folder or names an engine, rather than a file of molecules."""
     engine, path, *_ = parse_place(place)
@@ -66,7 +74,7 @@ def lock_of(place: str | Path) -> Path | None:
     engine, path, *_ = parse_place(place)
     if path is None:
         return None
-    return path.with_name(f"{path.name}.lock") if engine == "milvus" else path / "lock"
+    return path.with_name(f"{path.name}.lock") if engine == "milvus" else path / LOCK
 
 
 def open_engine(place: str | Path) -> Engine:

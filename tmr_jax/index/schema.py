@@ -11,6 +11,7 @@ import json
 import math
 import operator
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from tmr_jax.types import UserError
 
 LANCE_HEAD = "lance.json"  # marks a folder of LanceDB, whose package need not be installed
+LOCK = "lock"  # in the folder of an index, while something is written there
 LITE = ".db"  # suffix of an embedded Milvus
 NONE = -1  # id in the places of a result that no item fills
 WHOLE = "library"  # the broken part where nothing of an index can be read
@@ -52,6 +54,16 @@ COMPARE = {
     ">=": operator.ge,
     "=": operator.eq,
 }
+
+
+def check_free(folder: Path, allowed: set[str], choose: str = "another") -> None:
+    """UserError unless a folder for an index is new, or holds nothing but the names `allowed`."""
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if folder.exists() and not (folder.is_dir() and there <= allowed):
+        raise UserError(
+            f"expected a new or empty folder for an index, got {folder}, which holds something "
+            f"else; choose {choose}"
+        )
 
 
 class Condition(NamedTuple):

@@ -338,8 +338,8 @@ class Retriever:
         """k of the hits of the first stage, after reranking and the choice of diverse ones."""
         if query.diversity and self._holds_texts:
             raise UserError(
-                "expected molecules for diverse hits, got texts; leave diversity (`spread` in the "
-                "API) out"
+                "expected molecules for diverse hits, got texts; leave the diversity (`spread` in "
+                "the API) out"
             )
         if self._second_stage is not None and self._is_reranked(query) and hits:
             library, alpha = self._open(query.k), self.alpha or 0.0  # see lacks_alpha

@@ -20,6 +20,7 @@ from tmr_jax.data.datasets.table import (
     stream,
 )
 from tmr_jax.data.readers import read_table
+from tmr_jax.types import UserError
 
 
 def config(path: Path, **changes) -> TableConfig:
@@ -279,3 +280,21 @@ def test_the_report_is_printed(tmp_path, capsys) -> None:
 def test_a_column_may_be_asked_for_twice(tmp_path) -> None:
     path = write(tmp_path / "a.csv", "SMILES,description\nC,a\n")
     assert next(read_table(path, ["SMILES", "SMILES"])).values == ("C", "C")
+
+
+def test_values_of_parquet_that_cannot_be_read_are_explained(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    far = pa.array([2**62], pa.timestamp("us"))
+    zoned = pa.array([0], pa.timestamp("us", "Nowhere/Land"))
+    for number, column in enumerate((far, zoned)):
+        pq.write_table(pa.table({"SMILES": column}), tmp_path / f"{number}.parquet")
+        with pytest.raises(UserError, match=r"readable values in .*; got .*; write it again"):
+            list(read_table(tmp_path / f"{number}.parquet", ["SMILES"]))
+
+
+def test_a_header_with_an_enormous_cell_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "my.csv").write_text("SMILES," + "x" * 140_000 + "\nCCO,1\n")
+    with pytest.raises(UserError, match="expected"):
+        list(read_table(tmp_path / "my.csv", ["SMILES"]))

@@ -27,8 +27,8 @@ class Properties(NamedTuple):
     heavy_atoms: int
 
 
-# Bit i of the mask is the i-th of these. Never reorder: libraries on disk hold the masks. At most
-# 63, so that a mask is a signed 64-bit integer in every store.
+# Bit i of the mask is the i-th of these. Never reorder: indexes on disk hold the masks. At most
+# 63, so that a mask is a signed 64-bit integer in every engine.
 GROUPS = {
     "alcohol": "[OX2H][CX4]",
     "phenol": "[OX2H]c",

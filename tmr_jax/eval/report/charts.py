@@ -26,7 +26,6 @@ INK, DIM, LINE = "#1d2430", "#5d6878", "#d5dae3"
 CSS = dict(zip((*COLOURS, INK, DIM, LINE), ("a", "b", "c", "d", "ink", "dim", "line"), strict=True))
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "tmr_jax",
     "text.parse_math": False,
     "font.size": 8.5,
     "font.family": "sans-serif",
@@ -69,7 +68,9 @@ def chart(
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(SETTINGS):  # type: ignore[arg-type]
+    # Ids in the SVG are hashes: the same for the same chart, others for another one of the page.
+    salted = SETTINGS | {"svg.hashsalt": f"{title} {caption}"}
+    with rc_context(salted):  # type: ignore[arg-type]
         figure = Figure(figsize=(WIDTH / 72, height / 72))
         size = (WIDTH - left - EDGE) / WIDTH, (height - BOTTOM - EDGE) / height
         axes = figure.add_axes((left / WIDTH, BOTTOM / height, *size))
