@@ -40,7 +40,9 @@ def place(tiny_run: Path, tmp_path: Path) -> Path:
 
 def settings() -> dict[str, str]:
     first = str(Path(sys.executable).parent)  # `python` of the page is that of its environment
-    return {**os.environ, "PATH": f"{first}{os.pathsep}{os.environ['PATH']}"}
+    outer = ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS")  # `make test ARGS=...` means not these
+    plain = {name: value for name, value in os.environ.items() if name not in outer}
+    return {**plain, "PATH": f"{first}{os.pathsep}{plain['PATH']}"}
 
 
 def run(script: str, folder: Path) -> str:
