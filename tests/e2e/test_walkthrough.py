@@ -40,7 +40,8 @@ def place(tiny_run: Path, tmp_path: Path) -> Path:
 
 def settings() -> dict[str, str]:
     first = str(Path(sys.executable).parent)  # `python` of the page is that of its environment
-    outer = ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS")  # `make test ARGS=...` means not these
+    # What a `make test ARGS=...` hands on is not meant for the commands of the documentation.
+    outer = ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "ARGS", "MARKED", "JOBS")
     plain = {name: value for name, value in os.environ.items() if name not in outer}
     return {**plain, "PATH": f"{first}{os.pathsep}{plain['PATH']}"}
 
