@@ -1,8 +1,10 @@
 """What is written is there whole or not at all (tmr_jax/data/files.py)."""
 
+import json
+
 import pytest
 
-from tmr_jax.data.files import replaced, write_text
+from tmr_jax.data.files import replaced, write_json, write_text
 
 
 def test_the_old_file_stays_until_the_end_and_where_writing_fails(tmp_path):
@@ -22,3 +24,11 @@ def test_the_old_file_stays_until_the_end_and_where_writing_fails(tmp_path):
 def test_a_text_is_utf8_whatever_the_locale(tmp_path):
     write_text(tmp_path / "a", "ışık")
     assert (tmp_path / "a").read_bytes() == "ışık".encode()
+
+
+def test_json_has_no_nan(tmp_path):
+    write_json(tmp_path / "a.json", {"mrr": 0.5}, indent=1)
+    assert (tmp_path / "a.json").read_text() == '{\n "mrr": 0.5\n}\n'
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", {"mrr": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"mrr": 0.5}

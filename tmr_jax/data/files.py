@@ -54,6 +54,11 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def write_json(path: Path, value: Any, indent: int | None = None) -> None:
+    """Writes a value as JSON, whole or not at all. Errors: ValueError for NaN and infinity."""
+    write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
+
+
 def to_disk(path: Path) -> None:
     """Returns when a loss of power can no longer lose the file's content."""
     with open(path, "rb") as file:

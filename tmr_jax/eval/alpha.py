@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tmr_jax.data.files import write_text
+from tmr_jax.data.files import write_json
 from tmr_jax.eval.metrics import metrics
 from tmr_jax.eval.rerank import RERANK_STAGES, Lists
 
@@ -58,7 +58,7 @@ def read_alpha(run: Path, checkpoint: str) -> float | None:
 def keep_alpha(run: Path, checkpoint: str, protocol: str, choice: Choice) -> None:
     """Store the choice with its pool, in addition to those of other checkpoints."""
     stored = _choices(run) | {checkpoint: {"chosen_on": protocol, **choice._asdict()}}
-    write_text(run / REFINE, json.dumps(stored, indent=2) + "\n")
+    write_json(run / REFINE, stored, indent=2)
 
 
 def _choices(run: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ the queries whose connectivity is not in training (docs/papers.md#metrics).
 from __future__ import annotations
 
 import datetime
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ import numpy as np
 from tmr_jax.config import DataConfig, Experiment, RefineConfig, from_json
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.data.features.text import load_tokenizer
-from tmr_jax.data.files import write_text
+from tmr_jax.data.files import write_json, write_text
 from tmr_jax.data.pools import load_pool, validation_protocol
 from tmr_jax.eval.alpha import choose_alpha, keep_alpha, read_alpha
 from tmr_jax.eval.analysis import analyse_pool
@@ -173,8 +172,8 @@ def write_results(
     by_pair = [s for s in scores if s.scorer == "model" and s.right == PAIR]
     named = {", ".join(filter(None, (s.protocol, s.direction, s.stage))): s for s in by_pair}
     ranks = {name: per_query(s.ranking)["mr"].round(2).tolist() for name, s in named.items()}
-    write_text(run / "ranks.json", json.dumps(ranks) + "\n")
-    write_text(run / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
+    write_json(run / "ranks.json", ranks)
+    write_json(run / "results.json", results, indent=2)
     rankings = {n: s.ranking for n, s in named.items() if s.stage in ("", "det", "fused")}
     examples = choose_examples(*first, scores, seed) if shown else []
     history = read_metrics(run / METRICS)

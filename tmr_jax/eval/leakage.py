@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from tmr_jax.config import DataConfig, Experiment, from_json, to_json
-from tmr_jax.data.files import write_text
+from tmr_jax.data.files import write_json
 from tmr_jax.data.pools import final_protocol
 from tmr_jax.eval.protocols import Protocol
 from tmr_jax.models.rundir import CONFIG
@@ -162,7 +162,7 @@ def trained_on(run: Path, own: DataConfig) -> Trained:
     stored = _stored_stages(run)
     stages = [_recorded(data, stored) for data in data_seen(run, own)]
     if stages != stored:
-        write_text(run / TRAINED_ON, json.dumps(stages) + "\n")
+        write_json(run / TRAINED_ON, stages)
     keys = frozenset(key for stage in stages for key in stage["molecules"])
     texts = frozenset(text for stage in stages for text in stage["texts"])
     return Trained(keys, frozenset(map(first_block, keys)), texts)
@@ -176,7 +176,7 @@ def keep_record(run: Path, own: DataConfig, pairs: Sequence[Pair], start: Path |
     """
     stages, now = _stored_stages(start) if start else [], _record(own, pairs)
     before = [stage for stage in _stored_stages(run) if stage["data"] == now["data"]]
-    write_text(run / TRAINED_ON, json.dumps([*stages, _joined([now, *before])]) + "\n")
+    write_json(run / TRAINED_ON, [*stages, _joined([now, *before])])
 
 
 def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -261,4 +261,4 @@ def write_earlier_data(run: Path, start: Path) -> None:
     """Store the data sets of `start` and of the stages before it in the run."""
     own = from_json((start / CONFIG).read_text(encoding="utf-8")).data
     stages = [*earlier_data(start), own]
-    write_text(run / STAGES, json.dumps([dataclasses.asdict(data) for data in stages]) + "\n")
+    write_json(run / STAGES, [dataclasses.asdict(data) for data in stages])

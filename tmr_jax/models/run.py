@@ -22,7 +22,7 @@ from tmr_jax.data.batching import Shapes
 from tmr_jax.data.cache import VERSION
 from tmr_jax.data.features.atoms import EDGE_SIZES, ENVIRONMENT_SIZES, NODE_SIZES
 from tmr_jax.data.features.text import Tokenizer, load_tokenizer
-from tmr_jax.data.files import write_text
+from tmr_jax.data.files import write_json
 from tmr_jax.data.tables import Vocabulary, load_vocabulary, save_vocabulary
 from tmr_jax.models.build import build_model
 from tmr_jax.models.layers.bert import BertConfig, stacked
@@ -130,7 +130,7 @@ def save_model(run: Path, model: TrainedModel, shapes: Shapes) -> None:
         "vocabulary": None if model.vocabulary is None else len(model.vocabulary.identifiers),
         "shapes": shapes._asdict(),
     }
-    write_text(run / FEATURES, json.dumps(features, indent=2) + "\n")
+    write_json(run / FEATURES, features, indent=2)
 
 
 def _check_path(run: str | Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from tmr_jax.cli import Signals, Stopped
 from tmr_jax.config import Experiment, from_json, load_experiment
-from tmr_jax.data.files import write_text
+from tmr_jax.data.files import write_json, write_text
 from tmr_jax.data.progress import progress
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR
 from tmr_jax.eval.records import score_name
@@ -235,7 +235,7 @@ def read_cost(run: Path) -> dict[str, Any]:
 
 def write_cost(run: Path, part: str, seconds: float, peak_bytes: int) -> None:
     cost = {"seconds": round(seconds, 1), "peak_bytes": peak_bytes}
-    write_text(run / COST, json.dumps(read_cost(run) | {part: cost}, indent=1) + "\n")
+    write_json(run / COST, read_cost(run) | {part: cost}, indent=1)
 
 
 # Commands

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ import jax
 import numpy as np
 
 from tmr_jax.cli import Signals
-from tmr_jax.data.files import write_text
+from tmr_jax.data.files import write_json
 from tmr_jax.eval.alpha import keep_alpha
 from tmr_jax.eval.rerank import RERANK_STAGES
 from tmr_jax.models.checkpoint import Checkpoints, NoCheckpoints
@@ -183,7 +182,7 @@ class Loop:
 
     def _give_up(self) -> None:
         bad = [{"step": s.step, "pairs": [self.ids[i] for i in s.rows]} for s in self._skipped]
-        write_text(self.run / BAD_STEPS, json.dumps(bad, indent=1) + "\n")
+        write_json(self.run / BAD_STEPS, bad, indent=1)
         steps = ", ".join(str(s.step) for s in self._skipped)
         self.checkpoints.close()
         raise NotFinite(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from tmr_jax.config import Experiment, load_experiment
 from tmr_jax.data import load_pairs_with_report
 from tmr_jax.data.cache import cache_folder
 from tmr_jax.data.datasets.table import Report, show_report
-from tmr_jax.data.files import write_text
+from tmr_jax.data.files import write_json
 from tmr_jax.data.pools import load_pool, validation_protocol
 from tmr_jax.eval.leakage import keep_record, write_earlier_data
 from tmr_jax.models.checkpoint import Checkpoints, NoCheckpoints
@@ -185,4 +184,4 @@ def _save_report(run: Path, report: Report, stage: Stage, validation: Validation
             "molecules_refused": len(validation.refused),
         },
     }
-    write_text(run / VALIDATION, json.dumps(content, indent=2) + "\n")
+    write_json(run / VALIDATION, content, indent=2)
