@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 from rdkit import Chem
 from rdkit.Chem import Crippen, Descriptors, rdMolDescriptors
@@ -26,6 +26,9 @@ class Properties(NamedTuple):
     charge: int
     heavy_atoms: int
 
+
+FLOATS = tuple(name for name, kind in get_type_hints(Properties).items() if kind is float)
+INTEGERS = tuple(name for name in Properties._fields if name not in FLOATS)
 
 # Bit i of the mask is the i-th of these. Never reorder: indexes on disk hold the masks. At most
 # 63, so that a mask is a signed 64-bit integer in every engine.
@@ -119,8 +122,7 @@ def properties(mol: Chem.Mol) -> Properties:
 
 def group_mask(mol: Chem.Mol) -> int:
     """Bit i is set where the molecule has the i-th of `GROUPS`."""
-    found = (1 << i for i, pattern in enumerate(_patterns()) if mol.HasSubstructMatch(pattern))
-    return sum(found)
+    return sum(1 << i for i, p in enumerate(_patterns()) if mol.HasSubstructMatch(p))
 
 
 def mask_of(names: Iterable[str]) -> int:
