@@ -60,8 +60,8 @@ STEPS = (
 SERVICE = of(
     "serve", "__init__ app batcher engine errors form http metrics middleware page schemas"
 )
-FEATURES = ("data/features/", "data/identity.py")
-FILES_ON_DISK = of("data", "cache files progress")
+FEATURES = ("data/features/",)
+FILES_ON_DISK = of("data", "files workers")
 MAY_IMPORT = {
     ("data/features/",): FEATURES + FILES_ON_DISK,
     ("data/drawing.py",): FEATURES,

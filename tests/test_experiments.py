@@ -137,7 +137,7 @@ def test_builds_in_full_size(path: Path) -> None:
 
 def build_in_full_size(config: Experiment) -> None:
     """Shapes only, of parameters and loss: nothing is computed, and no weights are needed."""
-    from tmr_jax.data.features.atoms import EDGE_SIZES, NODE_SIZES
+    from tmr_jax.data.features.graph import EDGE_SIZES, NODE_SIZES
     from tmr_jax.models.build import build_model
     from tmr_jax.models.layers.bert import BertConfig
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from tmr_jax.data import cache, tables
-from tmr_jax.data.cache import read_arrays
+from tmr_jax.data import files, tables
 from tmr_jax.data.features.graph import featurise
 from tmr_jax.data.features.text import load_tokenizer
+from tmr_jax.data.files import read_arrays
 from tmr_jax.data.tables import (
     MolTable,
     Vocabulary,
@@ -122,7 +122,7 @@ def test_rows_settings_and_version_each_have_a_file_of_their_own(tmp_path, monke
     molecule_table(["CC", "O"], "ogb", "none", tmp_path)  # the same letters, cut elsewhere
     molecule_table(["C", "CO"], "ogb", "brics", tmp_path)
     molecule_table(["C", "CO"], "morgan1", "none", tmp_path)
-    monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
+    monkeypatch.setattr(files, "VERSION", files.VERSION + 1)
     molecule_table(["C", "CO"], "ogb", "none", tmp_path)
     assert len(list(tmp_path.iterdir())) == 5
 
@@ -232,7 +232,7 @@ def test_an_empty_list_of_texts_is_an_empty_table(tokenizer):
 def test_texts_that_pass_are_the_same_table_and_leave_no_file(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path / "c"))
     monkeypatch.setattr(tables, "CHUNK", 3)
-    texts = ["an acid", "an " * 20, "acid"] * cache.CACHE_FROM
+    texts = ["an acid", "an " * 20, "acid"] * files.CACHE_FROM
     passing = passing_text_table(texts, tokenizer, 8)
     assert not (tmp_path / "c").exists()
     assert same(passing, text_table(texts, tokenizer, 8)) and passing.truncated.sum() == 1000

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 import tmr_jax
 from tests.experiments.tiny import CONFIG
 from tmr_jax.data.features.graph import atom_order, featurise
-from tmr_jax.data.identity import molecule_key
+from tmr_jax.data.features.similarity import molecule_key
 from tmr_jax.data.pools import load_pool
 from tmr_jax.eval.evaluate import evaluate
 from tmr_jax.models.encode import Encoder

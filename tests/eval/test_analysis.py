@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tmr_jax.data.features.variety import scaffold
-from tmr_jax.data.features.variety import variety as of_molecules
+from tmr_jax.data.features.similarity import scaffold
+from tmr_jax.data.features.similarity import variety as of_molecules
 from tmr_jax.eval.analysis import agreement, entropy, first_items, mean_variety, uncertainty
 from tmr_jax.eval.rerank import Lists
 from tmr_jax.eval.rerank_steps import Reranked

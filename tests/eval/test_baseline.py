@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tmr_jax.data.features.fingerprint import fingerprints
+from tmr_jax.data.features.similarity import fingerprints
 from tmr_jax.eval import baseline
 from tmr_jax.eval.baseline import fit_ridge, molecule_rows, text_rows
 

@@ -29,7 +29,7 @@ from tmr_jax.config import (
     to_json,
 )
 from tmr_jax.data.batching import Shapes, make_batch
-from tmr_jax.data.features.atoms import EDGE_SIZES, NODE_SIZES
+from tmr_jax.data.features.graph import EDGE_SIZES, NODE_SIZES
 from tmr_jax.data.features.text import Tokenizer
 from tmr_jax.data.tables import molecule_table, text_table
 from tmr_jax.eval import evaluate as evaluation

@@ -18,7 +18,7 @@ from tmr_jax.config import (
     TrainConfig,
 )
 from tmr_jax.data.batching import declare_shapes, make_batch
-from tmr_jax.data.features.atoms import EDGE_SIZES, NODE_SIZES
+from tmr_jax.data.features.graph import EDGE_SIZES, NODE_SIZES
 from tmr_jax.data.features.text import load_tokenizer
 from tmr_jax.data.tables import apply_vocabulary, build_vocabulary, molecule_table, text_table
 from tmr_jax.models.build import build_model

@@ -7,8 +7,7 @@ import pytest
 from rdkit import Chem
 
 import tmr_jax
-from tmr_jax.data.features.graph import atom_order, featurise
-from tmr_jax.data.features.motifs import number_by_first
+from tmr_jax.data.features.graph import atom_order, featurise, number_by_first
 from tmr_jax.models.encode import Encoded, Encoder
 from tmr_jax.search.explain import _atoms, explain, table_of, without_atoms, without_words
 from tmr_jax.search.retriever import Retriever

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from tmr_jax.config import DataConfig, TableConfig
 from tmr_jax.types import UserError, did_you_mean
@@ -22,7 +24,7 @@ def load_pairs(config: DataConfig) -> list[Pair]:
 def load_pairs_with_report(config: DataConfig) -> tuple[list[Pair], Report]:
     """Every pair of the configured data set and the report of its rows: in, kept, refused.
 
-    Raises ValueError (MissingPart, WrongContent) where a file is missing or has other content.
+    Raises UserError (MissingPart, WrongContent) where a file is missing or has other content.
     """
     if config.name not in READERS:
         raise UserError(
@@ -31,31 +33,9 @@ def load_pairs_with_report(config: DataConfig) -> tuple[list[Pair], Report]:
     return READERS[config.name](config)
 
 
-# Each reader imports its data set when it is asked for it.
-
-
-def _chebi20(config: DataConfig) -> tuple[list[Pair], Report]:
-    from tmr_jax.data.datasets import chebi20
-
-    return chebi20.load(config.version or "text2mol")
-
-
-def _pcdes(config: DataConfig) -> tuple[list[Pair], Report]:
-    from tmr_jax.data.datasets import pcdes
-
-    return pcdes.load(config.version or "file-order")
-
-
-def _open(config: DataConfig) -> tuple[list[Pair], Report]:
-    from tmr_jax.data.datasets import open_pairs
-
-    return open_pairs.load(config.version)
-
-
-def _table(config: DataConfig) -> tuple[list[Pair], Report]:
-    from tmr_jax.data.datasets import table
-
-    return table.load(config.table, config.seed)
+def _reader(name: str) -> Any:
+    """The module of a data set, which is imported when it is asked for."""
+    return importlib.import_module(f"tmr_jax.data.datasets.{name}")
 
 
 def _demo(config: DataConfig) -> tuple[list[Pair], Report]:
@@ -69,4 +49,10 @@ def _demo(config: DataConfig) -> tuple[list[Pair], Report]:
     return pairs, report
 
 
-READERS = {"chebi20": _chebi20, "pcdes": _pcdes, "open": _open, "table": _table, "demo": _demo}
+READERS: dict[str, Callable[[DataConfig], tuple[list[Pair], Report]]] = {
+    "chebi20": lambda config: _reader("chebi20").load(config.version or "text2mol"),
+    "pcdes": lambda config: _reader("pcdes").load(config.version or "file-order"),
+    "open": lambda config: _reader("open_pairs").load(config.version),
+    "table": lambda config: _reader("table").load(config.table, config.seed),
+    "demo": _demo,
+}

@@ -22,10 +22,12 @@ import socket
 import ssl
 import threading
 import time
+import tomllib
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,9 +40,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from tmr_jax.data.cache import cache_folder
-from tmr_jax.data.files import open_binary, waiting
-from tmr_jax.data.progress import progress
+from tmr_jax.data.files import cache_folder, open_binary, waiting
+from tmr_jax.data.workers import progress
 from tmr_jax.types import UserError
 
 CHUNK = 1 << 20  # bytes read at once
@@ -72,23 +73,28 @@ class Part(NamedTuple):
     size: int = 0  # bytes; 0: unknown
 
 
-class Digest(NamedTuple):
-    """Size and hashes of a file's content."""
-
-    size: int
-    sha256: str
-    git_blob: str
-    head: bytes  # first bytes, to tell an HTML page or a Git-LFS pointer from data
+@functools.cache
+def parts_of(name: str) -> dict[str, Part]:
+    """The files of a data set by their names, as `parts.toml` pins them."""
+    pins = resources.files("tmr_jax.data.datasets").joinpath("parts.toml").read_text("utf-8")
+    return {file: Part(name, file, **pin) for file, pin in tomllib.loads(pins)[name].items()}
 
 
 def find(part: Part) -> Path | None:
     """The verified local file of a part, or None; TMR_JAX_DATA comes before the cache."""
     data = os.environ.get("TMR_JAX_DATA")
-    found = _in_folder(part, Path(data)) if data else None
-    if found:
-        return found
-    sums = _kept_folder() / part.set / SUMS
-    return _in_folder(_restated(part, sums) if _trusts_mirror() else part, _kept_folder())
+    if data and (path := _in_folder(part, Path(data))):
+        return path
+    sums = _downloads() / part.set / SUMS
+    return _in_folder(_restated(part, sums) if _trusts_mirror() else part, _downloads())
+
+
+def _in_folder(part: Part, folder: Path) -> Path | None:
+    for path in (folder / part.set / part.name, folder / part.set / f"{part.name}.gz"):
+        if path.is_file():
+            verify(part, path, str(path))
+            return path
+    return None
 
 
 def locate(part: Part) -> Path:
@@ -99,26 +105,18 @@ def locate(part: Part) -> Path:
     return find(part) or fetch(part)
 
 
-def _in_folder(part: Part, folder: Path) -> Path | None:
-    for name in (part.name, part.name + ".gz"):
-        path = folder / part.set / name
-        if path.is_file():
-            verify(part, path, str(path))
-            return path
-    return None
-
-
 def verify(part: Part, path: Path, place: str) -> None:
     """Raises WrongContent, with expected and got hash, unless the file at `path` is the part.
 
     `place` is where the content came from, for the message.
     """
-    got = digest(path, part.size or LARGEST)
-    if _agrees(part, got):
+    assert part.sha256 or part.git_blob, f"{part.name} has no pinned hash"
+    size, sha256, git_blob, head = _digest(path, part.size or LARGEST)
+    if part.sha256 in ("", sha256) and part.git_blob in ("", git_blob):
         return
     raise WrongContent(
-        f"expected {part.name} of {part.set} at {place} with {_pinned(part)}; got {_what(got)}: "
-        f"{got.size:,} bytes, SHA-256 {got.sha256}, git blob {got.git_blob}; delete that file (or "
+        f"expected {part.name} of {part.set} at {place} with {_pinned(part)}; got {_what(head)}: "
+        f"{size:,} bytes, SHA-256 {sha256}, git blob {git_blob}; delete that file (or "
         f"ask another server) and run: {command(part.set)}"
     )
 
@@ -128,8 +126,11 @@ def command(name: str) -> str:
     return f"make data SET={name}  (or: python -m tmr_jax.data {name})"
 
 
-def digest(path: Path, limit: int) -> Digest:
-    """Hashes of the uncompressed content, streamed; more than `limit` bytes are refused."""
+def _digest(path: Path, limit: int) -> tuple[int, str, str, bytes]:
+    """Size, SHA-256, git blob id and first bytes of the uncompressed content.
+
+    More than `limit` bytes are refused.
+    """
     # the git blob id covers the size, which is only known at the end, hence two passes
     size, sha256, head = 0, hashlib.sha256(), b""
     for chunk in _chunks(path):
@@ -144,7 +145,7 @@ def digest(path: Path, limit: int) -> Digest:
     blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     for chunk in _chunks(path):
         blob.update(chunk)
-    return Digest(size, sha256.hexdigest(), blob.hexdigest(), head)
+    return size, sha256.hexdigest(), blob.hexdigest(), head
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
@@ -152,25 +153,18 @@ def _chunks(path: Path) -> Iterator[bytes]:
         with open_binary(path) as file:
             while chunk := file.read(CHUNK):
                 yield chunk
-    except ValueError as error:  # a gzip file that is damaged or expands without end
+    except UserError as error:  # a gzip file that is damaged or expands without end
         raise WrongContent(str(error)) from error
 
 
-def _agrees(part: Part, got: Digest) -> bool:
-    pinned = part.sha256 or part.git_blob
-    assert pinned, f"{part.name} has no pinned hash"
-    sha256_agrees = part.sha256 in ("", got.sha256)
-    return sha256_agrees and part.git_blob in ("", got.git_blob)
-
-
 def _pinned(part: Part) -> str:
-    said = [f"SHA-256 {part.sha256}"] if part.sha256 else []
-    said += [f"git blob {part.git_blob}"] if part.git_blob else []
-    return ", ".join(([f"{part.size:,} bytes"] if part.size else []) + said)
+    pins = {f"{part.size:,} bytes": part.size, f"SHA-256 {part.sha256}": part.sha256}
+    pins[f"git blob {part.git_blob}"] = part.git_blob
+    return ", ".join(text for text, pin in pins.items() if pin)
 
 
-def _what(got: Digest) -> str:
-    start = got.head.lstrip().lower()
+def _what(head: bytes) -> str:
+    start = head.lstrip().lower()
     if start.startswith(b"version https://git-lfs"):
         return "a Git-LFS pointer (the data themselves were never downloaded)"
     if start.startswith((b"<!doctype html", b"<html", b"<?xml")):
@@ -195,7 +189,7 @@ def fetch(part: Part) -> Path:
     The file has its final name only once its hash is verified. Raises MissingPart, WrongContent.
     """
     url = _address(part)
-    target = _kept_folder() / part.set / part.name
+    target = _downloads() / part.set / part.name
     if not url:
         raise MissingPart(
             f"expected {part.name} of {part.set}; got none, and no server has it: it was derived "
@@ -354,7 +348,7 @@ def _check_reachable(part: Part, url: str) -> None:
 
 
 def _refused(part: Part, url: str, why: str) -> MissingPart:
-    folder = _kept_folder() / part.set
+    folder = _downloads() / part.set
     return MissingPart(
         f"expected {part.name} of {part.set}; got no local file, and none from {url} ({why}); with "
         f"network run: {command(part.set)}; without, put the file, plain or gzipped, into {folder} "
@@ -394,7 +388,7 @@ def _address(part: Part) -> str:
     return f"{_mirror()}/{part.set}/{part.name}" if _mirror() else part.url
 
 
-def _kept_folder() -> Path:
+def _downloads() -> Path:
     """Where fetched files lie; those that a mirror vouches for itself lie apart."""
     if not _trusts_mirror():
         return cache_folder() / "data"
@@ -405,7 +399,7 @@ def _fetch_sums(part: Part) -> Path:
     """The mirror's list of hashes for the set of a part, downloaded again."""
     url = f"{_mirror()}/{part.set}/{SUMS}"
     sums = Part(part.set, SUMS, url)
-    target = _kept_folder() / part.set / SUMS
+    target = _downloads() / part.set / SUMS
     partial = target.with_name(f"{SUMS}.{os.getpid()}.part")
     _download(sums._replace(size=1 << 20), url, partial)
     os.replace(partial, target)

@@ -11,7 +11,8 @@ import csv
 import io
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -27,6 +28,11 @@ MAX_LINE = 65_536  # bytes of a line of a list or corpus; no valid SMILES comes 
 FIRST = 20  # lines of a .txt that decide whether it is a list of molecules
 MAX_ROW_GROUP = 4 << 30  # bytes of one Parquet row group, uncompressed
 SMI = (".smi", ".smiles", ".ism")
+
+
+def _kind(path: Path) -> str:
+    """The last part of a file's name, but .gz: csv, tsv, ..."""
+    return path.name.lower().removesuffix(".gz").rpartition(".")[2]
 
 
 class Cells(NamedTuple):
@@ -45,7 +51,7 @@ def read_table(path: str | Path, columns: Sequence[str]) -> Iterator[Cells]:
     """The named columns of a table row by row; the file's suffix decides the format.
 
     `columns` are names in the header (CSV, TSV), the schema (Parquet) or the properties (SDF, where
-    "SMILES" is written from the structure unless a property has that name). Raises ValueError for
+    "SMILES" is written from the structure unless a property has that name). Raises UserError for
     a file that is missing, is of an unknown kind, lacks a column, or is a gzip bomb.
     """
     path = Path(path)
@@ -54,8 +60,7 @@ def read_table(path: str | Path, columns: Sequence[str]) -> Iterator[Cells]:
             f"expected a table file at '{path}'; got {'a folder' if path.is_dir() else 'nothing'}; "
             "set --data.table.path to a .csv, .tsv, .parquet or .sdf file (or one of them .gz)"
         )
-    kind = path.name.lower().removesuffix(".gz").rsplit(".", 1)[-1]
-    reader = READERS.get(kind)
+    reader = READERS.get(_kind(path))
     if reader is None:
         raise UserError(
             f"expected a .csv, .tsv, .txt, .parquet or .sdf file (or one of them .gz); "
@@ -68,7 +73,7 @@ def header(path: str | Path) -> list[str]:
     """Column names of a CSV or TSV file."""
     with open_binary(Path(path)) as raw, _as_text(raw, path) as text:
         first = next(_lines(text), "")
-    return _split_header(first, "\t" if _is_tsv(Path(path)) else ",")
+    return _split_header(first, "," if _kind(Path(path)) == "csv" else "\t")
 
 
 def _as_text(raw: BinaryIO, path: str | Path) -> io.TextIOWrapper:
@@ -88,10 +93,6 @@ def _lines(text: io.TextIOWrapper) -> Iterator[str]:
         yield line
 
 
-def _is_tsv(path: Path) -> bool:
-    return path.name.lower().removesuffix(".gz").endswith((".tsv", ".txt"))
-
-
 def _split_header(line: str, separator: str) -> list[str]:
     if not line.strip():
         return []
@@ -101,38 +102,30 @@ def _split_header(line: str, separator: str) -> list[str]:
         raise UserError(f"expected a header of column names; got {error}; correct it") from error
 
 
-def _read_csv(path: Path, columns: list[str]) -> Iterator[Cells]:
+def _read_text(path: Path, columns: list[str]) -> Iterator[Cells]:
+    """Rows of a CSV or TSV file."""
     with open_binary(path) as raw, _as_text(raw, path) as text:
-        lines = _lines(text)
-        names = _split_header(next(lines, ""), ",")
+        lines, is_csv = _lines(text), _kind(path) == "csv"
+        names = _split_header(next(lines, ""), "," if is_csv else "\t")
         places = _places(names, columns, path)
-        rows, number = csv.reader(lines), 0
+        rows, number = csv.reader(lines) if is_csv else map(_split_tabs, lines), 0
         while True:
             try:
-                cells = next(rows)
-            except StopIteration:
-                return
+                cells = next(rows, None)
             except csv.Error as error:  # a cell beyond csv's limit; the next line is a new row
                 number += 1
                 yield Cells(number, (), "too-long", str(error))
                 continue
+            if cells is None:
+                return
             if cells:
                 number += 1
                 yield _pick(number, cells, places, len(names))
 
 
-def _read_tsv(path: Path, columns: list[str]) -> Iterator[Cells]:
-    with open_binary(path) as raw, _as_text(raw, path) as text:
-        lines = _lines(text)
-        names = _split_header(next(lines, ""), "\t")
-        places = _places(names, columns, path)
-        number = 0
-        for line in lines:
-            line = line.rstrip("\r\n")
-            if line:
-                number += 1
-                cells = [_unquoted(cell) for cell in line.split("\t")]
-                yield _pick(number, cells, places, len(names))
+def _split_tabs(line: str) -> list[str]:
+    line = line.rstrip("\r\n")
+    return [_unquoted(cell) for cell in line.split("\t")] if line else []
 
 
 def _unquoted(cell: str) -> str:
@@ -143,7 +136,7 @@ def _unquoted(cell: str) -> str:
     return cell if '"' in inner.replace('""', "") else inner.replace('""', '"')
 
 
-def _pick(number: int, cells: list[str], places: list[int], expected: int) -> Cells:
+def _pick(number: int, cells: list[str], places: Sequence[int], expected: int) -> Cells:
     if any(len(cell) > MAX_CELL for cell in cells):
         return Cells(number, (), "too-long", f"a cell of more than {MAX_CELL:,} characters")
     if len(cells) != expected:
@@ -156,7 +149,7 @@ def _pick(number: int, cells: list[str], places: list[int], expected: int) -> Ce
 
 
 def _places(names: list[str], columns: list[str], path: Path) -> list[int]:
-    """Index of each column in the header; ValueError where one is missing or ambiguous."""
+    """Index of each column in the header; UserError where one is missing or ambiguous."""
     for column in columns:
         if names.count(column) == 1:
             continue
@@ -196,7 +189,7 @@ def _read_parquet(path: Path, columns: list[str]) -> Iterator[Cells]:
             )
         for number, row in enumerate(_parquet_rows(path, table, columns), 1):
             cells = ["" if value is None else str(value) for value in row]
-            yield _pick(number, cells, list(range(len(cells))), len(cells))
+            yield _pick(number, cells, range(len(cells)), len(cells))
 
 
 def _parquet_rows(path: Path, table: Any, columns: list[str]) -> Iterator[tuple[Any, ...]]:
@@ -217,34 +210,39 @@ def _parquet_rows(path: Path, table: Any, columns: list[str]) -> Iterator[tuple[
         yield from rows
 
 
-def _seekable(path: Path) -> BinaryIO:
-    """The file itself, or an unpacked temporary copy that closing deletes."""
-    if path.name.lower().endswith(".gz"):
-        copy = tempfile.TemporaryFile()  # noqa: SIM115  (the caller closes it)
-        with open_binary(path) as packed:
-            shutil.copyfileobj(packed, copy, 1 << 20)
-        copy.seek(0)
-        return copy  # type: ignore[return-value]
-    return open(path, "rb")
+@contextmanager
+def _seekable(path: Path) -> Iterator[BinaryIO]:
+    """The file itself, or an unpacked temporary copy of it."""
+    with open_binary(path) as file:
+        if isinstance(file.raw, io.FileIO):  # type: ignore[attr-defined]
+            yield file
+            return
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(file, copy, 1 << 20)
+            copy.seek(0)
+            yield copy  # type: ignore[misc]
 
 
 def _read_sdf(path: Path, columns: list[str]) -> Iterator[Cells]:
     from rdkit import Chem
     from rdkit.rdBase import BlockLogs
 
-    known: set[str] = set()
-    number = 0
-    with open_binary(path) as raw, BlockLogs():
-        for mol in Chem.ForwardSDMolSupplier(raw):
-            number += 1
+    known, number = {"SMILES"}, 0
+    # RDKit cannot pass on the error of a damaged .gz that it reads
+    with _seekable(path) as file, BlockLogs():
+        for number, mol in enumerate(Chem.ForwardSDMolSupplier(file), 1):
             if mol is None:
                 yield Cells(number, (), "unparsable", "invalid record")
                 continue
-            known.update(mol.GetPropNames())
-            cells = [_property(mol, column) for column in columns]
-            yield _pick(number, cells, list(range(len(cells))), len(cells))
+            try:
+                known.update(mol.GetPropNames())
+                cells = [_property(mol, column) for column in columns]
+            except UnicodeDecodeError as error:
+                yield Cells(number, (), "not-utf-8", error.object.decode("utf-8", "replace"))
+                continue
+            yield _pick(number, cells, range(len(cells)), len(cells))
     if number:
-        _places(sorted(known | {"SMILES"}), columns, path)
+        _places(sorted(known), columns, path)
 
 
 def _property(mol: Any, name: str) -> str:
@@ -255,13 +253,8 @@ def _property(mol: Any, name: str) -> str:
     return Chem.MolToSmiles(mol) if name == "SMILES" else ""
 
 
-READERS: dict[str, Callable[[Path, list[str]], Iterator[Cells]]] = {
-    "csv": _read_csv,
-    "tsv": _read_tsv,
-    "txt": _read_tsv,
-    "parquet": _read_parquet,
-    "sdf": _read_sdf,
-}
+READERS = {**dict.fromkeys(("csv", "tsv", "txt"), _read_text), "parquet": _read_parquet}
+READERS["sdf"] = _read_sdf
 
 
 # Lists of molecules
@@ -281,7 +274,7 @@ def read_rows(path: Path, smiles_column: str = "", name_column: str = "") -> Ite
     A line of a .smi file is a SMILES and, after a space or tab, a name; so is a line of a .txt file
     most of whose first lines begin with a molecule. Every other file is a table: without
     `smiles_column` its column is "SMILES" (in any case in CSV and TSV), and without `name_column`
-    the names are row numbers. Raises ValueError where the file or a column is missing.
+    the names are row numbers. Raises UserError where the file or a column is missing.
     """
     is_list = path.name.lower().removesuffix(".gz").endswith(SMI)
     if not is_list and (smiles_column or not is_bare_list(path)):
@@ -292,17 +285,12 @@ def read_rows(path: Path, smiles_column: str = "", name_column: str = "") -> Ite
             f"expected a file of molecules at '{path}'; got no such file; give a .smi, .csv, "
             ".tsv, .parquet or .sdf file (or one of them .gz)"
         )
-    for number, line in enumerate(bounded_lines(path), 1):
-        if line is None:
-            yield Row("", f"row {number}", "too-long")
-        elif (row := _smi_row(line, number)) is not None:
-            yield row
+    yield from _listed(path)
 
 
 def rows_of_table(path: Path, column: str, name_column: str = "") -> Iterator[Row]:
     """Rows of a table: contents from one column, names from another or row numbers."""
-    columns = [column, *([name_column] if name_column else [])]
-    for cells in read_table(path, columns):
+    for cells in read_table(path, [column, *([name_column] if name_column else [])]):
         name = cells.values[1] if name_column and cells.values else f"row {cells.row}"
         yield Row(cells.values[0] if cells.values else "", name.strip(), cells.refused)
 
@@ -312,25 +300,29 @@ def is_bare_list(path: Path) -> bool:
 
     Most, since a word such as NO is a valid SMILES. A file with a column SMILES is a table.
     """
-    if not _is_txt(path) or not path.is_file() or _has_smiles(_first_columns(path)):
+    if not _is_text_file(path) or _smiles_of(_first_columns(path)):
         return False
-    lines = islice(enumerate(bounded_lines(path), 1), FIRST)
-    rows = [_smi_row(line, number) for number, line in lines if line is not None]
-    valid = [_is_molecule(row) for row in rows if row is not None]
-    return 2 * sum(valid) > len(valid)
+    rows = [row for row in _listed(path, FIRST) if row.refused != "too-long"]
+    return 2 * sum(map(_is_molecule, rows)) > len(rows)
 
 
-def _is_txt(path: Path) -> bool:
-    return path.name.lower().removesuffix(".gz").endswith(".txt")
+def _is_text_file(path: Path) -> bool:
+    return _kind(path) == "txt" and path.is_file()
 
 
 def _first_columns(path: Path) -> list[str]:
     """The first line of a .txt, divided at tabs; nothing where it is longer than `MAX_LINE`."""
-    return [] if next(bounded_lines(path), None) is None else header(path)
+    first = next(_lines_of(path), None)
+    return header(path) if first and first.refused != "too-long" else []
 
 
-def _has_smiles(names: list[str]) -> bool:
-    return any(name.lower() == "smiles" for name in names)
+def _smiles_of(names: list[str]) -> str:
+    return next((name for name in names if name.lower() == "smiles"), "")
+
+
+def _smiles_column(path: Path) -> str:
+    has_header = path.is_file() and READERS.get(_kind(path)) is _read_text
+    return (has_header and _smiles_of(header(path))) or "SMILES"
 
 
 def _is_molecule(row: Row) -> bool:
@@ -340,31 +332,32 @@ def _is_molecule(row: Row) -> bool:
         return False
 
 
-def bounded_lines(path: Path) -> Iterator[bytes | None]:
-    """The lines of a file, each with its end; None for a line longer than `MAX_LINE`."""
+def _lines_of(path: Path) -> Iterator[Row]:
+    """The lines of a file, each with its end; one longer than `MAX_LINE` is not read whole."""
     with open_binary(path) as raw:
+        number = 0
         while line := raw.readline(MAX_LINE):
-            too_long, rest = len(line) == MAX_LINE and not line.endswith(b"\n"), line
+            number += 1
+            name, rest = f"row {number}", line
             while len(rest) == MAX_LINE and not rest.endswith(b"\n"):
                 rest = raw.readline(MAX_LINE)
-            yield None if too_long else line
+            try:
+                content, reason = line.decode("utf-8-sig"), ""
+            except UnicodeDecodeError:
+                content, reason = "", "not-utf-8"
+            too_long = len(line) == MAX_LINE and not line.endswith(b"\n")
+            yield Row("", name, "too-long") if too_long else Row(content, name, reason)
 
 
-def _smiles_column(path: Path) -> str:
-    if path.is_file() and path.name.lower().removesuffix(".gz").endswith((".csv", ".tsv", ".txt")):
-        return next((n for n in header(path) if n.lower() == "smiles"), "SMILES")
-    return "SMILES"
-
-
-def _smi_row(line: bytes, number: int) -> Row | None:
-    """None for an empty line, a comment and a header "SMILES"."""
-    try:
-        smiles, *name = line.decode("utf-8-sig").split(maxsplit=1) or [""]
-    except UnicodeDecodeError:
-        return Row("", f"row {number}", "not-utf-8")
-    if not smiles or smiles.startswith("#") or (number == 1 and smiles.lower() == "smiles"):
-        return None
-    return Row(smiles, name[0].strip() if name else f"row {number}")
+def _listed(path: Path, lines: int | None = None) -> Iterator[Row]:
+    """The molecules of the first lines (None: all), without empty lines, comments and a header."""
+    for number, row in enumerate(islice(_lines_of(path), lines), 1):
+        smiles, *name = row.content.split(maxsplit=1) or [""]
+        is_header = number == 1 and smiles.lower() == "smiles"
+        if row.refused:
+            yield row
+        elif smiles and not smiles.startswith("#") and not is_header:
+            yield Row(smiles, name[0].strip() if name else row.name)
 
 
 # Texts
@@ -376,7 +369,7 @@ def holds_texts(
     """Whether a file is a corpus: `text_column` is given, or it is a .txt of plain texts.
 
     A .txt whose lines begin with molecules is a list of molecules; one whose first line has a tab
-    or is "SMILES" is a table. Raises ValueError where columns of both kinds are given.
+    or is "SMILES" is a table. Raises UserError where columns of both kinds are given.
     """
     if smiles_column and text_column:
         raise UserError(
@@ -385,41 +378,28 @@ def holds_texts(
         )
     if text_column or smiles_column or name_column:
         return bool(text_column)
-    if not _is_txt(path) or not path.is_file() or is_bare_list(path):
+    if not _is_text_file(path) or is_bare_list(path):
         return False
     names = _first_columns(path)
-    return len(names) < 2 and not _has_smiles(names)
+    return len(names) < 2 and not _smiles_of(names)
 
 
 def read_texts(path: Path, text_column: str = "", name_column: str = "") -> Iterator[Row]:
     """The lines of a .txt file or, with `text_column`, the texts of a table, in file order.
 
     The reason of an invalid row is "empty-text" (no visible character), "too-long" or "not-utf-8".
-    Raises ValueError where the file or the column is missing.
+    Raises UserError where the file or the column is missing.
     """
-    if text_column:
-        for row in rows_of_table(path, text_column, name_column):
-            yield row if row.refused else _text_row(row.content, row.name)
-        return
-    for number, line in enumerate(bounded_lines(path), 1):
-        yield _text_of_line(line, f"row {number}")
+    rows = rows_of_table(path, text_column, name_column) if text_column else _lines_of(path)
+    for row in rows:
+        yield row if row.refused else _checked_text(row._replace(content=row.content.strip()))
 
 
-def _text_of_line(line: bytes | None, name: str) -> Row:
-    if line is None:
-        return Row("", name, "too-long")
+def _checked_text(row: Row) -> Row:
+    if len(row.content.encode()) >= MAX_LINE:
+        return row._replace(refused="too-long")
     try:
-        return _text_row(line.decode("utf-8-sig"), name)
-    except UnicodeDecodeError:
-        return Row("", name, "not-utf-8")
-
-
-def _text_row(text: str, name: str) -> Row:
-    text = text.strip()
-    if len(text.encode()) >= MAX_LINE:
-        return Row(text, name, "too-long")
-    try:
-        clean_text(text)
-    except ValueError:
-        return Row(text, name, "empty-text")
-    return Row(text, name)
+        clean_text(row.content)
+    except UserError:
+        return row._replace(refused="empty-text")
+    return row

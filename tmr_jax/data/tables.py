@@ -11,7 +11,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from rdkit import rdBase
 
-from tmr_jax.data.cache import (
+from tmr_jax.data.features.graph import BadMolecule, canonical, featurise
+from tmr_jax.data.features.text import Tokenizer
+from tmr_jax.data.files import (
     ARRAYS,
     CACHE_FROM,
     Arrays,
@@ -20,10 +22,7 @@ from tmr_jax.data.cache import (
     read_arrays,
     save_arrays,
 )
-from tmr_jax.data.features.graph import BadMolecule, canonical, featurise
-from tmr_jax.data.features.text import Tokenizer
-from tmr_jax.data.progress import track
-from tmr_jax.data.workers import in_workers
+from tmr_jax.data.workers import in_workers, track
 from tmr_jax.types import MolFeatures, UserError
 
 PARALLEL_FROM = 2000  # distinct molecules; below, starting processes costs more than it saves

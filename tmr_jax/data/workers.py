@@ -1,8 +1,9 @@
-"""RDKit in several processes: jobs out as JSON lines, arrays back as .npz.
+"""Long computations: progress bars on standard error, and RDKit in several processes.
 
-The processes are plain subprocesses rather than a `multiprocessing` or `pebble` pool: forking a
-process that runs JAX can hang, spawning runs the user's script a second time (a script without a
-main guard breaks the pool), and a process that hangs in RDKit can only be killed.
+A process gets its jobs as JSON lines and returns arrays as .npz. Processes are plain subprocesses
+rather than a `multiprocessing` or `pebble` pool: forking a process that runs JAX can hang, spawning
+runs the user's script a second time (a script without a main guard breaks the pool), and a process
+that hangs in RDKit can only be killed.
 """
 
 from __future__ import annotations
@@ -16,17 +17,91 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-Arrays = dict[str, np.ndarray]
+from tmr_jax.data.files import Arrays
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
+
+T = TypeVar("T")
 START = 120.0  # seconds for a process to start and import RDKit, on a busy machine
 FEATURES, READY = "tmr_jax.data.tables:pack_chunk", "tmr_jax.data.workers:ready"
 AHEAD = 4  # jobs handed out for each process before the first result is taken
+
+
+# Progress bars: what, a bar, how many of all, time spent, time left
+
+
+def progress(
+    *columns: ProgressColumn,
+    console: Console | None = None,
+    transient: bool = False,
+    disable: bool = False,
+) -> Progress:
+    """A `rich` progress display to use in a `with`; standard output stays free for results.
+
+    `columns` replace counts and times behind the bar; `transient` removes the bar at the end.
+    """
+    from rich import console as consoles
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        *(columns or (MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())),
+        console=console or consoles.Console(stderr=True),
+        transient=transient,
+        disable=disable,
+    )
+
+
+@contextlib.contextmanager
+def progress_of(
+    what: str, total: int | None, transient: bool = False
+) -> Iterator[Callable[[int], None]]:
+    """Yields `on_progress(done)`, whose first call shows the bar; the block's end completes it."""
+    bar = progress(transient=transient)
+    task = bar.add_task(what, total=total)
+
+    def on_progress(done: int) -> None:
+        bar.start()
+        bar.update(task, completed=done)
+
+    try:
+        yield on_progress
+        if total is not None:
+            on_progress(total)
+    finally:
+        bar.stop()
+
+
+def track(
+    items: Iterable[T],
+    what: str,
+    total: int | None = None,
+    transient: bool = False,
+    disable: bool = False,
+) -> Iterator[T]:
+    """The items, with a bar that counts those that are done; `total` where they have no length."""
+    with progress(transient=transient, disable=disable) as bar:
+        yield from bar.track(items, total=total, description=what)
+
+
+# Processes
 
 
 class Died(RuntimeError):

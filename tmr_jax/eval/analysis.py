@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from tmr_jax.data.features.variety import scaffold, variety
-from tmr_jax.data.progress import track
+from tmr_jax.data.features.similarity import scaffold, variety
+from tmr_jax.data.workers import track
 from tmr_jax.eval.pools import EncodedPool
 from tmr_jax.eval.rerank import Lists, PoolReranker, levels
 from tmr_jax.eval.subgroups import TrainingSeen, sliced, slices

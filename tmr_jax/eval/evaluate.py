@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tmr_jax.config import DataConfig, Experiment, RefineConfig, from_json
-from tmr_jax.data.cache import cache_folder
 from tmr_jax.data.features.text import load_tokenizer
 from tmr_jax.data.files import write_json, write_text
 from tmr_jax.data.pools import load_pool, validation_protocol

@@ -201,7 +201,7 @@ def _recorded(data: DataConfig, stored: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _record(data: DataConfig, pairs: Sequence[Pair]) -> dict[str, Any]:
-    from tmr_jax.data.identity import molecule_keys
+    from tmr_jax.data.features.similarity import molecule_keys
 
     shown = [p for p in pairs if p.split == "train"]
     keys = molecule_keys([p.smiles for p in shown], "training molecules")
@@ -216,7 +216,7 @@ def _description(data: DataConfig) -> dict[str, Any]:
 @functools.cache
 def molecule_key(smiles: str) -> str:
     """`key_or_text` of data/identity.py, imported here because RDKit takes its time."""
-    from tmr_jax.data.identity import key_or_text
+    from tmr_jax.data.features.similarity import key_or_text
 
     return key_or_text(smiles)
 
@@ -225,7 +225,7 @@ def molecule_key(smiles: str) -> str:
 def first_block(key: str) -> str:
     """The connectivity block of an InChIKey; for an invalid molecule the skeleton of its SMILES."""
     from tmr_jax.data.features.graph import BadMolecule
-    from tmr_jax.data.identity import skeleton_key
+    from tmr_jax.data.features.similarity import skeleton_key
 
     if not key.startswith("SMI:"):
         return key.split("-", 1)[0]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from tmr_jax.data.cache import read_arrays, save_arrays
+from tmr_jax.data.files import read_arrays, save_arrays
 from tmr_jax.eval.count import score_chunks
 from tmr_jax.types import UserError
 

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tmr_jax.config import Experiment
-from tmr_jax.data.progress import progress_of
 from tmr_jax.data.tables import take_ranges
+from tmr_jax.data.workers import progress_of
 from tmr_jax.eval.count import score_chunks
 from tmr_jax.eval.rank import rank
 from tmr_jax.eval.rerank_steps import (

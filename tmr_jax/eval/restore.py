@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from tmr_jax.config import RefineConfig
-from tmr_jax.data.progress import progress_of
+from tmr_jax.data.workers import progress_of
 from tmr_jax.eval.rerank import PoolReranker, settings_of
 from tmr_jax.eval.slots import bank_record, has_slots
 from tmr_jax.models.dual_encoder import MAX_LOGIT_SCALE

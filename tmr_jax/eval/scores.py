@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Int
 
 from tmr_jax.config import DataConfig
+from tmr_jax.data.features.similarity import molecule_keys
 from tmr_jax.data.features.text import Tokenizer, load_tokenizer
-from tmr_jax.data.identity import molecule_keys
 from tmr_jax.data.pools import own_text
 from tmr_jax.eval.count import count, score_chunks
 from tmr_jax.eval.leakage import in_training
@@ -198,7 +198,7 @@ def baseline_scores(pool: Pool, data: DataConfig, tokenizer_file: Path) -> list[
     if not pool.protocol.startswith("demo/"):
         return []
     from tmr_jax.data import load_pairs
-    from tmr_jax.data.features.fingerprint import fingerprints
+    from tmr_jax.data.features.similarity import fingerprints
 
     pairs = load_pairs(data)
     parts = [[p for p in pairs if p.split == split] for split in ("train", "validation")]

@@ -32,7 +32,7 @@ def training_seen(stages: Sequence[DataConfig]) -> TrainingSeen | None:
     """Texts and scaffolds of the training pairs; None if their files are not on disk."""
     from tmr_jax.data import load_pairs
     from tmr_jax.data.features.graph import BadMolecule
-    from tmr_jax.data.features.variety import scaffold
+    from tmr_jax.data.features.similarity import scaffold
 
     try:
         pairs = [p for data in stages for p in load_pairs(data) if p.split == "train"]

@@ -21,12 +21,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tmr_jax.data.cache import cache_folder, cache_key
-from tmr_jax.data.files import hold, open_binary, sha256_of
-from tmr_jax.data.progress import progress
+from tmr_jax.data.files import cache_folder, cache_key, hold, open_binary, sha256_of
 from tmr_jax.data.readers import SMI, Row, holds_texts, read_rows, read_texts
 from tmr_jax.data.tables import apply_vocabulary, joined_table
-from tmr_jax.data.workers import Arrays, Died, Worker, in_workers
+from tmr_jax.data.workers import Arrays, Died, Worker, in_workers, progress
 from tmr_jax.index.entries import PATIENCE, digest
 from tmr_jax.index.exact import (
     FORMAT,

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tmr_jax.data.files import hold
-from tmr_jax.data.progress import progress
+from tmr_jax.data.workers import progress
 from tmr_jax.index.open import create_engine, exists, lock_of, open_engine
 from tmr_jax.index.schema import COLUMNS, KEPT, TEXTS, Batch, Engine, contents, shortened
 from tmr_jax.types import UserError

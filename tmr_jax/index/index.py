@@ -18,7 +18,7 @@ from jaxtyping import Float
 from rdkit import rdBase
 
 from tmr_jax.config import Experiment
-from tmr_jax.data.cache import VERSION
+from tmr_jax.data.files import VERSION
 from tmr_jax.index.open import open_engine
 from tmr_jax.index.schema import (
     CONTENT,

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from tmr_jax.data.batching import ATOMS, encode_batches_mol, encode_batches_text, mol_batch
-from tmr_jax.data.cache import CACHE_FROM
+from tmr_jax.data.files import CACHE_FROM
 from tmr_jax.data.tables import (
     MolTable,
     Refused,

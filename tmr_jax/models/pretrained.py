@@ -27,8 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tmr_jax.data.cache import cache_folder
-from tmr_jax.data.files import sha256_of
+from tmr_jax.data.files import cache_folder, sha256_of
 from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.types import UserError
 

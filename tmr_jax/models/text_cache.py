@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from tmr_jax.data.cache import Format, cache_key, cached
+from tmr_jax.data.files import Format, cache_key, cached
 from tmr_jax.data.tables import TextTable
 from tmr_jax.types import TextBatch
 

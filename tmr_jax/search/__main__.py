@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from tmr_jax import cli
-from tmr_jax.data.files import write_text
 from tmr_jax.types import UserError
 
 if TYPE_CHECKING:
@@ -184,7 +183,7 @@ def read_lines(path: Path) -> list[str]:
 
 def find(retriever: Retriever, chosen: Arguments, where: Filter | None = None) -> list[Answer]:
     """The answer to every query; notes on standard error say how far to trust it."""
-    from tmr_jax.data.progress import track
+    from tmr_jax.data.workers import track
     from tmr_jax.search.hits import Query
 
     contents = [*chosen.queries, *(read_lines(chosen.from_file) if chosen.from_file else ())]
@@ -259,6 +258,8 @@ def print_tables(answers: list[Answer]) -> None:
 
 def write_page(path: Path, answers: list[Answer], about: dict[str, object]) -> None:
     """Writes the page; ValueError where it cannot be written."""
+    from tmr_jax.data.files import write_text
+
     try:
         write_text(path, page(answers, about))
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
-from tmr_jax.data.features.fingerprint import tanimoto
+from tmr_jax.data.features.similarity import tanimoto
 from tmr_jax.search.hits import Hit, ranked
 from tmr_jax.types import UserError
 

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from tmr_jax.data.features.graph import atom_order, featurise
-from tmr_jax.data.features.motifs import number_by_first
+from tmr_jax.data.features.graph import atom_order, featurise, number_by_first
 from tmr_jax.data.features.text import clean_text
 from tmr_jax.data.tables import MolTable, joined_table, pack, vocabulary_ids
 from tmr_jax.models.encode import Encoded, Encoder, l2_normalize

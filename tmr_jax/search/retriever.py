@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tmr_jax.config import Experiment
-from tmr_jax.data.cache import cache_folder
+from tmr_jax.data.files import cache_folder
 from tmr_jax.eval.ood import OodDetector, read_detector
 from tmr_jax.index.index import (
     Index,

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from tmr_jax.cli import Signals, Stopped
 from tmr_jax.config import Experiment, from_json, load_experiment
 from tmr_jax.data.files import write_json, write_text
-from tmr_jax.data.progress import progress
+from tmr_jax.data.workers import progress
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR
 from tmr_jax.eval.records import score_name
 from tmr_jax.models.rundir import CONFIG

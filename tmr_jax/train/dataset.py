@@ -10,10 +10,7 @@ import numpy as np
 
 from tmr_jax.config import Experiment
 from tmr_jax.data.batching import Composition, Shapes, declare_rows, declare_shapes, make_batch
-from tmr_jax.data.features.fingerprint import fingerprints
-from tmr_jax.data.hard_negatives import structure_place
-from tmr_jax.data.identity import molecule_groups
-from tmr_jax.data.progress import progress_of
+from tmr_jax.data.features.similarity import fingerprints, molecule_groups, structure_place
 from tmr_jax.data.tables import (
     MolTable,
     Refused,
@@ -23,6 +20,7 @@ from tmr_jax.data.tables import (
     molecule_table,
     text_table,
 )
+from tmr_jax.data.workers import progress_of
 from tmr_jax.models.encode import Encoder, distinct, sequence_keys
 from tmr_jax.models.run import TrainedModel, load_run, load_text_encoder, new_model
 from tmr_jax.models.text_cache import States

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, TextColumn
 
 from tmr_jax.data.files import replaced, write_text
-from tmr_jax.data.progress import progress
+from tmr_jax.data.workers import progress
 from tmr_jax.models.rundir import METRICS, read_metrics, series
 
 PICTURE = "loss.png"

@@ -11,7 +11,6 @@ import jax
 from tmr_jax.cli import Signals, Stopped
 from tmr_jax.config import Experiment, load_experiment
 from tmr_jax.data import load_pairs_with_report
-from tmr_jax.data.cache import cache_folder
 from tmr_jax.data.datasets.table import Report, show_report
 from tmr_jax.data.files import write_json
 from tmr_jax.data.pools import load_pool, validation_protocol

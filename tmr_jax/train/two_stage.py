@@ -21,8 +21,7 @@ import numpy as np
 
 from tmr_jax.config import Experiment, from_json
 from tmr_jax.data.batching import Composition, Shapes, declare_shapes
-from tmr_jax.data.hard_negatives import structure_place
-from tmr_jax.data.identity import molecule_groups
+from tmr_jax.data.features.similarity import molecule_groups, structure_place
 from tmr_jax.data.tables import Refused, apply_vocabulary, molecule_table, text_table
 from tmr_jax.eval.rerank import take
 from tmr_jax.eval.rerank_steps import padded

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 import tyro
 
-from tmr_jax.data.cache import cache_folder
+from tmr_jax.data.files import cache_folder
 from tmr_jax.eval.rank import rank
 from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache

@@ -37,7 +37,7 @@ from tmr_jax.data.batching import (
     encode_batches_mol,
     pack,
 )
-from tmr_jax.data.cache import cache_folder
+from tmr_jax.data.files import cache_folder
 from tmr_jax.data.tables import MolTable, TextTable
 from tmr_jax.eval.rerank import PoolReranker, settings_of
 from tmr_jax.models.build import build_model

@@ -20,7 +20,7 @@ import numpy as np
 
 from tmr_jax.config import DataConfig, Experiment, load_experiment
 from tmr_jax.data.batching import Composition
-from tmr_jax.data.cache import CACHE_FROM, cache_folder
+from tmr_jax.data.files import CACHE_FROM, cache_folder
 from tmr_jax.data.pools import load_pool
 from tmr_jax.data.tables import text_take
 from tmr_jax.models.encode import Encoder

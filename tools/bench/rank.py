@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from tmr_jax.data.cache import cache_folder
+from tmr_jax.data.files import cache_folder
 from tmr_jax.eval.metrics import metrics
 from tmr_jax.eval.rank import rank
 from tmr_jax.models.encode import l2_normalize

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from tmr_jax.data.cache import cache_folder
+from tmr_jax.data.files import cache_folder
 from tmr_jax.data.pools import load_pool
 from tmr_jax.eval.evaluate import default_protocols, read_config
 from tmr_jax.eval.pools import encode_pools

@@ -11,7 +11,7 @@ import pytest
 from rdkit import Chem
 
 from tmr_jax.data.datasets.demo.pairs import LABEL, demo_pairs
-from tmr_jax.data.identity import skeleton_key
+from tmr_jax.data.features.similarity import skeleton_key
 from tmr_jax.types import Pair
 
 SIZES = (160, 40, 60)

@@ -22,7 +22,7 @@ def test_no_training_row_carries_a_flag_of_a_test_set() -> None:
     assert len(pairs) == 16_872
     assert {p.split for p in pairs} == {"train"}
     assert (report.rows, report.dropped, report.refused) == (31_920, 15_048, {})
-    path = open_pairs.download.locate(open_pairs.PAIRS)
+    path = open_pairs.locate(open_pairs.PAIRS)
     marks = {str(c.row): c.values[0] for c in read_table(path, ["eval_skeletons"])}
     assert not any(flag in marks[p.id] for p in pairs for flag in open_pairs.EVALUATED)
 
@@ -33,7 +33,7 @@ def test_unseen_rows_are_those_that_only_the_validation_of_pcdes_keeps_out() -> 
     pairs, report = load_pairs_with_report(DataConfig(name="open", version="unseen"))
     assert len(pairs) == 1_410 and report.kept + report.dropped == 31_920
     assert not first & {p.id for p in pairs}
-    path = open_pairs.download.locate(open_pairs.PAIRS)
+    path = open_pairs.locate(open_pairs.PAIRS)
     marks = {str(c.row): c.values[0] for c in read_table(path, ["eval_skeletons"])}
     assert all("pv" in marks[p.id] for p in pairs)
     assert not any(flag in marks[p.id] for p in pairs for flag in ("cv", "ct", "pt"))

@@ -14,8 +14,11 @@ from tmr_jax.data import TableConfig, files
 from tmr_jax.data.datasets.table import (
     HashSet,
     Report,
+    check_fractions,
     flags,
     load,
+    random_split,
+    scaffold_splits,
     show_report,
     stream,
 )
@@ -191,6 +194,29 @@ def test_sdf(tmp_path, suffix) -> None:
         load(config(path, text="abuot"), 0)
 
 
+def test_a_damaged_sdf_is_explained_before_its_first_molecule(tmp_path) -> None:
+    from rdkit import Chem
+
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO"))
+    whole = write(tmp_path / "a.sdf.gz", f"{block}>  <description>\nx\n\n$$$$\n" * 200)
+    whole.write_bytes(whole.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"expected a whole gzip file .*; got .*; copy or download"):
+        next(read_table(whole, ["SMILES"]))
+
+
+def test_a_property_that_is_not_utf_8_costs_its_row_only(tmp_path) -> None:
+    from rdkit import Chem
+
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO")).encode()
+    texts = [b"an alcohol", b"na\xefve", b"the last"]
+    records = [block + b">  <about>\n" + text + b"\n\n$$$$\n" for text in texts]
+    path = write(tmp_path / "a.sdf", b"".join(records))
+    pairs, report = load(config(path, text="about"), 0)
+    assert [p.text for p in pairs] == ["an alcohol", "the last"]
+    assert report.refused == {"not-utf-8": 1} and accounts(report)
+    assert (report.examples[0].row, report.examples[0].value) == (2, "na\ufffdve")
+
+
 def test_splits_by_column_and_filter(tmp_path) -> None:
     rows = ["SMILES,description,part,marks"]
     rows += ["C,a,train,", "CC,b,Valid,ct", 'CCC,c,TEST,"cv,mt"', "CCCC,d,other,", "CO,e,dev,xct"]
@@ -228,7 +254,9 @@ def test_ids_are_remembered_in_little_memory() -> None:
     seen, words = HashSet(), [f"id-{i}" for i in range(20_000)]
     assert all(seen.add(word) for word in words)
     assert not any(seen.add(word) for word in words)
-    assert len(seen._slots) * 8 <= 22 * len(words)
+    pragmas = ("page_count", "page_size")
+    pages, size = (seen._table.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas)
+    assert pages * size <= 24 * len(words)
 
 
 def test_memory_is_bounded_by_the_row_not_by_the_file(tmp_path) -> None:
@@ -298,3 +326,43 @@ def test_a_header_with_an_enormous_cell_is_explained(tmp_path: Path) -> None:
     (tmp_path / "my.csv").write_text("SMILES," + "x" * 140_000 + "\nCCO,1\n")
     with pytest.raises(UserError, match="expected"):
         list(read_table(tmp_path / "my.csv", ["SMILES"]))
+
+
+SHARES = (0.8, 0.1, 0.1)
+
+
+def test_a_random_split_depends_on_seed_and_id_only() -> None:
+    names = [f"row-{i}" for i in range(5_000)]
+    found = [random_split(name, SHARES, 0) for name in names]
+    assert found == [random_split(name, SHARES, 0) for name in names]
+    assert abs(found.count("train") / 5_000 - 0.8) < 0.02
+    assert abs(found.count("validation") / 5_000 - 0.1) < 0.02
+    other = [random_split(name, SHARES, 1) for name in names]
+    assert 0.2 < sum(a != b for a, b in zip(found, other, strict=True)) / 5_000 < 0.5
+    # recorded: a split must not move between versions or machines
+    recorded = "validation validation validation test"
+    assert [random_split(n, (0.4, 0.3, 0.3), 7) for n in "abcd"] == recorded.split()
+
+
+def test_no_scaffold_is_in_two_splits() -> None:
+    rings = ["c1ccccc1", "C1CCCC1", "c1ccncc1", "c1ccoc1", "C1CCNCC1", "c1ccsc1", ""]
+    smiles = [f"{'C' * n}O{ring}" for ring in rings for n in range(1, 12)]
+    found = scaffold_splits(smiles, (0.6, 0.2, 0.2), seed=0)
+    for ring in rings[:-1]:
+        assert len({s for m, s in zip(smiles, found, strict=True) if m.endswith(ring)}) == 1
+    acyclic = {s for m, s in zip(smiles, found, strict=True) if m.endswith("O")}
+    assert len(acyclic) == 1
+    assert set(found) == {"train", "validation", "test"}
+    assert found.count("train") == 44 and found.count("test") in (11, 22)
+    assert found == scaffold_splits(smiles, (0.6, 0.2, 0.2), seed=0)
+    assert any(found != scaffold_splits(smiles, (0.6, 0.2, 0.2), seed=s) for s in (1, 2, 3))
+
+
+def test_all_in_training_is_a_split_too() -> None:
+    assert scaffold_splits(["C", "c1ccccc1"], (1.0, 0.0, 0.0), 0) == ["train", "train"]
+
+
+@pytest.mark.parametrize("wrong", [(0.5, 0.5), (0.9, 0.2, 0.1), (1.2, -0.1, -0.1), ()])
+def test_fractions_that_are_none_are_refused(wrong) -> None:
+    with pytest.raises(ValueError, match="three fractions"):
+        check_fractions(wrong)

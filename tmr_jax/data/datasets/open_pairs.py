@@ -10,16 +10,11 @@ Scores trained on it are labelled "open-pairs training": not comparable with pub
 from __future__ import annotations
 
 from tmr_jax.config import TableConfig
-from tmr_jax.data import download
 from tmr_jax.data.datasets import table
+from tmr_jax.data.download import locate, parts_of
 from tmr_jax.types import Pair
 
-PAIRS = download.Part(
-    "open_pairs",
-    "pairs.tsv",
-    sha256="4cd81f555d10e51c67b596a872373388b338f5c8e0152e12fe7ff1e20375c8e8",
-    size=12_437_383,
-)
+PAIRS = parts_of("open_pairs")["pairs.tsv"]
 # ChEBI-20 validation and test, PCdes validation and test
 EVALUATED = ("cv", "ct", "pv", "pt")
 
@@ -39,7 +34,7 @@ def load(version: str = "") -> tuple[list[Pair], table.Report]:
 
 def _without(flags: tuple[str, ...]) -> tuple[list[Pair], table.Report]:
     config = TableConfig(
-        path=str(download.locate(PAIRS)),
+        path=str(locate(PAIRS)),
         text="description",
         smiles="SMILES",
         fractions=(1.0, 0.0, 0.0),

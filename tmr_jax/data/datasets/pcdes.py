@@ -11,47 +11,20 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from tmr_jax.data import download
-from tmr_jax.data.datasets.table import Report
+from tmr_jax.data.datasets.table import Report, scaffold_splits
+from tmr_jax.data.download import Part, find, locate, parts_of
 from tmr_jax.data.features.graph import BadMolecule, parse_smiles
 from tmr_jax.data.files import open_binary
 from tmr_jax.data.readers import read_table
-from tmr_jax.data.splits import scaffold_splits
 from tmr_jax.types import Pair, UserError
 
-KVPLM = (
-    "https://raw.githubusercontent.com/thunlp/KV-PLM/83f6292f559fef4a17e179c9611c8e84a9d31905/Ret/"
-)
 LINES = 15_000
 VALIDATION, TEST = 10_500, 12_000  # first line of each; see docs/papers.md#protocols
-SMILES = download.Part(
-    "pcdes",
-    "align_smiles.txt",
-    KVPLM + "align_smiles.txt",
-    "d3005854be3543e6f5ffa6c746edb8c3d70ee9c5b808f20eafd663430fb92c96",
-    size=862_113,
-)
-TEXTS = download.Part(
-    "pcdes",
-    "align_des_filt3.txt",
-    KVPLM + "align_des_filt3.txt",
-    git_blob="7646535fd2366565f692f05bed7034cd44a34078",
-)
+PARTS = parts_of("pcdes")
+SMILES, TEXTS = PARTS["align_smiles.txt"], PARTS["align_des_filt3.txt"]
 # derived from both: complete for validation and test, with 2,114 of the 10,500 training texts
-TABLE = download.Part(
-    "pcdes",
-    "lines.tsv",
-    sha256="f491823107e34137432f0c70ae182207f42ae804d478f98d62a114fb2acc1829",
-    size=3_986_307,
-)
-SCAFFOLD_TEST = download.Part(
-    "pcdes",
-    "scaffold_test.json",
-    "https://raw.githubusercontent.com/Park-ing-lot/MolBridge/"
-    "04c287886716c5e6a2fa44104d45b9e55d38b0e0/KV-PLM/test.json",
-    "0b1854edc3d9a747b791aa9583f7071c12e72f9d913eb9cc876dd6a3d353f549",
-    size=1_861_783,
-)
+TABLE = PARTS["lines.tsv"]
+SCAFFOLD_TEST = PARTS["scaffold_test.json"]
 PROTOCOLS = ("file-order", "scaffold")
 
 
@@ -74,19 +47,15 @@ def load_split(protocol: str, split: str) -> tuple[list[Pair], Report]:
     """Pairs of validation or test; file-order needs no training text, scaffold's only its list."""
     _check(protocol)
     report = Report(source=f"pcdes/{protocol}/{split}")
-    if protocol == "scaffold":
-        if split == "test":
-            rows: Iterator[Pair] = _scaffold_test()
-        else:
-            return [p for p in load(protocol)[0] if p.split == split], report
-    else:
-        rows = (p for p in _staged_rows() if p.split == split)
-    pairs = list(_parsable(rows, report))
+    if protocol == "scaffold" and split != "test":
+        return [p for p in load(protocol)[0] if p.split == split], report
+    rows = _scaffold_test() if protocol == "scaffold" else _staged_rows()
+    pairs = list(_parsable((p for p in rows if p.split == split), report))
     report.keep(pairs)
     return pairs, report
 
 
-def parts(protocol: str) -> list[download.Part]:
+def parts(protocol: str) -> list[Part]:
     """What `load` reads, to fetch it in advance."""
     _check(protocol)
     return [SMILES, TEXTS] + ([SCAFFOLD_TEST] if protocol == "scaffold" else [])
@@ -107,15 +76,15 @@ def _check(protocol: str) -> None:
 
 def _full_rows() -> Iterator[Pair]:
     """Every line from the two aligned files; the texts' first 15,000 lines count."""
-    texts = _read_lines(download.locate(TEXTS))[:LINES]
-    smiles = _read_lines(download.locate(SMILES))[:LINES]
+    texts = _read_lines(locate(TEXTS))[:LINES]
+    smiles = _read_lines(locate(SMILES))[:LINES]
     for line, (smi, text) in enumerate(zip(smiles, texts, strict=True)):
         yield Pair(str(line), text.strip(), smi.strip(), split_of(line))
 
 
 def _staged_rows() -> Iterator[Pair]:
     """Lines that have a text in lines.tsv where that file exists, else every line."""
-    path = download.find(TABLE)
+    path = find(TABLE)
     if path is None:
         yield from _full_rows()
         return
@@ -126,7 +95,7 @@ def _staged_rows() -> Iterator[Pair]:
 
 
 def _scaffold_test() -> Iterator[Pair]:
-    with open_binary(download.locate(SCAFFOLD_TEST)) as file:
+    with open_binary(locate(SCAFFOLD_TEST)) as file:
         entries = json.load(file)
     for entry in entries:
         yield Pair(f"cid-{entry['cid']}", entry["caption"].strip(), entry["smiles"], "test")

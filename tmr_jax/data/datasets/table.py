@@ -1,32 +1,30 @@
-"""A user's table of texts and molecules as Pairs, and a report of what became of every row.
+"""A user's table of texts and molecules as Pairs, its splits, and a report of every row.
 
 A row is kept, left out by the filter, or skipped with a reason (`Report.refused`); an invalid row
-never stops the file.
+never stops the file. Random splits are pure functions of (seed, id), so that adding a row moves no
+other row. Scaffold splits keep every Bemis-Murcko scaffold whole.
 """
 
 from __future__ import annotations
 
-import array
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+import sqlite3
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from tmr_jax.config import TableConfig
+from tmr_jax.data.features.graph import BadMolecule, parse_smiles
+from tmr_jax.data.features.similarity import scaffold
 from tmr_jax.data.readers import read_table
-from tmr_jax.data.splits import check_fractions, random_split, scaffold_splits
 from tmr_jax.types import Pair, UserError
 
-if TYPE_CHECKING:
-    from tmr_jax.config import TableConfig
-
 EXAMPLES = 5  # skipped rows shown per reason
-TRAIN, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation", "dev"), ("test",)
-SPLITS = {
-    **dict.fromkeys(TRAIN, "train"),
-    **dict.fromkeys(VALIDATION, "validation"),
-    **dict.fromkeys(TEST, "test"),
-}
+NAMES = ("train", "validation", "test")
+SPLITS = {name: name for name in NAMES} | {"training": "train"}  # by what a cell says
+SPLITS |= dict.fromkeys(("val", "valid", "dev"), "validation")
 
 
 class Refusal(NamedTuple):
@@ -143,8 +141,6 @@ def stream(config: TableConfig, seed: int, report: Report) -> Iterator[Pair]:
 
 def _reason(row: dict[str, str], split: str, name: str, seen: HashSet) -> tuple[str, str]:
     """The reason why a row is skipped and its invalid content, or two empty strings."""
-    from tmr_jax.data.features.graph import BadMolecule, parse_smiles
-
     if not row["text"].strip():
         return "empty-text", ""
     if not split:
@@ -166,40 +162,20 @@ def flags(cell: str) -> set[str]:
 
 
 class HashSet:
-    """A set of strings in 11 to 22 bytes for each (a `set` takes five times as much).
+    """A set of strings in 16 bytes for each (a `set` takes six times as much).
 
     It holds 64-bit hashes: two of 10 million different ids share one with probability 3e-6.
     """
 
     def __init__(self) -> None:
-        self._slots = array.array("Q", [0]) * 1024
-        self._used = 0
+        self._table = sqlite3.connect(":memory:", isolation_level=None)
+        self._table.execute("CREATE TABLE hashes (hash INTEGER PRIMARY KEY)")
+        weakref.finalize(self, self._table.close)
 
     def add(self, word: str) -> bool:
         """Adds the word; whether it is new."""
-        key = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        new = self._put(int.from_bytes(key, "little") or 1)
-        if new and 4 * self._used > 3 * len(self._slots):
-            self._grow()
-        return new
-
-    def _put(self, key: int) -> bool:
-        slots, mask = self._slots, len(self._slots) - 1
-        place = key & mask
-        while slots[place]:
-            if slots[place] == key:
-                return False
-            place = (place + 1) & mask
-        slots[place] = key
-        self._used += 1
-        return True
-
-    def _grow(self) -> None:
-        old, self._used = self._slots, 0
-        self._slots = array.array("Q", [0]) * (2 * len(old))
-        for key in old:
-            if key:
-                self._put(key)
+        insert = "INSERT OR IGNORE INTO hashes VALUES (?)"
+        return self._table.execute(insert, (_hash(word) - 2**63,)).rowcount == 1
 
 
 def _note_shared_molecules(pairs: list[Pair], report: Report) -> None:
@@ -236,3 +212,50 @@ def show_report(report: Report) -> None:
     console.print(grid)
     for note in report.notes:
         console.print(f"note: {note}", markup=False)
+
+
+# Splits
+
+
+def check_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
+    """Three shares, none negative, that add up to 1. Raises UserError otherwise."""
+    shares = tuple(float(f) for f in fractions)
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise UserError(
+            "expected three fractions (train, validation, test), none negative, with the sum 1; "
+            f"got {shares}; e.g. --data.table.fractions 0.8 0.1 0.1"
+        )
+    return shares  # type: ignore[return-value]
+
+
+def random_split(name: str, fractions: Sequence[float], seed: int) -> str:
+    """The split of the row called `name`, whatever the other rows are."""
+    place = _hash(f"{seed}:{name}") / 2**64
+    if place < fractions[0]:
+        return "train"
+    return "validation" if place < fractions[0] + fractions[1] else "test"
+
+
+def _hash(word: str) -> int:
+    """64 bits made of a string, the same on every machine."""
+    digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def scaffold_splits(smiles: Sequence[str], fractions: Sequence[float], seed: int) -> list[str]:
+    """A split for each molecule, no scaffold in two of them.
+
+    The largest scaffolds are placed first, each into the split that lacks most; equal sizes in
+    an order drawn from the seed. Molecules without rings share one (empty) scaffold.
+    """
+    groups: dict[str, list[int]] = {}
+    for index, one in enumerate(smiles):
+        groups.setdefault(scaffold(one), []).append(index)
+    lacking = [share * len(smiles) for share in check_fractions(fractions)]
+    splits = [""] * len(smiles)
+    for name in sorted(groups, key=lambda s: (-len(groups[s]), _hash(f"{seed}:{s}"))):
+        place = lacking.index(max(lacking))
+        lacking[place] -= len(groups[name])
+        for index in groups[name]:
+            splits[index] = NAMES[place]
+    return splits

@@ -2,6 +2,12 @@
 
 Atoms come in an order that depends on the features alone: two writings of one molecule, and two
 molecules that the features cannot tell apart, give equal arrays, byte for byte.
+
+Each column of the `ogb` features is an index into a table of its own; whatever a column has no slot
+for lands in its last slot, so that no atom of any molecule can raise. The columns follow the Open
+Graph Benchmark, with three more that the published encoders lack (docs/papers.md#atom-features):
+the CIP label, which unlike the chirality tag does not depend on the order in which a molecule is
+written, the isotope, and the size of the smallest ring.
 """
 
 from __future__ import annotations
@@ -11,18 +17,12 @@ from typing import Literal
 
 import numpy as np
 from rdkit import Chem, rdBase
-from rdkit.Chem import rdCIPLabeler
+from rdkit.Chem import BRICS, rdCIPLabeler, rdFingerprintGenerator
 
-from tmr_jax.data.features.atoms import (
-    EDGE_SIZES,
-    NODE_SIZES,
-    atom_columns,
-    bond_columns,
-    environment_columns,
-    morgan1_identifiers,
-)
-from tmr_jax.data.features.motifs import brics_motifs, number_by_first
 from tmr_jax.types import MolFeatures, UserError
+
+Molecule = Literal["morgan1", "ogb", "ogb_morgan"]
+Motif = Literal["none", "brics"]
 
 # Limits are checked before anything whose time grows faster than the molecule. The largest of
 # ChEBI-20 and PCdes: 1,598 characters, 574 atoms, 63 rings.
@@ -98,9 +98,180 @@ def parse_smiles(smiles: str) -> Chem.Mol:
     return mol
 
 
-def featurise(
-    smiles: str, molecule: Literal["morgan1", "ogb", "ogb_morgan"], motif: Literal["none", "brics"]
-) -> MolFeatures:
+# Columns of atoms and bonds
+
+
+def _slots(values: dict, *names: str) -> dict:
+    """RDKit's enumeration -> slot, for the members that have one."""
+    return {values[name]: slot for slot, name in enumerate(names)}
+
+
+_CHIRALITY = _slots(
+    Chem.ChiralType.names, "CHI_UNSPECIFIED", "CHI_TETRAHEDRAL_CW", "CHI_TETRAHEDRAL_CCW"
+)
+_HYBRIDISATION = _slots(Chem.HybridizationType.names, "S", "SP", "SP2", "SP3", "SP3D", "SP3D2")
+_BOND = _slots(Chem.BondType.names, "SINGLE", "DOUBLE", "TRIPLE", "AROMATIC", "DATIVE")
+_CIP = {"": 0, "R": 1, "S": 2, "r": 3, "s": 4}  # lower case: pseudo-asymmetric
+_BOND_STEREO = {"": 0, "Z": 1, "E": 2}
+_PARSER_STEREO = {
+    Chem.BondStereo.STEREONONE: "",
+    Chem.BondStereo.STEREOZ: "Z",
+    Chem.BondStereo.STEREOE: "E",
+}
+_MAX_ELEMENT, _MAX_DEGREE, _MAX_CHARGE, _MAX_HYDROGENS, _MAX_RADICALS = 118, 10, 5, 8, 4
+NODE_SIZES: tuple[int, ...] = (
+    _MAX_ELEMENT + 2,  # atomic number
+    len(_CHIRALITY) + 1,  # chirality tag
+    len(_CIP) + 1,  # CIP label
+    _MAX_DEGREE + 2,  # degree
+    2 * _MAX_CHARGE + 2,  # formal charge
+    _MAX_HYDROGENS + 2,  # hydrogens
+    _MAX_RADICALS + 2,  # radical electrons
+    len(_HYBRIDISATION) + 1,  # hybridisation
+    2,  # aromatic
+    2,  # in a ring
+    8,  # isotope
+    8,  # smallest ring
+)
+EDGE_SIZES: tuple[int, ...] = (
+    len(_BOND) + 1,  # bond type
+    len(_BOND_STEREO) + 1,  # stereo
+    2,  # conjugated
+    2,  # in a ring
+)
+
+# Slots for the hashed Morgan environments of radius 1 and of radius 2 (`ogb_morgan`). Collisions
+# are few: 3,138 radius-1 identifiers cover ChEBI-20 but for 0.65 % of its atoms.
+ENVIRONMENT_SIZES: tuple[int, ...] = (4096, 4096)
+
+_ENVIRONMENTS = [
+    rdFingerprintGenerator.GetMorganGenerator(
+        radius=radius, includeChirality=False, includeRedundantEnvironments=True
+    )
+    for radius in (1, 2)
+]
+_MORGAN1 = rdFingerprintGenerator.GetMorganGenerator(radius=1, includeChirality=False)
+_TABLE = Chem.GetPeriodicTable()
+
+
+def _up_to(value: int, largest: int) -> int:
+    """0..largest as they are, anything else in the slot after them."""
+    return value if 0 <= value <= largest else largest + 1
+
+
+def _isotope(atom: Chem.Atom) -> int:
+    """0 no label; 1..6 mass minus the usual mass is 0, 1, 2, 3 or more, -1, -2; 7 lighter still."""
+    isotope = atom.GetIsotope()
+    if not isotope:
+        return 0
+    excess = isotope - _TABLE.GetMostCommonIsotope(atom.GetAtomicNum())
+    return {-1: 5, -2: 6}.get(excess, 7) if excess < 0 else 1 + min(excess, 3)
+
+
+def _smallest_ring(rings: Chem.RingInfo, atom: int) -> int:
+    """0 no ring; 1..6 a ring of 3..8 atoms; 7 a larger one."""
+    size = rings.MinAtomRingSize(atom)
+    return 0 if size == 0 else min(size, 9) - 2
+
+
+def atom_columns(atom: Chem.Atom, rings: Chem.RingInfo) -> tuple[int, ...]:
+    """One row of `NODE_SIZES`' columns."""
+    cip = atom.GetProp("_CIPCode") if atom.HasProp("_CIPCode") else ""
+    return (
+        _up_to(atom.GetAtomicNum(), _MAX_ELEMENT),
+        _CHIRALITY.get(atom.GetChiralTag(), len(_CHIRALITY)),
+        _CIP.get(cip, len(_CIP)),
+        _up_to(atom.GetDegree(), _MAX_DEGREE),
+        _up_to(atom.GetFormalCharge() + _MAX_CHARGE, 2 * _MAX_CHARGE),
+        _up_to(atom.GetTotalNumHs(), _MAX_HYDROGENS),
+        _up_to(atom.GetNumRadicalElectrons(), _MAX_RADICALS),
+        _HYBRIDISATION.get(atom.GetHybridization(), len(_HYBRIDISATION)),
+        int(atom.GetIsAromatic()),
+        int(atom.IsInRing()),
+        _isotope(atom),
+        _smallest_ring(rings, atom.GetIdx()),
+    )
+
+
+def bond_columns(bond: Chem.Bond) -> tuple[int, ...]:
+    """One row of `EDGE_SIZES`' columns; E and Z come from the CIP rules, not from the writing."""
+    if bond.HasProp("_CIPCode"):
+        label = bond.GetProp("_CIPCode")
+    else:
+        label = _PARSER_STEREO.get(bond.GetStereo(), "other")
+    return (
+        _BOND.get(bond.GetBondType(), len(_BOND)),
+        _BOND_STEREO.get(label, len(_BOND_STEREO)),
+        int(bond.GetIsConjugated()),
+        int(bond.IsInRing()),
+    )
+
+
+def _environments(
+    mol: Chem.Mol, generator: rdFingerprintGenerator.FingerprintGenerator64
+) -> list[tuple[int, int, int]]:
+    """Radius, atom and identifier of each Morgan environment, smaller radii first."""
+    output = rdFingerprintGenerator.AdditionalOutput()
+    output.AllocateBitInfoMap()
+    generator.GetSparseCountFingerprint(mol, additionalOutput=output)
+    found = output.GetBitInfoMap().items()
+    rows = [(radius, atom, key) for key, places in found for atom, radius in places]
+    return sorted(rows, key=lambda row: row[0])  # in their order where the radius is the same
+
+
+def environment_columns(mol: Chem.Mol) -> list[tuple[int, ...]]:
+    """Each atom's Morgan environments of radius 1 and 2, hashed into `ENVIRONMENT_SIZES` slots.
+
+    Slot 0 is an atom without a bond. Unlike `morgan1`, no environment is dropped as a duplicate.
+    """
+    columns = [[0] * mol.GetNumAtoms() for _ in _ENVIRONMENTS]
+    for i, generator in enumerate(_ENVIRONMENTS):
+        for radius, atom, identifier in _environments(mol, generator):
+            if radius == i + 1:
+                columns[i][atom] = 1 + identifier % (ENVIRONMENT_SIZES[i] - 1)
+    return list(zip(*columns, strict=True))
+
+
+def morgan1_identifiers(mol: Chem.Mol) -> list[int]:
+    """The radius-1 Morgan identifier of each atom, as the Text2Mol family uses it.
+
+    An atom without a radius-1 environment (an ion, water), or whose environment RDKit drops as a
+    duplicate (ethane's second carbon), gets its radius-0 identifier. Unhashed 32-bit numbers,
+    default invariants, bond types on, chirality off.
+    """
+    identifiers = [0] * mol.GetNumAtoms()
+    for _, atom, identifier in _environments(mol, _MORGAN1):  # radius 1 overwrites radius 0
+        identifiers[atom] = identifier
+    return identifiers
+
+
+# Motifs (docs/papers.md#motifs): which group of atoms each atom belongs to
+
+
+def brics_motifs(mol: Chem.Mol) -> np.ndarray:
+    """Motif of each atom, int32 [n]: the pieces left when every BRICS bond is cut.
+
+    Motifs are numbered in the order of their first atoms. A molecule without a BRICS bond is one
+    motif for each of its connected components.
+    """
+    bonds = [mol.GetBondBetweenAtoms(*atoms).GetIdx() for atoms, _ in BRICS.FindBRICSBonds(mol)]
+    pieces = Chem.FragmentOnBonds(mol, sorted(set(bonds)), addDummies=False) if bonds else mol
+    motif = np.zeros(mol.GetNumAtoms(), np.int32)
+    for number, atoms in enumerate(Chem.GetMolFrags(pieces)):
+        motif[list(atoms)] = number
+    return number_by_first(motif)
+
+
+def number_by_first(labels: np.ndarray) -> np.ndarray:
+    """The same partition with its parts numbered 0, 1, ... in the order of their first members."""
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse].astype(np.int32)
+
+
+# The arrays
+
+
+def featurise(smiles: str, molecule: Molecule, motif: Motif) -> MolFeatures:
     """Arrays of one molecule; `BadMolecule` where it is refused.
 
     `morgan1`: nodes [n, 1] are raw 32-bit identifiers (a vocabulary maps them later), edges [e, 0].
@@ -110,18 +281,12 @@ def featurise(
     return featurise_mol(parse_smiles(smiles), molecule, motif)
 
 
-def featurise_mol(
-    mol: Chem.Mol,
-    molecule: Literal["morgan1", "ogb", "ogb_morgan"],
-    motif: Literal["none", "brics"],
-) -> MolFeatures:
+def featurise_mol(mol: Chem.Mol, molecule: Molecule, motif: Motif) -> MolFeatures:
     """The same arrays from what `parse_smiles` has returned."""
     return _featurised(mol, molecule, motif)[0]
 
 
-def atom_order(
-    smiles: str, molecule: Literal["morgan1", "ogb", "ogb_morgan"]
-) -> tuple[str, np.ndarray]:
+def atom_order(smiles: str, molecule: Molecule) -> tuple[str, np.ndarray]:
     """A SMILES of the same molecule, and which of its atoms each row of `nodes` is, int64 [n].
 
     Atoms are numbered from 0 as that SMILES writes them; drawings number them in that way too.
@@ -134,11 +299,15 @@ def atom_order(
 
 
 def _featurised(
-    mol: Chem.Mol, molecule: str, motif: str
+    mol: Chem.Mol, molecule: Molecule, motif: Motif
 ) -> tuple[MolFeatures, Chem.Mol, np.ndarray]:
     """The features, the molecule that they are read from, and its atoms in their order."""
     with rdBase.BlockLogs():
-        nodes, bonds = _morgan1(mol) if molecule == "morgan1" else _ogb(mol := _rewritten(mol))
+        if molecule == "morgan1":
+            nodes = np.array(morgan1_identifiers(mol), np.int64)[:, None]
+            bonds = np.zeros((mol.GetNumBonds(), 0), np.int64)
+        else:
+            nodes, bonds = _ogb(mol := _rewritten(mol))
         if molecule == "ogb_morgan":
             nodes = np.concatenate([nodes, np.array(environment_columns(mol), np.int64)], axis=1)
         between = map(mol.GetBondWithIdx, range(mol.GetNumBonds()))
@@ -158,11 +327,6 @@ def _rewritten(mol: Chem.Mol) -> Chem.Mol:
     again = Chem.MolFromSmiles(Chem.MolToSmiles(mol))
     # A few metal complexes cannot be read back; their tags then follow the given writing.
     return mol if again is None else again
-
-
-def _morgan1(mol: Chem.Mol) -> tuple[np.ndarray, np.ndarray]:
-    nodes = np.array(morgan1_identifiers(mol), np.int64)[:, None]
-    return nodes, np.zeros((mol.GetNumBonds(), 0), np.int64)
 
 
 def _ogb(mol: Chem.Mol) -> tuple[np.ndarray, np.ndarray]:
@@ -238,11 +402,7 @@ def canonical(features: MolFeatures) -> MolFeatures:
 
 
 def _arranged(
-    nodes: np.ndarray,
-    bonds: np.ndarray,
-    ends: np.ndarray,
-    motifs: np.ndarray,
-    rank: np.ndarray,
+    nodes: np.ndarray, bonds: np.ndarray, ends: np.ndarray, motifs: np.ndarray, rank: np.ndarray
 ) -> MolFeatures:
     """Atoms in rank order; each bond in both directions, sorted by receiver, then sender."""
     order = np.argsort(rank)

@@ -1,14 +1,22 @@
-"""Keys of molecules: what they join and what they keep apart."""
+"""Equal and like molecules: keys of duplicates, and neighbours in an order of structures."""
 
 from __future__ import annotations
 
 import time
 
+import numpy as np
 import pytest
 
-from tmr_jax.data import identity
+from tmr_jax.data.features import similarity
 from tmr_jax.data.features.graph import BadMolecule
-from tmr_jax.data.identity import molecule_groups, molecule_key, molecule_keys, skeleton_key
+from tmr_jax.data.features.similarity import (
+    fingerprints,
+    molecule_groups,
+    molecule_key,
+    molecule_keys,
+    skeleton_key,
+    structure_place,
+)
 
 L_ALANINE, D_ALANINE = "C[C@@H](C(=O)O)N", "C[C@H](C(=O)O)N"
 
@@ -45,7 +53,7 @@ def test_keys_of_many_molecules_are_cached_and_a_damaged_file_is_computed_again(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path))
-    monkeypatch.setattr(identity, "CACHE_FROM", 2)
+    monkeypatch.setattr(similarity, "CACHE_FROM", 2)
     smiles = ["CCO", "CN", "OCC", "broken("]
     wanted = [molecule_key(s) for s in smiles[:3]] + ["SMI:broken("]
     assert molecule_keys(smiles) == wanted
@@ -62,8 +70,23 @@ def test_keys_of_many_molecules_are_cached_and_a_damaged_file_is_computed_again(
 
 def test_another_rdkit_computes_keys_again(tmp_path, monkeypatch):
     monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path))
-    monkeypatch.setattr(identity, "CACHE_FROM", 1)
+    monkeypatch.setattr(similarity, "CACHE_FROM", 1)
     molecule_keys(["C"])
-    monkeypatch.setattr(identity.rdBase, "rdkitVersion", "1")
+    monkeypatch.setattr(similarity.rdBase, "rdkitVersion", "1")
     molecule_keys(["C"])
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_molecules_of_a_kind_are_neighbours():
+    chains = [f"{'C' * n}O" for n in range(3, 43)]
+    rings = [f"c1ccccc1{'C' * n}N(C)C" for n in range(3, 43)]
+    smiles = [s for pair in zip(chains, rings, strict=True) for s in pair]
+    place = structure_place(fingerprints(smiles))
+    assert sorted(place) == list(range(80))
+    halves = [set(place[i::2] < 40) for i in (0, 1)]
+    assert halves in ([{True}, {False}], [{False}, {True}])
+    assert np.array_equal(place, structure_place(fingerprints(smiles)))
+
+
+def test_molecules_without_a_difference_keep_their_order():
+    assert structure_place(np.ones((40, 8), np.float32)).tolist() == list(range(40))
