@@ -15,7 +15,7 @@ import numpy as np
 
 from tmr_jax.config import DataConfig, Experiment, RefineConfig, from_json
 from tmr_jax.data.features.text import load_tokenizer
-from tmr_jax.data.files import write_json, write_text
+from tmr_jax.data.files import cache_folder, write_json, write_text
 from tmr_jax.data.pools import load_pool, validation_protocol
 from tmr_jax.eval.alpha import choose_alpha, keep_alpha, read_alpha
 from tmr_jax.eval.analysis import analyse_pool

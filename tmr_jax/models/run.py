@@ -21,7 +21,7 @@ from tmr_jax.config import Experiment, from_json
 from tmr_jax.data.batching import Shapes
 from tmr_jax.data.features.graph import EDGE_SIZES, ENVIRONMENT_SIZES, NODE_SIZES
 from tmr_jax.data.features.text import Tokenizer, load_tokenizer
-from tmr_jax.data.files import write_json
+from tmr_jax.data.files import VERSION, write_json
 from tmr_jax.data.tables import Vocabulary, load_vocabulary, save_vocabulary
 from tmr_jax.models.build import build_model
 from tmr_jax.models.layers.bert import BertConfig, stacked

@@ -12,7 +12,7 @@ from tmr_jax.cli import Signals, Stopped
 from tmr_jax.config import Experiment, load_experiment
 from tmr_jax.data import load_pairs_with_report
 from tmr_jax.data.datasets.table import Report, show_report
-from tmr_jax.data.files import write_json
+from tmr_jax.data.files import cache_folder, write_json
 from tmr_jax.data.pools import load_pool, validation_protocol
 from tmr_jax.eval.leakage import keep_record, write_earlier_data
 from tmr_jax.models.checkpoint import Checkpoints, NoCheckpoints
