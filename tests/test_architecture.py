@@ -250,7 +250,7 @@ def test_third_parties_stay_at_home(package: str) -> None:
 @pytest.mark.parametrize("path", OURS, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_nothing_executes_data(path: Path) -> None:
     """No pickle, no torch (but in processes of its own), no remote code."""
-    alone = path.name in ("convert_bert.py", "bert_golden.py", "torch_worker.py")
+    alone = path.name in ("convert_bert.py", "make_bert.py", "torch_worker.py")
     assert not third_parties(path) & (NEVER_IMPORTED - ({"torch"} if alone else set()))
     text = path.read_text(encoding="utf-8")
     assert "trust_remote" + "_code" not in text

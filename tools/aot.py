@@ -20,19 +20,19 @@ changes the experiment. Cycles are comparable within one version of libtpu only.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
 import json
 import os
 import re
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -48,16 +48,22 @@ if "jax" not in sys.modules:
     os.environ.update(ENVIRONMENT)
 
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 import tyro  # noqa: E402
 
+from tmr_jax.config import Experiment  # noqa: E402
+from tmr_jax.data.files import write_text  # noqa: E402
+from tmr_jax.models.rundir import describe_code  # noqa: E402
 from tools import aot_hlo, aot_jaxpr, aot_work  # noqa: E402
 from tools.aot_work import GIB, Spec  # noqa: E402
+from tools.bench.common import altered  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "experiments" / "curves" / "aot.json"
 PINS = {"jax": "0.12.0.1", "libtpu": "0.0.50.1"}  # of the extra `aot`
 GROWTH = 1.05  # of estimate and surcharge, at most, of a checked program
 ABOVE = 64  # MB of a copy that is reported
+AT_ONCE = 2  # compilers; each takes 2 to 3 GB and more than one core
 MISSING = {
     "tpu": "libtpu is not installed: make setup VENV=.venv-aot EXTRAS=aot",
     "cuda": "the GPU wheels are not installed: make setup VENV=.venv-aot-gpu EXTRAS=aot-gpu",
@@ -85,14 +91,8 @@ class Arguments:
     """With --check: stores the results as the new budgets."""
     top: int = 12
     """Number of operations listed."""
-    above: float = ABOVE
-    """MB of a copy that is listed."""
-    at_once: int = 2
-    """How many compilers run at once; each takes 2 to 3 GB and more than one core."""
     keep: Path | None = None
     """Folder for the text of compiled programs."""
-    kept: Path | None = None
-    """Such a text: reports on it for the first of --targets, without compiling."""
     out: Path = KEPT
 
 
@@ -171,35 +171,29 @@ def everything() -> list[Job]:
     return single + [Job(spec, t, n) for t in tpus for spec in large for n in (4, 8)]
 
 
-def changed(settings: tuple[str, ...]) -> Callable[[Any], Any]:
-    """The experiment with dotted settings, each read as what its default is."""
+def changed(settings: tuple[str, ...]) -> Callable[[Experiment], Experiment]:
+    """The experiment with dotted settings; ValueError for one that it does not have."""
 
-    def change(config: Any) -> Any:
+    def change(config: Experiment) -> Experiment:
         for setting in settings:
-            path, found, value = setting.partition("=")
-            if not found:
-                raise ValueError(f"expected --set section.name=value; got {setting}")
-            config = _with(config, path.split("."), value, path)
+            path, equals, value = setting.partition("=")
+            try:
+                config = altered(config, {path: _read(value)} if equals else {"": ""})
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"expected --set section.name=value of the experiment; got {setting} ({error})"
+                ) from error
         return config
 
     return change
 
 
-def _with(config: Any, names: list[str], value: str, path: str) -> Any:
-    known = [f.name for f in fields(config)] if is_dataclass(config) else []
-    if names[0] not in known:
-        raise ValueError(f"--set {path}: no {names[0]!r}; known: {', '.join(known) or 'nothing'}")
-    now = getattr(config, names[0])
-    new = _with(now, names[1:], value, path) if len(names) > 1 else _read(value, now)
-    return replace(config, **{names[0]: new})
-
-
-def _read(value: str, now: Any) -> Any:
-    if isinstance(now, bool):
-        return {"true": True, "false": False}[value.lower()]
-    if isinstance(now, tuple):
-        return tuple(_read(v, now[0] if now else "") for v in value.split(",") if v)
-    return type(now)(value) if isinstance(now, (int, float)) else value
+def _read(value: str) -> Any:
+    """JSON, text, or several of them with commas."""
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return [_read(part) for part in value.split(",") if part] if "," in value else value
 
 
 # One program
@@ -211,7 +205,7 @@ PREPARING = threading.Lock()  # tracing has global state: only compilers run in 
 class Lowered(NamedTuple):
     piece: aot_work.Piece
     lowered: Any
-    work: aot_hlo.Work
+    tflop: float
     kernels: list[aot_jaxpr.Kernel]
 
 
@@ -234,29 +228,27 @@ def compiled(job: Job, a: Arguments) -> dict[str, Any]:
 
 def _lowered(piece: aot_work.Piece) -> Lowered:
     traced = piece.jitted.trace(*piece.arguments)
-    work, kernels = aot_jaxpr.counted(traced.jaxpr), aot_jaxpr.kernels_of(traced.jaxpr)
-    return Lowered(piece, traced.lower(), work, kernels)
+    tflop = aot_jaxpr.counted(traced.jaxpr).matrix / 1e12 * piece.share
+    return Lowered(piece, traced.lower(), tflop, aot_jaxpr.kernels_of(traced.jaxpr))
 
 
 def _piece(one: Lowered, target: str, a: Arguments, name: str) -> dict[str, Any]:
-    share, start = one.piece.share, time.perf_counter()
-    found: dict[str, Any] = {"piece": one.piece.name, "tflop": one.work.matrix / 1e12 * share}
+    start = time.perf_counter()
+    found: dict[str, Any] = {"piece": one.piece.name, "tflop": one.tflop}
     try:
         program = one.piece.compiled(one.lowered, aot_work.backend_of(target))
     except jax.errors.JaxRuntimeError as error:
         return found | refused(str(error)) | {"compile_s": time.perf_counter() - start}
-    found |= _memory(program) | {"compile_s": time.perf_counter() - start}
+    found |= _memory(program) | {"compile_s": time.perf_counter() - start, "fits": True}
     text = program.as_text()
     if a.keep is not None:
         a.keep.mkdir(parents=True, exist_ok=True)
         (a.keep / f"{name}-{one.piece.name}.hlo").write_text(text)
-    unknown: list[str] = []
+    unknown: set[str] = set()
     kernels = aot_jaxpr.lookup(one.kernels, unknown)
-    speeds = aot_work.TARGETS[target].speeds
-    told = aot_hlo.summary(aot_hlo.parse(text), speeds, kernels, a.above, a.top, share)
-    if unknown:
-        told["unknown_kernels"] = sorted(set(unknown))
-    return found | {"fits": True} | told
+    speeds, share = aot_work.TARGETS[target].speeds, one.piece.share
+    found |= aot_hlo.summary(aot_hlo.parse(text), speeds, kernels, ABOVE, a.top, share)
+    return found | ({"unknown_kernels": sorted(unknown)} if unknown else {})
 
 
 def _memory(program: Any) -> dict[str, float]:
@@ -287,50 +279,41 @@ def refused(error: str) -> dict[str, Any]:
 
 def together(pieces: list[dict[str, Any]]) -> dict[str, Any]:
     """The pieces of a program as one: times added, of memory the most."""
-    if len(pieces) > 1:
-        broken = [p for p in pieces if not p["fits"]]
-        if broken:
-            return broken[0]
-    found = dict(pieces[0])
-    for piece in pieces[1:]:
-        for name, value in piece.items():
-            found[name] = _added(name, found.get(name), value)
-    if len(pieces) > 1:
-        found["pieces"] = [
-            [p["piece"], *(p[n] for n in ("estimate_ms", "surcharge_ms") if n in p)] for p in pieces
-        ]
-        found["copies"] = _once(found["copies"], "times", "mb")
-    found.pop("piece", None)
+    found = next((p for p in pieces if not p["fits"]), None)
+    if found is None:
+        found = functools.reduce(_both, pieces)
+    if len(pieces) > 1 and found["fits"]:
+        times = ("estimate_ms", "surcharge_ms")
+        found["pieces"] = [[p["piece"], *(p[n] for n in times if n in p)] for p in pieces]
+        found["copies"] = _once(found["copies"], "mb", "times")
     if "estimate_ms" in found:
         found["sum_ms"] = found["estimate_ms"] + found["surcharge_ms"]
-        found["operations_top"] = _once(found["operations_top"], "runs", "ms")
-    return found
+        found["operations_top"] = _once(found["operations_top"], "ms", "runs")
+    return {name: value for name, value in found.items() if name != "piece"}
 
 
 def _once(rows: list[dict[str, Any]], *numbers: str) -> list[dict[str, Any]]:
-    """Rows that differ in `numbers` alone as one, the largest first."""
+    """Rows that differ in `numbers` alone as one, the largest first by the first number."""
     found: dict[tuple, dict[str, Any]] = {}
     for row in rows:
-        name = tuple(v for k, v in row.items() if k not in numbers)
-        own = found.setdefault(name, dict.fromkeys(row) | row | dict.fromkeys(numbers))
-        for n in numbers:
-            own[n] = _added(n, own[n], row[n])
-    last = numbers[-1]
-    return sorted(
-        found.values(), key=lambda x: -(sum(x[last]) if isinstance(x[last], list) else x[last])
-    )
+        key = tuple(value for name, value in row.items() if name not in numbers)
+        before = found.get(key)
+        sums = {name: _both(before[name], row[name], name) for name in numbers} if before else {}
+        found[key] = row | sums
+    size = numbers[0]
+    return sorted(found.values(), key=lambda row: -np.sum(row[size]))
 
 
-def _added(name: str, one: Any, other: Any) -> Any:
-    if one is None or isinstance(other, (str, bool)):
-        return other if one is None else one
-    if isinstance(other, dict):
-        return {k: _added(k, one.get(k), other.get(k)) for k in {**one, **other}}
+def _both(one: Any, other: Any, name: str = "") -> Any:
+    """Of two pieces: the sum, of memory the most, of what is no number the first."""
+    if isinstance(one, dict):
+        both = {k: _both(one[k], other[k], k) for k in one if k in other}
+        return {**one, **other, **both}
+    if isinstance(one, (str, bool)):
+        return one
     if name.endswith(("_gib", "code_mib")):
         return max(one, other)
-    if other is None:
-        return one
-    if isinstance(other, list) and other and isinstance(other[0], float):
+    if isinstance(one, list) and one and isinstance(one[0], float):
         return [a + b for a, b in zip(one, other, strict=True)]
     return one + other
 
@@ -339,13 +322,8 @@ def _added(name: str, one: Any, other: Any) -> Any:
 
 
 def versions() -> dict[str, str]:
-    found = {}
-    for name in PINS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = ""
-    return found
+    installed = {d.name: d.version for d in importlib.metadata.distributions()}
+    return {name: installed.get(name, "") for name in PINS}
 
 
 def code_hash() -> str:
@@ -359,14 +337,8 @@ def code_hash() -> str:
 
 
 def commit() -> str:
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
-        return done.stdout.strip()
-
-    changes = git(
-        "status", "--porcelain", "--untracked-files=no", "tmr_jax", "tools", "experiments"
-    )
-    return git("rev-parse", "--short", "HEAD") + (" with changes" if changes else "")
+    code = describe_code().split("\n")
+    return code[0][:7] + (" with changes" if any(code[1:]) else "")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -377,21 +349,14 @@ def load(path: Path) -> dict[str, Any]:
 
 def save(path: Path, kept: dict[str, Any]) -> None:
     """One line for each program; never half a file."""
-    lines = ["{"]
-    for name in ("programs", "check"):
-        lines.append(f' "{name}": ' + _lines(kept[name]) + ("," if name == "programs" else ""))
-    waiting = path.with_suffix(".part")
-    waiting.write_text("\n".join([*lines, "}"]) + "\n", encoding="utf-8")
-    waiting.replace(path)
+    parts = (f' "{name}": {_lines(kept[name], "  ")}' for name in ("programs", "check"))
+    write_text(path, "{\n" + ",\n".join(parts) + "\n}\n")
 
 
-def _lines(values: dict[str, Any], indent: str = "  ") -> str:
-    if not values:
-        return "{}"
+def _lines(values: dict[str, Any], indent: str) -> str:
     rows = []
-    for key in sorted(values):
-        value = values[key]
-        nested = key == "programs" and isinstance(value, dict)
+    for key, value in sorted(values.items()):
+        nested = key == "programs"
         text = _lines(value, indent + " ") if nested else json.dumps(rounded(value))
         rows.append(f"{indent}{json.dumps(key)}: {text}")
     return "{\n" + ",\n".join(rows) + "\n" + indent[:-1] + "}"
@@ -415,31 +380,13 @@ def details(found: dict[str, Any], a: Arguments) -> None:
         print(f"    {said_of_memory(found)}")
         return
     if "sum_ms" in found:
-        print(
-            f"    compiler's estimate {found['estimate_ms']:.4g} ms + surcharge "
-            f"{found['surcharge_ms']:.4g} = {found['sum_ms']:.4g} ms (of the surcharge "
-            f"{found['beside_ms']:.3g} ms are copies that overlap other work)"
-        )
-        if "of_peak" in found:
-            alone, both = found["of_peak"]
-            print(
-                f"    BERT's products on real tokens would be {alone:.1%} of peak by the estimate, "
-                f"{both:.1%} with the surcharge"
-            )
-        print("    by part: " + _list(found["parts"]))
-        print("    without an estimate: " + _list(found["unestimated"], 8))
-        f32 = found["float32"]
-        asked = ", ".join(f"{n} {how}" for how, n in f32["asked"].items())
-        print(f"    products that read float32: {f32['products']} ({asked}), {f32['ms']:.3g} ms")
-    for piece in found.get("pieces", []):
-        print(f"    piece {piece[0]}: " + " + ".join(f"{ms:.3g}" for ms in piece[1:]) + " ms")
-    if "hbm_gib" in found:
-        print(f"    {said_of_memory(found)}")
-    counts = [f"{k} x{n}" for k, n in found["loops"].items()]
-    print(f"    loops: {', '.join(counts) or 'none'}; {found['launches']:,.0f} launches")
-    sorts = [f"{k} x{n}" for k, n in found["sorts"].items()]
+        _print_times(found)
+    for name, *times in found.get("pieces", []):
+        print(f"    piece {name}: " + " + ".join(f"{ms:.3g}" for ms in times) + " ms")
+    print(f"    {said_of_memory(found)}")
+    print(f"    loops: {_counts(found['loops'])}; {found['launches']:,.0f} launches")
     print(
-        f"    sorts: {', '.join(sorts) or 'none'}; {found['scatters']} scatters, "
+        f"    sorts: {_counts(found['sorts'])}; {found['scatters']} scatters, "
         f"{found['gathers']} gathers, {found['kernels']} kernels (Pallas)"
     )
     for name in found.get("unknown_kernels", []):
@@ -450,14 +397,36 @@ def details(found: dict[str, Any], a: Arguments) -> None:
         print(f"    copy {copy['mb']:,.0f} MB x{copy['times']} {copy['kind']} {copy['type']}")
         print(f"      {copy['source'][-90:]}")
     for row in found.get("operations_top", [])[: a.top]:
-        own, more = row["ms"]
-        print(f"    {own:9.3f} + {more:7.3f} ms x{row['runs']:<5} {row['kind']:16} {row['type']}")
+        ms, more = row["ms"]
+        print(f"    {ms:9.3f} + {more:7.3f} ms x{row['runs']:<5} {row['kind']:16} {row['type']}")
         print(f"      {row['source'][-110:]}")
 
 
-def _list(sums: dict[str, list[float]], count: int = 99) -> str:
+def _print_times(found: dict[str, Any]) -> None:
+    print(
+        f"    compiler's estimate {found['estimate_ms']:.4g} ms + surcharge "
+        f"{found['surcharge_ms']:.4g} = {found['sum_ms']:.4g} ms (of the surcharge "
+        f"{found['beside_ms']:.3g} ms are copies that overlap other work)"
+    )
+    if "of_peak" in found:
+        print(
+            "    BERT's products on real tokens would be {:.1%} of peak by the estimate, {:.1%} "
+            "with the surcharge".format(*found["of_peak"])
+        )
+    print("    by part: " + _sums(found["parts"]))
+    print("    without an estimate: " + _sums(found["unestimated"], 8))
+    f32 = found["float32"]
+    asked = ", ".join(f"{n} {how}" for how, n in f32["asked"].items())
+    print(f"    products that read float32: {f32['products']} ({asked}), {f32['ms']:.3g} ms")
+
+
+def _sums(sums: dict[str, list[float]], count: int = 99) -> str:
     rows = [x for x in sums.items() if sum(x[1]) > 1e-3][:count]
     return ", ".join(f"{k} {a:.3g} + {b:.3g}" for k, (a, b) in rows)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} x{n}" for name, n in counts.items()) or "none"
 
 
 def said_of_memory(found: dict[str, Any]) -> str:
@@ -476,44 +445,38 @@ COLUMNS = (
     *("program", "target", "fits", "HBM GiB", "TFLOP", "estimate", "surcharge", "sum ms"),
     *("copies MB", "sorts", "scatter", "coll. MB", "launches", "code MiB", "compile s", "before"),
 )
+Rows = list[tuple[Job, dict[str, Any], dict[str, Any] | None]]
 
 
-def table(rows: list[tuple[Job, dict[str, Any], dict[str, Any] | None]]) -> str:
+def table(rows: Rows) -> str:
     """One line for each program. `before`: sum and memory by those that were kept."""
     cells = [COLUMNS, *(_cells(*row) for row in rows)]
-    widths = [max(len(row[n]) for row in cells) for n in range(len(COLUMNS))]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["The compiler's estimate, in ms, and a surcharge for what has none; no speed."]
     for row in cells:
-        padded = (
-            c.ljust(w) if n < 3 else c.rjust(w)
-            for n, (c, w) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join(padded).rstrip())
+        aligned = [f"{c:{'<' if n < 3 else '>'}{widths[n]}}" for n, c in enumerate(row)]
+        lines.append("  ".join(aligned).rstrip())
     return "\n".join(lines)
 
 
 def _cells(job: Job, found: dict[str, Any], before: dict[str, Any] | None) -> tuple[str, ...]:
-    def number(name: str, form: str = ".4g") -> str:
-        return format(found[name], form) if name in found else "-"
+    def total(name: str) -> float:
+        rows = found[name]
+        return sum(row["mb"] for row in (rows.values() if isinstance(rows, dict) else rows))
 
-    fits = {True: "yes", False: "NO", None: "error"}[found["fits"]]
     name = " ".join([job.spec.name, *job.settings])
     target = job.target if job.devices == 1 else f"{job.devices} x {job.target}"
-    times = (number(n) for n in ("estimate_ms", "surcharge_ms", "sum_ms"))
-    head = (name, target, fits, number("hbm_gib", ".2f"), number("tflop"), *times)
-    if not found["fits"]:
-        return (*head, *("-" for _ in COLUMNS[len(head) : -1]), ratio(found, before))
-    return (
-        *head,
-        f"{sum(c['mb'] for c in found['copies']):,.0f}",
-        str(sum(found["sorts"].values())),
-        number("scatters", "d"),
-        f"{sum(c['mb'] for c in found['collectives'].values()):,.0f}",
-        number("launches", ",.0f"),
-        number("code_mib", ".0f"),
-        number("compile_s", ".0f"),
-        ratio(found, before),
-    )
+    fits = {True: "yes", False: "NO", None: "error"}[found["fits"]]
+    numbers = {"hbm_gib": ".2f", "tflop": ".4g"}
+    numbers |= dict.fromkeys(("estimate_ms", "surcharge_ms", "sum_ms"), ".4g")
+    figures = [format(found[n], form) if n in found else "-" for n, form in numbers.items()]
+    if found["fits"]:
+        figures += [f"{total('copies'):,.0f}", str(sum(found["sorts"].values()))]
+        figures += [str(found["scatters"]), f"{total('collectives'):,.0f}"]
+        figures += [f"{found[n]:,.0f}" for n in ("launches", "code_mib", "compile_s")]
+    else:
+        figures += ["-"] * 7
+    return (name, target, fits, *figures, ratio(found, before))
 
 
 def ratio(found: dict[str, Any], before: dict[str, Any] | None) -> str:
@@ -579,9 +542,6 @@ def possible(jobs: list[Job]) -> list[Job]:
     return [job for job in jobs if platforms[job.target] not in lacking]
 
 
-Rows = list[tuple[Job, dict[str, Any], dict[str, Any] | None]]
-
-
 def run_all(jobs: list[Job], a: Arguments, rows: Rows) -> None:
     """Compiles the jobs and keeps each as soon as it is there; `rows` grow with them."""
     kept, known = load(a.out)["programs"], versions() | {"code": code_hash()}
@@ -616,7 +576,7 @@ def same(found: dict[str, Any] | None, known: dict[str, str]) -> bool:
 def _each(jobs: list[Job], a: Arguments) -> Iterator[tuple[Job, dict[str, Any]]]:
     """Each job with what was found, as they come. The compiler hears no Ctrl-C, so it runs in
     threads."""
-    pool = ThreadPoolExecutor(max(a.at_once, 1))
+    pool = ThreadPoolExecutor(AT_ONCE)
     running = {pool.submit(compiled, job, a): job for job in jobs}
     try:
         while running:
@@ -647,16 +607,6 @@ def check(jobs: list[Job], a: Arguments, rows: Rows) -> int:
     return 1 if wrong else 0
 
 
-def look(a: Arguments) -> None:
-    """At a program that was kept."""
-    target = (a.targets or ("v5e",))[0]
-    speeds = aot_work.TARGETS[target].speeds
-    module = aot_hlo.parse(a.kept.read_text())  # pyright: ignore[reportOptionalMemberAccess]
-    found = aot_hlo.summary(module, speeds, aot_hlo.no_kernels, a.above, a.top)
-    print(f"{a.kept}, as of {target}; of kernels only the bytes count")
-    details(together([{"piece": "", "fits": True} | found]), a)
-
-
 def main(a: Arguments) -> int:
     try:
         jobs = jobs_of(a)
@@ -664,9 +614,6 @@ def main(a: Arguments) -> int:
     except (ValueError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if a.kept:
-        look(a)
-        return 0
     wanted = possible(jobs)
     if not wanted:
         return 2

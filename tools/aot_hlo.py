@@ -25,15 +25,22 @@ import collections
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
 
 MB = 10**6
 
 
 def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
+
+
+def first(pattern: str, text: str) -> str:
+    """The group of the pattern's first match; empty: nothing matches."""
+    match = re.search(pattern, text)
+    return match[1] if match else ""
 
 
 FREE = words(
@@ -79,8 +86,7 @@ class Shape(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        digits = re.search(r"\d+", self.dtype)
-        bits = int(digits[0]) if digits else 8
+        bits = int(first(r"(\d+)", self.dtype) or 8)
         return -(-self.elements * bits // 8)
 
 
@@ -91,9 +97,8 @@ def shapes_of(text: str) -> list[Shape]:
     """The arrays of a type, one or a tuple."""
     found = []
     for dtype, dims, layout in _SHAPE.findall(text):
-        space = re.search(r"S\((\d+)\)", layout)
         sizes = tuple(int(n) for n in dims.split(",") if n)
-        found.append(Shape(dtype, sizes, int(space[1]) if space else 0))
+        found.append(Shape(dtype, sizes, int(first(r"S\((\d+)\)", layout) or 0)))
     return found
 
 
@@ -111,8 +116,10 @@ class Instruction:
     type: str
     operands: list[str]
     attributes: str
-    root: bool
-    shapes: list[Shape] = field(default_factory=list)
+
+    @cached_property
+    def shapes(self) -> list[Shape]:
+        return shapes_of(self.type)
 
     @property
     def bytes(self) -> int:
@@ -121,23 +128,19 @@ class Instruction:
     @property
     def cycles(self) -> float:
         """The compiler's estimate; 0: there is none."""
-        found = re.search(r'"estimated_cycles":"(\d+)"', self.attributes)
-        cycles = float(found[1]) if found else 0.0
+        cycles = float(first(r'"estimated_cycles":"(\d+)"', self.attributes) or 0)
         return 0.0 if cycles >= NONE else cycles
 
     @property
     def source(self) -> str:
-        found = re.search(r'op_name="([^"]*)"', self.attributes)
-        return found[1] if found else ""
+        return first(r'op_name="([^"]*)"', self.attributes)
 
     @property
     def target(self) -> str:
-        found = re.search(r'custom_call_target="([^"]*)"', self.attributes)
-        return found[1] if found else ""
+        return first(r'custom_call_target="([^"]*)"', self.attributes)
 
     def called(self, how: str) -> str:
-        found = re.search(rf"\b{how}=%?([\w.\-<>~]+)", self.attributes)
-        return found[1] if found else ""
+        return first(rf"\b{how}=%?([\w.\-<>~]+)", self.attributes)
 
 
 Computation = dict[str, Instruction]
@@ -167,7 +170,7 @@ def parse(text: str) -> Module:
 
 
 def _instruction(line: str) -> Instruction | None:
-    head = re.match(r"\s+(ROOT )?%?([\w.\-<>~]+) = ", line)
+    head = re.match(r"\s+(?:ROOT )?%?([\w.\-<>~]+) = ", line)
     if head is None:
         return None
     rest = line[head.end() :]
@@ -178,7 +181,7 @@ def _instruction(line: str) -> Instruction | None:
     end = _closing(rest)
     operands, attributes = rest[1:end], rest[end + 1 :]
     names = re.findall(r"%([\w.\-<>~]+)", operands) or [operands]
-    return Instruction(head[2], opcode, kind, names, attributes, bool(head[1]), shapes_of(kind))
+    return Instruction(head[1], opcode, kind, names, attributes)
 
 
 def _closing(text: str) -> int:
@@ -200,24 +203,19 @@ class Run(NamedTuple):
     times: int
 
 
-class Loop(NamedTuple):
-    trips: int  # 0: unknown
-    times: int  # that the loop itself is run
-    source: str
-
-
-def executed(module: Module) -> tuple[list[Run], list[Loop]]:
-    """All operations that are run, in loops, calls and branches too, and the loops."""
-    loops: list[Loop] = []
+def executed(module: Module) -> tuple[list[Run], list[int]]:
+    """All operations that are run, in loops, calls and branches too; and the number of trips of
+    each loop, 0 where it is unknown."""
+    loops: list[int] = []
     return list(_walk(module, module.entry, 1, loops)), loops
 
 
-def _walk(module: Module, name: str, times: int, loops: list[Loop]) -> Iterator[Run]:
+def _walk(module: Module, name: str, times: int, loops: list[int]) -> Iterator[Run]:
     within = module.computations.get(name, {})
     for one in within.values():
         if one.opcode == "while":
             trips = trip_count(module, one, within)
-            loops.append(Loop(trips, times, one.source))
+            loops.append(trips)
             yield from _walk(module, one.called("body"), times * max(trips, 1), loops)
         elif one.opcode == "conditional":
             for branch in _branches(one):
@@ -231,17 +229,17 @@ def _walk(module: Module, name: str, times: int, loops: list[Loop]) -> Iterator[
 
 
 def _branches(one: Instruction) -> list[str]:
-    several = re.search(r"branch_computations=\{([^}]*)\}", one.attributes)
+    several = first(r"branch_computations=\{([^}]*)\}", one.attributes)
     if several:
-        return [name.strip().lstrip("%") for name in several[1].split(",")]
+        return re.findall(r"[\w.\-<>~]+", several)
     return [one.called("true_computation"), one.called("false_computation")]
 
 
 def trip_count(module: Module, loop: Instruction, within: Computation) -> int:
     """How often a counted loop runs: what is known of it, or the bound in its condition."""
-    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
+    known = first(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
     if known:
-        return int(known[1])
+        return int(known)
     condition = module.computations.get(loop.called("condition"), {})
     bounds = [*_constants(condition)]
     for one in condition.values():
@@ -265,9 +263,9 @@ def _handed(condition: Computation, loop: Instruction, within: Computation) -> l
     start = within.get(loop.operands[0])
     found = []
     for one in condition.values():
-        place = re.search(r"index=(\d+)", one.attributes)
+        place = first(r"index=(\d+)", one.attributes)
         if one.opcode == "get-tuple-element" and place and start and start.opcode == "tuple":
-            bound = _constant(within.get(start.operands[int(place[1])]))
+            bound = _constant(within.get(start.operands[int(place)]))
             found += [bound] if bound else []
     return found
 
@@ -321,8 +319,7 @@ def work_of(module: Module, run: Run, kernels: Kernels = no_kernels) -> Work:
     if is_kernel(one):
         work = kernels(one)  # none, where it only gives memory that nobody has written to
         return Work(one.bytes + sum(map(_bytes, shapes))) if work is None else work
-    inside = dict(run.within) | {one.name: one}
-    return _of_one(one, shapes, inside)
+    return _calculated(one, shapes)._replace(bytes=_moved(one, [_bytes(s) for s in shapes]))
 
 
 def _operand_shapes(one: Instruction, within: Computation) -> list[list[Shape]]:
@@ -359,24 +356,20 @@ def _elements_of(kind: str) -> list[list[Shape]]:
     return found
 
 
-def _of_one(one: Instruction, shapes: list[list[Shape]], within: Computation) -> Work:
-    """An operation by itself."""
-    operands = [_bytes(s) for s in shapes]
-    calculated = _calculated(one, shapes)
+def _moved(one: Instruction, operands: list[int]) -> float:
+    """Bytes that an operation by itself reads and writes; `operands` are those of each operand."""
     if one.opcode == "gather":
-        return calculated._replace(bytes=2 * one.bytes + sum(operands[1:]))
+        return 2 * one.bytes + sum(operands[1:])
     if one.opcode == "dynamic-slice":
-        return calculated._replace(bytes=2 * one.bytes)
+        return 2 * one.bytes
     if one.opcode == "dynamic-update-slice":
-        return calculated._replace(bytes=2 * operands[1])
+        return 2 * operands[1]
     if one.opcode == "scatter":
         count = (len(operands) - 1) // 2
-        updates = sum(operands[count + 1 :])
-        return calculated._replace(bytes=3 * updates + operands[count])
-    result = one.bytes
+        return 3 * sum(operands[count + 1 :]) + operands[count]
     if one.opcode.endswith("-start"):  # names its operands among its results
-        result = max(result - sum(operands), 0)
-    return calculated._replace(bytes=result + sum(operands))
+        return max(one.bytes, sum(operands))
+    return one.bytes + sum(operands)
 
 
 def _calculated(one: Instruction, shapes: list[list[Shape]]) -> Work:
@@ -390,9 +383,9 @@ def _calculated(one: Instruction, shapes: list[list[Shape]]) -> Work:
     if one.opcode == "reduce":  # what it reads
         return Work(elements=max((s.elements for s in itertools.chain(*shapes)), default=0))
     if one.opcode == "reduce-window":
-        window = re.search(r"size=([\dx]+)", one.attributes)
-        sizes = [int(n) for n in window[1].split("x")] if window else [1]
-        return Work(elements=elements * (1 + math.ceil(math.log2(max(math.prod(sizes), 1)))))
+        window = first(r"size=([\dx]+)", one.attributes) or "1"
+        size = math.prod(int(n) for n in window.split("x"))
+        return Work(elements=elements * (1 + math.ceil(math.log2(max(size, 1)))))
     if one.opcode in ("dot", "convolution"):
         return Work(matrix=_products(one, shapes))
     if one.opcode in ELEMENTWISE:
@@ -401,9 +394,9 @@ def _calculated(one: Instruction, shapes: list[list[Shape]]) -> Work:
 
 
 def _sorting(one: Instruction) -> float:
-    along = re.search(r"dimensions=\{(\d+)\}", one.attributes)
+    along = first(r"dimensions=\{(\d+)\}", one.attributes)
     dims = one.shapes[0].dims
-    n = dims[int(along[1])] if along and dims else 1
+    n = dims[int(along)] if along and dims else 1
     rounds = math.ceil(math.log2(max(n, 2)))
     each = 1 + 2 * len(one.shapes)
     return one.shapes[0].elements / 4 * rounds * (rounds + 1) * each
@@ -415,11 +408,11 @@ def _products(one: Instruction, shapes: list[list[Shape]]) -> float:
         return 0.0
     left, right = shapes[0][0].dims, shapes[1][0].dims
     if one.opcode == "dot":
-        sums = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)
-        length = math.prod(left[int(n)] for n in sums[1].split(",") if n) if sums else 1
+        sums = first(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)
+        length = math.prod(left[int(n)] for n in sums.split(",") if n)
     else:
-        kernel = re.search(r"dim_labels=\w+_(\w+)->", one.attributes)
-        out = kernel[1].index("o") if kernel and "o" in kernel[1] else len(right) - 1
+        kernel = first(r"dim_labels=\w+_(\w+)->", one.attributes)
+        out = kernel.index("o") if "o" in kernel else len(right) - 1
         length = math.prod(right) / max(right[out], 1)
     return 2.0 * one.shapes[0].elements * length
 
@@ -488,10 +481,9 @@ def part_of(source: str, arrays: Sequence[Shape] = ()) -> str:
         return "no name"
     part = next((name for name, pattern in PARTS if re.search(pattern, source)), "rest")
     square = any(len(s.dims) == 4 and s.dims[2] == s.dims[3] > 16 for s in arrays)
-    return part.replace("text ", "attention ") if square and part in LAYERS else part
-
-
-LAYERS = ("text fwd", "text bwd")
+    if square and part in ("text fwd", "text bwd"):
+        return part.replace("text ", "attention ")
+    return part
 
 
 def source_of(run: Run) -> str:
@@ -525,8 +517,7 @@ def kind_of(module: Module, one: Instruction) -> str:
 # The report
 
 
-@dataclass
-class Row:
+class Row(NamedTuple):
     """One operation, all of its runs."""
 
     kind: str
@@ -536,59 +527,52 @@ class Row:
     times: int
     estimate: float  # seconds, by the compiler's cycles
     surcharge: float  # seconds, where there are none
-    work: Work
 
 
 def rows_of(module: Module, runs: list[Run], speeds: Speeds, kernels: Kernels) -> list[Row]:
-    found = []
+    rows = []
     for run in runs:
         one, source = run.one, source_of(run)
-        cycles, work, surcharge = one.cycles, Work(), 0.0
-        if not cycles:
-            work = work_of(module, run, kernels)
-            surcharge = run.times * speeds.seconds(work)
+        cycles = one.cycles
+        work = Work() if cycles else work_of(module, run, kernels)
         part = part_of(source, [*one.shapes, *_read(run)])
         if part == "no name" and re.match(r"\(?u(16|32)\[", one.type):
             part = "dropout"  # halves of words of random bits have no name of their own
-        estimate = run.times * cycles / speeds.clock
-        work = work.times(run.times)
-        row = Row(
-            kind_of(module, one), part, source, one.type, run.times, estimate, surcharge, work
-        )
-        found.append(row)
-    return found
+        seconds = run.times * cycles / speeds.clock, run.times * speeds.seconds(work)
+        rows.append(Row(kind_of(module, one), part, source, one.type, run.times, *seconds))
+    return rows
 
 
-def beside(row: Row) -> bool:
-    """Whether it is a copy that overlaps other work."""
-    return row.kind in BESIDE
-
-
-class Copy(NamedTuple):
-    kind: str
-    type: str
-    source: str
-    mb: float  # of its result
-    times: int
-
-
-def copies(module: Module, runs: list[Run], above: float) -> list[Copy]:
+def copies(module: Module, runs: list[Run], above: float) -> list[dict[str, Any]]:
     """Arrays of more than `above` MB in HBM that are only written once more, as they were.
 
     What is fetched ahead of its use, from HBM to the memory of the core, is none of them.
     """
-    found = []
+    rows = []
     for run in runs:
         one, inside = run.one, module.inside(run.one)
-        if one.opcode.endswith("-start"):
-            continue
         opcodes = {o.opcode for o in inside.values()} or {one.opcode}
         written = max((s.bytes for s in one.shapes if s.space == 0), default=0)
         read = max((s.bytes for s in _read(run)), default=0)
         if opcodes <= MOVES and written > above * MB and read > above * MB / 4:
-            kind = kind_of(module, one)
-            found.append(Copy(kind, plain(one.type), source_of(run), written / MB, run.times))
-    return found
+            key = kind_of(module, one), plain(one.type), short(source_of(run))
+            rows.append((key, (run.times, run.times * (written / MB))))
+    return [
+        {"kind": kind, "type": shape, "source": source, "times": times, "mb": round(mb, 1)}
+        for (kind, shape, source), (times, mb) in added(rows, lambda row: row[1]).items()
+    ]
+
+
+def added(
+    rows: Iterable[tuple[Hashable, Sequence[float]]],
+    size: Callable[[list[Any]], float] = sum,
+) -> dict[Any, list[Any]]:
+    """The numbers of rows with the same key summed, the largest `size` first."""
+    sums: dict[Hashable, list[Any]] = {}
+    for key, numbers in rows:
+        before = sums.get(key, [0] * len(numbers))
+        sums[key] = [a + b for a, b in zip(before, numbers, strict=True)]
+    return dict(sorted(sums.items(), key=lambda item: -size(item[1])))
 
 
 def plain(kind: str) -> str:
@@ -612,8 +596,7 @@ def reads_float32(module: Module, run: Run) -> str:
         if one.opcode in ("dot", "convolution"):
             types = {s.dtype for s in itertools.chain(*_operand_shapes(one, within))}
             if "f32" in types:
-                asked = re.search(r"operand_precision=\{(\w+)", one.attributes)
-                return asked[1] if asked else "default"
+                return first(r"operand_precision=\{(\w+)", one.attributes) or "default"
     return ""
 
 
@@ -631,8 +614,8 @@ def summary(
     found = {
         "launches": sum(run.times for run in runs) * share,
         "operations": len(runs),
-        "copies": _grouped(copies(module, runs, above)),
-        "loops": _counted(f"{loop.trips or '?'} times" for loop in loops),
+        "copies": copies(module, runs, above),
+        "loops": _counted(f"{trips or '?'} times" for trips in loops),
         "sorts": _counted(plain(one.type) for one in _within(module, runs, "sort")),
         "scatters": len(_within(module, runs, "scatter")),
         "gathers": len(_within(module, runs, "gather")),
@@ -648,7 +631,7 @@ def summary(
     return found | {
         "estimate_ms": estimate * scale,
         "surcharge_ms": extra * scale,
-        "beside_ms": sum(r.surcharge for r in rows if beside(r)) * scale,
+        "beside_ms": sum(r.surcharge for r in rows if r.kind in BESIDE) * scale,
         "parts": _sums(rows, lambda r: r.part, scale),
         "unestimated": _sums([r for r in rows if r.surcharge], lambda r: r.kind, scale),
         "operations_top": _top(rows, top, scale),
@@ -661,11 +644,11 @@ def summary(
 
 
 def _within(module: Module, runs: list[Run], opcode: str) -> list[Instruction]:
-    found = []
-    for run in runs:
-        parts = [run.one, *module.inside(run.one).values()]
-        found += [one for one in parts if one.opcode == opcode]
-    return found
+    return [one for run in runs for one in _parts(module, run) if one.opcode == opcode]
+
+
+def _parts(module: Module, run: Run) -> list[Instruction]:
+    return [run.one, *module.inside(run.one).values()]
 
 
 def _counted(words: Iterable[str]) -> dict[str, int]:
@@ -674,55 +657,31 @@ def _counted(words: Iterable[str]) -> dict[str, int]:
 
 def _collectives(module: Module, runs: list[Run]) -> dict[str, dict[str, float]]:
     """Of each kind how many are run, and the MB of their results."""
-    found: dict[str, dict[str, float]] = {}
+    rows = []
     for run in runs:
-        for one in [run.one, *module.inside(run.one).values()]:
-            name = one.opcode.removesuffix("-start")
-            if not name.startswith(COLLECTIVES) or ENDS.search(one.opcode):
+        for one in _parts(module, run):
+            if not one.opcode.startswith(COLLECTIVES) or ENDS.search(one.opcode):
                 continue
             size = one.bytes
             if one.opcode.endswith("-start"):  # names its operands, too
                 size = max((_bytes(part) for part in _elements_of(one.type)), default=size)
-            row = found.setdefault(name, {"runs": 0, "mb": 0.0})
-            row["runs"] += run.times
-            row["mb"] += run.times * size / MB
-    return found
-
-
-def _grouped(found: list[Copy]) -> list[dict]:
-    groups: dict = {}
-    for one in found:
-        row = groups.setdefault((one.kind, one.type, short(one.source)), [0, 0.0])
-        row[0] += one.times
-        row[1] += one.times * one.mb
-    return [
-        {"kind": kind, "type": shape, "source": source, "times": n, "mb": round(mb, 1)}
-        for (kind, shape, source), (n, mb) in sorted(groups.items(), key=lambda x: -x[1][1])
-    ]
+            numbers = run.times, run.times * size / MB
+            rows.append((one.opcode.removesuffix("-start"), numbers))
+    return {name: {"runs": runs, "mb": mb} for name, (runs, mb) in added(rows).items()}
 
 
 def _sums(rows: list[Row], key: Callable[[Row], str], scale: float) -> dict[str, list[float]]:
-    """Estimate and surcharge by a name, the largest first."""
-    sums: dict[str, list[float]] = {}
-    for row in rows:
-        own = sums.setdefault(key(row), [0.0, 0.0])
-        own[0] += row.estimate * scale
-        own[1] += row.surcharge * scale
-    return dict(sorted(sums.items(), key=lambda x: -sum(x[1])))
+    """Estimate and surcharge by a name."""
+    return added((key(r), (r.estimate * scale, r.surcharge * scale)) for r in rows)
 
 
-def _top(rows: list[Row], count: int, scale: float) -> list[dict]:
-    groups: dict[tuple[str, str], list] = {}
-    for row in rows:
-        own = groups.setdefault(
-            (row.kind, short(row.source) or plain(row.type)[:60]), [0, 0, 0, ""]
-        )
-        own[0] += row.estimate * scale
-        own[1] += row.surcharge * scale
-        own[2] += row.times
-        own[3] = row.type[:60]
-    best = sorted(groups.items(), key=lambda x: -(x[1][0] + x[1][1]))[:count]
+def _top(rows: list[Row], count: int, scale: float) -> list[dict[str, Any]]:
+    """The operations of one kind and source that take longest."""
+    keys = [(row.kind, short(row.source) or plain(row.type)[:60]) for row in rows]
+    numbers = ((r.estimate * scale, r.surcharge * scale, r.times) for r in rows)
+    types = {key: row.type[:60] for key, row in zip(keys, rows, strict=True)}
+    sums = added(zip(keys, numbers, strict=True), lambda row: row[0] + row[1])
     return [
-        {"kind": kind, "source": source, "type": a[3], "runs": a[2], "ms": [a[0], a[1]]}
-        for (kind, source), a in best
+        {"kind": key[0], "source": key[1], "type": types[key], "runs": times, "ms": ms}
+        for key, (*ms, times) in itertools.islice(sums.items(), count)
     ]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from tools.aot_hlo import Instruction, Work, words
+from tools.aot_hlo import RANDOM, Instruction, Kernels, Work, first, words
 
 COSTLY = {  # as in aot_hlo, by jax's names
     **dict.fromkeys(("exp", "exp2", "log", "tanh", "rsqrt", "sqrt", "div", "logistic"), 4),
@@ -88,22 +88,21 @@ def _variable(v: Any) -> bool:
     return not hasattr(v, "val")  # else a literal, which has no hash
 
 
-def lookup(kernels: list[Kernel], unknown: list[str]) -> Any:
+def lookup(kernels: list[Kernel], unknown: set[str]) -> Kernels:
     """Instruction -> work of the kernel it calls, by name and shape; else the largest by name.
 
     Of those that are not found it is None, and their names go to `unknown`.
     """
 
     def work(one: Instruction) -> Work | None:
-        named = re.search(r"([\w.\-]+)\)*/pallas_call", one.source)
-        names = [named[1]] if named else []
-        names.append(re.sub(r"\.\d+$", "", one.name))
-        same = [k for k in kernels if k.name in names]
+        named = first(r"([\w.\-]+)\)*/pallas_call", one.source)
+        own = re.sub(r"\.\d+$", "", one.name)
+        same = [k for k in kernels if k.name in (named, own)]
+        if not same:
+            unknown.add(named or own)
+            return None
         shapes = {shape.dims for shape in one.shapes}
         exact = [k for k in same if set(k.shapes) <= shapes]
-        if not same:
-            unknown.append(names[0])
-            return None
         return max((k.work for k in exact or same), key=lambda w: (w.matrix, w.elements))
 
     return work
@@ -122,14 +121,14 @@ def _inner(eqn: Any) -> Iterator[tuple[Any, float]]:
     """The jaxprs that an equation runs, and how often."""
     kind, params = eqn.primitive.name, eqn.params
     times = 1.0
+    if kind.startswith(("reduce", "scatter", "sort")):  # their bodies are one operation
+        return
     if kind == "scan":
         times = params["length"]
     elif kind == "pallas_call":
         times = math.prod(n for n in params["grid_mapping"].grid if isinstance(n, int))
     elif kind == "shard_map":
         times = params["mesh"].size
-    if kind.startswith(("reduce", "scatter", "sort")):  # their bodies are one operation
-        return
     for name, value in params.items():
         if name == "cond_jaxpr":
             continue
@@ -150,7 +149,7 @@ def _own(eqn: Any) -> Work:
     if kind in PLAIN or kind in COSTLY:
         return Work(elements=out * COSTLY.get(kind, 1))
     if kind in ("prng_random_bits", "random_bits", "rng_bit_generator"):
-        return Work(elements=20.0 * out)
+        return Work(elements=RANDOM * out)
     return Work()
 
 

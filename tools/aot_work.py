@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -24,15 +25,15 @@ from tmr_jax.config import Experiment
 from tmr_jax.data.batching import declare_rows, declare_shapes, encode_batches_mol
 from tmr_jax.eval import device_rank, rerank_steps
 from tmr_jax.eval.rerank import _applied, settings_of
-from tmr_jax.models.layers.bert import BertConfig, text_operations
-from tmr_jax.models.state import STATISTICS, joined, new_state, variables, without
+from tmr_jax.models.layers.bert import text_operations
+from tmr_jax.models.state import variables
 from tmr_jax.train.device_loader import device_tables, plan_steps, take_batch
-from tmr_jax.train.optim import build_adversary, build_optimizer
 from tmr_jax.train.parallel import AXIS, compile_ahead, make_sharding
-from tmr_jax.train.step import make_train_call, train_step
+from tmr_jax.train.step import make_train_call
 from tmr_jax.types import TextBatch
 from tools.aot_hlo import Speeds
 from tools.bench import gpu as bench
+from tools.bench.common import altered
 from tools.bench.curves import MINILM
 
 GIB = 2**30
@@ -224,32 +225,15 @@ class Worked(NamedTuple):
 def _worked(
     spec: Spec, target: str, devices: int, change: Callable[..., Any], shrunk: bool
 ) -> Worked:
-    size = _sizes(spec, shrunk)
-    config = change(_experiment(spec, size))
-    task = bench.work(size, "packed", spec.batch, config, backend_of(target))
-    few = task.data.composition.epoch(0, 0)[0][:2]
-    two = task.data._replace(shapes=declare_shapes(task.data.mol, task.data.shapes.text, 2))
-    shapes = jax.eval_shape(task.model.init, jax.random.key(0), two.batch(few, 0))
-    return Worked(task, size, joined(shapes))
-
-
-def _sizes(spec: Spec, shrunk: bool) -> bench.Sizes:
     base = bench.SHRUNK if shrunk else bench.FULL
-    bert: BertConfig = base.bert if shrunk else SIZES[spec.size]
+    bert = base.bert if shrunk else SIZES[spec.size]
     if spec.layers:
         bert = dataclasses.replace(bert, layers=spec.layers)
-    return base._replace(bert=bert)
-
-
-def _experiment(spec: Spec, size: bench.Sizes) -> Experiment:
-    kind = spec.kind.split("_")[0]
-    published = "mbank_chebi" if kind == "mbank" else "difftmr_chebi"
-    config = bench.experiment("packed", spec.batch, size.width, published)
-    objective = "random_step" if spec.kind == "difftmr_random" else "all_steps"
-    hdan = dataclasses.replace(config.model.hdan, objective=objective)
-    model = dataclasses.replace(config.model, name=kind, hdan=hdan)
-    train = dataclasses.replace(config.train, chunk=spec.chunk)
-    return dataclasses.replace(config, model=model, train=train)
+    size = base._replace(bert=bert)
+    config = bench.experiment("packed", spec.batch, size.width, spec.kind)
+    config = change(altered(config, {"train.chunk": spec.chunk}))
+    task = bench.work(size, "packed", spec.batch, config, backend_of(target))
+    return Worked(task, size, bench.parameters(task, shapes=True))
 
 
 # Training
@@ -266,12 +250,7 @@ def _training(
     rows = np.asarray(task.data.composition.epoch(0, 0))[:1]
     data = _shared(task.data, config, size, rows, sharding.parts)
     steps = plan_steps(rows, data.text, data.mol, data.shapes, data.shards)
-    rivals = model.adversary
-    rival = build_adversary(config.optim) if rivals else None
-    trained = without(params, rivals | {STATISTICS})
-    optimizer = build_optimizer(config.optim, 10_000, trained, model.groups)
-    state = jax.eval_shape(lambda p: new_state(p, optimizer, frozenset(), rival, rivals), params)
-    step = train_step(model, optimizer, frozenset(), rival, sharding)
+    step, state = bench.step_of(config, model, params, sharding)
     call = make_train_call(step, _taking(sharding.chunks), 1, sharding)
     place = _placing(devices)
     tables = device_tables(data.text, data.mol, data.text_group, data.mol_group)
@@ -315,8 +294,8 @@ def _taking(chunks: int) -> Callable[..., Any]:
 
 def _texts(work: Worked, one: Placing, shrunk: bool) -> Program:
     count, width = (4 if shrunk else 64), work.size.width
-    tokens = jax.ShapeDtypeStruct((count, width), jnp.int32, sharding=one.whole)
-    batch = TextBatch(tokens, jax.ShapeDtypeStruct((count, width), jnp.bool_, sharding=one.whole))
+    rows = jnp.zeros((count, width), jnp.int32)
+    batch = one.all(TextBatch(rows, rows.astype(bool)))
     useful = text_operations(work.size.bert, np.full(count, width)) / 3  # forward alone
     return _encoder("encode_text", work, one, batch, count, f"{count} x {width} tokens", useful)
 
@@ -368,19 +347,6 @@ FEWER = {"t2m": 6, "m2t": 20}  # times fewer candidates than are reported: only 
 ASKING = 512  # queries that are recorded
 
 
-class _Recorder:
-    """Stands for a compiled function: keeps the shapes it is called with, answers with zeros."""
-
-    def __init__(self, jitted: Any, calls: list[tuple[Any, Any, tuple[Any, ...]]]) -> None:
-        self.jitted, self._calls = jitted, calls
-
-    def __call__(self, *arguments: Any) -> Any:
-        shapes = jax.tree.map(_shape, arguments)
-        self._calls.append((self, self.jitted, shapes))
-        answer = self.jitted.eval_shape(*shapes)
-        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), answer)
-
-
 def _shape(x: Any) -> Any:
     """A static argument stays as it is; 64 bits become 32, as in a call."""
     if not (hasattr(x, "shape") and hasattr(x, "dtype")):
@@ -389,7 +355,7 @@ def _shape(x: Any) -> Any:
     return jax.ShapeDtypeStruct(x.shape, x.dtype if key else jax.dtypes.canonicalize_dtype(x.dtype))
 
 
-def _reranking(direction: str, work: Worked, one: Placing, shrunk: bool) -> Program:
+def _reranking(direction: Any, work: Worked, one: Placing, shrunk: bool) -> Program:
     """The compiled pieces, with the shapes that a pool of ChEBI-20's size gives them.
 
     The stage is run over a pool that is smaller by `FEWER`, with every compiled function in it
@@ -415,49 +381,46 @@ def _reranking(direction: str, work: Worked, one: Placing, shrunk: bool) -> Prog
         return jax.ShapeDtypeStruct(shape, x.dtype, sharding=one.whole)
 
     pieces = []
-    for name, jitted, shapes, count in _pieces(_recorded(lambda: rerank_steps.rerank(*stage))):
-        share = count * REPORTED / asking
-        pieces.append(Piece(name, jitted, jax.tree.map(grown, shapes), share))
+    for jitted, shapes, count in _recorded(lambda: rerank_steps.rerank(*stage)):
+        name, share = _name(jitted), count * REPORTED / asking
+        if "weigh" not in name:  # the weights of the words are of a pool, not of a query
+            pieces.append(Piece(name, jitted, jax.tree.map(grown, shapes), share))
     return Program(tuple(pieces), REPORTED, 0.0, f"{REPORTED} queries among {work.size.pool:,}")
 
 
-def _recorded(stage: Callable[[], Any]) -> list[tuple[Any, Any, tuple[Any, ...]]]:
-    """The calls of compiled functions within `stage`, whose caches are cleared first."""
-    calls: list[tuple[Any, Any, tuple[Any, ...]]] = []
+def _recorded(stage: Callable[[], Any]) -> list[tuple[Any, Any, int]]:
+    """The compiled functions that `stage` calls, for each of their shapes, and how often."""
+    calls: dict[tuple[int, str], tuple[Any, Any, int]] = {}
 
-    def jit(function: Callable[..., Any], **options: Any) -> _Recorder:
-        return _Recorder(jax.jit(function, **options), calls)
+    def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        jitted = jax.jit(function, **options)
 
-    own = rerank_steps.jax
-    caches = [f for f in vars(rerank_steps).values() if hasattr(f, "cache_clear")]
+        def record(*arguments: Any) -> Any:
+            """Answers with zeros."""
+            shapes = jax.tree.map(_shape, arguments)
+            key = id(jitted), str(shapes)
+            calls[key] = jitted, shapes, calls.get(key, (0,))[-1] + 1
+            answer = jitted.eval_shape(*shapes)
+            return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), answer)
+
+        return record
+
     # What a backend decides, it decides for an accelerator.
-    instead = {"jit": jit, "default_backend": lambda: "tpu"}
-    rerank_steps.jax = SimpleNamespace(**{**vars(jax), **instead})  # pyright: ignore
-    try:
-        for cache in caches:
-            cache.cache_clear()
+    instead = SimpleNamespace(**vars(jax) | {"jit": jit, "default_backend": lambda: "tpu"})
+    with mock.patch.object(rerank_steps, "jax", instead):
+        _clear_caches()
         stage()
-    finally:
-        rerank_steps.jax = own
-        for cache in caches:
-            cache.cache_clear()
+    _clear_caches()
     if not calls:
         raise RuntimeError("expected the second stage to compile functions with jax.jit; got none")
-    return calls
+    return list(calls.values())
 
 
-def _pieces(calls: list[tuple[Any, Any, tuple[Any, ...]]]) -> Iterator[tuple[str, Any, Any, int]]:
-    """Each function and shape once: its name, the function, the shapes, and how often.
-
-    The weights of the words are left out: they are of a pool, not of a query.
-    """
-    found: dict[tuple[int, str], list] = {}
-    for recorder, jitted, shapes in calls:
-        own = found.setdefault((id(recorder), str(shapes)), [_name(jitted), jitted, shapes, 0])
-        own[3] += 1
-    for name, jitted, shapes, count in found.values():
-        if "weigh" not in name:
-            yield name, jitted, shapes, count
+def _clear_caches() -> None:
+    """Of compiled functions."""
+    for function in vars(rerank_steps).values():
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
 
 
 def _name(jitted: Any) -> str:

@@ -1,6 +1,6 @@
 """Random BERT weights and tokens from seeds, so that golden arrays need not store them.
 
-Both tools/make/bert_golden.py (PyTorch) and tests/models/layers/test_bert.py (JAX) make the same
+Both tests/golden/make_bert.py (PyTorch) and tests/models/layers/test_bert.py (JAX) make the same
 numbers here; numpy's RandomState keeps its streams the same in every version of numpy.
 """
 

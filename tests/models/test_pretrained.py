@@ -582,7 +582,7 @@ def family_folder(folder, name):
 
 @pytest.mark.parametrize("name", ["distilbert", "mpnet"])
 def test_other_layouts_equal_transformers(tmp_path, families, name):
-    """Recorded by tools/make/bert_golden.py; padding is masked, rows have up to 150 tokens."""
+    """Recorded by tests/golden/make_bert.py; padding is masked, rows have up to 150 tokens."""
     config, params, _ = load_bert(str(family_folder(tmp_path, name)))
     assert pretrained.family_of(config) == name and config.max_positions == 150
     tokens, mask = (jnp.asarray(families[k]) for k in ("tokens", "mask"))

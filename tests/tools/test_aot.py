@@ -327,12 +327,12 @@ def test_a_kernel_is_counted_by_its_text_and_grid():
         '%k = f32[32,8]{1,0} custom-call(%x, %y), custom_call_target="tpu_custom_call", '
         'metadata={op_name="jit(f)/mine/pallas_call"}',
     )
-    unknown: list[str] = []
+    unknown: set[str] = set()
     looked = aot_jaxpr.lookup(kernels, unknown)
     assert surcharge(*run, kernels=looked) == pytest.approx(4 * 2 * 8**3) and not unknown
     other = [line.replace("mine", "theirs") for line in run]
     assert surcharge(*other, kernels=looked) == pytest.approx(4 * (256 + 64 + 256))
-    assert unknown == ["theirs"]
+    assert unknown == {"theirs"}
 
 
 def test_a_kernel_that_touches_none_of_its_arrays_costs_nothing():
@@ -352,38 +352,34 @@ def test_a_kernel_that_touches_none_of_its_arrays_costs_nothing():
         '%k = f32[32,8]{1,0} custom-call(%x), custom_call_target="tpu_custom_call", '
         'metadata={op_name="jit(f)/made/pallas_call"}',
     )
-    assert surcharge(*run, kernels=aot_jaxpr.lookup(kernels, [])) == 0
+    assert surcharge(*run, kernels=aot_jaxpr.lookup(kernels, set())) == 0
     assert surcharge(*run) > 0
 
 
 # The programs
 
 
-def traced(spec, devices: int = 1) -> aot_work.Program:
+def traced(spec) -> None:
     """On the CPU, from shapes alone, at the size of a toy."""
-    program = aot_work.built(spec, "cpu", devices, shrunk=True)
+    program = aot_work.built(spec, "cpu", shrunk=True)
     for piece in program.pieces:
         assert piece.jitted.trace(*piece.arguments).jaxpr, spec.name
     assert program.items > 0 and sum(p.share for p in program.pieces) > 0
-    return program
 
 
 def test_every_headline_program_is_built_and_traced():
+    """Save the step of the test below."""
     assert len(aot.HEADLINE) <= 24
-    for kind in sorted({job.spec.kind for job in aot.HEADLINE}):
+    for kind in sorted({job.spec.kind for job in aot.HEADLINE} - {"difftmr"}):
         traced(aot_work.Spec(kind, batch=8 if kind in aot_work.TRAINED else 0))
 
 
-def test_a_step_in_chunks():
-    traced(aot_work.Spec("difftmr", batch=16, chunk=4))
-
-
-def test_a_step_is_shared_by_devices():
-    spec = aot_work.Spec("difftmr", batch=16)
+def test_a_step_in_chunks_is_shared_by_devices():
+    spec = aot_work.Spec("difftmr", batch=16, chunk=2)
     program = aot_work.built(spec, "cpu", 4, shrunk=True)
     lowered = program.pieces[0].jitted.lower(*program.pieces[0].arguments)
     assert "num_partitions = 4" in lowered.as_text()
-    assert "in each of 4 parts" in program.shape
+    assert "in each of 8 parts" in program.shape
 
 
 def test_the_second_stage_is_compiled_for_what_it_asks_for():
@@ -500,7 +496,8 @@ def test_all_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(aot, "compiled", compiled)
     monkeypatch.setattr(aot, "details", lambda found, a: None)
-    a = aot.Arguments(all=True, at_once=1, out=tmp_path / "aot.json")
+    monkeypatch.setattr(aot, "AT_ONCE", 1)
+    a = aot.Arguments(all=True, out=tmp_path / "aot.json")
     with pytest.raises(KeyboardInterrupt):
         aot.run_all(jobs, a, [])
     kept = set(aot.load(a.out)["programs"])

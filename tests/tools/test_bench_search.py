@@ -47,11 +47,12 @@ def test_a_library_of_copies_is_searched_by_the_run_of_its_real_rows(
 
 
 def test_copies_may_change_places_and_worse_ones_may_not():
-    def hits(*scores):
-        return [Hit(rank, score, "C", "", id=99) for rank, score in enumerate(scores, 1)]
+    def scores(*rows):
+        found = [[Hit(i, score, "C", "", id=99) for i, score in enumerate(r, 1)] for r in rows]
+        return TOOL["scores"](found)[:, :3]
 
     right = np.float32([[0.9, 0.5, 0.5], [0.3, 0.2, -np.inf]])
     recall = TOOL["recall"]
-    assert recall([hits(0.9, 0.5, 0.5), hits(0.3, 0.2)], right) == 1
-    assert recall([hits(0.9, 0.5, 0.4), hits(0.3, 0.2)], right) == pytest.approx(4 / 5)
-    assert recall([hits(0.9), hits(0.3)], right) == pytest.approx(2 / 5)
+    assert recall(scores([0.9, 0.5, 0.5], [0.3, 0.2]), right) == 1
+    assert recall(scores([0.9, 0.5, 0.4], [0.3, 0.2]), right) == pytest.approx(4 / 5)
+    assert recall(scores([0.9], [0.3]), right) == pytest.approx(2 / 5)

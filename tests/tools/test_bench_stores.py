@@ -62,9 +62,3 @@ def test_no_more_rows_are_real_than_are_asked_for(tmp_path, monkeypatch):
     np.testing.assert_array_equal(real.vectors, rows(30)[:20])
     assert real.ids.tolist() == list(range(20)) and real.columns["mw"][19] == 190
     assert real.columns["smiles"] == ["C" * (i + 1) for i in range(20)]
-
-
-def test_equals_are_as_good_as_one_another():
-    right = [[0.9, 0.5, 0.5], [0.3, 0.2, -np.inf]]
-    assert TOOL["recall"](right, right) == 1
-    assert TOOL["recall"]([[0.9, 0.5, 0.4], right[1]], right) == pytest.approx(5 / 6)

@@ -1,8 +1,11 @@
-"""What the benchmarks share: clocks, memory, a folder to work in, and a row of a table."""
+"""What the benchmarks share: settings, clocks, memory, a folder to work in, a row of a table."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
+import operator
 import resource
 import shutil
 import subprocess
@@ -11,8 +14,23 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tmr_jax.config import Experiment, from_json, to_json
 
 LOOK = 0.2  # seconds between two readings of a process's memory
+
+
+def altered(config: Experiment, changes: dict[str, Any]) -> Experiment:
+    """The experiment with other values of settings such as `train.epochs`. Errors: UserError for an
+    unknown field, KeyError or TypeError for an unknown section."""
+    values = json.loads(to_json(config))
+    for path, value in changes.items():
+        *sections, name = path.split(".")
+        functools.reduce(operator.getitem, sections, values)[name] = value
+    return from_json(json.dumps(values))
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -25,6 +43,15 @@ def fastest(work: Callable[[], object], runs: int = 3) -> float:
     """Seconds of the fastest run after the first, which compiles and touches the files."""
     work()
     return min(seconds(work) for _ in range(runs))
+
+
+def recall(scores: Any, best: Any) -> float:
+    """The share of places with a score as good as the best; equal scores may change places. -inf is
+    a place without a hit."""
+    mine, right = np.array(scores), np.array(best)
+    real = np.isfinite(right)
+    least = np.where(real, right, np.inf).min(axis=1, keepdims=True)
+    return float((np.isfinite(mine) & (mine >= least - 1e-6)).sum() / real.sum())
 
 
 def peak_gib() -> float:

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,11 +30,8 @@ from tmr_jax.data.files import cache_folder
 from tmr_jax.eval.rank import rank
 from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
-from tmr_jax.models.state import new_state
-from tmr_jax.train.loader import build_loader
-from tmr_jax.train.optim import build_optimizer
-from tools.bench.common import peak_gib, seconds
-from tools.bench.gpu import FULL, SHRUNK, Sizes, parameters, second_stage, work
+from tools.bench.common import altered, peak_gib, seconds
+from tools.bench.gpu import FULL, SHRUNK, Sizes, second_stage, trainer, work
 
 MINILM = BertConfig(30_522, 384, 6, 12, 1_536, pooler=False)
 CURVES: dict[str, tuple[int, ...]] = {
@@ -90,16 +88,13 @@ def step(size: Sizes, batch: int, length: int = 0) -> list[float]:
         fixed = task.data._replace(text=text._replace(tokens=tokens, offsets=offsets))
         shapes = fixed.shapes._replace(text=(length,), rows=(batch,))
         task = task._replace(data=fixed._replace(shapes=shapes))
-    params = parameters(task)
-    optimizer = build_optimizer(task.config.optim, 100, params, task.model.groups)
-    state, key = new_state(params, optimizer), jax.random.key(0)
-    feed = build_loader(task.data, task.model, optimizer, frozenset(), None, 0)
-    plan = task.data.composition.epoch(0, 0)
-    held = [state]
+    loader, state = trainer(task)
+    plan, key = task.data.composition.epoch(0, 0), jax.random.key(0)
 
     def once() -> None:
-        answer = feed(held[0], plan[:1], key)
-        held[0] = answer.state
+        nonlocal state
+        answer = loader(state, plan[:1], key)
+        state = answer.state
         jax.block_until_ready(answer.metrics)
 
     return repeated(once)
@@ -123,18 +118,16 @@ def ranks(count: int) -> list[float]:
 
 def reranked(size: Sizes, setting: str, value: int) -> list[float]:
     task = work(size, "packed", size.small)
-    config = task.config
-    refine = dataclasses.replace(config.eval.refine, **{SETTING[setting]: value})
-    hdan = dataclasses.replace(config.model.hdan, steps=max(value, config.model.hdan.steps))
-    config = dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, hdan=hdan if setting == "S" else config.model.hdan),
-        eval=dataclasses.replace(config.eval, refine=refine),
-    )
-    model = task.model.clone(hdan=hdan) if setting == "S" else task.model
+    changes: dict[str, Any] = {f"eval.refine.{SETTING[setting]}": value}
+    model = task.model
+    if setting == "S":
+        steps = max(value, task.config.model.hdan.steps)
+        changes["model.hdan.steps"] = steps
+        model = model.clone(hdan=dataclasses.replace(task.config.model.hdan, steps=steps))
+    task = task._replace(config=altered(task.config, changes), model=model)
     random, count = np.random.default_rng(0), min(size.pool, POOL)
     parts = [np.clip(random.poisson(n, count), 1, size.width) for n in (size.width // 3, 30)]
-    reranker, text, mol = second_stage(task._replace(config=config, model=model), *parts)
+    reranker, text, mol = second_stage(task, *parts)
     target = np.where(np.arange(count) < QUERIES, np.arange(count), -1)
     return repeated(lambda: reranker.lists(text, mol, "t2m", target))
 

@@ -16,10 +16,10 @@ data set and no network. It prints, each with its target for an H200:
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -46,13 +46,15 @@ from tmr_jax.models.layers.attention import Form, Segments
 from tmr_jax.models.layers.attention import attention as attend
 from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.models.runtime import use_compile_cache
-from tmr_jax.models.state import joined, new_state, variables
+from tmr_jax.models.state import STATISTICS, TrainState, joined, new_state, variables, without
 from tmr_jax.train.dataset import TrainingSet
 from tmr_jax.train.loader import build_loader
-from tmr_jax.train.optim import build_optimizer
+from tmr_jax.train.optim import build_adversary, build_optimizer
+from tmr_jax.train.parallel import SINGLE_DEVICE, Sharding
+from tmr_jax.train.step import train_step
 from tmr_jax.train.throughput import Throughput, sentence
 from tmr_jax.types import EncodedCorpus
-from tools.bench.common import fastest
+from tools.bench.common import altered, fastest
 
 SCIBERT = BertConfig(31_090, 768, 12, 12, 3_072, pooler=False)
 TOY = BertConfig(50, 16, 2, 2, 32, max_positions=64, pooler=False)
@@ -132,24 +134,29 @@ def side(items: int, parts: np.ndarray, dim: int, seed: int) -> EncodedCorpus:
     """Random embeddings of items with so many words or atoms each."""
     random = np.random.default_rng(seed)
     offsets = np.concatenate([[0], np.cumsum(parts)]).astype(np.int64)
-    rows = [random.normal(size=(n, dim)).astype(np.float32) for n in (items, int(offsets[-1]))]
-    return EncodedCorpus(*rows, offsets, random.integers(0, 2**31, items))
+    pooled = random.normal(size=(items, dim)).astype(np.float32)
+    tokens = random.normal(size=(int(offsets[-1]), dim)).astype(np.float32)
+    return EncodedCorpus(pooled, tokens, offsets, random.integers(0, 2**31, items))
 
 
 # The model and its data
 
 
-def experiment(texts: str, batch: int, width: int, name: str = "difftmr_chebi") -> Experiment:
-    base = load_experiment(name)
-    train = dataclasses.replace(
-        base.train,
-        texts=texts,
-        batch_size=batch,
-        text_buckets=(*(n for n in base.train.text_buckets if n < width), width),
-        precision="bfloat16",
-    )
-    features = dataclasses.replace(base.features, max_tokens=width)
-    return dataclasses.replace(base, train=train, features=features)
+def experiment(texts: str, batch: int, width: int, kind: str = "difftmr") -> Experiment:
+    """The published experiment in bfloat16. `kind`: dual, difftmr, difftmr_random or mbank."""
+    name = kind.removesuffix("_random")
+    base = load_experiment("mbank_chebi" if name == "mbank" else "difftmr_chebi")
+    objective = "all_steps" if kind == name else "random_step"
+    changes = {
+        "train.texts": texts,
+        "train.batch_size": batch,
+        "train.text_buckets": [*(n for n in base.train.text_buckets if n < width), width],
+        "train.precision": "bfloat16",
+        "model.name": name,
+        "model.hdan.objective": objective,
+        "features.max_tokens": width,
+    }
+    return altered(base, changes)
 
 
 class Work(NamedTuple):
@@ -181,10 +188,32 @@ def work(
     return Work(config, model, data)
 
 
-def parameters(task: Work) -> dict[str, Any]:
+def parameters(task: Work, shapes: bool = False) -> dict[str, Any]:
+    """Random ones; `shapes`: only their shapes."""
     few = task.data.composition.epoch(0, 0)[0][:2]
     one = task.data._replace(shapes=declare_shapes(task.data.mol, task.data.shapes.text, 2))
-    return joined(jax.jit(task.model.init)(jax.random.key(0), one.batch(few, 0)))
+    init: Any = partial(jax.eval_shape, task.model.init) if shapes else jax.jit(task.model.init)
+    return joined(init(jax.random.key(0), one.batch(few, 0)))
+
+
+def trainer(task: Work) -> tuple[Any, TrainState]:
+    """The loader that takes training steps, and the state before the first."""
+    params = parameters(task)
+    optimizer = build_optimizer(task.config.optim, 10_000, params, task.model.groups)
+    loader = build_loader(task.data, task.model, optimizer, frozenset(), None, 0)
+    return loader, new_state(params, optimizer)
+
+
+def step_of(
+    config: Experiment, model: Any, params: Any, sharding: Sharding = SINGLE_DEVICE
+) -> tuple[Any, Any]:
+    """The training step, and the shapes of its state for parameters that may be shapes, too."""
+    rivals = model.adversary
+    rival = build_adversary(config.optim) if rivals else None
+    trained = without(params, rivals | {STATISTICS})
+    optimizer = build_optimizer(config.optim, 10_000, trained, model.groups)
+    state = jax.eval_shape(lambda p: new_state(p, optimizer, frozenset(), rival, rivals), params)
+    return train_step(model, optimizer, frozenset(), rival, sharding), state
 
 
 # Measurements
@@ -192,18 +221,15 @@ def parameters(task: Work) -> dict[str, Any]:
 
 def train(task: Work, calls: int) -> dict[str, Any]:
     """Runs `calls` calls after those that compile; rates."""
-    params = parameters(task)
-    optimizer = build_optimizer(task.config.optim, 10_000, params, task.model.groups)
-    state = new_state(params, optimizer)
-    feed = build_loader(task.data, task.model, optimizer, frozenset(), None, 0)
+    loader, state = trainer(task)
     plan, key = task.data.composition.epoch(0, 0), jax.random.key(0)
     clock = Throughput(1, jax.devices()[0].device_kind)
-    per_call = min(feed.per_call, len(plan))
+    per_call = min(loader.per_call, len(plan))
     waiting: list[Any] = []
     start = 0
     for number in range(calls + 2):
         start = start if start + per_call <= len(plan) else 0
-        answer = feed(state, plan[start : start + per_call], key)
+        answer = loader(state, plan[start : start + per_call], key)
         state, start = answer.state, start + per_call
         if answer.compiled is not None:
             clock.compiled(answer.compiled)
@@ -252,7 +278,7 @@ def torch_rates(size: Sizes, python: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as place:
         folder, params = Path(place), jax.device_get(parameters(task))
         write_work(folder, task.data, params, task.config, size.bert, 0, {})
-        worker = Program(python, "torch_worker.py", folder)
+        worker = Program(python, "torch_worker", folder)
         for name in (name for name in RIVALS if name.startswith("bfloat16")):
             worker.ask(do="take", name=name)
             worker.ask(do="train", name=name, first=0, count=max(size.steps // 8, 2))

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,15 @@ from tmr_jax.data.pools import load_pool
 from tmr_jax.data.tables import text_take
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.layers.bert import BertConfig
-from tmr_jax.models.run import init_params
+from tmr_jax.models.pretrained import layout
+from tmr_jax.models.run import init_params, with_config
 from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
 from tmr_jax.models.state import layerwise, new_state, variables
 from tmr_jax.train.dataset import TrainingSet, model_and_dataset
 from tmr_jax.train.loader import build_loader
 from tmr_jax.train.optim import build_optimizer
 from tmr_jax.types import Pair
+from tools.bench.common import altered
 
 POOL = "chebi20-molt5/test-split"
 ENCODE_BATCH = 32  # of every contestant
@@ -45,14 +47,14 @@ FORMS = {  # how texts are batched, and the precision of the products
 def experiment(texts: str, precision: str = "bfloat16") -> Experiment:
     """The published row, but MiniLM in place of SciBERT, whose weights no package ships, and one
     noise level at random in a step, as the rival has it."""
-    base = load_experiment("difftmr_chebi")
-    text, hdan = base.model.text, replace(base.model.hdan, objective="random_step")
-    return replace(
-        base,
-        model=replace(base.model, text=replace(text, source="minilm"), hdan=hdan),
-        train=replace(base.train, texts=texts, precision=precision),
-        eval=replace(base.eval, batch_size=ENCODE_BATCH),
-    )
+    changes = {
+        "model.text.source": "minilm",
+        "model.hdan.objective": "random_step",
+        "train.texts": texts,
+        "train.precision": precision,
+        "eval.batch_size": ENCODE_BATCH,
+    }
+    return altered(load_experiment("difftmr_chebi"), changes)
 
 
 class Contestant:
@@ -170,7 +172,11 @@ def write_work(
     names = ("/".join(str(key.key) for key in path) for path, _ in flat)
     np.savez(folder / "params.npz", **dict(zip(names, (leaf for _, leaf in flat), strict=True)))
     meta = {
-        "bert": {name: getattr(bert, name) for name in bert.__dataclass_fields__},
+        "bert": asdict(bert),
+        "bert_names": {
+            f"bert.{name}": "/".join(("text_encoder", *slot.path))
+            for name, slot in layout(bert).items()
+        },
         "dropout": config.model.text.dropout,
         "dim": config.model.dim,
         "width": config.model.graph.width,
@@ -184,11 +190,9 @@ def write_work(
 
 def checked(one: Contestant, rows: np.ndarray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Loss in float32 without dropout, and the noise that the model drew, for the rival to use."""
-    from tmr_jax.models.run import with_config
-
     config = one.assembly.config
-    plain = replace(config.train, precision="float32", backward="autodiff")
-    model = with_config(one.assembly, replace(config, train=plain), one.assembly.weights).model
+    plain = altered(config, {"train.precision": "float32", "train.backward": "autodiff"})
+    model = with_config(one.assembly, plain, one.assembly.weights).model
     batch = one.data.batch(rows, one.assembly.tokenizer.pad_token)
     key = jax.random.key(1)
 

@@ -34,7 +34,7 @@ from tmr_jax.index.exact import ExactEngine
 from tmr_jax.index.schema import Filter
 from tmr_jax.search.filters import parse_filter
 from tmr_jax.search.retriever import Hit, Retriever
-from tools.bench.common import seconds
+from tools.bench.common import recall, seconds
 
 K, WARM = 10, 20
 
@@ -74,17 +74,15 @@ def bench(args: Arguments) -> None:
     if args.exact:
         rows = np.concatenate([retriever.encode_text([text]) for text in texts])
         truth = ExactEngine(args.exact).search(rows, K, where).scores
-        print(f"recall@{K} against exact: {recall(found, truth):.4f}")
+        print(f"recall@{K} against exact: {recall(scores(found), truth):.4f}")
 
 
-def recall(found: list[list[Hit]], right: np.ndarray) -> float:
-    """The share of places with a hit as good as the best; equal scores may change places."""
-    mine = np.full_like(right, -np.inf)
-    for row, hits in zip(mine, found, strict=True):
+def scores(found: list[list[Hit]]) -> np.ndarray:
+    """[queries, K], -inf where there are fewer hits."""
+    rows = np.full((len(found), K), -np.inf, np.float32)
+    for row, hits in zip(rows, found, strict=True):
         row[: len(hits)] = [hit.score for hit in hits]
-    real = np.isfinite(right)
-    least = np.where(real, right, np.inf).min(1, keepdims=True)
-    return float((np.isfinite(mine) & (mine >= least - 1e-6)).sum() / real.sum())
+    return rows
 
 
 def distinct(retriever: Retriever, texts: list[str], where: Filter | None) -> float:

@@ -14,24 +14,26 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import tyro
 
+from tmr_jax.data.files import write_text
 from tmr_jax.index import scan
 from tmr_jax.index.exact import MANIFEST, ExactEngine
 from tmr_jax.index.open import open_engine
 from tmr_jax.index.schema import COLUMNS, TEXTS, Batch, Condition, Filter
 from tmr_jax.models.encode import l2_normalize
-from tools.bench.common import seconds, table_row, watched, workplace
+from tools.bench.common import recall, seconds, table_row, watched, workplace
 
 BLOCK = 16_384  # rows of a shard
 WARM = 5  # queries before the clock runs
@@ -60,20 +62,7 @@ class Arguments:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Ask:
-    """What a separate process measures of one engine."""
-
-    place: str
-    queries: Path
-    limits: tuple[float, ...]
-    out: Path
-
-
 def main() -> None:
-    if sys.argv[1:2] == ["ask"]:
-        ask(tyro.cli(Ask, args=sys.argv[2:]))
-        return
     args = tyro.cli(Arguments, description=__doc__)
     with workplace(args.folder, "stores") as folder:
         bench(args, folder)
@@ -97,7 +86,7 @@ def bench(args: Arguments, folder: Path) -> None:
                 engine, build=build, memory=max(memory), sha256=sha256, disk=disk_gib(place)
             )
         if "open" not in results.of(engine):
-            results.add(engine, **measured(place, queries, origin, folder / "asked.json"))
+            results.add(engine, **measured(place, queries, origin))
         print(results.table(), flush=True)
 
 
@@ -122,9 +111,7 @@ class Results:
 
     def add(self, engine: str, **figures: Any) -> None:
         self._all["engines"].setdefault(engine, {}).update(figures)
-        part = self._path.with_suffix(".part")
-        part.write_text(json.dumps(self._all, indent=1))
-        part.replace(self._path)
+        write_text(self._path, json.dumps(self._all, indent=1))
 
     def table(self) -> str:
         """Markdown; the number in brackets is the ratio to exact."""
@@ -148,11 +135,6 @@ class Results:
 
 def against(value: float, exact: float) -> str:
     return f"{value:.1f} ({value / exact:.2f})"
-
-
-def recall(scores: list[list[float]], best: list[list[float]]) -> float:
-    """The share of places with a score as good as the best; equal scores may change places."""
-    return float((np.array(scores) >= np.array(best).min(axis=1, keepdims=True) - 1e-6).mean())
 
 
 # The index
@@ -236,48 +218,45 @@ def between(rows: np.ndarray, base: np.ndarray, rng: np.random.Generator) -> np.
 # Measurements
 
 
-def measured(place: str, queries: Path, origin: Path, out: Path) -> dict[str, Any]:
+def measured(place: str, queries: Path, origin: Path) -> dict[str, Any]:
     """Figures of `ask` from a separate process."""
     weights = np.concatenate([b.columns["mw"] for b in ExactEngine(origin).batches(BLOCK)])
-    limits = [np.inf if share == 1 else np.quantile(weights, share) for share in SHARES.values()]
-    options = ["--place", place, "--queries", str(queries), "--out", str(out)]
-    options += ["--limits", *(str(float(limit)) for limit in limits)]
-    subprocess.run([sys.executable, "-m", "tools.bench.stores", "ask", *options], check=True)
-    return json.loads(out.read_text())
+    limits = [None if share == 1 else np.quantile(weights, share) for share in SHARES.values()]
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(ask, place, queries, limits).result()
 
 
-def ask(args: Ask) -> None:
-    """Opens an index, times each query on its own, and writes times and scores."""
-    queries = np.load(args.queries, allow_pickle=False)
-    import_module(f"tmr_jax.index.{args.place.split(':')[0]}")  # imports are not part of opening
+def ask(place: str, queries: Path, limits: Sequence[float | None]) -> dict[str, Any]:
+    """Opens an index and times each query on its own, for each limit of the weight."""
+    rows = np.load(queries, allow_pickle=False)
+    import_module(f"tmr_jax.index.{place.split(':')[0]}")  # imports are not part of opening
     scan.pays()
     start = time.perf_counter()
-    store = open_engine(args.place)
-    store.search(queries[:1], K)
+    store = open_engine(place)
+    store.search(rows[:1], K)
     opened = time.perf_counter() - start
-    times: dict[str, list[float]] = {name: [] for name in SHARES}
-    scores: dict[str, list[list[float]]] = {name: [] for name in SHARES}
-    for name, limit in zip(SHARES, args.limits, strict=True):
-        where = None if np.isinf(limit) else Filter((Condition("mw", "<", limit),))
+    times: dict[str, list[float]] = {}
+    scores: dict[str, list[list[float]]] = {}
+    for name, limit in zip(SHARES, limits, strict=True):
+        where = None if limit is None else Filter((Condition("mw", "<", float(limit)),))
+        found: list[list[float]] = []
 
-        def search(query: np.ndarray, name: str = name, where: Filter | None = where) -> None:
-            scores[name].append(store.search(query[None], K, where).scores[0].tolist())
+        def search(row: np.ndarray, where=where, found=found) -> None:
+            found.append(store.search(row[None], K, where).scores[0].tolist())
 
-        for query in queries[:WARM]:
-            search(query)
-        scores[name].clear()
-        times[name] = [1000 * seconds(lambda q=query: search(q)) for query in queries]
+        for row in rows[:WARM]:
+            search(row)
+        found.clear()
+        times[name] = [1000 * seconds(lambda row=row: search(row)) for row in rows]
+        scores[name] = found
     store.close()
-    args.out.write_text(json.dumps({"open": opened, "ms": times, "scores": scores}))
-
-
-def files(place: str) -> Iterator[Path]:
-    path = Path(place.split(":", 1)[1])
-    yield from path.rglob("*") if path.is_dir() else [path]
+    return {"open": opened, "ms": times, "scores": scores}
 
 
 def disk_gib(place: str) -> float:
-    return sum(p.stat().st_size for p in files(place) if p.is_file()) / 2**30
+    path = Path(place.split(":", 1)[1])
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file()) / 2**30
 
 
 def remove(place: str) -> None:

@@ -8,14 +8,16 @@ mathematics.
 Reads a JSON command per line of standard input and prints a JSON answer.
 """
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import json
 import math
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
@@ -61,7 +63,7 @@ def tensor(array: np.ndarray) -> Tensor:
 
 
 def unit(x: Tensor) -> Tensor:
-    return x / x.norm(dim=-1, keepdim=True).clamp_min(NORM_FLOOR)
+    return F.normalize(x, dim=-1, eps=NORM_FLOOR)
 
 
 class Gcn(nn.Module):
@@ -164,14 +166,14 @@ class Noise:
 class DiffTMR(nn.Module):
     def __init__(self, meta: dict[str, Any]) -> None:
         super().__init__()
-        told = meta["bert"]
+        sizes = meta["bert"]
         config = BertConfig(
-            vocab_size=told["vocab_size"],
-            hidden_size=told["hidden"],
-            num_hidden_layers=told["layers"],
-            num_attention_heads=told["heads"],
-            intermediate_size=told["intermediate"],
-            max_position_embeddings=told["max_positions"],
+            vocab_size=sizes["vocab_size"],
+            hidden_size=sizes["hidden"],
+            num_hidden_layers=sizes["layers"],
+            num_attention_heads=sizes["heads"],
+            intermediate_size=sizes["intermediate"],
+            max_position_embeddings=sizes["max_positions"],
             hidden_dropout_prob=meta["dropout"],
             attention_probs_dropout_prob=meta["dropout"],
         )
@@ -179,7 +181,7 @@ class DiffTMR(nn.Module):
         self.steps, self.levels = meta["steps"], torch.tensor(alpha_bar(meta["steps"])).float()
         self.bert = BertModel(config, add_pooling_layer=False)
         self.read = self.bert  # compiled, where it is
-        self.projection = nn.Linear(told["hidden"], dim)
+        self.projection = nn.Linear(sizes["hidden"], dim)
         self.text_norm = nn.LayerNorm(dim, eps=FLAX_EPS)
         self.gcn = Gcn(meta["atoms"], meta["width"], dim)
         self.log_scale = nn.Parameter(torch.zeros(()))
@@ -231,7 +233,8 @@ class DiffTMR(nn.Module):
             level = self.levels[k][:, None]
             state = level.sqrt() * goal + (1 - level).sqrt() * drawn
             p = net(query, candidates, near, state, k).float()
-            total = total + divergence(goal, (SHARPNESS * p).log_softmax(-1))
+            found = (SHARPNESS * p).log_softmax(-1)
+            total = total + F.kl_div(found, goal, reduction="batchmean")
         return total
 
     def local_scores(self, batch: Batch, words: Tensor, atoms: Tensor) -> Tensor:
@@ -246,11 +249,6 @@ class DiffTMR(nn.Module):
         nearest = cosines.amax(1).view(mol.count, texts, length)
         logits = self.word_weights(words)[..., 0].masked_fill(~batch.mask, -math.inf)
         return (nearest * logits.float().softmax(-1)[None]).sum(-1).T
-
-
-def divergence(goal: Tensor, log_found: Tensor) -> Tensor:
-    known = torch.where(goal > 0, goal, torch.ones_like(goal))
-    return (goal * (known.log() - log_found)).sum(-1).mean()
 
 
 # Data
@@ -289,9 +287,10 @@ class Data:
         nodes, send, receive, weight, molecule, place = (
             np.concatenate(x) for x in zip(*parts, strict=True)
         )
-        whole = (tensor(x.astype(np.int64)) for x in (nodes, send, receive))
-        at = (tensor(x.astype(np.int64)) for x in (molecule, place))
-        return Molecules(len(rows), *whole, tensor(weight).float(), *at)
+        atoms, sends, receives, of, at = (
+            tensor(x.astype(np.int64)) for x in (nodes, send, receive, molecule, place)
+        )
+        return Molecules(len(rows), atoms, sends, receives, tensor(weight).float(), of, at)
 
     def batch(self, rows: np.ndarray, form: Form) -> Batch:
         tokens, mask = self.text(rows, self.padded(rows, form))
@@ -322,20 +321,24 @@ class Worker:
         self.data = Data(self.arrays)
         self.model = DiffTMR(meta)
         with np.load(folder / "params.npz") as file:
-            load(self.model, {name: file[name] for name in file.files})
+            load(self.model, {name: file[name] for name in file.files}, meta["bert_names"])
         # As they began, so that every form starts there.
         self.start = {name: t.clone() for name, t in self.model.state_dict().items()}
         self.steps, self.dim = meta["steps"], meta["dim"]
         self.compiled = torch.compile(self.model.bert)
 
-    def take(self, form: Form) -> None:
+    def take(self, name: str) -> dict[str, Any]:
+        """The state at the start, for one form of the step."""
+        form = FORMS[name]
         self.model.load_state_dict(self.start)
         self.model.read = self.compiled if form.compiled else self.model.bert
         groups: dict[float, list[nn.Parameter]] = {}
-        for name, parameter in self.model.named_parameters():
-            groups.setdefault(RATES.get(name.split(".")[0], BASE_RATE), []).append(parameter)
-        told = [{"params": group, "lr": rate} for rate, group in groups.items()]
-        self.optimizer = torch.optim.Adam(told, fused=form.sorted)
+        for parameter_name, parameter in self.model.named_parameters():
+            rate = RATES.get(parameter_name.split(".")[0], BASE_RATE)
+            groups.setdefault(rate, []).append(parameter)
+        rates = [{"params": group, "lr": rate} for rate, group in groups.items()]
+        self.optimizer = torch.optim.Adam(rates, fused=form.sorted)
+        return {}
 
     def noise(self, count: int) -> Noise:
         steps = tuple(torch.randint(1, self.steps + 1, (count,)) for _ in range(2))
@@ -345,15 +348,14 @@ class Worker:
     def check(self) -> dict[str, Any]:
         """Loss and norm of the gradients of a known batch with known noise, dropout off."""
         a, form = self.arrays, FORMS["recipe"]
-        self.take(form)
+        self.take("recipe")
         self.model.eval()
         drawn = [tensor(a[f"check_{name}"]) for name in ("eps", "k0", "k1", "x0", "x1")]
         noise = Noise(drawn[0], (drawn[1], drawn[2]), (drawn[3], drawn[4]))
         loss = self.model.loss(self.data.batch(a["check_rows"], form), noise)
         loss.backward()
-        square = sum(
-            float((p.grad**2).sum()) for p in self.model.parameters() if p.grad is not None
-        )
+        gradients = (p.grad for p in self.model.parameters() if p.grad is not None)
+        square = sum(float((gradient**2).sum()) for gradient in gradients)
         return {"loss": loss.item(), "gradient": math.sqrt(square)}
 
     def step(self, rows: np.ndarray, form: Form) -> float:
@@ -399,88 +401,46 @@ def autocast(form: Form) -> Any:
     return torch.autocast(device, torch.bfloat16) if form.half else nullcontext()
 
 
-def load(model: DiffTMR, ours: dict[str, np.ndarray]) -> None:
+def load(model: DiffTMR, ours: dict[str, np.ndarray], bert_names: dict[str, str]) -> None:
     """Parameters by the project's names into PyTorch's, which hold matrices transposed."""
-    theirs = dict(model.named_parameters())
-    for name, parameter in theirs.items():
-        value = ours[our_name(name)]
+    for name, parameter in model.named_parameters():
+        value = ours[bert_names.get(name) or our_name(name)]
         linear = name.endswith(".weight") and parameter.ndim == 2 and "embeddings" not in name
         value = value.T if linear and not name.startswith("gcn.atoms") else value
-        value = value.reshape(parameter.shape)
-        parameter.data = tensor(np.array(value, np.float32))
+        parameter.data = tensor(np.array(value.reshape(parameter.shape), np.float32))
 
 
-BERT_NAMES = (
-    ("attention.self.", ""),
-    ("attention.output.dense", "attention_output"),
-    ("attention.output.LayerNorm", "attention_norm"),
-    ("intermediate.dense", "intermediate"),
-    ("output.dense", "output"),
-    ("output.LayerNorm", "output_norm"),
+NAMES = (  # of parameters, PyTorch's and the project's; each that fits is replaced in turn
+    (r"^gcn\.(weights|biases)\.(\d)$", r"graph_encoder/layers/\1_\2"),
+    (r"weights_(\d)$", r"dense_\1/kernel"),
+    (r"biases_(\d)$", r"bias_\1"),
+    (r"^gcn\.atoms\.weight$", "graph_encoder/atoms/embedding"),
+    (r"^gcn\.", "graph_encoder/"),
+    (r"^projection", "text_projection"),
+    (r"^word_weights\.0", "word_weights/inner"),
+    (r"^word_weights\.2", "word_weights/outer"),
+    (r"^(t2m|m2t)\.(\w+)(\.weight)?$", r"\1/\2"),
+    (r"^(t2m|m2t)\.(\w+)\.bias$", r"\1/\2_bias"),
+    (r"norm\.weight$", "norm/scale"),
+    (r"\.weight$", "/kernel"),
+    (r"\.bias$", "/bias"),
 )
-PARTS = {
-    "projection": "text_projection",
-    "text_norm": "text_norm",
-    "word_weights.0": "word_weights/inner",
-    "word_weights.2": "word_weights/outer",
-    "gcn.norm": "graph_encoder/norm",
-}
 
 
 def our_name(name: str) -> str:
-    """text_encoder/layer_0/query/kernel of bert.encoder.layer.0.attention.self.query.weight."""
-    stem, _, kind = name.rpartition(".")
-    if name.startswith("bert.embeddings."):
-        part = stem.removeprefix("bert.embeddings.")
-        if part == "LayerNorm":
-            return f"text_encoder/embeddings_norm/{'scale' if kind == 'weight' else 'bias'}"
-        return f"text_encoder/{part}/embedding"
-    if name.startswith("bert.encoder.layer."):
-        number, _, part = stem.removeprefix("bert.encoder.layer.").partition(".")
-        for theirs, ours in BERT_NAMES:
-            if part.startswith(theirs):
-                part = part.replace(theirs, ours, 1)
-                break
-        leaf = "bias" if kind == "bias" else "scale" if part.endswith("norm") else "kernel"
-        return f"text_encoder/layer_{number}/{part}/{leaf}"
-    if name.startswith("gcn.weights."):
-        return f"graph_encoder/layers/dense_{kind}/kernel"
-    if name.startswith("gcn.biases."):
-        return f"graph_encoder/layers/bias_{kind}"
-    if name == "gcn.atoms.weight":
-        return "graph_encoder/atoms/embedding"
-    if stem == "coupling":
-        return f"coupling/{'kernel' if kind == 'weight' else 'bias'}"
-    if stem in PARTS:
-        leaf = "bias" if kind == "bias" else "scale" if "norm" in stem else "kernel"
-        return f"{PARTS[stem]}/{leaf}"
-    if name.startswith(("t2m.", "m2t.")):
-        return name.replace(".weight", "").replace(".bias", "_bias").replace(".", "/")
+    """word_weights/inner/kernel of word_weights.0.weight."""
+    for pattern, ours in NAMES:
+        name = re.sub(pattern, ours, name)
     return name
-
-
-def answers(worker: Worker) -> Iterator[dict[str, Any]]:
-    do: dict[str, Callable[..., dict[str, Any]]] = {
-        "check": worker.check,
-        "train": worker.train,
-        "encode": worker.encode,
-    }
-    for line in sys.stdin:
-        command = json.loads(line)
-        what = command.pop("do")
-        if what == "take":
-            worker.take(FORMS[command["name"]])
-            yield {}
-        else:
-            yield do[what](**command)
 
 
 def main() -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     worker = Worker(Path(sys.argv[1]))
     print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads()}), flush=True)
-    for answer in answers(worker):
-        print(json.dumps(answer), flush=True)
+    for line in sys.stdin:
+        command = json.loads(line)
+        print(json.dumps(getattr(worker, command.pop("do"))(**command)), flush=True)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import tyro
 
-HERE = Path(__file__).parent
 RECIPE = "recipe"
 OURS = ("tmr_jax, buckets", "tmr_jax, packed", "tmr_jax, packed, float32")
 RIVALS = (RECIPE, "float32, sorted", "bfloat16, sorted", "bfloat16, sorted, compiled")
@@ -60,8 +59,8 @@ class Turn(NamedTuple):
 class Program:
     """A worker that answers commands, one line each."""
 
-    def __init__(self, python: Path | str, script: str, folder: Path) -> None:
-        command = [str(python), str(HERE / script), str(folder)]
+    def __init__(self, python: Path | str, module: str, folder: Path) -> None:
+        command = [str(python), "-m", f"tools.bench.{module}", str(folder)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -89,14 +88,14 @@ def gflops() -> float:
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        a @ a
+        np.matmul(a, a)
         times.append(time.perf_counter() - start)
     return 2 * SQUARE**3 / min(times) / 1e9
 
 
-def turn(work: Callable[[], dict[str, Any]], unit: str) -> Turn:
+def turn(ask: Callable[..., dict[str, Any]], unit: str, **command: Any) -> Turn:
     before = gflops()
-    found = work()
+    found = ask(**command)
     return Turn(found[unit] / found["seconds"], (before + gflops()) / 2)
 
 
@@ -128,8 +127,8 @@ def table(turns: dict[str, list[Turn]], unit: str) -> None:
 
 def main(arguments: Arguments) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        jax_worker = Program(sys.executable, "jax_worker.py", Path(folder))
-        torch_worker = Program(arguments.torch_python, "torch_worker.py", Path(folder))
+        jax_worker = Program(sys.executable, "jax_worker", Path(folder))
+        torch_worker = Program(arguments.torch_python, "torch_worker", Path(folder))
         workers = {name: jax_worker if name in OURS else torch_worker for name in (*RIVALS, *OURS)}
         print(
             f"jax {jax_worker.hello['jax']} on {jax_worker.hello['backend']}, "
@@ -140,25 +139,7 @@ def main(arguments: Arguments) -> None:
         encoding: dict[str, list[Turn]] = {name: [] for name in arguments.contestants}
         for number in range(arguments.rounds + 1):  # the first one is to warm up
             for name in arguments.contestants:
-                ask, part = workers[name].ask, 4 if name == RECIPE else 1
-                told = ask(do="take", name=name)
-                if number == 0 and "compile_seconds" in told:
-                    print(f"{name}: all shapes compiled in {told['compile_seconds']:.0f} s")
-                steps, texts = arguments.steps // part, arguments.texts // (2 * part)
-                first = number * steps
-
-                def train(name=name, ask=ask, first=first, steps=steps) -> dict[str, Any]:
-                    return ask(do="train", name=name, first=first, count=steps)
-
-                def encode(name=name, ask=ask, texts=texts) -> dict[str, Any]:
-                    return ask(do="encode", name=name, texts=texts)
-
-                one, other = turn(train, "pairs"), turn(encode, "texts")
-                print(
-                    f"round {number}, {name}: {one.rate:.1f} pairs/s, {other.rate:.1f} texts/s, "
-                    f"fixed product {one.gflops:.0f} and {other.gflops:.0f} GFLOP/s",
-                    flush=True,
-                )
+                one, other = turns(arguments, number, name, workers[name].ask)
                 if number:
                     training[name].append(one)
                     encoding[name].append(other)
@@ -167,6 +148,25 @@ def main(arguments: Arguments) -> None:
         table(encoding, "texts")
         jax_worker.close()
         torch_worker.close()
+
+
+def turns(
+    arguments: Arguments, number: int, name: str, ask: Callable[..., dict[str, Any]]
+) -> tuple[Turn, Turn]:
+    """Of one contestant in one round: training and encoding."""
+    taken = ask(do="take", name=name)
+    if number == 0 and "compile_seconds" in taken:
+        print(f"{name}: all shapes compiled in {taken['compile_seconds']:.0f} s")
+    part = 4 if name == RECIPE else 1
+    steps, texts = arguments.steps // part, arguments.texts // (2 * part)
+    one = turn(ask, "pairs", do="train", name=name, first=number * steps, count=steps)
+    other = turn(ask, "texts", do="encode", name=name, texts=texts)
+    print(
+        f"round {number}, {name}: {one.rate:.1f} pairs/s, {other.rate:.1f} texts/s, "
+        f"fixed product {one.gflops:.0f} and {other.gflops:.0f} GFLOP/s",
+        flush=True,
+    )
+    return one, other
 
 
 if __name__ == "__main__":

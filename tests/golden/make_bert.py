@@ -2,7 +2,7 @@
 
     python3.11 -m venv torchenv && torchenv/bin/pip install torch==2.13.0 transformers==5.23.0 \\
         safetensors numpy
-    torchenv/bin/python tools/make/bert_golden.py [--minilm FOLDER]
+    torchenv/bin/python tests/golden/make_bert.py [--minilm FOLDER]
 
 Runs in a separate environment: the project itself needs neither torch nor transformers. Eager
 attention, float32, an attention mask, no dropout. It records the hidden states of the real tokens
@@ -14,17 +14,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
+import bert_recipe  # next to this script
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel
 
-GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"
-sys.path.insert(0, str(GOLDEN))
-
-import bert_recipe  # noqa: E402
+GOLDEN = Path(__file__).resolve().parent
 
 
 def random_model(size: str) -> BertModel:
