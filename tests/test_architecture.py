@@ -52,14 +52,12 @@ RANKING = (
         "baseline calibration count device_rank geometry metrics rank rerank_steps",
     ),
 )
-ENGINES = of("index", "exact lance milvus open scan schema")
+ENGINES = of("index", "exact lance milvus scan schema")
 STEPS = (
     *of("models", "checkpoint devices rundir state"),
     *of("train", "log optim parallel step throughput"),
 )
-SERVICE = of(
-    "serve", "__init__ app batcher engine errors form http metrics middleware page schemas"
-)
+SERVICE = of("serve", "__init__ app engine http middleware page schemas")
 FEATURES = ("data/features/",)
 FILES_ON_DISK = of("data", "files workers")
 MAY_IMPORT = {
@@ -73,12 +71,12 @@ MAY_IMPORT = {
     MODELS: (*MODELS, *LAYERS_OF_MODELS, "models/losses.py", "config.py"),
     RANKING: (*RANKING, "models/encode.py"),  # of which it uses functions of arrays
     ("eval/protocols.py",): ("data/pools.py", "eval/metrics.py", "eval/rank.py"),
-    ENGINES: (*ENGINES, *FILES_ON_DISK),
+    ENGINES: (*ENGINES, "data/features/properties.py", *FILES_ON_DISK),
     SERVICE: (
         *SERVICE,
         *FEATURES,
         *("data/drawing.py", "index/schema.py", "search/retriever.py"),
-        *("search/explain.py", "search/export.py", "search/filters.py", "search/hits.py"),
+        *("search/explain.py", "search/export.py"),
     ),
     STEPS: (*STEPS, *FILES_ON_DISK, *LAYERS_OF_MODELS, "config.py"),
 }
@@ -88,16 +86,25 @@ BUILDERS += ("train/optim.py",)
 HOMES = {
     "orbax": {"models/checkpoint.py"},
     "jraph": {"types.py", "models/layers/gcn.py", "data/batching.py"},
-    "rdkit": {"data/", "index/entries.py", "index/index.py", "search/match.py", "search/export.py"},
+    "rdkit": {
+        "data/",
+        "index/entries.py",
+        "index/index.py",
+        "search/substructure.py",
+        "search/export.py",
+    },
     "tokenizers": {"data/features/text.py"},
     "lancedb": {"index/lance.py"},
     "pymilvus": {"index/milvus.py"},
-    "milvus_lite": {"index/milvus.py", "index/open.py"},
+    "milvus_lite": {"index/milvus.py"},
     "transformers": {"models/pretrained.py"},
     # Only who serves needs them: they are an extra.
     **{name: {"serve/"} for name in ("fastapi", "starlette", "pydantic", "prometheus_client")},
     "h11": {"serve/"},
-    **{name: {"eval/report/", "serve/", "table/"} for name in ("jinja2", "markupsafe")},
+    **{
+        name: {"eval/report/", "search/export.py", "serve/", "table/"}
+        for name in ("jinja2", "markupsafe")
+    },
     "uvicorn": {"serve/http.py"},
 }
 NEVER_IMPORTED = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib", "torch"}

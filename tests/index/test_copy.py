@@ -19,8 +19,7 @@ from tmr_jax.index import copy as index_copy
 from tmr_jax.index.build import Source, build
 from tmr_jax.index.copy import Digest, content, copy
 from tmr_jax.index.exact import ExactEngine
-from tmr_jax.index.index import DiskIndex, Summary, open_index
-from tmr_jax.index.open import create_engine, open_engine
+from tmr_jax.index.index import DiskIndex, Summary, create_engine, open_engine, open_index
 from tmr_jax.index.schema import Filter
 
 ACCOUNT = {"rows": 52, "kept": 50, "refused": {"unparsable": 2}}

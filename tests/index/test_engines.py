@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from tests.index.items import items, rows
-from tmr_jax.index.open import create_engine, open_engine
-from tmr_jax.index.schema import COLUMNS, KEPT, NONE, TEXTS, Filter, meets
-from tmr_jax.search.filters import parse_filter
+from tmr_jax.index.index import create_engine, open_engine
+from tmr_jax.index.schema import COLUMNS, KEPT, NONE, TEXTS, Filter, meets, parse_filter
 
 WIDTH = 4
 

@@ -12,8 +12,7 @@ from tests.index.items import items, rows
 from tmr_jax.index import lance
 from tmr_jax.index.exact import ExactEngine
 from tmr_jax.index.lance import HEAD, TABLE, LanceEngine
-from tmr_jax.index.schema import COLUMNS, Filter, IndexUnavailable, meets
-from tmr_jax.search.filters import parse_filter
+from tmr_jax.index.schema import COLUMNS, Filter, IndexUnavailable, meets, parse_filter
 
 
 @pytest.fixture

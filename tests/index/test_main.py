@@ -241,7 +241,7 @@ def test_no_room_is_said_with_what_is_free(small, file, model, tmp_path, monkeyp
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(index_build, "write_shard", full)
+    monkeypatch.setattr("tmr_jax.index.exact.write_shard", full)
     with pytest.raises(ValueError, match=r"No space left.*[\d,]+ bytes are free"):
         build(Source(file), tmp_path / "lib", model)
 

@@ -9,8 +9,8 @@ from milvus_lite.server_manager import server_manager_instance
 
 from tests.index.items import items, rows
 from tmr_jax.index import milvus
+from tmr_jax.index.index import TOKEN, open_engine
 from tmr_jax.index.milvus import MilvusEngine, expression
-from tmr_jax.index.open import TOKEN, open_engine
 from tmr_jax.index.schema import Filter, IndexUnavailable
 
 

@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 
 from tests.index.items import items, rows
-from tmr_jax.index import scan
+from tmr_jax.index import exact, scan
 from tmr_jax.index.exact import ExactEngine
-from tmr_jax.index.schema import NONE
-from tmr_jax.search.filters import parse_filter
+from tmr_jax.index.schema import NONE, parse_filter
 
 
 @pytest.fixture
 def on_devices(monkeypatch):
     assert len(jax.local_devices()) == 8
-    assert not scan.pays()  # on a CPU
+    assert not exact.is_accelerated()  # on a CPU
     asked = []
 
     def told(*words):
@@ -25,7 +24,7 @@ def on_devices(monkeypatch):
 
     found = scan.best_of_block
     monkeypatch.setattr(scan, "best_of_block", told)
-    return lambda: (monkeypatch.setattr(scan, "pays", lambda: True), asked)[1]
+    return lambda: (monkeypatch.setattr(exact, "is_accelerated", lambda: True), asked)[1]
 
 
 @pytest.mark.parametrize("words", [[], ["rings=2"], ["mw<50"]], ids=str)

@@ -17,9 +17,9 @@ from tmr_jax.cli import main as tmr
 from tmr_jax.data.files import hold
 from tmr_jax.eval.ood import OodDetector, save_detector
 from tmr_jax.index.exact import MANIFEST
-from tmr_jax.search.__main__ import main, page
-from tmr_jax.search.export import cell, printable, to_sdf
-from tmr_jax.search.hits import Answer, Hit, Query
+from tmr_jax.search.__main__ import main
+from tmr_jax.search.export import cell, printable, to_html, to_sdf
+from tmr_jax.search.retriever import Answer, Hit, Query
 from tmr_jax.serve.__main__ import main as serve
 
 LIBRARY = (
@@ -85,7 +85,7 @@ def test_page_is_one_file_with_drawings(words: list[str], tmp_path: Path) -> Non
 
 def test_a_page_shows_both_scores_where_there_are_two() -> None:
     hits = [Hit(1, 0.25, "CCO", "a", 0.75), Hit(2, 0.5, "CCN", "b")]
-    text = page([Answer(Query("x"), hits)], {})
+    text = to_html([Answer(Query("x"), hits)], {})
     assert "<small>0.7500 (0.2500)</small>" in text and "<small>0.5000</small>" in text
 
 

@@ -18,11 +18,10 @@ from tmr_jax.data import readers
 from tmr_jax.data.features.graph import BadMolecule
 from tmr_jax.eval.ood import OodDetector, save_detector
 from tmr_jax.index import build as index_build
+from tmr_jax.index.schema import parse_filter
 from tmr_jax.models.encode import CANDIDATES, QUERIES
-from tmr_jax.search.filters import parse_filter
-from tmr_jax.search.hits import Answer, Query
-from tmr_jax.search.retriever import CutShort, Retriever
-from tmr_jax.search.substructure import Checked
+from tmr_jax.search.retriever import Answer, CutShort, Query, Retriever
+from tmr_jax.search.substructure import MATCHER, Checked
 
 SMILES = [
     "CCO",
@@ -240,13 +239,13 @@ def test_hits_hold_a_substructure(
     every = library.nearest(query, 200)[0]
     right = [hit.content for hit in every if "N" in hit.content]
     last, checked = max(hit.rank for hit in every if "N" in hit.content), []
-    check = library._matcher.check
+    check = MATCHER.check
 
     def counted(smarts: str, smiles: list[str], *more: float):
         checked.extend(smiles)
         return check(smarts, smiles, *more)
 
-    monkeypatch.setattr(library._matcher, "check", counted)
+    monkeypatch.setattr(MATCHER, "check", counted)
     (found,) = library.answers([Query("an alcohol", k=2, substructure="[NH2]")])
     assert isinstance(found, Answer) and found.looked is None and len(checked) >= last
     assert [hit.content for hit in found.hits] == right
@@ -307,10 +306,10 @@ def test_what_only_a_molecule_has_is_no_filter_of_texts(
 
 def test_too_little_time_is_said(retriever: Retriever, monkeypatch: pytest.MonkeyPatch) -> None:
     library = retriever.with_library(SMILES)
-    monkeypatch.setattr(library._matcher, "_limit", 0.05)
-    library._matcher.check("C", [])
+    monkeypatch.setattr(MATCHER, "_limit", 0.05)
+    MATCHER.check("C", [])
     monkeypatch.setattr(
-        library._matcher,
+        MATCHER,
         "check",
         lambda smarts, smiles, spent: Checked(np.array([True, False]), False),
     )
@@ -329,7 +328,7 @@ def test_a_pattern_is_charged_what_was_spent_on_it_alone(
         time.sleep(0.1)
         return Checked(np.zeros(len(smiles), bool), True, 0.01)
 
-    monkeypatch.setattr(library._matcher, "check", check)
+    monkeypatch.setattr(MATCHER, "check", check)
     assert library.search("an acid", 5, substructure="[N]") == []
     assert told == [0.0, 0.01]
 

@@ -15,9 +15,7 @@ from tmr_jax.data.features.properties import group_mask, properties
 from tmr_jax.index.index import Summary
 from tmr_jax.index.schema import COMPARE, DESCRIPTIONS, FLAGS
 from tmr_jax.search.explain import Explanation, Word
-from tmr_jax.search.queries import QueryEncoder
-from tmr_jax.search.retriever import Checkpoint, Hit, Retriever
-from tmr_jax.search.substructure import Holding
+from tmr_jax.search.retriever import Checkpoint, Hit, Query, Retriever
 from tmr_jax.serve.engine import IndexSource, SearchEngine
 from tmr_jax.types import UserError
 
@@ -38,45 +36,16 @@ TEXTS = (
 )
 
 
-class FakeQueries(QueryEncoder):
-    """Draws a row by the hash of the query."""
-
-    def __init__(self) -> None:
-        self.encoded: list[list[str]] = []
-
-    def texts(self, texts: Sequence[str]) -> np.ndarray:
-        self.encoded.append(list(texts))
-        if any(not text.strip() for text in texts):
-            raise UserError("expected a text with a visible character, got none; write one")
-        return np.stack([_row(text) for text in texts])
-
-    molecules = texts
-
-    def is_cut(self, text: str) -> bool:
-        return len(text) > 1000
-
-    def are_ood(self, rows: np.ndarray) -> np.ndarray:
-        assert len(rows) == len(self.encoded[-1])
-        return np.array(["football" in text for text in self.encoded[-1]])
-
-
-class FakeMatcher:
-    def nearest(self, smarts, k, find, first=list) -> Holding:
-        if "(" in smarts:
-            raise UserError(f"expected a SMARTS, got {smarts!r}; correct it")
-        return Holding([h for h in find(k) if "c1" in h.content], 128, smarts != "slow")
-
-
 class Fake(Retriever):
     """A retriever whose model, index and matcher are not real."""
 
     texts = False
+    pattern_delay = 0.0
 
     def __init__(self, molecules: Sequence[tuple[str, str]] = MOLECULES, delay: float = 0) -> None:
         self.checkpoint, self.delay = Checkpoint("best", 7, "ab" * 32), delay
         self.fails: BaseException | None = None
-        self._queries = FakeQueries()
-        self._matcher = FakeMatcher()  # type: ignore[assignment]
+        self.encoded: list[list[str]] = []
         self._second_stage = None
         self._holds(Summary("secret/folder/my.smi", len(molecules), len(molecules), {}))
         self.gate = threading.Event()  # closed: searches wait
@@ -91,9 +60,28 @@ class Fake(Retriever):
     def _holds(self, account: Summary) -> None:
         self._library = SimpleNamespace(account=account, partial=False)  # type: ignore[assignment]
 
-    @property
-    def encoded(self) -> list[list[str]]:
-        return self._queries.encoded  # type: ignore[attr-defined]
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+        """Draws rows by the hashes of the queries."""
+        self.encoded.append(list(texts))
+        if any(not text.strip() for text in texts):
+            raise UserError("expected a text with a visible character, got none; write one")
+        return np.stack([_row(text) for text in texts])
+
+    encode_molecules = encode_text
+
+    def is_cut(self, text: str) -> bool:
+        return len(text) > 1000
+
+    def _are_ood(self, texts: np.ndarray) -> np.ndarray:
+        assert len(texts) == len(self.encoded[-1])
+        return np.array(["football" in text for text in self.encoded[-1]])
+
+    def _holding(self, query: Query, row: np.ndarray) -> tuple[list[Hit], int | None]:
+        time.sleep(self.pattern_delay)
+        if "(" in query.substructure:
+            raise UserError(f"expected a SMARTS, got {query.substructure!r}; correct it")
+        hits = [h for h in self.nearest(row, query.k, query.where)[0] if "c1" in h.content]
+        return hits, 128 if query.substructure == "slow" and len(hits) < query.k else None
 
     def nearest(self, vectors, k, where=None) -> list[list[Hit]]:
         self.gate.wait(10)

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from tmr_jax.serve.batcher import Batcher
-from tmr_jax.serve.errors import Busy, Late
+from tmr_jax.serve.engine import Batcher
+from tmr_jax.serve.schemas import Busy, Late
 
 
 def asked(batcher: Batcher, items: list, seconds: float = 5) -> list:

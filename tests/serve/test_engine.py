@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
 import weakref
 
 import pytest
 
 from tests.serve.fake import Fake
-from tmr_jax.search.hits import Query
+from tmr_jax.search.retriever import Query
 from tmr_jax.serve.engine import Drawing, IndexSource, SearchEngine, drawn
-from tmr_jax.serve.errors import Busy
+from tmr_jax.serve.schemas import Busy
 from tmr_jax.types import UserError
 
 OLD, NEW = (("CCO", "old"),), (("CCO", "new"), ("CCN", "new"))
@@ -122,13 +121,7 @@ def test_a_pattern_keeps_no_other_query_waiting() -> None:
         fake = Fake()
         engine = SearchEngine(IndexSource(lambda: fake, dict))  # type: ignore[arg-type,return-value]
         await engine.search([Query("warm")], 5)
-        slow = fake._matcher.nearest
-
-        def held(*words):
-            time.sleep(0.5)
-            return slow(*words)
-
-        fake._matcher.nearest = held  # type: ignore[method-assign]
+        fake.pattern_delay = 0.5
         pattern = asyncio.create_task(engine.search([Query("a", substructure="C")], 5))
         begun = asyncio.get_running_loop().time()
         await engine.search([Query("b")], 5)

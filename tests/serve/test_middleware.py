@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from starlette.datastructures import Headers
 
-from tmr_jax.serve.errors import Refusal
 from tmr_jax.serve.middleware import (
     CLIENTS,
     Buckets,
@@ -16,6 +15,7 @@ from tmr_jax.serve.middleware import (
     same,
     session_of,
 )
+from tmr_jax.serve.schemas import Refusal
 
 SCOPE = {"client": ("10.0.0.1", 1)}
 

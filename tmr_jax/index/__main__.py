@@ -77,8 +77,7 @@ def _start(args: list[str]) -> int:
     if args[:1] == ["check"]:
         return check(cli.parse(Check, "index check", args[1:]).library)
     if args[:1] == ["copy"]:
-        chosen = cli.parse(Copy, "index copy", args[1:])
-        return copy(chosen.origin, chosen.to)
+        return copy(cli.parse(Copy, "index copy", args[1:]))
     return make(cli.parse(Build, "index", args))
 
 
@@ -112,23 +111,21 @@ def sentence(report: BuildReport, out: Path, of: str) -> str:
     return "\n".join(lines)
 
 
-def copy(origin: str, to: str) -> int:
+def copy(chosen: Copy) -> int:
     """Copies an index and prints how many items it has."""
     from tmr_jax.index.copy import copy_shown
 
-    copied = copy_shown(origin, to)
-    existing = copied.count - copied.sent
-    print(
-        f"{copied.count:,} {copied.of} of {origin} in {to}, compared and equal"
-        + (f"; {existing:,} existed" if existing else "")
-        + f" (SHA-256 {copied.sha256})"
-    )
+    copied = copy_shown(chosen.origin, chosen.to)
+    line = f"{copied.count:,} {copied.of} of {chosen.origin} in {chosen.to}, compared and equal"
+    if existing := copied.count - copied.sent:
+        line += f"; {existing:,} existed"
+    print(f"{line} (SHA-256 {copied.sha256})")
     return 0
 
 
 def check(place: str) -> int:
     """Prints which parts of an index differ from what was written; 2 where one does."""
-    from tmr_jax.index.open import open_engine
+    from tmr_jax.index.index import open_engine
     from tmr_jax.index.schema import contents
 
     engine = open_engine(place)

@@ -15,7 +15,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,33 +25,9 @@ from tmr_jax.data.files import cache_folder, cache_key, hold, open_binary, sha25
 from tmr_jax.data.readers import SMI, Row, holds_texts, read_rows, read_texts
 from tmr_jax.data.tables import apply_vocabulary, joined_table
 from tmr_jax.data.workers import Arrays, Died, Worker, in_workers, progress
+from tmr_jax.index import exact, schema
 from tmr_jax.index.entries import PATIENCE, digest
-from tmr_jax.index.exact import (
-    FORMAT,
-    HEAD,
-    SHARDS,
-    ExactEngine,
-    damage,
-    keep_text,
-    map_shard,
-    read_head,
-    read_seal,
-    shard_places,
-    write_shard,
-)
 from tmr_jax.index.index import RDKIT, DiskIndex, Model, difference, open_index
-from tmr_jax.index.schema import (
-    COLUMNS,
-    CONTENT,
-    DESCRIPTIONS,
-    LOCK,
-    MOLECULES,
-    NORM,
-    Batch,
-    IndexUnavailable,
-    check_free,
-    contents,
-)
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import load_run
 from tmr_jax.models.runtime import use_compile_cache
@@ -78,14 +54,25 @@ class Source(NamedTuple):
 
     @property
     def of(self) -> str:
-        """MOLECULES or DESCRIPTIONS; ValueError where columns of both are named."""
-        return DESCRIPTIONS if holds_texts(*self) else MOLECULES
+        """MOLECULES or DESCRIPTIONS; UserError where columns of both are named."""
+        return schema.DESCRIPTIONS if holds_texts(*self) else schema.MOLECULES
 
     def read(self) -> Iterator[Row]:
-        """Its rows; ValueError where it is missing, or has no such column."""
-        if self.of == DESCRIPTIONS:
+        """Its rows; UserError where it is missing, or has no such column."""
+        if self.of == schema.DESCRIPTIONS:
             return read_texts(self.path, self.text_column, self.name_column)
         return read_rows(self.path, self.smiles_column, self.name_column)
+
+    def shards(self) -> Iterator[tuple[int, list[Row]]]:
+        """Its rows, SHARD at a time, with their numbers."""
+        rows = self.read()
+        return enumerate(iter(lambda: list(islice(rows, SHARD)), []))
+
+    @property
+    def sha256(self) -> str:
+        if not self.path.is_file():
+            next(self.read(), None)  # raises the error that names what is wrong
+        return sha256_of(self.path)
 
 
 @dataclasses.dataclass
@@ -106,7 +93,7 @@ class BuildReport:
 def model_of_run(run: str | Path) -> Model:
     """The best parameters of a run, to encode with.
 
-    Raises ValueError if the directory is not a run or has no intact checkpoint.
+    Raises UserError if the directory is not a run or has no intact checkpoint.
     """
     use_compile_cache(cache_folder())
     assembly, params, checkpoint = load_run(run)
@@ -125,18 +112,16 @@ def build(
     `on_progress(rows, total)` is called after every shard, and for texts while one is encoded; the
     total is None where only reading the file would tell.
 
-    Raises ValueError where the file cannot be read or has no valid row, where `out` holds another
+    Raises UserError where the file cannot be read or has no valid row, where `out` holds another
     index (the message names both), and where the disk is full; `Locked` while another build runs.
     """
-    if not source.path.is_file():
-        next(source.read(), None)  # raises the error that names what is wrong
     about = _about(source, model)
     _check_out(out, about)
     try:
-        (out / SHARDS).mkdir(parents=True, exist_ok=True)
-        with hold(out / LOCK):
-            if not (out / HEAD).exists():
-                ExactEngine.create(out, model.config.model.dim, about)
+        (out / exact.SHARDS).mkdir(parents=True, exist_ok=True)
+        with hold(out / schema.LOCK):
+            if not (out / exact.HEAD).exists():
+                exact.ExactEngine.create(out, model.config.model.dim, about)
             _sweep(out)
             rows, made = _write_shards(source, out, model, on_progress)
             return _finish(out, rows, made)
@@ -151,18 +136,19 @@ def _write_shards(
     source: Source, out: Path, model: Model, on_progress: Callable[[int, int | None], None]
 ) -> tuple[int, int]:
     """Writes the missing shards; how many rows the file has, and how many shards were written."""
-    total, done, made = count_rows(source), 0, 0
+    total, done, made, width = count_rows(source), 0, 0, model.config.model.dim
     seen = {flag: Seen() for flag in REPEATS}
-    if source.of == DESCRIPTIONS:
-        shards = _texts(source, out, model, lambda count: on_progress(done + count, total))
+    existing = {int(place.name) for place in exact.shard_places(out)}
+    if source.of == schema.DESCRIPTIONS:
+        shards = _texts(source, existing, model, lambda count: on_progress(done + count, total))
     else:
-        shards = _molecules(source, out, model)
+        shards = _molecules(source, existing, model)
     for number, size, rows, encoded in shards:
         if encoded is not None:
-            _write(out, number, rows, encoded, model.config.model.dim, seen)
+            _write(out, number, rows, encoded, width, seen)
             made += 1
         else:
-            shard = map_shard(out / SHARDS / f"{number:06}", model.config.model.dim)
+            shard = exact.map_shard(out / exact.SHARDS / f"{number:06}", width)
             for flag, column in REPEATS.items():
                 seen[flag].add(shard.columns[column])
         done += size
@@ -182,17 +168,15 @@ def build_shown(source: Source, out: Path, model: Model) -> BuildReport:
 def open_file(source: Source, model: Model) -> DiskIndex:
     """The index of a file: the first search builds it in the cache folder, the next ones open it.
 
-    Raises ValueError where the file cannot be read or has no valid row, and where the embeddings do
+    Raises UserError where the file cannot be read or has no valid row, and where the embeddings do
     not fit on the disk.
     """
-    path = source.path
-    if not path.is_file():
-        next(source.read(), None)  # raises the error that names what is wrong
     # What a build compares with an index that exists: the place of another one is never taken.
+    path, sha256 = source.path, source.sha256
     columns = [source.text_column, source.name_column, source.of]
-    if source.of == MOLECULES:
+    if source.of == schema.MOLECULES:
         columns = [source.smiles_column, source.name_column, RDKIT]
-    key = [sha256_of(path), path.suffixes, model.identity, FORMAT, *columns]
+    key = [sha256, path.suffixes, model.identity, exact.FORMAT, *columns]
     place = cache_folder() / cache_key("library", key)
     if not _is_complete(place):
         build_shown(source, place, model)
@@ -200,36 +184,36 @@ def open_file(source: Source, model: Model) -> DiskIndex:
 
 
 def _is_complete(folder: Path) -> bool:
-    if not (folder / HEAD).exists():
+    if not (folder / exact.HEAD).exists():
         return False
     try:
-        engine = ExactEngine(folder)
-    except IndexUnavailable:  # its shards are gone, so it is built again
+        engine = exact.ExactEngine(folder)
+    except schema.IndexUnavailable:  # its shards are gone, so it is built again
         return False
     return engine.account is not None and not engine.broken
 
 
 def _about(source: Source, model: Model) -> dict[str, Any]:
     """What identifies an index: another build resumes it only if this is equal."""
-    kind = {"of": DESCRIPTIONS} if source.of == DESCRIPTIONS else {"rdkit": RDKIT}
+    kind = {"of": schema.DESCRIPTIONS} if source.of == schema.DESCRIPTIONS else {"rdkit": RDKIT}
     return {
         "model": model.identity | {"run": model.run},
         **kind,
         "shard": SHARD,
         "source": {
             "file": source.path.name,
-            "sha256": sha256_of(source.path),
+            "sha256": source.sha256,
             "columns": [source.text_column or source.smiles_column, source.name_column],
         },
     }
 
 
 def _check_out(out: Path, about: dict[str, Any]) -> None:
-    """ValueError unless `out` is new, empty, or holds this index."""
-    if not (out / HEAD).exists():
-        check_free(out, {SHARDS, LOCK}, "another --out")
+    """UserError unless `out` is new, empty, or holds this index."""
+    if not (out / exact.HEAD).exists():
+        schema.check_free(out, {exact.SHARDS, schema.LOCK}, "another --out")
         return
-    there = read_head(out)["about"]
+    there = exact.read_head(out)["about"]
     if _without_run(there) != _without_run(about):
         raise UserError(
             f"expected the index in {out} to be of the same file and model, got another one "
@@ -244,12 +228,12 @@ def _without_run(about: dict[str, Any]) -> dict[str, Any]:
 
 def _sweep(out: Path) -> None:
     """Removes the partial shard of a killed build, and damaged shards."""
-    width = int(read_head(out)["width"])
-    for place in (out / SHARDS).iterdir():
+    width = int(exact.read_head(out)["width"])
+    for place in (out / exact.SHARDS).iterdir():
         if not place.name.isdigit():
             shutil.rmtree(place, ignore_errors=True)
-    for place in shard_places(out):
-        if damage(place, width, deep=True):
+    for place in exact.shard_places(out):
+        if exact.damage(place, width, deep=True):
             shutil.rmtree(place)
 
 
@@ -262,7 +246,7 @@ def count_rows(source: Source) -> int | None:
     with open_binary(source.path) as raw:
         while block := raw.read(1 << 20):
             lines += block.count(b"\n")
-    bare = name.endswith(SMI) or (source.of == DESCRIPTIONS and not source.text_column)
+    bare = name.endswith(SMI) or (source.of == schema.DESCRIPTIONS and not source.text_column)
     return max(lines - (0 if bare else 1), 0)
 
 
@@ -277,25 +261,18 @@ class EncodedShard(NamedTuple):
     columns: dict[str, np.ndarray]  # of COLUMNS, each [n], without the flags of repeats
     more: dict[str, Any]  # for shard.json
 
-    @property
-    def valid(self) -> list[int]:
-        return [i for i, reason in enumerate(self.reasons) if not reason]
-
 
 # Number, size, rows and what they encode to; None for a shard that exists.
 Shards = Iterator[tuple[int, int, list[Row], EncodedShard | None]]
 
 
-def _texts(source: Source, out: Path, model: Model, on_progress: Callable[[int], None]) -> Shards:
+def _texts(
+    source: Source, existing: set[int], model: Model, on_progress: Callable[[int], None]
+) -> Shards:
     """Every shard in order; `on_progress` counts the encoded texts of one."""
-    existing = {int(place.name) for place in shard_places(out)}
-    rows = source.read()
-    for number in count():
-        shard = list(islice(rows, SHARD))
-        if not shard:
-            return
-        encoded = None if number in existing else _encoded_texts(shard, model, on_progress)
-        yield number, len(shard), shard, encoded
+    for number, rows in source.shards():
+        encoded = None if number in existing else _encoded_texts(rows, model, on_progress)
+        yield number, len(rows), rows, encoded
 
 
 def _encoded_texts(
@@ -303,13 +280,13 @@ def _encoded_texts(
 ) -> EncodedShard:
     reasons = [row.refused for row in rows]
     texts = [row.content for row in rows if not row.refused]
-    columns = {name: np.zeros(len(texts), kind) for name, kind in COLUMNS.items()}
+    columns = {name: np.zeros(len(texts), kind) for name, kind in schema.COLUMNS.items()}
     hashes = np.array([digest(" ".join(text.split())) for text in texts], np.int64)
     columns |= dict.fromkeys(REPEATS.values(), hashes)
     if not texts:
         return EncodedShard(reasons, _no_vectors(model), columns, {"cut": 0})
     encoded, cut = model.encoder.corpus(texts, on_progress)
-    columns[NORM] = encoded.norm
+    columns[schema.NORM] = encoded.norm
     return EncodedShard(reasons, encoded.rows, columns, {"cut": int(cut.sum())})
 
 
@@ -317,21 +294,16 @@ def _no_vectors(model: Model) -> np.ndarray:
     return np.zeros((0, model.config.model.dim), np.float32)
 
 
-def _molecules(source: Source, out: Path, model: Model) -> Shards:
+def _molecules(source: Source, existing: set[int], model: Model) -> Shards:
     """Every shard in order.
 
     Rows are read as far ahead as the processes parse; rows of existing shards are not kept.
     """
     features = model.config.features
-    existing = {int(place.name) for place in shard_places(out)}
     ahead: deque[tuple[int, int, list[Row]]] = deque()
 
     def jobs() -> Iterator[list]:
-        rows = source.read()
-        for number in count():
-            shard = list(islice(rows, SHARD))
-            if not shard:
-                return
+        for number, shard in source.shards():
             ahead.append((number, len(shard), [] if number in existing else shard))
             if number in existing:
                 continue
@@ -356,15 +328,15 @@ def _encoded_molecules(rows: list[Row], parts: list[Arrays], model: Model) -> En
     parsed = iter(_reasons(parts))
     reasons = [row.refused or next(parsed) for row in rows]
     if all(reasons):
-        columns = {name: np.zeros(0, kind) for name, kind in COLUMNS.items()}
+        columns = {name: np.zeros(0, kind) for name, kind in schema.COLUMNS.items()}
         return EncodedShard(reasons, _no_vectors(model), columns, {})
     molecules = joined_table(parts)
     if model.vocabulary is not None:
         molecules, _ = apply_vocabulary(molecules, model.vocabulary)
-    computed = [name for name in COLUMNS if name not in (*REPEATS, NORM)]
+    computed = [name for name in schema.COLUMNS if name not in (*REPEATS, schema.NORM)]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in computed}
     encoded = model.encoder.mol_rows(molecules)
-    return EncodedShard(reasons, encoded.rows, columns | {NORM: encoded.norm}, {})
+    return EncodedShard(reasons, encoded.rows, columns | {schema.NORM: encoded.norm}, {})
 
 
 def _reasons(parts: list[Arrays]) -> list[str]:
@@ -405,8 +377,8 @@ class Seen:
         for run in self._runs:
             place = np.minimum(np.searchsorted(run, numbers), len(run) - 1)
             repeated |= run[place] == numbers
-        if new := np.unique(numbers[~repeated]).tolist():
-            self._runs.append(np.array(new, np.int64))
+        if not repeated.all():
+            self._runs.append(np.unique(numbers[~repeated]))
         while len(self._runs) > 1 and len(self._runs[-2]) < 2 * len(self._runs[-1]):
             last, before = self._runs.pop(), self._runs.pop()
             self._runs.append(np.sort(np.concatenate([before, last])))
@@ -422,44 +394,47 @@ def _write(
     seen: dict[str, Seen],
 ) -> None:
     """Writes one shard; skipped rows go into shard.json with their reasons."""
-    valid, first = encoded.valid, number * SHARD
+    first = number * SHARD
+    valid = [i for i, reason in enumerate(encoded.reasons) if not reason]
     columns: dict[str, Any] = dict(encoded.columns)
     columns |= {flag: seen[flag].add(columns[column]) for flag, column in REPEATS.items()}
     columns |= {"name": [rows[i].name for i in valid]}
-    columns |= {CONTENT: [rows[i].content.strip() for i in valid]}
+    columns |= {schema.CONTENT: [rows[i].content.strip() for i in valid]}
     refused = [
         [first + i + 1, reason, rows[i].content[:80]]
         for i, reason in enumerate(encoded.reasons)
         if reason
     ]
-    batch = Batch(first + np.array(valid, np.int64), encoded.vectors, columns)
-    write_shard(out, number, batch, width, {"rows": len(rows), "refused": refused, **encoded.more})
+    batch = schema.Batch(first + np.array(valid, np.int64), encoded.vectors, columns)
+    exact.write_shard(
+        out, number, batch, width, {"rows": len(rows), "refused": refused, **encoded.more}
+    )
 
 
 def _finish(out: Path, rows: int, made: int) -> BuildReport:
     """Writes refused.tsv, then the manifest, which completes the index."""
     report = BuildReport(rows=rows, made=made)
-    lines, head = ["row\treason\tbeginning"], read_head(out)
-    for place in shard_places(out):
+    lines, head = ["row\treason\tbeginning"], exact.read_head(out)
+    for place in exact.shard_places(out):
         refused = _add_shard(report, place, int(head["width"]))
         lines += [f"{row}\t{reason}\t{' '.join(value.split())}" for row, reason, value in refused]
     if not report.kept:
-        of = contents(head["about"])
-        one, column = ("text", "texts") if of == DESCRIPTIONS else ("molecule", "SMILES")
+        of = schema.contents(head["about"])
+        one, column = ("text", "texts") if of == schema.DESCRIPTIONS else ("molecule", "SMILES")
         raise UserError(
             f"expected at least one {one}, got none of {report.rows:,} rows "
             f"(skipped: {report.refused}); check which column holds the {column}"
         )
-    keep_text(out / REFUSED, "\n".join(lines) + "\n")
+    exact.keep_text(out / REFUSED, "\n".join(lines) + "\n")
     account = dataclasses.asdict(report)
     del account["made"]  # how often the build was interrupted does not change the index
-    ExactEngine(out).finalize(account)
+    exact.ExactEngine(out).finalize(account)
     return report
 
 
 def _add_shard(report: BuildReport, place: Path, width: int) -> list[Any]:
     """Counts a shard in; its skipped rows."""
-    seal, shard = read_seal(place), map_shard(place, width)
+    seal, shard = exact.read_seal(place), exact.map_shard(place, width)
     report.shards += 1
     report.kept += seal["count"]
     report.salts += int(shard.columns["salt"].sum())

@@ -19,7 +19,7 @@ import numpy as np
 
 from tmr_jax.data.files import hold
 from tmr_jax.data.workers import progress
-from tmr_jax.index.open import create_engine, exists, lock_of, open_engine
+from tmr_jax.index.index import account_of, create_engine, exists, lock_of, open_engine
 from tmr_jax.index.schema import COLUMNS, KEPT, TEXTS, Batch, Engine, contents, shortened
 from tmr_jax.types import UserError
 
@@ -42,12 +42,12 @@ def copy(
 ) -> Copied:
     """Copies the index at `origin` to `to`, or what is still missing there.
 
-    Raises ValueError where `origin` is incomplete, where `to` holds another index, and where the
+    Raises UserError where `origin` is incomplete, where `to` holds another index, and where the
     copy differs from the original; `Locked` while another copy to `to` runs.
     """
     with ExitStack() as stack:
         source = stack.enter_context(closing(open_engine(origin)))
-        account = check_complete(source, origin)
+        account = _complete_account(source, origin)
         lock, is_new = lock_of(to), not exists(to)
         if lock is not None:
             lock.parent.mkdir(parents=True, exist_ok=True)
@@ -70,12 +70,13 @@ def _copied(
     total, copying = source.count(), target.account is None
     existing = target.count() if copying else total
     digest, sent = Digest(), 0
-    for batch in source.batches(SIZE):
-        digest.add(batch)
-        if copying and digest.count > existing:
-            missing = last(batch, digest.count - max(existing, digest.count - len(batch.ids)))
-            target.upsert(missing)
-            sent += len(missing.ids)
+    for ids, vectors, columns in source.batches(SIZE):
+        first = max(existing - digest.count, 0)  # item of the batch that is missing
+        digest.add(Batch(ids, vectors, columns))
+        if copying and first < len(ids):
+            missing = {name: column[first:] for name, column in columns.items()}
+            target.upsert(Batch(ids[first:], vectors[first:], missing))
+            sent += len(ids) - first
         on_progress(STAGES[0], digest.count, total)
     if copying:
         on_progress(STAGES[1], 0, total)
@@ -106,19 +107,15 @@ def copy_shown(origin: str | Path, to: str | Path) -> Copied:
         return copy(origin, to, on_progress)
 
 
-def check_complete(engine: Engine, place: str | Path) -> dict[str, Any]:
-    """The account of an index; ValueError where it is incomplete or damaged."""
-    if engine.account is None:
-        raise UserError(
-            f"expected a complete index in {place}, got an incomplete one; run the tmr index "
-            "or tmr index copy command that started it again"
-        )
+def _complete_account(engine: Engine, place: str | Path) -> dict[str, Any]:
+    """The account of an index; UserError where it is incomplete or damaged."""
+    account = account_of(engine, place)
     if engine.broken:
         raise UserError(
             f"expected a complete index in {place}, got {len(engine.broken):,} parts that cannot "
             f"be read ({', '.join(sorted(engine.broken))}); run the command that built it again"
         )
-    return engine.account
+    return account
 
 
 class Digest:
@@ -152,12 +149,6 @@ def content(engine: Engine, on_progress: Callable[[int], None] = lambda done: No
         digest.add(batch)
         on_progress(digest.count)
     return digest.value()
-
-
-def last(batch: Batch, count: int) -> Batch:
-    """The last items of a batch."""
-    columns = {name: column[len(column) - count :] for name, column in batch.columns.items()}
-    return Batch(batch.ids[len(batch.ids) - count :], batch.vectors[-count:], columns)
 
 
 def _check_same(source: Engine, target: Engine, origin: str | Path, to: str | Path) -> None:

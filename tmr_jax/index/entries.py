@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import get_type_hints
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -16,13 +15,11 @@ from rdkit.Chem.MolStandardize import rdMolStandardize
 from tmr_jax.data.features.graph import BadMolecule, featurise_mol, parse_smiles
 from tmr_jax.data.features.properties import Properties, group_mask, properties
 from tmr_jax.data.tables import Molecule, Motif, pack
+from tmr_jax.index.schema import COLUMNS, MASK
 
 UNCHARGER = rdMolStandardize.Uncharger()  # creating one takes as long as a molecule
 PATIENCE = 2.0  # seconds of processor time for one molecule
-NUMBERS = {
-    name: np.float32 if kind is float else np.int32
-    for name, kind in get_type_hints(Properties).items()
-}
+NAMES = (*Properties._fields, MASK, "salt", "identity", "parent")  # in the order of `_row`
 
 
 def describe_chunk(smiles: list[str], molecule: Molecule, motif: Motif) -> dict[str, np.ndarray]:
@@ -53,10 +50,8 @@ def describe_chunk(smiles: list[str], molecule: Molecule, motif: Motif) -> dict[
         rows.append(row)
         features.append(features_of_mol)
         reasons.append("")
-    columns = list(zip(*rows, strict=True)) or [()] * (len(NUMBERS) + 4)
-    kinds = [*NUMBERS.values(), np.int64, np.bool_, np.int64, np.int64]
-    names = [*NUMBERS, "groups", "salt", "identity", "parent"]
-    arrays = {n: np.array(c, k) for n, c, k in zip(names, columns, kinds, strict=True)}
+    columns = list(zip(*rows, strict=True)) or [()] * len(NAMES)
+    arrays = {n: np.array(c, COLUMNS[n]) for n, c in zip(NAMES, columns, strict=True)}
     return pack(features, reasons, molecule, motif) | arrays
 
 

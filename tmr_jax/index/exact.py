@@ -30,13 +30,14 @@ from tmr_jax.index.schema import (
     COLUMNS,
     KEPT,
     LOCK,
-    NONE,
     TEXTS,
     WHOLE,
     Batch,
+    Engine,
     Filter,
     IndexUnavailable,
     Matches,
+    best_first,
     check_batch,
     check_free,
     meets,
@@ -59,18 +60,17 @@ _seen: dict[Path, tuple[Stamp, str]] = {}
 class Shard(NamedTuple):
     """A mapped shard."""
 
-    place: Path
     ids: np.ndarray  # int64 [n]
     rows: np.ndarray  # float32 [n, D]
     columns: dict[str, np.ndarray]  # of COLUMNS
     table: pa.RecordBatch  # with TEXTS
 
 
-class ExactEngine:
+class ExactEngine(Engine):
     """Every row is compared with every query: the truth, and fast enough up to a million rows."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens an index; ValueError where there is none, IndexUnavailable where it cannot be read.
+        """Opens an index; UserError where there is none, IndexUnavailable where it cannot be read.
 
         A damaged or missing shard is left out and named in `broken`.
         """
@@ -94,7 +94,7 @@ class ExactEngine:
 
     @classmethod
     def create(cls, folder: Path, width: int, about: dict[str, Any]) -> ExactEngine:
-        """An empty index in a new folder; ValueError where the folder holds something else.
+        """An empty index in a new folder; UserError where the folder holds something else.
 
         It may hold the rest of an interrupted creation, and a lock.
         """
@@ -111,16 +111,9 @@ class ExactEngine:
         self._order()
 
     def search(self, vectors: np.ndarray, k: int, where: Filter | None = None) -> Matches:
-        ids = np.full((len(vectors), k), NONE, np.int64)
-        scores = np.full((len(vectors), k), -np.inf, np.float32)
-        for low in range(0, len(vectors), TILE):
-            tile = np.zeros((TILE, self.width), np.float32)
-            part = vectors[low : low + TILE]
-            tile[: len(part)] = part
-            found = self._tile(tile, k, where)
-            ids[low : low + TILE] = found[0][: len(part)]
-            scores[low : low + TILE] = found[1][: len(part)]
-        return Matches(ids, scores, bool(self.broken))
+        tiles = (vectors[low : low + TILE] for low in range(0, len(vectors), TILE))
+        nearest = (found for tile in tiles for found in self._nearest(tile, k, where))
+        return best_first(nearest, len(vectors), k, bool(self.broken))
 
     def get(self, ids: Sequence[int], names: Sequence[str] = KEPT) -> list[dict[str, Any] | None]:
         return [self._item(int(i), names) for i in ids]
@@ -132,34 +125,24 @@ class ExactEngine:
         live = [np.flatnonzero(self._live(number, None)) for number in range(len(self._shards))]
         shard = np.repeat(np.arange(len(live)), [len(rows) for rows in live])
         row = np.concatenate([np.zeros(0, np.int64), *live])
-        ids = np.concatenate([np.zeros(0, np.int64), *map(self._ids_of, range(len(live)), live)])
-        order = np.argsort(ids, kind="stable")
+        parts = (s.ids[rows] for s, rows in zip(self._shards, live, strict=True))
+        order = np.argsort(np.concatenate([np.zeros(0, np.int64), *parts]), kind="stable")
         for low in range(0, len(order), size):
             part = order[low : low + size]
             yield self._gathered(shard[part], row[part])
 
-    def _ids_of(self, number: int, rows: np.ndarray) -> np.ndarray:
-        return self._shards[number].ids[rows]
-
     def _gathered(self, shard: np.ndarray, row: np.ndarray) -> Batch:
         """The items at rows of shards, in that order."""
-        parts, places = [], []
-        for number in np.unique(shard):
-            mine = np.flatnonzero(shard == number)
-            places.append(mine)
-            parts.append(_taken(self._shards[number], row[mine]))
+        numbers = np.unique(shard)
+        places = [np.flatnonzero(shard == number) for number in numbers]
         back = np.argsort(np.concatenate(places))
+        parts = [_taken(self._shards[n], row[p]) for n, p in zip(numbers, places, strict=True)]
         columns: dict[str, Any] = {
-            name: np.concatenate([p.columns[name] for p in parts])[back] for name in COLUMNS
+            name: np.concatenate([part.columns[name] for part in parts])[back] for name in KEPT
         }
-        for name in TEXTS:
-            joined = [text for p in parts for text in p.columns[name]]
-            columns[name] = [joined[i] for i in back]
-        ids, vectors = (np.concatenate([p[i] for p in parts])[back] for i in (0, 1))
+        columns |= {name: columns[name].tolist() for name in TEXTS}
+        ids, vectors = (np.concatenate([part[i] for part in parts])[back] for i in (0, 1))
         return Batch(ids, vectors, columns)
-
-    def optimize(self) -> None:
-        """Nothing to do: every row is compared."""
 
     def finalize(self, account: dict[str, Any]) -> None:
         ids, parts = hashlib.sha256(), {}
@@ -194,18 +177,15 @@ class ExactEngine:
 
     def verify(self) -> dict[str, str]:
         """Reads every byte: the shards that differ from what was written, and why."""
-        bad = dict(self.broken)
-        for place in shard_places(self.folder):
-            if place.name not in bad and (wrong := damage(place, self.width, deep=True)):
-                bad[place.name] = wrong
-        return bad
+        places = (p for p in shard_places(self.folder) if p.name not in self.broken)
+        damaged = {place.name: damage(place, self.width, deep=True) for place in places}
+        return self.broken | {name: wrong for name, wrong in damaged.items() if wrong}
 
     def _open(self, place: Path) -> None:
-        wrong = damage(place, self.width)
-        if wrong:
+        if wrong := damage(place, self.width):
             self.broken[place.name] = wrong
-            return
-        self._shards.append(map_shard(place, self.width))
+        else:
+            self._shards.append(map_shard(place, self.width))
 
     def _order(self) -> None:
         """Finds the rows that a later shard replaces."""
@@ -226,7 +206,12 @@ class ExactEngine:
         live = np.ones(len(shard.ids), bool) if dead is None else ~dead
         return live & meets(shard.columns, where) if where else live
 
-    def _tile(self, tile: np.ndarray, k: int, where: Filter | None) -> tuple:
+    def _nearest(
+        self, vectors: np.ndarray, k: int, where: Filter | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Ids and cosines of at least the k best rows for each of at most TILE queries."""
+        tile = np.zeros((TILE, self.width), np.float32)
+        tile[: len(vectors)] = vectors
         best = [(np.zeros((TILE, 0), np.int64), np.zeros((TILE, 0), np.float32))]
         for number, shard in enumerate(self._shards):
             live = self._live(number, where)
@@ -238,15 +223,9 @@ class ExactEngine:
             else:
                 best.append(_nearest(tile, shard.ids, shard.rows, live, k))
         ids, scores = (np.concatenate(parts, axis=1) for parts in zip(*best, strict=True))
-        # Higher scores first, lower ids among equals.
-        order = np.lexsort((ids, -scores), axis=1)[:, :k]
-        ids, scores = (np.take_along_axis(a, order, 1) for a in (ids, scores))
-        ids = np.where(np.isneginf(scores), NONE, ids)
-        pad = ((0, 0), (0, k - ids.shape[1]))
-        return (
-            np.pad(ids, pad, constant_values=NONE),
-            np.pad(scores, pad, constant_values=-np.inf),
-        )
+        for number, cosine in zip(ids[: len(vectors)], scores, strict=False):
+            is_row = ~np.isneginf(cosine)
+            yield number[is_row], cosine[is_row]
 
     def _item(self, wanted: int, names: Sequence[str]) -> dict[str, Any] | None:
         for number in reversed(range(len(self._shards))):
@@ -266,9 +245,10 @@ def _value(shard: Shard, name: str, row: int) -> Any:
 
 
 def _taken(shard: Shard, rows: np.ndarray) -> Batch:
+    """Items of a shard; texts as arrays of objects."""
     taken = shard.table.take(pa.array(rows))
     columns: dict[str, Any] = {name: column[rows] for name, column in shard.columns.items()}
-    columns |= {name: taken.column(name).to_pylist() for name in TEXTS}
+    columns |= {name: taken.column(name).to_numpy(zero_copy_only=False) for name in TEXTS}
     return Batch(shard.ids[rows], shard.rows[rows], columns)
 
 
@@ -276,14 +256,21 @@ def _nearest(
     tile: np.ndarray, ids: np.ndarray, rows: np.ndarray, live: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids [TILE, K] and cosines of at least the k best live rows, in no order."""
-    from tmr_jax.index import scan  # JAX takes a second to import, which copying does not need
+    if is_accelerated():
+        from tmr_jax.index import scan  # only accelerators need it
 
-    if scan.pays():
         places, scores = scan.best_of_block(tile, rows, live, k)
         return ids[places], scores
     scores = tile @ rows.T
     scores[:, ~live] = -np.inf
     return _best(ids, scores, k)
+
+
+def is_accelerated() -> bool:
+    """Whether devices are faster than numpy, which uses all cores of a CPU."""
+    import jax  # takes a second, which copying does not need
+
+    return jax.local_devices()[0].platform != "cpu"
 
 
 def _best(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -302,7 +289,7 @@ def _best(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.n
 
 
 def read_head(folder: Path) -> dict[str, Any]:
-    """library.json of a folder; ValueError where it is missing or of another format."""
+    """library.json of a folder; UserError where it is missing or of another format."""
     try:
         head = json.loads((folder / HEAD).read_text("utf-8"))
         if not isinstance(head, dict):
@@ -419,9 +406,9 @@ def map_shard(place: Path, width: int) -> Shard:
     ids = table.column("id").to_numpy()
     columns = {name: table.column(name).to_numpy().view(kind) for name, kind in COLUMNS.items()}
     if not len(ids):
-        return Shard(place, ids, np.zeros((0, width), np.float32), columns, table)
+        return Shard(ids, np.zeros((0, width), np.float32), columns, table)
     rows = np.memmap(place / ROWS, np.dtype("<f4"), "r", shape=(len(ids), width))
-    return Shard(place, ids, rows, columns, table)
+    return Shard(ids, rows, columns, table)
 
 
 def keep_text(path: Path, text: str) -> None:

@@ -1,39 +1,60 @@
-"""What a search reads: items in memory, or an index on disk.
+"""What a search reads: items in memory, or the index at a place, whichever engine has it.
 
-`tmr_jax.index.build` makes an index; this file opens it, checks that it fits the model, and finds
-the nearest items.
+A place is a folder, `milvus:FILE.db`, or `http(s)://HOST:PORT/COLLECTION`. The files of a folder
+tell its engine; a new one gets LanceDB, unless written as `exact:FOLDER`. `tmr_jax.index.build`
+makes an index.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import os
+import re
 import sys
+import urllib.parse
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from rdkit import rdBase
 
-from tmr_jax.config import Experiment
 from tmr_jax.data.files import VERSION
-from tmr_jax.index.open import open_engine
+from tmr_jax.index.exact import HEAD as EXACT_HEAD
+from tmr_jax.index.exact import ExactEngine
 from tmr_jax.index.schema import (
     CONTENT,
     DESCRIPTIONS,
+    LANCE_HEAD,
+    LITE,
+    LOCK,
     MOLECULES,
     NONE,
     NORM,
     Engine,
     Filter,
+    Hit,
     contents,
+    ranked,
     shortened,
 )
-from tmr_jax.models.encode import Encoder
 from tmr_jax.types import UserError
 
+if TYPE_CHECKING:  # JAX takes a second to import, which copying an index does not need
+    from tmr_jax.config import Experiment
+    from tmr_jax.models.encode import Encoder
+
+TOKEN = "TMR_JAX_MILVUS_TOKEN"
+PACKAGES = {  # of an engine, and how to install them
+    "lance": ("lancedb", "make setup"),
+    "milvus": ("pymilvus and milvus-lite", "make setup EXTRAS=dev,milvus"),
+}
+# A Path made of an address has one slash.
+_ADDRESS = re.compile(r"(https?):/{1,2}([^/]+)/(\w+)/?")
+_KIND = re.compile(r"(exact|lance|milvus):(.+)", re.S)
 MOST = 16_384  # items among which one of each parent is chosen
 RDKIT = rdBase.rdkitVersion  # which computes the columns and features of an index
 
@@ -71,41 +92,6 @@ class Summary(NamedTuple):
         return self.of == DESCRIPTIONS
 
 
-class Item(NamedTuple):
-    """A result of a search."""
-
-    id: int
-    score: float  # cosine
-    content: str  # a SMILES or a text
-    name: str
-    columns: dict[str, Any]  # of an index on disk: properties, groups and flags, see `DiskIndex`
-
-
-class Index(Protocol):
-    """Embedded items to search."""
-
-    account: Summary
-
-    @property
-    def partial(self) -> bool:
-        """Whether a part of the index cannot be read; the rest can be searched."""
-        ...
-
-    def check(self) -> dict[str, str]:
-        """Parts that cannot be read now, and why."""
-        ...
-
-    def find(
-        self, queries: Float[np.ndarray, "Q D"], k: int, where: Filter | None
-    ) -> list[list[Item]]:
-        """The k best items of each query, best first."""
-        ...
-
-    def embeddings(self, ids: Sequence[int]) -> Float[np.ndarray, "n D"]:
-        """Of items by their ids, as the model returned them, before they were normalized."""
-        ...
-
-
 class InMemoryIndex:
     """Items in memory: item i has the row `rows[i]` of length one, which was `norm[i]` long, and
     (content, name) `entries[i]`."""
@@ -125,7 +111,8 @@ class InMemoryIndex:
     def check(self) -> dict[str, str]:
         return {}
 
-    def find(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Item]]:
+    def find(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Hit]]:
+        """As `DiskIndex.find`; UserError for a filter."""
         from tmr_jax.eval.rank import top
 
         if where is not None:
@@ -135,13 +122,12 @@ class InMemoryIndex:
             )
         best, scores = (array.tolist() for array in top(queries, self._rows, k))
         return [
-            [self._item(i, score) for i, score in zip(*row, strict=True)]
+            ranked([self._hit(i, score) for i, score in zip(*row, strict=True)])
             for row in zip(best, scores, strict=True)
         ]
 
-    def _item(self, i: int, score: float) -> Item:
-        content, name = self._entries[i]
-        return Item(i, score, content, name, {})
+    def _hit(self, i: int, score: float) -> Hit:
+        return Hit(0, score, *self._entries[i], id=i, is_text=self.account.of_texts)
 
     def embeddings(self, ids: Sequence[int]) -> Float[np.ndarray, "n D"]:
         places = np.array(ids, np.int64)
@@ -156,12 +142,17 @@ class DiskIndex:
 
     @property
     def partial(self) -> bool:
+        """Whether a part of the index cannot be read; the rest can be searched."""
         return bool(self.engine.broken)
 
     def check(self) -> dict[str, str]:
+        """Parts that cannot be read now, and why."""
         return self.engine.check()
 
-    def find(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Item]]:
+    def find(
+        self, queries: Float[np.ndarray, "Q D"], k: int, where: Filter | None
+    ) -> list[list[Hit]]:
+        """The k best items of each query, best first."""
         if self.account.of_texts and where not in (None, Filter(), Filter(distinct=True)):
             raise UserError(
                 "expected no filter but distinct for an index of descriptions, got one by "
@@ -171,7 +162,7 @@ class DiskIndex:
             return self._parents(queries, k, where._replace(parents=False))
         return self._nearest(queries, k, where)
 
-    def _parents(self, queries: np.ndarray, k: int, where: Filter) -> list[list[Item]]:
+    def _parents(self, queries: np.ndarray, k: int, where: Filter) -> list[list[Hit]]:
         """The best item of each parent (equal but for salt and charge) that meets the filter."""
         fetched = 4 * k
         while True:
@@ -179,44 +170,41 @@ class DiskIndex:
             parents = [first_parents(items) for items in nearest]
             pairs = zip(parents, nearest, strict=True)
             if fetched >= MOST or all(len(a) >= k or len(b) < fetched for a, b in pairs):
-                return [items[:k] for items in parents]
+                return [ranked(items[:k]) for items in parents]
             fetched *= 4
 
-    def _nearest(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Item]]:
+    def _nearest(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Hit]]:
         k = min(k, max(self.account.kept, 1))  # or an engine asks for arrays of any k
         matches = self.engine.search(queries, k, where)
         return [self._items(i, s) for i, s in zip(matches.ids, matches.scores, strict=True)]
 
     def embeddings(self, ids: Sequence[int]) -> Float[np.ndarray, "n D"]:
+        """Of items by their ids, as the model returned them, before they were normalized."""
         rows = []
         for item in self.engine.get(ids, ["vector", NORM]):
             assert item is not None
             rows.append(item["vector"] * np.float32(item[NORM]))
         return np.stack(rows)
 
-    def _items(self, ids: np.ndarray, scores: np.ndarray) -> list[Item]:
+    def _items(self, ids: np.ndarray, scores: np.ndarray) -> list[Hit]:
         filled = ids[ids != NONE].tolist()
         items = []
         for i, score, item in zip(filled, scores.tolist(), self.engine.get(filled), strict=False):
             assert item is not None
             columns = {n: v for n, v in item.items() if n not in ("id", "name", CONTENT, NORM)}
-            if self.account.of_texts:
+            texts = self.account.of_texts
+            if texts:
                 columns = {"duplicate": columns["duplicate"]}
-            items.append(Item(i, score, item[CONTENT], item["name"], columns))
-        return items
+            items.append(Hit(0, score, item[CONTENT], item["name"], None, i, columns, texts))
+        return ranked(items)
 
 
-class HasColumns(Protocol):
-    @property
-    def columns(self) -> Mapping[str, Any]: ...
+Index = InMemoryIndex | DiskIndex
 
 
-AnyItem = TypeVar("AnyItem", bound=HasColumns)
-
-
-def first_parents(items: Sequence[AnyItem]) -> list[AnyItem]:
+def first_parents(items: Sequence[Hit]) -> list[Hit]:
     """The first item of each parent, in their order; a parent is without salt and charge."""
-    first: dict[int, AnyItem] = {}
+    first: dict[int, Hit] = {}
     for item in items:
         first.setdefault(item.columns["parent"], item)
     return list(first.values())
@@ -239,21 +227,27 @@ def in_memory(molecules: Sequence[str], model: Model) -> InMemoryIndex:
 def open_index(place: Path, model: Model, source: str = "") -> DiskIndex:
     """The index at a place, for the model that built it; `source` names what it was made from.
 
-    Raises ValueError where it was built with another model, and where it is incomplete. Another
+    Raises UserError where it was built with another model, and where it is incomplete. Another
     RDKit version is noted on standard error.
     """
     engine = open_engine(place)
     check_model(engine.about, model, place)
+    account = account_of(engine, place)
+    if note := rdkit_note(engine.about, place):
+        print(note, file=sys.stderr)
+    rows, kept, refused = (account[name] for name in ("rows", "kept", "refused"))
+    of = contents(engine.about)
+    return DiskIndex(engine, Summary(source or str(place), rows, kept, refused, of))
+
+
+def account_of(engine: Engine, place: str | Path) -> dict[str, Any]:
+    """What became of the rows of a complete index; UserError for an incomplete one."""
     if engine.account is None:
         raise UserError(
             f"expected a complete index in {place}, got an incomplete one; run the tmr index "
-            "command that started it again"
+            "or tmr index copy command that started it again"
         )
-    if note := rdkit_note(engine.about, place):
-        print(note, file=sys.stderr)
-    rows, kept, refused = (engine.account[name] for name in ("rows", "kept", "refused"))
-    of = contents(engine.about)
-    return DiskIndex(engine, Summary(source or str(place), rows, kept, refused, of))
+    return engine.account
 
 
 def rdkit_note(about: dict[str, Any], place: Path) -> str:
@@ -268,7 +262,7 @@ def rdkit_note(about: dict[str, Any], place: Path) -> str:
 
 
 def check_model(about: dict[str, Any], model: Model, place: Path) -> None:
-    """ValueError where an index was built with another model: its vectors mean nothing to this."""
+    """UserError where an index was built with another model: its vectors mean nothing to this."""
     built = about.get("model", {})
     identity = {key: value for key, value in built.items() if key != "run"}
     if identity != model.identity:
@@ -285,3 +279,111 @@ def difference(there: dict[str, Any], now: dict[str, Any]) -> str:
     return "; ".join(
         f"{k}: {shortened(a)} there, {shortened(b)} now" for k, a, b in pairs if a != b
     )
+
+
+# Places
+
+
+class Place(NamedTuple):
+    engine: str  # "exact", "lance", "milvus", or "" where the files of the folder tell
+    path: Path | None
+    uri: str = ""  # of a server
+    collection: str = "library"
+
+
+def parse_place(place: str | Path) -> Place:
+    """The parts of a place; UserError for an invalid one."""
+    text = str(place)
+    if re.match(r"https?:/", text):
+        match = _ADDRESS.fullmatch(text)
+        if not match or "@" in match[2] or not _is_host(match[2]):
+            raise UserError(
+                "expected http(s)://HOST:PORT/COLLECTION, got "
+                f"{re.sub('//?[^/@]*@', '//***@', text)!r}; name a collection, and put a "
+                f"password or token into the environment variable {TOKEN}"
+            )
+        return Place("milvus", None, f"{match[1]}://{match[2]}", match[3])
+    kind = _KIND.fullmatch(text)
+    engine, path = (kind[1], Path(kind[2])) if kind else ("", Path(text))
+    if not engine and path.suffix == LITE:
+        engine = "milvus"
+    if engine == "milvus" and path.suffix != LITE:
+        raise UserError(
+            f"expected a file that ends in {LITE} after milvus:, got {str(path)!r}; rename it, "
+            "or give http://HOST:PORT/COLLECTION"
+        )
+    return Place(engine, path)
+
+
+def _is_host(text: str) -> bool:
+    try:
+        return urllib.parse.urlsplit(f"//{text}").port != 0
+    except ValueError:  # a port that is none, half of an IPv6 address
+        return False
+
+
+def is_index_place(place: str | Path) -> bool:
+    """Whether it is a folder or names an engine, rather than a file of molecules."""
+    engine, path, *_ = parse_place(place)
+    return bool(engine or not path or path.is_dir())
+
+
+def lock_of(place: str | Path) -> Path | None:
+    """The file that a writer locks; None for a server, which takes many writers."""
+    engine, path, *_ = parse_place(place)
+    if path is None:
+        return None
+    return path.with_name(f"{path.name}.lock") if engine == "milvus" else path / LOCK
+
+
+def open_engine(place: str | Path) -> Engine:
+    """The index at a place.
+
+    Raises UserError where there is none, where it cannot be read, and where the engine's package
+    is not installed.
+    """
+    engine, path, uri, collection = parse_place(place)
+    if engine == "milvus":
+        return _installed("milvus")(uri or str(path), collection, os.environ.get(TOKEN, ""))
+    assert path is not None
+    if engine == "lance" or (not engine and (path / LANCE_HEAD).exists()):
+        return _installed("lance")(path)
+    return ExactEngine(path)
+
+
+def create_engine(place: str | Path, width: int, about: dict[str, Any]) -> Engine:
+    """An empty index at a place; a folder without an engine gets LanceDB.
+
+    Raises UserError where something exists, and where the engine's package is not installed.
+    """
+    engine, path, uri, collection = parse_place(place)
+    if engine == "milvus":
+        token = os.environ.get(TOKEN, "")
+        return _installed("milvus").create(uri or str(path), width, about, collection, token)
+    assert path is not None
+    return (ExactEngine if engine == "exact" else _installed("lance")).create(path, width, about)
+
+
+def exists(place: str | Path) -> bool:
+    """Whether a place holds something that `open_engine` opens or reports as damaged."""
+    engine, path, uri, collection = parse_place(place)
+    if engine == "milvus":
+        if path is not None and not path.exists():
+            return False
+        return _installed("milvus").exists(uri or str(path), collection, os.environ.get(TOKEN, ""))
+    assert path is not None
+    if (path / EXACT_HEAD).exists():
+        return True
+    return (path / LANCE_HEAD).exists() and _installed("lance").exists(path)
+
+
+def _installed(engine: str) -> Any:
+    """The class of an engine whose package may be missing."""
+    try:
+        module = importlib.import_module(f"tmr_jax.index.{engine}")
+    except ImportError as error:
+        packages, command = PACKAGES[engine]
+        raise UserError(
+            f"expected {packages} to be installed, got: {error}; run {command}"
+        ) from error
+    return getattr(module, f"{engine.capitalize()}Engine")

@@ -27,21 +27,22 @@ from lancedb.index import BTree, IvfSq
 from tmr_jax.index.exact import keep_text
 from tmr_jax.index.schema import (
     COLUMNS,
-    FLAGS,
-    IDENTITIES,
+    FLOATS,
+    INTEGERS,
     KEPT,
     LANCE_HEAD,
     LOCK,
     MASK,
     NONE,
-    NORM,
     TEXTS,
-    WHOLE,
     Batch,
+    Engine,
     Filter,
     IndexUnavailable,
     Matches,
+    best_first,
     bits,
+    by_id,
     check_batch,
     check_free,
     literal,
@@ -63,11 +64,11 @@ ROUNDS, SAMPLE = 15, 128  # of k-means for the centres; rows per centre that it 
 READ = 1_000  # ids per request
 
 
-class LanceEngine:
+class LanceEngine(Engine):
     """Approximate search beyond `INDEX_FROM` rows, after `optimize`."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens an index; ValueError where there is none."""
+        """Opens an index; UserError where there is none."""
         self.folder = folder
         self.broken: dict[str, str] = {}  # a table is read as a whole: see `check`
         try:
@@ -86,8 +87,7 @@ class LanceEngine:
         self.width, self.about = int(head["width"]), dict(head["about"])
         self.account: dict[str, Any] | None = head["account"]
         self._greatest: int | None = None  # id; read at the first write
-        self._count = self._table.count_rows()
-        self._parts = self._count // PARTITION if _is_indexed(self._table) else 0
+        self._measure()
 
     @staticmethod
     def exists(folder: Path) -> bool:
@@ -96,7 +96,7 @@ class LanceEngine:
 
     @classmethod
     def create(cls, folder: Path, width: int, about: dict[str, Any]) -> LanceEngine:
-        """An empty index in a new folder; ValueError where the folder holds something else.
+        """An empty index in a new folder; UserError where the folder holds something else.
 
         It may hold the rest of an interrupted creation, and a lock.
         """
@@ -120,37 +120,33 @@ class LanceEngine:
         self._greatest = max(self._greatest, int(batch.ids.max(initial=NONE)))
 
     def search(self, vectors: np.ndarray, k: int, where: Filter | None = None) -> Matches:
-        ids = np.full((len(vectors), k), NONE, np.int64)
-        scores = np.full((len(vectors), k), -np.inf, np.float32)
-        condition = sql(where)
-        probes = self._probes(where)
-        for i, vector in enumerate(np.asarray(vectors, np.float32)):
-            query: Any = self._table.search(vector)  # its type depends on the argument
-            query = query.distance_type("dot").limit(k).select(["id", "_distance"])
-            if probes:
-                query = query.nprobes(probes).refine_factor(AGAIN)
-            if condition:
-                query = query.where(condition, prefilter=True)
-            with _reading(self.folder):
-                found = query.to_arrow()
-            cosine = 1 - found.column("_distance").to_numpy()
-            number = found.column("id").to_numpy()
-            order = np.lexsort((number, -cosine))
-            ids[i, : len(order)], scores[i, : len(order)] = number[order], cosine[order]
-        return Matches(ids, scores)
+        probes, condition = self._probes(where), sql(where)
+        nearest = (self._nearest(vector, k, probes, condition) for vector in vectors)
+        return best_first(nearest, len(vectors), k)
+
+    def _nearest(
+        self, vector: np.ndarray, k: int, probes: int, condition: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and cosines."""
+        query: Any = self._table.search(
+            np.asarray(vector, np.float32)
+        )  # its type depends on the argument
+        query = query.distance_type("dot").limit(k).select(["id", "_distance"])
+        if probes:
+            query = query.nprobes(probes).refine_factor(AGAIN)
+        if condition:
+            query = query.where(condition, prefilter=True)
+        with _reading(self.folder):
+            rows = query.to_arrow()
+        return rows.column("id").to_numpy(), 1 - rows.column("_distance").to_numpy()
 
     def get(self, ids: Sequence[int], names: Sequence[str] = KEPT) -> list[dict[str, Any] | None]:
-        wanted = [int(i) for i in dict.fromkeys(ids)]
-        found: dict[int, dict[str, Any]] = {}
-        for low in range(0, len(wanted), READ):
-            part = wanted[low : low + READ]
+        def read(part: list[int]) -> list[dict[str, Any]]:
             query = self._table.search().where(f"id IN ({', '.join(map(str, part))})")
             with _reading(self.folder):
-                rows = query.select(["id", *names]).limit(len(part)).to_list()
-            found |= {row["id"]: row for row in rows}
-        for row in found.values() if "vector" in names else ():
-            row["vector"] = np.array(row["vector"], np.float32)
-        return [found.get(int(i)) for i in ids]
+                return query.select(["id", *names]).limit(len(part)).to_list()
+
+        return by_id(ids, READ, read)
 
     def count(self, where: Filter | None = None) -> int:
         with _reading(self.folder):
@@ -187,31 +183,23 @@ class LanceEngine:
                 sample_rate=SAMPLE,
             )
             self._table.create_index("vector", config=index)
-            for column in ("id", *COLUMNS):
-                if column not in (
-                    *FLAGS,
-                    *IDENTITIES,
-                    MASK,
-                    NORM,
-                ):  # not compared by order
-                    self._table.create_index(column, config=BTree())
-        self._count = self._table.count_rows()
-        self._parts = self._count // PARTITION if _is_indexed(self._table) else 0
+            for column in ("id", *FLOATS, *INTEGERS):  # the others are not compared by order
+                self._table.create_index(column, config=BTree())
+        self._measure()
 
     def finalize(self, account: dict[str, Any]) -> None:
         _write_head(self.folder, self.width, self.about, account)
         self.account = account
 
-    def check(self) -> dict[str, str]:
-        """Searches once, since counting or opening reads no data files."""
-        try:
-            self.search(np.eye(1, self.width, dtype=np.float32), 1)
-        except IndexUnavailable as error:
-            return {WHOLE: str(error)}
-        return {}
+    def read_one(self) -> None:
+        """Searches, since counting or opening reads no data files."""
+        self.search(np.eye(1, self.width, dtype=np.float32), 1)
 
-    def close(self) -> None:
-        """Nothing to close."""
+    def _measure(self) -> None:
+        """Counts rows and partitions."""
+        self._count = self._table.count_rows()
+        has_index = any("vector" in index.columns for index in self._table.list_indices())
+        self._parts = self._count // PARTITION if has_index else 0
 
     def _probes(self, where: Filter | None) -> int:
         """How many partitions a search reads; 0 without an index."""
@@ -234,16 +222,12 @@ def sql(where: Filter | None) -> str:
     """A filter as a condition of SQL, or ""."""
     if where is None:
         return ""
-    parts = [" ".join(literal(condition)) for condition in where.conditions]
+    parts = [literal(condition) for condition in where.conditions]
     # It has no operations on bits; the masks are not negative.
     parts += [f"({MASK} / {1 << i}) % 2 = 1" for i in bits(where.groups)]
     parts += [f"({MASK} / {1 << i}) % 2 = 0" for i in bits(where.without)]
     parts += [f"{flag} = false" for flag in where.unflagged]
     return " AND ".join(parts)
-
-
-def _is_indexed(table: Any) -> bool:
-    return any("vector" in index.columns for index in table.list_indices())
 
 
 def _write_head(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from milvus_lite.server_manager import server_manager_instance
 from pymilvus import DataType, MilvusClient, MilvusException
 
 from tmr_jax.index.schema import (
@@ -26,12 +27,14 @@ from tmr_jax.index.schema import (
     MASK,
     NONE,
     TEXTS,
-    WHOLE,
     Batch,
+    Engine,
     Filter,
     IndexUnavailable,
     Matches,
+    best_first,
     bits,
+    by_id,
     check_batch,
     literal,
 )
@@ -54,11 +57,11 @@ KINDS = {np.float32: DataType.FLOAT, np.int32: DataType.INT32, np.int64: DataTyp
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
 
 
-class MilvusEngine:
+class MilvusEngine(Engine):
     """Approximate search in a cluster; `uri` is http(s)://HOST:PORT, or a path that ends in .db."""
 
     def __init__(self, uri: str, name: str = "library", token: str = "") -> None:
-        """Opens an index; ValueError where there is none, or the server does not answer."""
+        """Opens an index; UserError where there is none, or the server does not answer."""
         self.broken: dict[str, str] = {}  # a server answers for all or not at all: see `check`
         if not self.exists(uri, name, token):
             raise UserError(
@@ -93,7 +96,7 @@ class MilvusEngine:
     def create(
         cls, uri: str, width: int, about: dict[str, Any], name: str = "library", token: str = ""
     ) -> MilvusEngine:
-        """An empty index; ValueError where a collection of that name exists."""
+        """An empty index; UserError where a collection of that name exists."""
         if cls.exists(uri, name, token):
             raise UserError(
                 f"expected no collection {name!r} at {uri}, got one; choose another name"
@@ -116,8 +119,6 @@ class MilvusEngine:
             self._server.ask("upsert", self._name, rows[low : low + AT_ONCE])
 
     def search(self, vectors: np.ndarray, k: int, where: Filter | None = None) -> Matches:
-        ids = np.full((len(vectors), k), NONE, np.int64)
-        scores = np.full((len(vectors), k), -np.inf, np.float32)
         least = EFFORT if where is None else EFFORT_FILTERED
         answers = self._server.ask(
             "search",
@@ -128,24 +129,22 @@ class MilvusEngine:
             search_params={"params": {"ef": max(least, 2 * k)}},
             output_fields=["id"],
         )
-        for i, hits in enumerate(answers):
-            own = np.array([hit["distance"] for hit in hits], np.float32)
-            number = np.array([hit["id"] for hit in hits], np.int64)
-            order = np.lexsort((number, -own))
-            ids[i, : len(order)], scores[i, : len(order)] = number[order], own[order]
-        return Matches(ids, scores)
+        nearest = (
+            (
+                np.array([h["id"] for h in hits], np.int64),
+                np.array([h["distance"] for h in hits], np.float32),
+            )
+            for hits in answers
+        )
+        return best_first(nearest, len(vectors), k)
 
     def get(self, ids: Sequence[int], names: Sequence[str] = KEPT) -> list[dict[str, Any] | None]:
-        names = ["id", *names]
-        wanted = [int(i) for i in dict.fromkeys(ids)]
-        found: dict[int, dict[str, Any]] = {}
-        for low in range(0, len(wanted), AT_ONCE):
-            part = wanted[low : low + AT_ONCE]
-            rows = self._server.ask("get", self._name, ids=part, output_fields=names)
-            found |= {row["id"]: {name: row[name] for name in names} for row in rows}
-        for row in found.values() if "vector" in names else ():
-            row["vector"] = np.array(row["vector"], np.float32)
-        return [found.get(int(i)) for i in ids]
+        def read(part: list[int]) -> list[dict[str, Any]]:
+            columns = ["id", *names]
+            rows = self._server.ask("get", self._name, ids=part, output_fields=columns)
+            return [{name: row[name] for name in columns} for row in rows]
+
+        return by_id(ids, AT_ONCE, read)
 
     def count(self, where: Filter | None = None) -> int:
         words = {"filter": expression(where), "output_fields": ["count(*)"]}
@@ -178,14 +177,9 @@ class MilvusEngine:
         _write_head(self._server, self._name, head)
         self.account = account
 
-    def check(self) -> dict[str, str]:
-        """Reads one item, which is cheap for a cluster and for a file."""
-        try:
-            words: dict[str, Any] = {"output_fields": ["id"], "timeout": PATIENCE}
-            self._server.ask("get", self._name, ids=[0], **words)
-        except IndexUnavailable as error:
-            return {WHOLE: str(error)}
-        return {}
+    def read_one(self) -> None:
+        words: dict[str, Any] = {"output_fields": ["id"], "timeout": PATIENCE}
+        self._server.ask("get", self._name, ids=[0], **words)
 
     def close(self) -> None:
         self._server.close()
@@ -218,8 +212,6 @@ class _Server:
     def close(self) -> None:
         self._client.close()
         if self._uri.endswith(LITE):
-            from milvus_lite.server_manager import server_manager_instance
-
             server_manager_instance.release_server(self._uri)
 
 
@@ -227,10 +219,7 @@ def expression(where: Filter | None) -> str:
     """A filter as a Milvus expression, or ""."""
     if where is None:
         return ""
-    parts = []
-    for condition in where.conditions:
-        column, sign, number = literal(condition)
-        parts.append(f"{column} {'==' if sign == '=' else sign} {number}")
+    parts = [literal(condition, "==") for condition in where.conditions]
     if where.groups:
         parts.append(f"ARRAY_CONTAINS_ALL({BITS}, {bits(where.groups)})")
     if where.without:
@@ -240,7 +229,7 @@ def expression(where: Filter | None) -> str:
 
 
 def _row(batch: Batch, i: int) -> dict[str, Any]:
-    """One item as Milvus takes it; ValueError where a text is beyond its limit."""
+    """One item as Milvus takes it; UserError where a text is beyond its limit."""
     row: dict[str, Any] = {"id": int(batch.ids[i]), "vector": batch.vectors[i]}
     row |= {name: batch.columns[name][i].item() for name in COLUMNS}
     row[BITS] = bits(row[MASK])

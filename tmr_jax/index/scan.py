@@ -20,11 +20,6 @@ AXIS = "data"
 SMALLEST = 128  # rows of a share, at least; every size is this times a power of two
 
 
-def pays() -> bool:
-    """Whether devices are faster than numpy, which uses all cores of a CPU."""
-    return jax.local_devices()[0].platform != "cpu"
-
-
 def best_of_block(
     queries: Float[np.ndarray, "Q D"],
     rows: Float[np.ndarray, "n D"],

@@ -2,7 +2,7 @@
 
 `exact` is the folder that `tmr index` writes, searched row by row: the truth that the others are
 measured against. `lance` is a folder with an approximate index, for many rows. `milvus` is an
-embedded file or, by the same client, a cluster. `open` tells them apart.
+embedded file or, by the same client, a cluster. `index` tells them apart.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 import math
 import operator
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from tmr_jax.types import UserError
+from tmr_jax.data.features.properties import FLOATS, GROUPS, INTEGERS, mask_of
+from tmr_jax.types import UserError, did_you_mean
 
 LANCE_HEAD = "lance.json"  # marks a folder of LanceDB, whose package need not be installed
 LOCK = "lock"  # in the folder of an index, while something is written there
@@ -26,8 +28,6 @@ NONE = -1  # id in the places of a result that no item fills
 WHOLE = "library"  # the broken part where nothing of an index can be read
 
 # Columns of every item besides its id and vector; index/entries.py computes them.
-FLOATS = ("mw", "logp", "tpsa")
-INTEGERS = ("hbd", "hba", "rings", "charge", "heavy_atoms")
 MASK = "groups"
 # Several parts; equal to an item with a lower id; equal to one but for salt and charge.
 FLAGS = ("salt", "duplicate", "variant")
@@ -54,16 +54,8 @@ COMPARE = {
     ">=": operator.ge,
     "=": operator.eq,
 }
-
-
-def check_free(folder: Path, allowed: set[str], choose: str = "another") -> None:
-    """UserError unless a folder for an index is new, or holds nothing but the names `allowed`."""
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if folder.exists() and not (folder.is_dir() and there <= allowed):
-        raise UserError(
-            f"expected a new or empty folder for an index, got {folder}, which holds something "
-            f"else; choose {choose}"
-        )
+SWITCHES = ("unsalted", "distinct", "parents")
+_CONDITION = re.compile(r"(\w+)\s*(<=|>=|<|>|=)\s*([-+]?\d+(?:\.\d+)?)")
 
 
 class Condition(NamedTuple):
@@ -95,8 +87,44 @@ class Filter(NamedTuple):
     @property
     def unflagged(self) -> list[str]:
         """The FLAGS that no item may have."""
-        switches = (self.unsalted, self.distinct, self.parents)
-        return [flag for flag, is_on in zip(FLAGS, switches, strict=True) if is_on]
+        return [flag for flag, s in zip(FLAGS, SWITCHES, strict=True) if getattr(self, s)]
+
+
+def parse_filter(words: Sequence[str]) -> Filter:
+    """One filter of all words; UserError for an invalid word, with the nearest name.
+
+    A condition compares a property with a number, a name requires a functional group, a name after
+    `!` excludes one. `unsalted`: single parts only; `distinct`: each molecule once; `parents`: each
+    once whatever its salt and charge.
+    """
+    words = [word.strip() for word in words]
+    conditions = tuple(_condition(word) for word in words if any(sign in word for sign in "<>="))
+    names = [word for word in words if not any(sign in word for sign in "<>=")]
+    for name in names:
+        if name not in SWITCHES and name.removeprefix("!") not in GROUPS:
+            raise UserError(
+                f"expected a filter such as mw<500, nitrile or !nitro, got {name!r}; "
+                f"{did_you_mean(name.lower(), [*GROUPS, *SWITCHES])}"
+            )
+    return Filter(
+        conditions,
+        mask_of(name for name in names if not name.startswith("!")),
+        mask_of(name[1:] for name in names if name.startswith("!")),
+        **{switch: switch in names for switch in SWITCHES},
+    )
+
+
+def _condition(word: str) -> Condition:
+    match = _CONDITION.fullmatch(word)
+    if not match:
+        raise UserError(f"expected a filter such as mw<500 or charge=0, got {word!r}; correct it")
+    column, sign, number = match.groups()
+    if column.lower() not in FLOATS + INTEGERS:
+        raise UserError(
+            f"expected a property to compare, got {column!r}; "
+            f"{did_you_mean(column.lower(), [*FLOATS, *INTEGERS])}"
+        )
+    return Condition(column.lower(), sign, float(number))  # type: ignore[arg-type]
 
 
 class Batch(NamedTuple):
@@ -113,6 +141,22 @@ class Matches(NamedTuple):
     ids: Int[np.ndarray, "Q K"]
     scores: Float[np.ndarray, "Q K"]  # cosines; -inf where there is no item
     partial: bool = False  # a part of the index could not be read
+
+
+class Hit(NamedTuple):
+    rank: int  # from 1
+    score: float  # cosine, -1 to 1; higher is better
+    content: str  # the SMILES, or the text of an index of descriptions
+    name: str
+    refined: float | None = None  # score of the second stage, where the model has one
+    id: int = NONE  # row of the file or list, from 0
+    columns: Mapping[str, Any] = {}  # of an index on disk: properties, groups and flags
+    is_text: bool = False  # whether `content` is a text
+
+
+def ranked(hits: Sequence[Hit]) -> list[Hit]:
+    """The hits with their places as ranks."""
+    return [hit._replace(rank=i) for i, hit in enumerate(hits, 1)]
 
 
 def contents(about: dict[str, Any]) -> str:
@@ -161,36 +205,83 @@ class Engine(Protocol):
 
     def optimize(self) -> None:
         """Builds the engine's own indexes, where it has any; repeatable after an interruption."""
-        ...
 
     def finalize(self, account: dict[str, Any]) -> None:
         """Marks the index complete."""
         ...
 
+    def read_one(self) -> None:
+        """Reads as little as shows that the index answers; IndexUnavailable where it does not."""
+
     def check(self) -> dict[str, str]:
         """Parts that cannot be read now, and why; cheap, since a service asks every few seconds."""
-        ...
+        try:
+            self.read_one()
+        except IndexUnavailable as error:
+            return {WHOLE: str(error)}
+        return {}
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Frees what the engine holds, where it holds anything."""
 
 
-def literal(condition: Condition) -> tuple[str, str, str]:
-    """Column, sign and number of a condition as text, for engines with a query language.
+# What engines share
+
+
+def check_free(folder: Path, allowed: set[str], choose: str = "another") -> None:
+    """UserError unless a folder for an index is new, or holds nothing but the names `allowed`."""
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if folder.exists() and not (folder.is_dir() and there <= allowed):
+        raise UserError(
+            f"expected a new or empty folder for an index, got {folder}, which holds something "
+            f"else; choose {choose}"
+        )
+
+
+def best_first(
+    lists: Iterable[tuple[np.ndarray, np.ndarray]], queries: int, k: int, partial: bool = False
+) -> Matches:
+    """The k best of the ids and cosines of each query: of equal cosines the lower ids first."""
+    ids = np.full((queries, k), NONE, np.int64)
+    scores = np.full((queries, k), -np.inf, np.float32)
+    for i, (number, cosine) in enumerate(lists):
+        order = np.lexsort((number, -cosine))[:k]
+        ids[i, : len(order)], scores[i, : len(order)] = number[order], cosine[order]
+    return Matches(ids, scores, partial)
+
+
+def by_id(
+    ids: Sequence[int], size: int, read: Callable[[list[int]], Iterable[dict[str, Any]]]
+) -> list[dict[str, Any] | None]:
+    """`Engine.get` where `read` returns items of at most `size` ids, in any order."""
+    wanted = [int(i) for i in dict.fromkeys(ids)]
+    items: dict[int, dict[str, Any]] = {}
+    for low in range(0, len(wanted), size):
+        items |= {item["id"]: item for item in read(wanted[low : low + size])}
+    for item in items.values():
+        if "vector" in item:
+            item["vector"] = np.array(item["vector"], np.float32)
+    return [items.get(int(i)) for i in ids]
+
+
+def literal(condition: Condition, equal: str = "=") -> str:
+    """A condition as text, for engines with a query language that writes "=" as `equal`.
 
     Numbers are written in the type and range of the column, so that no engine's rules of
     conversion matter.
     """
     column, sign, number = condition
+    written = equal if sign == "=" else sign
     if column in FLOATS:
         widest = float(np.finfo(np.float32).max)
-        return column, sign, repr(float(np.float32(min(max(number, -widest), widest))))
+        return f"{column} {written} {float(np.float32(min(max(number, -widest), widest)))!r}"
     number = min(max(number, -(2**31) + 0.5), 2**31 - 1.5)
     if number == int(number):
-        return column, sign, str(int(number))
+        return f"{column} {written} {int(number)}"
     if sign == "=":
-        return column, "<", str(-(2**31))  # no whole number is a half
+        return f"{column} < {-(2**31)}"  # no whole number is a half
     below = math.floor(number)
-    return (column, "<=", str(below)) if "<" in sign else (column, ">=", str(below + 1))
+    return f"{column} <= {below}" if "<" in sign else f"{column} >= {below + 1}"
 
 
 def meets(columns: dict[str, np.ndarray], where: Filter) -> Bool[np.ndarray, " n"]:
@@ -213,7 +304,7 @@ def bits(mask: int) -> list[int]:
 
 
 def check_batch(batch: Batch, width: int) -> None:
-    """ValueError where a batch does not fit an engine of that width."""
+    """UserError where a batch does not fit an engine of that width."""
     shape = (len(batch.ids), width)
     if batch.vectors.shape != shape:
         raise UserError(
@@ -229,5 +320,6 @@ def check_batch(batch: Batch, width: int) -> None:
 
 
 def shortened(value: Any) -> str:
+    """The value as JSON for a message, cut to 300 characters."""
     text = json.dumps(value)
     return text if len(text) < 300 else text[:300] + "..."

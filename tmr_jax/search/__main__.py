@@ -7,11 +7,9 @@ page with drawings with --html. Notes and progress go to standard error.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,8 +20,7 @@ from tmr_jax.types import UserError
 
 if TYPE_CHECKING:
     from tmr_jax.index.schema import Filter
-    from tmr_jax.search.hits import Answer, Hit
-    from tmr_jax.search.retriever import Retriever
+    from tmr_jax.search.retriever import Answer, Retriever
 
 
 @dataclass(frozen=True)
@@ -78,15 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _search(args: list[str]) -> int:
     chosen = cli.parse(Arguments, "search", args, config=(tyro.conf.FlagCreatePairsOff,))
+    _check(chosen)
+    from tmr_jax.index.schema import parse_filter
     from tmr_jax.search.export import to_csv, to_json, to_sdf
 
-    _check(chosen)
     retriever = open_retriever(chosen)
-    where = None
-    if chosen.where:
-        from tmr_jax.search.filters import parse_filter
-
-        where = parse_filter(chosen.where)
+    where = parse_filter(chosen.where) if chosen.where else None
     answers = find(retriever, chosen, where)
     if chosen.html:
         write_page(chosen.html, answers, _about(retriever))
@@ -168,7 +162,7 @@ def _own_pool(retriever: Retriever) -> tuple[str, list[str]]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty; ValueError where there are none."""
+    """The lines of a text file that are not empty; UserError where there are none."""
     try:
         lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -184,7 +178,7 @@ def read_lines(path: Path) -> list[str]:
 def find(retriever: Retriever, chosen: Arguments, where: Filter | None = None) -> list[Answer]:
     """The answer to every query; notes on standard error say how far to trust it."""
     from tmr_jax.data.workers import track
-    from tmr_jax.search.hits import Query
+    from tmr_jax.search.retriever import Query
 
     contents = [*chosen.queries, *(read_lines(chosen.from_file) if chosen.from_file else ())]
     options = (chosen.k, where, chosen.contains, chosen.diversity)
@@ -257,71 +251,16 @@ def print_tables(answers: list[Answer]) -> None:
 
 
 def write_page(path: Path, answers: list[Answer], about: dict[str, object]) -> None:
-    """Writes the page; ValueError where it cannot be written."""
+    """Writes the page; UserError where it cannot be written."""
     from tmr_jax.data.files import write_text
+    from tmr_jax.search.export import to_html
 
     try:
-        write_text(path, page(answers, about))
+        write_text(path, to_html(answers, about))
     except OSError as error:
         raise UserError(
             f"expected to write the page to {path}, got {error}; give --html another place"
         ) from error
-
-
-def page(answers: list[Answer], about: dict[str, object]) -> str:
-    """One self-contained document; all data is escaped."""
-    from tmr_jax.search.export import printable
-
-    texts = any(hit.is_text for answer in answers for hit in answer.hits)
-    sections = []
-    for answer in answers:
-        cards = "".join(map(_card, answer.hits))
-        sections.append(f"<h2>{escape(printable(answer.query.content))}</h2><div>{cards}</div>")
-    title = "Descriptions that fit" if texts else "Molecules that fit"
-    facts = escape(json.dumps(about))
-    return _PAGE.format(title=title, style=_STYLE, sections="\n".join(sections), facts=facts)
-
-
-def _card(hit: Hit) -> str:
-    """A drawing with its SMILES, or a text."""
-    from tmr_jax.data.drawing import molecule_svg
-    from tmr_jax.search.export import printable
-
-    head = f"<b>{hit.rank}.</b> {escape(printable(hit.name))} <small>{_scores(hit)}</small>"
-    if hit.is_text:
-        return f"<figure><figcaption>{head}</figcaption><p>{escape(hit.content)}</p></figure>"
-    svg = molecule_svg(hit.content, 260, 200)
-    return (
-        f"<figure>{svg}<figcaption>{head}<code>{escape(hit.content)}</code></figcaption></figure>"
-    )
-
-
-def _scores(hit: Hit) -> str:
-    """The cosine, after the score of the second stage where there is one."""
-    return f"{hit.score:.4f}" if hit.refined is None else f"{hit.refined:.4f} ({hit.score:.4f})"
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title><style>{style}</style></head><body>
-<h1>{title}</h1>
-{sections}
-<p><code>{facts}</code></p>
-</body></html>
-"""
-
-_STYLE = """
-body{font:16px/1.4 system-ui,sans-serif;max-width:1100px;margin:auto;padding:1rem;color:#1d2430}
-h1{font-size:1.4rem}h2{font-size:1.1rem;border-bottom:1px solid #d5dae3;overflow-wrap:anywhere}
-div{display:grid;grid-template-columns:repeat(auto-fill,minmax(220px,1fr));gap:.8rem}
-figure{margin:0;border:1px solid #d5dae3;border-radius:.5rem;padding:.5rem;background:#fff}
-figure svg{width:100%;height:auto;display:block}
-figure p{margin:.4rem 0 0;overflow-wrap:anywhere}
-code{display:block;font-size:.75rem;overflow-wrap:anywhere;color:#5d6878}
-small{color:#5d6878;float:right}
-"""
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tmr_jax.data.features.similarity import tanimoto
-from tmr_jax.search.hits import Hit, ranked
+from tmr_jax.index.schema import Hit, ranked
 from tmr_jax.types import UserError
 
 
@@ -21,7 +21,7 @@ def mmr(
     The fit is the score, scaled to 0 (the worst of the shortlist) to 1 (the best), so that a weight
     means the same for every query. With weight 0 the order is that of the scores; with 1 each item
     is the one least similar to those before it. The best item is first under every weight, and the
-    earlier of equal items is taken. Errors: ValueError for a weight outside of 0 to 1.
+    earlier of equal items is taken. Raises UserError for a weight outside of 0 to 1.
 
     >>> mmr(np.array([0.9, 0.8, 0.1]), np.array([[1, 0.9, 0], [0.9, 1, 0], [0, 0, 1.0]]), 2, 0.5)
     array([0, 2])

@@ -1,4 +1,4 @@
-"""Hits as text for other programs: JSON, CSV and SDF.
+"""Hits as text: JSON, CSV and SDF for other programs, a page for readers.
 
 In: answers. Out: strings. Data of a file or a user is escaped as each form needs it.
 """
@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tmr_jax.data.features.properties import Properties, group_names
-from tmr_jax.index.schema import FLAGS, MASK
-from tmr_jax.search.hits import Answer, Hit
+from tmr_jax.index.schema import FLAGS, MASK, Hit
+from tmr_jax.search.retriever import Answer
 from tmr_jax.types import UserError
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell with such a start is run by a spreadsheet
@@ -57,7 +57,7 @@ def to_csv(answers: Sequence[Answer]) -> str:
 def to_sdf(answers: Iterable[Answer]) -> str:
     """A record for each hit with 2D coordinates, and the query and numbers as fields.
 
-    A molecule that this RDKit cannot parse keeps its fields and has no atoms. Raises ValueError for
+    A molecule that this RDKit cannot parse keeps its fields and has no atoms. Raises UserError for
     hits that are texts.
     """
     from rdkit import Chem, rdBase
@@ -86,6 +86,25 @@ def to_sdf(answers: Iterable[Answer]) -> str:
                 writer.write(mol)
     writer.close()
     return text.getvalue()
+
+
+def to_html(answers: Sequence[Answer], about: dict[str, Any]) -> str:
+    """One self-contained document with drawings; all data is escaped."""
+    import jinja2
+    from markupsafe import Markup
+
+    from tmr_jax.data.drawing import molecule_svg
+
+    loader = jinja2.PackageLoader("tmr_jax.search", "")
+    pages = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    pages.filters["printable"] = printable
+    pages.filters["drawing"] = lambda smiles: Markup(molecule_svg(smiles, 260, 200))
+    texts = any(hit.is_text for answer in answers for hit in answer.hits)
+    title = "Descriptions that fit" if texts else "Molecules that fit"
+    template = pages.get_template("hits.jinja")
+    return template.render(title=title, answers=answers, about=json.dumps(about))
 
 
 def cell(text: str) -> str:

@@ -11,12 +11,13 @@ import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from tmr_jax.config import Experiment
+from tmr_jax.data.features.graph import parse_smiles
 from tmr_jax.data.files import cache_folder
 from tmr_jax.eval.ood import OodDetector, read_detector
 from tmr_jax.index.index import (
@@ -26,22 +27,52 @@ from tmr_jax.index.index import (
     Summary,
     first_parents,
     in_memory,
+    is_index_place,
     open_index,
 )
-from tmr_jax.index.open import is_index_place
-from tmr_jax.index.schema import DESCRIPTIONS, Filter
+from tmr_jax.index.schema import DESCRIPTIONS, Filter, Hit
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import Checkpoint, TrainedModel, load_run
 from tmr_jax.models.runtime import use_compile_cache
-from tmr_jax.search.hits import Answer, EncodedQuery, Hit, Query
-from tmr_jax.search.queries import QueryEncoder, strings
-from tmr_jax.search.substructure import Matcher
 from tmr_jax.types import UserError
 
 if TYPE_CHECKING:
     from tmr_jax.search.explain import Explanation
 
 DIVERSE_FROM = 10  # candidates for each diverse hit
+
+
+class Query(NamedTuple):
+    """One search."""
+
+    content: str  # a description or a SMILES
+    of: Literal["text", "molecule"] = "text"
+    k: int = 10
+    where: Filter | None = None  # only items that meet it compete; needs an index on disk
+    substructure: str = ""  # a SMARTS that every hit holds
+    diversity: float = 0.0  # 0 to 1, see tmr_jax.search.diversity
+
+    @property
+    def direction(self) -> Literal["t2m", "m2t"]:
+        """The direction of a second stage that starts at this query."""
+        return "t2m" if self.of == "text" else "m2t"
+
+
+class EncodedQuery(NamedTuple):
+    """What the model makes of a query, whatever it is compared with."""
+
+    row: Float[np.ndarray, "1 D"]  # of length one
+    is_cut: bool = False  # the model reads only the beginning of the text
+    is_ood: bool = False  # unlike the validation texts of the run
+
+
+class Answer(NamedTuple):
+    query: Query
+    hits: list[Hit]  # best first
+    is_cut: bool = False
+    is_ood: bool = False
+    looked: int | None = None  # molecules checked for the substructure, where time ran out
+    partial: bool = False  # a part of the index cannot be read, so hits may be missing
 
 
 class CutShort(UserWarning):
@@ -54,7 +85,7 @@ class CutShort(UserWarning):
 def load(run: str | Path, which: Literal["best", "newest"] = "best") -> Retriever:
     """The model of a run directory, ready to encode.
 
-    Raises ValueError if the directory is not a run or has no intact checkpoint.
+    Raises UserError if the directory is not a run or has no intact checkpoint.
     """
     use_compile_cache(cache_folder())
     assembly, params, checkpoint = load_run(run, which)
@@ -83,9 +114,8 @@ class Retriever:
         self._assembly, self._params = assembly, params
         self._encoder = Encoder(assembly, params)
         self._reader = Encoder(assembly, params, parts=True)
-        self._queries = QueryEncoder(assembly, self._encoder, detector)
+        self._detector = detector
         self._library: Index | None = None
-        self._matcher = Matcher()
         self._second_stage = None
         if assembly.reranks:
             from tmr_jax.search.rerank import SecondStage
@@ -146,11 +176,11 @@ class Retriever:
 
         Files: .smi (SMILES, then a name), CSV, TSV, Parquet, SDF, gzipped or not. An index may hold
         descriptions instead, as a .txt file (one on each line) and a table with a `text_column` do.
-        Invalid rows are skipped and counted in `library`. Raises ValueError where no row is valid,
+        Invalid rows are skipped and counted in `library`. Raises UserError where no row is valid,
         and where an index was built with another model.
         """
         if not isinstance(source, (str, Path)):
-            return self._with(in_memory(strings(source), self.model))
+            return self._with(in_memory(_strings(source), self.model))
         if is_index_place(source):
             return self._with(open_index(Path(source), self.model))
         from tmr_jax.index.build import Source, open_file
@@ -160,7 +190,7 @@ class Retriever:
 
     def with_texts(self, texts: Sequence[str]) -> Retriever:
         """The same model with a list of descriptions to search: which ones fit a molecule?"""
-        encoded = self._encoder.texts(strings(texts))
+        encoded = self._encoder.texts(_strings(texts))
         entries = [(text, f"row {i + 1}") for i, text in enumerate(texts)]
         account = Summary("the texts given", len(texts), len(texts), {}, DESCRIPTIONS)
         return self._with(InMemoryIndex(encoded.rows, encoded.norm, entries, account))
@@ -175,25 +205,56 @@ class Retriever:
     def encode_text(self, texts: Sequence[str]) -> Float[np.ndarray, "n D"]:
         """Rows of length one; within a call, equal bit for bit for equal texts.
 
-        Texts beyond the experiment's max_tokens are cut: see `is_cut`. Raises ValueError, with the
+        Texts beyond the experiment's max_tokens are cut: see `is_cut`. Raises UserError, with the
         row, for a text without a visible character.
         """
-        return self._queries.texts(texts)
+        return self._encoder.texts(_strings(texts)).rows
 
     def encode_molecules(self, smiles: Sequence[str]) -> Float[np.ndarray, "n D"]:
         """Rows of length one; equal bit for bit for molecules that are one input of the model.
 
-        Raises ValueError, with row and reason, where a SMILES is invalid.
+        Raises UserError, with row and reason, where a SMILES is invalid.
         """
-        return self._queries.molecules(smiles)
+        encoded, _, refused = self._encoder.molecules(_strings(smiles))
+        if refused:
+            shown = "; ".join(f"row {r.index}: {r.reason} ({r.value!r})" for r in refused[:5])
+            raise UserError(
+                f"expected every string to be the SMILES of a molecule, got {len(refused):,} of "
+                f"{len(smiles):,} that are not: {shown}; correct or remove them"
+            )
+        return encoded.rows
 
     def encode_queries(self, queries: Sequence[Query]) -> list[EncodedQuery | ValueError]:
         """What the model makes of each query, or the error that the query is refused with."""
-        return self._queries.encode(queries)
+        encoded: list[EncodedQuery | ValueError] = [ValueError()] * len(queries)
+        for of in ("text", "molecule"):
+            places = [i for i, query in enumerate(queries) if query.of == of]
+            rows = self._encoded(of, [queries[i].content for i in places]) if places else []
+            for place, row in zip(places, rows, strict=True):
+                encoded[place] = row
+        return encoded
+
+    def _encoded(self, of: str, contents: list[str]) -> list[EncodedQuery | ValueError]:
+        """All in one call; where one of them is refused, one by one."""
+        try:
+            if of == "molecule":
+                for smiles in contents:
+                    parse_smiles(smiles)  # says more about what is wrong with one
+                return [EncodedQuery(row) for row in self.encode_molecules(contents)[:, None]]
+            rows = self.encode_text(contents)
+        except ValueError as error:
+            if len(contents) == 1:
+                return [error]
+            return [self._encoded(of, [content])[0] for content in contents]
+        ood = self._are_ood(rows)
+        flags = np.zeros(len(rows), bool) if ood is None else ood
+        cut = map(self.is_cut, contents)
+        return [EncodedQuery(*one) for one in zip(rows[:, None], cut, flags.tolist(), strict=True)]
 
     def is_cut(self, text: str) -> bool:
         """Whether the model reads only the beginning of a text."""
-        return self._queries.is_cut(text)
+        tokenizer = self._assembly.tokenizer
+        return bool(tokenizer.encode([text], self.config.features.max_tokens)[1][0])
 
     def is_ood(self, text: str) -> bool | None:
         """Whether a text differs so much from the validation texts that its hits are unreliable.
@@ -201,8 +262,13 @@ class Retriever:
         By the threshold, one validation text in twenty does. None where the run was not evaluated
         with validation texts.
         """
-        ood = self._queries.are_ood(self.encode_text([text]))
+        ood = self._are_ood(self.encode_text([text]))
         return None if ood is None else bool(ood[0])
+
+    def _are_ood(self, texts: Float[np.ndarray, "Q D"]) -> Bool[np.ndarray, " Q"] | None:
+        if self._detector is None:
+            return None
+        return self._detector.ood_score(texts) > self._detector.threshold
 
     # Searching
 
@@ -218,7 +284,7 @@ class Retriever:
 
         A model with a second stage reorders its shortlist (`Hit.refined`); the hits behind it keep
         the order of the cosine. With an index on disk, only items that meet `where` compete
-        (`search.filters.parse_filter`). `substructure` is a SMARTS that every hit holds: see
+        (`tmr_jax.index.schema.parse_filter`). `substructure` is a SMARTS that every hit holds: see
         `Matcher.nearest`. A `diversity` above 0 trades fit for structures that differ, see
         tmr_jax.search.diversity; ranks are then places in that order.
         """
@@ -302,32 +368,25 @@ class Retriever:
         self, vectors: Float[np.ndarray, "Q D"], k: int, where: Filter | None = None
     ) -> list[list[Hit]]:
         """The first stage alone, for rows that are already encoded: k hits of each, best first."""
-        library = self._open(k)
-        texts = library.account.of_texts
-        return [
-            [
-                Hit(rank, i.score, i.content, i.name, None, i.id, i.columns, texts)
-                for rank, i in enumerate(items, 1)
-            ]
-            for items in library.find(vectors, k, where)
-        ]
+        return self._open(k).find(vectors, k, where)
 
     def _holding(self, query: Query, row: np.ndarray) -> tuple[list[Hit], int | None]:
         """Hits that hold the substructure, and how many were checked where time ran out."""
+        from tmr_jax.search.substructure import MATCHER
+
         if self._holds_texts:
             raise UserError("expected molecules to look into, got texts; leave the SMARTS out")
         # A salt may lack what its acid holds, so one of each parent is chosen after the matching.
         each = query.where is not None and query.where.parents
         where = query.where and query.where._replace(parents=False)
-        first = first_parents if each else list
-        held = self._matcher.nearest(
+        wanted = self._wanted(query)
+        held, checked = MATCHER.nearest(
             query.substructure,
-            self._wanted(query),
+            wanted,
             lambda count: self.nearest(row, count, where)[0],
-            first,
+            first_parents if each else list,
         )
-        short = not held.is_all and len(held.hits) < query.k
-        return held.hits, held.checked if short else None
+        return held, checked if len(held) < query.k else None
 
     def _wanted(self, query: Query) -> int:
         """How many hits of the first stage the later stages choose from."""
@@ -374,3 +433,12 @@ class Retriever:
         from tmr_jax.search.explain import explain
 
         return explain(self._assembly, self._reader, text, smiles, self._encoder)
+
+
+def _strings(given: Sequence[str]) -> list[str]:
+    """The strings as a list; UserError for a single string, and for none."""
+    if isinstance(given, str):
+        raise UserError(f"expected a list of strings, got one string; write [{given[:40]!r}]")
+    if not len(given):
+        raise UserError("expected at least one string, got an empty list; give one or more")
+    return list(given)

@@ -1,7 +1,7 @@
 """Which molecules hold a substructure, decided in a process that can be killed.
 
 In: a SMARTS pattern and SMILES. RDKit can search for hours, or crash, over a pattern of a few
-characters (rdkit#4025, #8719), so this process neither parses nor matches one.
+characters (rdkit#4025, #8719), so a process of its own parses and matches it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
+from rdkit import Chem, rdBase
 
+from tmr_jax.data.features.graph import BadMolecule, parse_smiles
 from tmr_jax.data.workers import Arrays, Died, Worker
-from tmr_jax.search.hits import Hit, ranked
+from tmr_jax.index.schema import Hit, ranked
 from tmr_jax.types import UserError
 
-TASK = "tmr_jax.search.match:match_chunk"
+TASK = "tmr_jax.search.substructure:match_chunk"
 LIMIT = 2.0  # seconds for one query
 CHUNK = 128  # molecules per request to the process: a twentieth of a second, if nothing is wrong
 FIRST = 128  # molecules checked first; four times as many next
@@ -38,14 +40,6 @@ class Checked(NamedTuple):
     seconds: float = 0.0  # without the start of a process and the wait for other queries
 
 
-class Holding(NamedTuple):
-    """Hits that hold a substructure, best first."""
-
-    hits: list[Hit]
-    checked: int  # molecules that were checked, from the nearest on
-    is_all: bool  # whether there are no more, or no more were asked for
-
-
 class Matcher:
     """One process for patterns, one query at a time; a query that hangs costs the process."""
 
@@ -60,16 +54,17 @@ class Matcher:
         k: int,
         find: Callable[[int], list[Hit]],
         first: Callable[[list[Hit]], list[Hit]] = list,
-    ) -> Holding:
+    ) -> tuple[list[Hit], int | None]:
         """The k best hits that hold a substructure, as far as the limit reaches.
 
+        With them, how many molecules were checked, where time ran out.
         `find(n)` returns the n nearest molecules, which are checked from the nearest on; `first`
-        drops hits that stand for the same molecule. Raises ValueError for an invalid pattern, and
+        drops hits that stand for the same molecule. Raises UserError for an invalid pattern, and
         TooSlow where not even the first molecules are checked in time.
         """
         hits: list[Hit] = []
-        checked, spent, fetched, is_all = 0, 0.0, max(4 * k, FIRST), False
-        while not is_all and len(hits) < k:
+        checked, spent, fetched = 0, 0.0, max(4 * k, FIRST)
+        while len(hits) < k:
             near = find(fetched)
             part = self.check(smarts, [hit.content for hit in near[checked:]], spent)
             spent += part.seconds
@@ -78,13 +73,14 @@ class Matcher:
             hits = first(hits)
             checked += len(matches)
             if not part.all:
+                return ranked(hits[:k]), checked
+            if len(near) < fetched:
                 break
-            is_all = len(near) < fetched
             fetched *= 4
-        return Holding(ranked(hits[:k]), checked, is_all or len(hits) >= k)
+        return ranked(hits[:k]), None
 
     def check(self, smarts: str, smiles: Sequence[str], spent: float = 0.0) -> Checked:
-        """Raises ValueError for an invalid pattern, TooSlow where it needs more than the limit.
+        """Raises UserError for an invalid pattern, TooSlow where it needs more than the limit.
 
         `spent` seconds of the limit went to earlier molecules of the same query.
         """
@@ -125,10 +121,29 @@ class Matcher:
             return None
 
 
+MATCHER = Matcher()  # of this program; its process starts with the first pattern
+
+
 def check_pattern(smarts: str) -> None:
-    """ValueError for a pattern that needs no process to be refused."""
+    """UserError for a pattern that needs no process to be refused."""
     if not smarts.strip() or len(smarts) > LONGEST or not smarts.isprintable():
         raise UserError(
             f"expected a SMARTS of 1 to {LONGEST:,} printable characters, got {len(smarts):,}: "
             f"{smarts[:40]!r}; shorten or correct it"
         )
+
+
+def match_chunk(smarts: str, smiles: list[str]) -> Arrays:
+    """`is_pattern`, bool [], and which molecules hold the pattern: `matches`, bool [n].
+
+    Runs only in the process of a `Matcher`.
+    """
+    with rdBase.BlockLogs():
+        pattern = Chem.MolFromSmarts(smarts)
+        matches = np.zeros(len(smiles), bool)
+        for i, text in enumerate(smiles if pattern is not None else ()):
+            try:
+                matches[i] = parse_smiles(text).HasSubstructMatch(pattern)
+            except BadMolecule:  # in an index of another RDKit version
+                continue
+    return {"is_pattern": np.array(pattern is not None), "matches": matches}

@@ -71,11 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(args: list[str]) -> int:
-    return serve(cli.parse(Arguments, "serve", args, config=(tyro.conf.FlagCreatePairsOff,)))
-
-
-def serve(chosen: Arguments) -> int:
     """Serves until a signal ends it."""
+    chosen = cli.parse(Arguments, "serve", args, config=(tyro.conf.FlagCreatePairsOff,))
     need_extra()
     token = check(chosen, os.environ)
     from tmr_jax.serve.app import create_app
@@ -94,7 +91,7 @@ def serve(chosen: Arguments) -> int:
 
 
 def check(chosen: Arguments, environment: Mapping[str, str]) -> str:
-    """The token, or "" without one; ValueError where the service would be open to others."""
+    """The token, or "" without one; UserError where the service would be open to others."""
     from tmr_jax.serve.middleware import is_loopback
 
     token = environment.get(TOKEN, "")
@@ -134,7 +131,7 @@ def _read_token(path: Path) -> str:
 
 
 def need_extra() -> None:
-    """ValueError where the packages of the service are not installed."""
+    """UserError where the packages of the service are not installed."""
     for name in ("fastapi", "h11", "jinja2", "prometheus_client", "uvicorn"):
         if find_spec(name) is None:
             raise UserError(

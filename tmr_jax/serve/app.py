@@ -14,63 +14,24 @@ from urllib.parse import parse_qs
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from tmr_jax.index.schema import WHOLE
+from tmr_jax.index.schema import WHOLE, parse_filter
 from tmr_jax.search.export import record, to_csv, to_sdf
-from tmr_jax.search.filters import parse_filter
-from tmr_jax.search.hits import Answer
-from tmr_jax.search.hits import Query as SearchQuery
-from tmr_jax.search.retriever import Retriever
-from tmr_jax.serve.engine import Drawing, SearchEngine
-from tmr_jax.serve.errors import Refusal, Unreadable
-from tmr_jax.serve.form import form_of
-from tmr_jax.serve.metrics import Metrics
-from tmr_jax.serve.middleware import (
-    COOKIE,
-    SVG_POLICY,
-    AccessMiddleware,
-    Rules,
-    has_token,
-    is_local,
-    is_tls,
-    same,
-    session_of,
-)
-from tmr_jax.serve.page import Page
-from tmr_jax.serve.schemas import (
-    MAX_HITS,
-    MAX_TEXT,
-    AnswerOut,
-    CheckpointOut,
-    ErrorResponse,
-    ExplainRequest,
-    ExplainResponse,
-    HealthResponse,
-    HitOut,
-    LibraryOut,
-    ReloadResponse,
-    SearchRequest,
-    SearchResponse,
-    WordOut,
-    check_spread,
-)
+from tmr_jax.search.retriever import Answer, Retriever
+from tmr_jax.search.retriever import Query as SearchQuery
+from tmr_jax.serve import middleware, schemas
+from tmr_jax.serve.engine import Drawing, Metrics, SearchEngine
+from tmr_jax.serve.page import Page, form_of
 
 log = logging.getLogger("tmr_jax.serve")
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse}
+    status: {"model": schemas.ErrorResponse}
     for status in (400, 401, 413, 415, 422, 429, 500, 503)
 }  # fmt: skip
-# The drawing board is a page of its own: its program writes scripts and styles into itself.
-SKETCH_POLICY = (
-    "default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; "
-    "frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
-)
-SMILES = Annotated[str, Query(min_length=1, max_length=MAX_TEXT)]
+SMILES = Annotated[str, Query(min_length=1, max_length=schemas.MAX_TEXT)]
 PIXELS = Annotated[int, Query(ge=40, le=1200)]
 
 
@@ -81,13 +42,13 @@ class Service(NamedTuple):
     engine: SearchEngine
     page: Page
     metrics: Metrics
-    rules: Rules
+    rules: middleware.Rules
     seconds: float  # limit of a request
 
 
 def create_app(
     engine: SearchEngine,
-    rules: Rules,
+    rules: middleware.Rules,
     seconds: float = 30.0,
     watch_every: float = 2.0,
     on_start: Callable[[asyncio.AbstractEventLoop], None] = lambda loop: None,
@@ -118,7 +79,7 @@ def create_app(
     static = Path(str(resources.files("tmr_jax.serve") / "static"))
     app.mount("/static", _Static(directory=static), name="static")
     app.add_middleware(
-        AccessMiddleware,
+        middleware.AccessMiddleware,
         rules=rules,
         on_response=service.metrics.on_response,
         error_page=service.page.error,
@@ -130,22 +91,22 @@ def _search(service: Service) -> None:
     engine = service.engine
 
     @service.app.post("/api/search", tags=["api"], response_model_exclude_none=True)
-    async def search(request: SearchRequest) -> SearchResponse:
+    async def search(request: schemas.SearchRequest) -> schemas.SearchResponse:
         """The best matches of each query, best first."""
-        if request.k * len(request.queries) > MAX_HITS:
-            raise Refusal(
+        if request.k * len(request.queries) > schemas.MAX_HITS:
+            raise schemas.Refusal(
                 422,
                 "invalid_request",
-                f"expected at most {MAX_HITS:,} hits in one answer, got {len(request.queries)} "
-                f"queries of {request.k}; ask for fewer",
+                f"expected at most {schemas.MAX_HITS:,} hits in one answer, got "
+                f"{len(request.queries)} queries of {request.k}; ask for fewer",
             )
-        check_spread(request.k, request.spread)
+        schemas.check_spread(request.k, request.spread)
         where = parse_filter(request.where) if request.where else None
         options = (request.k, where, request.substructure, request.spread)
         questions = [SearchQuery(query, request.of, *options) for query in request.queries]
         retriever = engine.retriever
         answers = await engine.search(questions, service.seconds)
-        return SearchResponse(
+        return schemas.SearchResponse(
             checkpoint=checkpoint_out(retriever),
             library=library_out(retriever),
             partial=any(answer.partial for answer in answers),
@@ -157,18 +118,12 @@ def _explain(service: Service) -> None:
     engine = service.engine
 
     @service.app.post("/api/explain", tags=["api"])
-    async def explain(request: ExplainRequest) -> ExplainResponse:
+    async def explain(request: schemas.ExplainRequest) -> schemas.ExplainResponse:
         """The words and atoms that a score comes from."""
         explanation = await engine.explain(request.text, request.smiles, service.seconds)
-        return ExplainResponse(
-            score=explanation.score,
-            text=explanation.text,
-            smiles=explanation.smiles,
-            words=[WordOut(**word._asdict()) for word in explanation.words],
-            atoms=list(explanation.atoms),
-            drops=list(explanation.drops),
-            heat=explanation.heat.round(4).tolist(),
-        )
+        heat = explanation.heat.round(4).tolist()
+        fields = explanation._asdict() | {"heat": heat}
+        return schemas.ExplainResponse.model_validate(fields, from_attributes=True)
 
     @service.app.get(
         "/api/molecule.svg",
@@ -179,7 +134,7 @@ def _explain(service: Service) -> None:
     async def molecule(smiles: SMILES, width: PIXELS = 300, height: PIXELS = 220) -> Response:
         """A structure as a picture; for an invalid SMILES, a box with the reason."""
         (svg,) = await engine.draw([Drawing(smiles, width, height)], service.seconds)
-        policy = {"content-security-policy": SVG_POLICY}
+        policy = {"content-security-policy": middleware.SVG_POLICY}
         return Response(svg, media_type="image/svg+xml", headers=policy)
 
 
@@ -187,43 +142,29 @@ def _reload(service: Service) -> None:
     engine = service.engine
 
     @service.app.post("/api/reload", tags=["api"])
-    async def reload(request: Request) -> ReloadResponse:
+    async def reload(request: Request) -> schemas.ReloadResponse:
         """Reopens the library. Needs the token or, without one, a request from this machine."""
-        if not service.rules.token and not is_local(request.scope, request.headers):
-            raise Refusal(403, "forbidden", "expected a request from this machine, got another")
+        if not service.rules.token and not middleware.is_local(request.scope, request.headers):
+            raise schemas.Refusal(
+                403, "forbidden", "expected a request from this machine, got another"
+            )
         try:
             await engine.reload()
         except Exception as error:
             log.warning("the library stays as it was: %r", error)
-            raise Unreadable from None
-        return ReloadResponse(library=library_out(engine.retriever), partial=engine.partial)
+            raise schemas.Unreadable from None
+        return schemas.ReloadResponse(library=library_out(engine.retriever), partial=engine.partial)
 
 
 def _pages(service: Service) -> None:
     app, page = service.app, service.page
-
-    @app.get("/", include_in_schema=False)
-    async def search_page(request: Request) -> Response:
-        form = form_of(request.query_params.multi_items(), service.engine.of)
-        return await page.search(form, request.headers)
-
-    @app.get("/explain", include_in_schema=False)
-    async def explanation(request: Request) -> Response:
-        q = request.query_params
-        return await page.explanation(q.get("q", ""), q.get("smiles", ""), request.headers)
-
-    @app.get("/draw", include_in_schema=False)
-    async def draw(request: Request) -> Response:
-        return await page.drawing(request.query_params.get("molecule", ""))
-
-    @app.get("/sketch", include_in_schema=False)
-    async def sketch() -> Response:
-        headers = {"content-security-policy": SKETCH_POLICY}
-        return HTMLResponse(page.render("sketch.html"), headers=headers)
+    endpoints = {"": page.search, "explain": page.explanation, "draw": page.drawing}
+    for name, endpoint in (endpoints | {"sketch": page.sketch}).items():
+        app.add_api_route(f"/{name}", endpoint, include_in_schema=False)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return HTMLResponse(page.render("docs.html", paths=_schema(app)["paths"]))
+        return HTMLResponse(page.render("docs.html", paths=app.openapi()["paths"]))
 
 
 def _downloads(service: Service) -> None:
@@ -233,7 +174,9 @@ def _downloads(service: Service) -> None:
             of = service.engine.of
             question = form_of(request.query_params.multi_items(), of).question()
             if not question.content:
-                raise Refusal(422, "invalid_request", "expected a query, got none; enter one first")
+                raise schemas.Refusal(
+                    422, "invalid_request", "expected a query, got none; enter one first"
+                )
             (answer,) = await service.engine.search([question], service.seconds)
             text = await asyncio.to_thread(write, [answer])
             name = {"content-disposition": f'attachment; filename="{of}.{kind}"'}
@@ -249,15 +192,17 @@ def _login(service: Service) -> None:
     @service.app.post("/login", include_in_schema=False)
     async def login(request: Request) -> Response:
         form = parse_qs((await request.body()).decode("utf-8", "replace"))
-        if not same(form.get("token", [""])[0].strip(), rules.token):
-            raise Refusal(401, "unauthorized", "expected the token of this service, got another")
+        if not middleware.same(form.get("token", [""])[0].strip(), rules.token):
+            raise schemas.Refusal(
+                401, "unauthorized", "expected the token of this service, got another"
+            )
         response = RedirectResponse("/", 303)
         response.set_cookie(
-            COOKIE,
-            session_of(rules.token),
+            middleware.COOKIE,
+            middleware.session_of(rules.token),
             httponly=True,
             samesite="strict",
-            secure=is_tls(request.scope, request.headers, rules.proxies),
+            secure=middleware.is_tls(request.scope, request.headers, rules.proxies),
         )
         return response
 
@@ -265,16 +210,16 @@ def _login(service: Service) -> None:
 def _status(service: Service) -> None:
     app, engine = service.app, service.engine
 
-    @app.get("/health", tags=["machinery"], responses={503: {"model": HealthResponse}})
+    @app.get("/health", tags=["machinery"], responses={503: {"model": schemas.HealthResponse}})
     async def health(request: Request) -> JSONResponse:
         """200 where the whole library answers, else 503 with the reason.
 
         A client without the token, where there is one, gets only the status.
         """
         status, code = ("degraded", 503) if engine.partial else ("ok", 200)
-        if not has_token(request.headers, service.rules.token):
+        if not middleware.has_token(request.headers, service.rules.token):
             return JSONResponse({"status": status}, code)
-        response = HealthResponse(
+        response = schemas.HealthResponse(
             status=status,
             reason=_reason(engine),
             library=library_out(engine.retriever),
@@ -290,7 +235,7 @@ def _status(service: Service) -> None:
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> JSONResponse:
-        return JSONResponse(_schema(app))
+        return JSONResponse(app.openapi())
 
 
 def _reason(engine: SearchEngine) -> str:
@@ -301,14 +246,6 @@ def _reason(engine: SearchEngine) -> str:
     return f"{part} cannot be read: {', '.join(sorted(engine.damage)[:5]) or 'a shard'}"
 
 
-def _schema(app: FastAPI) -> dict[str, Any]:
-    if not app.openapi_schema:
-        app.openapi_schema = get_openapi(
-            title=app.title, version=app.version, description=app.description, routes=app.routes
-        )
-    return app.openapi_schema
-
-
 def _errors(service: Service) -> None:
     """Errors of the framework become Refusals; AccessMiddleware responds to all of them."""
 
@@ -316,7 +253,7 @@ def _errors(service: Service) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> NoReturn:
         first = error.errors()[0]
         at = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        raise Refusal(422, "invalid_request", f"{at}: {first['msg']}")
+        raise schemas.Refusal(422, "invalid_request", f"{at}: {first['msg']}")
 
     @service.app.exception_handler(HTTPException)
     async def known(request: Request, error: HTTPException) -> NoReturn:
@@ -324,7 +261,7 @@ def _errors(service: Service) -> None:
             404: ("not_found", "expected an address of this service, got another; see /docs"),
             405: ("method_not_allowed", "expected another method at this address; see /docs"),
         }.get(error.status_code, ("bad_request", str(error.detail)))
-        raise Refusal(error.status_code, code, message, dict(error.headers or {}))
+        raise schemas.Refusal(error.status_code, code, message, dict(error.headers or {}))
 
 
 class _Static(StaticFiles):
@@ -336,21 +273,23 @@ class _Static(StaticFiles):
         return response
 
 
-def checkpoint_out(retriever: Retriever) -> CheckpointOut:
-    return CheckpointOut(**retriever.checkpoint._asdict())
+def checkpoint_out(retriever: Retriever) -> schemas.CheckpointOut:
+    return schemas.CheckpointOut(**retriever.checkpoint._asdict())
 
 
-def library_out(retriever: Retriever) -> LibraryOut:
+def library_out(retriever: Retriever) -> schemas.LibraryOut:
     report = retriever.library
     assert report is not None
-    return LibraryOut.model_validate(report._asdict() | {"source": Path(report.source).name})
+    return schemas.LibraryOut.model_validate(
+        report._asdict() | {"source": Path(report.source).name}
+    )
 
 
-def answer_out(answer: Answer) -> AnswerOut:
-    return AnswerOut(
+def answer_out(answer: Answer) -> schemas.AnswerOut:
+    return schemas.AnswerOut(
         query=answer.query.content,
         cut=answer.is_cut,
         unlike=answer.is_ood,
         looked=answer.looked,
-        hits=[HitOut(**record(hit)) for hit in answer.hits],
+        hits=[schemas.HitOut(**record(hit)) for hit in answer.hits],
     )

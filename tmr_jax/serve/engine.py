@@ -1,8 +1,9 @@
 """From queries to answers: the model, the library and the drawings, each in threads of its own.
 
-Texts that wait together are encoded together (`BATCH_SIZE`, `WINDOW`), and the vectors of the last
-`CACHED` queries are kept. A reload replaces the library as a whole; requests that are running keep
-the old one.
+Event loop and model meet in a `Batcher`, a thread with a bounded queue, so that the loop never
+waits. Texts that wait together are encoded together (`BATCH_SIZE`, `WINDOW`), and the vectors of
+the last `CACHED` queries are kept. A reload replaces the library as a whole; requests that are
+running keep the old one.
 """
 
 from __future__ import annotations
@@ -11,24 +12,149 @@ import asyncio
 import logging
 import re
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from starlette.types import Scope
 
 from tmr_jax.data.drawing import molecule_svg
 from tmr_jax.data.features.graph import BadMolecule, parse_smiles
-from tmr_jax.index.schema import MOLECULES, WHOLE
+from tmr_jax.index.schema import DESCRIPTIONS, MOLECULES, WHOLE
 from tmr_jax.search.explain import Explanation
-from tmr_jax.search.hits import Answer, EncodedQuery, Query
-from tmr_jax.search.retriever import Retriever
-from tmr_jax.serve.batcher import Batcher
-from tmr_jax.serve.schemas import MAX_EXPLAINED_ATOMS, MAX_EXPLAINED_WORDS
+from tmr_jax.search.retriever import Answer, EncodedQuery, Query, Retriever
+from tmr_jax.serve.schemas import MAX_EXPLAINED_ATOMS, MAX_EXPLAINED_WORDS, Busy, Late
 from tmr_jax.types import UserError
 
 BATCH_SIZE, WINDOW = 64, 0.003  # queries encoded together, seconds that the first one waits
 CACHED = 4096  # vectors of queries, drawings
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # of the metric's buckets
 log = logging.getLogger("tmr_jax.serve")
+
+
+class _Job(NamedTuple):
+    item: Any
+    future: Future
+
+
+class Batcher:
+    """One thread that processes the items of coroutines, several at once where more than one waits.
+
+    `work` takes a list of items and yields, in their order, a result or an exception each. A full
+    queue refuses at once (`Busy`); items that waited too long are dropped.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[list[Any]], Iterable[Any]],
+        room: int,
+        batch_size: int = 1,
+        window: float = 0.0,
+    ) -> None:
+        """At most `room` items wait; the first waits `window` seconds for others to join it."""
+        self.name, self.restarts = name, 0
+        self._work, self._room, self._batch_size, self._window = work, room, batch_size, window
+        self._jobs: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._pace = 0.05  # seconds per item, a running mean
+        self._thread: threading.Thread | None = None
+
+    @property
+    def waiting(self) -> int:
+        return len(self._jobs)
+
+    async def submit(self, items: Sequence[Any], seconds: float) -> list[Any]:
+        """The result of each item; the first exception among them is raised.
+
+        Raises Busy where there is no room for all of them, Late where they take too long.
+        """
+        jobs = [_Job(item, Future()) for item in items]
+        self._put(jobs)
+        waits = [asyncio.wrap_future(job.future) for job in jobs]
+        try:
+            async with asyncio.timeout(seconds):
+                outcomes = await asyncio.gather(*waits, return_exceptions=True)
+        except TimeoutError:
+            raise Late(seconds) from None
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return list(outcomes)
+
+    def close(self) -> None:
+        """The thread ends when the queue is empty."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _put(self, jobs: list[_Job]) -> None:
+        with self._changed:
+            if self._closed or len(self._jobs) + len(jobs) > self._room:
+                raise Busy(1 + int(self._pace * len(self._jobs)))
+            self._jobs.extend(jobs)
+            self._changed.notify_all()
+            if self._thread is None or not self._thread.is_alive():
+                self.restarts += self._thread is not None  # the last one died
+                self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while jobs := self._next_jobs():
+            # `submit` cancels the jobs of clients that no longer wait.
+            live = [job for job in jobs if job.future.set_running_or_notify_cancel()]
+            if live and not self._process(live):
+                return
+
+    def _process(self, jobs: list[_Job]) -> bool:
+        """Whether the thread can continue."""
+        start = time.monotonic()
+        try:
+            for job, outcome in zip(jobs, self._work([job.item for job in jobs]), strict=True):
+                _settle(job, outcome)
+        except Exception as error:
+            for job in jobs:
+                _settle(job, error)
+        except BaseException:  # the thread dies; no client may wait for it
+            for job in jobs:
+                _settle(job, RuntimeError(f"the {self.name} thread died"))
+            log.exception("the %s thread died; the next request starts another", self.name)
+            return False
+        self._pace += 0.1 * ((time.monotonic() - start) / len(jobs) - self._pace)
+        return True
+
+    def _next_jobs(self) -> list[_Job]:
+        """The next batch, after waiting a moment for more; empty once closed and empty."""
+        with self._changed:
+            while not self._jobs:
+                if self._closed:
+                    return []
+                self._changed.wait()
+            until = time.monotonic() + self._window
+            while len(self._jobs) < self._batch_size and (rest := until - time.monotonic()) > 0:
+                self._changed.wait(rest)
+            return [self._jobs.popleft() for _ in range(min(self._batch_size, len(self._jobs)))]
+
+
+def _settle(job: _Job, outcome: Any) -> None:
+    if job.future.done():
+        return
+    if isinstance(outcome, BaseException):
+        job.future.set_exception(outcome)
+    else:
+        job.future.set_result(outcome)
 
 
 class Drawing(NamedTuple):
@@ -219,3 +345,48 @@ def _attributes(style: re.Match[str]) -> str:
     """fill:none;stroke:#000 as attributes of the element, with the same meaning."""
     pairs = (part.split(":", 1) for part in style.group(2).split(";") if ":" in part)
     return " ".join(f'{name.strip()}="{value.strip()}"' for name, value in pairs)
+
+
+class Metrics:
+    """The values of /metrics: counters of requests, and gauges that read the engine when asked."""
+
+    def __init__(self, engine: SearchEngine) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        labels = ("route", "status")
+        self._requests = Counter("tmr_requests", "Requests answered", labels, registry=registry)
+        self._seconds = Histogram(
+            "tmr_request_seconds",
+            "Time to the response",
+            ("route",),
+            registry=registry,
+            buckets=SECONDS,
+        )
+        waiting = Gauge("tmr_waiting", "Items in a queue", ("lane",), registry=registry)
+        restarts = Gauge("tmr_thread_restarts", "Threads restarted", ("lane",), registry=registry)
+        for batcher in engine.batchers:
+            waiting.labels(batcher.name).set_function(lambda batcher=batcher: batcher.waiting)
+            restarts.labels(batcher.name).set_function(lambda batcher=batcher: batcher.restarts)
+        for name, about, value in (
+            (MOLECULES, "Molecules of the library", lambda: _count(engine, MOLECULES)),
+            (DESCRIPTIONS, "Descriptions of the library", lambda: _count(engine, DESCRIPTIONS)),
+            ("partial", "1 if a part of the library cannot be read", lambda: engine.partial),
+            ("reloads", "Times the library was reopened", lambda: engine.reloads),
+            ("queries_encoded", "Queries encoded", lambda: engine.encoded),
+            ("queries_remembered", "Queries found in the cache", lambda: engine.remembered),
+        ):
+            Gauge(f"tmr_{name}", about, registry=registry).set_function(value)
+
+    def on_response(self, scope: Scope, status: int, seconds: float) -> None:
+        """Counts a request; addresses without a route count together."""
+        route = getattr(scope.get("route"), "path", "other")
+        self._requests.labels(route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+def _count(engine: SearchEngine, of: str) -> int:
+    library = engine.retriever.library
+    return 0 if library is None or library.of != of else library.kept

@@ -22,8 +22,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from tmr_jax.serve.errors import BAD_REQUEST, LARGE_HEADER, Refusal, body_of
-from tmr_jax.serve.schemas import MAX_HEAD
+from tmr_jax.serve.schemas import BAD_REQUEST, LARGE_HEADER, MAX_HEAD, Refusal, body_of
 from tmr_jax.types import UserError
 
 SLOW = 10.0  # seconds
@@ -129,7 +128,7 @@ class Server(uvicorn.Server):
 
 
 def serve_app(app: Any, host: str, port: int) -> int:
-    """Serves until SIGTERM (0) or Ctrl-C (130); ValueError where the address cannot be bound."""
+    """Serves until SIGTERM (0) or Ctrl-C (130); UserError where the address cannot be bound."""
     config = uvicorn.Config(
         app,
         host=host,

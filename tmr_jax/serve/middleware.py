@@ -1,7 +1,7 @@
 """Access control around every request: who may ask, how often and how much; response headers.
 
 Plain ASGI, so that the size of a body is checked before the body is read. Every error leaves in one
-shape (serve/errors.py) and without a traceback: the log has that, under a number that the client
+shape (serve/schemas.py) and without a traceback: the log has that, under a number that the client
 gets. Starlette's TrustedHostMiddleware does not replace the check of the host (it reads no IPv6
 addresses and answers in plain text), nor uvicorn's ProxyHeadersMiddleware that of proxies (it
 trusts addresses instead of counting proxies).
@@ -22,13 +22,20 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from starlette.datastructures import Headers
-from starlette.requests import cookie_parser
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, Request, cookie_parser
 from starlette.responses import HTMLResponse, JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tmr_jax.serve.errors import LARGE_HEADER, Refusal, Unauthorized, body_of, refusal_of
-from tmr_jax.serve.schemas import MAX_BODY, MAX_HEAD
+from tmr_jax.serve.schemas import (
+    LARGE_HEADER,
+    MAX_BODY,
+    MAX_HEAD,
+    Refusal,
+    Unauthorized,
+    body_of,
+    refusal_of,
+)
 
 log = logging.getLogger("tmr_jax.serve")
 
@@ -85,26 +92,28 @@ class AccessMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = _with_headers(message.get("headers", []))
+                outgoing = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    outgoing.setdefault(name, value)
             await send(message)
 
         try:
             headers = Headers(scope=scope)
             self._check(scope, headers)
             if scope["method"] in ("POST", "PUT", "PATCH"):
-                body = await _read(receive, headers)
+                body = await _read(scope, receive, headers)
                 if scope["path"].startswith("/api/"):
                     _check_json(body, headers)
                 receive = _replayed(body, receive)
             await self.app(scope, receive, respond)
-        except _Disconnected:
+        except ClientDisconnect:
             status = 499  # before the request was complete
         except Exception as error:
             refusal = refusal_of(error) or _internal(scope, error)
             if status:  # the response has started; uvicorn closes the connection
                 log.error("a response broke off: %s", refusal.message)
                 raise
-            await self._refuse(scope, refusal, respond)
+            await self._refuse(scope, refusal, receive, respond)
         finally:
             self._on_response(scope, status, time.perf_counter() - start)
 
@@ -131,7 +140,9 @@ class AccessMiddleware:
         if origin and _split(origin).netloc != public_host(headers, self.rules.proxies):
             raise Refusal(403, "foreign_origin", "expected a page of this service, got another")
 
-    async def _refuse(self, scope: Scope, refusal: Refusal, respond: Send) -> None:
+    async def _refuse(
+        self, scope: Scope, refusal: Refusal, receive: Receive, respond: Send
+    ) -> None:
         headers = Headers(scope=scope)
         if "text/html" in headers.get("accept", "") and not scope["path"].startswith("/api/"):
             response = HTMLResponse(self._error_page(refusal, "hx-request" in headers))
@@ -139,7 +150,7 @@ class AccessMiddleware:
             response = JSONResponse(body_of(refusal))
         response.status_code = refusal.status
         response.headers.update(refusal.headers)
-        await response(scope, _no_body, respond)
+        await response(scope, receive, respond)
 
 
 def _check_size(scope: Scope) -> None:
@@ -147,10 +158,6 @@ def _check_size(scope: Scope) -> None:
     size = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
     if size + len(scope["raw_path"]) + len(scope["query_string"]) > MAX_HEAD:
         raise Refusal(431, *LARGE_HEADER)
-
-
-async def _no_body() -> Message:
-    return {"type": "http.request", "body": b"", "more_body": False}
 
 
 class Buckets:
@@ -257,11 +264,7 @@ def session_of(token: str) -> str:
     return hmac.new(token.encode(), b"tmr_jax session", hashlib.sha256).hexdigest()
 
 
-class _Disconnected(Exception):
-    """The client closed the connection."""
-
-
-async def _read(receive: Receive, headers: Headers) -> bytes:
+async def _read(scope: Scope, receive: Receive, headers: Headers) -> bytes:
     """The body; Refusal (413) as soon as it proves too large, without reading more."""
     too_large = Refusal(
         413, "too_large", f"expected a body of at most {MAX_BODY:,} bytes, got more; send less"
@@ -270,27 +273,19 @@ async def _read(receive: Receive, headers: Headers) -> bytes:
     if length.isdigit() and int(length[:20]) > MAX_BODY:
         raise too_large
     body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _Disconnected
-        body += message.get("body", b"")
+    async for part in Request(scope, receive).stream():
+        body += part
         if len(body) > MAX_BODY:
             raise too_large
-        if not message.get("more_body"):
-            return bytes(body)
+    return bytes(body)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
     """Gives the application a body that was read already."""
-    replayed = False
+    unread = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
-        nonlocal replayed
-        if replayed:
-            return await receive()
-        replayed = True
-        return {"type": "http.request", "body": body, "more_body": False}
+        return unread.pop() if unread else await receive()
 
     return replay
 
@@ -326,12 +321,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise _BadJson(f"{name}, which is not JSON")
-
-
-def _with_headers(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    present = {name.lower() for name, _ in headers}
-    ours = ((name.encode(), value.encode()) for name, value in HEADERS.items())
-    return [*headers, *((name, value) for name, value in ours if name not in present)]
 
 
 def _internal(scope: Scope, error: Exception) -> Refusal:

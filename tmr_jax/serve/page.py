@@ -1,50 +1,213 @@
-"""The page: the answers of the API, rendered by templates.
+"""The page: an address as a query, and the answers of the API rendered by templates.
 
-Every address works without scripts. htmx requests the same addresses (HX-Request) and gets only the
-part that changes. The templates escape all data; only drawings, which are made here from parsed
-molecules, are inserted unescaped.
+The address holds the whole search, so it can be shared, bookmarked and revisited. It leaves out
+empty fields. Every address works without scripts. htmx requests the same addresses (HX-Request) and
+gets only the part that changes. The templates escape all data; only drawings, which are made here
+from parsed molecules, are inserted unescaped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from tmr_jax.data.drawing import heat_svg
 from tmr_jax.data.features.properties import GROUPS, group_names
-from tmr_jax.index.schema import DESCRIPTIONS, FLAGS, MASK, MOLECULES
+from tmr_jax.index.schema import (
+    DESCRIPTIONS,
+    FLAGS,
+    MASK,
+    MOLECULES,
+    SWITCHES,
+    Hit,
+    parse_filter,
+)
 from tmr_jax.search.explain import Explanation
-from tmr_jax.search.hits import Answer, Hit, Query
+from tmr_jax.search.retriever import Answer, Query
+from tmr_jax.serve import schemas
 from tmr_jax.serve.engine import Drawing, SearchEngine
-from tmr_jax.serve.errors import Refusal, refusal_of
-from tmr_jax.serve.form import ABOUT_SWITCHES, PROPERTIES, SHOWN, Form
-from tmr_jax.serve.schemas import MAX_EXPLAINED, MAX_EXPLAINED_WORDS, MAX_TEXT
 from tmr_jax.types import UserError
 
-EXAMPLES = (
-    "an aromatic amine with chlorine",
-    "a steroid with a ketone",
-    "a dipeptide",
-    "a sugar with a phosphate group",
-    "a fatty acid",
+# The drawing board is a page of its own: its program writes scripts and styles into itself.
+SKETCH_POLICY = (
+    "default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; "
+    "frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
-STRUCTURES = (
-    ("aspirin", "CC(=O)Oc1ccccc1C(=O)O"),
-    ("caffeine", "Cn1cnc2c1c(=O)n(C)c(=O)n2C"),
-    ("glucose", "OC[C@H]1OC(O)[C@H](O)[C@@H](O)[C@@H]1O"),
-    ("testosterone", "C[C@]12CC[C@H]3[C@@H](CCC4=CC(=O)CC[C@]34C)[C@@H]1CC[C@@H]2O"),
-    ("palmitic acid", "CCCCCCCCCCCCCCCC(=O)O"),
-)
-PURPOSE = {
-    MOLECULES: "molecules that fit a description",
-    DESCRIPTIONS: "descriptions that fit a molecule",
-}
 CARD, LARGE = (300, 210), (460, 320)  # pixels of drawings
+
+
+# The form
+
+
+class Property(NamedTuple):
+    name: str  # as filters call it
+    label: str
+    about: str
+
+
+PROPERTIES = (
+    Property("mw", "MW", "molecular weight, g/mol"),
+    Property("logp", "logP", "Crippen's estimate"),
+    Property("tpsa", "TPSA", "polar surface area, Å²"),
+    Property("hbd", "HBD", "donors of hydrogen bonds"),
+    Property("hba", "HBA", "acceptors of hydrogen bonds"),
+    Property("rings", "Rings", "rings"),
+    Property("charge", "Charge", "formal charge"),
+)
+SHOWN = (12, 24, 48, 96)
+ABOUT_SWITCHES = {
+    "unsalted": "single parts only, no salts",
+    "distinct": "each molecule once",
+    "parents": "once whatever its salt and charge",
+}
+assert set(ABOUT_SWITCHES) == set(SWITCHES)
+
+
+class AppliedFilter(NamedTuple):
+    text: str  # as tmr_jax.index.schema reads it
+    label: str  # on the page
+    field: str  # its name in an address
+    value: str
+
+
+@dataclass(frozen=True)
+class Form:
+    """The fields as typed."""
+
+    q: str = ""
+    molecule: str = ""
+    by: str = "text"
+    k: str = ""
+    spread: str = ""
+    substructure: str = ""
+    least: tuple[tuple[str, str], ...] = ()  # property, number
+    most: tuple[tuple[str, str], ...] = ()
+    groups: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    switches: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> str:
+        return self.molecule if self.by == "molecule" else self.q
+
+    @property
+    def applied(self) -> list[AppliedFilter]:
+        labels = {p.name: p.label for p in PROPERTIES}
+        bounds = [("min", ">=", "≥", self.least), ("max", "<=", "≤", self.most)]
+        return [
+            *(
+                AppliedFilter(f"{n}{sign}{x}", f"{labels[n]} {shown} {x}", f"{n}_{side}", x)
+                for side, sign, shown, numbers in bounds
+                for n, x in numbers
+            ),
+            *(AppliedFilter(name, name, "with", name) for name in self.groups),
+            *(AppliedFilter(f"!{name}", f"no {name}", "without", name) for name in self.without),
+            *(AppliedFilter(name, name, name, "on") for name in self.switches),
+        ]
+
+    @property
+    def filters(self) -> list[str]:
+        """As tmr_jax.index.schema reads them."""
+        return [applied.text for applied in self.applied]
+
+    def pairs(self, dropped: str = "") -> list[tuple[str, str]]:
+        """Names and values of the address, without empty fields, defaults and a dropped filter."""
+        plain = [
+            ("by", "" if self.by == "text" else self.by),
+            ("q", self.q),
+            ("molecule", self.molecule),
+            ("k", self.k),
+            ("spread", "" if self.spread == "0" else self.spread),
+            ("substructure", self.substructure),
+            *((x.field, x.value) for x in self.applied if x.text != dropped),
+        ]
+        return [(name, value) for name, value in plain if value]
+
+    def address(self, path: str = "/", dropped: str = "") -> str:
+        """The address of this search, without one of its filters where `dropped` names one."""
+        return f"{path}?{urlencode(self.pairs(dropped))}"
+
+    def like(self, **query: str) -> str:
+        """The address of a search for similar items with the same filters."""
+        rest = [(name, value) for name, value in self.pairs() if name not in ("by", *query)]
+        return "/?" + urlencode([*query.items(), *rest])
+
+    def question(self, most: int = schemas.MAX_K) -> Query:
+        """The query, for at most `most` hits; UserError in the terms of the page if invalid."""
+        _check_length("a description or SMILES", self.asked, schemas.MAX_TEXT)
+        _check_length("a pattern", self.substructure, schemas.MAX_SMARTS)
+        if len(self.filters) > schemas.MAX_WORDS:
+            raise UserError(f"expected at most {schemas.MAX_WORDS} filters, got more; drop some")
+        for name in (*self.groups, *self.without):
+            if name not in GROUPS:  # parse_filter takes switches there, too
+                parse_filter([name, f"!{name}"])
+        where = parse_filter(self.filters) if self.filters else None
+        k = int(_number("how many to show", self.k or str(SHOWN[0]), 1, most))
+        spread = _number("a spread", self.spread or "0", 0, 1)
+        schemas.check_spread(k, spread)
+        of = "molecule" if self.by == "molecule" else "text"
+        return Query(self.asked, of, k, where, self.substructure, spread)
+
+
+def form_of(query: Iterable[tuple[str, str]], of: str = MOLECULES) -> Form:
+    """The form of an address, without unknown names.
+
+    Without `by` in the address, the query is the text; in a library `of` descriptions, where the
+    address has no text, the structure.
+    """
+    pairs = [(name, value.strip()) for name, value in query]
+    last = dict(pairs)
+    by = last.get("by") or ("molecule" if of == DESCRIPTIONS and not last.get("q") else "text")
+
+    def every(name: str) -> tuple[str, ...]:
+        listed = (part.strip() for n, v in pairs if n == name for part in v.split(","))
+        return tuple(dict.fromkeys(part for part in listed if part))
+
+    def numbers(side: str) -> tuple[tuple[str, str], ...]:
+        typed = ((p.name, last.get(f"{p.name}_{side}", "")) for p in PROPERTIES)
+        return tuple((name, number) for name, number in typed if number)
+
+    return Form(
+        q=last.get("q", ""),
+        molecule=last.get("molecule", ""),
+        by="molecule" if by == "molecule" else "text",
+        k=last.get("k", ""),
+        spread=last.get("spread", ""),
+        substructure=last.get("substructure", ""),
+        least=numbers("min"),
+        most=numbers("max"),
+        groups=every("with"),
+        without=every("without"),
+        switches=tuple(name for name in SWITCHES if last.get(name)),
+    )
+
+
+def _check_length(what: str, text: str, most: int) -> None:
+    if len(text) > most:
+        raise UserError(f"expected {what} of at most {most:,} characters, got {len(text):,}")
+
+
+def _number(what: str, text: str, least: float, most: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not least <= number <= most:
+        raise UserError(
+            f"expected {what} from {least:g} to {most:g}, got {text[:40]!r}; correct it"
+        )
+    return number
+
+
+# The page
 
 
 class Card(NamedTuple):
@@ -76,19 +239,20 @@ class Page:
             "GROUPS": sorted(GROUPS),
             "SWITCHES": ABOUT_SWITCHES,
             "SHOWN": SHOWN,
-            "EXAMPLES": EXAMPLES,
-            "STRUCTURES": STRUCTURES,
-            "MAX_TEXT": MAX_TEXT,
+            "MAX_TEXT": schemas.MAX_TEXT,
         }
 
     def render(self, name: str, **values: Any) -> str:
         of = self._engine.of
-        common = {"of": of, "of_texts": of == DESCRIPTIONS, "purpose": PURPOSE[of]}
-        return self._templates.get_template(name).render(**common, **values)
+        return self._templates.get_template(name).render(
+            of=of, of_texts=of == DESCRIPTIONS, **values
+        )
 
-    async def search(self, form: Form, headers: Mapping[str, str]) -> Response:
+    async def search(self, request: Request) -> Response:
         """The page of a form or, for htmx, only its results."""
+        form = form_of(request.query_params.multi_items(), self._engine.of)
         # htmx needs the whole page after a step back that is not in its history.
+        headers = request.headers
         part = "hx-request" in headers and "hx-history-restore-request" not in headers
         values: dict[str, Any] = {"form": form, "answer": None, "cards": [], "error": None}
         values |= {"drawing": None, "partial": self._engine.partial}
@@ -101,8 +265,8 @@ class Page:
                 (answer,) = await self._engine.search([question], self._seconds)
                 values["answer"], values["partial"] = answer, answer.partial
                 values["cards"] = await self._cards(form, answer)
-        except (ValueError, Refusal) as error:
-            refusal = refusal_of(error)
+        except (ValueError, schemas.Refusal) as error:
+            refusal = schemas.refusal_of(error)
             if refusal is None:
                 raise
             values["error"], status = refusal, refusal.status
@@ -121,20 +285,19 @@ class Page:
         drawings = [Drawing(hit.content, *CARD) for hit in answer.hits if not hit.is_text]
         drawn = iter(await self._engine.draw(drawings, self._seconds) if drawings else ())
         return [
-            _text_card(form, answer.query, hit)
-            if hit.is_text
-            else _molecule_card(form, answer.query, hit, Markup(next(drawn)))
+            _card(form, answer.query, hit, None if hit.is_text else Markup(next(drawn)))
             for hit in answer.hits
         ]
 
-    async def explanation(self, text: str, smiles: str, headers: Mapping[str, str]) -> Response:
+    async def explanation(self, request: Request) -> Response:
         """The words and atoms that a score comes from."""
+        text, smiles = (request.query_params.get(name, "") for name in ("q", "smiles"))
         if not text or not smiles:
             raise UserError("expected a description and a SMILES, got less; give both")
-        if len(text) > MAX_EXPLAINED or len(smiles) > MAX_TEXT:
+        if len(text) > schemas.MAX_EXPLAINED or len(smiles) > schemas.MAX_TEXT:
             raise UserError(
-                f"expected a description of at most {MAX_EXPLAINED:,} characters to explain, got "
-                f"{len(text):,}; shorten it"
+                f"expected a description of at most {schemas.MAX_EXPLAINED:,} characters to "
+                f"explain, got {len(text):,}; shorten it"
             )
         explained = await self._engine.explain(text, smiles, self._seconds)
         drawings = [
@@ -145,7 +308,7 @@ class Page:
         heat = heat_svg([word.text for word in explained.words], explained.smiles, explained.heat)
         of_texts = self._engine.of == DESCRIPTIONS
         query = Form(molecule=smiles, by="molecule") if of_texts else Form(q=text)
-        name = "explanation.html" if "hx-request" in headers else "explanation_page.html"
+        name = "explanation.html" if "hx-request" in request.headers else "explanation_page.html"
         page = self.render(
             name,
             explanation=explained,
@@ -157,52 +320,54 @@ class Page:
         )
         return HTMLResponse(page, headers={"vary": "HX-Request"})
 
-    async def drawing(self, smiles: str) -> Response:
+    async def sketch(self) -> Response:
+        headers = {"content-security-policy": SKETCH_POLICY}
+        return HTMLResponse(self.render("sketch.html"), headers=headers)
+
+    async def drawing(self, request: Request) -> Response:
         """The SMILES as it is typed, drawn; a message while it is invalid."""
+        smiles = request.query_params.get("molecule", "")
         drawing = await self._drawn_query(smiles) if smiles else None
         return HTMLResponse(self.render("drawing.html", drawing=drawing))
 
     async def _drawn_query(self, smiles: str) -> Markup | str:
         """A drawing, or what is wrong with the SMILES."""
-        if len(smiles) > MAX_TEXT:
-            return f"expected a SMILES of at most {MAX_TEXT:,} characters"
+        if len(smiles) > schemas.MAX_TEXT:
+            return f"expected a SMILES of at most {schemas.MAX_TEXT:,} characters"
         try:
             await self._engine.check(smiles, self._seconds)
         except ValueError as error:
             return str(error)
         return Markup((await self._engine.draw([Drawing(smiles, *CARD)], self._seconds))[0])
 
-    def error(self, refusal: Refusal, part: bool) -> bytes:
+    def error(self, refusal: schemas.Refusal, part: bool) -> bytes:
         """An error as HTML: a message in place, or a page of its own."""
         name = "error.html" if part else "error_page.html"
         return self.render(name, error=refusal).encode()
 
 
-def _molecule_card(form: Form, query: Query, hit: Hit, svg: Markup) -> Card:
-    explain = _explanation(query.content, hit.content) if query.of == "text" else ""
-    return Card(hit, svg, *_facts(hit), form.like(hit.content), explain)
-
-
-def _text_card(form: Form, query: Query, hit: Hit) -> Card:
-    explain = _explanation(hit.content, query.content) if query.of == "molecule" else ""
-    similar = form.like_text(hit.content) if len(hit.content) <= MAX_EXPLAINED else ""
-    return Card(hit, None, *_facts(hit), similar, explain)
-
-
-def _facts(hit: Hit) -> tuple[list[tuple[str, str, str]], list[str], list[str]]:
-    """Chips, groups and flags of a hit."""
+def _card(form: Form, query: Query, hit: Hit, svg: Markup | None) -> Card:
     chips = [
         (p.label, f"{value:.2f}" if p.name == "logp" else f"{value:.0f}", p.about)
         for p in PROPERTIES
         if (value := hit.columns.get(p.name)) is not None and (value or p.name != "charge")
     ]
     groups = group_names(int(hit.columns[MASK])) if MASK in hit.columns else []
-    return chips, groups, [name for name in FLAGS if hit.columns.get(name)]
+    flags = [name for name in FLAGS if hit.columns.get(name)]
+    if hit.is_text:
+        similar = form.like(q=hit.content) if len(hit.content) <= schemas.MAX_EXPLAINED else ""
+    else:
+        similar = form.like(by="molecule", molecule=hit.content)
+    explain = ""
+    if hit.is_text != (query.of == "text"):
+        pair = (hit.content, query.content) if hit.is_text else (query.content, hit.content)
+        explain = _explanation(*pair)
+    return Card(hit, svg, chips, groups, flags, similar, explain)
 
 
 def _explanation(text: str, smiles: str) -> str:
     """The address of an explanation; "" where the text is too long for one."""
-    if len(text) > MAX_EXPLAINED or len(text.split()) > MAX_EXPLAINED_WORDS:
+    if len(text) > schemas.MAX_EXPLAINED or len(text.split()) > schemas.MAX_EXPLAINED_WORDS:
         return ""
     return "/explain?" + urlencode({"q": text, "smiles": smiles})
 

@@ -31,8 +31,7 @@ import tmr_jax
 from tmr_jax.data.pools import load_pool
 from tmr_jax.eval.evaluate import default_protocols
 from tmr_jax.index.exact import ExactEngine
-from tmr_jax.index.schema import Filter
-from tmr_jax.search.filters import parse_filter
+from tmr_jax.index.schema import Filter, parse_filter
 from tmr_jax.search.retriever import Hit, Retriever
 from tools.bench.common import recall, seconds
 

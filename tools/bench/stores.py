@@ -28,9 +28,8 @@ import numpy as np
 import tyro
 
 from tmr_jax.data.files import write_text
-from tmr_jax.index import scan
-from tmr_jax.index.exact import MANIFEST, ExactEngine
-from tmr_jax.index.open import open_engine
+from tmr_jax.index.exact import MANIFEST, ExactEngine, is_accelerated
+from tmr_jax.index.index import open_engine
 from tmr_jax.index.schema import COLUMNS, TEXTS, Batch, Condition, Filter
 from tmr_jax.models.encode import l2_normalize
 from tools.bench.common import recall, seconds, table_row, watched, workplace
@@ -230,7 +229,7 @@ def ask(place: str, queries: Path, limits: Sequence[float | None]) -> dict[str, 
     """Opens an index and times each query on its own, for each limit of the weight."""
     rows = np.load(queries, allow_pickle=False)
     import_module(f"tmr_jax.index.{place.split(':')[0]}")  # imports are not part of opening
-    scan.pays()
+    is_accelerated()
     start = time.perf_counter()
     store = open_engine(place)
     store.search(rows[:1], K)

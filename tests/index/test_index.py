@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tmr_jax.index import open as opening
+from tmr_jax.index import index as opening
 from tmr_jax.index.exact import ExactEngine
-from tmr_jax.index.open import (
+from tmr_jax.index.index import (
     Place,
     create_engine,
     exists,

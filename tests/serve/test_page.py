@@ -6,9 +6,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from tmr_jax.index.schema import DESCRIPTIONS
-from tmr_jax.search.filters import parse_filter
-from tmr_jax.serve.form import Form, form_of
+from tmr_jax.index.schema import DESCRIPTIONS, parse_filter
+from tmr_jax.serve.page import Form, form_of
 
 
 def read(address: str) -> Form:
@@ -40,12 +39,12 @@ def test_groups_may_be_listed_in_one_field() -> None:
 @pytest.mark.parametrize("word", ["mw>=100", "mw<=500", "nitrile", "!nitro", "unsalted"])
 def test_a_filter_is_dropped_by_its_word(word: str) -> None:
     form = read("/?q=x&mw_min=100&mw_max=500&with=nitrile&without=nitro&unsalted=on")
-    rest = read(form.without_filter(word))
+    rest = read(form.address(dropped=word))
     assert rest.filters == [w for w in form.filters if w != word] and rest.q == "x"
 
 
 def test_the_like_of_a_hit_is_looked_for_under_the_same_filters() -> None:
-    form = read(read("/?q=an+acid&with=nitrile").like("CC#N"))
+    form = read(read("/?q=an+acid&with=nitrile").like(by="molecule", molecule="CC#N"))
     question = form.question()
     assert (question.of, question.content) == ("molecule", "CC#N") and question.where
     assert form.q == "an acid"  # and the text is there to go back to
@@ -73,7 +72,7 @@ def test_descriptions_are_asked_for_by_structure_unless_told(address: str, by: s
 
 def test_the_like_of_a_text_is_looked_for() -> None:
     form = form_of([("by", "molecule"), ("molecule", "CCO"), ("k", "24")], DESCRIPTIONS)
-    again = read(form.like_text("an acid & more"))
+    again = read(form.like(q="an acid & more"))
     assert (again.by, again.q, again.molecule, again.k) == ("text", "an acid & more", "CCO", "24")
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from tmr_jax.data.features.properties import mask_of
-from tmr_jax.index.schema import COLUMNS, Condition, Filter, meets
-from tmr_jax.search.filters import parse_filter
+from tmr_jax.index.schema import COLUMNS, Condition, Filter, meets, parse_filter
 
 
 def test_words():
