@@ -233,8 +233,14 @@ def open_index(place: Path, model: Model, source: str = "") -> DiskIndex:
     engine = open_engine(place)
     check_model(engine.about, model, place)
     account = account_of(engine, place)
-    if note := rdkit_note(engine.about, place):
-        print(note, file=sys.stderr)
+    version = engine.about.get("rdkit", RDKIT)  # of descriptions there is none
+    if version != RDKIT:
+        print(
+            f"{place} was built with RDKit {version}, this is {RDKIT}: canonical SMILES can "
+            "differ, so duplicates may be judged differently; build it again with tmr index to be "
+            "sure",
+            file=sys.stderr,
+        )
     rows, kept, refused = (account[name] for name in ("rows", "kept", "refused"))
     of = contents(engine.about)
     return DiskIndex(engine, Summary(source or str(place), rows, kept, refused, of))
@@ -248,17 +254,6 @@ def account_of(engine: Engine, place: str | Path) -> dict[str, Any]:
             "or tmr index copy command that started it again"
         )
     return engine.account
-
-
-def rdkit_note(about: dict[str, Any], place: Path) -> str:
-    """What to know of an index whose columns another RDKit version computed, or ""."""
-    version = about.get("rdkit", RDKIT)  # of descriptions there is none
-    if version == RDKIT:
-        return ""
-    return (
-        f"{place} was built with RDKit {version}, this is {RDKIT}: canonical SMILES can differ, so "
-        "duplicates may be judged differently; build it again with tmr index to be sure"
-    )
 
 
 def check_model(about: dict[str, Any], model: Model, place: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from milvus_lite.server_manager import server_manager_instance
+from milvus_lite import server_manager
 from pymilvus import DataType, MilvusClient, MilvusException
 
 from tmr_jax.index.schema import (
@@ -212,7 +212,7 @@ class _Server:
     def close(self) -> None:
         self._client.close()
         if self._uri.endswith(LITE):
-            server_manager_instance.release_server(self._uri)
+            server_manager.server_manager_instance.release_server(self._uri)
 
 
 def expression(where: Filter | None) -> str:

@@ -234,14 +234,12 @@ def print_tables(answers: list[Answer]) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=10_000, safe_box=True)
     for answer in answers:
         shown = Table(title=Text(printable(answer.query.content)), title_justify="left", box=None)
-        shown.add_column("rank", justify="right")
-        shown.add_column("score", justify="right")
         refined = any(hit.refined is not None for hit in answer.hits)
-        if refined:
-            shown.add_column("refined", justify="right")
+        for name in ("rank", "score", "refined") if refined else ("rank", "score"):
+            shown.add_column(name, justify="right")
         texts = any(hit.is_text for hit in answer.hits)
-        shown.add_column("text" if texts else "SMILES", overflow="fold")
-        shown.add_column("name", overflow="fold")
+        for name in ("text" if texts else "SMILES", "name"):
+            shown.add_column(name, overflow="fold")
         for hit in answer.hits:
             second = [] if not refined else ["" if hit.refined is None else f"{hit.refined:.4f}"]
             numbers = [str(hit.rank), f"{hit.score:.4f}", *second]

@@ -50,7 +50,9 @@ def to_csv(answers: Sequence[Answer]) -> str:
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
     for one in records:
-        writer.writerow({name: _cell(name, value) for name, value in one.items()})
+        cells = {name: _plain(name, value) for name, value in one.items()}
+        strings = {name: cell(one[name]) for name in one if isinstance(one[name], str)}
+        writer.writerow(cells | strings)
     return text.getvalue()
 
 
@@ -115,11 +117,6 @@ def cell(text: str) -> str:
 def printable(text: str) -> str:
     """Text without characters that could control a terminal or end a field."""
     return "".join(c if c.isprintable() else " " for c in text)
-
-
-def _cell(name: str, value: Any) -> str:
-    text = _plain(name, value)
-    return cell(text) if isinstance(value, str) else text
 
 
 def _plain(name: str, value: Any) -> str:

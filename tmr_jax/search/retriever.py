@@ -113,6 +113,8 @@ class Retriever:
         self.checkpoint, self.run, self.alpha = checkpoint, run, alpha
         self._assembly, self._params = assembly, params
         self._encoder = Encoder(assembly, params)
+        identity = (assembly.config, assembly.vocabulary, checkpoint.sha256, run)
+        self.model = Model(self._encoder, *identity)  # encodes the items of an index
         self._reader = Encoder(assembly, params, parts=True)
         self._detector = detector
         self._library: Index | None = None
@@ -126,12 +128,6 @@ class Retriever:
     def config(self) -> Experiment:
         """What the run was trained with."""
         return self._assembly.config
-
-    @property
-    def model(self) -> Model:
-        """What encodes the items of an index, and its name (tmr_jax.index.build)."""
-        a = self._assembly
-        return Model(self._encoder, a.config, a.vocabulary, self.checkpoint.sha256, self.run)
 
     @property
     def lacks_alpha(self) -> bool:
