@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DataConfig", "TableConfig", "load_pairs", "load_pairs_with_report"]
 
+DEFAULT_VERSIONS = {"chebi20": "text2mol", "pcdes": "file-order"}
+
 
 def load_pairs(config: DataConfig) -> list[Pair]:
     """Every pair of the configured data set; see `load_pairs_with_report`."""
@@ -50,9 +52,9 @@ def _demo(config: DataConfig) -> tuple[list[Pair], Report]:
 
 
 READERS: dict[str, Callable[[DataConfig], tuple[list[Pair], Report]]] = {
-    "chebi20": lambda config: _reader("chebi20").load(config.version or "text2mol"),
-    "pcdes": lambda config: _reader("pcdes").load(config.version or "file-order"),
-    "open": lambda config: _reader("open_pairs").load(config.version),
-    "table": lambda config: _reader("table").load(config.table, config.seed),
+    "chebi20": lambda c: _reader("chebi20").load(c.version or DEFAULT_VERSIONS["chebi20"]),
+    "pcdes": lambda c: _reader("pcdes").load(c.version or DEFAULT_VERSIONS["pcdes"]),
+    "open": lambda c: _reader("open_pairs").load(c.version),
+    "table": lambda c: _reader("table").load(c.table, c.seed),
     "demo": _demo,
 }

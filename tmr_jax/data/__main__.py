@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from tmr_jax import cli
+from tmr_jax.data import DEFAULT_VERSIONS
 from tmr_jax.data.datasets import chebi20, open_pairs, pcdes
 from tmr_jax.data.download import Part, locate
 from tmr_jax.types import UserError, did_you_mean
@@ -30,14 +31,13 @@ def _fetch(args: list[str]) -> int:
 
 
 def parts_of(name: str, version: str) -> list[Part]:
-    if name == "chebi20":
-        return chebi20.parts(version or "text2mol")
-    if name == "pcdes":
-        return pcdes.parts(version or "file-order")
     if name in ("open", open_pairs.PAIRS.set):
         return [open_pairs.PAIRS]
-    hint = did_you_mean(name, ["chebi20", "pcdes", "open"])
-    raise UserError(f"expected a data set to fetch; got {name!r}; {hint}")
+    if name not in DEFAULT_VERSIONS:
+        hint = did_you_mean(name, [*DEFAULT_VERSIONS, "open"])
+        raise UserError(f"expected a data set to fetch; got {name!r}; {hint}")
+    dataset = {"chebi20": chebi20, "pcdes": pcdes}[name]
+    return dataset.parts(version or DEFAULT_VERSIONS[name])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from tmr_jax.config import DataConfig
-from tmr_jax.data import load_pairs
+from tmr_jax.data import DEFAULT_VERSIONS, load_pairs
 from tmr_jax.types import Pair, Pool, UserError, did_you_mean
 
 # validation of `open` is ChEBI-20's real one, neither trained on (flag cv) nor tested
@@ -42,7 +42,7 @@ POOLS = {
 def load_pool(protocol: str, config: DataConfig) -> Pool:
     """The pool of a protocol; `config` matters for table and demo only.
 
-    Raises ValueError for an unknown protocol (with the nearest known ones), for a part that is
+    Raises UserError for an unknown protocol (with the nearest known ones), for a part that is
     missing, and for an empty pool.
     """
     if protocol not in POOLS:
@@ -51,44 +51,40 @@ def load_pool(protocol: str, config: DataConfig) -> Pool:
         )
     family, pool = protocol.split("/")
     if family.startswith("chebi20-"):
-        found = _chebi20(family.removeprefix("chebi20-"), pool, protocol)
+        loaded = _chebi20(family.removeprefix("chebi20-"), pool, protocol)
     elif family == "pcdes":
-        found = _pcdes(pool, protocol)
+        loaded = _pcdes(pool, protocol)
     elif family == "open":
-        found = load_pool(OPEN_VALIDATION, config)._replace(protocol=protocol)
+        loaded = load_pool(OPEN_VALIDATION, config)._replace(protocol=protocol)
     else:
         if config.name != family:
             raise UserError(
                 f"expected data of the kind {family!r} for protocol {protocol!r}; "
                 f"got --data.name {config.name}; set --data.name {family}"
             )
-        found = matched(protocol, [p for p in load_pairs(config) if p.split == pool])
-    if not found.texts or not found.smiles:
+        loaded = matched(protocol, [p for p in load_pairs(config) if p.split == pool])
+    if not loaded.texts or not loaded.smiles:
         raise UserError(
             f"expected at least one pair in {protocol}; got none; "
             "give that split a share of the rows"
         )
-    return found
+    return loaded
 
 
 def validation_protocol(config: DataConfig) -> str:
     """The protocol that training validates on: the configured one, or the data set's own."""
     if config.validation:
         return config.validation
-    if config.name == "chebi20":
-        return f"chebi20-{config.version or 'text2mol'}/validation"
-    if config.name == "pcdes":
-        return f"pcdes/{config.version or 'file-order'}-validation"
-    return f"{config.name}/validation"
+    version = config.version or DEFAULT_VERSIONS.get(config.name)
+    own = {"chebi20": f"chebi20-{version}/validation", "pcdes": f"pcdes/{version}-validation"}
+    return own.get(config.name, f"{config.name}/validation")
 
 
 def final_protocol(config: DataConfig) -> str:
     """The test pool of the data set itself, or ""."""
-    if config.name == "chebi20":
-        return f"chebi20-{config.version or 'text2mol'}/test-split"
-    if config.name == "pcdes":
-        return f"pcdes/{config.version or 'file-order'}"
-    return "" if config.name == "open" else f"{config.name}/test"
+    version = config.version or DEFAULT_VERSIONS.get(config.name)
+    own = {"chebi20": f"chebi20-{version}/test-split", "pcdes": f"pcdes/{version}", "open": ""}
+    return own.get(config.name, f"{config.name}/test")
 
 
 def matched(protocol: str, pairs: Sequence[Pair]) -> Pool:
@@ -112,7 +108,7 @@ def check_complete(pool: Pool, source: str, size: int) -> None:
     """Hold a pool against its published size; rows whose SMILES was refused are no missing ones.
 
     `source` is the protocol that the pool was loaded by; 0: no size is published.
-    Errors: ValueError with the rows that are missing, as far as any local file names them.
+    Errors: UserError with the rows that are missing, as far as any local file names them.
     """
     if not size or len(pool.smiles) == size:
         return
@@ -155,40 +151,28 @@ def _absent(source: str) -> tuple[list[str], int]:
 
 
 def _chebi20(version: str, pool: str, protocol: str) -> Pool:
+    """A split, or the test queries against all molecules (and all texts, where they are there)."""
     from tmr_jax.data.datasets import chebi20
 
-    if pool == "test-split":
-        return matched(protocol, chebi20.load_split(version, "test"))
-    if pool == "validation":
-        return matched(protocol, chebi20.load_split(version, "validation"))
-    return _chebi20_full(version, protocol)
-
-
-def _chebi20_full(version: str, protocol: str) -> Pool:
-    """Test queries against all molecules (and all texts, where they are available)."""
-    from tmr_jax.data.datasets import chebi20
-
+    if pool in ("test-split", "validation"):
+        return matched(protocol, chebi20.load_split(version, pool.removesuffix("-split")))
     # nothing is downloaded for the other texts where only the molecules are local: a pool must
     # not depend on whether there is a network
     if chebi20.has_molecules_only(version):
+        tests = chebi20.load_split(version, "test")
         rows = [row for split in chebi20.SPLITS for row in chebi20.molecules(version, split)]
-        return _queries_only(protocol, chebi20.load_split(version, "test"), rows)
+        place = {cid: index for index, (cid, _) in enumerate(rows)}
+        target = np.array([place[p.id] for p in tests], np.int64)
+        texts, smiles = tuple(p.text for p in tests), tuple(smiles for _, smiles in rows)
+        return Pool(protocol, texts, smiles, target, np.full(len(smiles), -1, np.int64))
     pairs, _ = chebi20.load(version)
     asks = np.array([p.split == "test" for p in pairs])
     target = np.where(asks, np.arange(len(pairs)), -1).astype(np.int64)
     return matched(protocol, pairs)._replace(text_target=target, mol_target=target.copy())
 
 
-def _queries_only(protocol: str, tests: Sequence[Pair], rows: Sequence[tuple[str, str]]) -> Pool:
-    place = {cid: index for index, (cid, _) in enumerate(rows)}
-    target = np.array([place[p.id] for p in tests], np.int64)
-    texts, smiles = tuple(p.text for p in tests), tuple(smiles for _, smiles in rows)
-    return Pool(protocol, texts, smiles, target, np.full(len(smiles), -1, np.int64))
-
-
 def _pcdes(pool: str, protocol: str) -> Pool:
     from tmr_jax.data.datasets import pcdes
 
-    division = pool.removesuffix("-validation")
     split = "validation" if pool.endswith("-validation") else "test"
-    return matched(protocol, pcdes.load_split(division, split)[0])
+    return matched(protocol, pcdes.load_split(pool.removesuffix("-validation"), split)[0])

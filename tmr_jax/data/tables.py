@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from rdkit import rdBase
 
-from tmr_jax.data.features.graph import BadMolecule, canonical, featurise
+from tmr_jax.data.features.graph import BadMolecule, Molecule, Motif, canonical, featurise
 from tmr_jax.data.features.text import Tokenizer
 from tmr_jax.data.files import (
     ARRAYS,
@@ -27,9 +27,6 @@ from tmr_jax.types import MolFeatures, UserError
 
 PARALLEL_FROM = 2000  # distinct molecules; below, starting processes costs more than it saves
 CHUNK = 250  # molecules between two steps of the progress bar
-
-Molecule = Literal["morgan1", "ogb", "ogb_morgan"]
-Motif = Literal["none", "brics"]
 
 
 class MolTable(NamedTuple):
@@ -119,10 +116,7 @@ def take_ranges(offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def molecule_table(
-    smiles: Sequence[str],
-    molecule: Molecule,
-    motif: Motif,
-    cache_dir: str | Path | None = None,
+    smiles: Sequence[str], molecule: Molecule, motif: Motif, cache_dir: str | Path | None = None
 ) -> tuple[MolTable, np.ndarray, list[Refused]]:
     """Features of every valid SMILES, the rows they belong to, and the rows that were skipped.
 
@@ -142,35 +136,26 @@ def molecule_table(
 
 
 def _featurise_rows(smiles: list[str], molecule: Molecule, motif: Motif) -> Arrays:
-    distinct = {s: i for i, s in enumerate(dict.fromkeys(smiles))}
-    table, reasons = _featurise_distinct(list(distinct), molecule, motif)
-    kept, rows, refused = [], [], []
-    place = np.cumsum([not r for r in reasons], dtype=np.int64) - 1  # distinct -> row of table
-    for index, s in enumerate(smiles):
-        i = distinct[s]
-        if reasons[i]:
-            refused.append(Refused(index, reasons[i], s[:80]))
-        else:
-            kept.append(index)
-            rows.append(place[i])
-    table = table_take(table, np.array(rows, np.int64))
-    listed = np.frombuffer(json.dumps(refused).encode(), np.uint8)
-    return table._asdict() | {"kept": np.array(kept, np.int64), "refused": listed}
-
-
-def _featurise_distinct(
-    smiles: list[str], molecule: Molecule, motif: Motif
-) -> tuple[MolTable, list[str]]:
-    """All valid molecules, and for each SMILES the reason why it was skipped or ""."""
-    chunks = [smiles[i : i + CHUNK] for i in range(0, len(smiles), CHUNK)] or [[]]
-    if len(smiles) < PARALLEL_FROM:
+    distinct = list(dict.fromkeys(smiles))
+    chunks = [distinct[i : i + CHUNK] for i in range(0, len(distinct), CHUNK)] or [[]]
+    if len(distinct) < PARALLEL_FROM:
         packed: Iterable = (pack_chunk(chunk, molecule, motif) for chunk in chunks)
     else:
         jobs = [[chunk, molecule, motif] for chunk in chunks]
         packed = track(in_workers(jobs), "molecule features", len(jobs))
     parts = list(packed)
-    reasons = [r for part in parts for r in json.loads(part["reasons"].tobytes())]
-    return joined_table(parts), reasons
+    listed = (reason for part in parts for reason in json.loads(part["reasons"].tobytes()))
+    reasons = dict(zip(distinct, listed, strict=True))
+    place = {s: i for i, s in enumerate(s for s in distinct if not reasons[s])}
+    kept = [i for i, s in enumerate(smiles) if s in place]
+    refused = [Refused(i, reasons[s], s[:80]) for i, s in enumerate(smiles) if reasons[s]]
+    table = table_take(joined_table(parts), np.array([place[smiles[i]] for i in kept], np.int64))
+    return table._asdict() | {"kept": np.array(kept, np.int64), "refused": _as_array(refused)}
+
+
+def _as_array(value: list) -> np.ndarray:
+    """JSON in bytes, which a file of arrays can hold."""
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)
 
 
 def pack_chunk(smiles: list[str], molecule: Molecule, motif: Motif) -> Arrays:
@@ -202,7 +187,7 @@ def pack(
         "node_sizes": np.array([len(f.nodes) for f in features], np.int64),
         "edge_sizes": np.array([len(f.edges) for f in features], np.int64),
         "key": np.array([_digest(f) for f in features], np.uint8).reshape(-1, 16),
-        "reasons": np.frombuffer(json.dumps(reasons).encode(), np.uint8),
+        "reasons": _as_array(reasons),
     }
 
 
@@ -278,12 +263,9 @@ def _cached_arrays(
 
 
 def text_table(
-    texts: Sequence[str],
-    tokenizer: Tokenizer,
-    max_tokens: int,
-    cache_dir: str | Path | None = None,
+    texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int, cache_dir: str | Path | None = None
 ) -> TextTable:
-    """Token ids of every text; ValueError with the row number where a text is empty."""
+    """Token ids of every text; UserError with the row number where a text is empty."""
     texts = list(texts)
     arrays = _cached_arrays(
         ("texts", [tokenizer.sha256, max_tokens], texts),
@@ -299,10 +281,8 @@ def passing_text_table(texts: Sequence[str], tokenizer: Tokenizer, max_tokens: i
 
     A tokenizer holds every piece of a text in memory until the text is cut.
     """
-    parts = [
-        tokenizer.encode(texts[low : low + CHUNK], max_tokens)
-        for low in range(0, len(texts), CHUNK)
-    ]
+    starts = range(0, len(texts), CHUNK)
+    parts = [tokenizer.encode(texts[start : start + CHUNK], max_tokens) for start in starts]
     rows = [row for part, _ in parts for row in part]
     return _packed_texts(rows, np.concatenate([np.zeros(0, bool), *(cut for _, cut in parts)]))
 
@@ -336,13 +316,8 @@ def apply_vocabulary(table: MolTable, vocabulary: Vocabulary) -> tuple[MolTable,
     their new features, and have new keys.
     """
     nodes = vocabulary_ids(table.nodes, vocabulary)
-    ids = table._replace(
-        nodes=nodes,
-        senders=table.senders.copy(),
-        receivers=table.receivers.copy(),
-        motif=table.motif.copy(),
-        key=table.key.copy(),
-    )
+    changed = ("senders", "receivers", "motif", "key")
+    ids = table._replace(nodes=nodes, **{name: getattr(table, name).copy() for name in changed})
     molecule_of = np.repeat(np.arange(table_size(table)), np.diff(table.node_offsets))
     for i in np.unique(molecule_of[nodes[:, 0] == 0]):
         _reorder(ids, i)
@@ -375,7 +350,7 @@ def save_vocabulary(path: str | Path, vocabulary: Vocabulary) -> None:
 
 
 def load_vocabulary(path: str | Path) -> Vocabulary:
-    """Raises ValueError where the file is not a vocabulary, FileNotFoundError without a file."""
+    """Raises UserError where the file is not a vocabulary, FileNotFoundError without a file."""
     arrays = read_arrays(Path(path))
     identifiers = arrays.get("identifiers", np.zeros(0))
     if identifiers.dtype != np.int64 or identifiers.ndim != 1 or (np.diff(identifiers) <= 0).any():
