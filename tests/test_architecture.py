@@ -85,7 +85,7 @@ BUILDERS = ("data/__init__.py", "data/__main__.py", "data/datasets/", "data/pool
 BUILDERS += ("train/optim.py",)
 HOMES = {
     "orbax": {"models/checkpoint.py"},
-    "jraph": {"types.py", "models/layers/gcn.py", "data/batching.py"},
+    "jraph": {"types.py", "models/layers/gcn.py", "data/batching.py", "train/device_loader.py"},
     "rdkit": {
         "data/",
         "index/entries.py",

@@ -15,22 +15,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import jraph
     import numpy as np
     from jaxtyping import Array, Bool, Float, Int
-
-    Graphs = jraph.GraphsTuple
-
-
-def __getattr__(name: str) -> Any:
-    if name == "Graphs":  # of `from tmr_jax.types import Graphs`
-        import jraph
-
-        return jraph.GraphsTuple
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class CommandFailed(Exception):
@@ -103,7 +93,7 @@ class PackedText(NamedTuple):
 class MolBatch(NamedTuple):
     """B molecules as one padded graph; graph number B (the last) absorbs all the padding."""
 
-    graph: Graphs
+    graph: jraph.GraphsTuple
     motif: Int[Array, " N"]  # motif of each atom, numbered over the whole batch
 
 

@@ -8,24 +8,33 @@ ranking can have are marked.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
 
 from tmr_jax.eval.protocols import BATCH, CLEAN, IDENTITY, IN_BATCH, find
 from tmr_jax.eval.records import number
+from tmr_jax.eval.report.charts import BOTTOM, COLOURS, EDGE, INK, WIDTH, Chart, chart
 from tmr_jax.eval.report.page import templates
-from tmr_jax.table import charts
 from tmr_jax.table.plan import Table, impossible
 from tmr_jax.table.results import Line, duration, sentences, summary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FACTS = ("row", "protocol", "pool", "direction", "relevance", "ties", "seeds")
 OTHER_RIGHT = {"hits@1 by identity": IDENTITY, "hits@1 without twins": CLEAN}
 REST = ("published", "training", "memory", "notes")
 NONE, UNSTATED = "-", "not stated"
 ABOUT_COMMANDS = "Each command trains a row by itself, with the seed of its experiment:"
+DASHES = {"positive": "-", "negative": (0, (5, 4))}
+BAR = 22  # height of a bar of costs and the space below it
+LABEL = 200  # width of the labels next to such bars
+SIMILARITIES = (
+    "solid, positive: a text and its molecule; dashed, negative: a text and any other; first seed"
+)
 
 
 def markdown(table: Table, lines: Sequence[Line]) -> str:
@@ -49,10 +58,10 @@ def page(table: Table, lines: Sequence[Line]) -> str:
     loaders = [jinja2.PackageLoader("tmr_jax.table", ""), environment.loader]
     environment.loader = jinja2.ChoiceLoader([loader for loader in loaders if loader])
     sections = [
-        ("Curve", charts.curve(table, [x for x in lines if len(x.row.at) == 1])),
-        ("Grid", charts.grids(table, [x for x in lines if len(x.row.at) == 2])),
-        ("Similarity of positive and negative pairs", charts.similarities(lines)),
-        ("Cost of each run", charts.costs(lines)),
+        ("Curve", curve(table, [x for x in lines if len(x.row.at) == 1])),
+        ("Grid", grids(table, [x for x in lines if len(x.row.at) == 2])),
+        ("Similarity of positive and negative pairs", similarities(lines)),
+        ("Cost of each run", costs(lines)),
     ]
     return environment.get_template("table.jinja").render(
         title=table.title,
@@ -117,26 +126,23 @@ def cells_of(line: Line, table: Table) -> list[str]:
     else:
         first = "cited" if line.cited_only else f"not run: {line.missing}"
         scores = [first, *[NONE] * (len(table.metrics) - 1)]
-    other_hits = [_share(line.other_hits(right)) for right in OTHER_RIGHT.values()]
+    hits = (line.other_hits(right) for right in OTHER_RIGHT.values())
+    others = [NONE if value is None else number("hits@1", value) for value in hits]
     cited = _published(line, table.metrics)
-    return [*_facts(line), *scores, *other_hits, cited, *_costs(line), _notes(line)]
-
-
-def _share(value: float | None) -> str:
-    return NONE if value is None else number("hits@1", value)
+    return [*_facts(line), *scores, *others, cited, *_costs(line), _notes(line)]
 
 
 def _facts(line: Line) -> list[str]:
     row = line.row
+    protocol, right, ties, seeds = row.protocol, NONE, NONE, NONE
     if line.records:
-        seeds = ", ".join(map(str, line.seeds))
-        pool, right, ties = f"{line.common('pool'):,}", line.common("right"), line.common("ties")
-        return [row.label, row.protocol, pool, line.direction, right, ties, seeds]
-    if row.cited and line.cited_only:
+        right, ties = line.common("right"), line.common("ties")
+        pool, seeds = f"{line.common('pool'):,}", ", ".join(map(str, line.seeds))
+    elif row.cited and line.cited_only:
         protocol, pool, seeds = row.cited.protocol, _size(row.cited.pool) or UNSTATED, "cited"
     else:
-        protocol, pool, seeds = row.protocol, _size(_declared_size(row.protocol)) or NONE, NONE
-    return [row.label, protocol, pool, line.direction, NONE, NONE, seeds]
+        pool = _size(_declared_size(protocol)) or NONE
+    return [row.label, protocol, pool, line.direction, right, ties, seeds]
 
 
 def _declared_size(protocol: str) -> int:
@@ -196,3 +202,131 @@ def _notes_of_run(line: Line) -> list[str]:
     if line.missing:
         notes.append(f"other seeds not run: {line.missing}")
     return notes
+
+
+# Charts: a curve, a grid, similarities of pairs, costs
+
+
+def curve(table: Table, lines: list[Line]) -> Iterator[Chart]:
+    """The first metric by the number that the rows vary, ours and published."""
+    metric = table.metrics[0]
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for line in lines:
+        if line.records:
+            mean = summary(line, metric).mean
+            curves.setdefault(f"ours, {line.direction}", []).append((line.row.at[0], mean))
+        printed = line.row.cited.of(line.direction) if line.row.cited else {}
+        if metric in printed:
+            point = line.row.at[0], printed[metric]
+            curves.setdefault(f"published, {line.direction}", []).append(point)
+
+    def paint(axes: Axes) -> None:
+        for colour, points in zip(COLOURS, curves.values(), strict=False):
+            axes.plot(*zip(*sorted(points), strict=True), marker="o", color=colour, lw=1.6, ms=4)
+        axes.set_xticks(sorted({x for points in curves.values() for x, _ in points}))
+        axes.yaxis.set_major_formatter(lambda value, _: number(metric, value))
+
+    if curves:
+        yield chart(f"{metric} by {table.curve}", paint, list(curves))
+
+
+def grids(table: Table, lines: list[Line]) -> Iterator[Chart]:
+    """A heat map of the first metric for each direction: trained steps down, evaluated across."""
+    metric = table.metrics[0]
+    for direction in dict.fromkeys(line.direction for line in lines):
+        shown = [line for line in lines if line.direction == direction]
+        ours = {x.row.at: summary(x, metric).mean for x in shown if x.records}
+        printed = {x.row.at: x.row.cited.of(direction).get(metric) for x in shown if x.row.cited}
+        title = f"{metric}, {direction}: {table.curve}"
+        if ours or any(printed.values()):
+            yield chart(title, _cells(metric, ours, printed), (), "below: as published")
+
+
+def _cells(
+    metric: str, ours: dict[tuple[int, ...], float], printed: dict[tuple[int, ...], Any]
+) -> Callable[[Axes], None]:
+    downs, acrosses = (sorted({place[i] for place in {*ours, *printed}}) for i in (0, 1))
+    low, high = min(ours.values(), default=0.0), max(ours.values(), default=0.0)
+
+    def paint(axes: Axes) -> None:
+        from matplotlib.patches import Rectangle
+
+        for place in {**ours, **printed}:
+            x, y = acrosses.index(place[1]), downs.index(place[0])
+            weight = 0.15 + 0.6 * (ours.get(place, low) - low) / ((high - low) or 1)
+            alpha = weight if place in ours else 0.05
+            square = (x - 0.49, y - 0.49), 0.98, 0.98
+            axes.add_patch(Rectangle(*square, color=COLOURS[0], alpha=alpha, lw=0))
+            texts = [number(metric, ours[place]) if place in ours else "not run"]
+            texts += [number(metric, printed[place])] if printed.get(place) is not None else []
+            axes.text(x, y, "\n".join(texts), ha="center", va="center", color=INK)
+        axes.set(xlim=(-0.5, len(acrosses) - 0.5), ylim=(len(downs) - 0.5, -0.5))
+        axes.set_xticks(range(len(acrosses)), [f"{steps:,}" for steps in acrosses])
+        axes.set_yticks(range(len(downs)), [f"{steps:,}" for steps in downs])
+
+    return paint
+
+
+def similarities(lines: Sequence[Line]) -> Iterator[Chart]:
+    """For each run, the cosines in every pool that its rows rank: in and out of its domain."""
+    runs: dict[str, dict[str, dict[str, Any]]] = {}
+    for line in lines:
+        for record in line.trust[0] if line.trust else ():  # of the first seed
+            if record["protocol"] == line.row.protocol:
+                pools = runs.setdefault(line.row.title, {})
+                pools[record["protocol"]] = record["similarity"]
+    for title, pools in runs.items():
+        yield _outlines(f"cosines of {title}", pools)
+
+
+def _outlines(title: str, pools: dict[str, dict[str, Any]]) -> Chart:
+    """Histograms as fractions of their own count; a colour for each of at most four pools.
+
+    The record of a pool also holds those of other data sets, which are not rows.
+    """
+    shown = list(pools)[: len(COLOURS)]
+    edges = np.array(pools[shown[0]]["edges"])
+    counts = {
+        (kind, pool): np.array(pools[pool]["counts"][f"{kind}, {pool}"])
+        for pool in shown
+        for kind in DASHES
+    }
+    shares = {key: count / max(count.sum(), 1) for key, count in counts.items()}
+    used = np.flatnonzero(sum(shares.values()))
+    first, end = used[0], used[-1] + 1
+
+    def paint(axes: Axes) -> None:
+        for (kind, pool), share in shares.items():
+            style = {"color": COLOURS[shown.index(pool)], "linestyle": DASHES[kind], "lw": 1.6}
+            axes.stairs(share[first:end], edges[first : end + 1], baseline=None, **style)
+
+    sizes = [", ".join(f"{counts[kind, pool].sum():,} {kind}" for kind in DASHES) for pool in shown]
+    names = [f"{pool} ({size})" for pool, size in zip(shown, sizes, strict=True)]
+    return chart(title, paint, names, SIMILARITIES)
+
+
+def costs(lines: Sequence[Line]) -> Iterator[Chart]:
+    """Time and memory, one bar for each run that rows share."""
+    runs = {x.row.title: x.costs for x in lines if x.costs}
+    if not runs:
+        return
+    for what, field in (("training", "train_seconds"), ("evaluation", "eval_seconds")):
+        times = [float(np.median([getattr(c, field) for c in run])) for run in runs.values()]
+        yield _bars(f"{what}, wall time", list(runs), times, duration)
+    memory = [max(c.peak_bytes for c in run) / 1e9 for run in runs.values()]
+    yield _bars("memory of the training process", list(runs), memory, "{:.2f} GB".format)
+
+
+def _bars(title: str, names: list[str], values: list[float], show: Callable[[float], str]) -> Chart:
+    """Horizontal bars, since long names need the width."""
+
+    def paint(axes: Axes) -> None:
+        bars = axes.barh(range(len(values)), values, 0.7, color=COLOURS[0])
+        axes.bar_label(bars, [show(value) for value in values], padding=4)
+        axes.set_yticks(range(len(names)), [name[-34:] for name in names])
+        axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, 1.25 * max(values) or 1))
+        axes.xaxis.set_visible(False)
+        axes.spines.bottom.set_visible(False)
+
+    height = BOTTOM + EDGE + BAR * len(names)
+    return chart(title, paint, height=height, left=min(LABEL, WIDTH / 2))

@@ -13,12 +13,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import jraph
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from tmr_jax.data.batching import Shapes, motif_counts, pack, smallest_level
 from tmr_jax.data.tables import MolTable, TextTable
-from tmr_jax.types import Batch, Graphs, MolBatch, PackedText, UserError
+from tmr_jax.types import Batch, MolBatch, PackedText, UserError
 
 
 class DeviceTables(NamedTuple):
@@ -159,7 +160,7 @@ def _molecules(tables: DeviceTables, rows: Int[Array, " B"], size: BatchSize) ->
         for column in (tables.senders, tables.receivers)
     )
     senders, receivers = ends
-    graph = Graphs(
+    graph = jraph.GraphsTuple(
         nodes=jnp.where(is_atom[:, None], tables.nodes[atom], 0),
         edges=jnp.where(is_bond[:, None], tables.edges[bond], 0),
         senders=senders,

@@ -21,8 +21,8 @@ from jaxtyping import Array, Float, Int
 from tmr_jax.models.layers.band import band, padded, times
 from tmr_jax.models.layers.bert import Backward, Dense
 from tmr_jax.models.layers.dropout import Dropout
-from tmr_jax.types import Graphs
 
+Graphs = jraph.GraphsTuple
 lecun = nn.initializers.lecun_normal()
 
 
