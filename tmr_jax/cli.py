@@ -44,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tmr_jax {__version__}")
         return 0
     if not args or args[0] in ("-h", "--help", "help"):
-        print(usage())
+        lines = [f"  tmr {verb:<7} {about}" for verb, about in VERBS.items()]
+        title = "Text-molecule retrieval in JAX"
+        print("\n".join([title, "", *lines, "", "Options of a verb: tmr VERB --help"]))
         return 0
     verb, *rest = args
     if verb not in VERBS:
@@ -52,12 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: expected a verb, got {verb!r}; {hint}", file=sys.stderr)
         return 2
     return importlib.import_module(f"tmr_jax.{verb}.__main__").main(rest)
-
-
-def usage() -> str:
-    lines = [f"  tmr {verb:<7} {about}" for verb, about in VERBS.items()]
-    title = "Text-molecule retrieval in JAX"
-    return "\n".join([title, "", *lines, "", "Options of a verb: tmr VERB --help"])
 
 
 # What every command does first and last

@@ -290,14 +290,13 @@ def _build(cls: type, values: Any, where: str) -> Any:
         raise UserError(
             f"expected the fields of {where}; got {values!r:.40}; restore config.json of the run"
         )
-    hints = get_type_hints(cls)
-    values = {key: value for key, value in values.items() if not _removed(where, key, value)}
-    for key in values:
+    hints, built = get_type_hints(cls), {}
+    for key, value in values.items():
+        if _removed(where, key, value):
+            continue
         if key not in hints:
             hint = did_you_mean(key, hints)
             raise UserError(f"expected a field of {where}; got {key!r}; {hint}")
-    built = {}
-    for key, value in values.items():
         if dataclasses.is_dataclass(hints[key]):
             value = _build(hints[key], value, f"{where}.{key}")
         value = tuple(value) if isinstance(value, list) else value

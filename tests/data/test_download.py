@@ -69,7 +69,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(fetch, "_sleep", lambda seconds: None)
+    monkeypatch.setattr(fetch, "sleep", lambda seconds: None)
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -124,7 +124,7 @@ def test_a_server_in_trouble_is_asked_again(server, status) -> None:
 
 def test_waits_double_and_heed_retry_after(server, monkeypatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(fetch, "_sleep", waits.append)
+    monkeypatch.setattr(fetch, "sleep", waits.append)
     server.faults = [500] * 4
     locate(part(server))
     assert waits == [0.5, 1.0, 2.0, 4.0]

@@ -53,13 +53,9 @@ def declare_shapes(
     if planned is None:
         rng = np.random.default_rng(0)
         planned = rng.integers(len(atoms), size=(_SAMPLED_BATCHES, batch_size))
-    nodes, edges = _levels(atoms, planned, 64), _levels(bonds, planned, 128)
-    distinct = sorted(set(zip(nodes, edges, strict=True)))
-    return Shapes(
-        tuple(sorted(text_buckets)),
-        tuple(n for n, _ in distinct),
-        tuple(e for _, e in distinct),
-    )
+    levels = zip(_levels(atoms, planned, 64), _levels(bonds, planned, 128), strict=True)
+    nodes, edges = zip(*sorted(set(levels)), strict=True)
+    return Shapes(tuple(sorted(text_buckets)), nodes, edges)
 
 
 def declare_rows(text_lengths: np.ndarray, planned: np.ndarray, row: int) -> tuple[int, ...]:
@@ -116,7 +112,7 @@ def epoch_plan(
 
     All rows are shuffled and cut to whole batches, so that the rows left out vary by epoch; pools
     of `pool_batches` batches (0: none) are sorted by text length; every `alike` batches of a pool
-    are sorted by the `place` of their pairs; then the batches are shuffled. Raises ValueError where
+    are sorted by the `place` of their pairs; then the batches are shuffled. Raises UserError where
     there are fewer rows than one batch has.
     """
     rng = np.random.default_rng([seed, epoch])
@@ -212,7 +208,7 @@ def make_batch(
 
     `text_group` and `mol_group` are those of all rows. Several `shards` of equally many pairs, a
     batch of one shape each, follow one another along the first axis of every array; each numbers
-    its own graphs, atoms and rows from 0. Raises ValueError where no shape is large enough.
+    its own graphs, atoms and rows from 0. Raises UserError where no shape is large enough.
     """
     parts = np.asarray(indices, np.int64).reshape(shards, -1)
     shapes = _common(parts, text, mol, shapes) if shards > 1 else shapes
@@ -270,7 +266,7 @@ def packed_text(
 ) -> PackedText:
     """The texts `indices` in rows of `row` tokens, as many rows as the smallest level that does.
 
-    Raises ValueError where a text is longer than a row.
+    Raises UserError where a text is longer than a row.
     """
     tokens, offsets = take_ranges(table.offsets, indices)
     lengths = np.diff(offsets)
@@ -353,7 +349,7 @@ def mol_batch(
 def smallest_level(
     size: int, ties: int, node_budgets: tuple[int, ...], edge_budgets: tuple[int, ...]
 ) -> int:
-    """The first level that holds so many atoms and directed bonds; ValueError where none does."""
+    """The first level that holds so many atoms and directed bonds; UserError where none does."""
     for level, budget in enumerate(zip(node_budgets, edge_budgets, strict=True)):
         if size < budget[0] and ties <= budget[1]:  # one atom is always padding
             return level

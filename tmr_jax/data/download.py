@@ -21,7 +21,6 @@ import os
 import socket
 import ssl
 import threading
-import time
 import tomllib
 import urllib.error
 import urllib.parse
@@ -29,6 +28,7 @@ import urllib.request
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from time import sleep
 from typing import NamedTuple
 
 from rich.console import Console
@@ -237,7 +237,7 @@ def _download(part: Part, url: str, partial: Path) -> None:
                 why = str(failure)
                 if tried < TRIES - 1:
                     bar.console.print(f"{part.name}: {why}; trying again", markup=False)
-                    _sleep(max(failure.wait, BACKOFF_S * 2**tried))
+                    sleep(max(failure.wait, BACKOFF_S * 2**tried))
     kept = partial.stat().st_size if partial.is_file() else 0
     raise MissingPart(
         f"expected {part.name} of {part.set} from {url}; got no whole file in {TRIES} tries, the "
@@ -293,17 +293,14 @@ def _respond(part: Part, url: str, have: int, partial: Path) -> http.client.HTTP
 
 
 def _received(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    while True:
-        try:
-            chunk = response.read(CHUNK)
-        except http.client.IncompleteRead as error:
-            yield error.partial
-            raise _Again("the connection was cut") from error
-        except (http.client.HTTPException, OSError) as error:
-            raise _Again(f"{type(error).__name__}: {error}") from error
-        if not chunk:
-            return
-        yield chunk
+    try:
+        while chunk := response.read(CHUNK):
+            yield chunk
+    except http.client.IncompleteRead as error:
+        yield error.partial
+        raise _Again("the connection was cut") from error
+    except (http.client.HTTPException, OSError) as error:
+        raise _Again(f"{type(error).__name__}: {error}") from error
 
 
 def _first_byte(response: http.client.HTTPResponse) -> int:
@@ -356,28 +353,21 @@ def _refused(part: Part, url: str, why: str) -> MissingPart:
     )
 
 
-def _sleep(seconds: float) -> None:
-    time.sleep(seconds)
-
-
 # Mirrors
 
 
 def _mirror() -> str:
     base = os.environ.get("TMR_JAX_MIRROR", "").rstrip("/")
-    if base and not _is_address(base):
+    try:
+        parts = urllib.parse.urlsplit(base)
+        is_address = parts.scheme in ("http", "https") and parts.port != 0
+    except ValueError:  # an invalid port, half of an IPv6 address
+        is_address = False
+    if base and not is_address:
         raise UserError(
             f"expected TMR_JAX_MIRROR to be http://... or https://...; got {base!r}; correct it"
         )
     return base
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urllib.parse.urlsplit(url)
-        return parts.scheme in ("http", "https") and parts.port != 0
-    except ValueError:  # a port that is none, half of an IPv6 address
-        return False
 
 
 def _trusts_mirror() -> bool:

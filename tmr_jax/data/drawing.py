@@ -32,7 +32,7 @@ def molecule_svg(
 
     `weights` of 0 to 1, one for each atom as the SMILES writes them, colour the atoms and what
     joins them (`search.explain`); `numbered` gives each its number in that order, from 1. Errors:
-    ValueError for a wrong number of weights. What cannot be drawn (not a molecule, or more than
+    UserError for a wrong number of weights. What cannot be drawn (not a molecule, or more than
     `MAX_DRAWN_ATOMS` atoms) comes as a box with the beginning of its SMILES and the reason, never
     as an error.
     """
@@ -68,7 +68,7 @@ def heat_svg(words: Sequence[str], smiles: str, heat: Float[np.ndarray, "words a
 
     Atoms are named by element and number as the SMILES writes them, from 1. Of more than
     `MOST_WORDS` words or `MOST_ATOMS` atoms those with the highest values are shown, in their
-    order. Errors: BadMolecule for what is none, ValueError for a wrong number of rows or columns.
+    order. Errors: BadMolecule for what is none, UserError for a wrong number of rows or columns.
     """
     from tmr_jax.data.features.graph import parse_smiles
 

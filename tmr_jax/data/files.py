@@ -138,7 +138,7 @@ def waiting(path: Path) -> Iterator[None]:
 
 
 def open_binary(path: Path) -> BinaryIO:
-    """The uncompressed content of a file; reading a gzip bomb or a damaged file is a ValueError."""
+    """The uncompressed content of a file; reading a gzip bomb or a damaged file is a UserError."""
     raw = open(path, "rb")  # noqa: SIM115  (the caller closes it)
     magic = raw.read(2)
     raw.seek(0)
@@ -148,7 +148,7 @@ def open_binary(path: Path) -> BinaryIO:
 
 
 class _Unpacked(io.RawIOBase):
-    """gzip content that expands to at most the limits above; ValueError beyond."""
+    """gzip content that expands to at most the limits above; UserError beyond."""
 
     def __init__(self, raw: BinaryIO, path: Path) -> None:
         self._raw, self._path, self._out = raw, path, 0
@@ -267,7 +267,7 @@ def save_arrays(path: Path, arrays: Arrays) -> None:
 def read_arrays(path: Path) -> Arrays:
     """Arrays of an uncompressed .npz, each header checked before its array is allocated.
 
-    Raises ValueError for anything but plain arrays whose sizes agree with the file.
+    Raises UserError for anything but plain arrays whose sizes agree with the file.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -187,13 +187,12 @@ def in_workers(
 
     Without `do`: the features of [smiles, molecule, motif]; RuntimeError where a process dies.
     """
-    count, workers, idle = _cores(), [], deque()
+    count = _cores()
+    workers = [Worker() for _ in range(count)]
+    idle = deque(workers)
 
     def run(job: Any) -> Arrays:
-        try:
-            worker = idle.pop()
-        except IndexError:  # every process is at work; there are no more threads than `count`
-            workers.append(worker := Worker())
+        worker = idle.pop()  # there are as many as threads
         try:
             return (do or _features)(worker, job)
         finally:
@@ -254,7 +253,6 @@ def _receive(stream: Any) -> Arrays:
 
 
 def _task(name: str) -> Callable[..., Arrays]:
-    """The function of "module:function"; a module is imported by the first job that names it."""
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)
 

@@ -91,7 +91,11 @@ def lines(table: Table, results: Sequence[Sequence[SeedResult]]) -> list[Line]:
         for row, seeds in zip(table.rows, results, strict=True)
         for direction in DIRECTIONS
     ]
-    return [line for line in both if line.records or line.missing or _printed(line)]
+    return [
+        line
+        for line in both
+        if line.records or line.missing or (line.row.cited and line.row.cited.of(line.direction))
+    ]
 
 
 def _line(row: Row, direction: str, results: list[SeedResult]) -> Line:
@@ -113,10 +117,6 @@ def _line(row: Row, direction: str, results: list[SeedResult]) -> Line:
 def _is_of(record: dict[str, Any], row: Row, direction: str) -> bool:
     place = (record["protocol"], record["direction"])
     return place == (row.protocol, direction) and record["tier"] in (row.tier or LAST_TIER, "")
-
-
-def _printed(line: Line) -> bool:
-    return line.row.cited is not None and bool(line.row.cited.of(line.direction))
 
 
 def summary(line: Line, metric: str) -> Summary:

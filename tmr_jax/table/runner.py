@@ -347,7 +347,8 @@ def run_progress(todo: list[Job]) -> Iterator[Callable[[int], None]]:
 
 def time_left(todo: list[Job], i: int) -> str:
     """From the mean of the finished runs with the same settings, or of all."""
-    times = [_seconds(job.run) for job in todo]
+    parts = [read_cost(job.run) if (job.run / "results.json").is_file() else {} for job in todo]
+    times = [sum(part["seconds"] for part in cost.values()) for cost in parts]  # 0: no results
     known = [t for t in times if t]
     if not known:
         return "time left unknown"
@@ -356,13 +357,6 @@ def time_left(todo: list[Job], i: int) -> str:
         same = [t for j, t in zip(todo, times, strict=True) if t and _settings(j) == _settings(job)]
         left += 0.0 if seconds else sum(same or known) / len(same or known)
     return f"{duration(left)} left"
-
-
-def _seconds(run: Path) -> float:
-    """Of training and evaluations; 0 for a run without results."""
-    if not (run / "results.json").is_file():
-        return 0.0
-    return sum(part["seconds"] for part in read_cost(run).values())
 
 
 # Results

@@ -81,7 +81,7 @@ class Report:
 def load(config: TableConfig, seed: int) -> tuple[list[Pair], Report]:
     """All pairs of a user's table with their splits, and the report of its rows.
 
-    Raises ValueError where the file or a column is missing, or every row is skipped.
+    Raises UserError where the file or a column is missing, or every row is skipped.
     """
     report = Report(source=config.path)
     pairs = list(stream(config, seed, report))

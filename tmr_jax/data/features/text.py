@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import tokenizers
@@ -20,6 +21,7 @@ from tmr_jax.types import UserError
 # Descriptions of ChEBI-20, PCdes and PubChem end below 10,000 characters; a megabyte need not be
 # tokenised to be cut to 512 tokens.
 MAX_CHARACTERS = 20_000
+T = TypeVar("T")
 
 
 def clean_text(text: str) -> str:
@@ -27,7 +29,7 @@ def clean_text(text: str) -> str:
 
     Control characters become spaces; format characters (zero-width, right-to-left marks) and lone
     surrogates vanish; what follows the first `MAX_CHARACTERS` characters is dropped. Raises
-    ValueError where nothing is left.
+    UserError where nothing is left.
     """
     text = text[:MAX_CHARACTERS]
     if not text.isprintable():
@@ -62,24 +64,20 @@ class Tokenizer:
     def encode(self, texts: Sequence[str], max_tokens: int) -> tuple[list[np.ndarray], np.ndarray]:
         """Ids of each text, int32 [T_i] with T_i <= max_tokens, and whether it was cut, bool [n].
 
-        The closing special token survives the cut. Raises ValueError for an empty text.
+        The closing special token survives the cut. Raises UserError for an empty text.
         """
         if max_tokens <= self._special:
             raise UserError(
                 f"expected max_tokens above the {self._special} special tokens, "
                 f"got {max_tokens}; give 64 or more"
             )
-        rows = []
-        truncated = np.array([len(text) > MAX_CHARACTERS for text in texts], bool)
-        for i, encoding in enumerate(
-            self._inner.encode_batch([_row(t, i) for i, t in enumerate(texts)])
-        ):
+        rows, cut = [], []
+        cleaned = [_row(text, i) for i, text in enumerate(texts)]
+        for text, encoding in zip(texts, self._inner.encode_batch(cleaned), strict=True):
             ids = encoding.ids
-            if len(ids) > max_tokens:
-                ids = ids[: max_tokens - 1] + ids[-1:]
-                truncated[i] = True
-            rows.append(np.array(ids, np.int32))
-        return rows, truncated
+            rows.append(np.array(_cut(ids, max_tokens), np.int32))
+            cut.append(len(text) > MAX_CHARACTERS or len(ids) > max_tokens)
+        return rows, np.array(cut, bool)
 
     def pieces(self, text: str, max_tokens: int) -> list[str]:
         """The word pieces that `encode` gives the ids of."""
@@ -88,8 +86,7 @@ class Tokenizer:
 
     def spans(self, text: str, max_tokens: int) -> list[tuple[int, int]]:
         """Where in `clean_text(text)` each of the `pieces` is; (0, 0) for special tokens."""
-        places = self._inner.encode(clean_text(text)).offsets
-        return places if len(places) <= max_tokens else places[: max_tokens - 1] + places[-1:]
+        return _cut(self._inner.encode(clean_text(text)).offsets, max_tokens)
 
     @property
     def vocab_size(self) -> int:
@@ -117,10 +114,15 @@ class Tokenizer:
         write_text(Path(path), self._inner.to_str())
 
 
+def _cut(items: list[T], most: int) -> list[T]:
+    """The first items and the last one, which is the closing special token."""
+    return items if len(items) <= most else items[: most - 1] + items[-1:]
+
+
 def _row(text: str, i: int) -> str:
     try:
         return clean_text(text)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"text {i}: {error}") from None
 
 
@@ -128,7 +130,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """From a folder that holds tokenizer.json or vocab.txt (or vocab.txt.gz), or from such a file.
 
     Whether a vocab.txt is lower-case is read from tokenizer_config.json next to it; without one,
-    it is unless the vocabulary has pieces with capitals. Raises ValueError where nothing is found.
+    it is unless the vocabulary has pieces with capitals. Raises UserError where nothing is found.
     """
     path = Path(path)
     names = ("tokenizer.json", "vocab.txt", "vocab.txt.gz")
