@@ -183,8 +183,8 @@ def _evened(
         for _ in range(SWAPS):
             other, column = rng.integers(plan.shape)
             pair = [batch, other], column
-            mine, theirs = text_lengths[plan[pair]]
-            if theirs >= mine:
+            length, other_length = text_lengths[plan[pair]]
+            if other_length >= length:
                 continue
             plan[pair] = plan[pair][::-1]
             if height(other) > most:

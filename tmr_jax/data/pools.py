@@ -76,15 +76,15 @@ def validation_protocol(config: DataConfig) -> str:
     if config.validation:
         return config.validation
     version = config.version or DEFAULT_VERSIONS.get(config.name)
-    own = {"chebi20": f"chebi20-{version}/validation", "pcdes": f"pcdes/{version}-validation"}
-    return own.get(config.name, f"{config.name}/validation")
+    named = {"chebi20": f"chebi20-{version}/validation", "pcdes": f"pcdes/{version}-validation"}
+    return named.get(config.name, f"{config.name}/validation")
 
 
 def final_protocol(config: DataConfig) -> str:
     """The test pool of the data set itself, or ""."""
     version = config.version or DEFAULT_VERSIONS.get(config.name)
-    own = {"chebi20": f"chebi20-{version}/test-split", "pcdes": f"pcdes/{version}", "open": ""}
-    return own.get(config.name, f"{config.name}/test")
+    named = {"chebi20": f"chebi20-{version}/test-split", "pcdes": f"pcdes/{version}", "open": ""}
+    return named.get(config.name, f"{config.name}/test")
 
 
 def matched(protocol: str, pairs: Sequence[Pair]) -> Pool:
@@ -95,17 +95,17 @@ def matched(protocol: str, pairs: Sequence[Pair]) -> Pool:
 
 
 def own_text(pool: Pool) -> Int[np.ndarray, " C"]:
-    """The text of each molecule's own pair, whether the pair asks or not; -1 where none is here."""
+    """The text of each molecule's own pair, whether the pair asks or not; -1: not in the pool."""
     if len(pool.texts) == len(pool.smiles):  # of pairs: `matched`
         return np.arange(len(pool.smiles))
-    own = pool.mol_target.copy()
+    text = pool.mol_target.copy()
     asks = np.flatnonzero(pool.text_target >= 0)
-    own[pool.text_target[asks]] = asks
-    return own
+    text[pool.text_target[asks]] = asks
+    return text
 
 
 def check_complete(pool: Pool, source: str, size: int) -> None:
-    """Hold a pool against its published size; rows whose SMILES was refused are no missing ones.
+    """Hold a pool against its published size; rows whose SMILES was refused do not count.
 
     `source` is the protocol that the pool was loaded by; 0: no size is published.
     Errors: UserError with the rows that are missing, as far as any local file names them.

@@ -327,10 +327,8 @@ def apply_vocabulary(table: MolTable, vocabulary: Vocabulary) -> tuple[MolTable,
 def vocabulary_ids(nodes: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     """int32 [n, 1]: place of each identifier in the vocabulary, from 1; 0 for an unknown one."""
     known = vocabulary.identifiers
-    place = np.searchsorted(known, nodes)
-    found = place < len(known)
-    found[found] = known[place[found]] == nodes[found]
-    return np.where(found, place + 1, 0).astype(np.int32)
+    place = np.searchsorted(known, nodes) + 1
+    return np.where(np.isin(nodes, known), place, 0).astype(np.int32)
 
 
 def _reorder(table: MolTable, i: np.integer) -> None:

@@ -134,13 +134,13 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """
     path = Path(path)
     names = ("tokenizer.json", "vocab.txt", "vocab.txt.gz")
-    found = [path / name for name in names if (path / name).is_file()] if path.is_dir() else [path]
-    if not found or not found[0].is_file():
+    files = [path / name for name in names] if path.is_dir() else [path]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
         raise UserError(
             f"expected {' or '.join(names)} in {path}, found none; "
             "give the folder of a BERT's tokenizer or the file itself"
         )
-    file = found[0]
     content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     try:
         text = content.decode("utf-8")
