@@ -59,7 +59,7 @@ from tools.aot_work import GIB, Spec  # noqa: E402
 from tools.bench.common import altered  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-KEPT = ROOT / "experiments" / "curves" / "aot.json"
+STORED = ROOT / "experiments" / "curves" / "aot.json"
 PINS = {"jax": "0.12.0.1", "libtpu": "0.0.50.1"}  # of the extra `aot`
 GROWTH = 1.05  # of estimate and surcharge, at most, of a checked program
 ABOVE = 64  # MB of a copy that is reported
@@ -93,7 +93,7 @@ class Arguments:
     """Number of operations listed."""
     keep: Path | None = None
     """Folder for the text of compiled programs."""
-    out: Path = KEPT
+    out: Path = STORED
 
 
 class Job(NamedTuple):
@@ -210,7 +210,7 @@ class Lowered(NamedTuple):
 
 
 def compiled(job: Job, a: Arguments) -> dict[str, Any]:
-    """All that is kept of a program."""
+    """All that is stored of a program."""
     with PREPARING:
         start = time.perf_counter()
         program = aot_work.built(job.spec, job.target, job.devices, changed(job.settings))
@@ -318,7 +318,7 @@ def _both(one: Any, other: Any, name: str = "") -> Any:
     return one + other
 
 
-# What is kept
+# What is stored
 
 
 def versions() -> dict[str, str]:
@@ -329,7 +329,8 @@ def versions() -> dict[str, str]:
 def code_hash() -> str:
     """Of everything that decides what is compiled, and what is said of it."""
     files = [*sorted((ROOT / "tmr_jax").rglob("*.py")), *sorted((ROOT / "tools").glob("aot*.py"))]
-    files += [ROOT / "tools/bench/gpu.py", *sorted((ROOT / "experiments").glob("*_chebi.py"))]
+    files += [ROOT / f"tools/bench/{name}.py" for name in ("common", "gpu")]
+    files += sorted((ROOT / "experiments").glob("*_chebi.py"))
     whole = hashlib.sha256()
     for file in files:
         whole.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
@@ -347,9 +348,9 @@ def load(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def save(path: Path, kept: dict[str, Any]) -> None:
+def save(path: Path, stored: dict[str, Any]) -> None:
     """One line for each program; never half a file."""
-    parts = (f' "{name}": {_lines(kept[name], "  ")}' for name in ("programs", "check"))
+    parts = (f' "{name}": {_lines(stored[name], "  ")}' for name in ("programs", "check"))
     write_text(path, "{\n" + ",\n".join(parts) + "\n}\n")
 
 
@@ -377,13 +378,13 @@ def rounded(value: Any) -> Any:
 def details(found: dict[str, Any], a: Arguments) -> None:
     """One program, in lines."""
     if not found["fits"]:
-        print(f"    {said_of_memory(found)}")
+        print(f"    {memory_line(found)}")
         return
     if "sum_ms" in found:
         _print_times(found)
     for name, *times in found.get("pieces", []):
         print(f"    piece {name}: " + " + ".join(f"{ms:.3g}" for ms in times) + " ms")
-    print(f"    {said_of_memory(found)}")
+    print(f"    {memory_line(found)}")
     print(f"    loops: {_counts(found['loops'])}; {found['launches']:,.0f} launches")
     print(
         f"    sorts: {_counts(found['sorts'])}; {found['scatters']} scatters, "
@@ -429,7 +430,7 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} x{n}" for name, n in counts.items()) or "none"
 
 
-def said_of_memory(found: dict[str, Any]) -> str:
+def memory_line(found: dict[str, Any]) -> str:
     if found["fits"] is None:
         return f"does not compile: {found['error']}"
     if not found["fits"]:
@@ -449,7 +450,7 @@ Rows = list[tuple[Job, dict[str, Any], dict[str, Any] | None]]
 
 
 def table(rows: Rows) -> str:
-    """One line for each program. `before`: sum and memory by those that were kept."""
+    """One line for each program. `before`: sum and memory by those that were stored."""
     cells = [COLUMNS, *(_cells(*row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["The compiler's estimate, in ms, and a surcharge for what has none; no speed."]
@@ -480,7 +481,7 @@ def _cells(job: Job, found: dict[str, Any], before: dict[str, Any] | None) -> tu
 
 
 def ratio(found: dict[str, Any], before: dict[str, Any] | None) -> str:
-    """Of sum and memory to what was kept; the cycles of another libtpu do not compare."""
+    """Of sum and memory to what was stored; the cycles of another libtpu do not compare."""
     if before is None:
         return "new"
     said = []
@@ -498,7 +499,7 @@ def ratio(found: dict[str, Any], before: dict[str, Any] | None) -> str:
 def broken(job: Job, found: dict[str, Any], check: dict[str, Any], comparable: bool) -> list[str]:
     """Which budgets a checked program breaks, in words."""
     if not found["fits"]:
-        return [f"{job.key} {said_of_memory(found)}"]
+        return [f"{job.key} {memory_line(found)}"]
     wrong = []
     for copy in found["copies"]:
         if not any(_allows(row, job, copy) for row in check["allowed_copies"]):
@@ -544,12 +545,12 @@ def possible(jobs: list[Job]) -> list[Job]:
 
 def run_all(jobs: list[Job], a: Arguments, rows: Rows) -> None:
     """Compiles the jobs and keeps each as soon as it is there; `rows` grow with them."""
-    kept, known = load(a.out)["programs"], versions() | {"code": code_hash()}
-    writes = not a.check and (not a.set or a.out != KEPT)
+    stored, known = load(a.out)["programs"], versions() | {"code": code_hash()}
+    writes = not a.check and (not a.set or a.out != STORED)
     stamp = known | {"commit": commit()}
     before = {}
     for job in jobs:  # a variant is compared with what it is one of
-        before[job] = kept.get(job.key) or kept.get(job._replace(settings=()).key)
+        before[job] = stored.get(job.key) or stored.get(job._replace(settings=()).key)
     waiting = [job for job in jobs if not (a.all and same(before[job], known))]
     rows += [(job, before[job], before[job]) for job in jobs if job not in waiting]
     for number, (job, found) in enumerate(_each(waiting, a), 1):
@@ -558,13 +559,13 @@ def run_all(jobs: list[Job], a: Arguments, rows: Rows) -> None:
         details(found, a)
         rows.append((job, found, before[job]))
         if writes:
-            again = load(a.out)  # another process may have kept something
+            again = load(a.out)  # another process may have stored something
             again["programs"][job.key] = lean(found)
             save(a.out, again)
 
 
 def lean(found: dict[str, Any], rows: int = 8) -> dict[str, Any]:
-    """Only the first rows of long lists are kept."""
+    """Only the first rows of long lists are stored."""
     return {k: v[:rows] if isinstance(v, list) else v for k, v in found.items()}
 
 
@@ -589,7 +590,7 @@ def _each(jobs: list[Job], a: Arguments) -> Iterator[tuple[Job, dict[str, Any]]]
 
 def check(jobs: list[Job], a: Arguments, rows: Rows) -> int:
     """Holds the programs in `rows` to their budgets; the exit status."""
-    kept, now = load(a.out), versions()
+    stored, now = load(a.out), versions()
     comparable = now == PINS
     if not comparable:
         print(f"cycles cannot be compared: they are kept for {PINS}, and this is {now}")
@@ -597,9 +598,9 @@ def check(jobs: list[Job], a: Arguments, rows: Rows) -> int:
         for job, found, _ in rows:
             chosen = ("fits", "hbm_gib", "estimate_ms", "surcharge_ms", "sum_ms", "error")
             own = {name: found[name] for name in chosen if name in found}
-            kept["check"]["programs"][job.key] = own | now
-        save(a.out, kept)
-    wrong = [x for job, found, _ in rows for x in broken(job, found, kept["check"], comparable)]
+            stored["check"]["programs"][job.key] = own | now
+        save(a.out, stored)
+    wrong = [x for job, found, _ in rows for x in broken(job, found, stored["check"], comparable)]
     for line in wrong:
         print(f"BROKEN  {line}")
     if not wrong:

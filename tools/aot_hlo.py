@@ -244,7 +244,7 @@ def trip_count(module: Module, loop: Instruction, within: Computation) -> int:
     bounds = [*_constants(condition)]
     for one in condition.values():
         bounds += _constants(module.inside(one))
-    return max(bounds or _handed(condition, loop, within), default=0)
+    return max(bounds or _initial_bounds(condition, loop, within), default=0)
 
 
 def _constants(computation: Computation) -> list[int]:
@@ -258,8 +258,8 @@ def _constant(one: Instruction | None) -> int | None:
     return int(one.operands[0]) if re.fullmatch(r"-?\d+", one.operands[0]) else None
 
 
-def _handed(condition: Computation, loop: Instruction, within: Computation) -> list[int]:
-    """Bounds that the loop gets with its state, as constants of the tuple it starts from."""
+def _initial_bounds(condition: Computation, loop: Instruction, within: Computation) -> list[int]:
+    """Bounds among the constants of the tuple that the loop starts from."""
     start = within.get(loop.operands[0])
     found = []
     for one in condition.values():
@@ -312,8 +312,8 @@ def is_kernel(one: Instruction) -> bool:
 def work_of(module: Module, run: Run, kernels: Kernels = no_kernels) -> Work:
     """Of one execution of an operation that has no estimate."""
     one, shapes = run.one, _operand_shapes(run.one, run.within)
-    if one.opcode in BESIDE:
-        return Work(_beside(one, shapes))
+    if one.opcode in OVERLAPPING:
+        return Work(_overlapping(one, shapes))
     if one.opcode == "fusion":
         return _fused(module.inside(one), one, shapes)
     if is_kernel(one):
@@ -330,12 +330,12 @@ def _read(run: Run) -> list[Shape]:
     return list(itertools.chain(*_operand_shapes(run.one, run.within)))
 
 
-BESIDE = frozenset(
+OVERLAPPING = frozenset(
     f"{name}-start" for name in ("copy", "slice", "dynamic-slice", "dynamic-update-slice")
 )
 
 
-def _beside(one: Instruction, operands: list[list[Shape]]) -> int:
+def _overlapping(one: Instruction, operands: list[list[Shape]]) -> int:
     """Of a copy between two memories what lies in HBM, both sides where both do; of a part of an
     array that part."""
     if one.opcode == "copy-start":
@@ -631,7 +631,7 @@ def summary(
     return found | {
         "estimate_ms": estimate * scale,
         "surcharge_ms": extra * scale,
-        "beside_ms": sum(r.surcharge for r in rows if r.kind in BESIDE) * scale,
+        "beside_ms": sum(r.surcharge for r in rows if r.kind in OVERLAPPING) * scale,
         "parts": _sums(rows, lambda r: r.part, scale),
         "unestimated": _sums([r for r in rows if r.surcharge], lambda r: r.kind, scale),
         "operations_top": _top(rows, top, scale),

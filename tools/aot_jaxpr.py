@@ -35,7 +35,7 @@ def counted(jaxpr: Any) -> Work:
     """Of a closed or open jaxpr, loops as often as they run where that is known, all branches."""
     total = Work()
     for eqn in _open(jaxpr).eqns:
-        total = total.plus(_own(eqn))
+        total = total.plus(_calculated(eqn))
         for inner, times in _inner(eqn):
             total = total.plus(counted(inner).times(times))
     return total
@@ -96,10 +96,10 @@ def lookup(kernels: list[Kernel], unknown: set[str]) -> Kernels:
 
     def work(one: Instruction) -> Work | None:
         named = first(r"([\w.\-]+)\)*/pallas_call", one.source)
-        own = re.sub(r"\.\d+$", "", one.name)
-        same = [k for k in kernels if k.name in (named, own)]
+        instruction = re.sub(r"\.\d+$", "", one.name)
+        same = [k for k in kernels if k.name in (named, instruction)]
         if not same:
-            unknown.add(named or own)
+            unknown.add(named or instruction)
             return None
         shapes = {shape.dims for shape in one.shapes}
         exact = [k for k in same if set(k.shapes) <= shapes]
@@ -137,7 +137,7 @@ def _inner(eqn: Any) -> Iterator[tuple[Any, float]]:
                 yield one, times
 
 
-def _own(eqn: Any) -> Work:
+def _calculated(eqn: Any) -> Work:
     kind = eqn.primitive.name
     out = _elements(eqn.outvars)
     if kind == "dot_general":

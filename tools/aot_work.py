@@ -49,7 +49,6 @@ class Target:
 
     platform: str
     topology: str
-    hbm: float  # GiB
     peak: float = 0.0  # operations a second
     bandwidth: float = 0.0  # of HBM, bytes a second
     # Operations of its matrix units in a cycle, which with the peak gives the clock. For v6e and
@@ -71,13 +70,13 @@ class Target:
 SMALL, LARGE = 2 * 128**2, 2 * 256**2  # operations of a matrix unit in a cycle
 MEGACORE = (("chip_config_name", "megacore"),)
 TARGETS = {
-    "v5e": Target("tpu", "v5e:2x4", 16, 197e12, 819e9, 4 * SMALL),
-    "v6e": Target("tpu", "v6e:2x4", 32, 918e12, 1640e9, 4 * LARGE),
-    "v5p": Target("tpu", "v5p:2x2x2", 95, 459e12, 2765e9, 8 * SMALL, 2),
-    "v4": Target("tpu", "v4:2x2x2", 32, 275e12, 1228e9, 8 * SMALL, 2, MEGACORE),
+    "v5e": Target("tpu", "v5e:2x4", 197e12, 819e9, 4 * SMALL),
+    "v6e": Target("tpu", "v6e:2x4", 918e12, 1640e9, 4 * LARGE),
+    "v5p": Target("tpu", "v5p:2x2x2", 459e12, 2765e9, 8 * SMALL, 2),
+    "v4": Target("tpu", "v4:2x2x2", 275e12, 1228e9, 8 * SMALL, 2, MEGACORE),
     # A device is one of the two cores of a chip.
-    "tpu7x": Target("tpu", "tpu7x:2x2x1", 96, 1153.5e12, 3690e9, 4 * LARGE),
-    "h100": Target("cuda", "1x1x{}", 79.1),
+    "tpu7x": Target("tpu", "tpu7x:2x2x1", 1153.5e12, 3690e9, 4 * LARGE),
+    "h100": Target("cuda", "1x1x{}"),
 }
 # What XLA wants to know of an H100 SXM to compile for it.
 H100 = """
@@ -190,29 +189,18 @@ def built(
     work = _worked(spec._replace(kind="difftmr", batch=32), target, 1, change, shrunk)
     if spec.kind == "rank":
         return _ranking(work, devices_of(target, devices))
-    one = _placing(devices_of(target, 1))
+    one = _sharding(devices_of(target, 1))
     if spec.kind.startswith("rerank"):
         return _reranking(spec.kind.split("_")[1], work, one, shrunk)
     return {"encode_text": _texts, "encode_mol": _molecules}[spec.kind](work, one, shrunk)
 
 
-class Placing(NamedTuple):
-    """Where arrays lie: whole on each device, or cut along the axis of pairs."""
-
-    whole: NamedSharding
-    split: NamedSharding
-
-    def all(self, tree: Any) -> Any:
-        return abstract(tree, self.whole)
+def _sharding(devices: tuple[Any, ...], *axes: str | None) -> NamedSharding:
+    """Of arrays that each device has whole, or that are cut along an axis."""
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(*axes))
 
 
-def _placing(devices: tuple[Any, ...]) -> Placing:
-    mesh = Mesh(np.array(devices), (AXIS,))
-    place = functools.partial(NamedSharding, mesh)
-    return Placing(place(PartitionSpec()), place(PartitionSpec(None, AXIS)))
-
-
-def abstract(tree: Any, sharding: Any) -> Any:
+def abstract(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
@@ -252,11 +240,11 @@ def _training(
     steps = plan_steps(rows, data.text, data.mol, data.shapes, data.shards)
     step, state = bench.step_of(config, model, params, sharding)
     call = make_train_call(step, _taking(sharding.chunks), 1, sharding)
-    place = _placing(devices)
     tables = device_tables(data.text, data.mol, data.text_group, data.mol_group)
-    key = place.all(jax.eval_shape(lambda: jax.random.key(0)))
-    chosen = abstract(steps.chosen, place.split)
-    arguments = place.all(state), place.all(tables), chosen, key, steps.size
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state, tables, key = abstract((state, tables, key), _sharding(devices))
+    chosen = abstract(steps.chosen, _sharding(devices, None, AXIS))
+    arguments = state, tables, chosen, key, steps.size
     lengths = np.diff(data.text.offsets)[rows]
     shape = f"{steps.size.rows} x {steps.size.row} tokens, {steps.size.nodes} atoms"
     if sharding.parts > 1:
@@ -292,24 +280,24 @@ def _taking(chunks: int) -> Callable[..., Any]:
 # Encoders
 
 
-def _texts(work: Worked, one: Placing, shrunk: bool) -> Program:
+def _texts(work: Worked, one: NamedSharding, shrunk: bool) -> Program:
     count, width = (4 if shrunk else 64), work.size.width
     rows = jnp.zeros((count, width), jnp.int32)
-    batch = one.all(TextBatch(rows, rows.astype(bool)))
+    batch = abstract(TextBatch(rows, rows.astype(bool)), one)
     useful = text_operations(work.size.bert, np.full(count, width)) / 3  # forward alone
     return _encoder("encode_text", work, one, batch, count, f"{count} x {width} tokens", useful)
 
 
-def _molecules(work: Worked, one: Placing, shrunk: bool) -> Program:
+def _molecules(work: Worked, one: NamedSharding, shrunk: bool) -> Program:
     count = 8 if shrunk else 2_048
     _, batch = next(iter(encode_batches_mol(bench.molecules(2 * count, 4), count)))
-    return _encoder("encode_molecule", work, one, one.all(batch), count, f"{count} molecules")
+    return _encoder("encode_molecule", work, one, abstract(batch, one), count, f"{count} molecules")
 
 
 def _encoder(
     method: str,
     work: Worked,
-    one: Placing,
+    one: NamedSharding,
     batch: Any,
     count: int,
     shape: str,
@@ -317,7 +305,9 @@ def _encoder(
 ) -> Program:
     model = work.task.model
     encode = jax.jit(lambda p, x: model.apply(variables(p), x, method=method))
-    return Program((Piece(method, encode, (one.all(work.params), batch)),), count, useful, shape)
+    return Program(
+        (Piece(method, encode, (abstract(work.params, one), batch)),), count, useful, shape
+    )
 
 
 # Ranks
@@ -355,7 +345,7 @@ def _shape(x: Any) -> Any:
     return jax.ShapeDtypeStruct(x.shape, x.dtype if key else jax.dtypes.canonicalize_dtype(x.dtype))
 
 
-def _reranking(direction: Any, work: Worked, one: Placing, shrunk: bool) -> Program:
+def _reranking(direction: Any, work: Worked, one: NamedSharding, shrunk: bool) -> Program:
     """The compiled pieces, with the shapes that a pool of ChEBI-20's size gives them.
 
     The stage is run over a pool that is smaller by `FEWER`, with every compiled function in it
@@ -378,7 +368,7 @@ def _reranking(direction: Any, work: Worked, one: Placing, shrunk: bool) -> Prog
         if not isinstance(x, jax.ShapeDtypeStruct):
             return x
         shape = tuple(n * fewer if n >= long else n for n in x.shape)
-        return jax.ShapeDtypeStruct(shape, x.dtype, sharding=one.whole)
+        return jax.ShapeDtypeStruct(shape, x.dtype, sharding=one)
 
     pieces = []
     for jitted, shapes, count in _recorded(lambda: rerank_steps.rerank(*stage)):

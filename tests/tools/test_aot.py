@@ -401,7 +401,7 @@ def test_settings_change_the_experiment():
             aot.changed((wrong,))(config)
 
 
-# What is said and kept
+# What is said and stored
 
 
 FOUND = {
@@ -425,8 +425,8 @@ JOB = aot.CHECKED[0]
 
 def checked(found, copies=(), before=100.0, comparable=True):
     programs = {} if before is None else {JOB.key: {"sum_ms": before}}
-    kept = {"allowed_copies": list(copies), "programs": programs}
-    return aot.broken(JOB, FOUND | found, kept, comparable)
+    stored = {"allowed_copies": list(copies), "programs": programs}
+    return aot.broken(JOB, FOUND | found, stored, comparable)
 
 
 def test_budgets():
@@ -477,9 +477,9 @@ def test_pieces_are_added_and_memory_is_the_most():
 
 def test_what_is_kept_is_read_again(tmp_path):
     out = tmp_path / "aot.json"
-    kept = aot.load(out)
-    kept["programs"] = {"b": {"ms": 1.23456789, "x": [0.000123456]}, "a": {"fits": False}}
-    aot.save(out, kept)
+    stored = aot.load(out)
+    stored["programs"] = {"b": {"ms": 1.23456789, "x": [0.000123456]}, "a": {"fits": False}}
+    aot.save(out, stored)
     assert aot.load(out)["programs"] == {"a": {"fits": False}, "b": {"ms": 1.235, "x": [0.0001235]}}
     assert list(json.loads(out.read_text())) == ["programs", "check"]
     assert not list(tmp_path.glob("*.part"))
@@ -500,14 +500,14 @@ def test_all_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     a = aot.Arguments(all=True, out=tmp_path / "aot.json")
     with pytest.raises(KeyboardInterrupt):
         aot.run_all(jobs, a, [])
-    kept = set(aot.load(a.out)["programs"])
-    assert kept <= {jobs[n].key for n in (0, 1, 3)}
+    stored = set(aot.load(a.out)["programs"])
+    assert stored <= {jobs[n].key for n in (0, 1, 3)}
     stops.clear()
     capsys.readouterr()
     rows: aot.Rows = []
     aot.run_all(jobs, a, rows)
     assert {row[0] for row in rows} == set(jobs)
-    assert f"[{4 - len(kept)}/{4 - len(kept)}]" in capsys.readouterr().out
+    assert f"[{4 - len(stored)}/{4 - len(stored)}]" in capsys.readouterr().out
 
 
 def test_exit_statuses(tmp_path, monkeypatch, capsys):

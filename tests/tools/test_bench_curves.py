@@ -5,19 +5,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tools.bench import curves
+
 ROOT = Path(__file__).parents[2]
-
-
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tools.bench.curves", "--shrunk", *words]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
-    )
 
 
 def test_points_are_measured_and_drawn(tmp_path):
     out = tmp_path / "cost.png"
-    done = run("--curves", "K", "--most", "8", "--out", str(out))
+    words = ["--shrunk", "--curves", "K", "--most", "8", "--out", str(out)]
+    command = [sys.executable, "-m", "tools.bench.curves", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = json.loads(out.with_suffix(".json").read_text())
     assert list(found) == ["K"] and list(found["K"]) == ["8"]
@@ -26,13 +25,11 @@ def test_points_are_measured_and_drawn(tmp_path):
 
 
 def test_a_curve_that_there_is_not():
-    done = run("--curves", "speed")
-    assert done.returncode == 1 and "expected curves of batch" in done.stderr
+    with pytest.raises(SystemExit, match="expected curves of batch"):
+        curves.main(curves.Arguments(curves=("speed",)))
 
 
 def test_slow_work_is_repeated_less(monkeypatch):
-    from tools.bench import curves as bench_curves
-
-    assert len(bench_curves.repeated(lambda: None)) == 1 + bench_curves.TIMED
-    monkeypatch.setattr(bench_curves, "ENOUGH_S", -1)
-    assert len(bench_curves.repeated(lambda: None)) == 2
+    assert len(curves.repeated(lambda: None)) == 1 + curves.TIMED
+    monkeypatch.setattr(curves, "ENOUGH_S", -1)
+    assert len(curves.repeated(lambda: None)) == 2

@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 import tyro
+from matplotlib.figure import Figure
 
 from tmr_jax.data.files import cache_folder
 from tmr_jax.eval.rank import rank
@@ -34,23 +35,16 @@ from tools.bench.common import altered, peak_gib, seconds
 from tools.bench.gpu import FULL, SHRUNK, Sizes, second_stage, trainer, work
 
 MINILM = BertConfig(30_522, 384, 6, 12, 1_536, pooler=False)
-CURVES: dict[str, tuple[int, ...]] = {
-    "batch": (32, 64, 128, 256, 512, 1024, 2048, 4096),
-    "text length": (32, 64, 128, 256),
-    "pool": (1_000, 10_000, 100_000, 1_000_000),
-    "S": (1, 10, 25, 50, 100),
-    "F": (0, 5, 15, 30, 60),
-    "K": (8, 16, 32, 64, 128),
-}
-UNITS = {
-    "batch": "a step, by pairs in a batch",
-    "text length": "a step of 32 pairs, by word pieces of a text",
-    "pool": "ranks of 32 queries, by candidates",
-    "S": "32 queries reranked, by sampling steps",
-    "F": "32 queries reranked, by perturbations",
-    "K": "32 queries reranked, by denoised candidates",
+CURVES: dict[str, tuple[str, tuple[int, ...]]] = {
+    "batch": ("a step, by pairs in a batch", (32, 64, 128, 256, 512, 1024, 2048, 4096)),
+    "text length": ("a step of 32 pairs, by word pieces of a text", (32, 64, 128, 256)),
+    "pool": ("ranks of 32 queries, by candidates", (1_000, 10_000, 100_000, 1_000_000)),
+    "S": ("32 queries reranked, by sampling steps", (1, 10, 25, 50, 100)),
+    "F": ("32 queries reranked, by perturbations", (0, 5, 15, 30, 60)),
+    "K": ("32 queries reranked, by denoised candidates", (8, 16, 32, 64, 128)),
 }
 SETTING = {"S": "steps", "F": "samples", "K": "candidates"}
+LOGARITHMIC = {"batch": 2, "pool": 10}  # bases
 QUERIES, POOL, DIM = 32, 3_300, 300
 TIMED = 4  # repeats after the first
 ENOUGH_S = 60  # after which a point is not repeated further
@@ -161,72 +155,57 @@ def point(args: Arguments, curve: str, value: int) -> dict[str, float]:
 def measured(args: Arguments, curve: str, value: int) -> dict[str, float] | None:
     """A point from a separate process; None if it fails."""
     words = ["--point", curve, str(value), *(["--shrunk"] if args.shrunk else [])]
+    command = [sys.executable, "-m", "tools.bench.curves", *words]
+    name = f"{CURVES[curve][0]}: {value:,}"
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "tools.bench.curves", *words],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=LIMIT_S,
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     except subprocess.TimeoutExpired:
-        print(f"{UNITS[curve]}: {value:,}: not within {LIMIT_S} s", flush=True)
+        print(f"{name}: not within {LIMIT_S} s", flush=True)
         return None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["killed"])[-1]
-        print(f"{UNITS[curve]}: {value:,}: does not fit or failed ({last[:100]})", flush=True)
+        print(f"{name}: does not fit or failed ({last[:100]})", flush=True)
         return None
-    found = json.loads(done.stdout.splitlines()[-1])
-    print(
-        f"{UNITS[curve]}: {value:,}: {found['seconds']:.3f} s (first {found['first']:.1f} s), "
-        f"{found['gib']:.2f} GiB",
-        flush=True,
-    )
-    return found
+    figures = json.loads(done.stdout.splitlines()[-1])
+    times = "{seconds:.3f} s (first {first:.1f} s), {gib:.2f} GiB".format(**figures)
+    print(f"{name}: {times}", flush=True)
+    return figures
 
 
-def draw(found: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    columns = min(3, len(found))
-    rows = -(-len(found) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows), squeeze=False)
-    for axis in axes.flat[len(found) :]:
-        axis.set_axis_off()
-    for axis, (curve, points) in zip(axes.flat, found.items(), strict=False):
-        values = list(points)
-        axis.plot(values, [p["seconds"] for p in points.values()], "o-", color="C0")
-        axis.set_xlabel(UNITS[curve], fontsize=8)
+def draw(curves: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="tight")
+    for place, (curve, points) in enumerate(curves.items(), 1):
+        axis = figure.add_subplot(rows, columns, place)
+        axis.plot(list(points), [p["seconds"] for p in points.values()], "o-", color="C0")
+        axis.set_xlabel(CURVES[curve][0], fontsize=8)
         axis.set_ylabel("seconds", color="C0")
-        if curve in ("batch", "pool"):
-            axis.set_xscale("log", base=2 if curve == "batch" else 10)
+        if curve in LOGARITHMIC:
+            axis.set_xscale("log", base=LOGARITHMIC[curve])
             axis.set_yscale("log")
         else:
             axis.set_ylim(bottom=0)
-        other = axis.twinx()
-        other.plot(values, [p["gib"] for p in points.values()], "s--", color="C1")
-        other.set_ylabel("GiB at most", color="C1")
-        other.set_ylim(bottom=0)
-    figure.tight_layout()
+        memory = axis.twinx()
+        memory.plot(list(points), [p["gib"] for p in points.values()], "s--", color="C1")
+        memory.set_ylabel("GiB at most", color="C1")
+        memory.set_ylim(bottom=0)
     figure.savefig(path, dpi=110)
 
 
 def main(args: Arguments) -> None:
+    unknown = set(args.curves) - set(CURVES)
+    if unknown:
+        raise SystemExit(f"expected curves of {', '.join(CURVES)}; got {', '.join(unknown)}")
     keep_freed_memory()
     use_compile_cache(cache_folder())
     if args.point:
         print(json.dumps(point(args, *args.point)))
         return
-    unknown = set(args.curves) - set(CURVES)
-    if unknown:
-        raise SystemExit(f"expected curves of {', '.join(CURVES)}; got {', '.join(unknown)}")
     print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}", flush=True)
     found: dict[str, dict[int, dict[str, float]]] = {}
     for curve in args.curves:
-        for value in (v for v in CURVES[curve] if v <= args.most):
+        for value in (v for v in CURVES[curve][1] if v <= args.most):
             one = measured(args, curve, value)
             if one is None:
                 break  # larger ones do not fit either

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -67,37 +66,29 @@ class Contestant:
         pad = self.assembly.tokenizer.pad_token
         first = self.data.batch(self.plan[0], pad)
         self.params = jax.device_get(init_params(self.assembly, first, 0, weights))
-        self.optimizer = build_optimizer(
-            config.optim, 10_000, self.params, self.assembly.model.groups
-        )
-        self.feed = build_loader(
-            self.data, self.assembly.model, self.optimizer, frozenset(), None, pad
-        )
+        model = self.assembly.model
+        self.optimizer = build_optimizer(config.optim, 10_000, self.params, model.groups)
+        self.feed = build_loader(self.data, model, self.optimizer, frozenset(), None, pad)
         self.encoder = Encoder(self.assembly, self.params)
         self.compiled = False
 
     def take(self) -> dict[str, Any]:
         """Resets the state; the first time, compiles every shape of the plan."""
-        seconds = 0.0
+        seconds, pad = 0.0, self.assembly.tokenizer.pad_token
+        self._reset()
         if not self.compiled:
-            start, seen = time.perf_counter(), set()
-            self.state = self._state()
-            for rows in self.plan:
-                shape = self._shape(rows)
-                if shape not in seen:
-                    seen.add(shape)
-                    self._step(rows)
+            batches = ((rows, self.data.batch(rows, pad)) for rows in self.plan)
+            start = time.perf_counter()
+            shapes = {str(jax.tree.map(np.shape, batch)): rows for rows, batch in batches}
+            for rows in shapes.values():
+                self._step(rows)
             seconds, self.compiled = time.perf_counter() - start, True
-        self.state = self._state()
+            self._reset()
         return {"compile_seconds": seconds}
 
-    def _state(self) -> Any:
+    def _reset(self) -> None:
         params = jax.tree.map(jax.numpy.asarray, self.params)
-        return new_state(params, self.optimizer, frozenset(), None, frozenset())
-
-    def _shape(self, rows: np.ndarray) -> str:
-        batch = self.data.batch(rows, self.assembly.tokenizer.pad_token)
-        return str(jax.tree.map(np.shape, batch))
+        self.state = new_state(params, self.optimizer)
 
     def _step(self, rows: np.ndarray) -> float:
         answer = self.feed(self.state, rows[None], jax.random.key(0))
@@ -213,13 +204,6 @@ def checked(one: Contestant, rows: np.ndarray) -> tuple[dict[str, Any], dict[str
     return {"loss": float(value), "gradient": norm}, jax.device_get(drawn)
 
 
-def answers(contestant: Callable[[str], Contestant]) -> Iterator[dict[str, Any]]:
-    for line in sys.stdin:
-        command = json.loads(line)
-        one = contestant(command.pop("name"))
-        yield getattr(one, command.pop("do"))(**command)
-
-
 def main() -> None:
     keep_freed_memory()
     use_compile_cache(cache_folder())
@@ -230,8 +214,10 @@ def main() -> None:
     check = write_checked(folder, contestant("tmr_jax, buckets"))
     hello = {"jax": jax.__version__, "backend": jax.default_backend(), "check": check}
     print(json.dumps(hello), flush=True)
-    for answer in answers(contestant):
-        print(json.dumps(answer), flush=True)
+    for line in sys.stdin:
+        command = json.loads(line)
+        one = contestant(command.pop("name"))
+        print(json.dumps(getattr(one, command.pop("do"))(**command)), flush=True)
 
 
 if __name__ == "__main__":
