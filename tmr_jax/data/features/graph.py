@@ -13,6 +13,7 @@ written, the isotope, and the size of the smallest ring.
 from __future__ import annotations
 
 from functools import cache
+from operator import itemgetter
 from typing import Literal
 
 import numpy as np
@@ -210,13 +211,12 @@ def bond_columns(bond: Chem.Bond) -> tuple[int, ...]:
 def _environments(
     mol: Chem.Mol, generator: rdFingerprintGenerator.FingerprintGenerator64
 ) -> list[tuple[int, int, int]]:
-    """Radius, atom and identifier of each Morgan environment, smaller radii first."""
+    """Radius, atom and identifier of each Morgan environment."""
     output = rdFingerprintGenerator.AdditionalOutput()
     output.AllocateBitInfoMap()
     generator.GetSparseCountFingerprint(mol, additionalOutput=output)
-    found = output.GetBitInfoMap().items()
-    rows = [(radius, atom, key) for key, places in found for atom, radius in places]
-    return sorted(rows, key=lambda row: row[0])  # in their order where the radius is the same
+    places = output.GetBitInfoMap()
+    return [(radius, atom, key) for key in places for atom, radius in places[key]]
 
 
 def environment_columns(mol: Chem.Mol) -> list[tuple[int, ...]]:
@@ -240,7 +240,8 @@ def morgan1_identifiers(mol: Chem.Mol) -> list[int]:
     default invariants, bond types on, chirality off.
     """
     identifiers = [0] * mol.GetNumAtoms()
-    for _, atom, identifier in _environments(mol, _MORGAN1):  # radius 1 overwrites radius 0
+    environments = _environments(mol, _MORGAN1)
+    for _, atom, identifier in sorted(environments, key=itemgetter(0)):  # 1 overwrites 0
         identifiers[atom] = identifier
     return identifiers
 
