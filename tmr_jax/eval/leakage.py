@@ -215,7 +215,7 @@ def _description(data: DataConfig) -> dict[str, Any]:
 
 @functools.cache
 def molecule_key(smiles: str) -> str:
-    """`key_or_text` of data/identity.py, imported here because RDKit takes its time."""
+    """`key_or_text` of data/features/similarity.py, imported here because RDKit takes its time."""
     from tmr_jax.data.features.similarity import key_or_text
 
     return key_or_text(smiles)
