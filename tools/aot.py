@@ -305,7 +305,7 @@ def _once(rows: list[dict[str, Any]], *numbers: str) -> list[dict[str, Any]]:
 
 
 def _both(one: Any, other: Any, name: str = "") -> Any:
-    """Of two pieces: the sum, of memory the most, of what is no number the first."""
+    """Of two pieces: the sum, of memory the most, the first of anything but numbers."""
     if isinstance(one, dict):
         both = {k: _both(one[k], other[k], k) for k in one if k in other}
         return {**one, **other, **both}
