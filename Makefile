@@ -11,7 +11,7 @@ LIB ?=
 Q ?=
 ARGS ?=
 JOBS ?= 2
-MARKED ?= not slow
+MARKED ?= not slow and not costly
 
 # Programs compiled ahead of time have an environment of their own, unless VENV says which.
 AOT_VENV := $(if $(filter file,$(origin VENV)),.venv-aot,$(VENV))
@@ -59,7 +59,7 @@ aot: ## what XLA makes of the programs on a TPU that is not there (ARGS="--targe
 aot-check: ## hold two small programs to their budgets on v5e and v6e
 	@$(MAKE) --no-print-directory aot VENV=$(AOT_VENV) EXTRAS=$(AOT_EXTRAS) ARGS="--check $(ARGS)"
 
-test: $(STAMP) ## run the tests (ARGS="tests/models -x"), or the slow ones (MARKED=slow)
+test: $(STAMP) ## run the quick tests (ARGS="tests/models -x"), or others (MARKED=slow)
 	$(PY) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "$(MARKED)" $(ARGS)
 
 lint: $(STAMP) ## check style and formatting
@@ -73,6 +73,7 @@ format: $(STAMP) ## rewrite style and formatting in place
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+check: MARKED = not slow
 check: lint types test ## what a change must pass: lint, types, tests with train, eval and search
 
 check-all: ## the same, with the slow tests: long programs as a whole

@@ -106,7 +106,19 @@ TESTS = Path(__file__).resolve().parent
 LONG_FILES = tuple(TESTS / f"{name}.py" for name in LONG)
 
 
+def leave_marks_of_other_cases(item: pytest.Item) -> None:
+    """`slow("flash")` marks the cases of a test that have `flash` in their name, and no others."""
+    for mark in list(item.own_markers):
+        if mark.name in ("slow", "costly") and mark.args:
+            case = item.name.partition("[")[2]
+            if not any(name in case for name in mark.args):
+                item.own_markers.remove(mark)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest looks for the marks of -m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        leave_marks_of_other_cases(item)
     items.sort(key=lambda item: item.path not in LONG_FILES)
     data = os.environ.get("TMR_JAX_DATA", "")
     absent = pytest.mark.skip(reason="TMR_JAX_DATA names no folder with the public data sets")

@@ -188,6 +188,7 @@ def test_a_damaged_configuration_is_explained() -> None:
 TRAINING, QUERY = 75, 55
 
 
+@pytest.mark.costly
 def test_modules_of_a_training_run(tmp_path: Path) -> None:
     args = ("--exp", "tests/experiments/tiny.py", "--run", str(tmp_path / "run"))
     _, imported = reported("train", *args, "--train.epochs", "1")

@@ -87,6 +87,8 @@ def tiny_assembly(config: Experiment) -> tuple[Any, Any]:
     return assembly, make_batch(rows, data.text, data.mol, *groups, data.shapes, pad)
 
 
+@pytest.mark.slow("ablation")
+@pytest.mark.costly
 @each
 def test_takes_one_step(path: Path) -> None:
     take_one_step(load_experiment(path.stem))

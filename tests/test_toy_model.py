@@ -18,6 +18,8 @@ from tmr_jax.config import DataConfig, EvalConfig, load_experiment
 from tmr_jax.eval.__main__ import main as evaluate
 from tmr_jax.train.__main__ import train
 
+pytestmark = pytest.mark.costly
+
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```python\n# (\S+)\n(.*?)^```", re.M | re.S)
 

@@ -68,7 +68,8 @@ def vectors(index: ExactEngine) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.slow("300")
+@pytest.mark.parametrize("count", [60, 300])
 def test_sound_molecules_are_indexed_as_if_the_others_were_not_there(
     count: int, tiny_run: Path, tmp_path: Path
 ) -> None:

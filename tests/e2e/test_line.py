@@ -78,6 +78,7 @@ def test_quickstart_made_small(tmp_path: Path, library: Path) -> None:
     assert any("generated" in label for label in results["labels"])
 
 
+@pytest.mark.slow
 def test_odd_surroundings(tmp_path: Path, library: Path) -> None:
     """No HOME, a path with spaces and letters, two locales and time zones in one run."""
     run = library.parent / "runs" / "tiny"

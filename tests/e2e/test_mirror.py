@@ -156,6 +156,7 @@ def test_data_and_weights_are_fetched_and_the_real_test_set_is_ranked(mirror, tm
     assert record["origin"] == "hub allenai/scibert_scivocab_uncased"
 
 
+@pytest.mark.costly
 def test_without_a_network_it_ends_at_once_with_what_to_do(tmp_path):
     begun, before = time.perf_counter(), processor_seconds()
     words = ("--exp", "difftmr_chebi", "--run", str(tmp_path / "run"))

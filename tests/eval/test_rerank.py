@@ -30,6 +30,8 @@ from tmr_jax.train.__main__ import train
 from tmr_jax.train.directory import run_directory
 from tmr_jax.types import EncodedCorpus, UserError
 
+pytestmark = pytest.mark.costly
+
 TINY = load_experiment(str(Path(__file__).parents[1] / "experiments" / "tiny.py"))
 JOINT = dataclasses.replace(
     TINY,
@@ -84,6 +86,7 @@ def test_every_tier_of_both_directions_is_reported_with_what_it_depends_on(joint
     assert "alpha" in page and "fused" in page
 
 
+@pytest.mark.slow
 def test_other_sizes_may_be_evaluated_and_leave_the_choice_of_the_run_alone(joint, capsys):
     evaluate(joint)
     kept = (joint / "refine.json").read_bytes()
@@ -139,6 +142,7 @@ def test_a_search_orders_its_shortlist_by_the_second_stage(joint, tmp_path):
     assert [(h.content, h.refined) for h in kept] == [(h.content, h.refined) for h in back]
 
 
+@pytest.mark.slow("True")
 @pytest.mark.parametrize("on_disk", [True, False])
 def test_a_search_scores_what_it_finds_as_evaluation_does(joint, tmp_path, on_disk):
     """Evaluation reads every molecule of the shortlist, a search those that are denoised."""

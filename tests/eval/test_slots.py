@@ -29,6 +29,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.costly
 def test_a_frozen_text_encoder_stays_and_all_else_learns(run):
     """Its weights are those that the seed gives; critic, bank and head moved."""
     from tmr_jax.eval.slots import first_params

@@ -226,9 +226,8 @@ sys.exit(index.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(
-    "engine", ["exact", "lance", pytest.param("milvus", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow("milvus")
+@pytest.mark.parametrize("engine", ["exact", "lance", "milvus"])
 def test_killed_at_random_moments(engine, origin, tmp_path, by_eight):
     """A copy survives kills."""
     place = PLACES[engine].format(tmp_path)

@@ -65,6 +65,7 @@ def spread(params, seed=1):
     return jax.tree.map(lambda p: jnp.float32(random.normal(0, 0.2, p.shape)), params)
 
 
+@pytest.mark.costly("paired")
 @pytest.mark.parametrize("anchor", ["paired", "pairwise"])
 def test_losses_equal_a_float64_forward_of_the_equations(anchor):
     m, batch = model(tapr=TaprConfig(anchor=anchor)), features()
@@ -109,6 +110,7 @@ def test_losses_equal_a_float64_forward_of_the_equations(anchor):
     np.testing.assert_allclose(parts["loss/gen_m2t"], m2t, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_weight_the_generator_is_there_and_learns_nothing():
     m, batch = model(HdanConfig(weight=0.0)), features()
     params = spread(m.init(jax.random.key(0), batch)["params"])
@@ -161,6 +163,7 @@ def slope_in_molecules(share, which, params, batch):
     return jax.grad(part)(jnp.asarray(batch.mol.pooled))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("which", ["loss/gen_t2m", "loss/gen_m2t"])
 def test_the_generators_gradient_reaches_the_features_by_its_share(which):
     batch = features()
@@ -170,6 +173,8 @@ def test_the_generators_gradient_reaches_the_features_by_its_share(which):
     np.testing.assert_allclose(part, 0.25 * full, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow("random_step", "unrolled")
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["random_step", "all_steps", "unrolled"])
 def test_every_objective_is_a_mean_kl_with_a_gradient(kind):
     m, batch = model(HdanConfig(objective=kind, steps=6)), features()
@@ -185,6 +190,7 @@ def test_every_objective_is_a_mean_kl_with_a_gradient(kind):
         assert any(bool((jnp.abs(g) > 0).any()) for g in jax.tree.leaves(slope[name])), name
 
 
+@pytest.mark.costly
 def test_all_steps_is_the_mean_of_the_single_steps():
     form = Form(steps=4)
     w = Hdan(D).init_with_output(jax.random.key(0))[0]
@@ -207,6 +213,8 @@ def test_all_steps_is_the_mean_of_the_single_steps():
     np.testing.assert_allclose(got, np.mean(wanted, axis=0), rtol=1e-5)
 
 
+@pytest.mark.slow("unrolled", "random_step")
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["random_step", "all_steps", "unrolled"])
 def test_a_block_of_queries_at_a_time_is_all_of_them(kind, monkeypatch):
     """Where the pairs of a large batch would fill the memory."""
@@ -288,10 +296,12 @@ def fresh():
     return Hdan(WIDE).init_with_output(jax.random.key(0))[0]
 
 
+@pytest.mark.costly
 def test_a_pure_noise_state_leaves_the_loss_at_chance():
     assert trained(partial(at_step, 50, form=Form()), fresh()) > CHANCE - 0.05
 
 
+@pytest.mark.costly
 def test_an_almost_clean_state_identifies_the_positive():
     assert trained(partial(at_step, 1, form=Form()), fresh()) < 0.25 * CHANCE
 
@@ -346,6 +356,7 @@ def test_a_positive_at_index_zero_with_a_kernel_of_three_leaks_the_label():
     assert trained(partial(at_zero, depthwise=of_candidate), w) > CHANCE - 0.05
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("anchor", ["paired", "pairwise"])
 def test_the_path_through_tapr_stays_at_chance_with_full_gradients(anchor):
     """The same where the candidates are perturbed by texts and L_Gen trains Theta as well."""

@@ -12,6 +12,8 @@ import pytest
 
 from tmr_jax.models.state import variables
 
+pytestmark = pytest.mark.costly
+
 WORDS = "tensor<6x16x"  # of six texts in 16 places
 
 

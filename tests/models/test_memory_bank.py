@@ -97,6 +97,7 @@ def loss_of(model, params, batch, train=False):
     )[0]
 
 
+@pytest.mark.costly
 def test_each_parameter_learns_from_one_loss_alone():
     model, batch = built()
     params = begun(model, batch)
@@ -111,6 +112,7 @@ def test_each_parameter_learns_from_one_loss_alone():
     assert {s for s in silent if "'key']['bias'" not in s} == {"['log_scale']"}
 
 
+@pytest.mark.costly
 def test_a_batch_moves_the_statistics_by_its_texts_and_then_by_its_molecules():
     model, batch = built()
     params = begun(model, batch)
@@ -133,6 +135,7 @@ def test_a_batch_moves_the_statistics_by_its_texts_and_then_by_its_molecules():
         assert np.abs(np.asarray(right) - np.asarray(wrong)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_critic_steps_first_and_the_encoders_see_what_it_became():
     model, batch = built()
     params = begun(model, batch)
@@ -161,6 +164,7 @@ def test_the_critic_steps_first_and_the_encoders_see_what_it_became():
     assert {"loss/critic", "loss/u2u", "loss/u2c", "loss/triplet"} <= set(metrics)
 
 
+@pytest.mark.costly
 def test_a_loss_that_is_no_number_leaves_statistics_and_critic_alone():
     model, batch = built()
     params = begun(model, batch)
@@ -207,6 +211,7 @@ def test_switches(bank, present, absent):
     assert ("loss/adversarial" in parts) == bool(bank.adversarial)
 
 
+@pytest.mark.costly
 def test_second_order_losses_serve_every_model():
     """Of the dual encoder too they are added, by weight, to what it had."""
     plain, batch = built(name="dual", second_order=SecondOrderConfig())

@@ -20,7 +20,7 @@ from tmr_jax.models.checkpoint import DRAWS, restore_params
 from tmr_jax.search.__main__ import main as search
 from tmr_jax.train.__main__ import main as train
 
-pytestmark = pytest.mark.usefixtures("optimized")
+pytestmark = [pytest.mark.costly, pytest.mark.usefixtures("optimized")]
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHIVE = Path(__file__).parents[1] / "golden" / "run_a2772e9.tar.gz"

@@ -61,6 +61,8 @@ def test_three_rows_hold_what_six_did(batches):
     assert padded.text.tokens.shape == (6, 16) and packed.text.tokens.shape == (3, 16)
 
 
+@pytest.mark.slow("dual cls-autodiff", "mbank", "dual mean")
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "backward"), [*((name, "autodiff") for name in MODELS), ("dual cls", "low_memory")]
 )
@@ -91,6 +93,7 @@ def test_loss_and_gradients_are_those_of_padded_texts(name, backward, batches):
         )
 
 
+@pytest.mark.costly
 def test_words_are_where_padded_texts_have_them(batches):
     model = model_of("difftmr")
     params = jax.jit(model.init)(jax.random.key(0), batches[0])

@@ -83,6 +83,7 @@ def running() -> Iterator[Running]:
     process.stdout.close()
 
 
+@pytest.mark.costly
 def test_slow_and_broken_clients_are_cut_and_others_are_not(running: Running) -> None:
     head = b"POST /api/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     for begun in (b"", b"GET / HT", head, head + b"Content-Length: 9\r\n\r\n{"):
@@ -278,6 +279,7 @@ def test_a_file_is_looked_after_where_its_library_is(tiny_run: Path, tmp_path: P
     assert served.damage() == {}
 
 
+@pytest.mark.costly
 def test_the_whole_way_on_a_run(tiny_run: Path, library: Path, tmp_path: Path) -> None:
     """With a shard removed the others answer; once it is back, everything does."""
     own = tmp_path / "library"

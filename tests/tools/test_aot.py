@@ -367,6 +367,7 @@ def traced(spec) -> None:
     assert program.items > 0 and sum(p.share for p in program.pieces) > 0
 
 
+@pytest.mark.slow
 def test_every_headline_program_is_built_and_traced():
     """Save the step of the test below."""
     assert len(aot.HEADLINE) <= 24
@@ -374,6 +375,7 @@ def test_every_headline_program_is_built_and_traced():
         traced(aot_work.Spec(kind, batch=8 if kind in aot_work.TRAINED else 0))
 
 
+@pytest.mark.costly
 def test_a_step_in_chunks_is_shared_by_devices():
     spec = aot_work.Spec("difftmr", batch=16, chunk=2)
     program = aot_work.built(spec, "cpu", 4, shrunk=True)

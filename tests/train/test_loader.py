@@ -63,6 +63,7 @@ def steps_of(packed, feed_class, lengths):
     return found, state.params
 
 
+@pytest.mark.costly
 def test_host_and_device_take_the_same_steps(packed):
     assert packed[1].shapes.rows  # texts are packed
     wanted, parameters = steps_of(packed, HostLoader, [1, 1, 1])
@@ -73,6 +74,7 @@ def test_host_and_device_take_the_same_steps(packed):
             np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.costly
 def test_operations_of_a_step_do_not_depend_on_how_many_a_call_has(packed):
     assembly, data, rows = packed
     optimizer = optax.apply_if_finite(optax.adam(1e-3), 1)
@@ -102,6 +104,7 @@ def losses(run: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
+@pytest.mark.slow
 def test_a_run_of_calls_of_five_steps_is_that_of_single_steps(tmp_path, monkeypatch, capsys):
     """Eight steps an epoch and a save every seven: calls of five never cross either."""
     words = ["--exp", TINY, "--train.texts", "packed", "--train.epochs", "2"]

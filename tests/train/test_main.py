@@ -119,6 +119,7 @@ def test_a_run_leaves_everything_behind(unbroken):
     assert json.loads((unbroken / "validation.json").read_text())["training"]["pairs"] == 64
 
 
+@pytest.mark.costly
 def test_killed_at_random_moments_it_ends_with_the_same_bits(unbroken, tmp_path):
     """Steps, saves and evaluations of the tiny run are all about as long as the spread."""
     chosen, run = random.Random(0), tmp_path / "run"
@@ -143,6 +144,7 @@ def _whole_rows(run: Path) -> list[dict]:
     return read_metrics(run / "metrics.jsonl")
 
 
+@pytest.mark.costly
 def test_signals_save_and_the_next_start_goes_on(unbroken, tmp_path):
     """In a directory whose name is not plain, without a home."""
     run = tmp_path / "läuft – 试 1"
@@ -186,6 +188,7 @@ def copied(unbroken: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(unbroken, tmp_path / "run"))
 
 
+@pytest.mark.costly
 def test_a_damaged_newest_checkpoint_is_named_and_training_goes_on(unbroken, tmp_path, capfd):
     run = copied(unbroken, tmp_path)
     (run / "checkpoints" / "40.manifest.json").write_text("{")
@@ -220,6 +223,7 @@ def test_another_configuration_in_the_same_directory_is_refused(unbroken, tmp_pa
     assert "optim.base_lr: 0.001 there, 0.5 now" in capfd.readouterr().err
 
 
+@pytest.mark.costly
 def test_three_steps_in_a_row_that_are_not_finite_stop_the_run(
     unbroken, tmp_path, capfd, monkeypatch
 ):

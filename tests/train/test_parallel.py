@@ -22,6 +22,8 @@ from tmr_jax.train.dataset import model_and_dataset
 from tmr_jax.train.loader import build_loader
 from tmr_jax.train.parallel import compile_ahead, make_sharding, replicate
 
+pytestmark = pytest.mark.costly
+
 TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
 SECOND = SecondOrderConfig(u2u=1.0, u2c=1.0)
 MODELS = {
@@ -96,26 +98,24 @@ def alone():
     return of
 
 
+@pytest.mark.slow("own", "pmap")
 @pytest.mark.parametrize(
     ("model", "how"),
-    [
-        *((model, "jit") for model in MODELS),
-        *(pytest.param(model, "pmap", marks=pytest.mark.slow) for model in CROSSING),
-    ],
+    [*((model, "jit") for model in MODELS), *((model, "pmap") for model in CROSSING)],
 )
 def test_eight_devices_do_what_one_does(model, how, alone):
     assert_same(one_step(model, jax.devices()[:8], how), alone(model))
 
 
-@pytest.mark.parametrize(
-    ("devices", "texts"), [(1, "buckets"), pytest.param(2, "packed", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow("packed")
+@pytest.mark.parametrize(("devices", "texts"), [(1, "buckets"), (2, "packed")])
 def test_chunks_are_the_whole_batch(devices, texts, alone):
     """Embeddings chunk by chunk, then the loss of all, then gradients chunk by chunk."""
     found = one_step("difftmr", jax.devices()[:devices], "jit", texts, chunk=4)
     assert_same(found, alone("difftmr", texts))
 
 
+@pytest.mark.slow
 def test_packed_texts_too(alone):
     found = one_step("difftmr", jax.devices()[:4], "pmap", "packed")
     assert_same(found, alone("difftmr", "packed"))

@@ -16,6 +16,7 @@ def test_without_the_table_it_says_where_to_put_it(tmp_path, monkeypatch) -> Non
         load_pairs_with_report(DataConfig(name="open"))
 
 
+@pytest.mark.costly
 @pytest.mark.real_data
 def test_no_training_row_carries_a_flag_of_a_test_set() -> None:
     pairs, report = load_pairs_with_report(DataConfig(name="open"))
@@ -27,6 +28,7 @@ def test_no_training_row_carries_a_flag_of_a_test_set() -> None:
     assert not any(flag in marks[p.id] for p in pairs for flag in open_pairs.EVALUATED)
 
 
+@pytest.mark.costly
 @pytest.mark.real_data
 def test_unseen_rows_are_those_that_only_the_validation_of_pcdes_keeps_out() -> None:
     first = {p.id for p in load_pairs_with_report(DataConfig(name="open"))[0]}

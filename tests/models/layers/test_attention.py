@@ -115,6 +115,7 @@ def test_what_is_read_is_what_a_loop_over_texts_and_heads_reads(form, rate):
     np.testing.assert_allclose(found, by_hand(q, k, v, segments, heads, rate=rate), atol=3e-6)
 
 
+@pytest.mark.costly("256", "384")
 @pytest.mark.parametrize("rate", [0.0, 0.1])
 @pytest.mark.parametrize(("hidden", "heads"), SIZES)
 @pytest.mark.parametrize("form", ["low_memory", "flash"])
@@ -142,6 +143,7 @@ def test_the_hand_written_gradient_is_jax_s_own(rate):
         close(read(q, k, v, segments, 4, form, rate, g), own(q, k, v, g))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("form", ["low_memory", "flash"])
 def test_in_bfloat16_they_are_as_good_as_plain_attention(form):
     wide = drawn(128)
@@ -228,6 +230,7 @@ def test_a_mask_is_one_text_in_a_row_and_a_row_of_padding_is_finite(form):
 # Dropout of probabilities
 
 
+@pytest.mark.costly("384", "256-8")
 @pytest.mark.parametrize(("hidden", "heads", "length"), [(256, 4, 40), (256, 8, 32), (384, 3, 40)])
 @pytest.mark.parametrize("form", FORMS)
 def test_all_forms_drop_the_same_probabilities_forward_and_backward(form, hidden, heads, length):

@@ -90,6 +90,7 @@ def encode(model, params, tokens, mask):
     return hidden, model.apply({"params": params}, hidden, method="pool")
 
 
+@pytest.mark.costly("base")
 @pytest.mark.parametrize(
     ("size", "backward"),
     [
@@ -144,6 +145,8 @@ def relative(one, other):
     return max(jax.tree.leaves(parts))
 
 
+@pytest.mark.slow("tanh", "False")
+@pytest.mark.costly
 @pytest.mark.parametrize(("dropout", "kind"), [(False, "exact"), (True, "exact"), (True, "tanh")])
 def test_hand_written_gradients_are_those_of_autodiff(small, dropout, kind):
     config, params = small
@@ -156,6 +159,8 @@ def test_hand_written_gradients_are_those_of_autodiff(small, dropout, kind):
     assert relative(ours, plain) < 2e-6
 
 
+@pytest.mark.slow("True")
+@pytest.mark.costly
 @pytest.mark.parametrize("dropout", [False, True])
 def test_hand_written_bfloat16_gradients_are_as_good_as_autodiffs(small, dropout):
     config, params = small
@@ -171,6 +176,8 @@ def test_hand_written_bfloat16_gradients_are_as_good_as_autodiffs(small, dropout
     assert 0 < errors["low_memory"] < 1.2 * errors["autodiff"] < 0.2
 
 
+@pytest.mark.slow("changes1", "changes2")
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "changes"),
     [("autodiff", {"remat": True}), ("low_memory", {"remat": True}), ("low_memory", {"unroll": 0})],
@@ -323,6 +330,8 @@ def one_layer(hidden, intermediate, rows):
     return jax.tree.map(jnp.float32, (weights, x, g))
 
 
+@pytest.mark.slow("-2")
+@pytest.mark.costly
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("heads", [2, 4])
 @pytest.mark.parametrize("rate", [0.0, 0.1])
@@ -350,6 +359,8 @@ def test_a_layer_with_flash_attention_is_the_plain_layer(heads, rate):
         assert relative(found, d_plain) < 2e-6, form
 
 
+@pytest.mark.costly
+@pytest.mark.slow("all", "remat")
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize(
     "how",
@@ -391,6 +402,8 @@ def test_layers_of_parameters_are_stacked_in_their_order_and_come_apart_again():
     jax.tree.map(np.testing.assert_array_equal, on_device, whole)
 
 
+@pytest.mark.slow("flash")
+@pytest.mark.costly
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("form", ["low_memory", "flash"])
 def test_texts_that_share_a_row_are_encoded_as_texts_alone(form):
@@ -451,6 +464,7 @@ def test_padding_changes_nothing(small):
         np.testing.assert_allclose(alone_pooled[0], pooled[row], atol=3e-6)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("backward", HOW)
 def test_a_row_of_padding_only_is_finite_and_so_are_its_gradients(small, backward):
     config, params = small

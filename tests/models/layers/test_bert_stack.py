@@ -44,6 +44,8 @@ def value_and_slope(model, params, tokens, segments, drops):
     return out, slope
 
 
+@pytest.mark.slow("tanh")
+@pytest.mark.costly
 @pytest.mark.parametrize(("gelu", "drops"), [("exact", True), ("tanh", False)])
 def test_states_and_gradients_are_those_of_autodiff(gelu, drops):
     given = drawn()
@@ -59,6 +61,7 @@ def test_states_and_gradients_are_those_of_autodiff(gelu, drops):
         np.testing.assert_allclose(one, other, atol=5e-6 * scale, rtol=0)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_as_near_to_float32_as_the_other_form():
     given = drawn()
     exact = value_and_slope(Bert(CONFIG), *given, True)
@@ -71,6 +74,7 @@ def test_bfloat16_is_as_near_to_float32_as_the_other_form():
     assert 0 < errors[0] < 1.3 * errors[1] < 0.1
 
 
+@pytest.mark.costly
 def test_texts_that_share_a_row_are_as_they_are_alone():
     params, tokens, segments = drawn()
     model = fused()

@@ -130,6 +130,8 @@ def interpreted(monkeypatch):
     monkeypatch.setattr(module, "product", partial(product, interpret=True))
 
 
+@pytest.mark.slow("633")
+@pytest.mark.costly
 @pytest.mark.parametrize("atoms", [3, 2 * BLOCK, 5 * BLOCK - 7])
 def test_a_band_times_states_is_the_dense_product(atoms, monkeypatch):
     interpreted(monkeypatch)
@@ -162,6 +164,8 @@ def test_slopes_of_a_band_go_the_other_way_along_bonds(monkeypatch):
     assert slope[:3, 0].tolist() == [1, 1, 0]
 
 
+@pytest.mark.slow("bfloat16")
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_tpu_s_form_of_the_layers_agrees_with_the_other_one(dtype, monkeypatch):
     interpreted(monkeypatch)
@@ -195,6 +199,7 @@ def test_a_tpu_s_form_of_the_layers_agrees_with_the_other_one(dtype, monkeypatch
         np.testing.assert_allclose(ours, theirs, **near)
 
 
+@pytest.mark.costly
 def test_only_a_tpu_is_given_the_band():
     graph = path_graph(3, np.ones((3, 5), np.float32))
     model = GCN(3, WIDTH, DIM)

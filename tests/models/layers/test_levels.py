@@ -55,6 +55,8 @@ def exact(*arrays):
         return [np.asarray(x) for x in (kl, *pull(g))]
 
 
+@pytest.mark.slow("size1", "size2", "size3")
+@pytest.mark.costly("size4")
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("form", FORMS)
 def test_value_and_slopes_are_those_of_the_formula(form, size):
@@ -96,6 +98,7 @@ def test_a_query_by_itself_is_what_it_is_among_others():
         np.testing.assert_array_equal(alone[i], whole[i][place])
 
 
+@pytest.mark.costly
 def test_a_large_step_costs_no_digits():
     """What the kernel leaves out, step itself, is many times what it scores."""
     hidden, step, own, outer, goal, g = drawn(2, 64, 40, 6)
@@ -118,6 +121,7 @@ def test_the_kernel_lowers_for_tpu():
     assert text.count("tpu_custom_call") == 1
 
 
+@pytest.mark.slow
 def test_difftmr_learns_the_same_by_either(monkeypatch):
     """One direction of its generator, two queries at a time."""
     from tests.models.test_difftmr import B, D, model
