@@ -174,6 +174,7 @@ def test_a_search_scores_what_it_finds_as_evaluation_does(joint, tmp_path, on_di
         assert found[sum(inside) :] == sorted(found[sum(inside) :], reverse=True)
 
 
+@pytest.mark.slow
 def test_the_second_stage_leaves_the_encoder_as_it_was(stages):
     encoder, generator = stages
     before, after = restore_params(encoder, "best")[0], restore_params(generator, "newest")[0]
@@ -199,6 +200,7 @@ class Ended(Signals):
         super().check()
 
 
+@pytest.mark.slow
 def test_a_second_stage_that_was_stopped_ends_as_one_that_was_not(stages, tmp_path):
     encoder, whole = stages
     config, run = second_stage(encoder), tmp_path / "run"
@@ -210,6 +212,7 @@ def test_a_second_stage_that_was_stopped_ends_as_one_that_was_not(stages, tmp_pa
     assert all(jax.tree.leaves(same))
 
 
+@pytest.mark.slow
 def test_the_generators_run_stands_alone(stages, tmp_path):
 
     encoder, generator = stages
@@ -222,6 +225,7 @@ def test_the_generators_run_stands_alone(stages, tmp_path):
     assert kept["start"].startswith(str(encoder))
 
 
+@pytest.mark.slow
 def test_another_encoder_and_an_unfinished_run_are_refused(stages, tmp_path):
     encoder, _ = stages
     other = dataclasses.replace(
@@ -293,6 +297,7 @@ def test_the_report_works_one_query_out_part_by_part(joint):
     assert 0 < fused["variety"]["tanimoto_distance@10"] < 1
 
 
+@pytest.mark.slow
 def test_the_data_of_the_first_stage_count_as_trained_on(stages):
     encoder, generator = stages
     other = dataclasses.replace(TINY.data, seed=1)

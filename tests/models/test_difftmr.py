@@ -356,6 +356,7 @@ def test_a_positive_at_index_zero_with_a_kernel_of_three_leaks_the_label():
     assert trained(partial(at_zero, depthwise=of_candidate), w) > CHANCE - 0.05
 
 
+@pytest.mark.slow("paired")
 @pytest.mark.costly
 @pytest.mark.parametrize("anchor", ["paired", "pairwise"])
 def test_the_path_through_tapr_stays_at_chance_with_full_gradients(anchor):

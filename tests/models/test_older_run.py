@@ -58,6 +58,7 @@ def contents(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow("mbank")
 @pytest.mark.parametrize("name", RUNS)
 def test_evaluation_gives_every_query_the_rank_it_had(name, older, expected, capsys):
     assert evaluate(["--run", str(older / name)]) == 0
@@ -95,6 +96,7 @@ def test_its_parameters_are_those_on_disk_and_have_the_checkpoint_s_name(name, o
     assert "layers" in params["text_encoder"] and "layer_0" not in params["text_encoder"]
 
 
+@pytest.mark.slow("mbank")
 @pytest.mark.parametrize("name", RUNS)
 def test_it_is_not_trained_on_and_is_told_why(name, older, capfd):
     """To the bit it cannot go on, as its masks were drawn otherwise; and nothing is touched."""

@@ -63,7 +63,7 @@ def steps_of(packed, feed_class, lengths):
     return found, state.params
 
 
-@pytest.mark.costly
+@pytest.mark.slow
 def test_host_and_device_take_the_same_steps(packed):
     assert packed[1].shapes.rows  # texts are packed
     wanted, parameters = steps_of(packed, HostLoader, [1, 1, 1])

@@ -120,10 +120,12 @@ def test_a_run_leaves_everything_behind(unbroken):
 
 
 @pytest.mark.costly
-def test_killed_at_random_moments_it_ends_with_the_same_bits(unbroken, tmp_path):
+@pytest.mark.slow("5")
+@pytest.mark.parametrize("kills", [1, 5])
+def test_killed_at_random_moments_it_ends_with_the_same_bits(kills, unbroken, tmp_path):
     """Steps, saves and evaluations of the tiny run are all about as long as the spread."""
     chosen, run = random.Random(0), tmp_path / "run"
-    for kill in range(5):
+    for kill in range(kills):
         process = start(run, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", TZ="Asia/Kabul")
         wait_for_lines(process, run, min(lines(run) + 5 + chosen.randrange(4), 42))
         time.sleep(chosen.random() * 0.05)

@@ -402,8 +402,7 @@ def test_layers_of_parameters_are_stacked_in_their_order_and_come_apart_again():
     jax.tree.map(np.testing.assert_array_equal, on_device, whole)
 
 
-@pytest.mark.slow("flash")
-@pytest.mark.costly
+@pytest.mark.slow
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("form", ["low_memory", "flash"])
 def test_texts_that_share_a_row_are_encoded_as_texts_alone(form):

@@ -164,8 +164,7 @@ def test_slopes_of_a_band_go_the_other_way_along_bonds(monkeypatch):
     assert slope[:3, 0].tolist() == [1, 1, 0]
 
 
-@pytest.mark.slow("bfloat16")
-@pytest.mark.costly
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_tpu_s_form_of_the_layers_agrees_with_the_other_one(dtype, monkeypatch):
     interpreted(monkeypatch)
