@@ -12,6 +12,7 @@ from tools.bench import curves
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_points_are_measured_and_drawn(tmp_path):
     out = tmp_path / "cost.png"
     words = ["--shrunk", "--curves", "K", "--most", "8", "--out", str(out)]
