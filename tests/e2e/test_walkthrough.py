@@ -68,7 +68,7 @@ def test_from_a_file_to_an_answer_over_http(place: Path) -> None:
     assert found.count("chain") >= 10 and "aniline" in found + (place / "hits.html").read_text()
     found = run(index, place)
     assert "every byte as it was written" in found and "30 molecules of 31 rows" in found
-    assert (place / "library" / "refused.tsv").read_text().count("\n") == 2  # with its header
+    assert (place / "index" / "refused.tsv").read_text().count("\n") == 2  # with its header
     (serve,) = blocks("serve.md", "Serve: a page and an API")
     _, line = serve.splitlines()  # the second says what the first does
     line = line.replace("--port 8080", "--port 0")  # a free one: any other may be taken
