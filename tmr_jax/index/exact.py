@@ -212,20 +212,21 @@ class ExactEngine(Engine):
         """Ids and cosines of at least the k best rows for each of at most TILE queries."""
         tile = np.zeros((TILE, self.width), np.float32)
         tile[: len(vectors)] = vectors
-        best = [(np.zeros((TILE, 0), np.int64), np.zeros((TILE, 0), np.float32))]
+        best = [[(np.zeros(0, np.int64), np.zeros(0, np.float32))] for _ in vectors]
         for number, shard in enumerate(self._shards):
             live = self._live(number, where)
             rows = np.flatnonzero(live)
             if not len(rows):
                 continue
             if len(rows) < FEW * len(live):
-                best.append(_nearest(tile, shard.ids[rows], shard.rows[rows], live[rows], k))
+                found = _scored(tile, shard.ids[rows], shard.rows[rows], live[rows], k)
             else:
-                best.append(_nearest(tile, shard.ids, shard.rows, live, k))
-        ids, scores = (np.concatenate(parts, axis=1) for parts in zip(*best, strict=True))
-        for number, cosine in zip(ids[: len(vectors)], scores, strict=False):
-            is_row = ~np.isneginf(cosine)
-            yield number[is_row], cosine[is_row]
+                found = _scored(tile, shard.ids, shard.rows, live, k)
+            for lists, ids, scores in zip(best, *found, strict=False):
+                lists.append(_best(ids, scores, k))
+        for lists in best:
+            ids, scores = (np.concatenate(parts) for parts in zip(*lists, strict=True))
+            yield ids, scores
 
     def _item(self, wanted: int, names: Sequence[str]) -> dict[str, Any] | None:
         for number in reversed(range(len(self._shards))):
@@ -252,10 +253,10 @@ def _taken(shard: Shard, rows: np.ndarray) -> Batch:
     return Batch(shard.ids[rows], shard.rows[rows], columns)
 
 
-def _nearest(
+def _scored(
     tile: np.ndarray, ids: np.ndarray, rows: np.ndarray, live: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids [TILE, K] and cosines of at least the k best live rows, in no order."""
+    """Ids [TILE, K] and cosines of rows, the k best live ones among them; -inf if not live."""
     if is_accelerated():
         from tmr_jax.index import scan  # only accelerators need it
 
@@ -263,7 +264,7 @@ def _nearest(
         return ids[places], scores
     scores = tile @ rows.T
     scores[:, ~live] = -np.inf
-    return _best(ids, scores, k)
+    return np.broadcast_to(ids, scores.shape), scores
 
 
 def is_accelerated() -> bool:
@@ -274,15 +275,10 @@ def is_accelerated() -> bool:
 
 
 def _best(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best columns of each row; those that tie with the k-th compete by id."""
-    if scores.shape[1] <= k:
-        return np.broadcast_to(ids, scores.shape), scores
-    edge = np.partition(scores, -k, axis=1)[:, -k]
-    chosen = np.zeros((len(scores), k), np.int64)
-    for i, row in enumerate(scores):
-        near = np.flatnonzero(row >= edge[i])
-        chosen[i] = near[np.lexsort((ids[near], -row[near]))[:k]]
-    return ids[chosen], np.take_along_axis(scores, chosen, 1)
+    """The k best of one query, and those that tie with the k-th; not those of -inf."""
+    edge = np.partition(scores, -k)[-k] if len(scores) > k else -np.inf
+    near = np.flatnonzero((scores >= edge) & (scores > -np.inf))
+    return ids[near], scores[near]
 
 
 # Files
