@@ -219,10 +219,10 @@ class ExactEngine(Engine):
             if not len(rows):
                 continue
             if len(rows) < FEW * len(live):
-                found = _scored(tile, shard.ids[rows], shard.rows[rows], live[rows], k)
+                scored = _scored(tile, shard.ids[rows], shard.rows[rows], live[rows], k)
             else:
-                found = _scored(tile, shard.ids, shard.rows, live, k)
-            for lists, ids, scores in zip(best, *found, strict=False):
+                scored = _scored(tile, shard.ids, shard.rows, live, k)
+            for lists, ids, scores in zip(best, *scored, strict=False):
                 lists.append(_best(ids, scores, k))
         for lists in best:
             ids, scores = (np.concatenate(parts) for parts in zip(*lists, strict=True))
@@ -385,8 +385,8 @@ def damage(place: Path, width: int, deep: bool = False) -> str:
 
 
 def _stamp(place: Path) -> Stamp:
-    found = [(place / name).stat() for name in (ROWS, ENTRIES, SEAL)]
-    return tuple((s.st_ino, s.st_size, s.st_mtime_ns) for s in found)
+    stats = [(place / name).stat() for name in (ROWS, ENTRIES, SEAL)]
+    return tuple((s.st_ino, s.st_size, s.st_mtime_ns) for s in stats)
 
 
 def _is_read(place: Path) -> bool:

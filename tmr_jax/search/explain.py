@@ -90,17 +90,17 @@ def without_atoms(features: MolFeatures, rows: Iterable[int]) -> MolFeatures:
 
     Features of the other atoms, such as their number of neighbours, do not change.
     """
-    kept = np.ones(len(features.nodes), bool)
-    kept[list(rows)] = False
-    assert kept.any(), "every atom is removed"
-    bonds = kept[features.senders] & kept[features.receivers]
-    place = (np.cumsum(kept) - 1).astype(np.int32)
+    remains = np.ones(len(features.nodes), bool)
+    remains[list(rows)] = False
+    assert remains.any(), "every atom is removed"
+    bonds = remains[features.senders] & remains[features.receivers]
+    place = (np.cumsum(remains) - 1).astype(np.int32)
     return MolFeatures(
-        nodes=features.nodes[kept],
+        nodes=features.nodes[remains],
         edges=features.edges[bonds],
         senders=place[features.senders[bonds]],
         receivers=place[features.receivers[bonds]],
-        motif=number_by_first(features.motif[kept]),
+        motif=number_by_first(features.motif[remains]),
     )
 
 
@@ -133,12 +133,12 @@ def _words(
     """Mean states of the pieces of each word; zeros of a word beyond the tokens that are read."""
     pieces = assembly.tokenizer.spans(text, assembly.config.features.max_tokens)
     states = _parts(texts)
-    found = np.zeros((len(spans), states.shape[1]), np.float32)
-    for row, (start, end) in zip(found, spans, strict=True):
-        mine = [i for i, (a, b) in enumerate(pieces) if a < b and start <= a < end]
-        if mine:
-            row[:] = states[mine].mean(0)
-    return found
+    means = np.zeros((len(spans), states.shape[1]), np.float32)
+    for row, (start, end) in zip(means, spans, strict=True):
+        inside = [i for i, (a, b) in enumerate(pieces) if a < b and start <= a < end]
+        if inside:
+            row[:] = states[inside].mean(0)
+    return means
 
 
 def _atoms(mols: Encoded, features: MolFeatures) -> Float[np.ndarray, "atoms D"]:

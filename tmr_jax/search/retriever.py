@@ -320,8 +320,8 @@ class Retriever:
         since that may take seconds.
         """
         encoded = self.encode_queries(queries) if encoded is None else encoded
-        found = self._first_stage(queries, encoded)
-        for query, read, hits in zip(queries, encoded, found, strict=True):
+        first_stage = self._first_stage(queries, encoded)
+        for query, read, hits in zip(queries, encoded, first_stage, strict=True):
             yield self._answer(query, read, hits)
 
     def _first_stage(

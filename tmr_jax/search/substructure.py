@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -98,7 +99,10 @@ class Matcher:
         for low in range(0, max(len(smiles), 1), CHUNK):
             left = end - time.monotonic()
             part = smiles[low : low + CHUNK]
-            reply = self._ask(smarts, part, left) if left > 0 else None
+            reply = None
+            if left > 0:
+                with suppress(Died):
+                    reply = self._worker.ask(TASK, [smarts, part], left)
             if reply is None:
                 if not low and not spent:
                     raise TooSlow(
@@ -113,12 +117,6 @@ class Matcher:
                 )
             matches.append(reply["matches"])
         return Checked(np.concatenate(matches), True, time.monotonic() - start)
-
-    def _ask(self, smarts: str, smiles: list[str], limit: float) -> Arrays | None:
-        try:
-            return self._worker.ask(TASK, [smarts, smiles], limit)
-        except Died:
-            return None
 
 
 MATCHER = Matcher()  # of this program; its process starts with the first pattern
