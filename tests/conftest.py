@@ -159,9 +159,8 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tmr_jax.config import load_experiment, to_json
     from tmr_jax.data import load_pairs
     from tmr_jax.data.batching import make_batch
-    from tmr_jax.models.checkpoint import Checkpoints
+    from tmr_jax.models.checkpoint import Checkpoints, new_state
     from tmr_jax.models.run import init_params, save_model
-    from tmr_jax.models.state import new_state
     from tmr_jax.train.dataset import model_and_dataset
 
     run = tmp_path_factory.mktemp("runs") / "tiny"

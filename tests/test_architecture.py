@@ -45,7 +45,7 @@ def of(folder: str, names: str) -> tuple[str, ...]:
 
 
 LAYERS_OF_MODELS = ("models/layers/", "models/pretrained.py")
-MODELS = of("models", "__init__ build difftmr dual_encoder memory_bank")
+MODELS = of("models", "__init__ difftmr dual_encoder memory_bank")
 RANKING = (
     *of(
         "eval",
@@ -54,7 +54,7 @@ RANKING = (
 )
 ENGINES = of("index", "exact lance milvus scan schema")
 STEPS = (
-    *of("models", "checkpoint devices rundir state"),
+    *of("models", "checkpoint runtime"),
     *of("train", "log optim parallel step throughput"),
 )
 SERVICE = of("serve", "__init__ app engine http middleware page schemas")

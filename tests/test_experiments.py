@@ -96,7 +96,7 @@ def test_takes_one_step(path: Path) -> None:
 
 def take_one_step(config: Experiment) -> None:
     """Not compiled: single operations are compiled once for all files, a step for each of them."""
-    from tmr_jax.models.state import STATISTICS, new_state, without
+    from tmr_jax.models.checkpoint import STATISTICS, new_state, without
     from tmr_jax.train.optim import build_adversary, build_optimizer
     from tmr_jax.train.step import train_step
 
@@ -140,8 +140,8 @@ def test_builds_in_full_size(path: Path) -> None:
 def build_in_full_size(config: Experiment) -> None:
     """Shapes only, of parameters and loss: nothing is computed, and no weights are needed."""
     from tmr_jax.data.features.graph import EDGE_SIZES, NODE_SIZES
-    from tmr_jax.models.build import build_model
     from tmr_jax.models.layers.bert import BertConfig
+    from tmr_jax.models.run import build_model
 
     batch = batch_of(shrunk(config))
     hidden = 384 if config.model.text.source == "minilm" else 768

@@ -43,7 +43,7 @@ def extended(tmp_path, monkeypatch):
     """The package with what docs/extend.md adds to it."""
     from tmr_jax.data import READERS
     from tmr_jax.data.pools import POOLS
-    from tmr_jax.models.build import MODELS
+    from tmr_jax.models.run import MODELS
 
     blocks = BLOCK.findall((ROOT / "docs" / "extend.md").read_text(encoding="utf-8"))
     names = [name for name, _ in blocks]

@@ -53,7 +53,7 @@ import tyro  # noqa: E402
 
 from tmr_jax.config import Experiment  # noqa: E402
 from tmr_jax.data.files import write_text  # noqa: E402
-from tmr_jax.models.rundir import describe_code  # noqa: E402
+from tmr_jax.models.runtime import describe_code  # noqa: E402
 from tools import aot_hlo, aot_jaxpr, aot_work  # noqa: E402
 from tools.aot_work import GIB, Spec  # noqa: E402
 from tools.bench.common import altered  # noqa: E402

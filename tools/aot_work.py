@@ -25,8 +25,8 @@ from tmr_jax.config import Experiment
 from tmr_jax.data.batching import declare_rows, declare_shapes, encode_batches_mol
 from tmr_jax.eval import device_rank, rerank_steps
 from tmr_jax.eval.rerank import _applied, settings_of
+from tmr_jax.models.checkpoint import variables
 from tmr_jax.models.layers.bert import text_operations
-from tmr_jax.models.state import variables
 from tmr_jax.train.device_loader import device_tables, plan_steps, take_batch
 from tmr_jax.train.parallel import AXIS, compile_ahead, make_sharding
 from tmr_jax.train.step import make_train_call

@@ -15,9 +15,8 @@ from tmr_jax.eval.pools import encode_pools
 from tmr_jax.eval.protocols import PAIR
 from tmr_jax.eval.restore import restored
 from tmr_jax.eval.scores import score_pool
-from tmr_jax.models.build import build_model
 from tmr_jax.models.layers.bert import BertConfig
-from tmr_jax.models.run import TrainedModel
+from tmr_jax.models.run import TrainedModel, build_model
 from tmr_jax.types import Pool
 
 pytestmark = pytest.mark.usefixtures("optimized")

@@ -43,12 +43,10 @@ from tmr_jax.eval.restore import Restored
 from tmr_jax.eval.scores import (
     SAME,
 )
-from tmr_jax.models.build import build_model
-from tmr_jax.models.checkpoint import Checkpoints
+from tmr_jax.models.checkpoint import Checkpoints, new_state, parameters_sha256
 from tmr_jax.models.encode import Encoded, l2_normalize
 from tmr_jax.models.layers.bert import BertConfig
-from tmr_jax.models.run import TrainedModel, init_params, save_model
-from tmr_jax.models.state import new_state, parameters_sha256
+from tmr_jax.models.run import TrainedModel, build_model, init_params, save_model
 from tmr_jax.types import Ranking
 
 MARKS = ("F", "Cl", "Br", "I", "O", "S")

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from tmr_jax.config import OptimConfig
-from tmr_jax.models.checkpoint import DRAWS, Checkpoints, restore_params
-from tmr_jax.models.state import (
+from tmr_jax.models.checkpoint import (
+    DRAWS,
+    Checkpoints,
     TrainState,
     layerwise,
     new_state,
     parameters_sha256,
+    restore_params,
     scanned,
     without,
 )

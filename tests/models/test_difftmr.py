@@ -19,11 +19,10 @@ from tmr_jax.config import (
     TrainConfig,
 )
 from tmr_jax.models import difftmr
-from tmr_jax.models.build import build_model
-from tmr_jax.models.difftmr import DiffTMR, objective
+from tmr_jax.models.difftmr import DiffTMR, best_of, objective
 from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.models.layers.denoiser import Form, Hdan, HdanWeights, prepare
-from tmr_jax.models.layers.tapr import best_of
+from tmr_jax.models.run import build_model
 from tmr_jax.types import EncodedBatch, MolOut, TextOut
 
 pytestmark = pytest.mark.usefixtures("optimized")

@@ -21,10 +21,10 @@ from tmr_jax.data.batching import declare_shapes, make_batch
 from tmr_jax.data.features.graph import EDGE_SIZES, NODE_SIZES
 from tmr_jax.data.features.text import load_tokenizer
 from tmr_jax.data.tables import apply_vocabulary, build_vocabulary, molecule_table, text_table
-from tmr_jax.models.build import build_model
+from tmr_jax.models.checkpoint import new_state
 from tmr_jax.models.dual_encoder import MAX_LOGIT_SCALE
 from tmr_jax.models.layers.bert import BertConfig
-from tmr_jax.models.state import new_state
+from tmr_jax.models.run import build_model
 from tmr_jax.train.optim import build_optimizer
 from tmr_jax.train.step import make_train_step
 from tmr_jax.types import Batch

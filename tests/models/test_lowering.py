@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tmr_jax.models.state import variables
+from tmr_jax.models.checkpoint import variables
 
 pytestmark = pytest.mark.costly
 

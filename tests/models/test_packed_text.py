@@ -19,9 +19,9 @@ from tmr_jax.config import (
 from tmr_jax.data.batching import declare_shapes, make_batch
 from tmr_jax.data.features.graph import EDGE_SIZES, NODE_SIZES
 from tmr_jax.data.tables import TextTable, molecule_table
-from tmr_jax.models.build import build_model
+from tmr_jax.models.checkpoint import STATISTICS
 from tmr_jax.models.layers.bert import BertConfig
-from tmr_jax.models.state import STATISTICS
+from tmr_jax.models.run import build_model
 
 SMILES = ("CCO", "C", "c1ccccc1", "CC(=O)NC", "[Na+].[Cl-]", "CCN")
 LENGTHS = (3, 16, 5, 1, 9, 7)

@@ -250,13 +250,13 @@ def test_a_hostile_safetensors_header_is_refused(tmp_path, content):
         read_weights(path, small_config())
 
 
-def test_a_header_above_the_cap_is_refused_before_it_is_read(tmp_path):
+def test_a_header_of_a_gigabyte_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "model.safetensors"
     with path.open("wb") as file:
         file.write(struct.pack("<Q", 2**30))
         file.truncate(2**30 + 100)  # sparse: the bytes claimed are there
     begin = time.monotonic()
-    with pytest.raises(ValueError, match="header under 16 MB"):
+    with pytest.raises(ValueError, match="expected safetensors"):
         read_weights(path, small_config())
     assert time.monotonic() - begin < 1.0
 
@@ -478,13 +478,6 @@ def test_without_a_network_the_error_comes_at_once_and_says_what_to_do(monkeypat
     assert time.monotonic() - begin < 5.0
 
 
-def test_a_hub_that_vanishes_midway_is_no_hub_without_the_file(monkeypatch):
-    monkeypatch.delenv("TMR_JAX_MIRROR", raising=False)
-    monkeypatch.setattr(pretrained, "_hub_answers", lambda: True)  # its client finds out otherwise
-    with pytest.raises(ValueError, match=r"expected to fetch config\.json.*without network"):
-        load_bert("scibert")
-
-
 HUB_CLIENT = """
 import json, sys
 from tmr_jax.models.pretrained import load_bert
@@ -497,11 +490,19 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub as its client asks for: OWNER/NAME/resolve/REVISION/FILE."""
+    """As much of the hub as is asked for: its list of files, OWNER/NAME/resolve/REVISION/FILE."""
 
     folder: Path
 
     def do_HEAD(self):
+        if self.path == "/api/models/some/bert/revision/main":
+            files = [{"rfilename": path.name} for path in self.folder.iterdir()]
+            content = json.dumps({"id": "some/bert", "sha": COMMIT, "siblings": files}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+            return
         owner, _, rest = self.path.strip("/").partition("/resolve/")
         path = self.folder / rest.partition("/")[2].partition("?")[0]
         found = owner == "some/bert" and path.is_file()

@@ -1,5 +1,8 @@
 """Freed blocks stay with the process; compiled programs are trusted code, in a private folder."""
 
+from __future__ import annotations
+
+import json
 import os
 import subprocess
 import sys
@@ -7,7 +10,14 @@ import sys
 import jax
 import pytest
 
-from tmr_jax.models.runtime import WIDE, use_compile_cache
+from tmr_jax.models.runtime import (
+    WIDE,
+    describe_code,
+    move_aside,
+    open_directory,
+    settle_config,
+    use_compile_cache,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +95,46 @@ def test_the_next_large_block_is_the_last_one():
     kept, few = faults(True)
     if kept:  # a C library without mallopt changes nothing
         assert few < faults(False)[1] / 10
+
+
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"that can be written; got .*Not a directory"):
+        open_directory(tmp_path / "file" / "run")
+    open_directory(tmp_path / "new" / "run")
+    assert list((tmp_path / "new" / "run").iterdir()) == []
+
+
+def test_another_configuration_is_refused_and_its_fields_are_shown(tmp_path):
+    first = {"optim": {"clip": 1.0, "warmup": 5}, "seed": 0}
+    assert settle_config(tmp_path, json.dumps(first)) is False
+    assert settle_config(tmp_path, json.dumps(first)) is True
+    other = {"optim": {"clip": 2.0, "warmup": 5}, "name": "x"}
+    with pytest.raises(ValueError, match="--fresh") as error:
+        settle_config(tmp_path, json.dumps(other))
+    told = str(error.value)
+    assert "optim.clip: 1.0 there, 2.0 now" in told
+    assert "seed: 0 there, 'absent' now" in told
+    assert "warmup" not in told
+    assert json.loads((tmp_path / "config.json").read_text()) == first
+
+
+def test_a_folder_that_is_no_run_stays_as_it_is(tmp_path):
+    (tmp_path / "thesis.txt").write_text("x")
+    with pytest.raises(ValueError, match=r"thesis\.txt"):
+        settle_config(tmp_path, "{}")
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_moving_aside_takes_the_first_free_name(tmp_path):
+    for number in (1, 2):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "content").write_text(str(number))
+        assert move_aside(tmp_path / "run") == tmp_path / f"run.old-{number}"
+    assert (tmp_path / "run.old-1" / "content").read_text() == "1"
+
+
+def test_the_code_is_described_even_where_there_is_no_git(monkeypatch):
+    assert describe_code().strip()
+    monkeypatch.setenv("PATH", "")
+    assert describe_code() == "no git repository: an installed package\n"

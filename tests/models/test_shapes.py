@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tmr_jax.models.checkpoint import STATISTICS, variables
 from tmr_jax.models.layers.denoiser import (
     Form,
     Hdan,
@@ -16,10 +17,10 @@ from tmr_jax.models.layers.denoiser import (
     all_levels,
     at_time,
     denoise,
+    levels_kl,
     prepare,
     sample,
 )
-from tmr_jax.models.layers.levels import levels_kl
 from tmr_jax.models.losses import (
     batch_hard_triplet,
     clean_rows,
@@ -32,7 +33,6 @@ from tmr_jax.models.losses import (
     info_nce,
     second_order_losses,
 )
-from tmr_jax.models.state import STATISTICS, variables
 
 PAIRS, TOKENS, DIM = 6, 16, 24  # of the toy batch
 

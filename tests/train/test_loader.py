@@ -13,9 +13,8 @@ import pytest
 
 from tmr_jax.config import load_experiment
 from tmr_jax.data import load_pairs
-from tmr_jax.models.checkpoint import restore_params
+from tmr_jax.models.checkpoint import new_state, restore_params
 from tmr_jax.models.run import init_params
-from tmr_jax.models.state import new_state
 from tmr_jax.train import loader as feed
 from tmr_jax.train.__main__ import main
 from tmr_jax.train.dataset import model_and_dataset

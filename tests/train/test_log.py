@@ -2,7 +2,7 @@
 
 import json
 
-from tmr_jax.models.rundir import read_metrics
+from tmr_jax.models.runtime import read_metrics
 from tmr_jax.train.log import Display, History, draw_losses, duration
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from tmr_jax.cli import Signals, Stopped
 from tmr_jax.models.checkpoint import Checkpoints, restore_params
-from tmr_jax.models.rundir import read_metrics
+from tmr_jax.models.runtime import read_metrics
 from tmr_jax.train.__main__ import main
 from tmr_jax.train.dataset import Plan
 from tmr_jax.train.loop import Loop

@@ -16,8 +16,8 @@ import pytest
 
 from tmr_jax.config import BankConfig, SecondOrderConfig, TextEncoderConfig, load_experiment
 from tmr_jax.data import load_pairs
+from tmr_jax.models.checkpoint import STATISTICS, new_state
 from tmr_jax.models.run import init_params
-from tmr_jax.models.state import STATISTICS, new_state
 from tmr_jax.train.dataset import model_and_dataset
 from tmr_jax.train.loader import build_loader
 from tmr_jax.train.parallel import compile_ahead, make_sharding, replicate

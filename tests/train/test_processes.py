@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tmr_jax.models.processes import join_processes
+from tmr_jax.models.runtime import join_processes
 from tmr_jax.train.__main__ import main
 from tmr_jax.types import UserError
 

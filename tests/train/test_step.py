@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tmr_jax.config import OptimConfig
-from tmr_jax.models.state import new_state
+from tmr_jax.models.checkpoint import new_state
 from tmr_jax.train.optim import build_optimizer
 from tmr_jax.train.step import make_train_step
 from tmr_jax.types import Batch, MolBatch, TextBatch

@@ -41,8 +41,14 @@ from tmr_jax.eval.scores import (
 )
 from tmr_jax.eval.subgroups import TrainingSeen, training_seen
 from tmr_jax.models.run import TOKENIZER
-from tmr_jax.models.rundir import CONFIG, METRICS, describe_code, read_metrics
-from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
+from tmr_jax.models.runtime import (
+    CONFIG,
+    METRICS,
+    describe_code,
+    keep_freed_memory,
+    read_metrics,
+    use_compile_cache,
+)
 from tmr_jax.types import UserError, did_you_mean
 
 

@@ -21,7 +21,7 @@ from tmr_jax.config import DataConfig, Experiment, from_json, to_json
 from tmr_jax.data.files import write_json
 from tmr_jax.data.pools import final_protocol
 from tmr_jax.eval.protocols import Protocol
-from tmr_jax.models.rundir import CONFIG
+from tmr_jax.models.runtime import CONFIG
 from tmr_jax.types import Pair, Pool, UserError
 
 TRAINED_ON = "trained_on.json"

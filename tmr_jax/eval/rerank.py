@@ -28,11 +28,11 @@ from tmr_jax.eval.rerank_steps import (
     rerank_one,
     word_weights,
 )
-from tmr_jax.models.devices import local_devices
+from tmr_jax.models.checkpoint import variables
 from tmr_jax.models.encode import Encoded, l2_normalize
 from tmr_jax.models.layers.denoiser import visited
 from tmr_jax.models.run import TrainedModel
-from tmr_jax.models.state import variables
+from tmr_jax.models.runtime import local_devices
 from tmr_jax.types import EncodedCorpus, Pool, Ranking, UserError
 
 RERANK_STAGES = ("tapr", "fused", "x0")  # after det, which is the cosine

@@ -18,8 +18,8 @@ from jaxtyping import Float
 from tmr_jax.data.batching import declare_shapes, make_batch
 from tmr_jax.data.tables import apply_vocabulary, molecule_table, text_table
 from tmr_jax.eval.rerank_steps import padded
+from tmr_jax.models.checkpoint import variables
 from tmr_jax.models.run import TrainedModel, init_params
-from tmr_jax.models.state import variables
 from tmr_jax.types import EncodedCorpus
 
 ITEMS = 500  # of each modality, evenly spaced: enough for a mean to 1 %

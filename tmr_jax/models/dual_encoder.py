@@ -21,9 +21,16 @@ from tmr_jax.config import (
 from tmr_jax.models.layers.attention import HIDDEN, Form, Segments
 from tmr_jax.models.layers.bert import Backward, Bert, BertConfig
 from tmr_jax.models.layers.bert_layer import Gelu
-from tmr_jax.models.layers.gcn import GCN, ColumnEmbedding, ResidualGCN, node_graph
-from tmr_jax.models.layers.pooling import Readout, l2_normalize, masked_mean, segment_mean
-from tmr_jax.models.losses import duplicate_mask, info_nce, second_order_losses
+from tmr_jax.models.layers.gcn import (
+    GCN,
+    ColumnEmbedding,
+    Readout,
+    ResidualGCN,
+    l2_normalize,
+    masked_mean,
+    node_graph,
+    segment_mean,
+)
 from tmr_jax.types import (
     Batch,
     EncodedBatch,
@@ -309,23 +316,27 @@ class DualEncoder(nn.Module):
         self, scores: Float[Array, "B B"], batch: EncodedBatch
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """InfoNCE of cosines at the learned scale (docs/papers.md#contrastive-loss)."""
+        from tmr_jax.models.losses import duplicate_mask, info_nce  # retrieval does without
+
         scale = jnp.exp(self.logit_scale)
         loss, parts = info_nce(scale * scores, duplicate_mask(batch.text_group, batch.mol_group))
         return loss, parts | {"scale": scale}
 
     def agreement(self, batch: EncodedBatch) -> tuple[Float[Array, ""] | float, dict[str, Array]]:
         """Weighted second-order losses of the global embeddings; none where none is wanted."""
-        told = self.second_order
-        if not (told.u2u or told.u2c):
+        from tmr_jax.models.losses import second_order_losses
+
+        config = self.second_order
+        if not (config.u2u or config.u2c):
             return 0.0, {}
         u2u, u2c = second_order_losses(
             l2_normalize(batch.text.pooled),
             l2_normalize(batch.mol.pooled),
-            kernel=told.kernel,
-            temperature_u2u=told.temperature_u2u,
-            temperature_u2c=told.temperature_u2c,
+            kernel=config.kernel,
+            temperature_u2u=config.temperature_u2u,
+            temperature_u2c=config.temperature_u2c,
         )
-        return told.u2u * u2u + told.u2c * u2c, {"loss/u2u": u2u, "loss/u2c": u2c}
+        return config.u2u * u2u + config.u2c * u2c, {"loss/u2u": u2u, "loss/u2c": u2c}
 
     def __call__(self, batch: Batch) -> Float[Array, "B B"]:
         """All parameters are touched once: what `init` runs."""

@@ -7,14 +7,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import cycle, pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from tmr_jax.data.batching import ATOMS, encode_batches_mol, encode_batches_text, mol_batch
-from tmr_jax.data.files import CACHE_FROM
+from tmr_jax.data.files import CACHE_FROM, Format, cache_key, cached
 from tmr_jax.data.tables import (
     MolTable,
     Refused,
@@ -26,11 +28,96 @@ from tmr_jax.data.tables import (
     text_table,
     text_take,
 )
-from tmr_jax.models.devices import local_devices
+from tmr_jax.models.checkpoint import parameters_sha256, variables
 from tmr_jax.models.run import TrainedModel
-from tmr_jax.models.state import parameters_sha256, variables
-from tmr_jax.models.text_cache import OnProgress, States, ignore, text_states, with_states
+from tmr_jax.models.runtime import local_devices
 from tmr_jax.types import EncodedCorpus, MolOut, TextBatch, TextOut, UserError
+
+TextBatches = Iterable[tuple[np.ndarray, TextBatch]]
+OnProgress = Callable[[int], None]
+
+
+def ignore(done: int) -> None:
+    """No progress is shown."""
+
+
+class States(NamedTuple):
+    """Last hidden states of every text: those of text i are rows offsets[i] to offsets[i + 1]."""
+
+    rows: np.ndarray  # [sum T, W], of the model's own precision
+    offsets: np.ndarray  # int64 [n + 1]
+
+    def batch(self, indices: np.ndarray, ids: TextBatch) -> TextBatch:
+        """The batch with states instead of its ids; rows beyond the `indices` are zeros."""
+        states = np.zeros((*ids.tokens.shape, self.rows.shape[1]), self.rows.dtype)
+        for row, i in enumerate(indices):
+            text = self.rows[self.offsets[i] : self.offsets[i + 1]]
+            states[row, : len(text)] = text
+        return TextBatch(states, ids.mask)  # pyright: ignore[reportArgumentType]
+
+
+def text_states(
+    read: Callable[[TextBatch], Any],
+    weights: str,
+    table: TextTable,
+    batches: TextBatches,
+    dtype: Any,
+    on_progress: OnProgress = ignore,
+) -> States:
+    """States of every text of `table`, from the cache folder if they are there.
+
+    `read(batch)` runs the encoder, `weights` is the SHA-256 of its parameters, `batches` covers the
+    texts, each once. Where nothing can be written, states are computed again the next time.
+    """
+    dtype = jnp.dtype(dtype)
+    rows = cached(
+        cache_key("states", [weights, str(dtype)], (table.tokens, table.offsets)),
+        lambda: _compute(read, table, batches, dtype, on_progress),
+        lambda rows: rows.ndim == 2 and len(rows) == len(table.tokens) and rows.dtype == dtype,
+        _format(dtype),
+    )
+    return States(rows, table.offsets)
+
+
+def with_states(batches: TextBatches, states: States) -> Iterator[tuple[np.ndarray, TextBatch]]:
+    for indices, ids in batches:
+        yield indices, states.batch(indices, ids)
+
+
+def _compute(
+    read: Callable[[TextBatch], Any],
+    table: TextTable,
+    batches: TextBatches,
+    dtype: Any,
+    on_progress: OnProgress,
+) -> np.ndarray:
+    rows, done = None, 0
+    for indices, batch in batches:
+        states = np.asarray(read(batch).astype(dtype))
+        if rows is None:
+            rows = np.empty((len(table.tokens), states.shape[-1]), dtype)
+        for row, i in enumerate(indices):
+            begin, end = table.offsets[i], table.offsets[i + 1]
+            rows[begin:end] = states[row, : end - begin]
+        done += len(indices)
+        on_progress(done)
+    assert rows is not None, "a table of texts is never empty"
+    return rows
+
+
+def _format(dtype: np.dtype) -> Format[np.ndarray]:
+    """A .npy file whose rows are read when they are needed.
+
+    It holds integers of the same size: NumPy's files have no bfloat16.
+    """
+    bits = np.dtype(f"u{dtype.itemsize}")
+
+    def read(path: Path) -> np.ndarray:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        return rows.view(dtype) if rows.dtype == bits else rows
+
+    return Format(".npy", read, lambda file, rows: np.save(file, rows.view(bits)))
+
 
 AHEAD = 4  # batches in progress, one for each device of an ordinary machine
 QUERIES = 8  # up to so many texts are a batch of this size, and a single one is a batch of one

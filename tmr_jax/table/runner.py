@@ -24,7 +24,7 @@ from tmr_jax.data.files import write_json, write_text
 from tmr_jax.data.workers import progress
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR
 from tmr_jax.eval.records import score_name
-from tmr_jax.models.rundir import CONFIG
+from tmr_jax.models.runtime import CONFIG
 from tmr_jax.table.plan import Row, Table, slug
 from tmr_jax.table.results import Cost, Line, SeedResult, duration, lines
 from tmr_jax.types import UserError
@@ -184,8 +184,7 @@ def _has_config(run: Path, config: Experiment) -> bool:
 
 
 def best_digest(run: Path) -> str:
-    from tmr_jax.models.checkpoint import restore_params
-    from tmr_jax.models.state import parameters_sha256
+    from tmr_jax.models.checkpoint import parameters_sha256, restore_params
 
     return parameters_sha256(restore_params(run, "best")[0])
 

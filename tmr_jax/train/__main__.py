@@ -23,7 +23,7 @@ import tyro
 from tmr_jax import cli
 from tmr_jax.cli import Signals
 from tmr_jax.config import Experiment, load_experiment
-from tmr_jax.models.processes import join_processes
+from tmr_jax.models.runtime import join_processes
 from tmr_jax.train.directory import run_directory
 
 

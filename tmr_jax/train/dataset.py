@@ -21,9 +21,8 @@ from tmr_jax.data.tables import (
     text_table,
 )
 from tmr_jax.data.workers import progress_of
-from tmr_jax.models.encode import Encoder, distinct, sequence_keys
+from tmr_jax.models.encode import Encoder, States, distinct, sequence_keys
 from tmr_jax.models.run import TrainedModel, load_run, load_text_encoder, new_model
-from tmr_jax.models.text_cache import States
 from tmr_jax.types import Batch, Pair, TextBatch, UserError
 
 

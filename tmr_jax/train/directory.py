@@ -13,14 +13,16 @@ from typing import NamedTuple
 
 from tmr_jax.config import Experiment, from_json, to_json
 from tmr_jax.data.files import hold, write_text
-from tmr_jax.models.processes import barrier, leads, several_processes
-from tmr_jax.models.rundir import (
+from tmr_jax.models.runtime import (
     GIT,
     LOCK,
+    barrier,
     describe_code,
+    leads,
     move_aside,
     open_directory,
     settle_config,
+    several_processes,
 )
 from tmr_jax.types import UserError
 

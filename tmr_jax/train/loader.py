@@ -18,8 +18,8 @@ import jax
 import numpy as np
 import optax
 
+from tmr_jax.models.checkpoint import TrainState
 from tmr_jax.models.layers.bert import BertConfig, text_operations
-from tmr_jax.models.state import TrainState
 from tmr_jax.train.dataset import TrainingSet
 from tmr_jax.train.device_loader import device_tables, plan_steps, take_batch
 from tmr_jax.train.parallel import SINGLE_DEVICE, Sharding, compile_ahead, replicate, shard_batch

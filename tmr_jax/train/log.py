@@ -14,7 +14,7 @@ from rich.progress import MofNCompleteColumn, TextColumn
 
 from tmr_jax.data.files import replaced, write_text
 from tmr_jax.data.workers import progress
-from tmr_jax.models.rundir import METRICS, read_metrics, series
+from tmr_jax.models.runtime import METRICS, read_metrics, series
 
 PICTURE = "loss.png"
 PLAIN_EVERY_S = 20.0  # between two lines where there is no terminal

@@ -18,10 +18,8 @@ from tmr_jax.cli import Signals
 from tmr_jax.data.files import write_json
 from tmr_jax.eval.alpha import keep_alpha
 from tmr_jax.eval.rerank import RERANK_STAGES
-from tmr_jax.models.checkpoint import Checkpoints, NoCheckpoints
-from tmr_jax.models.devices import local
-from tmr_jax.models.processes import any_process, several_processes
-from tmr_jax.models.state import TrainState, parameters_sha256
+from tmr_jax.models.checkpoint import Checkpoints, NoCheckpoints, TrainState, parameters_sha256
+from tmr_jax.models.runtime import any_process, local, several_processes
 from tmr_jax.train.dataset import Plan
 from tmr_jax.train.loader import DeviceLoader, HostLoader
 from tmr_jax.train.log import Display, History, draw_losses

@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Key
 
-from tmr_jax.models.state import STATISTICS, variables
+from tmr_jax.models.checkpoint import STATISTICS, variables
 from tmr_jax.types import Batch, EncodedBatch, UserError
 
 AXIS = "data"

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
-from tmr_jax.models.state import STATISTICS, TrainState, only, variables, without
+from tmr_jax.models.checkpoint import STATISTICS, TrainState, only, variables, without
 from tmr_jax.train.optim import norm_of, skipped
 from tmr_jax.train.parallel import (
     SINGLE_DEVICE,

@@ -15,13 +15,23 @@ from tmr_jax.data.datasets.table import Report, show_report
 from tmr_jax.data.files import cache_folder, write_json
 from tmr_jax.data.pools import load_pool, validation_protocol
 from tmr_jax.eval.leakage import keep_record, write_earlier_data
-from tmr_jax.models.checkpoint import Checkpoints, NoCheckpoints
-from tmr_jax.models.devices import training_devices
-from tmr_jax.models.processes import broadcast_from_leader, leads
+from tmr_jax.models.checkpoint import (
+    STATISTICS,
+    Checkpoints,
+    NoCheckpoints,
+    TrainState,
+    new_state,
+    without,
+)
 from tmr_jax.models.run import save_model
-from tmr_jax.models.rundir import VALIDATION
-from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
-from tmr_jax.models.state import STATISTICS, TrainState, new_state, without
+from tmr_jax.models.runtime import (
+    VALIDATION,
+    broadcast_from_leader,
+    keep_freed_memory,
+    leads,
+    training_devices,
+    use_compile_cache,
+)
 from tmr_jax.train.dataset import Plan
 from tmr_jax.train.directory import RunDirectory, run_directory
 from tmr_jax.train.loader import build_loader

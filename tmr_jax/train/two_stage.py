@@ -28,7 +28,7 @@ from tmr_jax.eval.rerank_steps import padded
 from tmr_jax.models.checkpoint import restore_params
 from tmr_jax.models.encode import Encoder, l2_normalize
 from tmr_jax.models.run import TrainedModel, init_params, load_run, with_config
-from tmr_jax.models.rundir import CONFIG, VALIDATION
+from tmr_jax.models.runtime import CONFIG, VALIDATION
 from tmr_jax.types import EncodedBatch, EncodedCorpus, MolOut, Pair, TextOut, UserError
 
 

@@ -40,13 +40,13 @@ from tmr_jax.data.batching import (
 from tmr_jax.data.files import cache_folder
 from tmr_jax.data.tables import MolTable, TextTable
 from tmr_jax.eval.rerank import PoolReranker, settings_of
-from tmr_jax.models.build import build_model
+from tmr_jax.models.checkpoint import STATISTICS, TrainState, joined, new_state, variables, without
 from tmr_jax.models.encode import Encoded, l2_normalize
 from tmr_jax.models.layers.attention import Form, Segments
 from tmr_jax.models.layers.attention import attention as attend
 from tmr_jax.models.layers.bert import BertConfig
+from tmr_jax.models.run import build_model
 from tmr_jax.models.runtime import use_compile_cache
-from tmr_jax.models.state import STATISTICS, TrainState, joined, new_state, variables, without
 from tmr_jax.train.dataset import TrainingSet
 from tmr_jax.train.loader import build_loader
 from tmr_jax.train.optim import build_adversary, build_optimizer

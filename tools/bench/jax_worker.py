@@ -22,12 +22,12 @@ from tmr_jax.data.batching import Composition
 from tmr_jax.data.files import CACHE_FROM, cache_folder
 from tmr_jax.data.pools import load_pool
 from tmr_jax.data.tables import text_take
+from tmr_jax.models.checkpoint import layerwise, new_state, variables
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.models.pretrained import layout
 from tmr_jax.models.run import init_params, with_config
 from tmr_jax.models.runtime import keep_freed_memory, use_compile_cache
-from tmr_jax.models.state import layerwise, new_state, variables
 from tmr_jax.train.dataset import TrainingSet, model_and_dataset
 from tmr_jax.train.loader import build_loader
 from tmr_jax.train.optim import build_optimizer

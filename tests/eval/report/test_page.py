@@ -18,7 +18,7 @@ from tmr_jax.eval.report.charts import (
 from tmr_jax.eval.report.page import page, rank_histogram, reliability_chart
 from tmr_jax.eval.report.worked_query import Row, WorkedQuery
 from tmr_jax.eval.slots import slot_record
-from tmr_jax.models.rundir import read_metrics, series
+from tmr_jax.models.runtime import read_metrics, series
 from tmr_jax.types import Ranking
 
 BAD = "</p><script>alert(1)</script>\"'&"

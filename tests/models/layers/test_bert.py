@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tmr_jax.models.layers import attention as attention_module
-from tmr_jax.models.layers.attention import HIDDEN, Segments
+from tmr_jax.models.layers.attention import HIDDEN, Segments, kept_share
 from tmr_jax.models.layers.bert import (
     LAYERS,
     Bert,
@@ -40,7 +40,6 @@ from tmr_jax.models.layers.bert_layer import (
     layer,
     low_memory_layer,
 )
-from tmr_jax.models.layers.dropout import kept_share
 from tmr_jax.models.pretrained import assemble, layout, load_bert, read_config
 
 pytestmark = pytest.mark.usefixtures("optimized")

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tmr_jax.models.layers.memory_bank import Critic
 from tmr_jax.models.losses import critic_loss, generator_loss, gradient_penalty
+from tmr_jax.models.memory_bank import Critic
 
 TEXT, MOL = jnp.array([[1.0, 0.0], [3.0, 0.0]]), jnp.array([[0.0, 4.0], [0.0, 2.0]])
 

@@ -21,7 +21,7 @@ from tmr_jax.eval.report.charts import COLOURS, Chart, bar_chart, chart, line_ch
 from tmr_jax.eval.report.examples import Example
 from tmr_jax.eval.report.worked_query import WorkedQuery
 from tmr_jax.eval.terminal import gap_words, signal_words
-from tmr_jax.models.rundir import series
+from tmr_jax.models.runtime import series
 from tmr_jax.types import Ranking
 
 RANK_EDGES = (1, 2, 6, 11, 21, 51, 101, 501, 1001, 5001)  # first rank of each bar

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from tmr_jax.models.layers.attention import Form, Segments
+from tmr_jax.models.layers.attention import Dropout, Form, Segments
 from tmr_jax.models.layers.bert_layer import (
     NORMS,
     SHAPES,
@@ -29,9 +29,8 @@ from tmr_jax.models.layers.bert_layer import (
     Kind,
     layer,
     low_memory_layer,
+    run_layers,
 )
-from tmr_jax.models.layers.bert_stack import run_layers
-from tmr_jax.models.layers.dropout import Dropout
 
 Backward = Literal["autodiff", "low_memory"]
 LAYERS = "layers"  # where the parameters of all layers lie, [layers, ...] each

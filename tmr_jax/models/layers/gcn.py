@@ -1,4 +1,4 @@
-"""Graph encoders on padded `jraph.GraphsTuple`s: atom features in, atom states out.
+"""Graph encoders on padded `jraph.GraphsTuple`s: atom features in, atom states out; pooling.
 
 `GCN` is the paper's: three graph convolutions, no bond features. `ResidualGCN` reads bond types and
 stereo marks in every layer, which the published encoders cannot see (docs/papers.md#atom-features).
@@ -16,13 +16,177 @@ import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jax.experimental import pallas as pl
+from jax.lax import Precision
+from jaxtyping import Array, Bool, Float, Int
 
-from tmr_jax.models.layers.band import band, padded, times
+from tmr_jax.models.layers.attention import Dropout
 from tmr_jax.models.layers.bert import Backward, Dense
-from tmr_jax.models.layers.dropout import Dropout
 
 Graphs = jraph.GraphsTuple
+from tmr_jax.types import Graphs
+
+NORM_FLOOR = 1e-8
+
+
+def l2_normalize(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+    """Rows of length one; a zero row stays zero.
+
+    Its gradient is finite there too, where that of a norm is not: padding may be all zeros, and a
+    mask that comes later turns no NaN to zero.
+    """
+    square = jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), NORM_FLOOR**2)
+    return x / jnp.sqrt(square)
+
+
+def masked_mean(x: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
+    weight = mask.astype(x.dtype)[:, :, None]
+    return (x * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
+
+
+def segment_mean(
+    x: Float[Array, "N D"], segment: Int[Array, " N"], segments: int, ordered: bool = False
+) -> Float[Array, "G D"]:
+    """Mean of the rows of each segment; an empty segment gives zeros. `ordered`: segments are in
+    the order of their numbers, and nobody has to sort them."""
+    total = jax.ops.segment_sum(x, segment, segments, ordered)
+    count = jax.ops.segment_sum(jnp.ones((len(x), 1), x.dtype), segment, segments, ordered)
+    return total / jnp.maximum(count, 1)
+
+
+ATOMS_IN_A_SUM = 32  # a molecule of the usual size then has sums as large as its means
+
+
+class Readout(nn.Module):
+    """What two dense layers make of mean, sum and maximum over each segment: [N, D] -> [G, D].
+
+    A mean cannot tell a chain of 16 carbons from one of 18, a sum can. An empty segment is read as
+    zeros.
+    """
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "N D"],
+        segment: Int[Array, " N"],
+        segments: int,
+        ordered: bool = False,
+    ) -> Float[Array, "G D"]:
+        mean = segment_mean(x, segment, segments, ordered)
+        total = jax.ops.segment_sum(x, segment, segments, ordered) / ATOMS_IN_A_SUM
+        top = jax.ops.segment_max(x, segment, segments, ordered)
+        top = jnp.where(jnp.isfinite(top), top, 0.0)
+        read = jnp.concatenate([mean, total, top], axis=1)
+        read = nn.relu(nn.Dense(2 * x.shape[1], name="inner")(read))
+        return nn.Dense(x.shape[1], name="outer")(read)
+
+
+BLOCK = 128  # atoms that a matrix has rows for
+WINDOW = 2 * BLOCK  # and columns
+STEP = (WINDOW - BLOCK) // 2  # windows begin at multiples of it
+TURN = 4  # blocks whose windows are read at once
+
+
+class Band(NamedTuple):
+    """A square matrix with a row for each of R atoms, a multiple of BLOCK."""
+
+    near: Float[Array, "blocks 2 BLOCK BLOCK"]  # of each block the left and the right half
+    rows: Int[Array, " E"]  # of what does not lie in `near`, first of all
+    columns: Int[Array, " E"]
+    weight: Float[Array, " E"]
+    count: Int[Array, ""]  # of them
+
+
+def padded(count: int) -> int:
+    """R for so many atoms: a window has to fit in."""
+    return max(-(-count // BLOCK) * BLOCK, WINDOW)
+
+
+def _start(block: Any, size: int) -> Any:
+    """Where the window of a block begins, in STEPs: around it, and within all `size` rows."""
+    return jnp.clip(block * (BLOCK // STEP) - 1, 0, (size - WINDOW) // STEP)
+
+
+def band(
+    rows: Int[Array, " E"], columns: Int[Array, " E"], scale: Float[Array, " R"], dtype: Any
+) -> Band:
+    """S (A + I) S: A counts the bonds from `columns` to `rows`, S is diagonal."""
+    size = len(scale)
+    atoms = jnp.arange(size)
+    rows, columns = jnp.concatenate([rows, atoms]), jnp.concatenate([columns, atoms])
+    weight = scale[rows] * scale[columns]
+    place = columns - _start(rows // BLOCK, size) * STEP
+    inside = (place >= 0) & (place < WINDOW)
+    # By one number, of halves of 128 columns: XLA then moves neither indices nor the result.
+    half = rows // BLOCK * 2 + place // BLOCK
+    place = (half * BLOCK + rows % BLOCK) * BLOCK + place % BLOCK
+    place = jnp.where(inside, place, size * WINDOW)
+    near = jnp.zeros(size * WINDOW, dtype).at[place].add(weight.astype(dtype), mode="drop")
+    far = jnp.flatnonzero(~inside, size=len(weight) - size, fill_value=0)
+    near = near.reshape(-1, 2, BLOCK, BLOCK)
+    return Band(near, rows[far], columns[far], weight[far], (~inside).sum())
+
+
+@jax.custom_vjp
+def times(x: Float[Array, "R D"], matrix: Band, turned: Band) -> Float[Array, "R D"]:
+    """`matrix` times x, in the type of x; `turned` is its transpose, which slopes go through."""
+    return _times(x, matrix)
+
+
+times.defvjp(
+    lambda x, matrix, turned: (_times(x, matrix), turned),
+    lambda turned, slope: (_times(slope, turned), None, None),
+)
+
+
+def _times(x: Float[Array, "R D"], matrix: Band) -> Float[Array, "R D"]:
+    def more(i: Array, total: Array) -> Array:
+        # One row at a time: of a scatter of many a TPU would sort the places first.
+        row = jax.lax.dynamic_slice_in_dim(total, matrix.rows[i], 1)
+        added = matrix.weight[i] * jax.lax.dynamic_slice_in_dim(x, matrix.columns[i], 1)
+        row += added.astype(x.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(total, row, matrix.rows[i], 0)
+
+    return jax.lax.fori_loop(0, matrix.count, more, product(matrix.near, x))
+
+
+def product(
+    near: Float[Array, "blocks 2 BLOCK BLOCK"], x: Float[Array, "R D"], interpret: bool = False
+) -> Float[Array, "R D"]:
+    """The product of each block's matrix with the rows of x in its window; sums are float32.
+
+    A Pallas kernel: windows overlap, and XLA would write them out side by side.
+    """
+    size, width = x.shape
+    read = min(TURN * BLOCK + 2 * STEP, size)  # rows, which hold the windows of all its blocks
+
+    def first(turn: Any) -> Any:
+        return jnp.clip(turn * (TURN * BLOCK // STEP) - 1, 0, (size - read) // STEP)
+
+    def kernel(near: Any, x: Any, out: Any) -> None:
+        turn = pl.program_id(0)
+        exact = Precision.HIGHEST if x.dtype == jnp.float32 else None
+        dot = partial(jnp.dot, precision=exact, preferred_element_type=jnp.float32)
+        for i in range(TURN):
+            begin = (_start(turn * TURN + i, size) - first(turn)) * STEP
+            window = x[pl.ds(pl.multiple_of(begin, STEP), WINDOW), :]
+            total = dot(near[i, 0], window[:BLOCK]) + dot(near[i, 1], window[BLOCK:])
+            out[i * BLOCK : (i + 1) * BLOCK, :] = total.astype(out.dtype)
+
+    return pl.pallas_call(
+        kernel,
+        grid=(pl.cdiv(size, TURN * BLOCK),),
+        in_specs=[
+            pl.BlockSpec((TURN, 2, BLOCK, BLOCK), lambda i: (i, 0, 0, 0)),
+            pl.BlockSpec((pl.Element(read), pl.Element(width)), lambda i: (first(i) * STEP, 0)),
+        ],
+        out_specs=pl.BlockSpec((TURN * BLOCK, width), lambda i: (i, 0)),
+        out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype),
+        interpret=interpret,
+        name="band_product",
+    )(near, x)
+
+
 lecun = nn.initializers.lecun_normal()
 
 
@@ -56,7 +220,7 @@ class GCN(nn.Module):
     """Three `jraph.GraphConvolution`s, D -> width -> width -> dim, ReLU between.
 
     On a TPU the states between the layers are of `dtype`, and sums over neighbours are products
-    (`models/layers/band.py`); elsewhere all is float32.
+    (`Band`); elsewhere all is float32.
     """
 
     layers: int

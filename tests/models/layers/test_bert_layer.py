@@ -1,4 +1,4 @@
-"""The layers of BERT as a TPU runs them are those of bert_layer.py; kernels are interpreted."""
+"""The layers of BERT as a TPU runs them are those of `layer`; kernels are interpreted."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.golden import reference_difftmr as reference
-from tmr_jax.models.layers.pooling import l2_normalize
-from tmr_jax.models.layers.tapr import Tapr, best_of
+from tmr_jax.models.difftmr import Tapr, best_of
+from tmr_jax.models.layers.gcn import l2_normalize
 
 SLOTS, D, T, F = 6, 4, 5, 7
 MODES = ("off", "mean", "scalar", "matrix")
