@@ -533,13 +533,13 @@ def _open_msgpack(path: Path) -> tuple[Shapes, Callable[[], Tensors]]:
     """The same of a Flax file; its kernels [in, out] come back as [out, in]."""
     import flax.serialization
 
-    leaves = dict.fromkeys(("kernel", "embedding", "scale"), "weight")
+    weights = ("kernel", "embedding", "scale")  # what a published tensor calls weight
     try:
         tree = dict(flax.serialization.msgpack_restore(path.read_bytes()))
         tensors = {}
         for names, array in flatten_dict(tree.get("params", tree)).items():
             *prefix, leaf = map(str, names)
-            name = ".".join((*prefix, leaves.get(leaf, leaf)))
+            name = ".".join((*prefix, "weight" if leaf in weights else leaf))
             if not isinstance(array, np.ndarray):
                 raise TypeError(f"{name} is not an array")
             tensors[name] = array.T if leaf == "kernel" else array

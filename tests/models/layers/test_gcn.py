@@ -10,7 +10,7 @@ import jraph
 import numpy as np
 import pytest
 
-from tmr_jax.models.layers import band as module
+from tmr_jax.models.layers import gcn as module
 from tmr_jax.models.layers.gcn import (
     BLOCK,
     GCN,
