@@ -292,9 +292,7 @@ def restore_params(
 
 
 def _first_intact(
-    folder: Path,
-    order: Callable[[list[Manifest]], list[Manifest]],
-    report: Callable[[str], None],
+    folder: Path, order: Callable[[list[Manifest]], list[Manifest]], report: Callable[[str], None]
 ) -> tuple[Manifest, set[int]] | None:
     """The first intact checkpoint, and the steps of the damaged ones.
 

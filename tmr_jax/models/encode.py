@@ -212,9 +212,7 @@ def l2_normalize(rows: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-8))
 
 
-def distinct(
-    keys: UInt8[np.ndarray, "M W"],
-) -> tuple[Int[np.ndarray, " G"], Int[np.ndarray, " M"]]:
+def distinct(keys: UInt8[np.ndarray, "M W"]) -> tuple[Int[np.ndarray, " G"], Int[np.ndarray, " M"]]:
     """First index of each distinct key, in order of appearance, and the group 0..G-1 of each item.
 
     Encode the items at `first`, then repeat the rows: `rows[group]`. Equal inputs then have equal

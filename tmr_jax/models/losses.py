@@ -194,11 +194,7 @@ def critic_loss(
     penalty = gradient_penalty(critic, share * text + (1 - share) * mol)
     distance = critic(text).mean() - critic(mol).mean()
     loss = PENALTY * penalty - distance
-    return loss, {
-        "loss/critic": loss,
-        "critic/distance": distance,
-        "critic/penalty": penalty,
-    }
+    return loss, {"loss/critic": loss, "critic/distance": distance, "critic/penalty": penalty}
 
 
 def gradient_penalty(critic: Critic, rows: Float[Array, "B D"]) -> Float[Array, ""]:

@@ -40,10 +40,7 @@ HUB_IDS = {  # short name -> hub id, pinned revision
         "sentence-transformers/all-MiniLM-L6-v2",
         "1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
     ),
-    "scibert": (
-        "allenai/scibert_scivocab_uncased",
-        "24f92d32b1bfb0bcaf9ab193ff3ad01e87732fc1",
-    ),
+    "scibert": ("allenai/scibert_scivocab_uncased", "24f92d32b1bfb0bcaf9ab193ff3ad01e87732fc1"),
 }
 WEIGHTS = ("model.safetensors", "flax_model.msgpack")  # in the order of preference
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
