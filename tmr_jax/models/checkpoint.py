@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
+from flax.traverse_util import unflatten_dict
 from jaxtyping import Array, Int
 
 from tmr_jax.data.files import replaced, sha256_of, to_disk
@@ -116,6 +117,13 @@ class Manifest(NamedTuple):
     draws: int = 1  # DRAWS of the program that wrote it
 
 
+Which = Literal["best", "newest"]
+ORDERS: dict[Which, Callable[[Manifest], tuple[float, int]]] = {
+    "best": lambda m: (-np.inf if m.score is None else m.score, m.step),
+    "newest": lambda m: (m.step, m.step),
+}
+
+
 class Restored(NamedTuple):
     state: TrainState
     step: int
@@ -128,10 +136,16 @@ class Checkpoints:
     def __init__(self, run: Path, report: Callable[[str], None] = print) -> None:
         self._folder, self._report = run.absolute() / FOLDER, report
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._manager = _manager(self._folder)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None,  # see the top of this file
+            enable_async_checkpointing=True,
+            multiprocessing_options=_alone(),
+            create=False,  # the folder exists
+        )
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
         self._pending: Manifest | None = None  # saved, its files not hashed yet
-        self._hashing: threading.Thread | None = None
-        self._failed: BaseException | None = None
+        self._thread = ThreadPoolExecutor(1)
+        self._hashing: Future[None] | None = None
         self._bad: set[int] = set()
 
     def save(self, state: TrainState, step: int, score: float | None = None) -> None:
@@ -161,10 +175,9 @@ class Checkpoints:
             return
         if self._hashing is None:
             self._manager.check_for_errors()
-            self._hashing = threading.Thread(target=self._hash, args=(self._pending,))
-            self._hashing.start()
-        elif not self._hashing.is_alive():
-            self._finish()
+            self._hashing = self._thread.submit(self._hash, self._pending)
+        elif self._hashing.done():
+            self._finish(self._hashing)
 
     def wait(self) -> None:
         """Returns when the last save is on disk and listed in its manifest."""
@@ -173,8 +186,7 @@ class Checkpoints:
         self._manager.wait_until_finished()
         self.poll()
         if self._hashing is not None:
-            self._hashing.join()
-            self._finish()
+            self._finish(self._hashing)
 
     def restore(self, like: TrainState) -> Restored | None:
         """The newest intact state, with the structure of `like`; None where there is no checkpoint.
@@ -182,7 +194,7 @@ class Checkpoints:
         Damaged newer ones are reported. Raises UserError, and deletes nothing, where all are
         damaged, where they are of another version, or of another model.
         """
-        choice = _first_intact(self._folder, _newest_first, self._report)
+        choice = _first_intact(self._folder, "newest", self._report)
         if choice is None:
             return None
         manifest, self._bad = choice
@@ -211,28 +223,26 @@ class Checkpoints:
 
     def close(self) -> None:
         self.wait()
+        self._thread.shutdown()
         self._manager.close()
 
     def _hash(self, manifest: Manifest) -> None:
-        try:
-            place = self._folder / str(manifest.step)
-            files = {str(p.relative_to(place)): sha256_of(p) for p in _files(place)}
-            _write_manifest(self._folder, manifest._replace(files=files))
-        except BaseException as error:  # the trainer's thread raises it
-            self._failed = error
+        place = self._folder / str(manifest.step)
+        paths = sorted(path for path in place.rglob("*") if path.is_file())
+        files = {str(path.relative_to(place)): sha256_of(path) for path in paths}
+        _write_manifest(self._folder, manifest._replace(files=files))
 
-    def _finish(self) -> None:
+    def _finish(self, hashing: Future[None]) -> None:
         assert self._pending is not None
         step, self._pending, self._hashing = self._pending.step, None, None
-        if self._failed is not None:
-            failed, self._failed = self._failed, None
-            raise failed
+        hashing.result()  # raises what went wrong there
         self._bad.discard(step)
         self._prune()
 
     def _prune(self) -> None:
         intact = [m for m in _manifests(self._folder) if m.step not in self._bad]
-        kept = {m.step for m in _newest_first(intact)[:KEPT]} | {_best_first(intact)[0].step}
+        newest = sorted(m.step for m in intact)[-KEPT:]
+        kept = {*newest, max(intact, key=ORDERS["best"]).step}
         for step in {*self._manager.all_steps(), *(m.step for m in intact), *self._bad} - kept:
             self._remove(step)
 
@@ -247,23 +257,14 @@ class Checkpoints:
 class NoCheckpoints:
     """For a process that does not lead: the leading one saves for all."""
 
-    def save(self, state: TrainState, step: int, score: float | None = None) -> None:
-        pass
+    def save(self, *args: object) -> None:
+        """As `Checkpoints` has it, and so are the others."""
 
-    def poll(self) -> None:
-        pass
-
-    def restore(self, like: TrainState) -> Restored | None:
-        return None
-
-    def close(self) -> None:
-        pass
+    poll = restore = close = save
 
 
 def restore_params(
-    run: str | Path,
-    which: Literal["best", "newest"] = "best",
-    report: Callable[[str], None] = print,
+    run: str | Path, which: Which = "best", report: Callable[[str], None] = print
 ) -> tuple[dict[str, Any], int]:
     """The parameters of a run and their step; needs neither model nor optimizer.
 
@@ -271,20 +272,18 @@ def restore_params(
     ones are reported and skipped. Raises UserError where there is no intact checkpoint.
     """
     folder = Path(run).absolute() / FOLDER
-    choice = _first_intact(folder, _best_first if which == "best" else _newest_first, report)
+    choice = _first_intact(folder, which, report)
     if choice is None:
         raise UserError(
             f"expected a checkpoint in {folder}; got none; train the run: "
             f"python -m tmr_jax.train --run {run} --exp NAME"
         )
     manifest = choice[0]
-    tree: dict[str, Any] = {}
-    for path, (shape, dtype) in manifest.params.items():
-        *parents, leaf = path.split("/")
-        node = tree
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[leaf] = _abstract(jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype)))
+    leaves = {
+        path: _abstract(jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype)))
+        for path, (shape, dtype) in manifest.params.items()
+    }
+    tree = unflatten_dict(leaves, sep="/")
     return scanned(_read(folder / str(manifest.step), {"params": tree})["params"]), manifest.step
 
 
@@ -292,7 +291,7 @@ def restore_params(
 
 
 def _first_intact(
-    folder: Path, order: Callable[[list[Manifest]], list[Manifest]], report: Callable[[str], None]
+    folder: Path, which: Which, report: Callable[[str], None]
 ) -> tuple[Manifest, set[int]] | None:
     """The first intact checkpoint, and the steps of the damaged ones.
 
@@ -303,7 +302,7 @@ def _first_intact(
     unlisted = sorted(steps - {m.step for m in listed}, reverse=True)
     faults = dict.fromkeys(unlisted, "its manifest is missing or unreadable")
     sound = None
-    for manifest in order(listed):
+    for manifest in sorted(listed, key=ORDERS[which], reverse=True):
         fault = _fault(folder / str(manifest.step), manifest)
         if not fault:
             sound = manifest
@@ -323,17 +322,6 @@ def _first_intact(
     if faults:
         report(f"using checkpoint {folder / str(sound.step)}")
     return sound, set(faults)
-
-
-def _newest_first(manifests: list[Manifest]) -> list[Manifest]:
-    return sorted(manifests, key=lambda m: -m.step)
-
-
-def _best_first(manifests: list[Manifest]) -> list[Manifest]:
-    def key(manifest: Manifest) -> tuple[float, int]:
-        return (-np.inf if manifest.score is None else manifest.score, manifest.step)
-
-    return sorted(manifests, key=key, reverse=True)
 
 
 # Manifests
@@ -376,10 +364,6 @@ def _fault(place: Path, manifest: Manifest) -> str:
     return ""
 
 
-def _files(place: Path) -> list[Path]:
-    return sorted(p for p in place.rglob("*") if p.is_file())
-
-
 # Trees
 
 
@@ -418,16 +402,6 @@ def _abstract(leaf: Any) -> Any:
 
 
 # orbax
-
-
-def _manager(folder: Path) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=None,  # see the top of this file
-        enable_async_checkpointing=True,
-        multiprocessing_options=_alone(),
-        create=False,  # the folder exists
-    )
-    return ocp.CheckpointManager(folder, options=options)
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:

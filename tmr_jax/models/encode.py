@@ -33,12 +33,15 @@ from tmr_jax.models.run import TrainedModel
 from tmr_jax.models.runtime import local_devices
 from tmr_jax.types import EncodedCorpus, MolOut, TextBatch, TextOut, UserError
 
+AHEAD = 4  # batches in progress, one for each device of an ordinary machine
+QUERIES = 8  # up to so many texts are a batch of this size, and a single one is a batch of one
+CANDIDATES = 32  # up to so many molecules are a batch of this size
+# From so many texts on a CPU pads to multiples of `FINE` tokens: padding falls from 20 to 10 % at
+# ChEBI-20's lengths, and a shape compiles in under a second there. Accelerators compile longer.
+CORPUS, FINE = 1000, 16
+
 TextBatches = Iterable[tuple[np.ndarray, TextBatch]]
 OnProgress = Callable[[int], None]
-
-
-def ignore(done: int) -> None:
-    """No progress is shown."""
 
 
 class States(NamedTuple):
@@ -62,47 +65,37 @@ def text_states(
     table: TextTable,
     batches: TextBatches,
     dtype: Any,
-    on_progress: OnProgress = ignore,
 ) -> States:
     """States of every text of `table`, from the cache folder if they are there.
 
     `read(batch)` runs the encoder, `weights` is the SHA-256 of its parameters, `batches` covers the
     texts, each once. Where nothing can be written, states are computed again the next time.
     """
-    dtype = jnp.dtype(dtype)
+    dtype, begin, end = jnp.dtype(dtype), table.offsets[:-1], table.offsets[1:]
+
+    def compute() -> np.ndarray:
+        rows = None
+        for indices, batch in batches:
+            states = np.asarray(read(batch).astype(dtype))
+            if rows is None:
+                rows = np.empty((len(table.tokens), states.shape[-1]), dtype)
+            for row, i in enumerate(indices):
+                rows[begin[i] : end[i]] = states[row, : end[i] - begin[i]]
+        assert rows is not None, "a table of texts is never empty"
+        return rows
+
     rows = cached(
         cache_key("states", [weights, str(dtype)], (table.tokens, table.offsets)),
-        lambda: _compute(read, table, batches, dtype, on_progress),
+        compute,
         lambda rows: rows.ndim == 2 and len(rows) == len(table.tokens) and rows.dtype == dtype,
         _format(dtype),
     )
     return States(rows, table.offsets)
 
 
-def with_states(batches: TextBatches, states: States) -> Iterator[tuple[np.ndarray, TextBatch]]:
+def with_states(batches: TextBatches, states: States) -> TextBatches:
     for indices, ids in batches:
         yield indices, states.batch(indices, ids)
-
-
-def _compute(
-    read: Callable[[TextBatch], Any],
-    table: TextTable,
-    batches: TextBatches,
-    dtype: Any,
-    on_progress: OnProgress,
-) -> np.ndarray:
-    rows, done = None, 0
-    for indices, batch in batches:
-        states = np.asarray(read(batch).astype(dtype))
-        if rows is None:
-            rows = np.empty((len(table.tokens), states.shape[-1]), dtype)
-        for row, i in enumerate(indices):
-            begin, end = table.offsets[i], table.offsets[i + 1]
-            rows[begin:end] = states[row, : end - begin]
-        done += len(indices)
-        on_progress(done)
-    assert rows is not None, "a table of texts is never empty"
-    return rows
 
 
 def _format(dtype: np.dtype) -> Format[np.ndarray]:
@@ -119,14 +112,6 @@ def _format(dtype: np.dtype) -> Format[np.ndarray]:
     return Format(".npy", read, lambda file, rows: np.save(file, rows.view(bits)))
 
 
-AHEAD = 4  # batches in progress, one for each device of an ordinary machine
-QUERIES = 8  # up to so many texts are a batch of this size, and a single one is a batch of one
-CANDIDATES = 32  # up to so many molecules are a batch of this size
-# From so many texts on a CPU pads to multiples of `FINE` tokens: padding falls from 20 to 10 % at
-# ChEBI-20's lengths, and a shape compiles in under a second there. Accelerators compile longer.
-CORPUS, FINE = 1000, 16
-
-
 def encode(
     apply: Callable[[Any], Any],
     batches: Iterable[tuple[Int[np.ndarray, " b"], Any]],
@@ -139,13 +124,7 @@ def encode(
     batch's `indices`, the others are padding. `batches` covers 0..count-1, each index once.
     Errors: UserError for an embedding that is not finite; it names the item.
     """
-    rows = np.zeros((count, dim), np.float32)
-    seen = np.zeros(count, np.int64)
-    for indices, out in _applied(apply, batches):
-        rows[indices] = np.asarray(out, np.float32)[: len(indices)]
-        np.add.at(seen, indices, 1)
-    _check(rows, seen)
-    return rows
+    return _rows(_applied(apply, batches), count, dim)
 
 
 def encode_parts(
@@ -155,16 +134,16 @@ def encode_parts(
     dim: int,
 ) -> EncodedCorpus:
     """As `encode`, with the tokens or atoms of every item; `keys` are digests of the inputs."""
-    count = len(keys)
-    pooled = np.zeros((count, dim), np.float32)
-    seen, sizes = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    sizes = np.zeros(len(keys), np.int64)
     chunks = []
-    for indices, out in _applied(apply, batches):
-        pooled[indices] = np.asarray(out.pooled, np.float32)[: len(indices)]
-        np.add.at(seen, indices, 1)
-        parts, sizes[indices] = _parts(out, len(indices))
-        chunks.append((indices, parts))
-    _check(pooled, seen)
+
+    def outputs() -> Iterator[tuple]:
+        for indices, out in _applied(apply, batches):
+            parts, sizes[indices] = _parts(out, len(indices))
+            chunks.append((indices, parts))
+            yield indices, out.pooled
+
+    pooled = _rows(outputs(), len(keys), dim)
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     parts = np.empty((offsets[-1], dim), np.float32)
     for indices, rows in chunks:
@@ -196,8 +175,12 @@ def _parts(out: TextOut | MolOut, items: int) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(out.nodes)[order], np.bincount(of_item[order], minlength=items)
 
 
-def _check(rows: np.ndarray, seen: np.ndarray) -> None:
-    count = len(rows)
+def _rows(outputs: Iterable[tuple], count: int, dim: int) -> np.ndarray:
+    rows = np.zeros((count, dim), np.float32)
+    seen = np.zeros(count, np.int64)
+    for indices, out in outputs:
+        rows[indices] = np.asarray(out, np.float32)[: len(indices)]
+        np.add.at(seen, indices, 1)
     assert (seen == 1).all(), f"{(seen != 1).sum()} of {count} items not encoded exactly once"
     bad = ~np.isfinite(rows).all(1)
     if bad.any():
@@ -205,6 +188,7 @@ def _check(rows: np.ndarray, seen: np.ndarray) -> None:
             f"expected finite embeddings, got NaN or infinity for item {int(bad.argmax())} "
             f"({int(bad.sum())} of {count}); check that the run's training did not diverge"
         )
+    return rows
 
 
 def l2_normalize(rows: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
@@ -278,13 +262,13 @@ class Encoder:
 
     # Texts
 
-    def texts(self, texts: Sequence[str], on_progress: OnProgress = ignore) -> Encoded:
-        """Embeddings of texts; ValueError with the row number where one is empty."""
+    def texts(self, texts: Sequence[str], on_progress: OnProgress | None = None) -> Encoded:
+        """Embeddings of texts; UserError with the row number where one is empty."""
         table = text_table(texts, self._model.tokenizer, self._model.config.features.max_tokens)
         return self.text_rows(table, on_progress)
 
     def corpus(
-        self, texts: Sequence[str], on_progress: OnProgress = ignore
+        self, texts: Sequence[str], on_progress: OnProgress | None = None
     ) -> tuple[Encoded, np.ndarray]:
         """Embeddings of the texts of an index, and which are cut, bool [n]; nothing is cached."""
         max_tokens = self._model.config.features.max_tokens
@@ -292,7 +276,7 @@ class Encoder:
         return self.text_rows(table, on_progress, cache=False), table.truncated
 
     def text_rows(
-        self, table: TextTable, on_progress: OnProgress = ignore, cache: bool = True
+        self, table: TextTable, on_progress: OnProgress | None = None, cache: bool = True
     ) -> Encoded:
         keys = sequence_keys(table.tokens, table.offsets)
         first, group = distinct(keys)
@@ -304,12 +288,13 @@ class Encoder:
             batches = with_states(batches, self.states(table, on_progress))
         return self._encoded(self._text, batches, keys[first], group, on_progress)
 
-    def states(self, table: TextTable, on_progress: OnProgress = ignore) -> States:
+    def states(self, table: TextTable, on_progress: OnProgress | None = None) -> States:
         """The text encoder's hidden states of all texts, kept in the cache folder."""
         dtype = self._model.config.train.precision
         weights = parameters_sha256(self.params["text_encoder"])
         read = partial(self._states, self.params)
-        return text_states(read, weights, table, self._text_batches(table), dtype, on_progress)
+        batches = _with_progress(self._text_batches(table), on_progress)
+        return text_states(read, weights, table, batches, dtype)
 
     def _text_batches(self, table: TextTable) -> Iterable[tuple[np.ndarray, TextBatch]]:
         config = self._model.config
@@ -324,13 +309,13 @@ class Encoder:
     # Molecules
 
     def molecules(
-        self, smiles: Sequence[str], on_progress: OnProgress = ignore
+        self, smiles: Sequence[str], on_progress: OnProgress | None = None
     ) -> tuple[Encoded, np.ndarray, list[Refused]]:
         """Embeddings of the molecules that parse, the rows they are in, and those refused."""
         table, kept, refused = self._molecule_table(smiles)
         return self.mol_rows(table, on_progress), kept, refused
 
-    def mol_rows(self, table: MolTable, on_progress: OnProgress = ignore) -> Encoded:
+    def mol_rows(self, table: MolTable, on_progress: OnProgress | None = None) -> Encoded:
         first, group = distinct(table.key)
         size = self._model.config.eval.batch_size
         size = min(size, CANDIDATES) if len(first) <= CANDIDATES else size
@@ -370,7 +355,7 @@ class Encoder:
         batches: Iterable,
         keys: np.ndarray,
         group: np.ndarray,
-        on_progress: OnProgress,
+        on_progress: OnProgress | None,
     ) -> Encoded:
         batches = _with_progress(batches, on_progress)
         # Each device has the parameters and every n-th batch.
@@ -391,9 +376,10 @@ class Encoder:
         return Encoded(l2_normalize(pooled)[group], group, side, norm[group])
 
 
-def _with_progress(batches: Iterable, on_progress: OnProgress) -> Iterator:
+def _with_progress(batches: Iterable, on_progress: OnProgress | None) -> Iterator:
     done = 0
     for indices, batch in batches:
         yield indices, batch
         done += len(indices)
-        on_progress(done)
+        if on_progress is not None:
+            on_progress(done)

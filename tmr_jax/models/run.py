@@ -13,7 +13,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -26,7 +26,7 @@ from tmr_jax.data.features.graph import EDGE_SIZES, ENVIRONMENT_SIZES, NODE_SIZE
 from tmr_jax.data.features.text import Tokenizer, load_tokenizer
 from tmr_jax.data.files import VERSION, write_json
 from tmr_jax.data.tables import Vocabulary, load_vocabulary, save_vocabulary
-from tmr_jax.models.checkpoint import joined, parameters_sha256
+from tmr_jax.models.checkpoint import Which, joined, parameters_sha256, restore_params
 from tmr_jax.models.dual_encoder import DualEncoder
 from tmr_jax.models.layers.attention import LANES, Form, fits_flash
 from tmr_jax.models.layers.bert import Backward, BertConfig, stacked
@@ -105,8 +105,9 @@ def _attention(train: TrainConfig, bert: BertConfig, backward: Backward, backend
     """The form of attention that an experiment asks for, or the best one of the backend."""
     fits = fits_flash(bert.hidden, bert.heads) and not bert.relative_buckets
     if train.attention == "auto":
-        own: Form = "low_memory" if backward == "low_memory" else "plain"
-        return "flash" if backend == "tpu" and fits else own
+        if backend == "tpu" and fits:
+            return "flash"
+        return "low_memory" if backward == "low_memory" else "plain"
     if train.attention == "flash" and not (fits and backend == "tpu"):
         raise UserError(
             f"expected --train.attention flash on a TPU, with heads that fill {LANES} numbers; got "
@@ -158,15 +159,11 @@ class Checkpoint(NamedTuple):
 # Load and save
 
 
-def load_run(
-    run: str | Path, which: Literal["best", "newest"] = "best"
-) -> tuple[TrainedModel, Any, Checkpoint]:
+def load_run(run: str | Path, which: Which = "best") -> tuple[TrainedModel, Any, Checkpoint]:
     """The model of a run directory, its parameters, and which checkpoint those are from.
 
-    Raises ValueError where the directory is not a run or has no intact checkpoint.
+    Raises UserError where the directory is not a run or has no intact checkpoint.
     """
-    from tmr_jax.models.checkpoint import restore_params  # orbax, which only this needs
-
     _check_path(run)
     model = load_model(run)
     params, step = restore_params(run, which)
@@ -176,7 +173,7 @@ def load_run(
 def load_model(run: str | Path) -> TrainedModel:
     """The model that a run was trained with, without parameters, from its directory alone.
 
-    Raises ValueError where a file is missing or does not belong to the others.
+    Raises UserError where a file is missing or does not belong to the others.
     """
     run = Path(run)
     config = from_json(_read(run / CONFIG))
@@ -194,9 +191,8 @@ def load_model(run: str | Path) -> TrainedModel:
             f"trained with; got {tokenizer.sha256[:12]}... in {run / TOKENIZER}; copy the run again"
         )
     bert = BertConfig(**features["bert"])
-    vocabulary = None
-    if config.features.molecule == "morgan1":
-        vocabulary = load_vocabulary(run / VOCABULARY)
+    is_morgan = config.features.molecule == "morgan1"
+    vocabulary = load_vocabulary(run / VOCABULARY) if is_morgan else None
     # All attention kernels compute the same, and this machine may lack the one of the training.
     train = dataclasses.replace(config.train, attention="auto")
     module = _module(dataclasses.replace(config, train=train), bert, vocabulary)
@@ -223,7 +219,7 @@ def save_model(run: Path, model: TrainedModel, shapes: Shapes) -> None:
 
 
 def _check_path(run: str | Path) -> None:
-    """ValueError where the locale's encoding cannot write the path, because orbax cannot then."""
+    """UserError where the locale's encoding cannot write the path, because orbax cannot then."""
     path = str(Path(run).absolute())
     if any("\udc80" <= c <= "\udcff" for c in path):
         raise UserError(
@@ -247,11 +243,25 @@ def _read(path: Path) -> str:
 def load_text_encoder(config: Experiment) -> TextEncoder:
     """The text encoder that an experiment starts from.
 
-    Raises ValueError where it does not fit the other sections of the experiment.
+    Raises UserError where it does not fit the other sections of the experiment.
     """
-    encoder = _text_encoder(config)
-    _check_text(config, encoder)
-    return encoder
+    # Only training reads pretrained weights: search and serving start without this module.
+    from tmr_jax.models.pretrained import load_bert, read_config, resolve
+
+    text = config.model.text
+    folder = Path(text.source).expanduser()
+    record, weights = {"source": text.source}, None
+    if text.init == "random" and folder.is_dir():  # a folder without weights will do
+        tokenizer, bert = load_tokenizer(folder), read_config(folder / "config.json")
+    else:
+        files = resolve(text.source)
+        tokenizer = load_tokenizer(files.tokenizer)
+        if text.init == "random":
+            record, bert = record | {"revision": files.revision}, read_config(files.config)
+        else:
+            bert, weights, record = load_bert(text.source)
+    _check_text(config, bert, tokenizer)
+    return TextEncoder(bert, weights, {**record, "init": text.init}, tokenizer)
 
 
 def new_model(config: Experiment, text: TextEncoder, vocabulary: Vocabulary | None) -> TrainedModel:
@@ -281,28 +291,8 @@ def init_params(
     return {**params, "text_encoder": jax.tree.map(jax.numpy.asarray, text_weights)}
 
 
-def _text_encoder(config: Experiment) -> TextEncoder:
-    # Only training reads pretrained weights: search and serving start without this module.
-    from tmr_jax.models.pretrained import load_bert, read_config, resolve
-
-    text = config.model.text
-    folder = Path(text.source).expanduser()
-    if text.init == "random" and folder.is_dir():  # a folder without weights will do
-        record = {"source": text.source, "init": "random"}
-        bert = read_config(folder / "config.json")
-        return TextEncoder(bert, None, record, load_tokenizer(folder))
-    files = resolve(text.source)
-    tokenizer = load_tokenizer(files.tokenizer)
-    if text.init == "random":
-        record = {"source": text.source, "revision": files.revision, "init": "random"}
-        return TextEncoder(read_config(files.config), None, record, tokenizer)
-    bert, weights, record = load_bert(text.source)
-    return TextEncoder(bert, weights, {**record, "init": "pretrained"}, tokenizer)
-
-
-def _check_text(config: Experiment, encoder: TextEncoder) -> None:
+def _check_text(config: Experiment, bert: BertConfig, tokenizer: Tokenizer) -> None:
     limit, longest = config.features.max_tokens, max(config.train.text_buckets)
-    bert, tokenizer = encoder.bert, encoder.tokenizer
     if limit > bert.max_positions:
         raise UserError(
             f"expected --features.max-tokens of at most {bert.max_positions}, the positions of "
@@ -320,7 +310,7 @@ def _check_text(config: Experiment, encoder: TextEncoder) -> None:
         )
 
 
-def _module(config: Experiment, bert: BertConfig, vocabulary: Vocabulary | None) -> nn.Module:
+def _module(config: Experiment, bert: BertConfig, vocabulary: Vocabulary | None) -> DualEncoder:
     nodes, edges = NODE_SIZES, EDGE_SIZES
     if config.features.molecule == "ogb_morgan":
         nodes += ENVIRONMENT_SIZES

@@ -150,11 +150,9 @@ def leads() -> bool:
 
 def barrier(name: str) -> None:
     """Returns when all processes have arrived."""
-    import jax
     from jax.experimental import multihost_utils
 
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+    multihost_utils.sync_global_devices(name)
 
 
 def broadcast_from_leader(tree: Any) -> Any:
@@ -162,18 +160,13 @@ def broadcast_from_leader(tree: Any) -> Any:
     import jax
     from jax.experimental import multihost_utils
 
-    if jax.process_count() == 1:
-        return tree
-    return multihost_utils.broadcast_one_to_all(tree)
+    return multihost_utils.broadcast_one_to_all(tree) if jax.process_count() > 1 else tree
 
 
 def any_process(value: bool) -> bool:
     """Whether `value` is true in one of the processes; all call it together."""
-    import jax
     from jax.experimental import multihost_utils
 
-    if jax.process_count() == 1:
-        return value
     return bool(multihost_utils.process_allgather(np.array(value)).any())
 
 
@@ -221,24 +214,19 @@ def _same(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     before, now = _flat(old), _flat(new)
     fields = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
     if fields:
-        lines = [
-            f"  {k}: {before.get(k, 'absent')!r} there, {now.get(k, 'absent')!r} now"
-            for k in fields
-        ]
+        values = ((k, before.get(k, "absent"), now.get(k, "absent")) for k in fields)
+        lines = "\n".join(f"  {k}: {there!r} there, {here!r} now" for k, there, here in values)
         raise UserError(
-            f"expected the configuration that {run} was started with; got other values of\n"
-            + "\n".join(lines)
-            + "\nchoose another directory with --run, or move the old run aside with --fresh"
+            f"expected the configuration that {run} was started with; got other values of\n{lines}"
+            "\nchoose another directory with --run, or move the old run aside with --fresh"
         )
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
+        name = prefix + key
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return flat
 
 
@@ -274,10 +262,9 @@ def _git(*arguments: str) -> str:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl; a last line that a kill cut short is skipped."""
-    if not path.is_file():
-        return []
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for line in text.splitlines():
         try:
             row = json.loads(line)
         except ValueError:

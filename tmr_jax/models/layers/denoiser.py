@@ -93,33 +93,23 @@ class Hdan(nn.Module):
     @nn.compact
     def __call__(self) -> HdanWeights:
         d = self.dim
-        shape = {
-            **dict.fromkeys(("query", "key", "value", "out", "time_in", "time_out"), (d, d)),
-            **dict.fromkeys(("depth", "lift"), (d,)),
-            "inner": (2 * d, 2 * d),
-            "outer": (2 * d,),
-        }
-        bias = {
-            **dict.fromkeys(("out", "time_in", "time_out", "depth", "lift"), (d,)),
-            "inner": (2 * d,),
-            "outer": (),
-        }
         same = np.sqrt(self.similarity) * np.eye(d, dtype=np.float32)
 
         def near_same(key: Array, shape: tuple[int, ...]) -> Array:
             return small(key, shape) + same
 
-        weights = {
-            name: self.param(
-                name, near_same if self.similarity and name in ("query", "key") else small, s
-            )
-            for name, s in shape.items()
+        matrices = {
+            **dict.fromkeys(("query", "key"), near_same if self.similarity else small),
+            **dict.fromkeys(("value", "out", "time_in", "time_out"), small),
         }
-        biases = {
-            f"{name}_bias": self.param(f"{name}_bias", nn.initializers.zeros, s)
-            for name, s in bias.items()
-        }
-        return HdanWeights(**weights, **biases)
+        w = {name: self.param(name, start, (d, d)) for name, start in matrices.items()}
+        w |= {name: self.param(name, small, (d,)) for name in ("depth", "lift")}
+        w |= {"inner": self.param("inner", small, (2 * d, 2 * d))}
+        w |= {"outer": self.param("outer", small, (2 * d,))}
+        sizes = dict.fromkeys(("out", "time_in", "time_out", "depth", "lift"), (d,))
+        for name, shape in {**sizes, "inner": (2 * d,), "outer": ()}.items():
+            w[f"{name}_bias"] = self.param(f"{name}_bias", nn.initializers.zeros, shape)
+        return HdanWeights(**w)
 
 
 class Form(NamedTuple):
