@@ -24,7 +24,6 @@ from tmr_jax.models.layers.attention import Dropout
 from tmr_jax.models.layers.bert import Backward, Dense
 
 Graphs = jraph.GraphsTuple
-from tmr_jax.types import Graphs
 
 NORM_FLOOR = 1e-8
 
