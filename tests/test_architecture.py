@@ -46,16 +46,11 @@ def of(folder: str, names: str) -> tuple[str, ...]:
 
 LAYERS_OF_MODELS = ("models/layers/", "models/pretrained.py")
 MODELS = of("models", "__init__ difftmr dual_encoder memory_bank")
-RANKING = (
-    *of(
-        "eval",
-        "baseline calibration count device_rank geometry metrics rank rerank_steps",
-    ),
-)
+RANKING = of("eval", "baseline metrics rank rerank_steps")
 ENGINES = of("index", "exact lance milvus scan schema")
 STEPS = (
     *of("models", "checkpoint runtime"),
-    *of("train", "log optim parallel step throughput"),
+    *of("train", "log optim step"),
 )
 SERVICE = of("serve", "__init__ app engine http middleware page schemas")
 FEATURES = ("data/features/",)
@@ -70,7 +65,7 @@ MAY_IMPORT = {
     ("models/losses.py",): ("models/losses.py",),
     MODELS: (*MODELS, *LAYERS_OF_MODELS, "models/losses.py", "config.py"),
     RANKING: (*RANKING, "models/encode.py"),  # of which it uses functions of arrays
-    ("eval/protocols.py",): ("data/pools.py", "eval/metrics.py", "eval/rank.py"),
+    ("eval/protocols.py",): ("data/pools.py", "eval/metrics.py"),
     ENGINES: (*ENGINES, "data/features/properties.py", *FILES_ON_DISK),
     SERVICE: (
         *SERVICE,
@@ -85,7 +80,7 @@ BUILDERS = ("data/__init__.py", "data/__main__.py", "data/datasets/", "data/pool
 BUILDERS += ("train/optim.py",)
 HOMES = {
     "orbax": {"models/checkpoint.py"},
-    "jraph": {"types.py", "models/layers/gcn.py", "data/batching.py", "train/device_loader.py"},
+    "jraph": {"types.py", "models/layers/gcn.py", "data/batching.py", "train/loader.py"},
     "rdkit": {
         "data/",
         "index/entries.py",

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import jraph
@@ -165,3 +165,6 @@ class Ranking(NamedTuple):
     greater: np.ndarray  # int64 [Q]
     equal: np.ndarray  # int64 [Q], without the target itself
     pool_size: int
+
+
+Direction = Literal["t2m", "m2t"]  # of a query: text to molecule, or molecule to text

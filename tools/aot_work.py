@@ -11,6 +11,7 @@ import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
@@ -23,13 +24,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tmr_jax.config import Experiment
 from tmr_jax.data.batching import declare_rows, declare_shapes, encode_batches_mol
-from tmr_jax.eval import device_rank, rerank_steps
+from tmr_jax.eval import rank, rerank_steps
 from tmr_jax.eval.rerank import _applied, settings_of
 from tmr_jax.models.checkpoint import variables
 from tmr_jax.models.layers.bert import text_operations
-from tmr_jax.train.device_loader import device_tables, plan_steps, take_batch
-from tmr_jax.train.parallel import AXIS, compile_ahead, make_sharding
-from tmr_jax.train.step import make_train_call
+from tmr_jax.train.loader import device_tables, plan_steps, take_batch
+from tmr_jax.train.step import AXIS, compile_ahead, make_sharding, make_train_call
 from tmr_jax.types import TextBatch
 from tools.aot_hlo import Speeds
 from tools.bench import gpu as bench
@@ -237,16 +237,17 @@ def _training(
     sharding = make_sharding(devices, "jit", config.train.batch_size, config.train.chunk)
     rows = np.asarray(task.data.composition.epoch(0, 0))[:1]
     data = _shared(task.data, config, size, rows, sharding.parts)
-    steps = plan_steps(rows, data.text, data.mol, data.shapes, data.shards)
+    pairs, padded = plan_steps(rows, data.text, data.mol, data.shapes, data.shards)
     step, state = bench.step_of(config, model, params, sharding)
-    call = make_train_call(step, _taking(sharding.chunks), 1, sharding)
+    take = partial(take_batch, pad_token=0, chunks=sharding.chunks)
+    call = make_train_call(step, take, 1, sharding)
     tables = device_tables(data.text, data.mol, data.text_group, data.mol_group)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state, tables, key = abstract((state, tables, key), _sharding(devices))
-    chosen = abstract(steps.chosen, _sharding(devices, None, AXIS))
-    arguments = state, tables, chosen, key, steps.size
+    chosen = abstract(pairs, _sharding(devices, None, AXIS))
+    arguments = state, tables, chosen, key, padded
     lengths = np.diff(data.text.offsets)[rows]
-    shape = f"{steps.size.rows} x {steps.size.row} tokens, {steps.size.nodes} atoms"
+    shape = f"{padded.rows} x {padded.row} tokens, {padded.nodes} atoms"
     if sharding.parts > 1:
         shape += f" in each of {sharding.parts} parts"
     useful = text_operations(size.bert, lengths)
@@ -262,19 +263,6 @@ def _shared(data: Any, config: Experiment, size: bench.Sizes, rows: np.ndarray, 
     shapes = declare_shapes(data.mol, config.train.text_buckets, cut.shape[1], cut)
     tall = declare_rows(np.diff(data.text.offsets), cut, size.width)
     return data._replace(shapes=shapes._replace(text=(size.width,), rows=tall), shards=parts)
-
-
-def _taking(chunks: int) -> Callable[..., Any]:
-    """As the resident feed takes a batch from its tables."""
-
-    def take(tables: Any, chosen: Any, size: Any) -> Any:
-        if chunks == 1:
-            return take_batch(tables, chosen, size, 0)
-        cut = jax.tree.map(lambda x: x.reshape(chunks, -1), chosen)
-        found = jax.vmap(lambda part: take_batch(tables, part, size, 0))(cut)
-        return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), found)
-
-    return take
 
 
 # Encoders
@@ -315,10 +303,10 @@ def _encoder(
 
 def _ranking(work: Worked, devices: tuple[Any, ...]) -> Program:
     """One block of queries, each with one right candidate, among a pool shared by the devices."""
-    count, split = device_rank.counter(devices)
-    whole, each = NamedSharding(split.mesh, PartitionSpec()), device_rank.COLUMNS * len(devices)
+    count, split = rank.counter(devices)
+    whole, each = NamedSharding(split.mesh, PartitionSpec()), rank.COLUMNS * len(devices)
     pool, dim = -(-work.size.pool // each) * each, work.task.config.model.dim
-    queries = device_rank.QUERIES
+    queries = rank.QUERIES
     arguments = (
         jax.ShapeDtypeStruct((queries, dim), jnp.float32, sharding=whole),
         jax.ShapeDtypeStruct((pool, dim), jnp.float32, sharding=split),

@@ -5,10 +5,18 @@ import pytest
 
 from tmr_jax.data.features.similarity import scaffold
 from tmr_jax.data.features.similarity import variety as of_molecules
-from tmr_jax.eval.analysis import agreement, entropy, first_items, mean_variety, uncertainty
+from tmr_jax.eval.analysis import (
+    agreement,
+    entropy,
+    first_items,
+    mean_variety,
+    roles,
+    sliced,
+    slices,
+    uncertainty,
+)
 from tmr_jax.eval.rerank import Lists
 from tmr_jax.eval.rerank_steps import Reranked
-from tmr_jax.eval.subgroups import roles, sliced, slices
 from tmr_jax.types import Ranking
 
 WON = np.array([[3, 1], [3, 2], [3, 1], [3, 7]])  # four draws of two queries

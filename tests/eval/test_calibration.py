@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.eval.vectors import random_rows
-from tmr_jax.eval.calibration import BINS, confidence, ece, reliability, temperature
+from tmr_jax.eval.diagnostics import BINS, confidence, ece, reliability, temperature
 
 AXES = np.eye(3, dtype=np.float32)
 

@@ -5,10 +5,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tmr_jax.eval import device_rank as module
-from tmr_jax.eval import rank as ranking
-from tmr_jax.eval.device_rank import rank_on
-from tmr_jax.eval.rank import rank
+from tmr_jax.eval import rank as module
+from tmr_jax.eval.rank import rank, rank_on
 
 
 def spread(count):
@@ -76,9 +74,9 @@ def test_an_accelerator_is_used_for_large_pools_only(monkeypatch):
     query, column, target = halves(20, 5, 1), halves(400, 5, 2), np.arange(20)
     wanted = rank(query, column, target)
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    monkeypatch.setattr(ranking, "rank_on", seen)
+    monkeypatch.setattr(module, "rank_on", seen)
     same(rank(query, column, target), wanted)
-    monkeypatch.setattr(ranking, "LEAST", 100)
+    monkeypatch.setattr(module, "LEAST", 100)
     same(rank(query, column, target), wanted)
     assert asked == [len(np.unique(column, axis=0))]
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tmr_jax.data.datasets.pcdes  # noqa: F401 - it would keep a `find` that a test replaces
 from tmr_jax.config import DataConfig, DemoConfig, TableConfig
+from tmr_jax.eval.analysis import slot_record
 from tmr_jax.eval.diagnostics import (
     UNRELATED,
     calibration_record,
@@ -17,9 +19,7 @@ from tmr_jax.eval.diagnostics import (
     ood_record,
     unrelated_sentences,
 )
-from tmr_jax.eval.pools import EncodedPool
-from tmr_jax.eval.restore import trained_temperature
-from tmr_jax.eval.slots import slot_record
+from tmr_jax.eval.pools import EncodedPool, trained_temperature
 from tmr_jax.eval.terminal import diagnostic_lines, slot_lines
 from tmr_jax.models.encode import Encoded, l2_normalize
 from tmr_jax.types import EncodedCorpus, Pool

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.eval.vectors import AXES, on_circle, random_rows
-from tmr_jax.eval.geometry import EDGES, alignment, modality_gap, similarities, uniformity
+from tmr_jax.eval.diagnostics import EDGES, alignment, modality_gap, similarities, uniformity
 
 
 def test_alignment_and_gap_by_hand():

@@ -11,9 +11,8 @@ from tmr_jax.data.batching import encode_batches_mol, encode_batches_text
 from tmr_jax.data.features.graph import EDGE_SIZES, NODE_SIZES
 from tmr_jax.data.features.text import Tokenizer
 from tmr_jax.data.tables import apply_vocabulary, build_vocabulary, molecule_table, text_table
-from tmr_jax.eval.pools import encode_pools
+from tmr_jax.eval.pools import encode_pools, restored
 from tmr_jax.eval.protocols import PAIR
-from tmr_jax.eval.restore import restored
 from tmr_jax.eval.scores import score_pool
 from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.models.run import TrainedModel, build_model
@@ -69,8 +68,8 @@ def make_encoder(molecule, smiles):
     params = jax.tree.map(
         lambda x: x + 0.3 * random.normal(size=x.shape).astype(x.dtype), variables["params"]
     )
-    assembly = TrainedModel(config, model, tokenizer, BERT, {}, vocabulary)
-    return restored(assembly, params, {})
+    trained = TrainedModel(config, model, tokenizer, BERT, {}, vocabulary)
+    return restored(trained, params, {})
 
 
 def random_texts(count, seed):

@@ -36,10 +36,9 @@ from tmr_jax.eval import evaluate as evaluation
 from tmr_jax.eval import protocols
 from tmr_jax.eval.__main__ import main
 from tmr_jax.eval.metrics import TIES
+from tmr_jax.eval.pools import Restored
 from tmr_jax.eval.protocols import PAIR
-from tmr_jax.eval.report.examples import Candidate, Example
-from tmr_jax.eval.report.page import page
-from tmr_jax.eval.restore import Restored
+from tmr_jax.eval.report.page import Candidate, Example, page
 from tmr_jax.eval.scores import (
     SAME,
 )
@@ -279,12 +278,12 @@ def test_a_run_on_disk_is_restored_and_ranked(run, monkeypatch):
     bert = BertConfig(vocab_size=4, hidden=8, layers=1, heads=2, intermediate=8)
     sizes = NODE_SIZES, EDGE_SIZES
     model = build_model(config.model, config.features, config.train, bert, *sizes)
-    assembly = TrainedModel(config, model, Tokenizer(inner), bert, {}, None)
-    save_model(run, assembly, Shapes((16,), (64,), (128,)))
-    text = text_table(["It is amine"], assembly.tokenizer, 16)
+    trained = TrainedModel(config, model, Tokenizer(inner), bert, {}, None)
+    save_model(run, trained, Shapes((16,), (64,), (128,)))
+    text = text_table(["It is amine"], trained.tokenizer, 16)
     mol = molecule_table(["CCN"], "ogb", "none")[0]
     zero, shapes = np.zeros(1, int), Shapes((16,), (64,), (128,))
-    params = init_params(assembly, make_batch(zero, text, mol, zero, zero, shapes, 0), 0)
+    params = init_params(trained, make_batch(zero, text, mol, zero, zero, shapes, 0), 0)
     checkpoints = Checkpoints(run)
     checkpoints.save(new_state(params, optax.adam(0.1)), 3, score=0.5)
     checkpoints.close()

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from tmr_jax.eval.pools import EncodedPool, encode_pools, in_whole_batches, without
-from tmr_jax.eval.restore import Restored
+from tmr_jax.eval.pools import EncodedPool, Restored, encode_pools, in_whole_batches, without
 from tmr_jax.eval.scores import (
     query_sets,
     score_sides,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tmr_jax.eval.protocols import find, rank_within, within
+from tmr_jax.eval.protocols import find
+from tmr_jax.eval.scores import rank_within, within
 
 
 def test_a_published_pool_knows_its_size() -> None:

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from tmr_jax.eval.count import TILE, count, score_chunks
-from tmr_jax.eval.rank import rank, top
+from tmr_jax.eval.rank import TILE, count, rank, score_chunks, top
 from tmr_jax.models.encode import l2_normalize
 
 

@@ -17,12 +17,10 @@ from tmr_jax.cli import Signals, Stopped
 from tmr_jax.config import HdanConfig, RefineConfig, load_experiment
 from tmr_jax.data.pools import load_pool
 from tmr_jax.eval.__main__ import main
-from tmr_jax.eval.alpha import choose_alpha, keep_alpha, read_alpha
 from tmr_jax.eval.evaluate import chosen_alpha, evaluate
 from tmr_jax.eval.leakage import data_seen
-from tmr_jax.eval.pools import encode_pools
-from tmr_jax.eval.rerank import take
-from tmr_jax.eval.restore import open_run
+from tmr_jax.eval.pools import encode_pools, open_run
+from tmr_jax.eval.rerank import choose_alpha, keep_alpha, read_alpha, take
 from tmr_jax.models.checkpoint import restore_params
 from tmr_jax.models.difftmr import DiffTMR
 from tmr_jax.models.encode import Encoded, Encoder

@@ -12,7 +12,7 @@ from tests.models.layers.test_denoiser import for_reference
 from tmr_jax.config import GraphEncoderConfig, HdanConfig, TaprConfig
 from tmr_jax.eval import rerank_steps as module
 from tmr_jax.eval.rank import rank
-from tmr_jax.eval.rerank import levels, rank_reranked, recall
+from tmr_jax.eval.rerank import Lists, levels, rank_reranked
 from tmr_jax.eval.rerank_steps import QUERIES, Reranked, Settings, rerank
 from tmr_jax.models.difftmr import DiffTMR
 from tmr_jax.models.encode import l2_normalize
@@ -342,7 +342,7 @@ def test_ranks_equal_counting_in_a_full_order(stage):
         assert got.equal[q] == count[level_with].sum() - 1
     inside = [t in row for t, row in zip(target, found.item, strict=True)]
     head = [t in row[:5] for t, row in zip(target, found.item, strict=True)]
-    assert recall(found, target) == (np.mean(inside), np.mean(head))
+    assert Lists(found, query, query, target, target).recall() == (np.mean(inside), np.mean(head))
 
 
 def test_without_perturbation_tapr_ranks_as_the_cosine():

@@ -13,7 +13,6 @@ from tmr_jax.config import (
 from tmr_jax.data.pools import load_pool
 from tmr_jax.eval.metrics import metrics
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR, find
-from tmr_jax.eval.records import score_record
 from tmr_jax.eval.rerank import Lists
 from tmr_jax.eval.rerank_steps import Reranked
 from tmr_jax.eval.scores import (
@@ -24,11 +23,11 @@ from tmr_jax.eval.scores import (
     SAME,
     baseline_scores,
     ceiling,
-    duplicate_counts,
     identity_labels,
     query_sets,
     rank_by_identity,
     score_pool,
+    score_record,
     with_clean,
 )
 from tmr_jax.models.encode import Encoded
@@ -38,7 +37,6 @@ from tmr_jax.types import Pool
 def test_ceiling_by_hand():
     group = np.array([0, 1, 0, 2, 0])
     target = np.array([0, 1, 3, 4])
-    assert duplicate_counts(group, target).tolist() == [2, 0, 0, 2]
     found = ceiling(group, target)
     assert found.twins == 1.0
     assert found.queries_with_twin == 0.5

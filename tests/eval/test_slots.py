@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tmr_jax.eval.slots import bank_record, first_bank, has_slots, slot_sharpness
+from tmr_jax.eval.analysis import bank_record, first_params, slot_sharpness
 from tmr_jax.models.checkpoint import restore_params
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import load_model
@@ -32,10 +32,8 @@ def run(tmp_path_factory):
 @pytest.mark.costly
 def test_a_frozen_text_encoder_stays_and_all_else_learns(run):
     """Its weights are those that the seed gives; critic, bank and head moved."""
-    from tmr_jax.eval.slots import first_params
-
-    assembly, params = load_model(run), restore_params(run, "newest")[0]
-    before = first_params(assembly)
+    trained, params = load_model(run), restore_params(run, "newest")[0]
+    before = first_params(trained)
     jax.tree.map(np.testing.assert_array_equal, before["text_encoder"], params["text_encoder"])
     for name in ("critic", "memory", "head", "graph_encoder", "text_projection", "batch_stats"):
         pairs = zip(*(jax.tree.leaves(p[name]) for p in (before, params)), strict=True)
@@ -43,14 +41,14 @@ def test_a_frozen_text_encoder_stays_and_all_else_learns(run):
 
 
 def test_the_record_of_the_slots(run):
-    assembly, params = load_model(run), restore_params(run, "newest")[0]
-    assert has_slots(assembly)
-    encoder = Encoder(assembly, params, parts=True)
+    trained, params = load_model(run), restore_params(run, "newest")[0]
+    assert trained.model.memory_slots == SLOTS
+    encoder = Encoder(trained, params, parts=True)
     text, mol = encoder.texts(TEXTS).side, encoder.molecules(SMILES)[0].side
     assert text is not None and mol is not None
-    record = bank_record(assembly, params, text, mol)
+    record = bank_record(trained, params, text, mol)
     assert len(record["moved"]) == SLOTS and max(record["moved"]) > 0
-    start = np.linalg.norm(first_bank(assembly), axis=1)
+    start = np.linalg.norm(first_params(trained)["memory"]["bank"], axis=1)
     np.testing.assert_allclose(record["norm_start"], start, rtol=1e-6)
     assert start[0] == 0  # a side effect of the released code
     both = np.mean([record["sharpness_text"], record["sharpness_mol"]], 0)
@@ -59,17 +57,17 @@ def test_the_record_of_the_slots(run):
 
 
 def test_an_item_with_equal_parts_is_read_evenly(run):
-    assembly, params = load_model(run), restore_params(run, "newest")[0]
-    parts = np.ones((6, assembly.config.model.dim), np.float32)
+    trained, params = load_model(run), restore_params(run, "newest")[0]
+    parts = np.ones((6, trained.config.model.dim), np.float32)
     side = EncodedCorpus(parts[:2], parts, np.array([0, 2, 6]), np.arange(2))
-    np.testing.assert_allclose(slot_sharpness(assembly, params, side), np.zeros(SLOTS), atol=1e-5)
+    np.testing.assert_allclose(slot_sharpness(trained, params, side), np.zeros(SLOTS), atol=1e-5)
 
 
 def test_states_in_the_place_of_ids_change_no_embedding(run, monkeypatch, tmp_path):
     """Few texts are read by BERT, many through its kept states: the same rows either way."""
-    assembly, params = load_model(run), restore_params(run, "newest")[0]
-    plain = Encoder(assembly, params).texts(TEXTS).rows
+    trained, params = load_model(run), restore_params(run, "newest")[0]
+    plain = Encoder(trained, params).texts(TEXTS).rows
     monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path))
     monkeypatch.setattr("tmr_jax.models.encode.CACHE_FROM", 1)
-    np.testing.assert_allclose(Encoder(assembly, params).texts(TEXTS).rows, plain, atol=1e-5)
+    np.testing.assert_allclose(Encoder(trained, params).texts(TEXTS).rows, plain, atol=1e-5)
     assert len(list(tmp_path.glob("states-*.npy"))) == 1

@@ -8,7 +8,7 @@ import pytest
 
 from tmr_jax.data.batching import Composition, declare_rows, declare_shapes, make_batch
 from tmr_jax.data.tables import TextTable, molecule_table, table_take
-from tmr_jax.train.device_loader import ChosenPairs, device_tables, plan_steps, take_batch
+from tmr_jax.train.loader import device_tables, plan_steps, take_batch
 
 SMILES = ["CCO", "C", "CC(=O)NC", "[Na+].[Cl-]", "c1ccccc1", "CCCCCCCCOC(=O)c1ccccc1"]
 ROW, PAD = 24, 59
@@ -39,8 +39,8 @@ def test_every_array_is_that_of_the_host(data, batch_size):
     tables = jax.device_put(device_tables(*data))
     take = jax.jit(take_batch, static_argnums=(2, 3))
     for rows in plan[:12]:
-        steps = plan_steps(rows[None], text, mol, shapes)
-        found = take(tables, jax.tree.map(lambda x: x[0], steps.chosen), steps.size, PAD)
+        chosen, size = plan_steps(rows[None], text, mol, shapes)
+        found = take(tables, jax.tree.map(lambda x: x[0], chosen), size, PAD)
         wanted = make_batch(rows, text, mol, *groups, shapes, PAD)
         for (path, ours), theirs in zip(
             jax.tree.leaves_with_path(found), jax.tree.leaves(wanted), strict=True
@@ -53,13 +53,10 @@ def test_every_array_is_that_of_the_host(data, batch_size):
 def test_steps_of_one_call_share_the_shape_that_holds_them_all(data):
     text, mol, *_ = data
     shapes, plan = declared(text, mol, 16)
-    sizes = [plan_steps(rows[None], text, mol, shapes).size for rows in plan]
-    together = plan_steps(plan, text, mol, shapes)
-    assert (
-        together.size == tuple(map(max, zip(*sizes, strict=True)))
-        and together.chosen.first.shape == plan.shape
-    )
-    assert isinstance(together.chosen, ChosenPairs)
+    sizes = [plan_steps(rows[None], text, mol, shapes)[1] for rows in plan]
+    chosen, size = plan_steps(plan, text, mol, shapes)
+    assert size == tuple(map(max, zip(*sizes, strict=True)))
+    assert chosen.first.shape == plan.shape
 
 
 def test_a_table_too_long_for_32_bits_is_refused(data):

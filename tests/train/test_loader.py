@@ -19,8 +19,7 @@ from tmr_jax.train import loader as feed
 from tmr_jax.train.__main__ import main
 from tmr_jax.train.dataset import model_and_dataset
 from tmr_jax.train.loader import DeviceLoader, HostLoader, build_loader
-from tmr_jax.train.parallel import Sharding
-from tmr_jax.train.step import make_train_step, train_step
+from tmr_jax.train.step import Sharding, make_train_step, train_step
 from tmr_jax.train.two_stage import model_and_features
 
 TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
@@ -35,22 +34,22 @@ def packed():
     config = dataclasses.replace(
         config, train=train, model=dataclasses.replace(config.model, text=text)
     )
-    assembly, data, _ = model_and_dataset(config, load_pairs(config.data))
-    return assembly, data, data.composition.epoch(0, 0)[:3]
+    trained, data, _ = model_and_dataset(config, load_pairs(config.data))
+    return trained, data, data.composition.epoch(0, 0)[:3]
 
 
 def steps_of(packed, feed_class, lengths):
     """Metrics and parameters after the three steps in calls of `lengths`."""
-    assembly, data, rows = packed
+    trained, data, rows = packed
     optimizer = optax.apply_if_finite(optax.adam(1e-3), 1)
-    pad = assembly.tokenizer.pad_token
+    pad = trained.tokenizer.pad_token
     if feed_class is HostLoader:
-        one = make_train_step(assembly.model, optimizer, data.shapes.count)
+        one = make_train_step(trained.model, optimizer, data.shapes.count)
         advance = HostLoader(data, one, pad)
     else:
-        step = train_step(assembly.model, optimizer)
+        step = train_step(trained.model, optimizer)
         advance = DeviceLoader(data, step, pad, max(lengths))
-    state = new_state(init_params(assembly, data.batch(rows[0], pad), 0), optimizer)
+    state = new_state(init_params(trained, data.batch(rows[0], pad), 0), optimizer)
     found, done = [], 0
     for length in lengths:
         answer = advance(state, rows[done : done + length], jax.random.key(0))
@@ -75,13 +74,13 @@ def test_host_and_device_take_the_same_steps(packed):
 
 @pytest.mark.costly
 def test_operations_of_a_step_do_not_depend_on_how_many_a_call_has(packed):
-    assembly, data, rows = packed
+    trained, data, rows = packed
     optimizer = optax.apply_if_finite(optax.adam(1e-3), 1)
-    step = train_step(assembly.model, optimizer)
+    step = train_step(trained.model, optimizer)
     found = []
     for count in (1, 3):
-        feed_of_one = DeviceLoader(data, step, 0, count, assembly.bert)
-        state = new_state(init_params(assembly, data.batch(rows[0], 0), 0), optimizer)
+        feed_of_one = DeviceLoader(data, step, 0, count, trained.bert)
+        state = new_state(init_params(trained, data.batch(rows[0], 0), 0), optimizer)
         answer = feed_of_one(state, rows[:count], jax.random.key(0))
         assert answer.compiled is not None and answer.work.steps == count
         found.append(answer.work.xla / count)
@@ -90,9 +89,9 @@ def test_operations_of_a_step_do_not_depend_on_how_many_a_call_has(packed):
 
 
 def test_what_cannot_be_packed_is_fed_by_the_host(packed):
-    assembly, data, _ = packed
+    trained, data, _ = packed
     optimizer = optax.apply_if_finite(optax.adam(1e-3), 1)
-    how = (assembly.model, optimizer, frozenset(), None, 0)
+    how = (trained.model, optimizer, frozenset(), None, 0)
     assert isinstance(build_loader(data, *how), DeviceLoader)
     padded = data._replace(composition=data.composition._replace(row=0))
     assert isinstance(build_loader(padded, *how), HostLoader)

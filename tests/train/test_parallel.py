@@ -20,7 +20,7 @@ from tmr_jax.models.checkpoint import STATISTICS, new_state
 from tmr_jax.models.run import init_params
 from tmr_jax.train.dataset import model_and_dataset
 from tmr_jax.train.loader import build_loader
-from tmr_jax.train.parallel import compile_ahead, make_sharding, replicate
+from tmr_jax.train.step import compile_ahead, make_sharding, replicate
 
 pytestmark = pytest.mark.costly
 
@@ -53,15 +53,15 @@ def one_step(model, devices, how, texts="buckets", chunk=0):
     """Metrics and parameters after steps whose updates are the gradients themselves."""
     config = experiment(model, texts)
     sharding = make_sharding(devices, how, 16, chunk)
-    assembly, data, _ = model_and_dataset(config, load_pairs(config.data), sharding.parts)
-    pad, rows = assembly.tokenizer.pad_token, data.composition.epoch(0, 0)
+    trained, data, _ = model_and_dataset(config, load_pairs(config.data), sharding.parts)
+    pad, rows = trained.tokenizer.pad_token, data.composition.epoch(0, 0)
     one = data._replace(shards=1).batch(rows[0][: 16 // sharding.parts], pad)
-    params = init_params(assembly, one, 0)
+    params = init_params(trained, one, 0)
     plain = optax.apply_if_finite(optax.sgd(1.0), 1)
-    rivals = assembly.model.adversary
+    rivals = trained.model.adversary
     adversary = plain if rivals else None
     state = new_state(params, plain, frozenset(), adversary, rivals)
-    feed = build_loader(data, assembly.model, plain, frozenset(), adversary, pad, sharding)
+    feed = build_loader(data, trained.model, plain, frozenset(), adversary, pad, sharding)
     before, key = jax.device_get(params), replicate(jax.random.key(3), sharding)
     state, metrics, *_ = feed(replicate(state, sharding), rows[:1], key)
     return jax.device_get(metrics), jax.device_get(state.params), before

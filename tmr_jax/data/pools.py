@@ -94,6 +94,27 @@ def matched(protocol: str, pairs: Sequence[Pair]) -> Pool:
     return Pool(protocol, texts, smiles, index, index.copy())
 
 
+def without(pool: Pool, keep: np.ndarray) -> Pool:
+    """The pool without the molecules where `keep` is False, and without their texts."""
+    if keep.all():
+        return pool
+    stays = np.ones(len(pool.texts), bool)
+    queries = pool.text_target >= 0
+    stays[queries] = keep[pool.text_target[queries]]
+    partners = pool.mol_target[~keep]
+    stays[partners[partners >= 0]] = False
+    # A target of -1 reads the appended -1 and stays -1.
+    mol_place = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)
+    text_place = np.append(np.where(stays, np.cumsum(stays) - 1, -1), -1)
+    return Pool(
+        pool.protocol,
+        tuple(t for t, k in zip(pool.texts, stays, strict=True) if k),
+        tuple(s for s, k in zip(pool.smiles, keep, strict=True) if k),
+        mol_place[pool.text_target[stays]],
+        text_place[pool.mol_target[keep]],
+    )
+
+
 def own_text(pool: Pool) -> Int[np.ndarray, " C"]:
     """The text of each molecule's own pair, whether the pair asks or not; -1: not in the pool."""
     if len(pool.texts) == len(pool.smiles):  # of pairs: `matched`

@@ -101,6 +101,12 @@ def track(
         yield from bar.track(items, total=total, description=what)
 
 
+def duration(seconds: float) -> str:
+    """h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
 # Processes
 
 

@@ -48,7 +48,7 @@ def fit_ridge(
 ) -> Ridge:
     """Fit on the training rows; choose strength and power on the validation rows, text to molecule.
 
-    Inputs: text i belongs to fingerprint row i, float [n, F]. Errors: ValueError if texts and
+    Inputs: text i belongs to fingerprint row i, float [n, F]. Errors: UserError if texts and
     rows differ in number or a part is empty.
     """
     _check(train_texts, train_fps, "training")

@@ -8,29 +8,31 @@ stage `det`.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from tmr_jax.config import DataConfig
 from tmr_jax.data.pools import load_pool, validation_protocol
-from tmr_jax.eval.calibration import confidence, ece, reliability, temperature
-from tmr_jax.eval.geometry import EDGES, alignment, modality_gap, similarities, uniformity
 from tmr_jax.eval.metrics import per_query
 from tmr_jax.eval.ood import OodDetector, auroc, ood_scores
 from tmr_jax.eval.pools import EncodedPool
-from tmr_jax.eval.rank import rank
-from tmr_jax.eval.rerank_steps import Direction
+from tmr_jax.eval.rank import rank, score_chunks
 from tmr_jax.models.encode import Encoded, l2_normalize
-from tmr_jax.types import Pool
+from tmr_jax.types import Direction, Pool, UserError
 
 UNRELATED = "unrelated sentences"
 PASSING = 0.95  # share of validation queries below the threshold
 DIRECTIONS: tuple[Direction, ...] = ("t2m", "m2t")
+EDGES = np.linspace(-1.0, 1.0, 81)  # of histograms of cosines
+BINS = 15  # of equal width, as in Guo et al.
+COLDEST, WARMEST = 1e-3, 10.0  # temperatures of cosines; training learns 0.01 to 0.07
+TINY = 1e-12  # confidences stay this far from 0 and 1, so that the log loss is finite
 
 
 class Signal(NamedTuple):
@@ -263,3 +265,134 @@ def _cosines(sides: EncodedPool) -> dict[str, list[int]]:
     counts = similarities(sides.text.rows[texts], sides.mol.rows[molecules], *groups)
     kinds = zip(("positive", "negative"), counts, strict=True)
     return {f"{kind}, {sides.pool.protocol}": count.tolist() for kind, count in kinds}
+
+
+# Geometry: row i of the texts belongs to row i of the molecules; all have length one
+
+
+def alignment(text: Float[np.ndarray, "Q D"], mol: Float[np.ndarray, "Q D"]) -> float:
+    """Mean squared distance of pairs (Wang & Isola 2020, alpha 2): 0 is best, 4 is worst."""
+    return float(np.square(text - mol).sum(1, dtype=np.float64).mean())
+
+
+def uniformity(rows: Float[np.ndarray, "Q D"]) -> float:
+    """log of the mean of exp(-2 d^2) over pairs of rows (Wang & Isola 2020, t 2): lower is better.
+
+    0 if all rows are the same, near -4 if they fill the sphere.
+    Errors: UserError for fewer than two rows.
+    """
+    if len(rows) < 2:
+        raise UserError(f"expected at least 2 rows; got {len(rows)}; choose a larger pool")
+    total = 0.0
+    for start, scores in score_chunks(rows, rows):
+        place = np.arange(len(scores))
+        scores[place, start + place] = -np.inf  # itself
+        total += float(np.exp(4.0 * scores - 4.0).sum(dtype=np.float64))  # d^2 = 2 - 2 cosine
+    return math.log(total / (len(rows) * (len(rows) - 1)))
+
+
+def modality_gap(text: Float[np.ndarray, "Q D"], mol: Float[np.ndarray, "Q D"]) -> float:
+    """Distance of the mean text from the mean molecule (Liang et al. 2022): 0 to 2."""
+    return float(np.linalg.norm(text.mean(0, dtype=np.float64) - mol.mean(0, dtype=np.float64)))
+
+
+def similarities(
+    text: Float[np.ndarray, "Q D"],
+    mol: Float[np.ndarray, "Q D"],
+    text_group: Int[np.ndarray, " Q"],
+    mol_group: Int[np.ndarray, " Q"],
+) -> tuple[Int[np.ndarray, " bins"], Int[np.ndarray, " bins"]]:
+    """Histograms over EDGES of the cosines of positive pairs and of negative pairs.
+
+    Pairs with equal texts or equal molecules (equal groups) that are not a row's own are neither.
+    """
+    positive, negative = np.zeros((2, len(EDGES) - 1), np.int64)
+    for start, scores in score_chunks(text, mol):
+        scores = np.clip(scores, -1.0, 1.0)
+        rows = np.arange(start, start + len(scores))
+        positive += np.histogram(scores[rows - start, rows], EDGES)[0]
+        same = text_group[rows, None] == text_group[None]
+        same |= mol_group[rows, None] == mol_group[None]
+        negative += np.histogram(scores[~same], EDGES)[0]
+    return positive, negative
+
+
+# Calibration (Guo et al. 2017, On Calibration of Modern Neural Networks)
+
+
+class Reliability(NamedTuple):
+    """Queries in bins of confidence; an empty bin has means of zero."""
+
+    count: Int[np.ndarray, " bins"]
+    confidence: Float[np.ndarray, " bins"]  # mean
+    correct: Float[np.ndarray, " bins"]  # mean
+
+
+def temperature(
+    query: Float[np.ndarray, "Q D"],
+    candidate: Float[np.ndarray, "C D"],
+    target: Int[np.ndarray, " Q"],
+) -> float:
+    """The temperature that minimises the log loss of `confidence` against hits.
+
+    Guo et al. 4.2 maximise the likelihood of the target instead. In retrieval thousands of other
+    candidates hold that likelihood down, which leaves first places underconfident. A tie at the
+    top counts as partly right.
+    """
+    from scipy.optimize import minimize_scalar
+
+    def log_loss(log_t: float) -> float:
+        total, scale = 0.0, math.exp(-log_t)
+        for start, scores in score_chunks(query, candidate):
+            best = scores.max(1)
+            goal = target[start : start + len(scores), None]
+            reached = np.take_along_axis(scores, goal, 1)[:, 0]
+            right = (reached == best) / (scores == best[:, None]).sum(1)
+            sure = np.clip(1.0 / _mass(scores, scale), TINY, 1.0 - TINY)
+            total -= float((right * np.log(sure) + (1.0 - right) * np.log1p(-sure)).sum())
+        return total / len(query)
+
+    bounds = math.log(COLDEST), math.log(WARMEST)
+    best = minimize_scalar(log_loss, bounds=bounds, method="bounded", options={"xatol": 1e-3})
+    return math.exp(best.x)
+
+
+def confidence(
+    query: Float[np.ndarray, "Q D"], candidate: Float[np.ndarray, "C D"], temperature: float
+) -> Float[np.ndarray, " Q"]:
+    """Probability of each query's best candidate under softmax(cosines / temperature).
+
+    Candidates that are one model input share their mass: each of two duplicates has at most 1/2.
+    """
+    sure = np.empty(len(query))
+    for start, scores in score_chunks(query, candidate):
+        sure[start : start + len(scores)] = 1.0 / _mass(scores, 1.0 / temperature)
+    return sure
+
+
+def _mass(scores: np.ndarray, scale: float) -> np.ndarray:
+    """Sum over candidates of exp(scale * score), where the best candidate contributes 1."""
+    shifted = scores - scores.max(1, keepdims=True)
+    shifted *= np.float32(scale)
+    return np.exp(shifted, out=shifted).sum(1, dtype=np.float64)
+
+
+def reliability(
+    confidence: Float[np.ndarray, " Q"], correct: Float[np.ndarray, " Q"], bins: int = BINS
+) -> Reliability:
+    """Mean confidence and mean correctness in bins ]0, 1/bins], ]1/bins, 2/bins] ... of confidence.
+
+    `correct` may be a fraction: the expected value of a first place when candidates tie.
+    """
+    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    count = np.bincount(place, minlength=bins)
+    sums = (np.bincount(place, values, bins) for values in (confidence, correct))
+    return Reliability(count, *(total / np.maximum(count, 1) for total in sums))
+
+
+def ece(
+    confidence: Float[np.ndarray, " Q"], correct: Float[np.ndarray, " Q"], bins: int = BINS
+) -> float:
+    """Expected calibration error: mean over queries of |confidence - correctness| of their bin."""
+    binned = reliability(confidence, correct, bins)
+    return float(np.average(np.abs(binned.confidence - binned.correct), weights=binned.count))

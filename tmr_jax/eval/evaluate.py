@@ -17,29 +17,33 @@ from tmr_jax.config import DataConfig, Experiment, RefineConfig, from_json
 from tmr_jax.data.features.text import load_tokenizer
 from tmr_jax.data.files import cache_folder, write_json, write_text
 from tmr_jax.data.pools import load_pool, validation_protocol
-from tmr_jax.eval.alpha import choose_alpha, keep_alpha, read_alpha
-from tmr_jax.eval.analysis import analyse_pool
+from tmr_jax.eval.analysis import TrainingSeen, analyse_pool, training_seen
 from tmr_jax.eval.diagnostics import companions, diagnose, fit, unrelated_sentences
 from tmr_jax.eval.leakage import Checked, check, check_data, data_seen, own_test
 from tmr_jax.eval.metrics import per_query
 from tmr_jax.eval.ood import save_detector
-from tmr_jax.eval.pools import EncodedPool, declared_pool, encode_pools, in_whole_batches
+from tmr_jax.eval.pools import (
+    EncodedPool,
+    Restored,
+    Which,
+    declared_pool,
+    encode_pools,
+    in_whole_batches,
+    open_run,
+)
 from tmr_jax.eval.protocols import PAIR, Protocol, find
-from tmr_jax.eval.records import labels, score_record
-from tmr_jax.eval.report.examples import choose_examples
-from tmr_jax.eval.report.page import page
-from tmr_jax.eval.report.worked_query import WorkedQuery, worked_query
-from tmr_jax.eval.rerank import rerank_both, settings_of
-from tmr_jax.eval.restore import Restored, Which, open_run
+from tmr_jax.eval.report.page import WorkedQuery, choose_examples, page, worked_query
+from tmr_jax.eval.rerank import choose_alpha, keep_alpha, read_alpha, rerank_both, settings_of
 from tmr_jax.eval.scores import (
     Score,
     baseline_scores,
+    labels,
     query_sets,
     reranked_scores,
+    score_record,
     score_sides,
     with_clean,
 )
-from tmr_jax.eval.subgroups import TrainingSeen, training_seen
 from tmr_jax.models.run import TOKENIZER
 from tmr_jax.models.runtime import (
     CONFIG,
@@ -75,7 +79,7 @@ class ProtocolResult(NamedTuple):
 def read_config(run: Path) -> Experiment:
     """The resolved experiment that training left in the run directory.
 
-    Errors: ValueError for a directory that is not a run, with the most similar names.
+    Errors: UserError for a directory that is not a run, with the most similar names.
     """
     path = run / CONFIG
     if not path.is_file():
@@ -99,7 +103,7 @@ def evaluate(
     `draws` samples of the second stage measure its uncertainty; 0 skips that. `refine` replaces the
     run's sizes of the second stage. Returns the contents of results.json.
 
-    Errors: ValueError for an unknown run or protocol, for data that are missing or lack published
+    Errors: UserError for an unknown run or protocol, for data that are missing or lack published
     rows, for impossible sizes, for training molecules in a foreign test set, and for scores that
     are not finite.
     """
@@ -152,7 +156,9 @@ def measure(
         lists = rerank_both(*cut, reranker)
         scores += reranked_scores(pool.protocol, sets, lists, reranker, alpha)
         if "t2m" in lists:
-            analyses = analyse_pool(cut, lists["t2m"], context.seen, reranker, alpha, context.draws)
+            analyses = analyse_pool(
+                *cut, lists["t2m"], context.seen, reranker, alpha, context.draws
+            )
     scores = with_clean(scores, pool, sets, checked.blocks)
     scores += baseline_scores(pool, context.data, context.run / TOKENIZER)
     dropped = len(side.pool.smiles) - len(pool.smiles)

@@ -49,15 +49,15 @@ def check(run: Path, config: Experiment, protocol: Protocol, pool: Pool) -> Chec
 
     If the training pairs are missing, a data set's own split is ranked and its record says so; for
     any other pool this is an error, since its score claims that nothing of it was trained on.
-    Errors: ValueError for queries that break the rule, with their number, unless the protocol
+    Errors: UserError for queries that break the rule, with their number, unless the protocol
     removes them; and if it removes all of them.
     """
-    own = protocol.leakage == "molecule or text"
-    record: dict[str, Any] = {"identity": "InChIKey block 1", "own_split": own}
+    own_split = protocol.leakage == "molecule or text"
+    record: dict[str, Any] = {"identity": "InChIKey block 1", "own_split": own_split}
     try:
         trained = trained_on(run, config.data)
     except ValueError as error:
-        if own:
+        if own_split:
             unknown = {"queried": len(queried(pool)), "in_training": None, "left_out": None}
             return Checked(pool, record | unknown, None)
         raise UserError(
@@ -65,17 +65,21 @@ def check(run: Path, config: Experiment, protocol: Protocol, pool: Pool) -> Chec
             f"{protocol.name}; got: {error}"
         ) from error
     queries = queried(pool)
-    pool = _without_queries(pool, *leaked(pool, protocol, trained))
-    left = queried(pool)
-    if lost := len(queries) - len(left):
-        _check_filtered(config, protocol, lost, len(queries))
-    twins = int(in_training([pool.smiles[i] for i in left], trained.blocks).sum())
-    counts = {"queried": len(left), "in_training": twins, "left_out": lost}
+    text, mol = leaked(pool, protocol, trained)
+    pool = pool._replace(
+        text_target=np.where(text, -1, pool.text_target),
+        mol_target=np.where(mol, -1, pool.mol_target),
+    )
+    remaining = queried(pool)
+    if removed := len(queries) - len(remaining):
+        _check_filtered(config, protocol, removed, len(queries))
+    twins = int(in_training([pool.smiles[i] for i in remaining], trained.blocks).sum())
+    counts = {"queried": len(remaining), "in_training": twins, "left_out": removed}
     return Checked(pool, record | counts, trained.blocks)
 
 
 def check_data(run: Path, config: Experiment, protocol: Protocol) -> None:
-    """ValueError for a run whose training data are not those of the protocol."""
+    """UserError for a run whose training data are not those of the protocol."""
     names = sorted({data.name for data in data_seen(run, config.data)})
     if protocol.trained_on and names != [protocol.trained_on]:
         raise UserError(
@@ -95,12 +99,12 @@ def leaked(
     pool: Pool, protocol: Protocol, trained: Trained
 ) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " C"]]:
     """Text queries and molecule queries whose pair is in training, against the rule."""
-    own = protocol.leakage == "molecule or text"
+    whole_key = protocol.leakage == "molecule or text"
     mol = np.zeros(len(pool.smiles), bool)
     for i in queried(pool):
         key = molecule_key(pool.smiles[i])
-        mol[i] = key in trained.molecules if own else first_block(key) in trained.blocks
-    text = np.array([own and digest(t) in trained.texts for t in pool.texts])
+        mol[i] = key in trained.molecules if whole_key else first_block(key) in trained.blocks
+    text = np.array([whole_key and digest(t) in trained.texts for t in pool.texts])
     return (
         (pool.text_target >= 0) & (text | mol[pool.text_target]),
         (pool.mol_target >= 0) & (mol | text[pool.mol_target]),
@@ -109,10 +113,8 @@ def leaked(
 
 def queried(pool: Pool) -> list[int]:
     """The molecules of all pairs that are a query on either side, in order."""
-    queries = set(pool.text_target[pool.text_target >= 0]) | set(
-        np.flatnonzero(pool.mol_target >= 0)
-    )
-    return sorted(int(i) for i in queries)
+    texts, molecules = pool.text_target[pool.text_target >= 0], pool.mol_target >= 0
+    return np.union1d(texts, np.flatnonzero(molecules)).tolist()
 
 
 def in_training(smiles: Sequence[str], blocks: frozenset[str]) -> Bool[np.ndarray, " n"]:
@@ -120,16 +122,9 @@ def in_training(smiles: Sequence[str], blocks: frozenset[str]) -> Bool[np.ndarra
     return np.array([first_block(molecule_key(s)) in blocks for s in smiles], bool)
 
 
-def _without_queries(pool: Pool, text: np.ndarray, mol: np.ndarray) -> Pool:
-    return pool._replace(
-        text_target=np.where(text, -1, pool.text_target),
-        mol_target=np.where(mol, -1, pool.mol_target),
-    )
-
-
-def _check_filtered(config: Experiment, protocol: Protocol, lost: int, queries: int) -> None:
-    """ValueError for queries that the protocol does not remove, and for a test without queries."""
-    if protocol.filter == "test side" and lost < queries:
+def _check_filtered(config: Experiment, protocol: Protocol, removed: int, queries: int) -> None:
+    """UserError for queries that the protocol does not remove, and for a test without queries."""
+    if protocol.filter == "test side" and removed < queries:
         return
     if protocol.filter == "test side":
         raise UserError(
@@ -139,14 +134,15 @@ def _check_filtered(config: Experiment, protocol: Protocol, lost: int, queries: 
     if protocol.leakage == "molecule or text":
         raise UserError(
             f"expected no query of {protocol.name} whose molecule (InChIKey) or text was trained "
-            f"on; got {lost:,} of {queries:,}; train without them (table: drop_column, drop_values)"
+            f"on; got {removed:,} of {queries:,}; train without them (table: drop_column, "
+            "drop_values)"
         )
     instead = "choose the data set's own pool"
     if protocol.trained_on:
         instead = f"rank {protocol.name}/filtered, which removes these queries"
     raise UserError(
         f"expected no training molecule in the test of {protocol.name}, which is foreign to "
-        f"{config.data.name}; got {lost:,} of {queries:,} by InChIKey block 1; train on data "
+        f"{config.data.name}; got {removed:,} of {queries:,} by InChIKey block 1; train on data "
         f"without them (table: drop_column, drop_values), or {instead}"
     )
 
@@ -154,13 +150,13 @@ def _check_filtered(config: Experiment, protocol: Protocol, lost: int, queries: 
 # Training pairs of a run
 
 
-def trained_on(run: Path, own: DataConfig) -> Trained:
+def trained_on(run: Path, data: DataConfig) -> Trained:
     """Keys of the training pairs of all stages, as stored in the run's trained_on.json.
 
-    Errors: ValueError if the run has no record of a stage and its pairs are missing.
+    Errors: UserError if the run has no record of a stage and its pairs are missing.
     """
-    stored = _stored_stages(run)
-    stages = [_recorded(data, stored) for data in data_seen(run, own)]
+    stored = _stages(run / TRAINED_ON)
+    stages = [_recorded(one, stored) for one in data_seen(run, data)]
     if stages != stored:
         write_json(run / TRAINED_ON, stages)
     keys = frozenset(key for stage in stages for key in stage["molecules"])
@@ -168,25 +164,24 @@ def trained_on(run: Path, own: DataConfig) -> Trained:
     return Trained(keys, frozenset(map(first_block, keys)), texts)
 
 
-def keep_record(run: Path, own: DataConfig, pairs: Sequence[Pair], start: Path | None) -> None:
+def keep_record(run: Path, data: DataConfig, pairs: Sequence[Pair], start: Path | None) -> None:
     """Write the training pairs of all stages of a run, before the first step.
 
     The user's file may change later. A run that is resumed after a change was trained on the old
     pairs, too.
     """
-    stages, now = _stored_stages(start) if start else [], _record(own, pairs)
-    before = [stage for stage in _stored_stages(run) if stage["data"] == now["data"]]
+    stages, now = _stages(start / TRAINED_ON) if start else [], _record(data, pairs)
+    before = [stage for stage in _stages(run / TRAINED_ON) if stage["data"] == now["data"]]
     write_json(run / TRAINED_ON, [*stages, _joined([now, *before])])
 
 
 def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """All pairs that were trained on under one description of the data."""
-    shown = {of: sorted({x for r in records for x in r[of]}) for of in ("molecules", "texts")}
-    return {"data": records[0]["data"], **shown}
+    keys = {kind: sorted({k for r in records for k in r[kind]}) for kind in ("molecules", "texts")}
+    return {"data": records[0]["data"], **keys}
 
 
-def _stored_stages(run: Path) -> list[dict[str, Any]]:
-    path = run / TRAINED_ON
+def _stages(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
@@ -203,9 +198,9 @@ def _recorded(data: DataConfig, stored: list[dict[str, Any]]) -> dict[str, Any]:
 def _record(data: DataConfig, pairs: Sequence[Pair]) -> dict[str, Any]:
     from tmr_jax.data.features.similarity import molecule_keys
 
-    shown = [p for p in pairs if p.split == "train"]
-    keys = molecule_keys([p.smiles for p in shown], "training molecules")
-    texts = {digest(p.text) for p in shown}
+    pairs = [p for p in pairs if p.split == "train"]
+    keys = molecule_keys([p.smiles for p in pairs], "training molecules")
+    texts = {digest(p.text) for p in pairs}
     return {"data": _description(data), "molecules": sorted(set(keys)), "texts": sorted(texts)}
 
 
@@ -215,7 +210,7 @@ def _description(data: DataConfig) -> dict[str, Any]:
 
 @functools.cache
 def molecule_key(smiles: str) -> str:
-    """`key_or_text` of data/features/similarity.py, imported here because RDKit takes its time."""
+    """`key_or_text`, imported here because RDKit takes its time."""
     from tmr_jax.data.features.similarity import key_or_text
 
     return key_or_text(smiles)
@@ -245,20 +240,15 @@ def digest(text: str) -> str:
 
 def earlier_data(run: Path) -> list[DataConfig]:
     """The data sets of earlier stages: the encoder was trained on them."""
-    path = run / STAGES
-    if not path.is_file():
-        return []
-    stages = json.loads(path.read_text(encoding="utf-8"))
-    return [from_json(json.dumps({"data": data})).data for data in stages]
+    return [from_json(json.dumps({"data": data})).data for data in _stages(run / STAGES)]
 
 
-def data_seen(run: Path, own: DataConfig) -> list[DataConfig]:
+def data_seen(run: Path, data: DataConfig) -> list[DataConfig]:
     """The data sets of all stages, each once: the run's own, then earlier ones."""
-    return list(dict.fromkeys([own, *earlier_data(run)]))
+    return list(dict.fromkeys([data, *earlier_data(run)]))
 
 
 def write_earlier_data(run: Path, start: Path) -> None:
     """Store the data sets of `start` and of the stages before it in the run."""
-    own = from_json((start / CONFIG).read_text(encoding="utf-8")).data
-    stages = [*earlier_data(start), own]
+    stages = [*earlier_data(start), from_json((start / CONFIG).read_text(encoding="utf-8")).data]
     write_json(run / STAGES, [dataclasses.asdict(data) for data in stages])

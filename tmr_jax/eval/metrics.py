@@ -15,6 +15,7 @@ from tmr_jax.types import Ranking, UserError
 HITS = (1, 5, 10, 20)
 NAMES = (*(f"hits@{k}" for k in HITS), "mrr", "mr")
 TIES = "expected under random order"  # the rule, as stored with every score
+RERANK_STAGES = ("tapr", "fused", "x0")  # of a second stage; the first, det, is the cosine
 BLOCK = 4_000_000  # resampled values held at once by the bootstrap
 
 
@@ -28,7 +29,7 @@ class Bounds(NamedTuple):
 def metrics(ranking: Ranking) -> dict[str, float]:
     """Means over queries of hits@1, 5, 10, 20 and mrr (fractions) and of mr (ranks from 1).
 
-    Errors: ValueError without queries.
+    Errors: UserError without queries.
 
     >>> metrics(Ranking(np.array([0, 4]), np.array([0, 0]), 9))["hits@5"]
     1.0

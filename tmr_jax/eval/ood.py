@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tmr_jax.data.files import read_arrays, save_arrays
-from tmr_jax.eval.count import score_chunks
+from tmr_jax.eval.rank import score_chunks
 from tmr_jax.types import UserError
 
 DETECTOR = "known.npz"  # in a run directory
@@ -60,7 +60,7 @@ def ood_scores(
     """1 - mean cosine of the nearest reference rows: 0 is familiar, higher is further outside.
 
     Depends on the query's own row and the reference rows only; no label enters.
-    Errors: ValueError for no reference row or `neighbours` below 1.
+    Errors: UserError for no reference row or `neighbours` below 1.
     """
     if not len(reference) or neighbours < 1:
         raise UserError(
@@ -78,7 +78,7 @@ def ood_scores(
 def auroc(negatives: Float[np.ndarray, " N"], positives: Float[np.ndarray, " P"]) -> float:
     """Share of (negative, positive) pairs in which the positive is higher; ties count half.
 
-    Errors: ValueError if either is empty.
+    Errors: UserError if either is empty.
     """
     if not len(negatives) or not len(positives):
         raise UserError(

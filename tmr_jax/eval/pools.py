@@ -1,18 +1,26 @@
-"""The pools of an evaluation: read, checked for size, encoded, cut into batches."""
+"""The model and the pools of an evaluation: pools are read, checked for size, encoded, cut."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from tmr_jax.config import DataConfig
-from tmr_jax.data.pools import check_complete, load_pool
+from tmr_jax.config import DataConfig, RefineConfig
+from tmr_jax.data.pools import check_complete, load_pool, without
+from tmr_jax.data.workers import progress_of
+from tmr_jax.eval.analysis import bank_record
 from tmr_jax.eval.protocols import Protocol
-from tmr_jax.eval.rerank_steps import Direction
-from tmr_jax.eval.restore import Restored
-from tmr_jax.models.encode import Encoded
-from tmr_jax.types import Pool, UserError
+from tmr_jax.eval.rerank import PoolReranker, settings_of
+from tmr_jax.models.dual_encoder import MAX_LOGIT_SCALE
+from tmr_jax.models.encode import Encoded, Encoder
+from tmr_jax.models.run import TrainedModel, load_run
+from tmr_jax.types import Direction, EncodedCorpus, Pool, UserError
 
 
 class EncodedPool(NamedTuple):
@@ -36,7 +44,7 @@ class EncodedPool(NamedTuple):
 
 
 def declared_pool(protocol: Protocol, data: DataConfig) -> Pool:
-    """The pool under the protocol's name. Errors: ValueError if its published size differs."""
+    """The pool under the protocol's name. Errors: UserError if its published size differs."""
     pool = load_pool(protocol.source, data)
     check_complete(pool, protocol.source, protocol.size)
     return pool._replace(protocol=protocol.name)
@@ -70,27 +78,6 @@ def _take(side: Encoded, items: list[int]) -> Encoded:
     return Encoded(side.rows[items], side.group[items], side.side)
 
 
-def without(pool: Pool, keep: np.ndarray) -> Pool:
-    """The pool without the molecules where `keep` is False, and without their texts."""
-    if keep.all():
-        return pool
-    stays = np.ones(len(pool.texts), bool)
-    queries = pool.text_target >= 0
-    stays[queries] = keep[pool.text_target[queries]]
-    partners = pool.mol_target[~keep]
-    stays[partners[partners >= 0]] = False
-    # A target of -1 reads the appended -1 and stays -1.
-    mol_place = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)
-    text_place = np.append(np.where(stays, np.cumsum(stays) - 1, -1), -1)
-    return Pool(
-        pool.protocol,
-        tuple(t for t, k in zip(pool.texts, stays, strict=True) if k),
-        tuple(s for s, k in zip(pool.smiles, keep, strict=True) if k),
-        mol_place[pool.text_target[stays]],
-        text_place[pool.mol_target[keep]],
-    )
-
-
 def in_whole_batches(sides: EncodedPool, batch: int) -> EncodedPool:
     """A pool of pairs without those at its end that fill no batch; 0: the pool as it is."""
     if not batch:
@@ -105,3 +92,58 @@ def in_whole_batches(sides: EncodedPool, batch: int) -> EncodedPool:
     targets = pool.text_target[:whole], pool.mol_target[:whole]
     cut = Pool(pool.protocol, pool.texts[:whole], pool.smiles[:whole], *targets)
     return EncodedPool(cut, *(_take(side, list(range(whole))) for side in (text, mol)))
+
+
+# From a run directory to a model that encodes strings, with its second stage if it has one
+
+Which = Literal["best", "newest"]
+
+
+class Restored(NamedTuple):
+    """A run's model as functions of strings."""
+
+    checkpoint: dict[str, Any]  # which, step, sha256
+    texts: Callable[[list[str]], Encoded]
+    # Invalid molecules have no row: the second value lists the valid items.
+    molecules: Callable[[list[str]], tuple[Encoded, np.ndarray]]
+    reranker: PoolReranker | None = None  # None without a second stage
+    temperature: float | None = None  # that training divided the cosines by
+    # For a memory bank: the record of its slots, from the texts and molecules of a pool
+    slots: Callable[[EncodedCorpus, EncodedCorpus], dict[str, Any]] | None = None
+
+
+def open_run(run: Path, which: Which, refine: RefineConfig | None = None) -> Restored:
+    """The run's model, tokenizer, vocabulary and checkpoint; `refine` resizes the second stage."""
+    trained, params, checkpoint = load_run(run, which)
+    if refine is not None:
+        sizes = dataclasses.replace(trained.config.eval, refine=refine)
+        trained = trained._replace(config=dataclasses.replace(trained.config, eval=sizes))
+    return restored(trained, params, checkpoint._asdict())
+
+
+def restored(trained: TrainedModel, params: Any, checkpoint: dict[str, Any]) -> Restored:
+    """Encoders of strings with progress bars on standard error."""
+    slots = partial(bank_record, trained, params) if trained.model.memory_slots > 0 else None
+    encoder = Encoder(trained, params, parts=trained.reranks or slots is not None)
+
+    def texts(strings: list[str]) -> Encoded:
+        with progress_of("encoding texts", len(strings)) as on_progress:
+            return encoder.texts(strings, on_progress)
+
+    def molecules(smiles: list[str]) -> tuple[Encoded, np.ndarray]:
+        with progress_of("encoding molecules", len(smiles)) as on_progress:
+            rows, valid, _ = encoder.molecules(smiles, on_progress)
+        return rows, valid
+
+    reranker = None
+    if trained.reranks:
+        reranker = PoolReranker(trained, params, settings_of(trained.config))
+    temperature = trained_temperature(params) if trained.model.trains_scale else None
+    return Restored(checkpoint, texts, molecules, reranker, temperature, slots)
+
+
+def trained_temperature(params: Any) -> float | None:
+    """The temperature that training divided the cosines by; None for a loss without a scale."""
+    if "log_scale" not in params:
+        return None
+    return math.exp(-min(float(params["log_scale"]), MAX_LOGIT_SCALE))

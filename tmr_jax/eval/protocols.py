@@ -10,12 +10,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from jaxtyping import Float, Int
-
 from tmr_jax.data.pools import POOLS
 from tmr_jax.eval.metrics import TIES
-from tmr_jax.types import Ranking, UserError, did_you_mean
+from tmr_jax.types import UserError, did_you_mean
 
 # What is right. The literature goes by index; the second is what a chemist would ask: a text that
 # fits thirteen molecules cannot name one of them.
@@ -60,7 +57,7 @@ def find(name: str, own: str) -> Protocol:
     A pool of the run's own split has the literature's rule of leakage, and queries that break it
     are removed: the published splits have a few. Any other pool claims to be foreign, and a single
     shared connectivity is an error.
-    Errors: ValueError for an unknown name, with the most similar known ones.
+    Errors: UserError for an unknown name, with the most similar known ones.
     """
     known, key = _declared(own), name.replace("->", "→")
     if key in known:
@@ -106,35 +103,3 @@ def _foreign() -> list[Protocol]:
             name = f"{refusing.name}/filtered"
             protocols += [refusing, dataclasses.replace(refusing, name=name, filter="test side")]
     return protocols
-
-
-def within(batch: int, label: Int[np.ndarray, "... C"]) -> Int[np.ndarray, "... C"]:
-    """The labels of candidates, made different in different batches; 0: one batch."""
-    if not batch:
-        return label
-    return label + np.arange(label.shape[-1]) // batch * (label.max(initial=0) + 1)
-
-
-def rank_within(
-    batch: int,
-    query: Float[np.ndarray, "Q D"],
-    candidate: Float[np.ndarray, "C D"],
-    target: Int[np.ndarray, " Q"],
-    group: Int[np.ndarray, " C"],
-    labels: Int[np.ndarray, "L C"] | None = None,
-) -> Ranking:
-    """`rank` of each query among the candidates of its target's batch; 0: among all.
-
-    Requires: C is a multiple of `batch`.
-    """
-    from tmr_jax.eval.rank import rank  # imports JAX, which plans and tables do not need
-
-    if not batch:
-        return rank(query, candidate, target, group, labels)
-    greater, equal = np.zeros(len(query), np.int64), np.zeros(len(query), np.int64)
-    for start in range(0, len(candidate), batch):
-        rows, part = np.flatnonzero(target // batch == start // batch), slice(start, start + batch)
-        label = None if labels is None else labels[:, part]
-        ranking = rank(query[rows], candidate[part], target[rows] - start, group[part], label)
-        greater[rows], equal[rows] = ranking.greater, ranking.equal
-    return Ranking(greater, equal, batch)

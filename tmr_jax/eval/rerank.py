@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from tmr_jax.config import Experiment
+from tmr_jax.data.files import write_json
 from tmr_jax.data.tables import take_ranges
 from tmr_jax.data.workers import progress_of
-from tmr_jax.eval.count import score_chunks
-from tmr_jax.eval.rank import rank
+from tmr_jax.eval.metrics import RERANK_STAGES, metrics
+from tmr_jax.eval.rank import rank, score_chunks
 from tmr_jax.eval.rerank_steps import (
-    Direction,
     Reranked,
     Settings,
     perturbed,
@@ -33,15 +35,16 @@ from tmr_jax.models.encode import Encoded, l2_normalize
 from tmr_jax.models.layers.denoiser import visited
 from tmr_jax.models.run import TrainedModel
 from tmr_jax.models.runtime import local_devices
-from tmr_jax.types import EncodedCorpus, Pool, Ranking, UserError
+from tmr_jax.types import Direction, EncodedCorpus, Pool, Ranking, UserError
 
-RERANK_STAGES = ("tapr", "fused", "x0")  # after det, which is the cosine
+REFINE = "refine.json"
+ALPHAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 def settings_of(config: Experiment) -> Settings:
     """The sizes of the second stage; 0 sampling steps mean as many as in training.
 
-    Errors: ValueError for more steps than in training, and for sizes that are too small.
+    Errors: UserError for more steps than in training, and for sizes that are too small.
     """
     chosen = config.eval.refine
     steps = chosen.steps or config.model.hdan.steps
@@ -74,7 +77,9 @@ class Lists(NamedTuple):
 
     def recall(self) -> tuple[float, float]:
         """Fraction of targets on the shortlist, and among the denoised candidates."""
-        return recall(self.reranked, self.target)
+        right = self.reranked.item == self.target[:, None]
+        head = right[:, : self.reranked.clean.shape[1]]
+        return float(right.any(1).mean()), float(head.any(1).mean())
 
 
 @functools.lru_cache(maxsize=16)
@@ -90,8 +95,8 @@ def _applied(model: Any) -> Callable[..., Any]:
 class PoolReranker:
     """The second stage of a model with its parameters."""
 
-    def __init__(self, assembly: TrainedModel, params: Any, settings: Settings) -> None:
-        self._apply, self.params, self.settings = _applied(assembly.model), params, settings
+    def __init__(self, trained: TrainedModel, params: Any, settings: Settings) -> None:
+        self._apply, self.params, self.settings = _applied(trained.model), params, settings
 
     def lists(
         self,
@@ -216,7 +221,49 @@ def rank_reranked(
     return Ranking(greater, equal, int(count.sum()))
 
 
-def recall(reranked: Reranked, target: Int[np.ndarray, " Q"]) -> tuple[float, float]:
-    """Fraction of queries whose target is on the shortlist, and in its denoised head."""
-    right = reranked.item == target[:, None]
-    return float(right.any(1).mean()), float(right[:, : reranked.clean.shape[1]].any(1).mean())
+# alpha, the denoiser's weight in the fused stage: chosen on validation, stored in the run
+
+
+class Choice(NamedTuple):
+    """The alpha with the best MRR of `fused`, mean over directions, and the MRR of all tried."""
+
+    alpha: float
+    mrr: dict[str, float]  # by alpha
+
+
+def choose_alpha(lists: Iterable[Lists]) -> Choice:
+    """Choose on lists of the validation pool, of one or both directions."""
+    sides = list(lists)
+    tried = {
+        str(alpha): float(np.mean([metrics(one.ranking("fused", alpha))["mrr"] for one in sides]))
+        for alpha in ALPHAS
+    }
+    return Choice(max(ALPHAS, key=lambda alpha: tried[str(alpha)]), tried)
+
+
+def stage_scores(lists: dict[str, Lists], choice: Choice) -> dict[str, float]:
+    """`t2m/fused/hits@1` ... of every stage, `alpha`, the recalls, and `mrr` of the fused stage."""
+    scores = {"alpha": choice.alpha, "mrr": choice.mrr[str(choice.alpha)]}
+    for direction, one in lists.items():
+        for stage in ("det", *RERANK_STAGES):
+            values = metrics(one.ranking(stage, choice.alpha))
+            scores |= {f"{direction}/{stage}/{name}": value for name, value in values.items()}
+        listed, head = one.recall()
+        scores |= {f"{direction}/recall/shortlist": listed, f"{direction}/recall/denoised": head}
+    return scores
+
+
+def read_alpha(run: Path, checkpoint: str) -> float | None:
+    """alpha as chosen for this checkpoint (its SHA-256), or None."""
+    return _choices(run).get(checkpoint, {}).get("alpha")
+
+
+def keep_alpha(run: Path, checkpoint: str, protocol: str, choice: Choice) -> None:
+    """Store the choice with its pool, in addition to those of other checkpoints."""
+    stored = _choices(run) | {checkpoint: {"chosen_on": protocol, **choice._asdict()}}
+    write_json(run / REFINE, stored, indent=2)
+
+
+def _choices(run: Path) -> dict[str, Any]:
+    path = run / REFINE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,8 @@ from jaxtyping import Array, Float, Int
 
 from tmr_jax.eval.rank import top
 from tmr_jax.models.encode import l2_normalize
-from tmr_jax.types import EncodedCorpus
+from tmr_jax.types import Direction, EncodedCorpus
 
-Direction = Literal["t2m", "m2t"]
 QUERIES = 16  # at once on a CPU at most
 AXIS = "data"
 WEIGHED = 64  # texts at once whose words are weighed, at most

@@ -1,8 +1,9 @@
 """Scores of a pool: queries and candidates, ranks by index and by identity, stages, baselines.
 
 In: rows of length one of texts and molecules, and the pool's targets. Out: one `Score` for each
-direction, stage and notion of a right answer. Only `identity_labels` reads the other half of a
-candidate's pair: it marks right answers after all cosines are computed.
+direction, stage and notion of a right answer, and its record in results.json, with everything that
+the numbers depend on. Only `identity_labels` reads the other half of a candidate's pair: it marks
+right answers after all cosines are computed.
 """
 
 from __future__ import annotations
@@ -13,20 +14,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
-from tmr_jax.config import DataConfig
+from tmr_jax.config import DataConfig, Experiment
 from tmr_jax.data.features.similarity import molecule_keys
 from tmr_jax.data.features.text import Tokenizer, load_tokenizer
 from tmr_jax.data.pools import own_text
-from tmr_jax.eval.count import count, score_chunks
 from tmr_jax.eval.leakage import in_training
-from tmr_jax.eval.metrics import of_rows
-from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR, rank_within, within
-from tmr_jax.eval.rerank import RERANK_STAGES, Lists, PoolReranker, levels
-from tmr_jax.eval.rerank_steps import Direction
+from tmr_jax.eval.metrics import RERANK_STAGES, bounds, gains, intervals, metrics, of_rows
+from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR, Protocol
+from tmr_jax.eval.rank import count, rank, score_chunks
+from tmr_jax.eval.rerank import Lists, PoolReranker, levels
 from tmr_jax.models.encode import Encoded, distinct
-from tmr_jax.types import Pool, Ranking
+from tmr_jax.types import Direction, Pool, Ranking
 
 BASELINE = "ridge: bag of words to fingerprint"
 # Generated text joins group and parent names to one word, which only word pieces can take apart:
@@ -90,6 +90,36 @@ def query_sets(pool: Pool, text: Encoded, mol: Encoded, batch: int = 0) -> list[
     return sets
 
 
+def within(batch: int, label: Int[np.ndarray, "... C"]) -> Int[np.ndarray, "... C"]:
+    """The labels of candidates, made different in different batches; 0: one batch."""
+    if not batch:
+        return label
+    return label + np.arange(label.shape[-1]) // batch * (label.max(initial=0) + 1)
+
+
+def rank_within(
+    batch: int,
+    query: Float[np.ndarray, "Q D"],
+    candidate: Float[np.ndarray, "C D"],
+    target: Int[np.ndarray, " Q"],
+    group: Int[np.ndarray, " C"],
+    labels: Int[np.ndarray, "L C"] | None = None,
+) -> Ranking:
+    """`rank` of each query among the candidates of its target's batch; 0: among all.
+
+    Requires: C is a multiple of `batch`.
+    """
+    if not batch:
+        return rank(query, candidate, target, group, labels)
+    greater, equal = np.zeros(len(query), np.int64), np.zeros(len(query), np.int64)
+    for start in range(0, len(candidate), batch):
+        rows, part = np.flatnonzero(target // batch == start // batch), slice(start, start + batch)
+        label = None if labels is None else labels[:, part]
+        ranking = rank(query[rows], candidate[part], target[rows] - start, group[part], label)
+        greater[rows], equal[rows] = ranking.greater, ranking.equal
+    return Ranking(greater, equal, batch)
+
+
 def score_pool(pool: Pool, text: Encoded, mol: Encoded, scorer: str = "model") -> list[Score]:
     """Scores of both directions of a pool that is ranked as a whole."""
     return score_sides(pool.protocol, query_sets(pool, text, mol), scorer)
@@ -142,12 +172,11 @@ def with_clean(
 
 
 def _of_queries(score: Score, side: QuerySet, chosen: np.ndarray) -> Score:
-    """The score of the chosen queries."""
     return score._replace(
         right=CLEAN,
         ranking=of_rows(score.ranking, chosen),
-        ceiling=None if score.ceiling is None else ceiling(side.group, side.target[chosen]),
-        base=None if score.base is None else of_rows(score.base, chosen),
+        ceiling=score.ceiling and ceiling(side.group, side.target[chosen]),
+        base=score.base and of_rows(score.base, chosen),
         reached=None if score.reached is None else score.reached[chosen],
         notes=(),
     )
@@ -247,14 +276,128 @@ def identity_labels(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([text_label, text_key]), np.stack([mol_label, mol_key])
 
 
-def duplicate_counts(
-    group: Int[np.ndarray, " C"], target: Int[np.ndarray, " Q"]
-) -> Int[np.ndarray, " Q"]:
-    """For each query, the number of other candidates with the target's model input."""
-    return np.bincount(group)[group[target]] - 1
-
-
 def ceiling(group: Int[np.ndarray, " C"], target: Int[np.ndarray, " Q"]) -> Ceiling:
     """The duplicate ceiling of a pool; candidates of one `group` are the same model input."""
-    twins = duplicate_counts(group, target)
+    twins = np.bincount(group)[group[target]] - 1  # other candidates with the target's input
     return Ceiling(float(twins.mean()), float((twins > 0).mean()), float((1 / (1 + twins)).mean()))
+
+
+def labels(config: Experiment, protocol: str) -> list[str]:
+    """What a reader must know before comparing this number with another."""
+    notes = []
+    if "demo/" in protocol:  # or in batches of it
+        notes.append("generated text")
+    elif config.data.name == "demo":
+        notes.append("trained on generated text")
+    return [*notes, "open-pairs training"] if config.data.name == "open" else notes
+
+
+def score_record(
+    score: Score,
+    config: Experiment,
+    protocol: Protocol,
+    leakage: dict[str, Any],
+    counts: dict[str, int],
+) -> dict[str, Any]:
+    """The record of a score: every number with what it depends on.
+
+    `leakage` is the record of `leakage.check`, `counts` the items that left the pool.
+    """
+    refined, resampled = score.reranked, (config.eval.bootstrap, config.train.seed)
+    if refined is not None and score.reached is not None:
+        listed, head = score.reached.mean(0)
+        refined = refined | {"recall_shortlist": float(listed), "recall_denoised": float(head)}
+    record = {
+        "protocol": score.protocol,
+        "declared": dataclasses.asdict(protocol),
+        "direction": score.direction,
+        "scorer": score.scorer,
+        "tier": score.stage,
+        "refined": refined,
+        "right": score.right,
+        "queries": len(score.ranking.greater),
+        "pool": score.ranking.pool_size,
+        "ties": protocol.ties,
+        "tied_queries": int((score.ranking.equal > 0).sum()),
+        "seed": config.train.seed,
+        "labels": labels(config, score.protocol),
+        "metrics": metrics(score.ranking),
+        "intervals": intervals(score.ranking, *resampled),
+        "over_det": None if score.base is None else gains(score.ranking, score.base, *resampled),
+        "bounds": bounds(score.ranking)._asdict(),
+        "twin_ceiling": None if score.ceiling is None else score.ceiling._asdict(),
+        "overlap": leakage,
+        "notes": list(score.notes),
+        **counts,
+    }
+    return record | {"about": about(record)}
+
+
+def about(record: dict[str, Any]) -> list[str]:
+    """The facts of a score, for people."""
+    facts = [
+        f"pool {record['pool']:,}, {record['queries']:,} queries, seed {record['seed']}",
+        f"ties: {record['ties']}",
+    ]
+    if record["declared"]["batch"]:
+        facts.append(f"batches in file order; pairs at the end dropped: {record['dropped_pairs']}")
+        if record["tier"]:
+            facts.append("first stage only: batches are not reranked")
+    if record["scorer"] != "model":
+        facts.insert(0, f"baseline, {record['scorer']}")
+    if record["refined"] is not None:
+        facts += _about_reranking(record)
+    if record["right"] != PAIR:
+        facts.append(f"right: {record['right']}")
+    if (limit := record["twin_ceiling"]) is not None:
+        share = f"{100 * limit['queries_with_twin']:.1f} % have a duplicate"
+        facts.append(f"duplicate ceiling {100 * limit['hits1']:.1f} ({share})")
+    facts += [*_about_training(record), *record["notes"]]
+    if record["refused_molecules"]:
+        facts.append(f"invalid molecules, skipped: {record['refused_molecules']:,}")
+    return facts + record["labels"]
+
+
+def _about_reranking(record: dict[str, Any]) -> list[str]:
+    """Sizes of the second stage, recall of its shortlist, gains over the first stage."""
+    sizes = record["refined"]
+    listed, head = (100 * sizes[f"recall_{part}"] for part in ("shortlist", "denoised"))
+    gained = []
+    for metric, scale, form in (("hits@1", 100, "+.1f"), ("mrr", 1, "+.4f")):
+        mean, low, high = (f"{scale * v:{form}}" for v in record["over_det"][metric])
+        gained.append(f"{metric} over det: {mean} ({low} to {high})")
+    return [
+        f"K1 {sizes['shortlist']}, F {sizes['samples']}, K {sizes['candidates']}, "
+        f"S {sizes['steps']}, R {sizes['noises']}, alpha {sizes['alpha']:g} (of validation)",
+        f"recall: shortlist {listed:.1f}, denoised {head:.1f}",
+        *gained,
+    ]
+
+
+def _about_training(record: dict[str, Any]) -> list[str]:
+    """How much of the test is in training, and which queries are removed for it."""
+    leakage, declared = record["overlap"], record["declared"]
+    known, removed = (
+        "unknown" if leakage[name] is None else f"{leakage[name]:,}"
+        for name in ("in_training", "left_out")
+    )
+    facts = []
+    if record["right"] != CLEAN:
+        facts.append(f"molecules also in training: {known} of {leakage['queried']:,}")
+    if declared["filter"] != "none":
+        own = declared["leakage"] == "molecule or text"
+        which = "molecule or text" if own else "connectivity"
+        facts.append(f"queries whose {which} is in training, removed: {removed}")
+    return facts
+
+
+def score_name(score: dict[str, Any]) -> str:
+    """Protocol, direction and, for a model with a second stage, stage."""
+    return ", ".join(filter(None, (score["protocol"], score["direction"], score["tier"])))
+
+
+def number(name: str, value: float) -> str:
+    """A metric as printed: Hits@k in per cent, MRR as a fraction, MR as a rank."""
+    if name.startswith("hits"):
+        return f"{100 * value:.1f}"
+    return f"{value:.3f}" if name == "mrr" else f"{value:,.1f}"

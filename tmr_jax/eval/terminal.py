@@ -9,8 +9,7 @@ import numpy as np
 
 from tmr_jax.eval.metrics import HITS, NAMES
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR
-from tmr_jax.eval.records import number, score_name
-from tmr_jax.eval.scores import BASELINE, PIECES_BASELINE
+from tmr_jax.eval.scores import BASELINE, PIECES_BASELINE, number, score_name
 
 WIDTH = 100
 MEASURES = ("Hits@1", *(f"@{k}" for k in HITS[1:]), "MRR", "MR", "95 % @1")

@@ -312,7 +312,7 @@ class Encoder:
         self, smiles: Sequence[str], on_progress: OnProgress | None = None
     ) -> tuple[Encoded, np.ndarray, list[Refused]]:
         """Embeddings of the molecules that parse, the rows they are in, and those refused."""
-        table, kept, refused = self._molecule_table(smiles)
+        table, kept, refused = self.molecule_table(smiles)
         return self.mol_rows(table, on_progress), kept, refused
 
     def mol_rows(self, table: MolTable, on_progress: OnProgress | None = None) -> Encoded:
@@ -322,7 +322,8 @@ class Encoder:
         batches = encode_batches_mol(table_take(table, first), size)
         return self._encoded(self._mol, batches, table.key[first], group, on_progress)
 
-    def _molecule_table(self, smiles: Sequence[str]) -> tuple[MolTable, np.ndarray, list[Refused]]:
+    def molecule_table(self, smiles: Sequence[str]) -> tuple[MolTable, np.ndarray, list[Refused]]:
+        """Features of the molecules that parse, as the model reads them; see `molecules`."""
         features, vocabulary = self._model.config.features, self._model.vocabulary
         table, kept, refused = molecule_table(smiles, features.molecule, features.motif)
         if vocabulary is not None:
@@ -345,7 +346,7 @@ class Encoder:
                 ((_, batch),) = encode_batches_text(text, size, [length], tokenizer.pad_token)
                 self._text(self.params, batch)
         few = min(CANDIDATES, full)
-        table = self._molecule_table(["C"])[0]
+        table = self.molecule_table(["C"])[0]
         for nodes in (few * atoms for atoms in ATOMS):
             self._mol(self.params, mol_batch(np.zeros(1, int), table, (nodes,), (3 * nodes,), few))
 

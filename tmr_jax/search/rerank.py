@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from tmr_jax.eval.rerank import PoolReranker, levels, settings_of
-from tmr_jax.eval.rerank_steps import Direction
 from tmr_jax.index.index import Index
 from tmr_jax.index.schema import Hit, ranked
 from tmr_jax.models.encode import Encoded, Encoder
 from tmr_jax.models.run import TrainedModel
+from tmr_jax.types import Direction
 
 
 class SecondStage:

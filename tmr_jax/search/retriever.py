@@ -91,7 +91,7 @@ def load(run: str | Path, which: Literal["best", "newest"] = "best") -> Retrieve
     assembly, params, checkpoint = load_run(run, which)
     alpha = None
     if assembly.reranks:
-        from tmr_jax.eval.alpha import read_alpha
+        from tmr_jax.eval.rerank import read_alpha
 
         alpha = read_alpha(Path(run), checkpoint.sha256)
     detector = read_detector(Path(run), checkpoint.sha256)

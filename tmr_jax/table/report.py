@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import numpy as np
 
+from tmr_jax.data.workers import duration
 from tmr_jax.eval.protocols import BATCH, CLEAN, IDENTITY, IN_BATCH, find
-from tmr_jax.eval.records import number
-from tmr_jax.eval.report.charts import BOTTOM, COLOURS, EDGE, INK, WIDTH, Chart, chart
-from tmr_jax.eval.report.page import templates
+from tmr_jax.eval.report.page import BOTTOM, COLOURS, EDGE, INK, WIDTH, Chart, chart, templates
+from tmr_jax.eval.scores import number
 from tmr_jax.table.plan import Table, impossible
-from tmr_jax.table.results import Line, duration, sentences, summary
+from tmr_jax.table.results import Line, sentences, summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

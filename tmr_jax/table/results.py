@@ -127,11 +127,6 @@ def summary(line: Line, metric: str) -> Summary:
     return Summary(float(np.mean(values)), std, low, high)
 
 
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
-
-
 class Difference(NamedTuple):
     mean: float
     low: float

@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 from tmr_jax.cli import Signals, Stopped
 from tmr_jax.config import Experiment, from_json, load_experiment
 from tmr_jax.data.files import write_json, write_text
-from tmr_jax.data.workers import progress
+from tmr_jax.data.workers import duration, progress
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR
-from tmr_jax.eval.records import score_name
+from tmr_jax.eval.scores import score_name
 from tmr_jax.models.runtime import CONFIG
 from tmr_jax.table.plan import Row, Table, slug
-from tmr_jax.table.results import Cost, Line, SeedResult, duration, lines
+from tmr_jax.table.results import Cost, Line, SeedResult, lines
 from tmr_jax.types import UserError
 
 Args = tuple[str, ...]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from tmr_jax.cli import Signals, Stopped
 from tmr_jax.config import Experiment, load_experiment
@@ -23,7 +25,7 @@ from tmr_jax.models.checkpoint import (
     new_state,
     without,
 )
-from tmr_jax.models.run import save_model
+from tmr_jax.models.run import TrainedModel, init_params, save_model
 from tmr_jax.models.runtime import (
     VALIDATION,
     broadcast_from_leader,
@@ -32,18 +34,17 @@ from tmr_jax.models.runtime import (
     training_devices,
     use_compile_cache,
 )
-from tmr_jax.train.dataset import Plan
+from tmr_jax.train.dataset import Plan, TrainingSet, freeze_text, model_and_dataset, started_text
 from tmr_jax.train.directory import RunDirectory, run_directory
 from tmr_jax.train.loader import build_loader
-from tmr_jax.train.log import Display, History
-from tmr_jax.train.loop import Loop
+from tmr_jax.train.log import Display, History, Throughput
+from tmr_jax.train.loop import Loop, Validation
 from tmr_jax.train.optim import build_adversary, build_optimizer
-from tmr_jax.train.parallel import make_sharding, replicate
-from tmr_jax.train.stage import Stage, build_stage, freeze
-from tmr_jax.train.throughput import Throughput
-from tmr_jax.train.two_stage import finished
-from tmr_jax.train.validation import Validation
-from tmr_jax.types import UserError
+from tmr_jax.train.step import SINGLE_DEVICE, Sharding, make_sharding, replicate
+from tmr_jax.types import Pair, UserError
+
+if TYPE_CHECKING:  # which loads the second stage
+    from tmr_jax.train.two_stage import FeatureSet
 
 
 def train(config: Experiment, run: RunDirectory, signals: Signals) -> None:
@@ -73,8 +74,9 @@ def train(config: Experiment, run: RunDirectory, signals: Signals) -> None:
     # The model, and the training pairs as tables
     stage = build_stage(config, pairs, sharding, start)
     validation = Validation(stage.model, pool, stage.encoder)
-    if options.freeze == "text":  # which encodes all texts: only now that the pool is sound
-        stage = freeze(stage)
+    if isinstance(stage.dataset, TrainingSet) and options.freeze == "text":
+        # This encodes all texts: only now that the pool is sound
+        stage = stage._replace(dataset=freeze_text(stage.model, stage.dataset, stage.params))
     module, dataset = stage.model.model, stage.dataset
     _save_report(run.output, report, stage, validation)
     save_model(run.output, stage.model, dataset.shapes)
@@ -140,6 +142,8 @@ def train(config: Experiment, run: RunDirectory, signals: Signals) -> None:
 def _first_stage(start: str, run: Path, signals: Signals) -> Path:
     """The finished run that `--train.start` names by its path, or by its experiment: that one is
     trained first, next to `run`, unless it is finished."""
+    from tmr_jax.train.two_stage import finished
+
     path = Path(start) if "/" in start else run.parent / start
     if finished(path):
         return path
@@ -194,3 +198,48 @@ def _save_report(run: Path, report: Report, stage: Stage, validation: Validation
         },
     }
     write_json(run / VALIDATION, content, indent=2)
+
+
+# What a run trains: a whole model, a model above a frozen text encoder, or a generator alone
+
+
+class Stage(NamedTuple):
+    """All that differs between the three ways to train; the loop is the same for each."""
+
+    model: TrainedModel
+    dataset: TrainingSet | FeatureSet
+    params: dict[str, Any]  # before the first step
+    frozen: frozenset[str]  # names of parameters that do not change
+    sharding: Sharding
+    encoder: dict[str, Any] | None = None  # parameters, where neither encoder ever changes
+
+
+def build_stage(
+    config: Experiment, pairs: Sequence[Pair], sharding: Sharding, start: Path | None
+) -> Stage:
+    """The stage of an experiment; `start` is the run of the stage before it, if there is one."""
+    if start is not None and config.train.freeze == "none":
+        return _generator_stage(config, pairs, start)
+    model, dataset, text_weights = model_and_dataset(config, pairs, sharding.parts)
+    if start is not None:
+        model, text_weights = started_text(model, start)
+    seed, pad_token = config.train.seed, model.tokenizer.pad_token
+    rows = dataset.composition.epoch(seed, 0)[0][: config.train.batch_size // dataset.shards]
+    batch = dataset._replace(shards=1).batch(rows, pad_token)
+    params = init_params(model, batch, seed, text_weights)
+    frozen = frozenset() if config.train.freeze == "none" else frozenset({"text_encoder"})
+    return Stage(model, dataset, params, frozen, sharding)
+
+
+def _generator_stage(config: Experiment, pairs: Sequence[Pair], start: Path) -> Stage:
+    """The generator alone, above the features of the encoder of the run `start`."""
+    from tmr_jax.train.two_stage import model_and_features
+
+    model, dataset, encoder = model_and_features(config, pairs, start)
+    rows = dataset.composition.epoch(config.train.seed, 0)[0]
+    batch = dataset.batch(rows, model.tokenizer.pad_token)
+    # Copies of the encoder's parameters, because a training step donates its arguments.
+    params = init_params(model, batch, config.train.seed) | jax.tree.map(jnp.array, encoder)
+    frozen = frozenset(encoder) - model.model.generator
+    # A generator by itself is little work: one device does it.
+    return Stage(model, dataset, params, frozen, SINGLE_DEVICE, encoder)

@@ -16,18 +16,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from tmr_jax.config import Experiment, from_json
 from tmr_jax.data.batching import Composition, Shapes, declare_shapes
 from tmr_jax.data.features.similarity import molecule_groups, structure_place
-from tmr_jax.data.tables import Refused, apply_vocabulary, molecule_table, text_table
+from tmr_jax.data.tables import Refused, text_table
 from tmr_jax.eval.rerank import take
 from tmr_jax.eval.rerank_steps import padded
 from tmr_jax.models.checkpoint import restore_params
 from tmr_jax.models.encode import Encoder, l2_normalize
-from tmr_jax.models.run import TrainedModel, init_params, load_run, with_config
+from tmr_jax.models.run import TrainedModel, load_run, with_config
 from tmr_jax.models.runtime import CONFIG, VALIDATION
 from tmr_jax.types import EncodedBatch, EncodedCorpus, MolOut, Pair, TextOut, UserError
 
@@ -101,18 +100,13 @@ def model_and_features(
 
 
 def _features(model: TrainedModel, params: Any, pairs: list[Pair]) -> FeatureSet:
-    config = model.config
-    train, features = config.train, config.features
-    mol_table, kept, refused = molecule_table(
-        [p.smiles for p in pairs], features.molecule, features.motif
-    )
-    pairs = [pairs[i] for i in kept]
-    if model.vocabulary is not None:
-        mol_table, _ = apply_vocabulary(mol_table, model.vocabulary)
+    train = model.config.train
+    encoder = Encoder(model, params, parts=True)
+    mol_table, valid, refused = encoder.molecule_table([p.smiles for p in pairs])
+    pairs = [pairs[i] for i in valid]
     texts = [p.text for p in pairs]
     seen = with_dropout(texts, train.word_dropout, train.seed)
-    tokens = text_table(seen, model.tokenizer, features.max_tokens)
-    encoder = Encoder(model, params, parts=True)
+    tokens = text_table(seen, model.tokenizer, model.config.features.max_tokens)
     text, mol = encoder.text_rows(tokens), encoder.mol_rows(mol_table)
     assert text.side is not None and mol.side is not None
     lengths, place = np.diff(tokens.offsets), structure_place(l2_normalize(text.rows + mol.rows))
@@ -150,15 +144,6 @@ def with_dropout(texts: Sequence[str], share: float, seed: int) -> list[str]:
         keep[random.integers(len(words))] = True
         shortened.append(" ".join(w for w, k in zip(words, keep, strict=True) if k))
     return shortened
-
-
-def init_generator(
-    model: TrainedModel, batch: EncodedBatch, seed: int, encoder: dict[str, Any]
-) -> dict[str, Any]:
-    """The encoder's parameters, and random ones of the generator."""
-    params = init_params(model, batch, seed)
-    # Copies, because a training step donates its arguments.
-    return {**params, **jax.tree.map(jax.numpy.array, encoder)}
 
 
 def _check_same_encoder(ours: Experiment, theirs: Experiment, start: Path) -> None:

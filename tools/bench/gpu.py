@@ -49,10 +49,9 @@ from tmr_jax.models.run import build_model
 from tmr_jax.models.runtime import use_compile_cache
 from tmr_jax.train.dataset import TrainingSet
 from tmr_jax.train.loader import build_loader
+from tmr_jax.train.log import Throughput, sentence
 from tmr_jax.train.optim import build_adversary, build_optimizer
-from tmr_jax.train.parallel import SINGLE_DEVICE, Sharding
-from tmr_jax.train.step import train_step
-from tmr_jax.train.throughput import Throughput, sentence
+from tmr_jax.train.step import SINGLE_DEVICE, Sharding, train_step
 from tmr_jax.types import EncodedCorpus
 from tools.bench.common import altered, fastest
 

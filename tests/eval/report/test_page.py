@@ -7,17 +7,20 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from tmr_jax.eval.report.charts import (
+from tmr_jax.eval.analysis import slot_record
+from tmr_jax.eval.report.page import (
+    Row,
+    WorkedQuery,
     bar_chart,
     cell_chart,
     line_chart,
     outline_chart,
+    page,
+    rank_histogram,
+    reliability_chart,
     short,
     smoothed,
 )
-from tmr_jax.eval.report.page import page, rank_histogram, reliability_chart
-from tmr_jax.eval.report.worked_query import Row, WorkedQuery
-from tmr_jax.eval.slots import slot_record
 from tmr_jax.models.runtime import read_metrics, series
 from tmr_jax.types import Ranking
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tmr_jax.eval.report.worked_query import SHOWN, candidate_rows
+from tmr_jax.eval.report.page import LISTED, candidate_rows
 from tmr_jax.eval.rerank_steps import Reranked
 
 COUNT = 20
@@ -17,17 +17,17 @@ def shortlist():
 
 def test_the_first_candidates_with_the_right_one_marked():
     rows = candidate_rows(shortlist(), 0.1, 2, SMILES)
-    assert [row.rank for row in rows] == list(range(1, SHOWN + 1))
+    assert [row.rank for row in rows] == list(range(1, LISTED + 1))
     assert [row.smiles for row in rows if row.right] == ["CCC"]
     assert rows[3].cells[2:] == ("0.774", "0.774") and rows[4].cells[2:] == ("", "")
 
 
 def test_the_right_one_is_added_with_its_place():
     rows = candidate_rows(shortlist(), 0.1, 14, SMILES)
-    assert [row.rank for row in rows] == [*range(1, SHOWN + 1), 15]
+    assert [row.rank for row in rows] == [*range(1, LISTED + 1), 15]
     assert rows[-1].right
 
 
 def test_a_right_one_off_the_shortlist_is_in_no_row():
     rows = candidate_rows(shortlist(), 0.1, 25, SMILES)
-    assert len(rows) == SHOWN and not any(row.right for row in rows)
+    assert len(rows) == LISTED and not any(row.right for row in rows)

@@ -7,24 +7,65 @@ page with tables, charts and structures. The templates escape everything that co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 import numpy as np
 from markupsafe import Markup
 
 from tmr_jax.data.drawing import molecule_svg
-from tmr_jax.eval.metrics import NAMES, TIES
-from tmr_jax.eval.records import number, score_name
-from tmr_jax.eval.report.charts import COLOURS, Chart, bar_chart, chart, line_chart, outline_chart
-from tmr_jax.eval.report.examples import Example
-from tmr_jax.eval.report.worked_query import WorkedQuery
+from tmr_jax.eval.metrics import NAMES, TIES, per_query
+from tmr_jax.eval.protocols import PAIR
+from tmr_jax.eval.rank import top
+from tmr_jax.eval.rerank import PoolReranker, levels, take
+from tmr_jax.eval.rerank_steps import Reranked
+from tmr_jax.eval.scores import Score, number, score_name
 from tmr_jax.eval.terminal import gap_words, signal_words
+from tmr_jax.models.encode import Encoded, l2_normalize
 from tmr_jax.models.runtime import series
-from tmr_jax.types import Ranking
+from tmr_jax.types import Pool, Ranking
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+SHOWN = 5  # candidates drawn for an example of the report
+EXAMPLES = 3  # hits, and as many misses, of each direction
+LISTED = 10  # candidates of the table and rows of the state's picture
+WORDS, ATOMS = 28, 40  # of the heat map; the heaviest words, the first atoms
 RANK_EDGES = (1, 2, 6, 11, 21, 51, 101, 501, 1001, 5001)  # first rank of each bar
+
+WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 560, 240, 48, 30, 10  # of a chart and its margins, in pixels
+CELL = 13  # height of a row of cells
+POINTS = 300  # of one curve
+# Colours come out as CSS variables of document.jinja, which follow the reader's theme.
+COLOURS = ("#2f6fde", "#d9622b", "#2c9a62", "#8a55c7")
+INK, DIM, LINE = "#1d2430", "#5d6878", "#d5dae3"
+CSS = dict(zip((*COLOURS, INK, DIM, LINE), ("a", "b", "c", "d", "ink", "dim", "line"), strict=True))
+SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 8.5,
+    "font.family": "sans-serif",
+    "text.color": DIM,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": DIM,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": DIM,
+    "ytick.color": DIM,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+}
+# What matplotlib adds that a page must not have: a style for all of it, names used twice, notes.
+EXTRA = re.compile(
+    r"<defs>\s*<style.*?</style>\s*</defs>|<metadata>.*?</metadata>|<!--.*?-->"
+    r'| id="[\w.]+_\d+"| (?:width|height)="[\d.]+pt"',
+    re.DOTALL,
+)
 
 
 def templates() -> jinja2.Environment:
@@ -52,34 +93,21 @@ def page(
         *(("Diagnostics", list(_diagnostics(record)), _geometry(record)) for record in records),
         ("Memory bank", list(_slots(results.get("slots"), history)), ""),
     ]
-    return (
-        templates()
-        .get_template("page.jinja")
-        .render(
-            title=f"{results['experiment']}: text-molecule retrieval",
-            labels=results["labels"],
-            facts=_facts(results),
-            metrics=NAMES,
-            scores=[_score(score) for score in results["scores"]],
-            resamples=results["resamples"],
-            sections=sections,
-            worked=worked,
-            hits=[e for e in examples if e.rank <= 1.0],
-            misses=[e for e in examples if e.rank > 1.0],
-        )
+    checkpoint = "step {step} ({which}), SHA-256 {sha256:.16}".format(**results["checkpoint"])
+    facts = {"run": results["run"], "checkpoint": checkpoint, "code": results["commit"]}
+    template = templates().get_template("page.jinja")
+    return template.render(
+        title=f"{results['experiment']}: text-molecule retrieval",
+        labels=results["labels"],
+        facts=facts | {"command": results["command"], "ties": TIES},
+        metrics=NAMES,
+        scores=[_score(score) for score in results["scores"]],
+        resamples=results["resamples"],
+        sections=sections,
+        worked=worked,
+        hits=[e for e in examples if e.rank <= 1.0],
+        misses=[e for e in examples if e.rank > 1.0],
     )
-
-
-def _facts(results: dict[str, Any]) -> dict[str, str]:
-    checkpoint = results["checkpoint"]
-    which = f"step {checkpoint['step']} ({checkpoint['which']})"
-    return {
-        "run": results["run"],
-        "checkpoint": f"{which}, SHA-256 {checkpoint['sha256'][:16]}",
-        "code": results["commit"],
-        "command": results["command"],
-        "ties": TIES,
-    }
 
 
 def _score(score: dict[str, Any]) -> dict[str, Any]:
@@ -188,3 +216,292 @@ def _slots(record: dict[str, Any] | None, history: list[dict[str, Any]]) -> Iter
         yield bar_chart(title, heights, "" if i else f"{named}; {rule}", marked=dead)
     if norms := series(history, lambda name: name.startswith("bank/norm_")):
         yield line_chart("norms of the slots by step", norms)
+
+
+# Examples: hits drawn by the seed, and misses from near to far
+
+
+class Candidate(NamedTuple):
+    content: str  # a SMILES or a text
+    score: float
+    right: bool
+
+
+class Example(NamedTuple):
+    """One query with its right answer and the best scored candidates."""
+
+    direction: str  # t2m or m2t
+    protocol: str
+    query: str
+    answer: Candidate
+    rank: float  # expected under random order of ties
+    top: tuple[Candidate, ...]
+
+
+def choose_examples(
+    pool: Pool, text: Encoded, mol: Encoded, scores: list[Score], seed: int
+) -> list[Example]:
+    """A few hits drawn by the seed, and misses from near to far, in each direction."""
+    sides = {
+        "t2m": (text, mol, pool.text_target, pool.texts, pool.smiles),
+        "m2t": (mol, text, pool.mol_target, pool.smiles, pool.texts),
+    }
+    examples = []
+    for score in scores:
+        if (score.protocol, score.scorer, score.right) != (pool.protocol, "model", PAIR):
+            continue
+        if score.stage not in ("", "det"):  # examples show cosines
+            continue
+        query, candidate, target, queries, contents = sides[score.direction]
+        items = np.flatnonzero(target >= 0)
+        ranks = per_query(score.ranking)["mr"]
+        for i in _chosen(ranks, seed):
+            row, right = query.rows[items[i]], int(target[items[i]])
+            best = _best(row, candidate.rows, right, contents)
+            answer = Candidate(contents[right], float(row @ candidate.rows[right]), True)
+            where = score.direction, score.protocol
+            examples.append(Example(*where, queries[items[i]], answer, float(ranks[i]), best))
+    return examples
+
+
+def _chosen(ranks: np.ndarray, seed: int) -> list[int]:
+    hits = np.flatnonzero(ranks == 1)
+    drawn = np.random.default_rng(seed).choice(hits, min(EXAMPLES, len(hits)), replace=False)
+    misses = np.argsort(ranks, kind="stable")[len(hits) :]
+    places = np.linspace(0, len(misses) - 1, min(EXAMPLES, len(misses))).astype(int)
+    return [int(i) for i in (*drawn, *misses[places])]
+
+
+def _best(
+    row: np.ndarray, candidates: np.ndarray, right: int, contents: tuple[str, ...]
+) -> tuple[Candidate, ...]:
+    index, value = top(row[None], candidates, SHOWN)
+    pairs = zip(index[0], value[0], strict=True)
+    return tuple(Candidate(contents[i], float(v), i == right) for i, v in pairs)
+
+
+# One query of a second stage, step by step: what the ranks of the table are computed from
+
+
+class Row(NamedTuple):
+    """A candidate of a worked query."""
+
+    rank: int
+    right: bool
+    smiles: str
+    cells: tuple[str, ...]
+
+
+class WorkedQuery(NamedTuple):
+    text: str
+    alpha: float
+    rows: list[Row]
+    listed: bool  # is the right molecule on the shortlist
+    shortlist: int
+    charts: list[Chart]
+    columns: tuple[str, ...] = (
+        *("cosine (place)", "perturbed (place)", "words and atoms", "denoised"),
+    )
+
+
+def worked_query(
+    pool: Pool,
+    text: Encoded,
+    mol: Encoded,
+    query: int,
+    reranker: PoolReranker,
+    alpha: float,
+    words: list[str],
+) -> WorkedQuery:
+    """Text `query` of the pool, ranked against its molecules; `words` are its pieces."""
+    assert text.side is not None and mol.side is not None, "encode with parts"
+    first, place = np.unique(mol.group, return_index=True, return_inverse=True)[1:]
+    candidates = take(mol.side, mol.group[first])
+    reranked, states = reranker.worked(text.side, candidates, text.group[query])
+    one = take(text.side, text.group[[query]])
+    target = int(place[pool.text_target[query]])
+    smiles = [pool.smiles[i] for i in first]
+    head = reranked.item[0, : reranked.clean.shape[1]]
+    order = np.argsort(-levels(reranked, "fused", alpha)[0], kind="stable")
+    best = reranked.item[0, order[0]]
+    similarity = (
+        l2_normalize(one.token_embeddings)
+        @ l2_normalize(take(candidates, np.array([best])).token_embeddings).T
+    )
+    rows = candidate_rows(reranked, alpha, target, smiles)
+    listed = bool((reranked.item[0] == target).any())
+    charts = [
+        _heat_map(similarity, reranker.word_weights(one), words, smiles[best]),
+        _states(states, head == target),
+    ]
+    return WorkedQuery(pool.texts[query], alpha, rows, listed, len(order), charts)
+
+
+def candidate_rows(reranked: Reranked, alpha: float, target: int, smiles: list[str]) -> list[Row]:
+    """The first candidates under `fused`, and the right one wherever it came, with the score of
+    every part and the place that it gives."""
+    every = np.argsort(-levels(reranked, "fused", alpha)[0], kind="stable")
+    order = every[:LISTED]
+    found = np.flatnonzero(reranked.item[0, every] == target)
+    if len(found) and found[0] >= LISTED:
+        order = np.append(order, every[found])
+    by_cosine = np.argsort(np.argsort(-reranked.first[0], kind="stable"))
+    rows = []
+    for column in order:
+        rank = int(np.flatnonzero(every == column)[0]) + 1
+        item = int(reranked.item[0, column])
+        parts = (values[0, column : column + 1] for values in (reranked.local, reranked.clean))
+        cells = (
+            f"{reranked.first[0, column]:.4f} ({by_cosine[column] + 1})",
+            f"{reranked.perturbed[0, column]:.4f} ({column + 1})",
+            *("".join(f"{value:.3f}" for value in part) for part in parts),  # of the head only
+        )
+        rows.append(Row(rank, item == target, smiles[item], cells))
+    return rows
+
+
+def _heat_map(similarity: np.ndarray, weight: np.ndarray, words: list[str], smiles: str) -> Chart:
+    """Words by atoms; the words with the most weight, in the order of the sentence."""
+    rows = np.sort(np.argsort(-weight, kind="stable")[:WORDS])
+    shown = similarity[rows][:, :ATOMS]
+    labels = [f"{words[i] if i < len(words) else ''} {100 * weight[i]:.0f}%" for i in rows]
+    title = f"cosines of words (weight) and atoms of the best candidate, {smiles[:60]}"
+    return cell_chart(title, shown, labels, "atoms, in the order of the featuriser")
+
+
+def _states(states: np.ndarray, right: np.ndarray) -> Chart:
+    """X0_hat of the candidates at every step of the sampler; the last step is the result."""
+    order = np.argsort(-states[-1], kind="stable")[:LISTED]
+    if right.any() and not right[order].any():
+        order = np.append(order[:-1], np.flatnonzero(right)[0])
+    labels = [f"{i + 1}{' ✓' if right[i] else ''}" for i in order]
+    title = "the denoiser's estimate of each candidate, step by step (rows: places by s1)"
+    return cell_chart(title, states[:, order].T, labels, "steps, from noise to the answer")
+
+
+# Charts as inline SVG, drawn by matplotlib. Strings from data belong into titles, legends and
+# captions, which the template escapes; `axes` text is never parsed as mathematics.
+
+
+class Chart(NamedTuple):
+    """A figure of the page."""
+
+    title: str
+    svg: Markup
+    legend: list[tuple[str, str]]  # (CSS colour, label)
+    caption: str
+
+
+def chart(
+    title: str,
+    paint: Callable[[Axes], None],
+    names: Sequence[str] = (),
+    caption: str = "",
+    height: float = HEIGHT,
+    left: float = LEFT,
+) -> Chart:
+    """What `paint` draws on the axes; `names` are the labels of COLOURS in the legend."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    # Ids in the SVG are hashes: the same for the same chart, others for another one of the page.
+    salted = SETTINGS | {"svg.hashsalt": f"{title} {caption}"}
+    with rc_context(salted):  # type: ignore[arg-type]
+        figure = Figure(figsize=(WIDTH / 72, height / 72))
+        size = (WIDTH - left - EDGE) / WIDTH, (height - BOTTOM - EDGE) / height
+        axes = figure.add_axes((left / WIDTH, BOTTOM / height, *size))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: short(value))
+        paint(axes)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True)
+    svg = EXTRA.sub("", file.getvalue()[file.getvalue().index("<svg") :])
+    for colour, name in CSS.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    legend = [(f"var(--{CSS[c]})", name) for c, name in zip(COLOURS, names, strict=False)]
+    return Chart(title, Markup(svg), legend, caption)
+
+
+def short(value: float) -> str:
+    """A number short enough for an axis label."""
+    plain = f"{value:.3g}"
+    return plain if len(plain) < 8 and "e" not in plain else f"{value:.0e}"
+
+
+def line_chart(title: str, curves: dict[str, list[tuple[float, float]]]) -> Chart:
+    """Curves of (step, value), at most as many as there are colours."""
+    shown = dict(list(curves.items())[: len(COLOURS)])
+
+    def paint(axes: Axes) -> None:
+        for colour, points in zip(COLOURS, shown.values(), strict=False):
+            dot = "o" if len(points) == 1 else ""  # a line of one point cannot be seen
+            axes.plot(*np.transpose(smoothed(points)), marker=dot, color=colour, lw=1.6, ms=5)
+
+    return chart(title, paint, [f"{n} ({points[-1][1]:.3g})" for n, points in shown.items()])
+
+
+def smoothed(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most POINTS points, each the mean of as many neighbours: single steps are noise."""
+    block = -(-len(points) // POINTS)
+    parts = [points[i : i + block] for i in range(0, len(points), block)]
+    return [(sum(x for x, _ in p) / len(p), sum(y for _, y in p) / len(p)) for p in parts]
+
+
+def outline_chart(title: str, histogram: dict[str, Any], caption: str) -> Chart:
+    """Histograms over the same `edges`, each as fractions of its own count."""
+    counts = histogram["counts"]
+    shares = {name: np.array(count) / max(sum(count), 1) for name, count in counts.items()}
+    used = np.flatnonzero(sum(shares.values()))
+    first, end = used[0], used[-1] + 1
+    edges = histogram["edges"][first : end + 1]
+
+    def paint(axes: Axes) -> None:
+        for i, share in enumerate(shares.values()):
+            colour = COLOURS[i % len(COLOURS)]
+            axes.stairs(share[first:end], edges, baseline=None, color=colour, lw=1.6)
+
+    return chart(title, paint, [f"{n} ({sum(count):,})" for n, count in counts.items()], caption)
+
+
+def bar_chart(
+    title: str,
+    heights: Sequence[float],
+    caption: str,
+    places: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    marked: Sequence[int] = (),
+) -> Chart:
+    """Bars with names below (`places`) and labels above; `marked` ones in the second colour.
+
+    Bars without labels get an axis of values.
+    """
+
+    def paint(axes: Axes) -> None:
+        colours = [COLOURS[i in marked] for i in range(len(heights))]
+        bars = axes.bar(range(len(heights)), heights, 0.9, color=colours)
+        if labels:
+            axes.bar_label(bars, labels)
+            axes.yaxis.set_visible(False)
+            axes.spines.left.set_visible(False)
+        if places:
+            axes.set_xticks(range(len(heights)), places)
+
+    return chart(title, paint, (), caption)
+
+
+def cell_chart(title: str, values: np.ndarray, labels: Sequence[str], below: str) -> Chart:
+    """A picture of cells, from transparent at the lowest value to blue at the highest."""
+    low, high = float(values.min()), float(values.max())
+    height = BOTTOM + EDGE + CELL * len(values)
+
+    def paint(axes: Axes) -> None:
+        from matplotlib.colors import LinearSegmentedColormap
+
+        colours = LinearSegmentedColormap.from_list("cells", [COLOURS[0] + "00", COLOURS[0]])
+        axes.pcolormesh(values, cmap=colours, edgecolors="none")
+        axes.invert_yaxis()
+        axes.set_yticks(np.arange(len(values)) + 0.5, labels)
+        axes.set_xticks([])
+        axes.set_xlabel(f"{below}; {low:.3f} to {high:.3f}")
+
+    return chart(title, paint, height=height, left=120)
