@@ -228,9 +228,11 @@ def _read_sdf(path: Path, columns: list[str]) -> Iterator[Cells]:
     from rdkit.rdBase import BlockLogs
 
     known, number = {"SMILES"}, 0
-    # RDKit cannot pass on the error of a damaged .gz that it reads
-    with _seekable(path) as file, BlockLogs():
+    with open_binary(path) as raw, BlockLogs():
+        file = _Unfailing(raw)
         for number, mol in enumerate(Chem.ForwardSDMolSupplier(file), 1):
+            if file.error:  # the record may be cut short
+                raise file.error
             if mol is None:
                 yield Cells(number, (), "unparsable", "invalid record")
                 continue
@@ -241,8 +243,25 @@ def _read_sdf(path: Path, columns: list[str]) -> Iterator[Cells]:
                 yield Cells(number, (), "not-utf-8", error.object.decode("utf-8", "replace"))
                 continue
             yield _pick(number, cells, range(len(cells)), len(cells))
+        if file.error:
+            raise file.error
     if number:
         _places(sorted(known), columns, path)
+
+
+class _Unfailing:
+    """A file that ends where reading it fails: RDKit cannot pass on an error of what it reads."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: UserError | OSError | None = None
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self._file.read(size)
+        except (UserError, OSError) as error:
+            self.error = error
+            return b""
 
 
 def _property(mol: Any, name: str) -> str:

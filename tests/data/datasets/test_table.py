@@ -194,14 +194,27 @@ def test_sdf(tmp_path, suffix) -> None:
         load(config(path, text="abuot"), 0)
 
 
-def test_a_damaged_sdf_is_explained_before_its_first_molecule(tmp_path) -> None:
+@pytest.mark.parametrize("lost", [1, 20, 200])
+def test_a_damaged_sdf_is_explained_and_none_of_its_molecules_is_cut(tmp_path, lost) -> None:
     from rdkit import Chem
 
     block = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO"))
-    whole = write(tmp_path / "a.sdf.gz", f"{block}>  <description>\nx\n\n$$$$\n" * 200)
-    whole.write_bytes(whole.read_bytes()[:-20])
+    place = write(tmp_path / "a.sdf.gz", f"{block}>  <description>\nx\n\n$$$$\n" * 5_000)
+    place.write_bytes(place.read_bytes()[:-lost])
+    rows, values = read_table(place, ["SMILES", "description"]), []
     with pytest.raises(UserError, match=r"expected a whole gzip file .*; got .*; copy or download"):
-        next(read_table(whole, ["SMILES"]))
+        values.extend(row.values for row in rows)
+    assert set(values) == {("CCO", "x")}
+
+
+def test_an_sdf_is_read_as_it_is_unpacked(tmp_path, monkeypatch) -> None:
+    """A copy on the disk could take a hundred times as much room."""
+    from rdkit import Chem
+
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO"))
+    place = write(tmp_path / "a.sdf.gz", f"{block}$$$$\n" * 100)
+    monkeypatch.setattr("tempfile.TemporaryFile", None)
+    assert [row.values for row in read_table(place, ["SMILES"])] == [("CCO",)] * 100
 
 
 def test_a_property_that_is_not_utf_8_costs_its_row_only(tmp_path) -> None:
