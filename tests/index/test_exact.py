@@ -1,4 +1,4 @@
-"""The folder of shards by hand, and what it makes of damage. What all stores do: test_stores.py."""
+"""The folder of shards by hand, and what it makes of damage; what all engines do: test_engines."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ def test_ties_go_to_the_lower_id(tmp_path):
     store.upsert(items([1, 9, 4], same[:3]))
     assert store.search(rows(1), 4).ids.tolist() == [[1, 3, 4, 5]]
     assert store.search(rows(1), 8).ids.tolist() == [[1, 3, 4, 5, 7, 9, NONE, NONE]]
+
+
+def test_a_shard_of_equals_gives_no_more_than_asked_for():
+    ids = np.arange(1000)[::-1]
+    best, scores = exact._best(ids, np.ones(1000, np.float32), 3)
+    assert best.tolist() == [0, 1, 2] and scores.tolist() == [1, 1, 1]
 
 
 def test_a_score_does_not_depend_on_other_queries(library):

@@ -209,7 +209,7 @@ class ExactEngine(Engine):
     def _nearest(
         self, vectors: np.ndarray, k: int, where: Filter | None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Ids and cosines of at least the k best rows for each of at most TILE queries."""
+        """Ids and cosines of the k best rows of each shard, for each of at most TILE queries."""
         tile = np.zeros((TILE, self.width), np.float32)
         tile[: len(vectors)] = vectors
         best = [[(np.zeros(0, np.int64), np.zeros(0, np.float32))] for _ in vectors]
@@ -275,9 +275,11 @@ def is_accelerated() -> bool:
 
 
 def _best(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of one query, and those that tie with the k-th; not those of -inf."""
+    """At most k of one query, of equal cosines the lower ids; none of -inf."""
     edge = np.partition(scores, -k)[-k] if len(scores) > k else -np.inf
     near = np.flatnonzero((scores >= edge) & (scores > -np.inf))
+    if len(near) > k:  # many may tie with the k-th
+        near = near[np.lexsort((ids[near], -scores[near]))[:k]]
     return ids[near], scores[near]
 
 

@@ -128,9 +128,8 @@ class LanceEngine(Engine):
         self, vector: np.ndarray, k: int, probes: int, condition: str
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids and cosines."""
-        query: Any = self._table.search(
-            np.asarray(vector, np.float32)
-        )  # its type depends on the argument
+        vector = np.asarray(vector, np.float32)
+        query: Any = self._table.search(vector)  # its type depends on the argument
         query = query.distance_type("dot").limit(k).select(["id", "_distance"])
         if probes:
             query = query.nprobes(probes).refine_factor(AGAIN)

@@ -50,9 +50,9 @@ def to_csv(answers: Sequence[Answer]) -> str:
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
     for one in records:
-        cells = {name: _plain(name, value) for name, value in one.items()}
-        strings = {name: cell(one[name]) for name in one if isinstance(one[name], str)}
-        writer.writerow(cells | strings)
+        writer.writerow(
+            {n: cell(v) if isinstance(v, str) else _plain(n, v) for n, v in one.items()}
+        )
     return text.getvalue()
 
 

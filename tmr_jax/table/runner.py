@@ -346,8 +346,8 @@ def run_progress(todo: list[Job]) -> Iterator[Callable[[int], None]]:
 
 def time_left(todo: list[Job], i: int) -> str:
     """From the mean of the finished runs with the same settings, or of all."""
-    parts = [read_cost(job.run) if (job.run / "results.json").is_file() else {} for job in todo]
-    times = [sum(part["seconds"] for part in cost.values()) for cost in parts]  # 0: no results
+    costs = [read_cost(job.run) if (job.run / "results.json").is_file() else {} for job in todo]
+    times = [sum(part["seconds"] for part in cost.values()) for cost in costs]  # 0: no results
     known = [t for t in times if t]
     if not known:
         return "time left unknown"

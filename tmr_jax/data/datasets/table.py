@@ -168,7 +168,7 @@ class HashSet:
     """
 
     def __init__(self) -> None:
-        self._table = sqlite3.connect(":memory:", isolation_level=None)
+        self._table = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         self._table.execute("CREATE TABLE hashes (hash INTEGER PRIMARY KEY)")
         weakref.finalize(self, self._table.close)
 
