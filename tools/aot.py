@@ -172,14 +172,16 @@ def everything() -> list[Job]:
 
 
 def changed(settings: tuple[str, ...]) -> Callable[[Experiment], Experiment]:
-    """The experiment with dotted settings; ValueError for one that it does not have."""
+    """The experiment with dotted settings, each read as what its default is; ValueError for one
+    that it does not have."""
 
     def change(config: Experiment) -> Experiment:
         for setting in settings:
             path, equals, value = setting.partition("=")
             try:
-                config = altered(config, {path: _read(value)} if equals else {"": ""})
-            except (KeyError, TypeError, ValueError) as error:
+                now = functools.reduce(getattr, path.split("."), config)
+                config = altered(config, {path: _read(value, now)} if equals else {"": ""})
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise ValueError(
                     f"expected --set section.name=value of the experiment; got {setting} ({error})"
                 ) from error
@@ -188,12 +190,12 @@ def changed(settings: tuple[str, ...]) -> Callable[[Experiment], Experiment]:
     return change
 
 
-def _read(value: str) -> Any:
-    """JSON, text, or several of them with commas."""
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        return [_read(part) for part in value.split(",") if part] if "," in value else value
+def _read(value: str, now: Any) -> Any:
+    if isinstance(now, bool):
+        return {"true": True, "false": False}[value.lower()]
+    if isinstance(now, tuple):
+        return [_read(part, now[0] if now else "") for part in value.split(",") if part]
+    return type(now)(value) if isinstance(now, (int, float)) else value
 
 
 # One program

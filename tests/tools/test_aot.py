@@ -398,7 +398,12 @@ def test_settings_change_the_experiment():
     found = change(config)
     assert found.model.hdan.steps == 7 and found.train.backward == "autodiff"
     assert found.optim.clip == 0.5 and found.train.batch_size == config.train.batch_size
-    for wrong in ("model.hdan.stepps=7", "train.epochs.x=1", "train.epochs"):
+    change = aot.changed(("train.remat=False", "train.text_buckets=128", "model.text.source=7"))
+    read = change(config)
+    assert read.train.remat is False and read.train.text_buckets == (128,)
+    assert read.model.text.source == "7"
+    wrongs = ("model.hdan.stepps=7", "train.epochs.x=1", "train.epochs", "train.epochs=2.5")
+    for wrong in (*wrongs, "train.remat=no"):
         with pytest.raises(ValueError, match="--set"):
             aot.changed((wrong,))(config)
 
