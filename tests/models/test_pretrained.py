@@ -408,6 +408,16 @@ def test_scibert_comes_from_a_mirror_once(mirror, tmp_path):
     assert len(fetched) == 2  # and no second time
 
 
+def test_what_a_mirror_gave_once_needs_no_mirror(mirror):
+    folder = write_folder(mirror.root / "some" / "bert", published())
+    (folder / "tokenizer.json").write_text("{}")
+    files = resolve("some/bert")
+    assert files.tokenizer.name == "tokenizer.json"
+    asked = [path.rpartition("/")[2] for path in mirror.asked]
+    assert asked == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert resolve("some/bert") == files and len(mirror.asked) == 3
+
+
 def test_a_mirror_with_only_a_pickle_or_nothing_is_an_error(mirror):
     with pytest.raises(ValueError, match=r"got no config\.json, no model\.safetensors or flax"):
         load_bert("no/such")
@@ -476,6 +486,21 @@ def test_without_a_network_the_error_comes_at_once_and_says_what_to_do(monkeypat
     with pytest.raises(ValueError, match=r"scibert.*--model\.text\.source FOLDER"):
         load_bert("scibert")
     assert time.monotonic() - begin < 5.0
+
+
+def test_a_hub_that_vanishes_midway_is_no_hub_without_the_file(monkeypatch):
+    import huggingface_hub
+
+    def vanished(*_, **__):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
+
+    files = [SimpleNamespace(rfilename=name) for name in ("config.json", "model.safetensors")]
+    listed = SimpleNamespace(siblings=files)
+    monkeypatch.delenv("TMR_JAX_MIRROR", raising=False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: listed)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", vanished)
+    with pytest.raises(ValueError, match=r"expected to fetch .*no connection.*without network"):
+        load_bert("scibert")
 
 
 HUB_CLIENT = """

@@ -145,8 +145,13 @@ def _check_minilm(files: Source) -> None:
 
 def _first_of_each(fetch: Callable[[str], Path | None]) -> Files:
     """Configuration, weights and tokenizer: of each the first name that there is a file of."""
-    fetch("tokenizer_config.json")  # says whether capitals matter in a vocab.txt
-    return [next(filter(None, map(fetch, names)), None) for names in KINDS]
+
+    def wanted(file: str) -> Path | None:
+        if file == "vocab.txt":
+            fetch("tokenizer_config.json")  # next to it: whether capitals matter
+        return fetch(file)
+
+    return [next(filter(None, map(wanted, names)), None) for names in KINDS]
 
 
 def _from_folder(folder: Path, name: str, revision: str, origin: str) -> Source:
