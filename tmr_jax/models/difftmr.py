@@ -43,7 +43,12 @@ matmul = partial(jnp.matmul, precision=Precision.HIGHEST)
 
 
 class Tapr(nn.Module):
-    """The radius P of pairs (text, molecule), from the cosines of the words with the molecule."""
+    """The radius P of pairs (text, molecule), from the cosines of the words with the molecule.
+
+    A molecule's embedding h^g is moved by noise of that radius: h_P = h^g + P * eps. Honesty
+    depends on which text that is: in training the molecule's own (or every text of the batch in
+    turn), in retrieval always that of the pair being scored (docs/papers.md#perturbation-anchor).
+    """
 
     mode: Mode
     slots: int  # words that Theta has a row for

@@ -33,7 +33,8 @@ THETA = 0.07  # the factor is exp(theta)
 
 
 class Memory(nn.Module):
-    """o, attention of M learned vectors over the words, or the atoms, of an item.
+    """o, attention of M learned vectors over the words, or the atoms, of an item
+    (docs/papers.md#memory-slots).
 
     One bank and one set of projections for both modalities. The mean over the slots is taken before
     the output projection, which is linear: the same number, and no item needs M rows of its own.

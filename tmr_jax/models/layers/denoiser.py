@@ -294,6 +294,16 @@ def _row(vector: Array, rank: int) -> Array:
     return vector.reshape((1,) * (rank - 1) + vector.shape)
 
 
+# KL at all noise levels, with its gradient, in one pass (docs/papers.md#all-noise-levels). Of a
+# level only sums outlive it. The plain form loops over levels and lets XLA do the rest. The other
+# is a Pallas kernel for TPU, one query at a time: XLA goes over a query's numbers [N, D2] several
+# times a level and sums them across lanes each time.
+#
+# With past = -step, relu(hidden + step) = max(hidden, past) - past, and what past adds is the same
+# for all candidates of a query: the softmax over them does not see it. So a level costs the kernel
+# seven operations for each number of `hidden`: three for the scores (max, times outer, sum), four
+# for the slopes (whether hidden > past, select, two sums).
+
 SHARPNESS = 100.0  # d of docs/papers.md#decoder
 NOWHERE = -1e9  # logit of a padded candidate
 SUBLANES = 8  # rows that a vector register of a TPU holds

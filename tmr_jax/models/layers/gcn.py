@@ -80,6 +80,13 @@ class Readout(nn.Module):
         return nn.Dense(x.shape[1], name="outer")(read)
 
 
+# Products with the adjacency of a batch of molecules in blocks, for TPUs. A gather of the states of
+# neighbours and a scatter of their sums move every state several times over and leave the matrix
+# units idle. The atoms of a molecule lie together, so nearly every bond ties two atoms that are
+# near each other in the batch, too: for a block of 128 atoms the adjacency with the 256 around them
+# is a small matrix, and what sums them is a product with it. Bonds that reach further are added one
+# by one, in a loop that has no turn where there are none.
+
 BLOCK = 128  # atoms that a matrix has rows for
 WINDOW = 2 * BLOCK  # and columns
 STEP = (WINDOW - BLOCK) // 2  # windows begin at multiples of it
