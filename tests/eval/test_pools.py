@@ -36,6 +36,12 @@ def test_refused_molecules_leave_with_their_texts():
     assert found.text_target.tolist() == [0, 2]
     assert found.mol_target.tolist() == [0, -1, 1]
     assert without(pool, np.ones(4, bool)) is pool
+    asks_nothing = Pool(
+        "x", tuple("abcd"), ("A", "bad", "C"), np.array([0, 1, 2, -1]), np.array([0, 1, 2])
+    )
+    found = without(asks_nothing, np.array([True, False, True]))
+    assert found.texts == ("a", "c", "d") and found.text_target.tolist() == [0, 1, -1]
+    assert found.mol_target.tolist() == [0, 1]
     only_candidate = pool._replace(text_target=np.array([0, -1, 3]))
     assert without(only_candidate, np.array([True, False, True, True])).texts == ("a", "c")
 
