@@ -542,6 +542,12 @@ def test_hits_that_are_texts_say_so(corpus: TestClient) -> None:
     assert "tmr_descriptions 3.0" in content and "tmr_molecules 0.0" in content
 
 
+def test_descriptions_are_not_looked_into_for_a_substructure(corpus: TestClient) -> None:
+    asked = {"queries": ["CCO"], "of": "molecule", "substructure": "c1ccccc1"}
+    message = refused(corpus.post("/api/search", json=asked), 422, "invalid_request")
+    assert "got texts; leave the SMARTS out" in message
+
+
 def test_the_page_asks_for_descriptions_by_structure(
     corpus: TestClient, client: TestClient
 ) -> None:
