@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tmr_jax.data import workers
-from tmr_jax.data.workers import Died, Worker, in_workers
+from tmr_jax.data.workers import Died, Worker, duration, in_workers
 
 DESCRIBE = "tmr_jax.index.entries:describe_chunk"
 
@@ -100,3 +100,8 @@ def test_a_process_that_is_ready_has_only_its_job_to_do(monkeypatch):
     monkeypatch.setattr(workers, "START", 0.0)
     with pytest.raises(RuntimeError, match=f"expected a process for {DESCRIBE} to start"):
         Worker().be_ready(DESCRIBE)
+
+
+def test_durations_read_like_a_clock():
+    told = [duration(seconds) for seconds in (0.2, 61.0, 3599.6, 7325.0)]
+    assert told == ["0:00:00", "0:01:01", "1:00:00", "2:02:05"]
