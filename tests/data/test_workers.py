@@ -66,6 +66,21 @@ def test_stopping_early_stops_a_process_in_the_midst_of_its_job(monkeypatch):
     assert all(process.poll() is not None for process in started)
 
 
+def test_after_ctrl_c_the_next_job_gets_its_own_result(monkeypatch):
+    receive, worker = workers._receive, Worker()
+    describe = [["CC"], "ogb", "none"], [["CCCC"], "ogb", "none"]
+
+    def interrupted(stream):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workers, "_receive", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        worker.ask(DESCRIBE, describe[0])
+    monkeypatch.setattr(workers, "_receive", receive)
+    assert worker.ask(DESCRIBE, describe[1])["node_sizes"].tolist() == [4]
+    worker.close()
+
+
 def test_whoever_tries_again_is_not_let_after_the_end():
     """What is in the midst of a job when nobody wants it any more starts no other process."""
     tried = []

@@ -150,6 +150,9 @@ class Worker:
             if self._closed:  # by another thread, meanwhile: that is nobody's fault
                 raise Closed from error
             raise Died(f"the process ended over {task}") from error
+        except BaseException:  # Ctrl-C: the next job must not get the result of this one
+            self._end()
+            raise
         finally:
             if timer is not None:
                 timer.cancel()
