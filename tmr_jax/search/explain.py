@@ -48,8 +48,7 @@ def explain(
     """The parts of a pair that its score rests on. `encoder` keeps parts.
 
     A `plain` one, which keeps none, encodes the occluded pairs, whose parts would grow with the
-    square of words and atoms. Raises UserError for
-    an empty text, and where the SMILES is refused.
+    square of words and atoms. Raises UserError for an empty text, and where the SMILES is refused.
     """
     settings = assembly.config.features
     text = clean_text(text)
