@@ -83,7 +83,7 @@ LIST
             "module, or name one: make setup PYTHON=/path/to/python3" >&2
         exit 2
     fi
-    echo "Making $venv with $("$made" --version 2>&1) ($made): about a minute, 1.9 GB."
+    echo "Making $venv with $("$made" --version 2>&1) ($made): about a minute, 2.2 GB."
 fi
 
 "$venv/bin/python" -m pip install --disable-pip-version-check -e ".[$extras]"
