@@ -87,7 +87,7 @@ def tiny_assembly(config: Experiment) -> tuple[Any, Any]:
     return assembly, make_batch(rows, data.text, data.mol, *groups, data.shapes, pad)
 
 
-@pytest.mark.slow("ablation")
+@pytest.mark.slow("_open")
 @pytest.mark.costly
 @each
 def test_takes_one_step(path: Path) -> None:
@@ -207,6 +207,7 @@ def test_a_table_plans_the_same_runs_with_the_same_settings(name: str) -> None:
         assert settings(config) == base | expected.get("changes", {}), label
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", RUNS, ids=RUNS.get)
 def test_a_row_takes_one_step(args: Args) -> None:
     take_one_step(parse(list(args)).config)
