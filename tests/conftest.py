@@ -106,19 +106,28 @@ TESTS = Path(__file__).resolve().parent
 LONG_FILES = tuple(TESTS / f"{name}.py" for name in LONG)
 
 
-def leave_marks_of_other_cases(item: pytest.Item) -> None:
-    """`slow("flash")` marks the cases of a test that have `flash` in their name, and no others."""
-    for mark in list(item.own_markers):
-        if mark.name in ("slow", "costly") and mark.args:
-            case = item.name.partition("[")[2]
-            if not any(name in case for name in mark.args):
-                item.own_markers.remove(mark)
+def leave_marks_of_other_cases(items: list[pytest.Item]) -> set[str]:
+    """`slow("flash")` marks the cases of a test that have `flash` in their name, and no others.
+
+    Returns the names that no case of their test has.
+    """
+    used: dict[str, bool] = {}
+    for item in items:
+        test, _, case = item.nodeid.partition("[")
+        for mark in list(item.own_markers):
+            if mark.name in ("slow", "costly") and mark.args:
+                here = {f"{test} {mark.name}({name!r})": name in case for name in mark.args}
+                used |= {name: used.get(name, False) or hit for name, hit in here.items()}
+                if not any(here.values()):
+                    item.own_markers.remove(mark)
+    return {name for name, hit in used.items() if not hit}
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks for the marks of -m
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        leave_marks_of_other_cases(item)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    stale = leave_marks_of_other_cases(items)
+    if stale and not any("::" in name for name in config.args):  # then some cases are not here
+        raise pytest.UsageError(f"marks of cases that do not exist: {sorted(stale)}")
     items.sort(key=lambda item: item.path not in LONG_FILES)
     data = os.environ.get("TMR_JAX_DATA", "")
     absent = pytest.mark.skip(reason="TMR_JAX_DATA names no folder with the public data sets")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tmr_jax.config import load_experiment
-from tmr_jax.data.__main__ import parts_of
+from tmr_jax.data.__main__ import parts_to_fetch
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "tools" / "colab_tpu.ipynb"
@@ -93,7 +93,9 @@ def test_every_choice_is_an_experiment_with_its_data(keep):
         config = load_experiment(names["EXPERIMENT"])
         models[choice] = config.model.name
         assert (names["DATA"] or "demo") == config.data.name
-        assert not names["DATA"] or parts_of(names["DATA"], "") == parts_of("chebi20", "text2mol")
+        assert not names["DATA"] or parts_to_fetch(names["DATA"], "") == parts_to_fetch(
+            "chebi20", "text2mol"
+        )
         assert ("/drive/" in names["RUN"]) == keep and "/drive/" not in names["SOURCE"]
     assert models == {"quickstart": "dual", "DiffTMR": "difftmr", "Memory Bank": "mbank"}
 

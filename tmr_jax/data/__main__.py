@@ -25,12 +25,12 @@ def _fetch(args: list[str]) -> int:
     parser.add_argument("set", help="chebi20, pcdes or open")
     parser.add_argument("--version", default="", help="chebi20: text2mol or molt5; pcdes: scaffold")
     chosen = parser.parse_args(args)
-    for part in parts_of(chosen.set, chosen.version):
+    for part in parts_to_fetch(chosen.set, chosen.version):
         print(f"{part.set}/{part.name}: {locate(part)}")
     return 0
 
 
-def parts_of(name: str, version: str) -> list[Part]:
+def parts_to_fetch(name: str, version: str) -> list[Part]:
     if name in ("open", open_pairs.PAIRS.set):
         return [open_pairs.PAIRS]
     if name not in DEFAULT_VERSIONS:
