@@ -33,19 +33,6 @@ def test_in_small(tiny_run, library, monkeypatch, capsys):
     assert lines[2] == "recall@10 against exact: 1.0000" and len(lines) == 3
 
 
-def test_a_library_of_copies_is_searched_by_the_run_of_its_real_rows(
-    tiny_run, library, tmp_path, monkeypatch, capsys
-):
-    stores = vars(importlib.import_module("tools.bench.stores"))
-    told = stores["Arguments"](rows=200, asked=6, library=library)
-    stores["make"](told, tmp_path / "many", tmp_path / "queries.npy")
-    monkeypatch.setitem(TOOL["bench"].__globals__, "WARM", 1)
-    TOOL["bench"](TOOL["Arguments"](tiny_run, tmp_path / "many", tmp_path / "many", asked=4))
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "200 molecules in many, 4 sentences"
-    assert lines[2] == "recall@10 against exact: 1.0000"
-
-
 def test_copies_may_change_places_and_worse_ones_may_not():
     def scores(*rows):
         found = [[Hit(i, score, "C", "", id=99) for i, score in enumerate(r, 1)] for r in rows]

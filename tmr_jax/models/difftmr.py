@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.lax import Precision
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from tmr_jax.config import FeatureConfig, HdanConfig, ModelConfig, TaprConfig, TrainConfig
@@ -297,9 +298,17 @@ class DiffTMR(DualEncoder):
         # Of features that are off by 4e-3, three passes of bfloat16 (off by 1e-5) do: twice as fast
         # on a TPU as the six of float32, and half the code.
         enough = "high" if self.kernels and self.dtype == jnp.bfloat16 else "highest"
+
+        def total(shared: tuple, rows: tuple) -> Float[Array, " 1"]:
+            return sum_in_blocks(of, shared, rows, len(goal) * 2 * self.dim, room)[None]
+
+        if self.mesh is not None:  # XLA cannot cut a kernel, and would sum over devices each level
+            cut = P(*self.mesh.axis_names)  # queries; candidates and weights are on every device
+            total = jax.shard_map(
+                total, mesh=self.mesh, in_specs=(P(), cut), out_specs=cut, check_vma=False
+            )
         with jax.default_matmul_precision(enough):
-            total = sum_in_blocks(of, shared, rows, len(goal) * 2 * self.dim, room)
-        return total / len(goal)
+            return total(shared, rows).sum() / len(goal)
 
     def _prepared(
         self, weights: HdanWeights, query: Array, candidates: Array, local: Array, real: Array
@@ -328,7 +337,7 @@ class DiffTMR(DualEncoder):
 
         rows = l2_normalize(words).astype(self.dtype), of_text, weight
         blocks = block_count(len(words), SLOT * slots.shape[1], BLOCK)
-        words, of_text, weight = dealt(rows, blocks, 1 if self.kernels else PARTS)
+        words, of_text, weight = dealt(rows, blocks, self.mesh.size if self.mesh else 1)
 
         def of(words: Float[Array, "P D"]) -> Float[Array, "P B"]:
             return nearest(words, slots, of_slot, len(mol.pooled))
@@ -442,10 +451,7 @@ def block_count(count: int, width: int, room: int) -> int:
     )
 
 
-PARTS = 16  # devices that a block is spread over, where rows are
-
-
-def dealt(rows: Any, blocks: int, parts: int = PARTS) -> Any:
+def dealt(rows: Any, blocks: int, parts: int) -> Any:
     """Every block gets a run of rows from each of `parts`: of rows shared out over devices, some
     of each. Runs, since to take rows apart that lie together is a lot of code on a TPU."""
 
@@ -455,16 +461,6 @@ def dealt(rows: Any, blocks: int, parts: int = PARTS) -> Any:
         return cut.swapaxes(0, 1).reshape(blocks, -1, *x.shape[1:])
 
     return jax.tree.map(deal, rows)
-
-
-def gathered(blocks: Any) -> Any:
-    """The inverse of `dealt`."""
-
-    def gather(x: Array) -> Array:
-        cut = x.reshape(len(x), math.gcd(x.shape[1], PARTS), -1, *x.shape[2:])
-        return cut.swapaxes(0, 1).reshape(-1, *x.shape[2:])
-
-    return jax.tree.map(gather, blocks)
 
 
 def sum_in_blocks(
@@ -480,6 +476,9 @@ def sum_in_blocks(
     keys = [jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(rows)]
     leaves, structure = jax.tree.flatten(rows)
 
+    def cut(rows: Any) -> Any:
+        return jax.tree.map(lambda x: x.reshape(blocks, -1, *x.shape[1:]), rows)
+
     def total(shared: Any, floats: list, fixed: list) -> Array:
         merged = iter(floats), iter(fixed)
         rows = jax.tree.unflatten(structure, [next(merged[key]) for key in keys])
@@ -487,7 +486,7 @@ def sum_in_blocks(
 
     @jax.custom_vjp
     def summed(shared: Any, floats: list, fixed: list) -> Array:
-        return jax.lax.map(lambda x: total(shared, *x), dealt((floats, fixed), blocks)).sum()
+        return jax.lax.map(lambda x: total(shared, *x), cut((floats, fixed))).sum()
 
     def forward(shared: Any, floats: list, fixed: list) -> tuple[Array, Any]:
         def block(carry: Any, x: Any) -> tuple[Any, Any]:
@@ -495,8 +494,8 @@ def sum_in_blocks(
             return jax.tree.map(jnp.add, carry, (value, d_shared)), d_floats
 
         start = jnp.zeros(()), jax.tree.map(jnp.zeros_like, shared)
-        (value, d_shared), d_floats = jax.lax.scan(block, start, dealt((floats, fixed), blocks))
-        return value, (d_shared, gathered(d_floats))
+        (value, d_shared), d_floats = jax.lax.scan(block, start, cut((floats, fixed)))
+        return value, (d_shared, jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), d_floats))
 
     def backward(slopes: Any, g: Array) -> tuple:
         return *jax.tree.map(lambda x: x * g, slopes), None

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, runtime_chec
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Key
 
 from tmr_jax.config import (
@@ -194,6 +195,7 @@ class DualEncoder(nn.Module):
     word_dropout: float = 0.0
     second_order: SecondOrderConfig = SecondOrderConfig()
     axis: str | None = None  # the devices that share a batch, where several do
+    mesh: Mesh | None = None  # those devices, where XLA shards the losses
 
     generator: ClassVar[frozenset[str]] = frozenset()  # parameters that a second stage can train
     # Parameters with a loss of their own, `adversary_loss`, which step first. No annotation here

@@ -139,7 +139,7 @@ def train_step(
     assert bool(critic_names) == (adversary is not None), "an adversary has an optimizer"
     encode = sharded_encoder(model, sharding)
     if sharding.mesh is not None and sharding.how == "jit":
-        model = model.clone(kernels=False)  # XLA shards the losses, and cannot cut a kernel
+        model = model.clone(mesh=sharding.mesh)
     untrained = frozen | critic_names | {STATISTICS}
 
     def step(state: TrainState, batch: AnyBatch, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: settings, clocks, memory, a folder to work in, a row of a table."""
+"""What the benchmarks share: settings, clocks, memory, a folder to work in."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def workplace(folder: Path | None, name: str) -> Iterator[Path]:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def watched(*args: str, kind: str = "Pss") -> tuple[float, list[float], str]:
+def watched(*args: str) -> tuple[float, list[float], str]:
     """Runs `python -m ARGS`: its seconds, its memory in GiB at every reading, what it printed."""
     start, memory = time.perf_counter(), [0.0]
     with tempfile.TemporaryFile("w+") as out:
@@ -79,7 +79,7 @@ def watched(*args: str, kind: str = "Pss") -> tuple[float, list[float], str]:
             [sys.executable, "-m", *args], stdout=out, stderr=subprocess.DEVNULL
         )
         while process.poll() is None:
-            memory.append(_held_gib(process.pid, kind))
+            memory.append(_held_gib(process.pid))
             time.sleep(LOOK)
         out.seek(0)
         printed = out.read()
@@ -88,14 +88,13 @@ def watched(*args: str, kind: str = "Pss") -> tuple[float, list[float], str]:
     return time.perf_counter() - start, [m for m in memory if m] or [0.0], printed
 
 
-def _held_gib(pid: int, kind: str) -> float:
-    """Of a process and its children; shared pages count in parts. `kind`: Pss, or Pss_Anon, which
-    leaves out pages of mapped files."""
+def _held_gib(pid: int) -> float:
+    """Of a process and its children; shared pages count in parts."""
     total = 0
     for one in (pid, *_children(pid)):
         with contextlib.suppress(OSError):  # the process has ended
             lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
-            total += sum(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:"))
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total / 2**20
 
 
@@ -105,7 +104,3 @@ def _children(pid: int) -> list[int]:
     except OSError:
         return []
     return [int(child) for pids in listed for child in pids]
-
-
-def table_row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -1,21 +1,15 @@
-r"""How long a query takes: python -m tools.bench.search --run RUN --library PLACE
+"""How long a query takes: python -m tools.bench.search --run RUN --library PLACE
 
 Sends sentences of the run's first test pool to an index of any engine, one at a time, through the
 calls of `tmr search` and the page. Prints p50 and p95 of a search, encoding included, with and
 without the second stage; with --exact, recall@10 of the first stage against exhaustive search (a
 hit with an equal score counts). Use an idle machine.
 
-A million rows in LanceDB, from ZINC250k, ChEBI-20's test molecules and perturbed copies, take half
-an hour and 4 GB of disk:
+A million rows in LanceDB, from ZINC250k's molecules again and again:
 
-    DATA=DIR RUN=runs/difftmr_open OUT=/tmp/million && mkdir -p $OUT
-    (zcat $DATA/zinc250k/zinc.txt.gz
-     zcat $DATA/chebi20/test.txt.gz | tail -n +2 | cut -f 2 | tr -s '\\') | gzip > $OUT/real.smi.gz
-    python -m tmr_jax.index --run $RUN --library $OUT/real.smi.gz --out $OUT/real
-    python -m tools.bench.stores --rows 1000000 --library $OUT/real --engines lance \
-        --folder $OUT/stores
-    TMR_JAX_DATA=$DATA python -m tools.bench.search --run $RUN --library $OUT/stores/lance \
-        --exact $OUT/stores/origin
+    python -m tools.bench.index --run RUN --folder OUT zinc250k/zinc.txt.gz
+    python -m tmr_jax.index copy OUT/index lance:OUT/lance
+    python -m tools.bench.search --run RUN --library OUT/lance --exact OUT/index
 """
 
 from __future__ import annotations

@@ -476,7 +476,7 @@ def _forward_kernel(at, seed, query_segment, key_segment, qkv, *out, layout: _La
     for head in _heads_of(seed, query_segment, key_segment, qkv, layout):
         weight = head.weight if head.keep is None else jnp.where(head.keep, head.weight, 0)
         read = _product(weight.astype(head.value.dtype), head.value, (1, 0))
-        found.append(read / (head.total * layout.share))
+        found.append(read * (1 / (head.total * layout.share)))  # a division for a row, not for each
     out[-1][...] = jnp.concatenate(found, axis=1).astype(out[-1].dtype)
 
 
