@@ -27,6 +27,7 @@ from tmr_jax.data.batching import declare_rows, declare_shapes, encode_batches_m
 from tmr_jax.eval import rank, rerank_steps
 from tmr_jax.eval.rerank import _applied, settings_of
 from tmr_jax.models.checkpoint import variables
+from tmr_jax.models.encode import in_precision
 from tmr_jax.models.layers.bert import text_operations
 from tmr_jax.train.loader import device_tables, plan_steps, take_batch
 from tmr_jax.train.step import AXIS, compile_ahead, make_sharding, make_train_call
@@ -292,10 +293,9 @@ def _encoder(
     useful: float = 0.0,
 ) -> Program:
     model = work.task.model
+    params = jax.eval_shape(partial(in_precision, dtype=model.dtype), work.params)
     encode = jax.jit(lambda p, x: model.apply(variables(p), x, method=method))
-    return Program(
-        (Piece(method, encode, (abstract(work.params, one), batch)),), count, useful, shape
-    )
+    return Program((Piece(method, encode, (abstract(params, one), batch)),), count, useful, shape)
 
 
 # Ranks

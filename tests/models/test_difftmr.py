@@ -1,12 +1,16 @@
 """DiffTMR's losses against float64, and the leaks that its printed equations have."""
 
+import re
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from tests.golden import reference_difftmr as reference
 from tests.models.layers.test_denoiser import for_reference
@@ -436,6 +440,33 @@ def test_a_gpu_takes_larger_blocks_of_all_levels():
         for backend in ("cpu", "tpu", "gpu")
     ]
     assert [16 * m.level_block for m in blocks[:2]] == [blocks[2].level_block] * 2
+
+
+def test_devices_do_not_talk_while_the_levels_go_by():
+    """Each has its own queries: one sum, and its gradients once, whatever the number of levels."""
+    mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
+    hdan = HdanConfig(steps=5, objective="all_steps")
+    own, several = (model(hdan).clone(level_block=2 * B * D, mesh=m) for m in (None, mesh))
+    batch = features()
+    params = spread(own.init(jax.random.key(0), batch)["params"])
+    weights, pooled, goal = params["m2t"], jnp.asarray(batch.mol.pooled), jnp.eye(B)
+    shares = NamedSharding(mesh, P("data"))
+
+    def slopes(m):
+        def total(weights, query, candidates):
+            of = HdanWeights(**weights), query, candidates[None], goal, goal, jax.random.key(1)
+            return m.apply({"params": params}, *of, method="_generate")
+
+        return jax.jit(jax.value_and_grad(total, (0, 1, 2)))
+
+    inputs = weights, jax.device_put(pooled, shares), jnp.asarray(batch.text.pooled)
+    chex.assert_trees_all_close(
+        slopes(several)(*inputs), slopes(own)(*inputs), rtol=1e-4, atol=1e-5
+    )
+    text = slopes(several).lower(*inputs).compile().as_text()
+    loops = re.findall(r"^%?[\w.\-]*(?:body|region)[\s\S]*?^}", text, re.MULTILINE)
+    assert loops and not any("all-reduce" in loop or "all-gather" in loop for loop in loops)
+    assert "all-reduce" in text
 
 
 def test_a_block_has_rows_of_every_device():

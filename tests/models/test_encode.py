@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from tmr_jax.models.encode import (
     Encoder,
     distinct,
     encode,
+    in_precision,
     l2_normalize,
     sequence_keys,
     text_states,
     with_states,
 )
+from tmr_jax.models.run import load_run
 from tmr_jax.types import TextBatch
 
 
@@ -110,6 +113,20 @@ def test_several_devices_encode_what_one_does(tiny_run, monkeypatch):
         (shared.encode_molecules(smiles), shared.encode_text(texts)), wanted, strict=True
     ):
         np.testing.assert_allclose(found, right, atol=1e-6)
+
+
+def test_kernels_of_the_layers_are_rounded_once_and_nothing_else_is(tiny_run):
+    """To what each call would round them to: the same embeddings, bit for bit."""
+    model, params, _ = load_run(tiny_run, "best")
+    model = model._replace(model=model.model.clone(dtype=jnp.bfloat16))
+    found = in_precision(params, jnp.bfloat16)
+    rounded = [x.shape for x in jax.tree.leaves(found) if x.dtype == jnp.bfloat16]
+    assert len(rounded) == 6 and all(len(shape) == 3 for shape in rounded)  # [layers, in, out]
+    texts, encoder = ["an alcohol", "a much longer name of an acid"], Encoder(model, params)
+    once = encoder.texts(texts).rows
+    encoder._read = params
+    np.testing.assert_array_equal(encoder.texts(texts).rows, once)
+    assert in_precision(params, np.dtype("float32")) is params
 
 
 def test_a_corpus_is_padded_to_finer_lengths_and_encoded_the_same(tiny_run, monkeypatch):

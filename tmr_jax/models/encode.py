@@ -34,6 +34,7 @@ from tmr_jax.data.tables import (
     text_take,
 )
 from tmr_jax.models.checkpoint import parameters_sha256, variables
+from tmr_jax.models.layers.bert import LAYERS
 from tmr_jax.models.run import TrainedModel
 from tmr_jax.models.runtime import local_devices
 from tmr_jax.types import EncodedCorpus, MolOut, TextBatch, TextOut, UserError
@@ -242,6 +243,23 @@ class Encoded(NamedTuple):
     norm: np.ndarray = np.zeros(0, np.float32)  # [n], length before normalising; empty: not known
 
 
+def in_precision(params: Any, dtype: Any) -> Any:
+    """The same with the kernels of BERT's layers in `dtype`, the precision of a run.
+
+    The layers read them so; each call would round them all anew, which takes longer than to encode
+    a query. Every other parameter stays float32.
+    """
+
+    def read(path: tuple[Any, ...], x: Any) -> Any:
+        names = [step.key for step in path]
+        return x.astype(dtype) if LAYERS in names and names[-1] == "kernel" else x
+
+    if "text_encoder" not in params or np.dtype(dtype) == np.float32:
+        return params
+    encoder = jax.tree_util.tree_map_with_path(read, params["text_encoder"])
+    return {**params, "text_encoder": encoder}
+
+
 class Encoder:
     """Strings in, unit rows out: a model with parameters. Each distinct input is encoded once.
 
@@ -252,7 +270,8 @@ class Encoder:
     """
 
     def __init__(self, model: TrainedModel, params: Any, parts: bool = False) -> None:
-        self._model, self.params, self._parts = model, params, parts
+        self._model, self._parts = model, parts
+        self.params = params
         module = model.model
 
         def read(method: str, params: Any, batch: Any) -> Any:
@@ -264,6 +283,15 @@ class Encoder:
         self._states = jax.jit(
             lambda params, batch: module.apply(variables(params), batch, method="text_states")
         )
+
+    @property
+    def params(self) -> Any:
+        return self._params
+
+    @params.setter
+    def params(self, params: Any) -> None:
+        self._params = params
+        self._read = None if params is None else in_precision(params, self._model.model.dtype)
 
     # Texts
 
@@ -297,7 +325,7 @@ class Encoder:
         """The text encoder's hidden states of all texts, kept in the cache folder."""
         dtype = self._model.config.train.precision
         weights = parameters_sha256(self.params["text_encoder"])
-        read = partial(self._states, self.params)
+        read = partial(self._states, self._read)
         batches = _with_progress(self._text_batches(table), on_progress)
         return text_states(read, weights, table, batches, dtype)
 
@@ -349,11 +377,11 @@ class Encoder:
         for size in (1,) if self._parts else (1, min(QUERIES, full), full):
             for length in config.train.text_buckets:
                 ((_, batch),) = encode_batches_text(text, size, [length], tokenizer.pad_token)
-                self._text(self.params, batch)
+                self._text(self._read, batch)
         few = min(CANDIDATES, full)
         table = self.molecule_table(["C"])[0]
         for nodes in (few * atoms for atoms in ATOMS):
-            self._mol(self.params, mol_batch(np.zeros(1, int), table, (nodes,), (3 * nodes,), few))
+            self._mol(self._read, mol_batch(np.zeros(1, int), table, (nodes,), (3 * nodes,), few))
 
     def _encoded(
         self,
@@ -366,8 +394,8 @@ class Encoder:
         batches = _with_progress(batches, on_progress)
         # Each device has the parameters and every n-th batch.
         devices = local_devices()
-        copies = [jax.device_put(self.params, d) for d in devices] if len(devices) > 1 else None
-        turn = cycle(copies or [self.params])
+        copies = [jax.device_put(self._read, d) for d in devices] if len(devices) > 1 else None
+        turn = cycle(copies or [self._read])
 
         def run(batch: Any) -> Any:
             return read(next(turn), batch)

@@ -281,7 +281,7 @@ def run_layers(
         """Without a gradient nothing outlives its layer."""
         w, seeds = inputs
         drops = drops_of(kind, seeds)
-        qkv = affine(x, packed(kind, w, x)).reshape(*segments.query.shape, -1)
+        qkv = _qkv(kind, w, x).reshape(*segments.query.shape, -1)
         read, _ = attend(qkv, segments, kind.heads, "flash", drops[0], interpret)
         branch = affine(read.reshape(x.shape), w["attention_output"])
         x = _normed_alone(kind, interpret, branch, drops[1], x, w["attention_norm"])
@@ -289,6 +289,12 @@ def run_layers(
         return _normed_alone(kind, interpret, branch, drops[2], x, w["output_norm"]), None
 
     return jax.lax.scan(layer, x, (weights, seeds))[0]
+
+
+def _qkv(kind: Kind, w: Any, x: Array) -> Float[Array, "R D3"]:
+    """Its layout is said, since for v6e XLA turns this product over, and then back: 20 ms of a step
+    of 512."""
+    return with_layout_constraint(affine(x, packed(kind, w, x)), Layout((0, 1)))
 
 
 def _stack_forward(kind, interpret, weights, x, seeds, segments):
@@ -334,9 +340,7 @@ def _forward_layers(
     def layer(carry: tuple[Rows, Array], inputs: tuple) -> tuple[tuple[Rows, Array], None]:
         (rows, x), (i, w, seeds) = carry, inputs
         drops = drops_of(kind, seeds)
-        # Said, since for v6e XLA turns this product over, and then back: 20 ms of a step of 512.
-        qkv = with_layout_constraint(affine(x, packed(kind, w, x)), Layout((0, 1)))
-        qkv = _put(rows.qkv, qkv, i)
+        qkv = _put(rows.qkv, _qkv(kind, w, x), i)
         to, read = (a.reshape(layers, *places, -1) for a in (qkv, rows.read))
         read = flash_forward(to, i, segments, kind.heads, drops[0], read, interpret)
         read = read.reshape(rows.read.shape)
