@@ -149,6 +149,7 @@ def test_permuted_candidates_have_permuted_scores(encoder):
 STEREO_TWINS = ("C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O", "F/C=C/Cl", "F/C=C\\Cl", "CCO", "OCC", "CCN")
 
 
+@pytest.mark.costly
 def test_stereo_twins_tie_exactly_under_morgan1():
     encoder = make_encoder("morgan1", STEREO_TWINS)
     target = np.arange(len(STEREO_TWINS))
@@ -160,6 +161,7 @@ def test_stereo_twins_tie_exactly_under_morgan1():
     assert found.ceiling.hits1 == pytest.approx((6 / 2 + 1) / 7)
 
 
+@pytest.mark.costly
 def test_stereo_twins_are_told_apart_under_ogb():
     encoder = make_encoder("ogb", STEREO_TWINS)
     side, _ = encoder.molecules(list(STEREO_TWINS))

@@ -309,6 +309,7 @@ sys.exit(main())
 """  # as a user starts it, but with the fake model
 
 
+@pytest.mark.costly
 def test_an_ascii_terminal_no_home_and_a_path_with_spaces(run, tmp_path):
     odd = tmp_path / "bir koşu"
     run.rename(odd)

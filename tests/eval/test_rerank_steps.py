@@ -68,6 +68,7 @@ def reranked(direction, text=TEXT, mol=MOL, queries=None, settings=SETTINGS, par
     return rerank(apply, params, text, mol, direction, queries, settings)
 
 
+@pytest.mark.costly("t2m")
 @pytest.mark.parametrize("direction", ["t2m", "m2t"])
 def test_eight_devices_refine_as_one_does(direction):
     queries = np.arange(20)

@@ -63,6 +63,7 @@ def test_identical_texts_have_a_number_by_identity():
     assert found["m2t", PAIR].ceiling.hits1 == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
 
 
+@pytest.mark.costly
 def test_generated_text_has_a_baseline_beside_it():
     data = DataConfig(name="demo", demo=DemoConfig(train=120, validation=30, test=30))
     found = baseline_scores(load_pool("demo/test", data), data, TINY_BERT)

@@ -13,6 +13,8 @@ from tmr_jax.models.run import load_model
 from tmr_jax.train.__main__ import main
 from tmr_jax.types import EncodedCorpus
 
+pytestmark = pytest.mark.costly  # all want the run
+
 TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
 SLOTS = 4
 WORDS = (
@@ -29,7 +31,6 @@ def run(tmp_path_factory):
     return folder
 
 
-@pytest.mark.costly
 def test_a_frozen_text_encoder_stays_and_all_else_learns(run):
     """Its weights are those that the seed gives; critic, bank and head moved."""
     trained, params = load_model(run), restore_params(run, "newest")[0]

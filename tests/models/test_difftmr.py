@@ -68,7 +68,7 @@ def spread(params, seed=1):
     return jax.tree.map(lambda p: jnp.float32(random.normal(0, 0.2, p.shape)), params)
 
 
-@pytest.mark.costly("paired")
+@pytest.mark.costly("paired", "pairwise")
 @pytest.mark.parametrize("anchor", ["paired", "pairwise"])
 def test_losses_equal_a_float64_forward_of_the_equations(anchor):
     m, batch = model(tapr=TaprConfig(anchor=anchor)), features()
@@ -334,6 +334,7 @@ def of_candidate(read, values, w):
     return read[:, None] + (values * w.depth[None])[None]
 
 
+@pytest.mark.costly
 def test_the_depthwise_term_by_query_row_leaks_the_label():
     """The very test above fails for the equation as it is printed."""
     w = fresh()._replace(depth=jnp.ones(WIDE))
@@ -341,6 +342,7 @@ def test_the_depthwise_term_by_query_row_leaks_the_label():
     assert trained(lambda w, k: diagonal_loss(printed(w, k, of_candidate)), w) > CHANCE - 0.05
 
 
+@pytest.mark.costly
 def test_a_positive_at_index_zero_with_a_kernel_of_three_leaks_the_label():
     """Zero padding marks the border, and the border is where the positive stands."""
 
@@ -442,6 +444,7 @@ def test_a_gpu_takes_larger_blocks_of_all_levels():
     assert [16 * m.level_block for m in blocks[:2]] == [blocks[2].level_block] * 2
 
 
+@pytest.mark.costly
 def test_devices_do_not_talk_while_the_levels_go_by():
     """Each has its own queries: one sum, and its gradients once, whatever the number of levels."""
     mesh = Mesh(np.array(jax.devices()[:4]), ("data",))

@@ -64,7 +64,7 @@ def pooled(model, params, batch: Batch, method: str):
     return model.apply({"params": params}, part, method=method).pooled
 
 
-@pytest.mark.costly("ogb")
+@pytest.mark.costly("morgan1-none-mean", "ogb")
 @pytest.mark.parametrize(
     "kind, motif, readout",
     [
@@ -88,6 +88,7 @@ def test_a_molecule_alone_equals_itself_in_a_batch(kind, motif, readout):
         )
 
 
+@pytest.mark.costly
 def test_enantiomers_differ_under_ogb_and_tie_under_morgan1():
     for kind, apart in (("ogb", True), ("morgan1", False)):
         model, batch = built(SMILES, TEXTS, kind)
@@ -96,6 +97,7 @@ def test_enantiomers_differ_under_ogb_and_tie_under_morgan1():
         assert (np.abs(rows[3] - rows[4]).max() > 1e-4) == apart
 
 
+@pytest.mark.costly
 def test_brics_pools_motif_means_not_atom_means():
     smiles = ["CCCCCCCCOC(=O)c1ccccc1"] * 2
     outs = []
@@ -121,6 +123,7 @@ def test_similarity_is_the_cosine_and_init_scale_is_that_of_r20():
     np.testing.assert_allclose(np.exp(params["log_scale"]), 1 / 0.07, rtol=1e-5)
 
 
+@pytest.mark.costly
 def test_every_parameter_but_the_pooler_receives_a_gradient():
     model, batch = built(SMILES, TEXTS)
     params = jax.jit(model.init)(jax.random.key(0), batch)["params"]

@@ -99,6 +99,7 @@ def test_texts_of_a_library_leave_no_file(tiny_run, tmp_path, monkeypatch):
     assert len(list((tmp_path / "cache").glob("states-*"))) == 1
 
 
+@pytest.mark.costly
 def test_several_devices_encode_what_one_does(tiny_run, monkeypatch):
     from tmr_jax import load
     from tmr_jax.models import encode as module

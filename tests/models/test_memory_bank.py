@@ -177,6 +177,7 @@ def test_a_loss_that_is_no_number_leaves_statistics_and_critic_alone():
         jax.tree.map(np.testing.assert_array_equal, params[name], after.params[name])
 
 
+@pytest.mark.costly
 def test_an_embedding_depends_on_nothing_but_its_item():
     """With the statistics of training, a batch is no part of an item's embedding."""
     model, batch = built()
@@ -316,6 +317,7 @@ def begun_as_before(model, batch):
     return {**params, "text_encoder": encoder | {LAYERS: encoder[LAYERS] | stacked(drawn)[LAYERS]}}
 
 
+@pytest.mark.costly
 def test_golden_numbers_of_two_steps():
     """Recorded at the first version whose parts agreed with loops and brute force; a change here is
     a change of the model, and belongs into CHANGELOG under Numbers."""

@@ -116,6 +116,7 @@ def test_a_text_reads_nothing_of_its_neighbours(batches):
     assert (np.abs(rows[0] - rows[1]).max(1) > 1e-3).sum() == 5
 
 
+@pytest.mark.costly
 def test_words_that_are_not_read_are_read_by_nobody(batches):
     """Of every text the first word alone is left: its state is that of a text of one word."""
     model = model_of("dual mean").clone(word_dropout=1.0)

@@ -550,6 +550,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.costly
 def test_a_hub_id_goes_through_the_hubs_client_and_its_cache(tmp_path):
     tensors = published()
     folder = write_folder(tmp_path / "served", tensors)
@@ -617,6 +618,7 @@ def test_other_layouts_equal_transformers(tmp_path, families, name):
     np.testing.assert_allclose(np.asarray(states)[families["mask"]], families[name], atol=1e-5)
 
 
+@pytest.mark.costly
 def test_the_bias_by_relative_position_learns(tmp_path, families):
     config, params, _ = load_bert(str(family_folder(tmp_path, "mpnet")))
     tokens, mask = (jnp.asarray(families[k][2:, :40]) for k in ("tokens", "mask"))

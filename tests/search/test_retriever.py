@@ -439,6 +439,7 @@ def test_an_index_by_another_rdkit_is_noted(
         assert ("built with RDKit 2025.03.5" in capsys.readouterr().err) == noted
 
 
+@pytest.mark.costly
 def test_search_and_service_never_import_transformers(tiny_run: Path, tmp_path: Path) -> None:
     """A run keeps its tokenizer, so only importing weights needs the package, which takes seconds.
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from tmr_jax.data.workers import progress_of
 from tmr_jax.eval.analysis import bank_record
 from tmr_jax.eval.protocols import Protocol
 from tmr_jax.eval.rerank import PoolReranker, settings_of
+from tmr_jax.models.checkpoint import Which
 from tmr_jax.models.dual_encoder import MAX_LOGIT_SCALE
 from tmr_jax.models.encode import Encoded, Encoder
 from tmr_jax.models.run import TrainedModel, load_run
@@ -95,8 +96,6 @@ def in_whole_batches(sides: EncodedPool, batch: int) -> EncodedPool:
 
 
 # From a run directory to a model that encodes strings, with its second stage if it has one
-
-Which = Literal["best", "newest"]
 
 
 class Restored(NamedTuple):

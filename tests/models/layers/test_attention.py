@@ -178,6 +178,7 @@ def test_which_heads_fill_registers():
 # Packed equals alone
 
 
+@pytest.mark.costly("flash-all")
 @pytest.mark.parametrize("hidden", [(), ((0, 3), (0, 10), (0, 11), (0, 36))], ids=["all", "some"])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_text_in_a_row_of_three_is_what_it_is_alone(form, hidden):
@@ -220,6 +221,7 @@ def test_nothing_of_a_neighbour_is_read(form):
         assert np.abs(np.asarray(one - two)[0, : second.start]).max() > 1e-3
 
 
+@pytest.mark.costly("flash")
 @pytest.mark.parametrize("form", FORMS)
 def test_a_mask_is_one_text_in_a_row_and_a_row_of_padding_is_finite(form):
     q, k, v, g = drawn(128)

@@ -445,6 +445,7 @@ def test_texts_that_share_a_row_are_encoded_as_texts_alone(form):
     assert relative(slopes, jax.tree.map(lambda *x: sum(x), *parts)) < 4e-6
 
 
+@pytest.mark.costly
 def test_padding_changes_nothing(small):
     config, params = small
     tokens, mask = recipe.random_tokens("small")
@@ -508,6 +509,7 @@ def test_dropout_follows_its_key_and_is_off_by_default(small):
     np.testing.assert_allclose(still, off, atol=1e-6)
 
 
+@pytest.mark.costly
 def test_each_layer_and_each_of_its_three_dropouts_draws_for_itself(small):
     config, params = small
 

@@ -241,6 +241,7 @@ def test_value_and_slopes_are_those_of_the_formula(form, size):
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * scale)
 
 
+@pytest.mark.costly("size2", "size4", "size3")
 @pytest.mark.parametrize("size", SIZES)
 def test_the_kernel_is_the_loop(size):
     arrays = drawn(*size, seed=1)
@@ -264,6 +265,7 @@ def test_padded_candidates_weigh_nothing(form):
     np.testing.assert_allclose(other[4], by_outer, atol=1e-6 * float(jnp.abs(by_outer).max()))
 
 
+@pytest.mark.costly
 def test_a_query_by_itself_is_what_it_is_among_others():
     hidden, step, own, outer, goal, g = drawn(*SIZES[1])
     whole = with_slopes("kernel", hidden, step, own, outer, goal, g)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from tmr_jax.models.losses import critic_loss, generator_loss, gradient_penalty
 from tmr_jax.models.memory_bank import Critic
@@ -40,6 +41,7 @@ def test_the_penalty_is_taken_between_the_modalities():
     np.testing.assert_allclose(parts["critic/penalty"], 1 / 3, rtol=0.05)  # mean of (2a - 1)^2
 
 
+@pytest.mark.costly
 def test_its_steps_tell_the_modalities_apart_at_a_slope_near_one():
     """Clouds 2 apart: the Wasserstein distance that a critic of slope one can reach is 2."""
     cloud = 0.1 * jax.random.normal(jax.random.key(2), (32, 4))

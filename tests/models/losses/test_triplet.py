@@ -63,7 +63,7 @@ def test_gradients_are_finite_where_rows_coincide():
     assert bool(jnp.isfinite(slope).all())
 
 
-@pytest.mark.costly("whole")
+@pytest.mark.costly("blocks", "whole")
 @pytest.mark.parametrize("block", [2**24, 2 * 48 * 6], ids=["whole", "blocks"])
 def test_slopes_are_those_of_autodiff_in_float64(block, monkeypatch):
     """Duplicates, near duplicates and nearest negatives that are equal, whose slope is shared."""
@@ -80,6 +80,7 @@ def test_slopes_are_those_of_autodiff_in_float64(block, monkeypatch):
     )
 
 
+@pytest.mark.costly
 def test_a_tie_is_shared_evenly():
     """Two negatives at the same distance on either side of an anchor: by the plain formula."""
     text = np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0]], np.float32)
