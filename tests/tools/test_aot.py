@@ -496,7 +496,7 @@ def test_all_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     jobs = aot.everything()[:4]
     stops = {jobs[2].key}
 
-    def compiled(job, a):
+    def compiled(job, a, before):
         if job.key in stops:
             raise KeyboardInterrupt
         return dict(FOUND)
@@ -517,16 +517,32 @@ def test_all_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     assert f"[{4 - len(stored)}/{4 - len(stored)}]" in capsys.readouterr().out
 
 
+def test_what_other_code_makes_the_same_program_of_is_not_compiled_again(monkeypatch):
+    job, made = aot.everything()[0], []
+
+    def compiled(function, before=None):
+        one = aot_work.Piece("piece", jax.jit(function), (jnp.zeros(3),))
+        monkeypatch.setattr(aot_work, "built", lambda *_: aot_work.Program((one,), 1))
+        return aot.compiled(job, aot.Arguments(all=True), before)
+
+    monkeypatch.setattr(aot, "_piece", lambda *words: made.append(words) or {"fits": False})
+    first = compiled(lambda x: x + 1) | aot.versions()
+    assert compiled(lambda x: x + 1, first) == first and len(made) == 1
+    assert compiled(lambda x: x + 2, first)["text"] != first["text"] and len(made) == 2
+    compiled(lambda x: x + 1, first | {"libtpu": "9"})
+    assert len(made) == 3
+
+
 def test_exit_statuses(tmp_path, monkeypatch, capsys):
     out = tmp_path / "aot.json"
     monkeypatch.setattr(aot, "missing", lambda platform: "")
     monkeypatch.setattr(aot, "details", lambda found, a: None)
-    monkeypatch.setattr(aot, "compiled", lambda job, a: dict(FOUND))
+    monkeypatch.setattr(aot, "compiled", lambda job, a, before: dict(FOUND))
     monkeypatch.setattr(aot, "versions", lambda: dict(aot.PINS))
     assert aot.main(aot.Arguments(check=True, out=out)) == 1  # nothing is kept yet
     assert aot.main(aot.Arguments(check=True, accept=True, out=out)) == 0
     assert aot.main(aot.Arguments(check=True, out=out)) == 0
-    monkeypatch.setattr(aot, "compiled", lambda job, a: FOUND | {"sum_ms": 106.0})
+    monkeypatch.setattr(aot, "compiled", lambda job, a, before: FOUND | {"sum_ms": 106.0})
     assert aot.main(aot.Arguments(check=True, out=out)) == 1
     assert "BROKEN" in capsys.readouterr().out
     monkeypatch.setattr(aot, "versions", lambda: aot.PINS | {"libtpu": "9"})
