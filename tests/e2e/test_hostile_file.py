@@ -68,8 +68,7 @@ def vectors(index: ExactEngine) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.costly
-@pytest.mark.slow("300")
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [60, 300])
 def test_sound_molecules_are_indexed_as_if_the_others_were_not_there(
     count: int, tiny_run: Path, tmp_path: Path

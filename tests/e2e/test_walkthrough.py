@@ -61,6 +61,7 @@ def run(script: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_from_a_file_to_an_answer_over_http(place: Path) -> None:
     (search,) = blocks("search.md", "Search a file")
     (index,) = blocks("search.md", "Build an index")

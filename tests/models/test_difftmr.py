@@ -216,8 +216,7 @@ def test_all_steps_is_the_mean_of_the_single_steps():
     np.testing.assert_allclose(got, np.mean(wanted, axis=0), rtol=1e-5)
 
 
-@pytest.mark.slow("unrolled", "random_step")
-@pytest.mark.costly
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["random_step", "all_steps", "unrolled"])
 def test_a_block_of_queries_at_a_time_is_all_of_them(kind, monkeypatch):
     """Where the pairs of a large batch would fill the memory."""

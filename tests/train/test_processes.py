@@ -59,7 +59,7 @@ def losses(run: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
-@pytest.mark.costly
+@pytest.mark.slow
 def test_two_processes_make_the_run_of_one_and_go_on_after_a_signal(tmp_path):
     assert main([*WORDS, "--run", str(tmp_path / "one")]) == 0
     wanted = losses(tmp_path / "one")
