@@ -246,8 +246,8 @@ class Encoded(NamedTuple):
 def in_precision(params: Any, dtype: Any) -> Any:
     """The same with the kernels of BERT's layers in `dtype`, the precision of a run.
 
-    The layers read them so; each call would round them again, which takes longer than to encode a
-    query. Every other parameter stays float32.
+    The layers read them so, and each call would round all of them again (experiments/LOG.md). Every
+    other parameter stays float32.
     """
 
     def read(path: tuple[Any, ...], x: Any) -> Any:

@@ -3,10 +3,10 @@
 With several devices each encodes its share of the pairs, and the losses see all of them. Part i of
 n has the pairs from i B / n on, as a batch numbered by itself (`make_batch` with n shards), so the
 encoders need no communication. The encoded parts are then joined to the one batch that every loss
-is written for. Under `jit` the losses are sharded too and XLA inserts the collectives; under `pmap`
-every device computes the losses of the whole batch, and gradients are averaged. A device may also
-encode its share in chunks, one after another, where the activations of all of it do not fit in
-memory.
+is written for. Under `jit` the losses are sharded too: XLA inserts the collectives, and DiffTMR
+divides the queries of its generator among the devices (`model.mesh`). Under `pmap` every device
+computes the losses of the whole batch, and gradients are averaged. A device may also encode its
+share in chunks, one after another, where the activations of all of it do not fit in memory.
 """
 
 from __future__ import annotations
