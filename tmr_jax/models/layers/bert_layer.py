@@ -11,6 +11,7 @@ texts are one axis, R = B x T, so that a TPU has one layout for them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -368,8 +369,8 @@ def _stack_backward(kind, interpret, residuals, g):
     places = segments.query.shape
     reads, betweens = _norms(weights)
 
-    def layer(g: Array, inputs: tuple) -> tuple[Array, Any]:
-        i, w, seeds = inputs
+    def layer(carry: tuple[Array, Any], inputs: tuple) -> tuple[tuple[Array, Any], None]:
+        (g, slopes), (i, w, seeds) = carry, inputs
         drops, found = drops_of(kind, seeds), {}
         d_s2, d_outer, sums, found["output_norm"] = _normed_backward(
             interpret, g, drops[2], rows.normal, rows.inverse, reads, i + 1
@@ -390,11 +391,18 @@ def _stack_backward(kind, interpret, residuals, g):
         d_qkv, sums = flash_backward(qkv, i, read, *call)
         x = reads.of(rows.normal, i)
         d_x, own = affine_backward(x, packed(kind, w, x), d_qkv.reshape(len(x), -1), sums)
-        return d_s1 + d_x, found | unpacked(kind, own)
+        found |= unpacked(kind, own)
+        slopes = jax.tree.map(
+            lambda rows, own: jax.lax.dynamic_update_index_in_dim(rows, own, i, 0), slopes, found
+        )
+        return (d_s1 + d_x, slopes), None
 
+    # Arrays that the loop stacks by itself are filled with zeros first.
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights)
+    empty = _made(shapes, g, interpret)
     inputs = (jnp.arange(layers), weights, seeds)
-    d_x, found = jax.lax.scan(layer, g, inputs, reverse=True)
-    return found, d_x, None, None
+    (d_x, slopes), _ = jax.lax.scan(layer, (g, empty), inputs, reverse=True)
+    return slopes, d_x, None, None
 
 
 run_layers.defvjp(_stack_forward, _stack_backward)
@@ -426,6 +434,14 @@ def _put(rows: Array, own: Array, i: Any) -> Array:
     time for them."""
     found = jax.lax.dynamic_update_index_in_dim(rows, own, i, 0)
     return jax.lax.optimization_barrier(found)
+
+
+def _staying(interpret: bool, *stacks: Array) -> Sequence[Array]:
+    """Rows of all layers, for a kernel that reads one layer's: where they are. XLA would copy all
+    of them to vector memory, at each layer."""
+    if interpret:
+        return stacks
+    return [pltpu.with_memory_space_constraint(x, pltpu.HBM) for x in stacks]
 
 
 # The sum of two rows and its LayerNorm
@@ -498,6 +514,7 @@ def _normed(
     rows = pl.BlockSpec((size, d), lambda i, at: (i, 0))
     scale = pl.BlockSpec((None, 1, d), lambda i, at: (at[0], 0, 0))
     untouched = pl.BlockSpec(memory_space=pl.ANY)
+    out, inverse = _staying(interpret, out, inverse)
     return _call(
         partial(_norm_kernel, eps=kind.eps, rate=rate), interpret, jnp.asarray(at).reshape(1), seed,
         (branch, base, *scales, out, inverse),
@@ -556,6 +573,7 @@ def _normed_backward(
     r, d = g.shape
     size = _block(r)
     seed, rate = _seed(drop)
+    normal, inverse = _staying(interpret, normal, inverse)
     rows = pl.BlockSpec((size, d), lambda i, at: (i, 0))
     whole = jax.ShapeDtypeStruct((r, d), g.dtype)
     sums = jax.ShapeDtypeStruct((3, d), jnp.float32)
