@@ -68,7 +68,7 @@ def spread(params, seed=1):
     return jax.tree.map(lambda p: jnp.float32(random.normal(0, 0.2, p.shape)), params)
 
 
-@pytest.mark.costly("paired", "pairwise")
+@pytest.mark.costly
 @pytest.mark.parametrize("anchor", ["paired", "pairwise"])
 def test_losses_equal_a_float64_forward_of_the_equations(anchor):
     m, batch = model(tapr=TaprConfig(anchor=anchor)), features()
@@ -216,7 +216,8 @@ def test_all_steps_is_the_mean_of_the_single_steps():
     np.testing.assert_allclose(got, np.mean(wanted, axis=0), rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("unrolled", "random_step")
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["random_step", "all_steps", "unrolled"])
 def test_a_block_of_queries_at_a_time_is_all_of_them(kind, monkeypatch):
     """Where the pairs of a large batch would fill the memory."""

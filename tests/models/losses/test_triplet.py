@@ -63,7 +63,7 @@ def test_gradients_are_finite_where_rows_coincide():
     assert bool(jnp.isfinite(slope).all())
 
 
-@pytest.mark.costly("blocks", "whole")
+@pytest.mark.costly
 @pytest.mark.parametrize("block", [2**24, 2 * 48 * 6], ids=["whole", "blocks"])
 def test_slopes_are_those_of_autodiff_in_float64(block, monkeypatch):
     """Duplicates, near duplicates and nearest negatives that are equal, whose slope is shared."""
