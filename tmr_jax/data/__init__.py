@@ -52,6 +52,7 @@ def _demo(config: DataConfig) -> tuple[list[Pair], Report]:
 
 
 READERS: dict[str, Callable[[DataConfig], tuple[list[Pair], Report]]] = {
+    "chebi": lambda c: _reader("chebi").load(),
     "chebi20": lambda c: _reader("chebi20").load(c.version or DEFAULT_VERSIONS["chebi20"]),
     "pcdes": lambda c: _reader("pcdes").load(c.version or DEFAULT_VERSIONS["pcdes"]),
     "open": lambda c: _reader("open_pairs").load(c.version),

@@ -33,6 +33,11 @@ def _fetch(args: list[str]) -> int:
 def parts_to_fetch(name: str, version: str) -> list[Part]:
     if name in ("open", open_pairs.PAIRS.set):
         return [open_pairs.PAIRS]
+    if name == "chebi":
+        raise UserError(
+            "expected a data set to fetch; got chebi, which is in the package; "
+            "use --data.name chebi as it is"
+        )
     if name not in DEFAULT_VERSIONS:
         hint = did_you_mean(name, [*DEFAULT_VERSIONS, "open"])
         raise UserError(f"expected a data set to fetch; got {name!r}; {hint}")

@@ -21,6 +21,8 @@ OPEN_VALIDATION = "chebi20-molt5/validation"
 NAMED = 10  # missing rows of a pool that an error names
 # Pools by name, with the published number of candidates; 0: none is published.
 POOLS = {
+    "chebi/test": 0,
+    "chebi/validation": 0,
     "chebi20-text2mol/full-33010": 33_010,
     "chebi20-text2mol/test-split": 3_301,
     "chebi20-text2mol/validation": 0,
@@ -54,6 +56,8 @@ def load_pool(protocol: str, config: DataConfig) -> Pool:
         loaded = _chebi20(family.removeprefix("chebi20-"), pool, protocol)
     elif family == "pcdes":
         loaded = _pcdes(pool, protocol)
+    elif family == "chebi":
+        loaded = matched(protocol, _chebi(pool))
     elif family == "open":
         loaded = load_pool(OPEN_VALIDATION, config)._replace(protocol=protocol)
     else:
@@ -190,6 +194,12 @@ def _chebi20(version: str, pool: str, protocol: str) -> Pool:
     asks = np.array([p.split == "test" for p in pairs])
     target = np.where(asks, np.arange(len(pairs)), -1).astype(np.int64)
     return matched(protocol, pairs)._replace(text_target=target, mol_target=target.copy())
+
+
+def _chebi(split: str) -> list[Pair]:
+    from tmr_jax.data.datasets import chebi
+
+    return [pair for pair in chebi.load()[0] if pair.split == split]
 
 
 def _pcdes(pool: str, protocol: str) -> Pool:
