@@ -37,7 +37,7 @@ train: $(STAMP) ## train an experiment, then evaluate it (EXP=quickstart, ARGS="
 	$(PY) -m tmr_jax.train --exp $(EXP) --run $(RUN) $(ARGS)
 	$(PY) -m tmr_jax.eval --run $(RUN)
 
-eval: $(STAMP) ## rank the pools of a run again (RUN=runs/quickstart, ARGS="--protocol demo/test")
+eval: $(STAMP) ## rank the pools of a run again (RUN=runs/quickstart, ARGS="--protocol chebi/test")
 	$(PY) -m tmr_jax.eval --run $(RUN) $(ARGS)
 
 table: $(STAMP) ## run what a table of results lacks, then print it (NAME=smoke)

@@ -190,6 +190,26 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def slice_of_chebi(tmp_path: Path) -> Any:
+    """`slice_of_chebi(train=.., validation=.., test=..)`: a table of real text, so many definitions
+    of each part."""
+    from tmr_jax.config import DataConfig, TableConfig
+    from tmr_jax.data.datasets import chebi
+
+    def make(**sizes: int) -> DataConfig:
+        path = tmp_path / "chebi.tsv"
+        rows = [t for t in chebi.terms() if t.kind == "definition"]
+        kept = [t for part, n in sizes.items() for t in [t for t in rows if t.part == part][:n]]
+        lines = [("id", "description", "SMILES", "split")]
+        lines += [(t.chebi_id, t.caption, t.smiles, t.part) for t in kept]
+        path.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
+        table = TableConfig(path=str(path), id="id", split="column", split_column="split")
+        return DataConfig(name="table", table=table)
+
+    return make
+
+
+@pytest.fixture
 def optimized():
     """Programs as users have them."""
     import jax

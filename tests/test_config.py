@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tmr_jax.config import Experiment, TableConfig, from_json, load_experiment, to_json
+from tmr_jax.config import DataConfig, Experiment, TableConfig, from_json, load_experiment, to_json
 
 
 def test_json_holds_every_field_and_comes_back_equal() -> None:
@@ -66,6 +66,14 @@ def test_configurations_are_frozen_and_hashable() -> None:
 
 
 OLD = {"state": "outside", "clean": "simplex", "scaled": False}
+
+
+def test_sizes_of_generated_text_are_read_whatever_they_are() -> None:
+    old = {"name": "table", "demo": {"train": 64, "validation": 16, "test": 32}}
+    assert from_json(json.dumps({"data": old})).data == DataConfig(name="table")
+    assert from_json('{"data": {"name": "demo", "demo": {}}}').data.name == "demo"  # it searches
+    with pytest.raises(ValueError, match=r"expected a field of config\.data; got 'dmo'"):
+        from_json(json.dumps({"data": {"dmo": {}}}))
 
 
 def test_former_fields_are_read_with_their_constant_and_refused_otherwise() -> None:

@@ -1,11 +1,11 @@
-"""Generated text, seconds a run: shows that every part of a table works."""
+"""The tests' 96 pairs, seconds a run: shows that every part of a table works."""
 
 from tmr_jax.table.plan import Claim, Row, Table
 
-POOL, FEW = "demo/test", ("--refine.samples", "1")
+POOL, FEW = "table/test", ("--refine.samples", "1")
 
 TABLE = Table(
-    title="Smoke: three small models on generated text",
+    title="Smoke: three small models on 96 pairs",
     seeds=(0, 1, 2),
     metrics=("hits@1", "hits@10", "mrr"),
     rows=(

@@ -78,7 +78,7 @@ def test_a_users_table_has_pools_of_its_own(tmp_path) -> None:
     with pytest.raises(ValueError, match="at least one pair in table/validation"):
         load_pool("table/validation", config)
     with pytest.raises(ValueError, match=r"--data\.name table"):
-        load_pool("table/test", DataConfig(name="demo"))
+        load_pool("table/test", DataConfig(name="chebi"))
 
 
 def test_an_unknown_protocol_gets_a_hint() -> None:
@@ -87,19 +87,21 @@ def test_an_unknown_protocol_gets_a_hint() -> None:
 
 
 def test_every_data_set_has_a_validation_pool() -> None:
-    for name in ("chebi20", "pcdes", "open", "table", "demo"):
+    for name in ("chebi", "chebi20", "pcdes", "open", "table"):
         assert validation_protocol(DataConfig(name=name)) in POOLS
     assert validation_protocol(DataConfig(name="chebi20", version="molt5")).startswith("chebi20-m")
     assert validation_protocol(DataConfig(validation="pcdes/scaffold")) == "pcdes/scaffold"
 
 
 def test_the_final_pool_of_every_data_set() -> None:
-    names = {n: final_protocol(DataConfig(name=n)) for n in ("chebi20", "pcdes", "open", "demo")}
+    sets = ("chebi", "chebi20", "pcdes", "open", "gone")
+    names = {n: final_protocol(DataConfig(name=n)) for n in sets}
     assert names == {
         "chebi20": "chebi20-text2mol/test-split",
         "pcdes": "pcdes/file-order",
         "open": "",
-        "demo": "demo/test",
+        "chebi": "chebi/test",
+        "gone": "",
     }
     assert final_protocol(DataConfig(name="pcdes", version="scaffold")) == "pcdes/scaffold"
 

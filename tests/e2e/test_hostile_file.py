@@ -10,10 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rdkit import Chem
 
-from tmr_jax.data.datasets.demo.molecules import nci_molecules
-from tmr_jax.data.datasets.demo.text import Draw
+from tmr_jax.data.datasets import chebi
 from tmr_jax.index.build import REFUSED
 from tmr_jax.index.exact import ExactEngine
 
@@ -73,7 +71,7 @@ def vectors(index: ExactEngine) -> dict[str, np.ndarray]:
 def test_sound_molecules_are_indexed_as_if_the_others_were_not_there(
     count: int, tiny_run: Path, tmp_path: Path
 ) -> None:
-    sound = [Chem.MolToSmiles(mol) for mol in nci_molecules(count // 10, Draw("0"))]
+    sound = [pair.smiles for pair in chebi.train_pairs()[: count // 10]]
     lines = [
         row + f" broken-{i}".encode()
         for i, row in enumerate(broken(sound, count, random.Random(0)))

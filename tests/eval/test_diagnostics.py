@@ -1,13 +1,12 @@
 """Diagnostics of small pools whose numbers follow by hand."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tmr_jax.data.datasets.pcdes  # noqa: F401 - it would keep a `find` that a test replaces
-from tmr_jax.config import DataConfig, DemoConfig, TableConfig
+from tmr_jax.config import DataConfig, TableConfig
 from tmr_jax.eval.analysis import slot_record
 from tmr_jax.eval.diagnostics import (
     UNRELATED,
@@ -233,10 +232,8 @@ def test_the_temperature_of_training():
     assert trained_temperature({"bank": np.zeros(2)}) is None
 
 
-def test_generated_text_has_no_other_data_set(monkeypatch):
-    monkeypatch.setattr("tmr_jax.data.download.find", lambda part: Path("here"))
-    config = DataConfig(name="demo", demo=DemoConfig(train=6, validation=4, test=4))
-    assert [pool.protocol for pool in companions(config)] == ["demo/validation"]
+def test_the_data_set_in_the_package_has_no_companion_where_no_file_is_on_disk():
+    assert [pool.protocol for pool in companions(DataConfig(name="chebi"))] == ["chebi/validation"]
 
 
 def test_a_run_without_validation_pairs_has_no_companions_and_says_so(tmp_path, capsys):

@@ -46,12 +46,13 @@ def pool_of(*smiles, texts=()):
 
 
 def test_the_own_test_of_a_run():
-    opened, demo = DataConfig(name="open"), DataConfig(name="demo")
+    opened, own = DataConfig(name="open"), DataConfig(name="chebi")
     chebi = DataConfig(name="chebi20", version="molt5")
-    assert own_test(chebi, demo) == "chebi20-molt5/test-split"
+    assert own_test(chebi, own) == "chebi20-molt5/test-split"
     assert own_test(opened, opened) == ""
-    assert own_test(demo, demo) == "demo/test"
-    assert own_test(demo, DataConfig(name="demo", seed=1)) == ""
+    assert own_test(own, own) == own_test(own, DataConfig(name="chebi", seed=1)) == "chebi/test"
+    table, other = (DataConfig(name="table", seed=seed) for seed in (0, 1))
+    assert own_test(table, table) == "table/test" and own_test(table, other) == ""
 
 
 def test_connectivity_in_training_is_counted_in_an_own_split(trained):
@@ -167,9 +168,20 @@ def test_a_second_stage_takes_over_the_record_of_the_first(trained):
     keep_record(run, config.data, pairs_of(config), None)
     second = run.parent / "second"
     second.mkdir()
-    keep_record(second, DataConfig(name="demo"), [], run)
+    keep_record(second, DataConfig(name="chebi"), [], run)
     stages = json.loads((second / TRAINED_ON).read_text())
     assert [len(stage["molecules"]) for stage in stages] == [2, 0]
+
+
+def test_a_record_with_fields_of_an_older_version_is_of_the_same_data(trained):
+    run, config = trained
+    keep_record(run, config.data, pairs_of(config), None)
+    (stage,) = json.loads((run / TRAINED_ON).read_text())
+    stage["data"]["demo"] = {"train": 6000, "validation": 500, "test": 1000}
+    (run / TRAINED_ON).write_text(json.dumps([stage]))
+    (run.parent / "pairs.csv").unlink()  # so that nothing can be computed again
+    found = check(run, config, find("table/test", "table/test"), pool_of("c1ccccc1", "OCC"))
+    assert found.record["left_out"] == 1
 
 
 def test_two_stages_of_one_file_at_two_times_both_count(trained):

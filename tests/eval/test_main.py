@@ -220,7 +220,7 @@ def test_hostile_strings_stay_text(tmp_path):
     ("words", "hint"),
     [
         (["--protocol", "table/tset"], "did you mean table/test"),
-        (["--protocol", "demo/test"], "--data.name"),
+        (["--protocol", "chebi20-text2mol/test-split"], "make data SET=chebi20"),
         (["--protocol", "ood/open->pcdes"], "got one trained on table"),
     ],
 )

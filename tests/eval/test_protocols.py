@@ -26,9 +26,10 @@ def test_a_published_pool_knows_its_size() -> None:
         ("pcdes/file-order", "pcdes/scaffold", False),
         ("", "chebi20-molt5/test-split", False),
         ("", "open/validation", False),
-        ("demo/test", "demo/validation", True),
-        ("demo/test", "inbatch-64/demo/test", True),
-        ("table/test", "demo/test", False),
+        ("chebi/test", "chebi/validation", True),
+        ("chebi/test", "inbatch-64/chebi/test", True),
+        ("table/test", "chebi/test", False),
+        ("chebi20-molt5/test-split", "chebi/test", False),
     ],
 )
 def test_an_own_split_has_the_rule_of_the_literature_and_any_other_the_strict_one(

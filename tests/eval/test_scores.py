@@ -1,33 +1,20 @@
 """Scores by index, by identity and without training duplicates; the duplicate ceiling."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from tmr_jax.config import (
-    DataConfig,
-    DemoConfig,
-    Experiment,
-)
-from tmr_jax.data.pools import load_pool
-from tmr_jax.eval.metrics import metrics
-from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR, find
+from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR
 from tmr_jax.eval.rerank import Lists
 from tmr_jax.eval.rerank_steps import Reranked
 from tmr_jax.eval.scores import (
     ALL_DUPLICATES,
-    BASELINE,
     NO_DUPLICATE,
-    PIECES_BASELINE,
     SAME,
-    baseline_scores,
     ceiling,
     identity_labels,
     query_sets,
     rank_by_identity,
     score_pool,
-    score_record,
     with_clean,
 )
 from tmr_jax.models.encode import Encoded
@@ -47,9 +34,6 @@ def test_without_twins_the_ceiling_is_one():
     assert ceiling(np.arange(4), np.arange(4)).hits1 == 1.0
 
 
-TINY_BERT = Path(__file__).parents[1] / "experiments" / "tiny_bert"
-
-
 def test_identical_texts_have_a_number_by_identity():
     pool = Pool("table/test", ("a", "a", "b"), ("C", "CC", "CCC"), np.arange(3), np.arange(3))
     rows = np.eye(3, dtype=np.float32)
@@ -61,26 +45,6 @@ def test_identical_texts_have_a_number_by_identity():
     assert found["m2t", PAIR].ranking.equal.tolist() == [1 + 1, 1, 0]
     assert found["m2t", IDENTITY].ranking.equal.tolist() == [1, 0, 0]
     assert found["m2t", PAIR].ceiling.hits1 == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
-
-
-@pytest.mark.costly
-def test_generated_text_has_a_baseline_beside_it():
-    data = DataConfig(name="demo", demo=DemoConfig(train=120, validation=30, test=30))
-    found = baseline_scores(load_pool("demo/test", data), data, TINY_BERT)
-    wanted = [(d, name) for name in (BASELINE, PIECES_BASELINE) for d in ("t2m", "m2t")]
-    assert [(s.direction, s.scorer) for s in found] == wanted
-    assert all(metrics(s.ranking)["mr"] < 11 for s in found)  # chance: 15.5
-    counts = {"refused_molecules": 0, "dropped_pairs": 0}
-    shared = {"in_training": 0, "queried": 30, "left_out": 0}
-    own = find("demo/test", "demo/test")
-    record = score_record(found[0], Experiment(data=data), own, shared, counts)
-    assert record["about"][0] == f"baseline, {BASELINE}"
-    assert record["about"][-1] == "generated text"
-
-
-def test_no_baseline_on_other_text():
-    pool = Pool("table/test", ("a",), ("C",), np.zeros(1, int), np.zeros(1, int))
-    assert baseline_scores(pool, DataConfig(name="table"), TINY_BERT) == []
 
 
 def test_who_has_no_other_half_is_like_nobody():

@@ -2,6 +2,7 @@
 
 from tmr_jax.eval.metrics import NAMES, TIES
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR
+from tmr_jax.eval.ridge import BASELINE, PIECES_BASELINE
 from tmr_jax.eval.terminal import WIDTH, table_lines
 
 
@@ -17,6 +18,7 @@ def score(protocol, direction, right=PAIR, stage="", pool=33_008, **more):
         "ties": TIES,
         "seed": 3,
         "labels": [],
+        "model_over": None,
         "metrics": values,
         "intervals": {name: (value, value) for name, value in values.items()},
         **more,
@@ -50,6 +52,16 @@ def test_long_names_of_every_kind_fit_100_columns():
     assert rows[4].split()[:4] == ["chebi20-text2mol/full-33010", "t2m", "fused", "pair"]
 
 
+def test_the_gain_over_each_ridge_is_below_the_table():
+    gain = {"mrr": [0.1234, 0.1, 0.15]}
+    scores = [score("chebi/test", "t2m", scorer=BASELINE, model_over=gain)]
+    scores.append(score("chebi/test", "t2m", IDENTITY, scorer=PIECES_BASELINE, model_over=gain))
+    lines = [line for line in table_lines(results(*scores)) if "over" in line]
+    assert lines == ["MRR over ridge words, chebi/test, t2m: +0.1234 (+0.1000 to +0.1500)"]
+
+
 def test_what_a_reader_must_know_is_below_the_table():
-    found = table_lines(results(score("demo/test", "t2m", labels=["generated text"])))
-    assert found[-1] == "note: generated text"
+    found = table_lines(
+        results(score("chebi20-molt5/test-split", "t2m", labels=["open-pairs training"]))
+    )
+    assert found[-1] == "note: open-pairs training"

@@ -584,7 +584,7 @@ def test_cited_rows_and_marks_are_printed(programs, tmp_path):
         ("pcdes/file-order", "3,000"),
         ("inbatch-64/pcdes/file-order", "64"),
         ("inbatch-64", "64"),
-        ("demo/test", "-"),
+        ("chebi/test", "-"),
     ],
 )
 def test_a_row_that_was_not_run_has_its_own_pool(protocol, pool):

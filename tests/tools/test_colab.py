@@ -92,7 +92,7 @@ def test_every_choice_is_an_experiment_with_its_data(keep):
         exec(chosen, names)
         config = load_experiment(names["EXPERIMENT"])
         models[choice] = config.model.name
-        assert (names["DATA"] or "demo") == config.data.name
+        assert (names["DATA"] or "chebi") == config.data.name
         assert not names["DATA"] or parts_to_fetch(names["DATA"], "") == parts_to_fetch(
             "chebi20", "text2mol"
         )

@@ -40,22 +40,10 @@ def _reader(name: str) -> Any:
     return importlib.import_module(f"tmr_jax.data.datasets.{name}")
 
 
-def _demo(config: DataConfig) -> tuple[list[Pair], Report]:
-    from tmr_jax.data.datasets.demo.pairs import demo_pairs
-    from tmr_jax.data.datasets.table import Report
-
-    sizes = config.demo
-    pairs = demo_pairs(sizes.train, sizes.validation, sizes.test, config.seed)
-    report = Report(source="demo (generated text)", rows=len(pairs))
-    report.keep(pairs)
-    return pairs, report
-
-
 READERS: dict[str, Callable[[DataConfig], tuple[list[Pair], Report]]] = {
     "chebi": lambda c: _reader("chebi").load(),
     "chebi20": lambda c: _reader("chebi20").load(c.version or DEFAULT_VERSIONS["chebi20"]),
     "pcdes": lambda c: _reader("pcdes").load(c.version or DEFAULT_VERSIONS["pcdes"]),
     "open": lambda c: _reader("open_pairs").load(c.version),
     "table": lambda c: _reader("table").load(c.table, c.seed),
-    "demo": _demo,
 }

@@ -36,13 +36,11 @@ POOLS = {
     "open/validation": 0,
     "table/test": 0,
     "table/validation": 0,
-    "demo/test": 0,
-    "demo/validation": 0,
 }
 
 
 def load_pool(protocol: str, config: DataConfig) -> Pool:
-    """The pool of a protocol; `config` matters for table and demo only.
+    """The pool of a protocol; `config` matters for table only.
 
     Raises UserError for an unknown protocol (with the nearest known ones), for a part that is
     missing, and for an empty pool.
@@ -88,7 +86,8 @@ def final_protocol(config: DataConfig) -> str:
     """The test pool of the data set itself, or ""."""
     version = config.version or DEFAULT_VERSIONS.get(config.name)
     named = {"chebi20": f"chebi20-{version}/test-split", "pcdes": f"pcdes/{version}", "open": ""}
-    return named.get(config.name, f"{config.name}/test")
+    name = named.get(config.name, f"{config.name}/test")
+    return name if name in POOLS else ""  # of a run on data that this version does not have
 
 
 def matched(protocol: str, pairs: Sequence[Pair]) -> Pool:

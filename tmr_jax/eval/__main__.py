@@ -37,7 +37,7 @@ class Arguments(Options):
     """Rank the pools of a run; print and write the scores."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    """Data of the table and demo pools; the default is the run's own data."""
+    """Data of the table pools; the default is the run's own data."""
     refine: RefineConfig = field(default_factory=RefineConfig)
     """Sizes of the second stage; the default is the run's own, which search always uses."""
 

@@ -89,12 +89,10 @@ def unrelated_sentences() -> list[str]:
 
 
 def _other_protocol(data: DataConfig) -> str | None:
-    """None if its files are not on disk (nothing is downloaded), and for generated text."""
+    """None if its files are not on disk: nothing is downloaded."""
     from tmr_jax.data.datasets import chebi20, pcdes
     from tmr_jax.data.download import find
 
-    if data.name == "demo":
-        return None
     if data.name == "pcdes":
         return "chebi20-molt5/test-split" if find(chebi20.MOLT5_PARTS["test"]) else None
     files = (pcdes.SMILES, pcdes.TEXTS)

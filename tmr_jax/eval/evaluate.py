@@ -34,9 +34,9 @@ from tmr_jax.eval.pools import (
 from tmr_jax.eval.protocols import PAIR, Protocol, find
 from tmr_jax.eval.report.page import WorkedQuery, choose_examples, page, worked_query
 from tmr_jax.eval.rerank import choose_alpha, keep_alpha, read_alpha, rerank_both, settings_of
+from tmr_jax.eval.ridge import Baseline, against_model, baselines
 from tmr_jax.eval.scores import (
     Score,
-    baseline_scores,
     labels,
     query_sets,
     reranked_scores,
@@ -62,7 +62,7 @@ class EvalContext(NamedTuple):
     run: Path
     config: Experiment
     model: Restored
-    data: DataConfig  # where pools come from
+    rivals: list[Baseline]  # what the model is compared with
     alpha: float  # of the second stage
     seen: TrainingSeen | None  # scaffolds and texts of training; None without a second stage
     draws: int
@@ -122,7 +122,8 @@ def evaluate(
     tested, others = sides[: len(declared)], sides[len(declared) :]
     alpha = chosen_alpha(run, config, model)
     seen = None if model.reranker is None else training_seen(data_seen(run, config.data))
-    context = EvalContext(run, config, model, data, alpha, seen, draws)
+    rivals = baselines(config.data, run / TOKENIZER)
+    context = EvalContext(run, config, model, rivals, alpha, seen, draws)
     measured = [
         measure(context, protocol, side, c, refused[protocol.name])
         for protocol, side, c in zip(declared, tested, checked, strict=True)
@@ -160,7 +161,8 @@ def measure(
                 *cut, lists["t2m"], context.seen, reranker, alpha, context.draws
             )
     scores = with_clean(scores, pool, sets, checked.blocks)
-    scores += baseline_scores(pool, context.data, context.run / TOKENIZER)
+    others = [score for one in context.rivals for score in one.scores(pool, protocol.batch)]
+    scores += against_model(others, scores)
     dropped = len(side.pool.smiles) - len(pool.smiles)
     counts = {"refused_molecules": refused, "dropped_pairs": dropped}
     records = [score_record(s, context.config, protocol, checked.record, counts) for s in scores]

@@ -90,7 +90,7 @@ def check_data(run: Path, config: Experiment, protocol: Protocol) -> None:
 
 def own_test(trained: DataConfig, data: DataConfig) -> str:
     """The test pool of the data that a run was trained on; "" if `data` are others."""
-    if trained.name in ("table", "demo") and trained != data:
+    if trained.name == "table" and trained != data:
         return ""
     return final_protocol(trained)
 
@@ -182,7 +182,11 @@ def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _stages(path: Path) -> list[dict[str, Any]]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    """The records of a file, their data described as this version does."""
+    if not path.is_file():
+        return []
+    stages = json.loads(path.read_text(encoding="utf-8"))
+    return [stage | {"data": _description(_data(stage["data"]))} for stage in stages]
 
 
 def _recorded(data: DataConfig, stored: list[dict[str, Any]]) -> dict[str, Any]:
@@ -202,6 +206,11 @@ def _record(data: DataConfig, pairs: Sequence[Pair]) -> dict[str, Any]:
     keys = molecule_keys([p.smiles for p in pairs], "training molecules")
     texts = {digest(p.text) for p in pairs}
     return {"data": _description(data), "molecules": sorted(set(keys)), "texts": sorted(texts)}
+
+
+def _data(description: dict[str, Any]) -> DataConfig:
+    """Inverse of `_description`, of older versions, too."""
+    return from_json(json.dumps({"data": description})).data
 
 
 def _description(data: DataConfig) -> dict[str, Any]:
@@ -240,7 +249,9 @@ def digest(text: str) -> str:
 
 def earlier_data(run: Path) -> list[DataConfig]:
     """The data sets of earlier stages: the encoder was trained on them."""
-    return [from_json(json.dumps({"data": data})).data for data in _stages(run / STAGES)]
+    path = run / STAGES
+    stages = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return [_data(stage) for stage in stages]
 
 
 def data_seen(run: Path, data: DataConfig) -> list[DataConfig]:

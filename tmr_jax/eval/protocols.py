@@ -32,7 +32,7 @@ Filter = Literal["none", "test side"]
 
 BATCH = 64  # of KV-PLM's and MoMu's in-batch accuracy
 IN_BATCH = f"inbatch-{BATCH}"
-TRAINED_ON = ("chebi20", "pcdes", "open", "table")
+TRAINED_ON = ("chebi", "chebi20", "pcdes", "open", "table")
 FOREIGN = {"chebi20": "chebi20-molt5/full-33008", "pcdes": "pcdes/file-order"}
 
 

@@ -1,4 +1,4 @@
-"""Scores of a pool: queries and candidates, ranks by index and by identity, stages, baselines.
+"""Scores of a pool: queries and candidates, ranks by index and by identity, stages.
 
 In: rows of length one of texts and molecules, and the pool's targets. Out: one `Score` for each
 direction, stage and notion of a right answer, and its record in results.json, with everything that
@@ -9,30 +9,25 @@ right answers after all cosines are computed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from tmr_jax.config import DataConfig, Experiment
+from tmr_jax.config import Experiment
 from tmr_jax.data.features.similarity import molecule_keys
-from tmr_jax.data.features.text import Tokenizer, load_tokenizer
 from tmr_jax.data.pools import own_text
 from tmr_jax.eval.leakage import in_training
 from tmr_jax.eval.metrics import RERANK_STAGES, bounds, gains, intervals, metrics, of_rows
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR, Protocol
 from tmr_jax.eval.rank import count, rank, score_chunks
 from tmr_jax.eval.rerank import Lists, PoolReranker, levels
-from tmr_jax.models.encode import Encoded, distinct
+from tmr_jax.models.encode import Encoded
 from tmr_jax.types import Direction, Pool, Ranking
 
-BASELINE = "ridge: bag of words to fingerprint"
-# Generated text joins group and parent names to one word, which only word pieces can take apart:
-# without this baseline the first one would flatter the model.
-PIECES_BASELINE = "ridge: bag of word pieces to fingerprint"
-WHOLE_TEXT = 512  # word pieces; no generated text has as many
+# Trained on other pairs than the published numbers of these pools.
+OTHER_TRAINING = {"open": "open-pairs training", "chebi": "chebi training"}
 SAME = "by identity (text or molecule): the same"
 NO_DUPLICATE = "no query has a connectivity twin in training"
 ALL_DUPLICATES = "every query has a connectivity twin in training"
@@ -72,6 +67,7 @@ class Score(NamedTuple):
     reranked: dict[str, Any] | None = None  # sizes of the second stage, and alpha
     reached: np.ndarray | None = None  # bool [Q, 2]: is the target on the shortlist, in its head
     base: Ranking | None = None  # of the first stage, the same queries
+    model: Ranking | None = None  # in a baseline's score: of the model, the same queries
     notes: tuple[str, ...] = ()  # further facts
 
 
@@ -222,42 +218,6 @@ def _heights(lists: Lists, stage: str, alpha: float) -> Iterator[tuple[int, np.n
         yield start, scores
 
 
-def baseline_scores(pool: Pool, data: DataConfig, tokenizer_file: Path) -> list[Score]:
-    """Ridge regression on generated text: how much the text gives away."""
-    if not pool.protocol.startswith("demo/"):
-        return []
-    from tmr_jax.data import load_pairs
-    from tmr_jax.data.features.similarity import fingerprints
-
-    pairs = load_pairs(data)
-    parts = [[p for p in pairs if p.split == split] for split in ("train", "validation")]
-    texts = [[p.text for p in part] for part in parts] + [list(pool.texts)]
-    bits = [fingerprints([p.smiles for p in part]) for part in parts]
-    bits.append(fingerprints(pool.smiles))
-    tokenizer = load_tokenizer(tokenizer_file)
-    pieces = [[_pieces(text, tokenizer) for text in part] for part in texts]
-    words = ridge_lines(pool, texts, bits, BASELINE)
-    return words + ridge_lines(pool, pieces, bits, PIECES_BASELINE)
-
-
-def _pieces(text: str, tokenizer: Tokenizer) -> str:
-    """The ids of the word pieces, which the bag of words reads as words."""
-    return " ".join(map(str, tokenizer.encode([text], WHOLE_TEXT)[0][0]))
-
-
-def ridge_lines(
-    pool: Pool, texts: list[list[str]], bits: list[np.ndarray], name: str
-) -> list[Score]:
-    """The baseline's scores; `texts` and `bits` are those of training, validation and the pool."""
-    from tmr_jax.eval.baseline import fit_ridge, molecule_rows, text_rows
-
-    ridge = fit_ridge(texts[0], bits[0], texts[1], bits[1])
-    mol_group = distinct(np.ascontiguousarray(bits[2]).view(np.uint8))[1]
-    text_group = np.unique(np.array(pool.texts, object), return_inverse=True)[1]
-    text = Encoded(text_rows(ridge, texts[2]), text_group)
-    return score_pool(pool, text, Encoded(molecule_rows(ridge, bits[2]), mol_group), name)
-
-
 def identity_labels(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
     """Labels [2, n] of texts and of molecules: equal if the texts, the molecules are the same.
 
@@ -284,12 +244,10 @@ def ceiling(group: Int[np.ndarray, " C"], target: Int[np.ndarray, " Q"]) -> Ceil
 
 def labels(config: Experiment, protocol: str) -> list[str]:
     """What a reader must know before comparing this number with another."""
-    notes = []
-    if "demo/" in protocol:  # or in batches of it
-        notes.append("generated text")
-    elif config.data.name == "demo":
-        notes.append("trained on generated text")
-    return [*notes, "open-pairs training"] if config.data.name == "open" else notes
+    if config.data.name == "chebi" and "chebi/" in protocol:  # its own, or in batches of it
+        return []
+    note = OTHER_TRAINING.get(config.data.name)
+    return [note] if note else []
 
 
 def score_record(
@@ -324,6 +282,7 @@ def score_record(
         "metrics": metrics(score.ranking),
         "intervals": intervals(score.ranking, *resampled),
         "over_det": None if score.base is None else gains(score.ranking, score.base, *resampled),
+        "model_over": score.model and gains(score.model, score.ranking, *resampled),
         "bounds": bounds(score.ranking)._asdict(),
         "twin_ceiling": None if score.ceiling is None else score.ceiling._asdict(),
         "overlap": leakage,
@@ -345,6 +304,8 @@ def about(record: dict[str, Any]) -> list[str]:
             facts.append("first stage only: batches are not reranked")
     if record["scorer"] != "model":
         facts.insert(0, f"baseline, {record['scorer']}")
+    if record["model_over"] is not None:
+        facts.append(f"mrr of the model over it: {gain_words(record['model_over']['mrr'])}")
     if record["refined"] is not None:
         facts += _about_reranking(record)
     if record["right"] != PAIR:
@@ -362,10 +323,10 @@ def _about_reranking(record: dict[str, Any]) -> list[str]:
     """Sizes of the second stage, recall of its shortlist, gains over the first stage."""
     sizes = record["refined"]
     listed, head = (100 * sizes[f"recall_{part}"] for part in ("shortlist", "denoised"))
-    gained = []
-    for metric, scale, form in (("hits@1", 100, "+.1f"), ("mrr", 1, "+.4f")):
-        mean, low, high = (f"{scale * v:{form}}" for v in record["over_det"][metric])
-        gained.append(f"{metric} over det: {mean} ({low} to {high})")
+    gained = [
+        f"{metric} over det: {gain_words(record['over_det'][metric], scale, form)}"
+        for metric, scale, form in (("hits@1", 100, "+.1f"), ("mrr", 1, "+.4f"))
+    ]
     return [
         f"K1 {sizes['shortlist']}, F {sizes['samples']}, K {sizes['candidates']}, "
         f"S {sizes['steps']}, R {sizes['noises']}, alpha {sizes['alpha']:g} (of validation)",
@@ -394,6 +355,12 @@ def _about_training(record: dict[str, Any]) -> list[str]:
 def score_name(score: dict[str, Any]) -> str:
     """Protocol, direction and, for a model with a second stage, stage."""
     return ", ".join(filter(None, (score["protocol"], score["direction"], score["tier"])))
+
+
+def gain_words(gain: Sequence[float], scale: int = 1, form: str = "+.4f") -> str:
+    """A paired difference with its interval."""
+    mean, low, high = (f"{scale * value:{form}}" for value in gain)
+    return f"{mean} ({low} to {high})"
 
 
 def number(name: str, value: float) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 
 from tmr_jax.eval.metrics import HITS, NAMES
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR
-from tmr_jax.eval.scores import BASELINE, PIECES_BASELINE, number, score_name
+from tmr_jax.eval.ridge import BASELINE, PIECES_BASELINE
+from tmr_jax.eval.scores import gain_words, number, score_name
 
 WIDTH = 100
 MEASURES = ("Hits@1", *(f"@{k}" for k in HITS[1:]), "MRR", "MR", "95 % @1")
@@ -60,6 +61,10 @@ def _legend(results: dict[str, Any]) -> list[str]:
         *(f"right, {RIGHT[right]}: {right}" for right in rights),
         f"ties: {', '.join(sorted(ties))}; seed {', '.join(sorted(seeds))}",
     ]
+    compared = [s for s in scores if s["model_over"] is not None and s["right"] == PAIR]
+    for score in compared:
+        gain = gain_words(score["model_over"]["mrr"])
+        lines.append(f"MRR over {SCORERS[score['scorer']]}, {score_name(score)}: {gain}")
     if labels := sorted({label for s in scores for label in s["labels"]}):
         lines.append(f"note: {', '.join(labels)}")
     return lines

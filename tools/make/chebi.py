@@ -96,10 +96,19 @@ def _number(chebi_id: str) -> int:
 
 
 def account(terms: Sequence[Term]) -> str:
-    """Rows by part and kind."""
+    """Rows by part and kind, and the texts that several training rows share."""
     counts = Counter((term.part, term.kind) for term in terms)
     lines = [f"{part:11} {kind:14} {n:7,}" for (part, kind), n in sorted(counts.items())]
-    return "\n".join([*lines, f"{'all':26} {len(terms):7,}"])
+    trained = Counter(term.caption for term in terms if term.part == "train")
+    shared = [n for n in trained.values() if n > 1]
+    return "\n".join(
+        [
+            *lines,
+            f"{'all':26} {len(terms):7,}",
+            f"texts of several training rows: {len(shared):,}, in {sum(shared):,} rows, "
+            f"the most common one in {max(shared, default=0):,}",
+        ]
+    )
 
 
 # Writing

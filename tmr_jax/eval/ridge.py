@@ -1,0 +1,175 @@
+"""The ridge baseline of every model: fitted on the same training pairs, ranked on the same pools.
+
+In: the data that a run was trained on, and a pool. Out: scores of two baselines, which read words
+and the word pieces of the run's tokenizer. Strength and weights of columns are chosen on the
+validation pool of those data. Ranks are kept in the cache: they are the same for every model that
+was trained on these pairs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tmr_jax.config import DataConfig
+from tmr_jax.data import load_pairs
+from tmr_jax.data.features.graph import BadMolecule, parse_smiles
+from tmr_jax.data.features.similarity import fingerprints
+from tmr_jax.data.features.text import load_tokenizer
+from tmr_jax.data.files import CACHE_FROM, JSON, cache_key, cached
+from tmr_jax.data.pools import load_pool, validation_protocol
+from tmr_jax.eval.baseline import (
+    POWERS,
+    STRENGTHS,
+    VOCABULARY,
+    Ridge,
+    fit_ridge,
+    molecule_rows,
+    text_rows,
+)
+from tmr_jax.eval.scores import Ceiling, Score, query_sets, score_sides
+from tmr_jax.models.encode import Encoded, distinct
+from tmr_jax.types import Pool, Ranking, UserError
+
+BASELINE = "ridge: bag of words to fingerprint"
+# Chemical names join groups and parents to one word, which only word pieces can take apart:
+# without this baseline the first one would flatter the model.
+PIECES_BASELINE = "ridge: bag of word pieces to fingerprint"
+WHOLE_TEXT = 512  # word pieces; the rest of a longer text is not read
+FINAL = ("", "fused")  # stages of a model that are its final ranking
+Rows = tuple[list[str], list[str]]  # texts, and the SMILES of each
+Reader = Callable[[Sequence[str]], list[str]]  # texts as a baseline reads them
+
+
+class Baseline:
+    """One of the baselines; it is fitted when a pool needs it."""
+
+    def __init__(self, name: str, read: Reader, train: Rows, validation: Rows) -> None:
+        self.name = name
+        self._read = read
+        self._train = read(train[0]), train[1]
+        self._validation = read(validation[0]), validation[1]
+
+    @cached_property
+    def ridge(self) -> Ridge:
+        return fit_ridge(*_features(self._train), *_features(self._validation))
+
+    def scores(self, pool: Pool, batch: int = 0) -> list[Score]:
+        """Its scores on a pool; `batch` as of `query_sets`. Errors: BadMolecule."""
+        texts = self._read(pool.texts)
+        parts = (*self._train, *self._validation, texts, pool.smiles)
+        if sum(map(len, parts)) < CACHE_FROM:
+            return self._ranked(pool, texts, batch)
+        fixed = [VOCABULARY, STRENGTHS, POWERS, version("rdkit"), batch, [*map(len, parts)]]
+        rows = (row for part in (*parts, (pool.text_target, pool.mol_target)) for row in part)
+        found = cached(
+            cache_key("ridge", fixed, rows),
+            lambda: [*map(_as_json, self._ranked(pool, texts, batch))],
+            lambda values: isinstance(values, list) and all(map(_holds, values)),
+            JSON,
+        )
+        return [_as_score(value, pool.protocol, self.name) for value in found]
+
+    def _ranked(self, pool: Pool, texts: list[str], batch: int) -> list[Score]:
+        bits = fingerprints(pool.smiles)
+        mol_group = distinct(np.ascontiguousarray(bits).view(np.uint8))[1]
+        text_group = np.unique(np.array(pool.texts, object), return_inverse=True)[1]
+        text = Encoded(text_rows(self.ridge, texts), text_group)
+        mol = Encoded(molecule_rows(self.ridge, bits), mol_group)
+        return score_sides(pool.protocol, query_sets(pool, text, mol, batch), self.name)
+
+
+def baselines(data: DataConfig, tokenizer_file: Path) -> list[Baseline]:
+    """Both baselines of a run that was trained on `data`.
+
+    Empty, with a note on standard error, where training or validation pairs are missing.
+    """
+    try:
+        train = _pairs_of(data)
+        validation = _asked(load_pool(validation_protocol(data), data))
+    except UserError as error:
+        print(f"the ridge baseline is skipped: {error}", file=sys.stderr)
+        return []
+    tokenizer = load_tokenizer(tokenizer_file)
+
+    def pieces(texts: Sequence[str]) -> list[str]:
+        """The ids of the word pieces, which the bag of words reads as words."""
+        return [" ".join(map(str, ids)) for ids in tokenizer.encode(list(texts), WHOLE_TEXT)[0]]
+
+    return [
+        Baseline(BASELINE, list, train, validation),
+        Baseline(PIECES_BASELINE, pieces, train, validation),
+    ]
+
+
+def against_model(scores: list[Score], model: list[Score]) -> list[Score]:
+    """The baselines' scores with the model's final ranks of the same queries, to compare."""
+    final = {(s.direction, s.right): s.ranking for s in model if s.stage in FINAL}
+    return [s._replace(model=final.get((s.direction, s.right))) for s in scores]
+
+
+def _pairs_of(data: DataConfig) -> Rows:
+    pairs = [pair for pair in load_pairs(data) if pair.split == "train"]
+    if not pairs:
+        raise UserError("expected training pairs; got none; give that split a share of the rows")
+    return [pair.text for pair in pairs], [pair.smiles for pair in pairs]
+
+
+def _asked(pool: Pool) -> Rows:
+    """The text queries of a pool and their molecules."""
+    asks = np.flatnonzero(pool.text_target >= 0)
+    return [pool.texts[i] for i in asks], [pool.smiles[pool.text_target[i]] for i in asks]
+
+
+def _features(rows: Rows) -> tuple[list[str], np.ndarray]:
+    """Texts and fingerprints, without invalid molecules: training skips and counts them, too."""
+    kept = [(text, smiles) for text, smiles in zip(*rows, strict=True) if _is_molecule(smiles)]
+    return [text for text, _ in kept], fingerprints([smiles for _, smiles in kept])
+
+
+def _is_molecule(smiles: str) -> bool:
+    try:
+        return bool(parse_smiles(smiles))
+    except BadMolecule:
+        return False
+
+
+# In the cache
+
+
+def _as_json(score: Score) -> dict[str, Any]:
+    return {
+        "direction": score.direction,
+        "right": score.right,
+        "greater": score.ranking.greater.tolist(),
+        "equal": score.ranking.equal.tolist(),
+        "pool_size": score.ranking.pool_size,
+        "ceiling": None if score.ceiling is None else list(score.ceiling),
+        "notes": list(score.notes),
+    }
+
+
+def _as_score(value: dict[str, Any], protocol: str, name: str) -> Score:
+    greater, equal = (np.array(value[key], np.int64) for key in ("greater", "equal"))
+    limit = None if value["ceiling"] is None else Ceiling(*value["ceiling"])
+    found = Score(
+        protocol,
+        value["direction"],
+        name,
+        value["right"],
+        Ranking(greater, equal, value["pool_size"]),
+        limit,
+    )
+    return found._replace(notes=tuple(value["notes"]))
+
+
+def _holds(value: Any) -> bool:
+    """Whether a value of the cache is a score."""
+    fields = {"direction", "right", "greater", "equal", "pool_size", "ceiling", "notes"}
+    return isinstance(value, dict) and set(value) == fields
