@@ -502,6 +502,20 @@ def test_the_page_says_what_it_knows_of_the_answer(client: TestClient) -> None:
     assert "No molecule meets" in page(client, "/?q=a&with=azide")
 
 
+def test_a_query_that_is_a_name_is_looked_up(client: TestClient) -> None:
+    asked = {"queries": ["Ethanol", "an acid", "benzene"], "k": 2}
+    known, plain, absent = client.post("/api/search", json=asked).json()["answers"]
+    fields = {"name": "ethanol", "smiles": "CCO", "source": "CHEBI:16236", "in_library": True}
+    assert known["named"].items() >= fields.items()
+    assert known["named"]["nearest"]["name"] == "ethanol" and len(known["hits"]) == 2
+    assert "named" not in plain and not absent["named"]["in_library"]
+    shown = page(client, "/?q=Ethanol")
+    assert "ethanol (CHEBI:16236) is in this library: CCO (ethanol)" in shown
+    assert "by=molecule&amp;molecule=CCO" in shown
+    assert "is not in this library; nearest by structure" in page(client, "/?q=benzene")
+    assert "this library" not in page(client, "/?q=an+acid")
+
+
 def test_an_explanation_is_a_page_or_a_part(client: TestClient) -> None:
     address = "/explain?q=an+acid&smiles=CC(%3DO)O"
     whole = page(client, address)

@@ -245,6 +245,8 @@ def print_tables(answers: list[Answer]) -> None:
             numbers = [str(hit.rank), f"{hit.score:.4f}", *second]
             cells = (*numbers, printable(hit.content), printable(hit.name))
             shown.add_row(*(Text(cell) for cell in cells))
+        if answer.named:
+            console.print(Text(printable(str(answer.named))))
         console.print(shown)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from tmr_jax.data.features.properties import Properties, group_names
 from tmr_jax.index.schema import FLAGS, MASK, Hit
-from tmr_jax.search.retriever import Answer
+from tmr_jax.search.retriever import Answer, Named
 from tmr_jax.types import UserError
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell with such a start is run by a spreadsheet
@@ -36,9 +36,21 @@ def record(hit: Hit) -> dict[str, Any]:
     return fields | {name: bool(hit.columns[name]) for name in FLAGS}
 
 
+def named_record(named: Named) -> dict[str, Any]:
+    """The structure that a query names, and the molecule of the library that comes nearest."""
+    return {
+        **named.match._asdict(),
+        "in_library": named.is_exact,
+        "nearest": record(named.nearest),
+    }
+
+
 def to_json(answers: Iterable[Answer], about: dict[str, Any]) -> str:
     """`about` and, of every query, its hits; groups are lists of names."""
-    results = [{"query": a.query.content, "hits": [record(hit) for hit in a.hits]} for a in answers]
+    results = []
+    for a in answers:
+        named = {"named": named_record(a.named)} if a.named else {}
+        results.append({"query": a.query.content, **named, "hits": [record(h) for h in a.hits]})
     return json.dumps({**about, "results": results}, indent=2)
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 
 from tmr_jax.config import Experiment
 from tmr_jax.data.features.graph import parse_smiles
+from tmr_jax.data.features.similarity import key_or_text
 from tmr_jax.data.files import cache_folder
 from tmr_jax.eval.ood import OodDetector, read_detector
 from tmr_jax.index.index import (
@@ -34,12 +35,14 @@ from tmr_jax.index.schema import DESCRIPTIONS, Filter, Hit
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import Checkpoint, TrainedModel, load_run
 from tmr_jax.models.runtime import use_compile_cache
+from tmr_jax.search.names import Match, structure_of
 from tmr_jax.types import UserError
 
 if TYPE_CHECKING:
     from tmr_jax.search.explain import Explanation
 
 DIVERSE_FROM = 10  # candidates for each diverse hit
+NEAREST = 20  # molecules nearest to a named structure among which it is looked for
 
 
 class Query(NamedTuple):
@@ -66,6 +69,21 @@ class EncodedQuery(NamedTuple):
     is_ood: bool = False  # unlike the validation texts of the run
 
 
+class Named(NamedTuple):
+    """The structure that a query names, and the molecule of the library that comes nearest."""
+
+    match: Match
+    is_exact: bool  # whether `nearest` is that structure
+    nearest: Hit  # its score is the cosine of the two molecules
+
+    def __str__(self) -> str:
+        name, smiles, source = self.match
+        found = f"{self.nearest.content} ({self.nearest.name})"
+        if self.is_exact:
+            return f"{name} ({source}) is in this library: {found}"
+        return f"{name} ({source}, {smiles}) is not in this library; nearest by structure: {found}"
+
+
 class Answer(NamedTuple):
     query: Query
     hits: list[Hit]  # best first
@@ -73,6 +91,7 @@ class Answer(NamedTuple):
     is_ood: bool = False
     looked: int | None = None  # molecules checked for the substructure, where time ran out
     partial: bool = False  # a part of the index cannot be read, so hits may be missing
+    named: Named | None = None  # where the query is a chemical name; the hits do not depend on it
 
 
 class CutShort(UserWarning):
@@ -356,9 +375,27 @@ class Retriever:
             if query.substructure:
                 hits, looked = self._holding(query, read.row)
             hits = self._finished(query, hits)
+            named = self.named(query.content) if query.of == "text" else None
         except ValueError as error:
             return error
-        return Answer(query, hits, read.is_cut, read.is_ood, looked, self.is_partial)
+        return Answer(query, hits, read.is_cut, read.is_ood, looked, self.is_partial, named)
+
+    def named(self, text: str) -> Named | None:
+        """The structure that a chemical name stands for, looked for in the whole library.
+
+        None for any other text, and in a library of descriptions. The same InChIKey is the same
+        structure; it is looked for among the molecules nearest to it.
+        """
+        match = None if self._holds_texts else structure_of(text)
+        if match is None:
+            return None
+        (row,) = self.encode_queries([Query(match.smiles, "molecule")])
+        if isinstance(row, ValueError):  # a structure that the model cannot read
+            return None
+        (hits,) = self.nearest(row.row, NEAREST)
+        wanted = key_or_text(match.smiles)
+        exact = next((hit for hit in hits if key_or_text(hit.content) == wanted), None)
+        return Named(match, exact is not None, exact or hits[0]) if hits else None
 
     def nearest(
         self, vectors: Float[np.ndarray, "Q D"], k: int, where: Filter | None = None

@@ -19,7 +19,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.staticfiles import StaticFiles
 
 from tmr_jax.index.schema import WHOLE, parse_filter
-from tmr_jax.search.export import record, to_csv, to_sdf
+from tmr_jax.search.export import named_record, record, to_csv, to_sdf
 from tmr_jax.search.retriever import Answer, Retriever
 from tmr_jax.search.retriever import Query as SearchQuery
 from tmr_jax.serve import middleware, schemas
@@ -291,5 +291,6 @@ def answer_out(answer: Answer) -> schemas.AnswerOut:
         cut=answer.is_cut,
         unlike=answer.is_ood,
         looked=answer.looked,
+        named=schemas.NamedOut(**named_record(answer.named)) if answer.named else None,
         hits=[schemas.HitOut(**record(hit)) for hit in answer.hits],
     )

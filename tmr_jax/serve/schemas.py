@@ -75,11 +75,22 @@ class HitOut(BaseModel):
     variant: bool | None = None
 
 
+class NamedOut(BaseModel):
+    """The structure that a query names: by ChEBI's terms, or by OPSIN."""
+
+    name: str
+    smiles: str
+    source: str
+    in_library: bool  # whether `nearest` is that structure
+    nearest: HitOut
+
+
 class AnswerOut(BaseModel):
     query: str
     cut: bool  # only the beginning of the text was read
     unlike: bool  # it differs from the descriptions that the run was validated on
     looked: int | None = None  # molecules checked for the substructure, where time ran out
+    named: NamedOut | None = None  # where the query is a chemical name
     hits: list[HitOut]
 
 

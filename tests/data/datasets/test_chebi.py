@@ -68,7 +68,7 @@ def test_training_pairs_by_kind() -> None:
 
 
 def test_definitions_have_no_structure(terms) -> None:
-    found = list(chebi.definitions())
+    found = list(chebi.all_definitions())
     assert len(found) == 4_157 and not {d.chebi_id for d in found} & {t.chebi_id for t in terms}
     assert found[0].name == "3beta-hydroxy-Delta(5)-steroid"
 
@@ -92,4 +92,4 @@ def test_a_changed_file_is_refused(tmp_path, monkeypatch) -> None:
     with pytest.raises(WrongContent, match=r"chebi_terms\.tsv\.gz with SHA-256 .* install"):
         chebi.load()
     with pytest.raises(WrongContent, match="chebi_definitions"):
-        list(chebi.definitions())
+        list(chebi.all_definitions())

@@ -25,6 +25,7 @@ FOLDER = Path(str(resources.files("tmr_jax.data.datasets")))
 KINDS = ("definition", "classes+roles", "classes")  # what the text of a term is made of
 LEFT_OUT = "left_out"  # of the column `part`: in no split
 TERMS, DEFINITIONS = "chebi_terms.tsv", "chebi_definitions.tsv"
+DROPPED = "chebi_dropped.txt"  # ids of definitions, as tools/make/chebi_dropped.py writes them
 SEPARATOR = "; "  # between the classes, and between the roles, of a cell
 
 
@@ -83,11 +84,17 @@ def terms() -> Iterator[Term]:
 
 
 def definitions() -> Iterator[Definition]:
-    """Every definition without a structure. Errors: WrongContent.
+    """Every definition without a structure that may be trained on. Errors: WrongContent.
 
-    No flag says which of them are the text of a molecule in an evaluation set, and some are:
-    filter them before any training.
+    Those that say what a text of an evaluated molecule says are left out (tmr_jax.data.overlap);
+    `DROPPED` names them, since those texts are not in the package.
     """
+    dropped = set((FOLDER / DROPPED).read_text("utf-8").split())
+    return (one for one in all_definitions() if one.chebi_id not in dropped)
+
+
+def all_definitions() -> Iterator[Definition]:
+    """Those that must not be trained on, too. Errors: WrongContent."""
     return (Definition(*cells) for cells in _rows(DEFINITIONS, Definition._fields))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
@@ -21,6 +22,11 @@ from tmr_jax.types import UserError
 # Descriptions of ChEBI-20, PCdes and PubChem end below 10,000 characters; a megabyte need not be
 # tokenised to be cut to 512 tokens.
 MAX_CHARACTERS = 20_000
+# As names spell them: α is alpha.
+_LETTERS = "αβγδεζηθικμνξοπρστυφχψω"
+GREEK = {ord(c): unicodedata.name(c).split()[-1].lower() for c in _LETTERS + _LETTERS.upper()}
+GREEK |= {ord("λ"): "lambda", ord("Λ"): "lambda", ord("′"): "'", ord("’"): "'"}
+BREAKS = re.compile("[\\s\u00ad\u200b-\u200f\u2010-\u2015\u2212\ufeff-]")  # white space and dashes
 T = TypeVar("T")
 
 
@@ -41,6 +47,16 @@ def clean_text(text: str) -> str:
             "write what the molecule is or leave the row out"
         )
     return text
+
+
+def normal_name(name: str) -> str:
+    """A chemical name without what writers vary: case, Greek letters, dashes and white space.
+
+    >>> normal_name("α-D-Glucose 6-phosphate"), normal_name("alpha-d-glucose-6-phosphate")
+    ('alphadglucose6phosphate', 'alphadglucose6phosphate')
+    """
+    plain = unicodedata.normalize("NFKC", name).translate(GREEK)
+    return BREAKS.sub("", plain).casefold()
 
 
 def _visible(character: str) -> str:

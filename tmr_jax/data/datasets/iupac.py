@@ -1,0 +1,57 @@
+"""IUPAC names of PubChem molecules, as second captions of training molecules.
+
+In: the training part of PubChem324k's names. Out: pairs of name and molecule, without the molecules
+that share their connectivity (InChIKey block 1) with one in validation or test of ChEBI-20 or
+PCdes. A name says more of the structure than people type, so it never is an evaluated text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tmr_jax.data.datasets import chebi20, open_pairs, pcdes, table
+from tmr_jax.data.datasets.table import Report
+from tmr_jax.data.download import locate, parts_of
+from tmr_jax.data.features.similarity import molecule_keys
+from tmr_jax.data.readers import read_table
+from tmr_jax.types import Pair
+
+NAMES = parts_of("pubchem324k")["iupac_train.txt"]
+
+
+def iupac_pairs() -> tuple[list[Pair], Report]:
+    """Training pairs and the report of all rows; the id is the CID. Errors: MissingPart.
+
+    Refused: "evaluated" for the connectivity of an evaluated molecule, "no-inchikey" for a molecule
+    whose connectivity cannot be compared, "no-name".
+    """
+    report = Report(source="pubchem324k/iupac")
+    rows = [cells.values for cells in read_table(locate(NAMES), ["cid", "SMILES", "description"])]
+    evaluated, pairs = evaluated_blocks(), []
+    for cells, block in zip(rows, blocks([smiles for _, smiles, _ in rows]), strict=True):
+        report.rows += 1
+        cid, smiles, name = (cell.strip() for cell in cells)
+        if not name or not block or block in evaluated:
+            reason = "no-name" if not name else "evaluated" if block else "no-inchikey"
+            report.refuse(report.rows, reason, smiles)
+        else:
+            pairs.append(Pair(cid, name, smiles, "train"))
+    report.keep(pairs)
+    return pairs, report
+
+
+def evaluated_blocks() -> frozenset[str]:
+    """Connectivities in validation and test of ChEBI-20 and PCdes. Errors: MissingPart."""
+    splits = ("validation", "test")
+    smiles = [s for split in splits for _, s in chebi20.molecules("molt5", split)]
+    smiles += [p.smiles for split in splits for p in pcdes.load_split("file-order", split)[0]]
+    for cells in read_table(locate(open_pairs.PAIRS), ["SMILES", "eval_skeletons"]):
+        if table.flags(cells.values[1]) & {*open_pairs.EVALUATED}:
+            smiles.append(cells.values[0])
+    return frozenset(blocks(smiles)) - {""}
+
+
+def blocks(smiles: Sequence[str]) -> list[str]:
+    """First block of each molecule's InChIKey; "" where there is none."""
+    keys = molecule_keys(smiles, "connectivity")
+    return ["" if key.startswith("SMI:") else key.split("-")[0] for key in keys]

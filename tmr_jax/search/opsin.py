@@ -1,0 +1,85 @@
+"""OPSIN: the structure that a systematic chemical name stands for (Lowe et al. 2011).
+
+A Java program that the optional package py2opsin brings. It runs as a process of its own, because
+Java takes a second to start and a name could make it hang.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import shutil
+import subprocess
+import threading
+import weakref
+from pathlib import Path
+
+START, LIMIT = 30.0, 2.0  # seconds for Java to start, and for each name
+LONGEST = 300  # characters of a name
+# A small heap and the quick compiler: a name is short.
+JAVA = ("java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-jar")
+
+
+def jar() -> Path | None:
+    """OPSIN of py2opsin, whose import would warn without Java; None where it is not installed."""
+    spec = importlib.util.find_spec("py2opsin")
+    folders = spec.submodule_search_locations if spec else None
+    found = (path for folder in folders or () for path in Path(folder).glob("opsin-cli-*.jar"))
+    return next(found, None) if shutil.which(JAVA[0]) else None
+
+
+class Opsin:
+    """One process, one name at a time; it starts with the first, and a name that hangs ends it."""
+
+    def __init__(self, command: tuple[str, ...] | None = None) -> None:
+        """`command` reads names and writes SMILES, line by line; by default OPSIN, or nothing."""
+        path = jar() if command is None else None
+        self._command = command or ((*JAVA, str(path), "-osmi") if path else ())
+        self._lock = threading.Lock()
+        self._running: list[subprocess.Popen] = []  # none or one
+        weakref.finalize(self, _end, self._running)
+
+    def smiles(self, name: str) -> str:
+        """The SMILES of a name; "" of one that OPSIN cannot read, and without OPSIN."""
+        if not self._command or not name.isprintable() or not 0 < len(name) <= LONGEST:
+            return ""
+        with self._lock:
+            if not self._running:
+                self._start()
+            return self._ask(name, LIMIT) if self._running else ""
+
+    def _start(self) -> None:
+        """Starts the process and waits for its first answer; one that does not come is the last."""
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        with contextlib.suppress(OSError):
+            self._running.append(subprocess.Popen(self._command, **pipes, start_new_session=True))
+        if not (self._running and self._ask("methane", START)):
+            self._command = ()
+
+    def _ask(self, name: str, limit: float) -> str:
+        (process,) = self._running
+        assert process.stdin is not None and process.stdout is not None
+        timer = threading.Timer(limit, process.kill)
+        timer.start()
+        try:
+            process.stdin.write(name.encode() + b"\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except OSError:  # it has ended
+            line = b""
+        finally:
+            timer.cancel()
+        if not line:
+            _end(self._running)
+        return line.decode().strip()
+
+
+def _end(running: list[subprocess.Popen]) -> None:
+    while running:
+        process = running.pop()
+        process.kill()
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):  # an unsent rest trips over the closed pipe
+                assert pipe is not None
+                pipe.close()
+        process.wait()
