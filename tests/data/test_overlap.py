@@ -44,13 +44,16 @@ def test_rows_are_kept_or_dropped_with_a_reason() -> None:
         Row("3", "α-D Glucose", "A sugar."),
         Row("4", "a third", f"{TEN} eleven twelve thirteen"),
         Row("5", "", "A sugar."),
+        Row("6", "", "one two three four five six seven eight nine and"),
+        Row("7", "", "one two three four five six seven eight and more"),
     ]
     kept, dropped = clean_of(rows, [TEN], ["alpha-d-glucose", ""])
-    assert [row.id for row in kept] == ["1", "5"]
+    assert [row.id for row in kept] == ["1", "5", "7"]
     assert [(row.id, why) for row, why in dropped] == [
         ("2", "text"),
         ("3", "name"),
         ("4", "near text"),
+        ("6", "near text"),
     ]
     assert clean_of(kept, [TEN], ["alpha-d-glucose"]) == (kept, [])
 

@@ -50,9 +50,15 @@ class Opsin:
 
     def _start(self) -> None:
         """Starts the process and waits for its first answer; one that does not come is the last."""
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         with contextlib.suppress(OSError):
-            self._running.append(subprocess.Popen(self._command, **pipes, start_new_session=True))
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the search
+            )
+            self._running.append(process)
         if not (self._running and self._ask("methane", START)):
             self._command = ()
 

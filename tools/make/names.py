@@ -9,6 +9,7 @@ unnamed and too-slow rows have no name. An interrupted run resumes behind its la
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
 import sys
@@ -35,15 +36,14 @@ def main() -> int:
     parser.add_argument("--smiles", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    import openclatura
-
+    write = importlib.import_module("openclatura").name_smiles
     lines = args.smiles.read_text("utf-8").splitlines()
     wanted = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
     done = finished(args.out)
     opsin = Opsin()
     with open(args.out, "a", encoding="utf-8") as file, rdBase.BlockLogs():
         for smiles in track([s for s in wanted if s not in done], "names"):
-            done[smiles] = outcome = named(smiles, openclatura.name_smiles, opsin.smiles)
+            done[smiles] = outcome = named(smiles, write, opsin.smiles)
             file.write("\t".join((smiles, *outcome)) + "\n")
             file.flush()
     counts = Counter(done[smiles][1] for smiles in wanted)
