@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tmr_jax.data.datasets import chebi20, open_pairs, pcdes, table
+from tmr_jax.data.datasets import chebi20, pcdes
 from tmr_jax.data.datasets.table import Report
 from tmr_jax.data.download import locate, parts_of
 from tmr_jax.data.features.similarity import molecule_keys
@@ -45,9 +45,6 @@ def evaluated_blocks() -> frozenset[str]:
     splits = ("validation", "test")
     smiles = [s for split in splits for _, s in chebi20.molecules("molt5", split)]
     smiles += [p.smiles for split in splits for p in pcdes.load_split("file-order", split)[0]]
-    for cells in read_table(locate(open_pairs.PAIRS), ["SMILES", "eval_skeletons"]):
-        if table.flags(cells.values[1]) & {*open_pairs.EVALUATED}:
-            smiles.append(cells.values[0])
     return frozenset(blocks(smiles)) - {""}
 
 
