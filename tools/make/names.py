@@ -23,7 +23,7 @@ from rdkit import Chem, rdBase
 from tmr_jax.data.workers import track
 from tmr_jax.search.opsin import Opsin
 
-LIMIT = 5.0  # seconds for one molecule
+LIMIT = 5.0  # seconds of processor time for one molecule
 HEADER = "SMILES\tname\toutcome\n"
 
 
@@ -86,17 +86,17 @@ def key(smiles: str) -> str:
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Raises TooSlow in the block after so many seconds; in the main thread only."""
+    """Raises TooSlow in the block after so much processor time; in the main thread only."""
 
     def stop(*_: object) -> None:
         raise TooSlow
 
-    signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 if __name__ == "__main__":
