@@ -157,7 +157,7 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(
     assert main([str(other), str(tmp_path / "out")]) == 2
     assert "got those of another checkpoint; evaluate" in capsys.readouterr().err
     assert main([str(exported), str(exported)]) == 2  # its parameters are those after rounding
-    assert "got others" in capsys.readouterr().err
+    assert "which exists; choose another" in capsys.readouterr().err
 
 
 # Without --run

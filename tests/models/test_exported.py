@@ -192,6 +192,13 @@ def test_other_tensors_than_the_model_s_are_refused(folder: Path, change, reason
         load_run(folder)
 
 
+def test_a_file_of_another_program_is_refused(folder: Path) -> None:
+    save_file(load_file(folder / EXPORTED), folder / EXPORTED)
+    write_sums(folder)
+    with pytest.raises(UserError, match="got a file of another program, which names no"):
+        load_run(folder)
+
+
 @pytest.mark.costly
 def test_weights_of_minilm_s_size_are_small_and_read_at_once(tmp_path: Path) -> None:
     draw = np.random.default_rng(0).standard_normal

@@ -68,11 +68,7 @@ def _export(args: list[str]) -> int:
     size = sum(path.stat().st_size for path in chosen.out.iterdir())
     cosine = json.loads((chosen.out / GOLDEN).read_text("utf-8"))["cosine"]
     print(f"{chosen.out}: {size / 1e6:.1f} MB; cosine of embeddings before and after: {cosine:.5f}")
-    if (chosen.out / TRAINED_ON).is_file():
-        print(
-            f"{TRAINED_ON} lists the InChIKeys of the training molecules; delete it before you "
-            "share weights that were trained on confidential structures"
-        )
+    print(f"{TRAINED_ON} lists the InChIKeys of training molecules; delete it if they are secret")
     return 0
 
 
@@ -83,13 +79,14 @@ def export(run: Path, out: Path, beside: Sequence[Path] = ()) -> None:
     """
     use_compile_cache(cache_folder())
     model, params, checkpoint = load_run(run)
-    if (out / EXPORTED).is_file():
-        if read_weights(out / EXPORTED)[1].get("sha256") != checkpoint.sha256:
-            raise UserError(f"expected the weights of {run} in {out}; got others; choose a folder")
+    file = out / EXPORTED
+    if file.is_file() and read_weights(file)[1].get("sha256") == checkpoint.sha256:
         _describe(run, out, checkpoint, beside)
         return
     if out.exists():
-        raise UserError(f"expected a new folder; got {out}, which exists; choose another")
+        raise UserError(
+            f"expected a new folder, or weights of {run}; got {out}, which exists; choose another"
+        )
     with new_folder(out) as partial:
         _write(run, partial, Encoder(model, params), checkpoint)
         _describe(run, partial, checkpoint, beside)

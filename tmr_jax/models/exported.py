@@ -87,13 +87,16 @@ def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             flat = np.frombuffer(entry["data"], TYPES[entry["dtype"]])
             tensors[name] = flat.reshape(entry["shape"])
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        about = header.get("__metadata__", {})
+        if not {"which", "step"} <= about.keys():
+            raise ValueError("a file of another program, which names no checkpoint")
         params = scanned(unflatten_dict(dequantised(tensors), sep="/"))
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
             f"expected exported weights in {path}; got {error}; copy the folder again, or export "
             "the run again"
         ) from error
-    return params, header.get("__metadata__", {})
+    return params, about
 
 
 def write_sums(folder: Path) -> None:

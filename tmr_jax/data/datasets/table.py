@@ -35,14 +35,6 @@ class Refusal(NamedTuple):
     value: str  # the invalid content, shortened
 
 
-class Origin(NamedTuple):
-    """Training pairs of one source, for the card of a model."""
-
-    source: str
-    licence: str
-    rows: int
-
-
 @dataclass
 class Report:
     """What became of the rows of a data set: rows = kept + dropped + all refused."""
@@ -55,7 +47,8 @@ class Report:
     splits: dict[str, int] = field(default_factory=dict)
     examples: list[Refusal] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    sources: list[Origin] = field(default_factory=list)  # of the training pairs, where known
+    # Of the training pairs, where known: {"source", "licence", "rows"}, for the card of a model.
+    sources: list[dict[str, Any]] = field(default_factory=list)
 
     def refuse(self, row: int, reason: str, value: str) -> None:
         seen = self.refused.get(reason, 0)
@@ -84,7 +77,7 @@ class Report:
             "splits": self.splits,
             "examples": [example._asdict() for example in self.examples],
             "notes": self.notes,
-            "sources": [origin._asdict() for origin in self.sources],
+            "sources": self.sources,
         }
 
 
