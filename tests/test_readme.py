@@ -53,13 +53,15 @@ def test_commands_name_what_exists(command: str) -> None:
         assert words[0] == "python" and (ROOT / f"{words[2].replace('.', '/')}.py").is_file()
     else:
         assert words[:2] == ["python", "-m"], command
-        assert (ROOT / words[2].replace(".", "/") / "__main__.py").is_file()
+        place = ROOT / words[2].replace(".", "/")
+        assert (place / "__main__.py").is_file() or place.with_suffix(".py").is_file()
         options(words[2].split(".")[-1], words[3:])
 
 
 def options(verb: str, words: list[str]) -> None:
     """Each option of a command is one that the program has."""
     from tmr_jax.eval.__main__ import Arguments as Eval
+    from tmr_jax.eval.export import Arguments as Export
     from tmr_jax.index.__main__ import Build
     from tmr_jax.search.__main__ import Arguments as Search
     from tmr_jax.serve.__main__ import Arguments as Serve
@@ -67,7 +69,7 @@ def options(verb: str, words: list[str]) -> None:
     from tmr_jax.train.__main__ import Arguments as Train
 
     programs = {"train": Train, "eval": Eval, "index": Build, "search": Search, "table": Table}
-    programs |= {"serve": Serve}
+    programs |= {"serve": Serve, "export": Export}
     for option in (w for w in words if w.startswith("--")):
         fields = programs[verb].__dataclass_fields__
         name, *parts = option.removeprefix("--").replace("-", "_").split(".")

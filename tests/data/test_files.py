@@ -22,11 +22,27 @@ from tmr_jax.data.files import (
     cache_key,
     cached,
     hold,
+    new_folder,
     read_arrays,
     replaced,
     write_json,
     write_text,
 )
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "folder"
+    with pytest.raises(ZeroDivisionError), new_folder(path) as partial:
+        (partial / "a").write_text("half")
+        raise ZeroDivisionError
+    assert not list(path.parent.iterdir())
+    with new_folder(path) as partial:
+        (partial / "a").write_text("whole")
+        assert not path.exists()
+    assert [p.name for p in path.parent.iterdir()] == ["folder"]
+    with pytest.raises(OSError), new_folder(path) as partial:
+        (partial / "a").write_text("another")
+    assert (path / "a").read_text() == "whole"
 
 
 def test_the_old_file_stays_until_the_end_and_where_writing_fails(tmp_path):

@@ -171,7 +171,7 @@ def test_a_hang_up_reloads(running: Running) -> None:
 
 
 def chosen(**given) -> Arguments:
-    return Arguments(Path("run"), Path("library"), **given)
+    return Arguments(Path("library"), Path("run"), **given)
 
 
 def test_others_are_let_in_with_a_token_only(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_what_is_wrong_with_a_library_is_seen(
 ) -> None:
     own = tmp_path / "library"
     shutil.copytree(library, own)
-    served = index_source(Arguments(tiny_run, own))
+    served = index_source(Arguments(own, tiny_run))
     served.open()
     assert served.damage() == {}
     shards = sorted((own / "shards").iterdir())
@@ -251,7 +251,7 @@ def test_other_engines_are_looked_after_too(
     """All or nothing: an engine that opens need not answer."""
     place = to.format(tmp_path)
     copy(library, place)
-    served = index_source(Arguments(tiny_run, Path(place)))
+    served = index_source(Arguments(Path(place), tiny_run))
     retriever = served.open()
     assert served.damage() == {}
     if "milvus" in to:
@@ -266,7 +266,7 @@ def test_other_engines_are_looked_after_too(
 def test_a_file_is_looked_after_where_its_library_is(tiny_run: Path, tmp_path: Path) -> None:
     file = tmp_path / "my.smi"
     file.write_text("CCO\nCCN\nCCS\n")
-    served = index_source(Arguments(tiny_run, file))
+    served = index_source(Arguments(file, tiny_run))
     engine = served.open()._library.engine
     assert served.damage() == {}
     flip(next(engine.folder.glob("shards/*/rows.f32")))

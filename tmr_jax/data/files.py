@@ -14,6 +14,7 @@ import io
 import json
 import math
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -60,6 +61,21 @@ def replaced(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder next to `path` to fill; the end of the block renames it to `path`.
+
+    If the block fails, or another folder with files is there by then, nothing is left behind.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

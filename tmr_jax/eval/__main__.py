@@ -2,11 +2,13 @@
 
 The run directory gets results.json, report.html and ranks.json. The configuration comes from the
 run, never from experiments/, so an old run can still be evaluated after its experiment was edited.
+Without --run a copy of the shipped weights is evaluated, in runs/shipped.
 """
 
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,12 +17,15 @@ from typing import Literal
 
 from tmr_jax import cli
 from tmr_jax.config import DataConfig, RefineConfig
+from tmr_jax.data.files import new_folder
+from tmr_jax.models.runtime import SUMS, move_aside, run_folder
 
 
 @dataclass(frozen=True)
 class Options:
-    run: Path
-    """Run directory, e.g. runs/quickstart."""
+    run: Path | None = None
+    """Run directory, e.g. runs/quickstart, or exported weights; default: runs/shipped, a copy of
+    the weights that come with tmr_jax."""
     protocol: tuple[str, ...] = ()
     """Pools to rank, e.g. chebi20-molt5/test-split, inbatch-64 or "ood/open->pcdes"; the default
     is what the run's configuration names."""
@@ -48,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _evaluate(args: list[str]) -> int:
     chosen = parse(args)
+    assert chosen.run is not None, "parse names one"
     from tmr_jax.eval.evaluate import evaluate
     from tmr_jax.eval.terminal import print_scores
 
@@ -61,13 +67,26 @@ def _evaluate(args: list[str]) -> int:
 def parse(args: list[str]) -> Arguments:
     """Arguments; --data.* and --refine.* default to the run's. Exits 2 on an unknown option."""
     run = _named_run(args)
-    if run is None:
+    if run is None and {"-h", "--help", "--help-all"} & {*args}:
         return cli.parse(Arguments, "eval", args, brief=Options)
+    run = run or _shipped()
     from tmr_jax.eval.evaluate import read_config
 
     config = read_config(run)
     default = Arguments(run=run, data=config.data, refine=config.eval.refine)
     return cli.parse(Arguments, "eval", args, default, brief=Options)
+
+
+def _shipped() -> Path:
+    """A copy of the shipped weights: the package may be read-only, and evaluation writes files."""
+    source, run = run_folder(None), Path("runs") / "shipped"
+    sums, wanted = run / SUMS, (source / SUMS).read_bytes()
+    if run.exists() and not (sums.is_file() and sums.read_bytes() == wanted):
+        print(f"other weights were in {run}; they are now in {move_aside(run)}", file=sys.stderr)
+    if not run.exists():
+        with new_folder(run) as partial:
+            shutil.copytree(source, partial, dirs_exist_ok=True)
+    return run
 
 
 def _named_run(words: list[str]) -> Path | None:

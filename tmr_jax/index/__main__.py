@@ -1,11 +1,11 @@
 """python -m tmr_jax.index --run runs/NAME --library FILE --out FOLDER: builds an index.
 
-In: a trained run and a file of molecules (.smi, .csv, .tsv, .parquet, .sdf, gzipped or not), or of
-descriptions (.txt, one on each line, or a column of a table). Out: a folder with a vector of each,
-and properties and functional groups of every molecule, to search with `tmr search --library
-FOLDER`. Invalid rows are skipped and listed in refused.tsv with the reason. Run the same command to
-resume an interrupted build. `tmr index copy FROM TO` copies an index to another engine or place.
-`tmr index check INDEX` reads every byte of an index again.
+In: a run (default: the shipped weights) and a file of molecules (.smi, .csv, .tsv, .parquet, .sdf,
+gzipped or not), or of descriptions (.txt, one on each line, or a column of a table). Out: a folder
+with a vector of each, and properties and functional groups of every molecule, to search with `tmr
+search --library FOLDER`. Invalid rows are skipped and listed in refused.tsv with the reason. Run
+the same command to resume an interrupted build. `tmr index copy FROM TO` copies an index to another
+engine or place. `tmr index check INDEX` reads every byte of an index again.
 """
 
 # Heavy imports are inside the functions, so that a wrong argument is reported at once.
@@ -31,13 +31,14 @@ if TYPE_CHECKING:
 class Build:
     """Build an index of a file."""
 
-    run: Path
-    """Directory that training wrote; the index can only be searched with this model."""
     library: Path
     """Molecules: .smi, .csv, .tsv, .parquet or .sdf, gzipped or not. Or descriptions: .txt, one on
     each line, or a table with --text-column."""
     out: Path
     """Folder of the index; an interrupted build of the same file and model is resumed."""
+    run: Path | None = None
+    """Directory that training wrote, or exported weights; default: the weights that come with
+    tmr_jax. The index can only be searched with this model."""
     smiles_column: str = ""
     """Column of the SMILES in a table; SMILES by default."""
     text_column: str = ""

@@ -30,7 +30,7 @@ from tmr_jax.index.entries import PATIENCE, digest
 from tmr_jax.index.index import RDKIT, DiskIndex, Model, difference, open_index
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import load_run
-from tmr_jax.models.runtime import use_compile_cache
+from tmr_jax.models.runtime import run_folder, use_compile_cache
 from tmr_jax.types import UserError
 
 SHARD = 16_384  # rows of the file
@@ -90,11 +90,9 @@ class BuildReport:
     made: int = 0  # shards that this run of the build wrote
 
 
-def model_of_run(run: str | Path) -> Model:
-    """The best parameters of a run, to encode with.
-
-    Raises UserError if the directory is not a run or has no intact checkpoint.
-    """
+def model_of_run(run: str | Path | None) -> Model:
+    """The best parameters of a run, to encode with; see `tmr_jax.load`."""
+    run = run_folder(run)
     use_compile_cache(cache_folder())
     assembly, params, checkpoint = load_run(run)
     encoder = Encoder(assembly, params)

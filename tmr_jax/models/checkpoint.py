@@ -164,7 +164,7 @@ class Checkpoints:
         copy = jnp.copy if jax.process_count() == 1 else np.array
         arrays = local((layerwise(state.params), _leaves(_optimizers(state))))
         params, leaves = jax.tree.map(copy, arrays)
-        self._pending = Manifest(step, score, {}, _describe(params), DRAWS)
+        self._pending = Manifest(step, score, {}, describe(params), DRAWS)
         items = {"params": params, "optimizer": leaves}
         saves = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         self._manager.save(step, args=ocp.args.Composite(**saves), force=True)
@@ -206,11 +206,11 @@ class Checkpoints:
                 "resume it with the commit in git.txt, or start again with --fresh"
             )
         params = jax.eval_shape(layerwise, like.params)
-        if manifest.params != _describe(params):
-            difference = _difference(manifest.params, _describe(params))
+        if manifest.params != describe(params):
+            change = difference(manifest.params, describe(params))
             raise UserError(
                 f"expected this model's parameters in {self._folder / str(manifest.step)}; got "
-                f"{difference}; the code has changed since: go back to the commit in git.txt, or "
+                f"{change}; the code has changed since: go back to the commit in git.txt, or "
                 "start again with --fresh"
             )
         items = {"params": params, "optimizer": _leaves(_optimizers(like))}
@@ -376,7 +376,8 @@ def _optimizers(state: TrainState) -> tuple[Any, Any]:
     return state.optimizer, state.adversary
 
 
-def _describe(params: Any) -> dict[str, list]:
+def describe(params: Any) -> dict[str, list]:
+    """Shape and type of each parameter by its name."""
     flat, _ = jax.tree_util.tree_flatten_with_path(params)
     return {
         "/".join(str(key.key) for key in path): [list(leaf.shape), str(leaf.dtype)]
@@ -384,7 +385,8 @@ def _describe(params: Any) -> dict[str, list]:
     }
 
 
-def _difference(saved: dict[str, list], expected: dict[str, list]) -> str:
+def difference(saved: dict[str, list], expected: dict[str, list]) -> str:
+    """The first one in which two such descriptions differ."""
     for name in sorted(saved.keys() | expected.keys()):
         if saved.get(name) != expected.get(name):
             return f"{name} {saved.get(name, 'absent')} instead of {expected.get(name, 'absent')}"

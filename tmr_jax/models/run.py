@@ -3,7 +3,8 @@
 Add a model: one file with a subclass of `DualEncoder`, and one line in MODELS (docs/extend.md).
 Training builds a model from pairs and pretrained weights and writes what it takes to build the
 same one again: config.json, features.json, tokenizer.json and, under morgan1, vocab.npz.
-`load_model` reads only those, so a run directory is self-contained.
+`load_model` reads only those, so a run directory is self-contained. The parameters are in its
+checkpoints, or in model.safetensors where it holds exported weights (tmr_jax/models/exported.py).
 """
 
 from __future__ import annotations
@@ -21,17 +22,30 @@ import jax.numpy as jnp
 import numpy as np
 
 from tmr_jax.config import Experiment, FeatureConfig, ModelConfig, TrainConfig, from_json
-from tmr_jax.data.batching import Shapes
+from tmr_jax.data.batching import Shapes, mol_batch
 from tmr_jax.data.features.graph import EDGE_SIZES, ENVIRONMENT_SIZES, NODE_SIZES
 from tmr_jax.data.features.text import Tokenizer, load_tokenizer
 from tmr_jax.data.files import VERSION, write_json
-from tmr_jax.data.tables import Vocabulary, load_vocabulary, save_vocabulary
-from tmr_jax.models.checkpoint import Which, joined, parameters_sha256, restore_params
+from tmr_jax.data.tables import (
+    Vocabulary,
+    apply_vocabulary,
+    load_vocabulary,
+    molecule_table,
+    save_vocabulary,
+)
+from tmr_jax.models.checkpoint import (
+    Which,
+    describe,
+    difference,
+    joined,
+    parameters_sha256,
+    restore_params,
+)
 from tmr_jax.models.dual_encoder import DualEncoder
 from tmr_jax.models.layers.attention import LANES, Form, fits_flash
 from tmr_jax.models.layers.bert import Backward, BertConfig, stacked
-from tmr_jax.models.runtime import CONFIG
-from tmr_jax.types import Batch, EncodedBatch, UserError, did_you_mean
+from tmr_jax.models.runtime import CONFIG, EXPORTED
+from tmr_jax.types import Batch, EncodedBatch, TextBatch, UserError, did_you_mean
 
 MODELS = {  # file of tmr_jax/models and class; only the model of an experiment is imported
     "dual": "dual_encoder:DualEncoder",
@@ -162,12 +176,45 @@ class Checkpoint(NamedTuple):
 def load_run(run: str | Path, which: Which = "best") -> tuple[TrainedModel, Any, Checkpoint]:
     """The model of a run directory, its parameters, and which checkpoint those are from.
 
-    Raises UserError where the directory is not a run or has no intact checkpoint.
+    Exported weights are of one checkpoint, whatever `which` is. Raises UserError where the
+    directory is neither, has no intact checkpoint, or differs from its SHA256SUMS.
     """
     _check_path(run)
+    if (Path(run) / EXPORTED).is_file():
+        return _load_exported(Path(run))
     model = load_model(run)
     params, step = restore_params(run, which)
     return model, params, Checkpoint(which, step, parameters_sha256(params))
+
+
+def _load_exported(folder: Path) -> tuple[TrainedModel, Any, Checkpoint]:
+    from tmr_jax.models.exported import read_weights, verify
+
+    files = (CONFIG, FEATURES, TOKENIZER, EXPORTED)
+    verify(folder, files + (VOCABULARY,) * (folder / VOCABULARY).is_file())
+    model = load_model(folder)
+    params, about = read_weights(folder / EXPORTED)
+    found, wanted = describe(params), describe(parameter_shapes(model))
+    if found != wanted:
+        raise UserError(
+            f"expected this model's parameters in {folder / EXPORTED}; got "
+            f"{difference(found, wanted)}; export the run again with this tmr_jax"
+        )
+    # Of the parameters, as for a run: an index fits them in whichever file they are.
+    checkpoint = Checkpoint(about["which"], int(about["step"]), parameters_sha256(params))
+    return model, jax.tree.map(jnp.asarray, params), checkpoint
+
+
+def parameter_shapes(model: TrainedModel) -> Any:
+    """The model's parameters as shapes and types; none are drawn."""
+    features = model.config.features
+    table, _, _ = molecule_table(["C"], features.molecule, features.motif)
+    if model.vocabulary is not None:
+        table, _ = apply_vocabulary(table, model.vocabulary)
+    one = np.zeros(1, np.int32)
+    text = TextBatch(np.zeros((1, 8), np.int32), np.ones((1, 8), bool))  # pyright: ignore[reportArgumentType]
+    batch = Batch(text, mol_batch(one, table, (8,), (8,), 1), one, one)  # pyright: ignore[reportArgumentType]
+    return joined(jax.eval_shape(model.model.init, jax.random.key(0), batch))
 
 
 def load_model(run: str | Path) -> TrainedModel:

@@ -172,7 +172,24 @@ def any_process(value: bool) -> bool:
 
 CONFIG, GIT, LOCK, METRICS = "config.json", "git.txt", "lock", "metrics.jsonl"
 VALIDATION = "validation.json"  # which rows became training pairs
+EXPORTED = "model.safetensors"  # in place of checkpoints, where a folder holds exported weights
+SUMS = "SHA256SUMS"  # in such a folder, as the program sha256sum writes and checks it
+SHIPPED = Path(__file__).parent / "weights"  # the exported weights that come with the package
 MAX_DIFF = 1 << 20  # characters of uncommitted changes kept in git.txt
+
+
+def run_folder(run: str | Path | None) -> Path:
+    """The run, or the exported weights, that a user names; the shipped weights for None.
+
+    Raises UserError for None where no weights come with this package.
+    """
+    if run is None and not (SHIPPED / EXPORTED).is_file():
+        raise UserError(
+            "expected a trained model; got no run, and no weights come with this tmr_jax; train "
+            "one (make train EXP=quickstart) and name it: --run runs/quickstart, or in Python "
+            'tmr_jax.load("runs/quickstart")'
+        )
+    return SHIPPED if run is None else Path(run)
 
 
 def open_directory(run: Path) -> None:

@@ -1,8 +1,9 @@
 """python -m tmr_jax.search --run runs/NAME --library FILE "an aromatic amine" ...
 
-In: a run, a file or index of molecules or of descriptions, and queries: descriptions, or SMILES
-with --molecule. Out: the best matches of each as a table, JSON or CSV on standard output, and as a
-page with drawings with --html. Notes and progress go to standard error.
+In: a run (default: the shipped weights), a file or index of molecules or of descriptions, and
+queries: descriptions, or SMILES with --molecule. Out: the best matches of each as a table, JSON or
+CSV on standard output, and as a page with drawings with --html. Notes and progress go to standard
+error.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ class Arguments:
 
     queries: tyro.conf.Positional[tuple[str, ...]]
     """Descriptions, each in quotes; with --molecule, SMILES."""
-    run: Path
-    """Directory that training wrote, e.g. runs/quickstart."""
+    run: Path | None = None
+    """Directory that training wrote, e.g. runs/quickstart, or exported weights; default: the
+    weights that come with tmr_jax."""
     library: Annotated[Path | None, tyro.conf.arg(aliases=["--index"])] = None
     """Molecules to search: .smi, .csv, .tsv, .parquet or .sdf, gzipped or not, or the folder of an
     index that tmr index built. Or descriptions: .txt, one on each line, a table with --text-column,
@@ -121,7 +123,7 @@ def open_retriever(chosen: Arguments) -> Retriever:
 
     retriever = load(chosen.run)
     if retriever.lacks_alpha:
-        _note(f"no alpha chosen, so the denoiser is not used: first tmr eval --run {chosen.run}")
+        _note(f"no alpha chosen, so the denoiser is not used: first tmr eval --run {retriever.run}")
     if chosen.texts:
         retriever = retriever.with_texts(read_lines(chosen.texts))
     elif chosen.library is None:

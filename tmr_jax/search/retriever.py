@@ -34,7 +34,7 @@ from tmr_jax.index.index import (
 from tmr_jax.index.schema import DESCRIPTIONS, Filter, Hit
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import Checkpoint, TrainedModel, load_run
-from tmr_jax.models.runtime import use_compile_cache
+from tmr_jax.models.runtime import run_folder, use_compile_cache
 from tmr_jax.search.names import Match, structure_of
 from tmr_jax.types import UserError
 
@@ -101,19 +101,20 @@ class CutShort(UserWarning):
         super().__init__(f"only the {looked:,} nearest molecules were checked for the SMARTS")
 
 
-def load(run: str | Path, which: Literal["best", "newest"] = "best") -> Retriever:
-    """The model of a run directory, ready to encode.
+def load(run: str | Path | None = None, which: Literal["best", "newest"] = "best") -> Retriever:
+    """The model of a run or of exported weights, ready to encode; by default the shipped weights.
 
-    Raises UserError if the directory is not a run or has no intact checkpoint.
+    Raises UserError if the directory is neither, or damaged, and for None if none are shipped.
     """
+    run = run_folder(run)
     use_compile_cache(cache_folder())
     assembly, params, checkpoint = load_run(run, which)
     alpha = None
     if assembly.reranks:
         from tmr_jax.eval.rerank import read_alpha
 
-        alpha = read_alpha(Path(run), checkpoint.sha256)
-    detector = read_detector(Path(run), checkpoint.sha256)
+        alpha = read_alpha(run, checkpoint.sha256)
+    detector = read_detector(run, checkpoint.sha256)
     return Retriever(assembly, params, checkpoint, alpha, str(run), detector)
 
 

@@ -1,7 +1,8 @@
 """python -m tmr_jax.serve --run runs/NAME --library LIBRARY
 
-In: a run and a library. Out: a page and an API over it, on this machine only, or with a token on
-the network. SIGTERM and Ctrl-C let running requests finish, SIGHUP reopens the library.
+In: a run (default: the shipped weights) and a library. Out: a page and an API over it, on this
+machine only, or with a token on the network. SIGTERM and Ctrl-C let running requests finish, SIGHUP
+reopens the library.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ LENGTH, DISTINCT = 32, 10  # least characters of a token, and different ones: 12
 class Arguments:
     """Serve a page and an API over an index."""
 
-    run: Path
-    """Directory of a trained run, e.g. runs/quickstart."""
     library: Path
     """Molecules or descriptions to search: a folder built by tmr index, or a file, which is indexed
     first."""
+    run: Path | None = None
+    """Directory of a trained run, e.g. runs/quickstart, or exported weights; default: the weights
+    that come with tmr_jax."""
     host: str = "127.0.0.1"
     """Address to listen at. Any address but this machine's own needs a token of 32 characters or
     more, in TMR_JAX_TOKEN or --token-file."""

@@ -47,6 +47,8 @@ class Report:
     splits: dict[str, int] = field(default_factory=dict)
     examples: list[Refusal] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    # Of the training pairs, where known: {"source", "licence", "rows"}, for the card of a model.
+    sources: list[dict[str, Any]] = field(default_factory=list)
 
     def refuse(self, row: int, reason: str, value: str) -> None:
         seen = self.refused.get(reason, 0)
@@ -75,6 +77,7 @@ class Report:
             "splits": self.splits,
             "examples": [example._asdict() for example in self.examples],
             "notes": self.notes,
+            "sources": self.sources,
         }
 
 
