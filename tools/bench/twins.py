@@ -1,0 +1,222 @@
+"""Twins that only stereo marks or a charge tell apart: python -m tools.bench.twins --run RUN
+
+Takes all pairs of stereoisomers and of charge states whose molecules have a text and are in no
+training data (docs/data.md#twins), and prints how often a text is nearer to its own molecule than
+to the twin, by the cosine alone. Each text of a pair asks once, a tie is right half of the time.
+The interval resamples connectivities, since one of them may have many pairs. Writes
+RUN/twins.json.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import tyro
+from jaxtyping import Float
+from rdkit import Chem
+
+from tmr_jax import cli
+from tmr_jax.data.datasets import chebi20
+from tmr_jax.data.datasets.open_pairs import EVALUATED
+from tmr_jax.data.datasets.table import flags
+from tmr_jax.data.features.graph import BadMolecule, parse_smiles
+from tmr_jax.data.features.similarity import molecule_keys
+from tmr_jax.data.files import cache_folder, write_json
+from tmr_jax.eval.evaluate import read_config
+from tmr_jax.eval.leakage import trained_on
+from tmr_jax.eval.pools import Restored, encode_pools, open_run
+from tmr_jax.models.runtime import use_compile_cache
+from tmr_jax.types import Pool, UserError
+
+WORDS = "stereoisomers whose texts differ in stereo words only"
+STEREO = "stereoisomers whose texts differ in more"
+CHARGE = "charge states"
+SAME = "one text"  # which cannot choose
+KINDS = (WORDS, STEREO, CHARGE)
+SHARED = 25  # characters of the InChIKeys of charge states: all but the one for protonation
+RESAMPLES, SEED = 1000, 0
+
+_LOCATED = r"\d+[a-z]?'*(?:[rsez]|alpha|beta)\b|\([+-]{1,2}\)"  # 2R, 5alpha, 3a'S, (+)
+_NAMED = (
+    r"[dlrsez]|dl|alpha|beta|cis|trans|ent|epi|rac|meso|threo|erythro|exo|endo|syn|anti|racemate"
+    r"|enantiomer|(?:dia)?(?:stereo)?isomer|diastereomer|epimer"
+)
+_STEREO_WORD = re.compile(rf"{_LOCATED}|(?<![a-z])(?:{_NAMED})(?![a-z])")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    run: Path
+    which: Literal["best", "newest"] = "best"
+
+
+class Molecule(NamedTuple):
+    text: str
+    smiles: str  # canonical
+    key: str  # InChIKey
+    flat: str  # the SMILES without stereo marks
+    marks: int  # stereo centres and double bonds that are specified
+    charge: int
+
+
+class Twins(NamedTuple):
+    """Two molecules of one connectivity."""
+
+    kind: str  # one of KINDS, or SAME
+    one: Molecule
+    other: Molecule
+
+    @property
+    def block(self) -> str:
+        return self.one.key[:14]
+
+
+def described() -> list[tuple[str, str]]:
+    """(text, SMILES): ChEBI-20's validation and test, then the flagged terms of `chebi`."""
+    splits = [chebi20.load_split("molt5", split) for split in ("validation", "test")]
+    terms = importlib.import_module("tmr_jax.data.datasets.chebi").terms()
+    marked = [term for term in terms if flags(term.eval_skeletons) & {*EVALUATED}]
+    rows = [(pair.text, pair.smiles) for split in splits for pair in split]
+    return rows + [(term.caption, term.smiles) for term in marked]
+
+
+def twins(rows: Iterable[tuple[str, str]]) -> list[Twins]:
+    """All pairs of (text, SMILES), in order; the first text of a molecule counts.
+
+    A molecule that RDKit refuses, or that has no InChIKey, has no twin.
+    """
+    texts: dict[str, str] = {}
+    for text, smiles in rows:
+        try:
+            texts.setdefault(Chem.MolToSmiles(parse_smiles(smiles)), text)
+        except BadMolecule:
+            continue
+    groups: dict[str, list[Molecule]] = {}
+    keys = molecule_keys([*texts], "twins")
+    for (smiles, text), key in zip(texts.items(), keys, strict=True):
+        if not key.startswith("SMI:"):
+            groups.setdefault(key[:14], []).append(molecule(text, smiles, key))
+    pairs = [pair for group in groups.values() for pair in combinations(group, 2)]
+    return [Twins(kind, *pair) for pair in pairs if (kind := kind_of(*pair))]
+
+
+def molecule(text: str, smiles: str, key: str) -> Molecule:
+    mol = parse_smiles(smiles)
+    centres = sum(a.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED for a in mol.GetAtoms())
+    bonds = sum(b.GetStereo() > Chem.BondStereo.STEREOANY for b in mol.GetBonds())
+    flat = Chem.MolToSmiles(mol, isomericSmiles=False)
+    return Molecule(text, smiles, key, flat, centres + bonds, Chem.GetFormalCharge(mol))
+
+
+def kind_of(a: Molecule, b: Molecule) -> str:
+    """What tells two molecules of one connectivity apart.
+
+    "" for tautomers and isotopes, and if only one of them specifies a stereo centre: then the text
+    of the other one fits both.
+    """
+    are_isomers = a.flat == b.flat and a.marks == b.marks
+    are_charged = a.key[:SHARED] == b.key[:SHARED] and a.charge != b.charge
+    if not (are_isomers or are_charged):
+        return ""
+    if a.text == b.text:
+        return SAME
+    if are_charged:
+        return CHARGE
+    return WORDS if without_stereo(a.text) == without_stereo(b.text) else STEREO
+
+
+def without_stereo(text: str) -> list[str]:
+    """The words and numbers of a text that say nothing of stereochemistry.
+
+    >>> without_stereo("The molecule is (2R)-2beta-X, the (+)-enantiomer.")
+    ['the', 'molecule', 'is', 'x', 'the']
+    """
+    return re.findall("[a-z0-9]+", _STEREO_WORD.sub(" ", text.lower()))
+
+
+def nearer(model: Restored, pairs: Sequence[Twins]) -> Float[np.ndarray, "P 2"]:
+    """1 where a text of a pair is nearer to its own molecule than to the other one, else 0.
+
+    Molecules that are one input of the model tie: 1/2.
+    """
+    both = [molecule for pair in pairs for molecule in pair[1:]]
+    texts, smiles = tuple(m.text for m in both), tuple(m.smiles for m in both)
+    index = np.arange(len(both))
+    [(_, text, mol)], _ = encode_pools(model, [Pool("twins", texts, smiles, index, index)])
+    twin = index ^ 1  # 0 and 1, 2 and 3, ...
+    margin = ((mol.rows - mol.rows[twin]) * text.rows).sum(1)
+    margin[mol.group == mol.group[twin]] = 0.0
+    return ((np.sign(margin) + 1) / 2).reshape(-1, 2)
+
+
+def interval(values: Float[np.ndarray, " P"], groups: Sequence[str]) -> list[float]:
+    """95 % bootstrap interval of the mean over resampled groups."""
+    number = np.unique(list(groups), return_inverse=True)[1]
+    sums, sizes = np.bincount(number, values), np.bincount(number)
+    drawn = np.random.default_rng(SEED).integers(0, len(sums), (RESAMPLES, len(sums)))
+    means = sums[drawn].sum(1) / sizes[drawn].sum(1)
+    return np.percentile(means, [2.5, 97.5]).tolist()
+
+
+def measure(model: Restored, pairs: Sequence[Twins], blocks: frozenset[str]) -> dict[str, Any]:
+    """The record of the pairs whose connectivity is not one of `blocks`, those of training."""
+    kept = [pair for pair in pairs if pair.block not in blocks and pair.kind != SAME]
+    if not kept:
+        raise UserError(
+            f"expected twins that the run was not trained on; got none of {len(pairs):,} pairs; "
+            "train without the molecules of the evaluation sets"
+        )
+    right, kinds = nearer(model, kept), []
+    for kind in KINDS:
+        rows = [i for i, pair in enumerate(kept) if pair.kind == kind]
+        if rows:
+            names = [kept[i].block for i in rows]
+            rate = {
+                "right": float(right[rows].mean()),
+                "interval": interval(right[rows].mean(1), names),
+            }
+            kinds.append({"kind": kind, "pairs": len(rows), "connectivities": len({*names})} | rate)
+    trained = sum(pair.block in blocks for pair in pairs)
+    return {"kinds": kinds, "trained": trained, "same": sum(p.kind == SAME for p in pairs)}
+
+
+def lines(record: dict[str, Any]) -> list[str]:
+    shown = [
+        f"{record['run']}: {record['checkpoint']['which']} checkpoint, step "
+        f"{record['checkpoint']['step']}, first stage alone; a tie is right half of the time"
+    ]
+    for one in record["kinds"]:
+        low, high = one["interval"]
+        shown.append(
+            f"{one['right']:.3f} ({low:.3f} to {high:.3f})  {one['kind']}: {one['pairs']:,} pairs "
+            f"of {one['connectivities']:,} connectivities, both directions"
+        )
+    return [
+        *shown,
+        f"pairs left out: {record['trained']:,} in training, {record['same']:,} of one text; "
+        f"{RESAMPLES:,} resamples of the connectivities, seed {SEED}",
+    ]
+
+
+def main(words: list[str]) -> int:
+    args = tyro.cli(Arguments, args=words, description=__doc__)
+    use_compile_cache(cache_folder())
+    blocks = trained_on(args.run, read_config(args.run).data).blocks
+    model = open_run(args.run, args.which)
+    record = {"run": str(args.run), "checkpoint": model.checkpoint, "seed": SEED}
+    record |= {"resamples": RESAMPLES} | measure(model, twins(described()), blocks)
+    write_json(args.run / "twins.json", record, indent=2)
+    print("\n".join(lines(record)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run("twins", main, None, expected=(OSError,)))
