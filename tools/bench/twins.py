@@ -3,8 +3,9 @@
 Takes all pairs of stereoisomers and of charge states whose molecules have a text and are in no
 training data (docs/data.md#twins), and prints how often a text is nearer to its own molecule than
 to the twin, by the cosine alone. Each text of a pair asks once, a tie is right half of the time.
-The interval resamples connectivities, since one of them may have many pairs. Writes
-RUN/twins.json.
+The first three lines are of whole texts; the others have the terms of `chebi` too whose text only
+names classes, which often fit both twins. The interval resamples connectivities, since one of them
+may have many pairs. Writes RUN/twins.json.
 """
 
 from __future__ import annotations
@@ -58,9 +59,18 @@ class Arguments:
     which: Literal["best", "newest"] = "best"
 
 
+class Row(NamedTuple):
+    """A molecule with its text."""
+
+    text: str
+    smiles: str
+    is_whole: bool  # not only the names of its classes, which often fit the twin as well
+
+
 class Molecule(NamedTuple):
     text: str
     smiles: str  # canonical
+    is_whole: bool
     key: str  # InChIKey
     flat: str  # the SMILES without stereo marks
     marks: int  # stereo centres and double bonds that are specified
@@ -78,42 +88,48 @@ class Twins(NamedTuple):
     def block(self) -> str:
         return self.one.key[:14]
 
+    @property
+    def are_whole(self) -> bool:
+        return self.one.is_whole and self.other.is_whole
 
-def described() -> list[tuple[str, str]]:
-    """(text, SMILES): ChEBI-20's validation and test, then the flagged terms of `chebi`."""
+
+def described() -> list[Row]:
+    """ChEBI-20's validation and test, then the flagged terms of `chebi`, whole texts first."""
     splits = [chebi20.load_split("molt5", split) for split in ("validation", "test")]
     terms = importlib.import_module("tmr_jax.data.datasets.chebi").terms()
     marked = [term for term in terms if flags(term.eval_skeletons) & {*EVALUATED}]
-    rows = [(pair.text, pair.smiles) for split in splits for pair in split]
-    return rows + [(term.caption, term.smiles) for term in marked]
+    rows = [Row(term.caption, term.smiles, term.kind != "classes") for term in marked]
+    rows.sort(key=lambda row: not row.is_whole)
+    return [Row(pair.text, pair.smiles, True) for split in splits for pair in split] + rows
 
 
-def twins(rows: Iterable[tuple[str, str]]) -> list[Twins]:
-    """All pairs of (text, SMILES), in order; the first text of a molecule counts.
+def twins(rows: Iterable[Row]) -> list[Twins]:
+    """All pairs, in order; the first text of a molecule counts.
 
     A molecule that RDKit refuses, or that has no InChIKey, has no twin.
     """
-    texts: dict[str, str] = {}
-    for text, smiles in rows:
+    first: dict[str, Row] = {}
+    for row in rows:
         try:
-            texts.setdefault(Chem.MolToSmiles(parse_smiles(smiles)), text)
+            first.setdefault(Chem.MolToSmiles(parse_smiles(row.smiles)), row)
         except BadMolecule:
             continue
     groups: dict[str, list[Molecule]] = {}
-    keys = molecule_keys([*texts], "twins")
-    for (smiles, text), key in zip(texts.items(), keys, strict=True):
+    keys = molecule_keys([*first], "twins")
+    for (smiles, row), key in zip(first.items(), keys, strict=True):
         if not key.startswith("SMI:"):
-            groups.setdefault(key[:14], []).append(molecule(text, smiles, key))
+            groups.setdefault(key[:14], []).append(molecule(row, smiles, key))
     pairs = [pair for group in groups.values() for pair in combinations(group, 2)]
     return [Twins(kind, *pair) for pair in pairs if (kind := kind_of(*pair))]
 
 
-def molecule(text: str, smiles: str, key: str) -> Molecule:
+def molecule(row: Row, smiles: str, key: str) -> Molecule:
     mol = parse_smiles(smiles)
     centres = sum(a.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED for a in mol.GetAtoms())
     bonds = sum(b.GetStereo() > Chem.BondStereo.STEREOANY for b in mol.GetBonds())
     flat = Chem.MolToSmiles(mol, isomericSmiles=False)
-    return Molecule(text, smiles, key, flat, centres + bonds, Chem.GetFormalCharge(mol))
+    marks, charge = centres + bonds, Chem.GetFormalCharge(mol)
+    return Molecule(row.text, smiles, row.is_whole, key, flat, marks, charge)
 
 
 def kind_of(a: Molecule, b: Molecule) -> str:
@@ -174,18 +190,24 @@ def measure(model: Restored, pairs: Sequence[Twins], blocks: frozenset[str]) -> 
             f"expected twins that the run was not trained on; got none of {len(pairs):,} pairs; "
             "train without the molecules of the evaluation sets"
         )
-    right, kinds = nearer(model, kept), []
-    for kind in KINDS:
-        rows = [i for i, pair in enumerate(kept) if pair.kind == kind]
-        if rows:
-            names = [kept[i].block for i in rows]
-            rate = {
-                "right": float(right[rows].mean()),
-                "interval": interval(right[rows].mean(1), names),
-            }
-            kinds.append({"kind": kind, "pairs": len(rows), "connectivities": len({*names})} | rate)
+    right = nearer(model, kept).mean(1)
+    kinds = [rates(kept, right, kind, whole) for whole in (True, False) for kind in KINDS]
     trained = sum(pair.block in blocks for pair in pairs)
-    return {"kinds": kinds, "trained": trained, "same": sum(p.kind == SAME for p in pairs)}
+    same = sum(pair.kind == SAME for pair in pairs)
+    return {"kinds": [kind for kind in kinds if kind["pairs"]], "trained": trained, "same": same}
+
+
+def rates(
+    pairs: Sequence[Twins], right: Float[np.ndarray, " P"], kind: str, whole: bool
+) -> dict[str, Any]:
+    """The record of the pairs of a kind; `whole`: only those of two whole texts."""
+    chosen = [i for i, pair in enumerate(pairs) if pair.kind == kind and whole <= pair.are_whole]
+    names = [pairs[i].block for i in chosen]
+    record: dict[str, Any] = {"kind": kind, "texts": "whole" if whole else "all"}
+    record |= {"pairs": len(chosen), "connectivities": len({*names})}
+    if chosen:
+        record |= {"right": float(right[chosen].mean()), "interval": interval(right[chosen], names)}
+    return record
 
 
 def lines(record: dict[str, Any]) -> list[str]:
@@ -196,8 +218,8 @@ def lines(record: dict[str, Any]) -> list[str]:
     for one in record["kinds"]:
         low, high = one["interval"]
         shown.append(
-            f"{one['right']:.3f} ({low:.3f} to {high:.3f})  {one['kind']}: {one['pairs']:,} pairs "
-            f"of {one['connectivities']:,} connectivities, both directions"
+            f"{one['right']:.3f} ({low:.3f} to {high:.3f})  {one['kind']}, {one['texts']} texts: "
+            f"{one['pairs']:,} pairs of {one['connectivities']:,} connectivities"
         )
     return [
         *shown,
