@@ -157,6 +157,8 @@ class Pool(NamedTuple):
     smiles: tuple[str, ...]
     text_target: np.ndarray  # int64 [len(texts)], index into smiles
     mol_target: np.ndarray  # int64 [len(smiles)], index into texts
+    # Further right molecules of each text, int64 [len(texts), R], filled up with its target
+    further: np.ndarray | None = None
 
 
 class Ranking(NamedTuple):

@@ -44,9 +44,10 @@ def test_ranks_are_those_of_the_host(devices, labelled):
     group = random.integers(0, 2_500, candidates)  # some of several candidates
     target = random.integers(0, candidates, queries)
     labels = random.integers(0, 700, (2, candidates)) if labelled else None
-    wanted = rank(query, column, target, group, labels)
+    further = random.integers(0, candidates, (queries, 3)) if labelled else None
+    wanted = rank(query, column, target, group, labels, further=further)
     first, group = np.unique(group, return_index=True, return_inverse=True)[1:]
-    found = rank_on(spread(devices), query, column[first], target, group, labels)
+    found = rank_on(spread(devices), query, column[first], target, group, labels, further)
     assert wanted.equal.max() > 10
     same(found, wanted)
 

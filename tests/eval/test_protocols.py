@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tmr_jax.eval.protocols import find
+from tmr_jax.eval.protocols import HOLDER, IDENTITY, PAIR, find
 from tmr_jax.eval.scores import rank_within, within
 
 
@@ -49,6 +49,15 @@ def test_batches_are_of_the_own_test_or_of_a_named_pool() -> None:
         find("inbatch-64", "")
     with pytest.raises(ValueError, match=r"did you mean .*inbatch-64/chebi20-molt5/test-split"):
         find("inbatch-64/chebi20-molt5/full-33008", "")
+
+
+def test_short_queries_count_every_holder_and_are_not_cut_into_batches() -> None:
+    found = find("chebi20-molt5/clause", "chebi20-molt5/test-split")
+    assert (found.relevance, found.size, found.filter) == ((HOLDER,), 3300, "test side")
+    assert find("chebi20-molt5/validation-first-sentence", "").relevance == (HOLDER,)
+    assert find("chebi20-molt5/test-split", "").relevance == (PAIR, IDENTITY)
+    with pytest.raises(ValueError, match="expected a protocol"):
+        find("inbatch-64/chebi20-molt5/clause", "")
 
 
 def test_out_of_domain_names_training_and_test() -> None:

@@ -124,6 +124,16 @@ def test_any_of_several_labels_makes_right_and_none_makes_a_chain():
     assert (found.greater.tolist(), found.equal.tolist()) == ([1, 1], [0, 0])
 
 
+def test_further_right_candidates_are_those_of_a_query_and_need_no_label():
+    scores = np.array([[0.5, 0.9, 0.8, 0.9]] * 3)
+    own = np.arange(4)[None]
+    further = np.array([[0, 0], [2, 0], [1, 2]])  # filled up with the target
+    found = from_scores(scores, np.array([0, 0, 0]), labels=own, further=further)
+    assert (found.greater.tolist(), found.equal.tolist()) == ([3, 2, 0], [0, 0, 1])
+    parts = from_scores(scores, np.array([0, 0, 0]), labels=own, further=further, chunk=1)
+    assert np.array_equal(parts.greater, found.greater)
+
+
 def test_the_right_ones_leave_the_ties_of_the_best_of_them():
     candidate = rows(6)[[0, 0, 0, 1, 1, 2]]
     # 0, 1 and 2 are one input; 0 and 1 are right, 2 is level with them.

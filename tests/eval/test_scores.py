@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR
+from tmr_jax.eval.protocols import CLEAN, HOLDER, IDENTITY, PAIR, find
 from tmr_jax.eval.rerank import Lists
 from tmr_jax.eval.rerank_steps import Reranked
 from tmr_jax.eval.scores import (
@@ -74,6 +74,16 @@ def test_one_molecule_written_in_two_ways_is_right_twice():
     pair, identity, *_ = score_pool(pool, Encoded(scores, np.arange(3)), mol)
     assert pair.ranking.greater.tolist() == [2, 1, 0]
     assert (identity.right, identity.ranking.greater.tolist()) == (IDENTITY, [1, 0, 0])
+
+
+def test_queries_that_hold_for_several_molecules_have_one_line_that_counts_them_all():
+    further = np.array([[0, 2], [1, 1]])
+    pool = Pool("x/clause", ("a", "b"), ("C", "CC", "CCC"), np.arange(2), np.full(3, -1), further)
+    scores = np.float32([[0.1, 0.2, 0.9], [0.3, 0.2, 0.9]])
+    text, mol = Encoded(scores, np.arange(2)), Encoded(np.eye(3, dtype=np.float32), np.arange(3))
+    (found,) = score_pool(pool, text, mol)
+    assert (found.right, found.ceiling, found.ranking.greater.tolist()) == (HOLDER, None, [0, 2])
+    assert with_clean([found], pool, query_sets(pool, text, mol), frozenset()) == [found]
 
 
 def test_a_score_that_is_the_same_by_identity_says_so_in_a_line():

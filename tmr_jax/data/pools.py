@@ -14,6 +14,7 @@ from jaxtyping import Int
 
 from tmr_jax.config import DataConfig
 from tmr_jax.data import DEFAULT_VERSIONS, load_pairs
+from tmr_jax.data.queries import first_sentences, sampled_clauses
 from tmr_jax.types import Pair, Pool, UserError, did_you_mean
 
 # validation of `open` is ChEBI-20's real one, neither trained on (flag cv) nor tested
@@ -29,6 +30,10 @@ POOLS = {
     "chebi20-molt5/full-33008": 33_008,
     "chebi20-molt5/test-split": 3_300,
     "chebi20-molt5/validation": 0,
+    "chebi20-molt5/first-sentence": 3_300,
+    "chebi20-molt5/clause": 3_300,
+    "chebi20-molt5/validation-first-sentence": 0,
+    "chebi20-molt5/validation-clause": 0,
     "pcdes/file-order": 3_000,
     "pcdes/file-order-validation": 0,
     "pcdes/scaffold": 2_993,
@@ -37,6 +42,7 @@ POOLS = {
     "table/test": 0,
     "table/validation": 0,
 }
+SHORT = ("first-sentence", "clause")  # ends of the names of pools whose queries are cut from texts
 
 
 def load_pool(protocol: str, config: DataConfig) -> Pool:
@@ -115,7 +121,15 @@ def without(pool: Pool, keep: np.ndarray) -> Pool:
         tuple(s for s, k in zip(pool.smiles, keep, strict=True) if k),
         mol_place[pool.text_target[stays]],
         text_place[pool.mol_target[keep]],
+        None if pool.further is None else _without_further(pool, stays, mol_place),
     )
+
+
+def _without_further(pool: Pool, stays: np.ndarray, mol_place: np.ndarray) -> np.ndarray:
+    """The further right molecules of the texts that stay; the target replaces one that left."""
+    assert pool.further is not None
+    left = mol_place[pool.further[stays]]
+    return np.where(left < 0, mol_place[pool.text_target[stays], None], left)
 
 
 def own_text(pool: Pool) -> Int[np.ndarray, " C"]:
@@ -167,7 +181,7 @@ def _absent(source: str) -> tuple[list[str], int]:
         return [], report.rows - report.kept
     version = family.removeprefix("chebi20-")
     # Of a pool of molecules only, no other file says which rows there should be.
-    alone = part == "test-split" or chebi20.has_molecules_only(version)
+    alone = part in ("test-split", *SHORT) or chebi20.has_molecules_only(version)
     splits = ("test",) if alone else chebi20.SPLITS
     ids = [cid for split in splits for cid, _ in chebi20.molecules(version, split)]
     there = {p.id for split in splits for p in chebi20.load_split(version, split)}
@@ -180,6 +194,12 @@ def _chebi20(version: str, pool: str, protocol: str) -> Pool:
 
     if pool in ("test-split", "validation"):
         return matched(protocol, chebi20.load_split(version, pool.removesuffix("-split")))
+    if pool.endswith(SHORT):
+        split = "validation" if pool.startswith("validation-") else "test"
+        pairs = chebi20.load_split(version, split)
+        if pool.endswith("clause"):
+            return sampled_clauses(protocol, pairs, split)
+        return first_sentences(protocol, pairs)
     # nothing is downloaded for the other texts where only the molecules are local: a pool must
     # not depend on whether there is a network
     if chebi20.has_molecules_only(version):

@@ -31,7 +31,7 @@ from tmr_jax.eval.pools import (
     in_whole_batches,
     open_run,
 )
-from tmr_jax.eval.protocols import PAIR, Protocol, find
+from tmr_jax.eval.protocols import HOLDER, PAIR, Protocol, find
 from tmr_jax.eval.report.page import WorkedQuery, choose_examples, page, worked_query
 from tmr_jax.eval.rerank import choose_alpha, keep_alpha, read_alpha, rerank_both, settings_of
 from tmr_jax.eval.ridge import Baseline, against_model, baselines
@@ -128,8 +128,9 @@ def evaluate(
         measure(context, protocol, side, c, refused[protocol.name])
         for protocol, side, c in zip(declared, tested, checked, strict=True)
     ]
-    # Batches hold the same pairs as the whole pool.
-    whole = [side for p, side in zip(declared, tested, strict=True) if not p.batch]
+    # Batches hold the same pairs as the whole pool; these records are of queries with one answer.
+    pairs = [not p.batch and PAIR in p.relevance for p in declared]
+    whole = [side for side, one in zip(tested, pairs, strict=True) if one]
     results = summary(context, command) | {
         "scores": [record for m in measured for record in m.records],
         "analysis": [record for m in measured for record in m.analyses],
@@ -156,7 +157,7 @@ def measure(
     if reranker is not None and not protocol.batch:
         lists = rerank_both(*cut, reranker)
         scores += reranked_scores(pool.protocol, sets, lists, reranker, alpha)
-        if "t2m" in lists:
+        if "t2m" in lists and PAIR in protocol.relevance:
             analyses = analyse_pool(
                 *cut, lists["t2m"], context.seen, reranker, alpha, context.draws
             )
@@ -182,7 +183,7 @@ def write_results(
     whole pool, not of a batch.
     """
     run, seed = context.run, context.config.train.seed
-    by_pair = [s for s in scores if s.scorer == "model" and s.right == PAIR]
+    by_pair = [s for s in scores if s.scorer == "model" and s.right in (PAIR, HOLDER)]
     named = {", ".join(filter(None, (s.protocol, s.direction, s.stage))): s for s in by_pair}
     ranks = {name: per_query(s.ranking)["mr"].round(2).tolist() for name, s in named.items()}
     write_json(run / "ranks.json", ranks)

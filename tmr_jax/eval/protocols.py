@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from tmr_jax.data.pools import POOLS
+from tmr_jax.data.pools import POOLS, SHORT
 from tmr_jax.eval.metrics import TIES
 from tmr_jax.types import UserError, did_you_mean
 
@@ -20,6 +20,9 @@ PAIR = "its own partner"
 IDENTITY = "any candidate with the same text or molecule"
 # By index, of fewer queries: those whose connectivity is not in training.
 CLEAN = "its own partner, of queries without a connectivity twin in training"
+
+# Of queries cut from the texts of the pool, which hold for several molecules.
+HOLDER = "any molecule whose text says the query too, or the same molecule"
 
 # What must not be in both training and test. "molecule or text": the whole InChIKey, or the
 # identical text. This is the rule of the literature's splits, which are random: 39 % of ChEBI-20's
@@ -72,17 +75,21 @@ def find(name: str, own: str) -> Protocol:
 
 def _declared(own: str) -> dict[str, Protocol]:
     pools = {name: _of_pool(name, size, own) for name, size in POOLS.items()}
-    # A full pool has candidates that are not queries, which batches of pairs cannot hold.
-    whole = [p for p in pools.values() if "/full-" not in p.name]
+    # A full pool has candidates that are not queries, which batches of pairs cannot hold; and a
+    # query that holds for several molecules has them in several batches.
+    whole = [p for p in pools.values() if "/full-" not in p.name and PAIR in p.relevance]
     cut = [dataclasses.replace(p, name=f"{IN_BATCH}/{p.name}", batch=BATCH) for p in whole]
     known = pools | {p.name: p for p in (*cut, *_foreign())}
     return known | ({IN_BATCH: known[f"{IN_BATCH}/{own}"]} if own else {})
 
 
 def _of_pool(name: str, size: int, own: str) -> Protocol:
+    protocol = Protocol(name, name, size)
+    if name.endswith(SHORT):
+        protocol = dataclasses.replace(protocol, relevance=(HOLDER,))
     if own and _division(name) == _division(own):
-        return Protocol(name, name, size, leakage="molecule or text", filter="test side")
-    return Protocol(name, name, size)
+        return dataclasses.replace(protocol, leakage="molecule or text", filter="test side")
+    return protocol
 
 
 def _division(pool: str) -> str:

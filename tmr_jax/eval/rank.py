@@ -39,13 +39,14 @@ def rank(
     group: Int[np.ndarray, " C"] | None = None,
     labels: Int[np.ndarray, "L C"] | None = None,
     chunk: int = 256,
+    further: Int[np.ndarray, "Q R"] | None = None,
 ) -> Ranking:
     """Count, for each query, the candidates above its target and those level with it.
 
     Inputs: `target[i]` is the row of `candidate` that belongs to query i. Candidates of one `group`
     are the same model input (default: rows that are equal bit for bit); only the first row of a
-    group is scored. `labels`: see `count`. At most `chunk` queries x C scores are held at once.
-    Accelerators, if any, count large pools.
+    group is scored. `labels`, `further`: see `count`. At most `chunk` queries x C scores are held
+    at once. Accelerators, if any, count large pools.
     Errors: UserError for a target outside the candidates and for a score that is not finite.
 
     >>> rows = np.eye(3, dtype=np.float32)
@@ -59,8 +60,9 @@ def rank(
         group = np.unique(rows.view(f"V{rows.strides[0]}")[:, 0], return_inverse=True)[1]
     first, group = np.unique(group, return_index=True, return_inverse=True)[1:]
     if jax.default_backend() != "cpu" and len(query) * len(first) >= LEAST:
-        return rank_on(jax.local_devices(), query, candidate[first], target, group, labels)
-    return count(score_chunks(query, candidate[first], chunk), target, group, labels)
+        devices = jax.local_devices()
+        return rank_on(devices, query, candidate[first], target, group, labels, further)
+    return count(score_chunks(query, candidate[first], chunk), target, group, labels, further)
 
 
 def top(
@@ -105,13 +107,15 @@ def count(
     target: Int[np.ndarray, " Q"],
     group: Int[np.ndarray, " C"],
     labels: Int[np.ndarray, "L C"] | None = None,
+    further: Int[np.ndarray, "Q R"] | None = None,
 ) -> Ranking:
     """`rank` on computed scores: (first query, rows of scores), a column for each group.
 
     Inputs: `group` 0..G-1 is the column of each candidate. `labels`, if given: a candidate that
     shares any of its labels with the target is right, too; the best of the right ones counts as
     the target and the others leave the pool. Labels do not chain: a candidate that shares a label
-    only with another right candidate is not right.
+    only with another right candidate is not right. `further`, which needs `labels`: more right
+    candidates of each query; the target fills a row up.
     """
     weight = np.bincount(group)
     # A column counts once, plus once for each further candidate that shares it.
@@ -120,7 +124,7 @@ def count(
     greater, equal = np.zeros(len(target), np.int64), np.zeros(len(target), np.int64)
     for start, scores in chunks:
         rows = slice(start, start + len(scores))
-        query, right = right_ones(target[rows], labels)
+        query, right = right_ones(target[rows], labels, None if further is None else further[rows])
         reached = scores[query, group[right]]
         best = np.full((len(scores), 1), -np.inf, scores.dtype)
         np.maximum.at(best[:, 0], query, reached)
@@ -132,13 +136,17 @@ def count(
     return Ranking(greater, equal, len(group))
 
 
-def right_ones(target: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def right_ones(
+    target: np.ndarray, labels: np.ndarray | None, further: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (query, candidate) of all right candidates, the target included."""
     if labels is None:
         return np.arange(len(target)), target
     same = np.zeros((len(target), labels.shape[1]), bool)
     for label in labels:
         same |= label == label[target, None]
+    if further is not None:
+        same[np.arange(len(target))[:, None], further] = True
     query, right = np.nonzero(same)
     return query, right
 
@@ -185,6 +193,7 @@ def rank_on(
     target: Int[np.ndarray, " Q"],
     group: Int[np.ndarray, " C"],
     labels: Int[np.ndarray, "L C"] | None = None,
+    further: Int[np.ndarray, "Q R"] | None = None,
 ) -> Ranking:
     """`count` of the products of query and column; `group` is the column of each candidate.
 
@@ -200,17 +209,19 @@ def rank_on(
         block = np.zeros((QUERIES, query.shape[1]), np.float32)
         part = query[start : start + QUERIES]
         block[: len(part)] = part
-        counts.append(count(block, *pool, _right(target[start : start + QUERIES], group, labels)))
+        few = None if further is None else further[start : start + QUERIES]
+        right = _right(target[start : start + QUERIES], group, labels, few)
+        counts.append(count(block, *pool, right))
     greater, equal, bad = np.concatenate([np.asarray(x) for x in counts], 1)[:, : len(query)]
     refuse(bad > 0)
     return Ranking(greater.astype(np.int64), equal.astype(np.int64), len(group))
 
 
 def _right(
-    target: np.ndarray, group: np.ndarray, labels: np.ndarray | None
+    target: np.ndarray, group: np.ndarray, labels: np.ndarray | None, further: np.ndarray | None
 ) -> Int[np.ndarray, "q R"]:
     """The columns of the right candidates of each query, then NONE; R is a power of two."""
-    query, right = right_ones(target, labels)
+    query, right = right_ones(target, labels, further)
     each = np.bincount(query, minlength=QUERIES)
     columns = np.full((QUERIES, 1 << (int(each.max()) - 1).bit_length()), NONE, np.int32)
     columns[query, np.arange(len(query)) - np.repeat(np.cumsum(each) - each, each)] = group[right]

@@ -20,7 +20,7 @@ from tmr_jax.data.features.similarity import molecule_keys
 from tmr_jax.data.pools import own_text
 from tmr_jax.eval.leakage import in_training
 from tmr_jax.eval.metrics import RERANK_STAGES, bounds, gains, intervals, metrics, of_rows
-from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR, Protocol
+from tmr_jax.eval.protocols import CLEAN, HOLDER, IDENTITY, PAIR, Protocol
 from tmr_jax.eval.rank import count, rank, score_chunks
 from tmr_jax.eval.rerank import Lists, PoolReranker, levels
 from tmr_jax.models.encode import Encoded
@@ -44,6 +44,7 @@ class QuerySet(NamedTuple):
     labels: np.ndarray  # int64 [2, C], equal where texts, or molecules, are the same
     molecule: np.ndarray  # int64 [Q], the molecule of the query's own pair
     batch: int  # candidates of a query; 0: all
+    further: np.ndarray | None = None  # int64 [Q, R], more right candidates: `Pool.further`
 
 
 class Ceiling(NamedTuple):
@@ -60,7 +61,7 @@ class Score(NamedTuple):
     protocol: str
     direction: str  # t2m or m2t
     scorer: str  # "model", or the name of a baseline
-    right: str  # PAIR, IDENTITY or CLEAN
+    right: str  # PAIR, IDENTITY, CLEAN or HOLDER
     ranking: Ranking
     ceiling: Ceiling | None  # by index
     stage: str = ""  # det, tapr, fused or x0 of a model with a second stage
@@ -78,7 +79,8 @@ def query_sets(pool: Pool, text: Encoded, mol: Encoded, batch: int = 0) -> list[
     if len(rows := np.flatnonzero(pool.text_target >= 0)):
         right = pool.text_target[rows]
         groups = within(batch, mol.group), within(batch, mol_label)
-        sets.append(QuerySet("t2m", text.rows[rows], mol.rows, right, *groups, right, batch))
+        more = None if pool.further is None else pool.further[rows]
+        sets.append(QuerySet("t2m", text.rows[rows], mol.rows, right, *groups, right, batch, more))
     if len(rows := np.flatnonzero(pool.mol_target >= 0)):
         right = pool.mol_target[rows]
         groups = within(batch, text.group), within(batch, text_label)
@@ -100,13 +102,14 @@ def rank_within(
     target: Int[np.ndarray, " Q"],
     group: Int[np.ndarray, " C"],
     labels: Int[np.ndarray, "L C"] | None = None,
+    further: Int[np.ndarray, "Q R"] | None = None,
 ) -> Ranking:
     """`rank` of each query among the candidates of its target's batch; 0: among all.
 
-    Requires: C is a multiple of `batch`.
+    Requires: C is a multiple of `batch`; no `further` right candidates in batches.
     """
     if not batch:
-        return rank(query, candidate, target, group, labels)
+        return rank(query, candidate, target, group, labels, further=further)
     greater, equal = np.zeros(len(query), np.int64), np.zeros(len(query), np.int64)
     for start in range(0, len(candidate), batch):
         rows, part = np.flatnonzero(target // batch == start // batch), slice(start, start + batch)
@@ -128,12 +131,19 @@ def score_sides(protocol: str, sides: list[QuerySet], scorer: str = "model") -> 
         rows = side.batch, side.query, side.candidate, side.target, side.group
         limit = ceiling(side.group, side.target)
         score = Score(protocol, side.direction, scorer, PAIR, rank_within(*rows), limit)
-        scores += with_identity(score, rank_within(*rows, side.labels))
+        scores += with_identity(score, rank_within(*rows, side.labels, side.further), side)
     return scores
 
 
-def with_identity(score: Score, ranking: Ranking, base: Ranking | None = None) -> list[Score]:
-    """The score, and the score by identity or, if the ranks are equal, a note."""
+def with_identity(
+    score: Score, ranking: Ranking, side: QuerySet, base: Ranking | None = None
+) -> list[Score]:
+    """The score, and the score by identity or, if the ranks are equal, a note.
+
+    Of queries that hold for several molecules only the second, which counts them all.
+    """
+    if side.further is not None:
+        return [score._replace(right=HOLDER, ranking=ranking, ceiling=None, base=base)]
     same = np.array_equal(score.ranking.greater, ranking.greater)
     if same and np.array_equal(score.ranking.equal, ranking.equal):
         return [score._replace(notes=(SAME,))]
@@ -197,14 +207,15 @@ def reranked_scores(
         base = rank_by_identity(one, side, "det", alpha)
         for stage in RERANK_STAGES:
             by_pair = score._replace(stage=stage, ranking=one.ranking(stage, alpha))
-            scores += with_identity(by_pair, rank_by_identity(one, side, stage, alpha), base)
+            ranking = rank_by_identity(one, side, stage, alpha)
+            scores += with_identity(by_pair, ranking, side, base)
     return scores
 
 
 def rank_by_identity(lists: Lists, side: QuerySet, stage: str, alpha: float) -> Ranking:
     """Ranks under a stage if any candidate of the same text or molecule is right."""
     column = np.unique(side.group, return_inverse=True)[1]  # as the lists number distinct inputs
-    return count(_heights(lists, stage, alpha), side.target, column, side.labels)
+    return count(_heights(lists, stage, alpha), side.target, column, side.labels, side.further)
 
 
 def _heights(lists: Lists, stage: str, alpha: float) -> Iterator[tuple[int, np.ndarray]]:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from tmr_jax.eval.metrics import HITS, NAMES
-from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR
+from tmr_jax.eval.protocols import CLEAN, HOLDER, IDENTITY, PAIR
 from tmr_jax.eval.ridge import BASELINE, PIECES_BASELINE
 from tmr_jax.eval.scores import gain_words, number, score_name
 
 WIDTH = 100
 MEASURES = ("Hits@1", *(f"@{k}" for k in HITS[1:]), "MRR", "MR", "95 % @1")
 HEADS = ("protocol", "direction", "right", "pool", *MEASURES)
-RIGHT = {PAIR: "pair", IDENTITY: "same", CLEAN: "clean"}
+RIGHT = {PAIR: "pair", IDENTITY: "same", CLEAN: "clean", HOLDER: "holds"}
 SCORERS = {"model": "", BASELINE: "ridge words", PIECES_BASELINE: "ridge pieces"}
 
 

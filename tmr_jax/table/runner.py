@@ -22,7 +22,7 @@ from tmr_jax.cli import Signals, Stopped
 from tmr_jax.config import Experiment, from_json, load_experiment
 from tmr_jax.data.files import write_json, write_text
 from tmr_jax.data.workers import duration, progress
-from tmr_jax.eval.protocols import CLEAN, IDENTITY, PAIR
+from tmr_jax.eval.protocols import CLEAN, HOLDER, IDENTITY, PAIR
 from tmr_jax.eval.scores import score_name
 from tmr_jax.models.runtime import CONFIG
 from tmr_jax.table.plan import Row, Table, slug
@@ -377,7 +377,8 @@ def _result(row: Row, seed: int, runs: Path, outcome: Outcome) -> SeedResult:
         return SeedResult(seed, [], None, None, next(filter(None, reasons), "stopped before it"))
     results = json.loads(path.read_text(encoding="utf-8"))
     scores = [s for s in results["scores"] if s["scorer"] == "model"]
-    pairs = [s | {"other_hits": _other_hits(s, scores)} for s in scores if s["right"] == PAIR]
+    main = [s for s in scores if s["right"] in (PAIR, HOLDER)]
+    pairs = [s | {"other_hits": _other_hits(s, scores)} for s in main]
     if ranks_of(path).is_file():
         ranks = json.loads(ranks_of(path).read_text(encoding="utf-8"))
         pairs = [s | {"ranks": ranks[score_name(s)]} for s in pairs]
@@ -393,7 +394,8 @@ def _other_hits(score: dict[str, Any], scores: list[dict[str, Any]]) -> dict[str
     from tmr_jax.eval.scores import NO_DUPLICATE, SAME
 
     notes, hits = {SAME: IDENTITY, NO_DUPLICATE: CLEAN}, score["metrics"]["hits@1"]
-    others = [s for s in scores if score_name(s) == score_name(score) and s["right"] != PAIR]
+    same = [s for s in scores if score_name(s) == score_name(score)]
+    others = [s for s in same if s["right"] in (IDENTITY, CLEAN)]
     equal: dict[str, float] = {
         right: hits for note, right in notes.items() if note in score["notes"]
     }
