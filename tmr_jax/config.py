@@ -64,8 +64,9 @@ class DataConfig:
 class FeatureConfig:
     """What the model reads of a molecule and of a text."""
 
-    molecule: Literal["morgan1", "ogb", "ogb_morgan"] = "ogb"
-    """Atom features: morgan1 (identifiers of the published models), OGB's, or both."""
+    molecule: Literal["morgan1", "ogb", "ogb_morgan", "ogb_counts"] = "ogb"
+    """Atom features: morgan1 (identifiers of the published models), OGB's, or both; ogb_counts:
+    both, and counts of fragments of the whole molecule."""
     motif: Literal["none", "brics"] = "none"  # parts of a molecule: atoms, or BRICS fragments
     max_tokens: int = 256  # longer texts are cut
 
@@ -92,8 +93,9 @@ class GraphEncoderConfig:
     layers: int = 3  # graph convolutions
     width: int = 600  # hidden features of an atom
     dropout: float = 0.0  # rate between layers
-    readout: Literal["mean", "mean_mlp"] = "mean"
-    """Embedding of a molecule: mean of its atoms; mean_mlp adds an MLP of mean, sum and maximum."""
+    readout: Literal["mean", "mean_mlp", "attention"] = "mean"
+    """Embedding of a molecule: mean of its atoms; mean_mlp adds an MLP of mean, sum and maximum;
+    attention also of what learned queries read."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,8 @@ class ModelConfig:
 
     name: str = "dual"  # dual, difftmr or mbank
     dim: int = 300  # shared embedding
+    contrastive: Literal["softmax", "sigmoid"] = "softmax"
+    """Contrastive loss: InfoNCE, or each pair of a batch by itself (docs/papers.md#contrastive-loss)."""
     text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     graph: GraphEncoderConfig = field(default_factory=GraphEncoderConfig)
     tapr: TaprConfig = field(default_factory=TaprConfig)

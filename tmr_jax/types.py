@@ -71,6 +71,7 @@ class MolFeatures(NamedTuple):
     senders: np.ndarray  # int32 [e], local atom index
     receivers: np.ndarray  # int32 [e]
     motif: np.ndarray  # int32 [n], local motif index of each atom, 0..motifs-1
+    counts: np.ndarray  # uint8 [1, C], how often the molecule has each fragment; mostly C = 0
 
 
 class TextBatch(NamedTuple):

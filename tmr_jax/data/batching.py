@@ -341,9 +341,16 @@ def mol_batch(
         receivers=ends[1],
         n_node=_counts(np.diff(node_offsets), graphs, len(nodes)),
         n_edge=_counts(np.diff(edge_offsets), graphs, len(edges)),
-        globals=None,
+        globals=_filled(table.counts[indices], graphs + 1) if table.counts.size else None,
     )
     return MolBatch(graph, _batch_motifs(table.motif[atoms], node_offsets, len(nodes)))
+
+
+def _filled(counts: np.ndarray, graphs: int) -> np.ndarray:
+    """Fragment counts with zeros for empty graphs and the padding, uint8 [graphs, C]."""
+    return np.concatenate(
+        [counts, np.zeros((graphs - len(counts), counts.shape[1]), counts.dtype)]
+    )
 
 
 def smallest_level(

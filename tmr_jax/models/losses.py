@@ -53,6 +53,25 @@ def info_nce(
     return (t2m + m2t) / 2, {"loss/t2m": t2m, "loss/m2t": m2t, "batch/t2m_hits@1": hits}
 
 
+def sigmoid_pairs(
+    logits: Float[Array, "B B"], duplicate: Bool[Array, "B B"]
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Each of the B^2 pairs is right or wrong by itself, without a softmax over the batch.
+
+    Inputs: logits [B, B], scaled and shifted by the learned bias, text i against molecule j;
+        `duplicate` from `duplicate_mask`: those are right, too.
+    Relation: -1/B sum_ij log sigmoid(+Z_ij where right, -Z_ij where wrong).
+    Reference: docs/papers.md#contrastive-loss; Zhai et al. 2023, arXiv 2303.15343.
+    """
+    right = duplicate | jnp.eye(len(logits), dtype=bool)
+    cost = -jax.nn.log_sigmoid(jnp.where(right, logits, -logits)) / len(logits)
+    pulls, pushes = jnp.where(right, cost, 0).sum(), jnp.where(right, 0, cost).sum()
+    own = jnp.where(duplicate, jnp.finfo(logits.dtype).min, logits)
+    hits = jnp.mean(jnp.argmax(own, axis=1) == jnp.arange(len(logits)))
+    parts = {"loss/right": pulls, "loss/wrong": pushes, "batch/t2m_hits@1": hits}
+    return pulls + pushes, parts
+
+
 # Triplet: the first-order loss of Memory Bank
 
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, UInt8
 
 from tmr_jax.data.batching import Shapes, motif_counts, pack, smallest_level
 from tmr_jax.data.tables import MolTable, TextTable
@@ -207,6 +207,7 @@ class DeviceTables(NamedTuple):
     senders: Int[Array, " bonds"]  # atom of its own molecule
     receivers: Int[Array, " bonds"]
     motif: Int[Array, " atoms"]  # of its own molecule
+    counts: UInt8[Array, "n C"] | None  # None: of no fragment
     node_offsets: Int[Array, " n1"]
     edge_offsets: Int[Array, " n1"]
     motifs: Int[Array, " n"]  # how many each molecule has
@@ -247,9 +248,10 @@ def device_tables(
     motifs = motif_counts(mol.motif, mol.node_offsets)
     columns = (
         *(text.tokens, text.offsets, mol.nodes, mol.edges, mol.senders, mol.receivers, mol.motif),
-        *(mol.node_offsets, mol.edge_offsets, motifs, text_group, mol_group),
+        *(mol.counts, mol.node_offsets, mol.edge_offsets, motifs, text_group, mol_group),
     )
-    return DeviceTables(*(np.asarray(column, np.int32) for column in columns))
+    tables = DeviceTables(*(np.asarray(column, np.int32) for column in columns))
+    return tables._replace(counts=mol.counts if mol.counts.size else None)
 
 
 def plan_steps(
@@ -339,7 +341,7 @@ def _molecules(tables: DeviceTables, rows: Int[Array, " B"], size: BatchSize) ->
         receivers=receivers,
         n_node=jnp.append(n_node, size.nodes - atoms),
         n_edge=jnp.append(n_edge, size.edges - bonds),
-        globals=None,
+        globals=None if tables.counts is None else jnp.pad(tables.counts[rows], ((0, 1), (0, 0))),
     )
     motif = tables.motif[atom] + first_motif[of_atom]
     return MolBatch(graph, jnp.where(is_atom, motif, size.nodes - 1))
