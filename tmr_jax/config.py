@@ -192,6 +192,9 @@ class TrainConfig:
     """buckets: batches of similar lengths, padded; packed: texts of any length, side by side in
     rows (docs/papers.md#packing)."""
     text_buckets: tuple[int, ...] = (64, 96, 128, 192, 256)  # lengths that texts are padded to
+    levels: tuple[float, ...] = ()
+    """Shares of whole descriptions, of single sentences and of single clauses among the texts of
+    every epoch, such as 0.5 0.25 0.25; none: whole descriptions only (docs/papers.md#levels)."""
     pool_batches: int = 50  # batches sorted together by text length; 0: no sorting
     alike: int = 1  # batches of similar length that are sorted by structure: hard negatives
     precision: Literal["float32", "bfloat16"] = "float32"  # of the computation

@@ -105,6 +105,7 @@ class Batch(NamedTuple):
     mol: MolBatch
     text_group: Int[Array, " B"]  # the same number for duplicate texts
     mol_group: Int[Array, " B"]  # the same number for duplicate molecules
+    described: Int[Array, "B K"] | None = None  # groups of other texts of each molecule; -1: none
 
 
 class PackedWords(NamedTuple):
@@ -139,6 +140,7 @@ class EncodedBatch(NamedTuple):
     mol: MolOut
     text_group: Int[Array, " B"]
     mol_group: Int[Array, " B"]
+    described: Int[Array, "B K"] | None = None
 
 
 class EncodedCorpus(NamedTuple):

@@ -315,7 +315,7 @@ class DualEncoder(nn.Module):
             return batch
         text = self.encode_text(batch.text, train)
         mol = self.encode_molecule(batch.mol, train)
-        return EncodedBatch(text, mol, batch.text_group, batch.mol_group)
+        return EncodedBatch(text, mol, *batch[2:])
 
     @full_precision
     def loss(

@@ -28,9 +28,19 @@ Critic = Callable[[Float[Array, "B D"]], Float[Array, " B"]]
 # Contrastive: DiffTMR's discriminative loss
 
 
-def duplicate_mask(text_group: Int[Array, " B"], mol_group: Int[Array, " B"]) -> Bool[Array, "B B"]:
-    """Where row i and column j are off the diagonal but share their text or their molecule."""
+def duplicate_mask(
+    text_group: Int[Array, " B"],
+    mol_group: Int[Array, " B"],
+    described: Int[Array, "B K"] | None = None,
+    mutual: bool = False,
+) -> Bool[Array, "B B"]:
+    """Where text i describes molecule j off the diagonal, too: they share their text or their
+    molecule, or text i is one of the other texts of molecule j, of the groups `described[j]`.
+    `mutual`: or text j describes molecule i, for losses that compare texts with texts."""
     same = (text_group[:, None] == text_group[None, :]) | (mol_group[:, None] == mol_group[None, :])
+    if described is not None:
+        also = (text_group[:, None, None] == described[None]).any(-1)
+        same |= also | also.T if mutual else also
     return same & ~jnp.eye(len(text_group), dtype=bool)
 
 

@@ -164,7 +164,8 @@ class DeviceLoader:
         self._dataset, self.per_call, self._bert = dataset, per_call, bert
         self._sharding = sharding
         groups = (dataset.text_group, dataset.mol_group)
-        self._tables = replicate(device_tables(dataset.text, dataset.mol, *groups), sharding)
+        tables = device_tables(dataset.text, dataset.mol, *groups)
+        self._tables = replicate(tables._replace(described=dataset.described), sharding)
         lengths = 1 if per_call == 1 else 2  # whole calls, and single steps up to a save
         take = partial(take_batch, pad_token=pad_token, chunks=sharding.chunks)
         call = make_train_call(step, take, dataset.shapes.count * lengths, sharding)
@@ -213,6 +214,7 @@ class DeviceTables(NamedTuple):
     motifs: Int[Array, " n"]  # how many each molecule has
     text_group: Int[Array, " n"]
     mol_group: Int[Array, " n"]
+    described: Int[Array, "n K"] | None = None
 
 
 class ChosenPairs(NamedTuple):
@@ -293,6 +295,7 @@ def take_batch(
         mol=_molecules(tables, chosen.rows, size),
         text_group=tables.text_group[chosen.rows],
         mol_group=tables.mol_group[chosen.rows],
+        described=None if tables.described is None else tables.described[chosen.rows],
     )
 
 

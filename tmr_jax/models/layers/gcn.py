@@ -79,23 +79,30 @@ class Readout(nn.Module):
         top = jnp.where(jnp.isfinite(top), top, 0.0)
         read = [mean, total, top]
         if self.heads:
-            read.append(self._attended(x, segment, segments, ordered))
+            read.append(Attended(self.heads, name="attended")(x, segment, segments, ordered))
         inner = nn.relu(nn.Dense(2 * x.shape[1], name="inner")(jnp.concatenate(read, axis=1)))
         return nn.Dense(x.shape[1], name="outer")(inner)
 
-    def _attended(
+
+class Attended(nn.Module):
+    """Softmax over the rows of a segment, by each learned query for its part of the values."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(
         self, x: Float[Array, "N D"], segment: Int[Array, " N"], segments: int, ordered: bool
     ) -> Float[Array, "G D"]:
-        """Softmax over the rows of a segment, by each query for its part of the values."""
-        scores = nn.Dense(self.heads, name="scores")(nn.tanh(nn.Dense(x.shape[1], name="keys")(x)))
+        size, width = x.shape
+        scores = nn.Dense(self.heads, name="scores")(nn.tanh(nn.Dense(width, name="keys")(x)))
         top = jax.ops.segment_max(scores, segment, segments, ordered)
         weight = jnp.exp(scores - jax.lax.stop_gradient(top)[segment])
-        values = nn.Dense(x.shape[1], name="values")(x).reshape(len(x), self.heads, -1)
-        weighed = (weight[:, :, None] * values).reshape(x.shape)
+        values = nn.Dense(width, name="values")(x).reshape(size, self.heads, -1)
+        total = jax.ops.segment_sum(
+            (weight[:, :, None] * values).reshape(x.shape), segment, segments, ordered
+        )
         over = jax.ops.segment_sum(weight, segment, segments, ordered)
-        total = jax.ops.segment_sum(weighed, segment, segments, ordered)
-        over = jnp.repeat(jnp.maximum(over, NORM_FLOOR), x.shape[1] // self.heads, axis=1)
-        return total / over
+        return total / jnp.repeat(jnp.maximum(over, NORM_FLOOR), width // self.heads, axis=1)
 
 
 # Products with the adjacency of a batch of molecules in blocks, for TPUs. A gather of the states of
