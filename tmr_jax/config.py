@@ -66,7 +66,7 @@ class FeatureConfig:
 
     molecule: Literal["morgan1", "ogb", "ogb_morgan", "ogb_counts"] = "ogb"
     """Atom features: morgan1 (identifiers of the published models), OGB's, or both; ogb_counts:
-    both, and counts of fragments of the whole molecule."""
+    both, and counts of fragments (docs/papers.md#fragment-counts)."""
     motif: Literal["none", "brics"] = "none"  # parts of a molecule: atoms, or BRICS fragments
     max_tokens: int = 256  # longer texts are cut
 
@@ -157,7 +157,8 @@ class ModelConfig:
     name: str = "dual"  # dual, difftmr or mbank
     dim: int = 300  # shared embedding
     contrastive: Literal["softmax", "sigmoid"] = "softmax"
-    """Contrastive loss: InfoNCE, or each pair of a batch by itself (docs/papers.md#contrastive-loss)."""
+    """Contrastive loss: InfoNCE, or each pair of a batch by itself
+    (docs/papers.md#contrastive-loss)."""
     text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     graph: GraphEncoderConfig = field(default_factory=GraphEncoderConfig)
     tapr: TaprConfig = field(default_factory=TaprConfig)

@@ -63,5 +63,5 @@ def test_other_texts_are_those_that_two_pairs_have():
 
 @pytest.mark.parametrize("levels", [(1.0,), (0.5, 0.6, 0.1), (1.5, -0.5, 0.0)])
 def test_shares_that_are_none_are_refused(levels):
-    with pytest.raises(ValueError, match="three shares that sum to 1 as --train.levels"):
+    with pytest.raises(ValueError, match="three shares that sum to 1"):
         model_and_dataset(with_section("train", levels=levels), PAIRS)

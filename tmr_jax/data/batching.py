@@ -76,8 +76,8 @@ def _levels(sizes: np.ndarray, rows: np.ndarray, step: int) -> list[int]:
 class Levels(NamedTuple):
     """Pairs with texts of several lengths: the whole description, its sentences, its clauses.
 
-    The rows of a pair follow one another, level by level; those of level l of pair p are starts[p, l]
-    to starts[p, l + 1].
+    The rows of a pair follow one another, level by level; those of level l of pair p are
+    starts[p, l] to starts[p, l + 1].
     """
 
     starts: np.ndarray  # int64 [pairs, levels + 1]
@@ -236,9 +236,10 @@ def make_batch(
 ) -> Batch:
     """The pairs `indices` as numpy arrays of the smallest declared shapes that hold them.
 
-    `text_group`, `mol_group` and `described` are those of all rows. Several `shards` of equally many pairs, a
-    batch of one shape each, follow one another along the first axis of every array; each numbers
-    its own graphs, atoms and rows from 0. Raises UserError where no shape is large enough.
+    `text_group`, `mol_group` and `described` are those of all rows. Several `shards` of equally
+    many pairs, a batch of one shape each, follow one another along the first axis of every array;
+    each numbers its own graphs, atoms and rows from 0. Raises UserError where no shape is large
+    enough.
     """
     parts = np.asarray(indices, np.int64).reshape(shards, -1)
     shapes = _common(parts, text, mol, shapes) if shards > 1 else shapes
@@ -379,9 +380,7 @@ def mol_batch(
 
 def _filled(counts: np.ndarray, graphs: int) -> np.ndarray:
     """Fragment counts with zeros for empty graphs and the padding, uint8 [graphs, C]."""
-    return np.concatenate(
-        [counts, np.zeros((graphs - len(counts), counts.shape[1]), counts.dtype)]
-    )
+    return np.concatenate([counts, np.zeros((graphs - len(counts), counts.shape[1]), counts.dtype)])
 
 
 def smallest_level(

@@ -34,7 +34,6 @@ from tmr_jax.models.encode import Encoder, States, distinct, sequence_keys
 from tmr_jax.models.run import TrainedModel, load_run, load_text_encoder, new_model
 from tmr_jax.types import Batch, Pair, TextBatch, UserError
 
-
 LEVELS = (sentences, clauses)  # what a description is taken apart into
 
 
