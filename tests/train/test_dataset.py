@@ -65,3 +65,11 @@ def test_other_texts_are_those_that_two_pairs_have():
 def test_shares_that_are_none_are_refused(levels):
     with pytest.raises(ValueError, match="three shares that sum to 1"):
         model_and_dataset(with_section("train", levels=levels), PAIRS)
+
+
+def test_budgets_hold_each_molecule_once_whatever_its_texts():
+    told = "The molecule is an acid. It has a role as a toxin. It is a drug. It derives from a fat."
+    large, small = Pair("a", told, "C" * 60, "train"), Pair("b", "a gas", "C", "train")
+    config = with_section("train", levels=(0.5, 0.25, 0.25), batch_size=2)
+    _, data, _ = model_and_dataset(config, [large, small])
+    assert data.shapes.nodes == (64,)  # 61 atoms and one place; copies of the large one would be 128

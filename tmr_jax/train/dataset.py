@@ -218,8 +218,11 @@ def _composition(config: Experiment, text: TextTable, smiles: list[str]) -> Comp
 def _shapes(config: Experiment, composition: Composition, mol: MolTable, shards: int) -> Shapes:
     """The shapes of one part of a batch."""
     share = composition.batch_size // shards
-    planned = composition.sample().reshape(-1, share)
-    shapes = declare_shapes(mol, config.train.text_buckets, share, planned)
+    planned = molecules = composition.sample().reshape(-1, share)
+    if composition.levels is not None:  # an epoch reads a molecule once, whatever its texts
+        first = composition.levels.starts[:, 0]
+        mol, molecules = table_take(mol, first), np.searchsorted(first, planned, side="right") - 1
+    shapes = declare_shapes(mol, config.train.text_buckets, share, molecules)
     if not composition.packed:
         return shapes
     rows = declare_rows(composition.text_lengths, planned, composition.row)
