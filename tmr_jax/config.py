@@ -54,8 +54,9 @@ class DataConfig:
 class FeatureConfig:
     """What the model reads of a molecule and of a text."""
 
-    molecule: Literal["morgan1", "ogb", "ogb_morgan"] = "ogb"
-    """Atom features: morgan1 (identifiers of the published models), OGB's, or both."""
+    molecule: Literal["morgan1", "ogb", "ogb_morgan", "ogb_counts"] = "ogb"
+    """Atom features: morgan1 (identifiers of the published models), OGB's, or both; ogb_counts:
+    both, and counts of fragments (docs/papers.md#fragment-counts)."""
     motif: Literal["none", "brics"] = "none"  # parts of a molecule: atoms, or BRICS fragments
     max_tokens: int = 256  # longer texts are cut
 
@@ -82,8 +83,9 @@ class GraphEncoderConfig:
     layers: int = 3  # graph convolutions
     width: int = 600  # hidden features of an atom
     dropout: float = 0.0  # rate between layers
-    readout: Literal["mean", "mean_mlp"] = "mean"
-    """Embedding of a molecule: mean of its atoms; mean_mlp adds an MLP of mean, sum and maximum."""
+    readout: Literal["mean", "mean_mlp", "attention"] = "mean"
+    """Embedding of a molecule: mean of its atoms; mean_mlp adds an MLP of mean, sum and maximum;
+    attention also of what learned queries read."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,9 @@ class ModelConfig:
 
     name: str = "dual"  # dual, difftmr or mbank
     dim: int = 300  # shared embedding
+    contrastive: Literal["softmax", "sigmoid"] = "softmax"
+    """Contrastive loss: InfoNCE, or each pair of a batch by itself
+    (docs/papers.md#contrastive-loss)."""
     text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     graph: GraphEncoderConfig = field(default_factory=GraphEncoderConfig)
     tapr: TaprConfig = field(default_factory=TaprConfig)
@@ -178,6 +183,9 @@ class TrainConfig:
     """buckets: batches of similar lengths, padded; packed: texts of any length, side by side in
     rows (docs/papers.md#packing)."""
     text_buckets: tuple[int, ...] = (64, 96, 128, 192, 256)  # lengths that texts are padded to
+    levels: tuple[float, ...] = ()
+    """Shares of whole descriptions, of single sentences and of single clauses among the texts of
+    every epoch, such as 0.5 0.25 0.25; none: whole descriptions only (docs/papers.md#levels)."""
     pool_batches: int = 50  # batches sorted together by text length; 0: no sorting
     alike: int = 1  # batches of similar length that are sorted by structure: hard negatives
     precision: Literal["float32", "bfloat16"] = "float32"  # of the computation

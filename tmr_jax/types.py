@@ -71,6 +71,7 @@ class MolFeatures(NamedTuple):
     senders: np.ndarray  # int32 [e], local atom index
     receivers: np.ndarray  # int32 [e]
     motif: np.ndarray  # int32 [n], local motif index of each atom, 0..motifs-1
+    counts: np.ndarray  # uint8 [1, C], how often the molecule has each fragment; mostly C = 0
 
 
 class TextBatch(NamedTuple):
@@ -104,6 +105,7 @@ class Batch(NamedTuple):
     mol: MolBatch
     text_group: Int[Array, " B"]  # the same number for duplicate texts
     mol_group: Int[Array, " B"]  # the same number for duplicate molecules
+    described: Int[Array, "B K"] | None = None  # groups of other texts of each molecule; -1: none
 
 
 class PackedWords(NamedTuple):
@@ -138,6 +140,7 @@ class EncodedBatch(NamedTuple):
     mol: MolOut
     text_group: Int[Array, " B"]
     mol_group: Int[Array, " B"]
+    described: Int[Array, "B K"] | None = None
 
 
 class EncodedCorpus(NamedTuple):

@@ -8,6 +8,7 @@ import pytest
 
 from tmr_jax.data.batching import (
     Composition,
+    Levels,
     Shapes,
     declare_rows,
     declare_shapes,
@@ -354,3 +355,25 @@ def test_nine_places_in_ten_are_real_at_the_lengths_of_chebi20():
     lengths = random.lognormal(np.log(85) - spread**2 / 2, spread, 512).astype(int).clip(6, 256)
     used = pack(lengths, 256)[2]
     assert lengths.sum() / (256 * used) > 0.97
+
+
+def test_levels_draw_a_row_of_each_pair_by_seed_and_epoch():
+    # Pair 0 has rows 0 (whole), 1 and 2 (sentences), 3 (clause); pair 1 row 4 alone.
+    levels = Levels(np.array([[0, 1, 3, 4], [4, 5, 5, 5]]), (0.5, 0.25, 0.25))
+    drawn = np.array([levels.drawn(7, epoch) for epoch in range(4000)])
+    np.testing.assert_array_equal(drawn[3], levels.drawn(7, 3))
+    np.testing.assert_array_equal(drawn[:, 1], 4)
+    share = np.bincount(drawn[:, 0], minlength=4) / len(drawn)
+    np.testing.assert_allclose(share, [0.5, 0.125, 0.125, 0.25], atol=0.03)
+
+
+@pytest.mark.parametrize("row", [0, 40])
+def test_an_epoch_with_levels_has_one_row_of_each_pair(row):
+    random = np.random.default_rng(0)
+    starts = np.arange(0, 200, 4)[:, None] + np.array([0, 1, 3, 4])
+    composition = Composition(random.integers(2, 40, 200), 8, row)
+    composition = composition._replace(levels=Levels(starts, (0.4, 0.3, 0.3)))
+    plan = composition.epoch(3, 5)
+    assert plan.shape == (6, 8) and len(set((plan // 4).ravel().tolist())) == 48
+    assert len(set((plan % 4).ravel().tolist())) == 4
+    np.testing.assert_array_equal(plan, composition.epoch(3, 5))

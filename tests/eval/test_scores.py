@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tmr_jax.eval.protocols import CLEAN, HOLDER, IDENTITY, PAIR, find
+from tmr_jax.eval.protocols import CLEAN, HOLDER, IDENTITY, PAIR
 from tmr_jax.eval.rerank import Lists
 from tmr_jax.eval.rerank_steps import Reranked
 from tmr_jax.eval.scores import (

@@ -70,6 +70,7 @@ def pooled(model, params, batch: Batch, method: str):
     [
         ("ogb", "none", "mean"),
         ("ogb", "none", "mean_mlp"),
+        ("ogb_counts", "none", "attention"),
         ("ogb", "brics", "mean"),
         ("morgan1", "none", "mean"),
     ],

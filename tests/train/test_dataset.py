@@ -1,9 +1,11 @@
 """The training set: what is skipped, what is equal, and contradictions answered before training."""
 
+import numpy as np
 import pytest
 
 from tests.tiny_pairs import PAIRS, TINY, with_section
-from tmr_jax.train.dataset import model_and_dataset
+from tmr_jax.train.dataset import model_and_dataset, other_texts
+from tmr_jax.types import Pair
 
 
 def test_refused_molecules_leave_and_equal_ones_share_a_group():
@@ -36,3 +38,38 @@ def test_sections_that_contradict_each_other_are_errors(config, told):
 def test_no_training_pairs_is_an_error():
     with pytest.raises(ValueError, match="expected training pairs"):
         model_and_dataset(TINY, [p._replace(split="test") for p in PAIRS])
+
+
+def test_a_pair_has_a_row_for_each_sentence_and_clause():
+    told = "The molecule is an alcohol. It has a role as a toxin and a drug."
+    pairs = [Pair("a", told, "CCO", "train"), Pair("b", "a toxin", "CO", "train")]
+    config = with_section("train", levels=(0.5, 0.25, 0.25), batch_size=2)
+    _, data, _ = model_and_dataset(config, pairs)
+    assert data.ids == ("a",) * 6 + ("b",) and data.pairs == 2
+    np.testing.assert_array_equal(data.composition.levels.starts, [[0, 1, 3, 6], [6, 7, 7, 7]])
+    assert data.mol_group.tolist() == [0] * 6 + [1]
+    # "a toxin" describes both molecules: neither is a negative of it.
+    shared = data.text_group[6]
+    assert data.described.tolist() == [[shared]] * 7
+    batch = data.batch(np.array([0, 6]), 0)
+    np.testing.assert_array_equal(batch.described, [[shared], [shared]])
+
+
+def test_other_texts_are_those_that_two_pairs_have():
+    groups, starts = np.array([5, 6, 6, 7, 6, 7, 8]), np.array([[0, 1, 3], [3, 4, 5], [5, 6, 7]])
+    wanted = [[6, -1]] * 3 + [[6, 7]] * 2 + [[7, -1]] * 2
+    np.testing.assert_array_equal(other_texts(groups, starts), wanted)
+
+
+@pytest.mark.parametrize("levels", [(1.0,), (0.5, 0.6, 0.1), (1.5, -0.5, 0.0)])
+def test_shares_that_are_none_are_refused(levels):
+    with pytest.raises(ValueError, match="three shares that sum to 1"):
+        model_and_dataset(with_section("train", levels=levels), PAIRS)
+
+
+def test_budgets_hold_each_molecule_once_whatever_its_texts():
+    told = "The molecule is an acid. It has a role as a toxin. It is a drug. It derives from a fat."
+    large, small = Pair("a", told, "C" * 60, "train"), Pair("b", "a gas", "C", "train")
+    config = with_section("train", levels=(0.5, 0.25, 0.25), batch_size=2)
+    _, data, _ = model_and_dataset(config, [large, small])
+    assert data.shapes.nodes == (64,)  # 61 atoms and one place; copies of the large one would be 128

@@ -17,7 +17,7 @@ ROW, PAD = 24, 59
 @pytest.fixture(scope="module")
 def data():
     random = np.random.default_rng(0)
-    mol = molecule_table(SMILES, "ogb", "brics")[0]
+    mol = molecule_table(SMILES, "ogb_counts", "brics")[0]
     mol = table_take(mol, random.integers(len(SMILES), size=90))
     lengths = random.integers(1, ROW + 1, 90)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -36,12 +36,13 @@ def declared(text, mol, batch_size):
 def test_every_array_is_that_of_the_host(data, batch_size):
     text, mol, *groups = data
     shapes, plan = declared(text, mol, batch_size)
-    tables = jax.device_put(device_tables(*data))
+    described = np.random.default_rng(1).integers(-1, 40, (90, 3)).astype(np.int32)
+    tables = jax.device_put(device_tables(*data)._replace(described=described))
     take = jax.jit(take_batch, static_argnums=(2, 3))
     for rows in plan[:12]:
         chosen, size = plan_steps(rows[None], text, mol, shapes)
         found = take(tables, jax.tree.map(lambda x: x[0], chosen), size, PAD)
-        wanted = make_batch(rows, text, mol, *groups, shapes, PAD)
+        wanted = make_batch(rows, text, mol, *groups, shapes, PAD, described=described)
         for (path, ours), theirs in zip(
             jax.tree.leaves_with_path(found), jax.tree.leaves(wanted), strict=True
         ):

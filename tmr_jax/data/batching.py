@@ -73,6 +73,26 @@ def _levels(sizes: np.ndarray, rows: np.ndarray, step: int) -> list[int]:
     return [(int(np.ceil(min(w, worst))) // step + 1) * step for w in wanted]
 
 
+class Levels(NamedTuple):
+    """Pairs with texts of several lengths: the whole description, its sentences, its clauses.
+
+    The rows of a pair follow one another, level by level; those of level l of pair p are
+    starts[p, l] to starts[p, l + 1].
+    """
+
+    starts: np.ndarray  # int64 [pairs, levels + 1]
+    shares: tuple[float, ...]  # of the levels, which sum to 1
+
+    def drawn(self, seed: int, epoch: int) -> np.ndarray:
+        """A row for each pair, int64 [pairs]; where it has none of the level drawn, its first."""
+        rng = np.random.default_rng([seed, epoch, 1])  # another stream than the order of batches
+        pairs = np.arange(len(self.starts))
+        level = np.searchsorted(np.cumsum(self.shares)[:-1], rng.random(len(pairs)), side="right")
+        start, end = self.starts[pairs, level], self.starts[pairs, level + 1]
+        row = start + (rng.random(len(pairs)) * (end - start)).astype(np.int64)
+        return np.where(end > start, row, self.starts[:, 0])
+
+
 class Composition(NamedTuple):
     """How the pairs of a training set make batches: all that `epoch_plan` or `spread_plan` asks."""
 
@@ -82,6 +102,7 @@ class Composition(NamedTuple):
     pool_batches: int = 0
     alike: int = 1
     place: np.ndarray | None = None
+    levels: Levels | None = None  # None: a pair is a row
 
     @property
     def packed(self) -> bool:
@@ -89,6 +110,14 @@ class Composition(NamedTuple):
 
     def epoch(self, seed: int, epoch: int) -> np.ndarray:
         """Rows of every batch of an epoch, int64 [steps, B]."""
+        if self.levels is None:
+            return self._plan(seed, epoch)
+        drawn = self.levels.drawn(seed, epoch)
+        place = None if self.place is None else self.place[drawn]
+        of_drawn = self._replace(text_lengths=self.text_lengths[drawn], place=place)
+        return drawn[of_drawn._plan(seed, epoch)]
+
+    def _plan(self, seed: int, epoch: int) -> np.ndarray:
         if self.packed:
             return spread_plan(seed, epoch, self.text_lengths, self.batch_size, self.row)
         how = (self.text_lengths, self.batch_size, self.pool_batches, self.alike, self.place)
@@ -203,12 +232,14 @@ def make_batch(
     shapes: Shapes,
     pad_token: int,
     shards: int = 1,
+    described: np.ndarray | None = None,
 ) -> Batch:
     """The pairs `indices` as numpy arrays of the smallest declared shapes that hold them.
 
-    `text_group` and `mol_group` are those of all rows. Several `shards` of equally many pairs, a
-    batch of one shape each, follow one another along the first axis of every array; each numbers
-    its own graphs, atoms and rows from 0. Raises UserError where no shape is large enough.
+    `text_group`, `mol_group` and `described` are those of all rows. Several `shards` of equally
+    many pairs, a batch of one shape each, follow one another along the first axis of every array;
+    each numbers its own graphs, atoms and rows from 0. Raises UserError where no shape is large
+    enough.
     """
     parts = np.asarray(indices, np.int64).reshape(shards, -1)
     shapes = _common(parts, text, mol, shapes) if shards > 1 else shapes
@@ -220,6 +251,7 @@ def make_batch(
             mol=mol_batch(part, mol, shapes.nodes, shapes.edges),
             text_group=text_group[part].astype(np.int32),
             mol_group=mol_group[part].astype(np.int32),
+            described=None if described is None else described[part],
         )
         for part in parts
     ]
@@ -341,9 +373,14 @@ def mol_batch(
         receivers=ends[1],
         n_node=_counts(np.diff(node_offsets), graphs, len(nodes)),
         n_edge=_counts(np.diff(edge_offsets), graphs, len(edges)),
-        globals=None,
+        globals=_filled(table.counts[indices], graphs + 1) if table.counts.size else None,
     )
     return MolBatch(graph, _batch_motifs(table.motif[atoms], node_offsets, len(nodes)))
+
+
+def _filled(counts: np.ndarray, graphs: int) -> np.ndarray:
+    """Fragment counts with zeros for empty graphs and the padding, uint8 [graphs, C]."""
+    return np.concatenate([counts, np.zeros((graphs - len(counts), counts.shape[1]), counts.dtype)])
 
 
 def smallest_level(

@@ -37,6 +37,7 @@ class MolTable(NamedTuple):
     senders: np.ndarray  # int32 [sum e], atom index inside its molecule
     receivers: np.ndarray  # int32 [sum e]
     motif: np.ndarray  # int32 [sum n], motif index inside its molecule
+    counts: np.ndarray  # uint8 [M, C], fragments of each molecule
     node_offsets: np.ndarray  # int64 [M + 1]
     edge_offsets: np.ndarray  # int64 [M + 1]
     key: np.ndarray  # uint8 [M, 16]: equal exactly where the model's inputs are equal
@@ -79,6 +80,7 @@ def table_get(table: MolTable, i: int | np.integer) -> MolFeatures:
         senders=table.senders[bonds],
         receivers=table.receivers[bonds],
         motif=table.motif[atoms],
+        counts=table.counts[i : i + 1],
     )
 
 
@@ -93,6 +95,7 @@ def table_take(table: MolTable, rows: np.ndarray) -> MolTable:
         senders=table.senders[bonds],
         receivers=table.receivers[bonds],
         motif=table.motif[atoms],
+        counts=table.counts[rows],
         node_offsets=node_offsets,
         edge_offsets=edge_offsets,
         key=table.key[rows],
@@ -175,7 +178,7 @@ def pack(
 ) -> Arrays:
     """Packed arrays of molecules; `reasons` has the reason of each skipped SMILES or ""."""
     methane = featurise("C", molecule, motif)  # first, so that an empty list has columns too
-    width = {"ogb": np.uint8, "ogb_morgan": np.uint16, "morgan1": np.int64}[molecule]
+    width = {"ogb": np.uint8, "morgan1": np.int64}.get(molecule, np.uint16)
     joined = {
         field: np.concatenate([getattr(f, field) for f in (methane, *features)])
         for field in MolFeatures._fields
@@ -194,7 +197,8 @@ def pack(
 def _digest(features: MolFeatures) -> np.ndarray:
     """128 bits of the canonical input, uint8 [16]."""
     digest = hashlib.blake2b(digest_size=16)
-    for array in features:
+    arrays = features if features.counts.size else features[:-1]  # older keys stay as they were
+    for array in arrays:
         digest.update(f"{array.dtype} {array.shape} ".encode())
         digest.update(array.tobytes())
     return np.frombuffer(digest.digest(), np.uint8)
@@ -223,6 +227,8 @@ def _molecules_hold(arrays: Arrays) -> bool:
         and len(table.senders) == len(table.receivers) == len(table.edges)
         and len(table.motif) == len(table.nodes)
         and table.key.shape == (count, 16)
+        and table.counts.ndim == 2
+        and len(table.counts) == count
         and len(table.edge_offsets) - 1 == count == len(arrays["kept"])
         and _inside(table.motif, table.node_offsets, table.node_offsets)
         and _inside(table.senders, table.edge_offsets, table.node_offsets)

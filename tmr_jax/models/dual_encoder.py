@@ -44,6 +44,7 @@ from tmr_jax.types import (
 )
 
 MAX_LOGIT_SCALE = 4.605170185988092  # log 100: docs/papers.md#logit-scale
+READING = 6  # queries of the readout by attention; they share the embedding's width
 UNKNOWN_RATE = 0.01  # share of training atoms shown as unknown, which trains that embedding
 
 
@@ -107,8 +108,11 @@ class GraphEncoder(nn.Module):
         rows = nodes, of_graph, graphs, self.motif == "none"
         # h^g is the mean of the h^m in use: of atoms, or of motifs.
         pooled = segment_mean(*rows)[:-1]
-        if self.config.readout == "mean_mlp":
-            pooled = pooled + Readout(name="readout")(*rows)[:-1]
+        if self.config.readout != "mean":
+            heads = READING if self.config.readout == "attention" else 0
+            pooled = pooled + Readout(heads, name="readout")(*rows)[:-1]
+        if graph.globals is not None:
+            pooled = pooled + CountsMlp(self.dim, name="counts")(graph.globals[:-1])
         return MolOut(pooled, nodes, of_graph)
 
 
@@ -123,6 +127,19 @@ class NodeMlp(nn.Module):
         for i in range(2):
             nodes = nn.relu(nn.Dense(self.width, name=f"inner_{i}")(nodes))
         return nn.Dense(self.dim, name="outer")(nodes)
+
+
+class CountsMlp(nn.Module):
+    """What two dense layers make of the logarithms of counted fragments: [B, C] -> [B, D]."""
+
+    dim: int
+
+    @nn.compact
+    def __call__(self, counts: Int[Array, "B C"]) -> Float[Array, "B D"]:
+        read = jnp.log1p(counts.astype(jnp.float32))
+        return nn.Dense(self.dim, name="outer")(
+            nn.relu(nn.LayerNorm(name="norm")(nn.Dense(2 * self.dim, name="inner")(read)))
+        )
 
 
 def _motifs(nodes: Array, of_graph: Array, motif: Array, graphs: int) -> tuple[Array, Array]:
@@ -193,6 +210,7 @@ class DualEncoder(nn.Module):
     unroll: int = 1
     kernels: bool = False  # losses may be kernels for TPU
     word_dropout: float = 0.0
+    contrastive: Literal["softmax", "sigmoid"] = "softmax"
     second_order: SecondOrderConfig = SecondOrderConfig()
     axis: str | None = None  # the devices that share a batch, where several do
     mesh: Mesh | None = None  # those devices, where XLA shards the losses
@@ -234,7 +252,10 @@ class DualEncoder(nn.Module):
             self.backward,
         )
         # A weak type would compile the first step twice.
-        self.logit_scale = self.param("log_scale", lambda _: jnp.float32(jnp.log(1 / 0.07)))
+        start = {"softmax": 1 / 0.07, "sigmoid": 10.0}[self.contrastive]
+        self.logit_scale = self.param("log_scale", lambda _: jnp.float32(jnp.log(start)))
+        if self.contrastive == "sigmoid":
+            self.logit_bias = self.param("logit_bias", lambda _: jnp.float32(-10.0))
 
     def encode_text(self, text: TextBatch | PackedText, train: bool = False) -> TextOut:
         if isinstance(text, PackedText):
@@ -294,7 +315,7 @@ class DualEncoder(nn.Module):
             return batch
         text = self.encode_text(batch.text, train)
         mol = self.encode_molecule(batch.mol, train)
-        return EncodedBatch(text, mol, batch.text_group, batch.mol_group)
+        return EncodedBatch(text, mol, *batch[2:])
 
     @full_precision
     def loss(
@@ -317,12 +338,16 @@ class DualEncoder(nn.Module):
     def contrast(
         self, scores: Float[Array, "B B"], batch: EncodedBatch
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """InfoNCE of cosines at the learned scale (docs/papers.md#contrastive-loss)."""
-        from tmr_jax.models.losses import duplicate_mask, info_nce  # retrieval does without
+        """InfoNCE or the sigmoid loss of cosines at the learned scale
+        (docs/papers.md#contrastive-loss)."""
+        from tmr_jax.models.losses import duplicate_mask, info_nce, sigmoid_pairs  # not to retrieve
 
-        scale = jnp.exp(self.logit_scale)
-        loss, parts = info_nce(scale * scores, duplicate_mask(batch.text_group, batch.mol_group))
-        return loss, parts | {"scale": scale}
+        scale, duplicate = jnp.exp(self.logit_scale), duplicate_mask(*batch[2:])
+        if self.contrastive == "softmax":
+            loss, parts = info_nce(scale * scores, duplicate)
+            return loss, parts | {"scale": scale}
+        loss, parts = sigmoid_pairs(scale * scores + self.logit_bias, duplicate)
+        return loss, parts | {"scale": scale, "bias": self.logit_bias}
 
     def agreement(self, batch: EncodedBatch) -> tuple[Float[Array, ""] | float, dict[str, Array]]:
         """Weighted second-order losses of the global embeddings; none where none is wanted."""

@@ -28,9 +28,19 @@ Critic = Callable[[Float[Array, "B D"]], Float[Array, " B"]]
 # Contrastive: DiffTMR's discriminative loss
 
 
-def duplicate_mask(text_group: Int[Array, " B"], mol_group: Int[Array, " B"]) -> Bool[Array, "B B"]:
-    """Where row i and column j are off the diagonal but share their text or their molecule."""
+def duplicate_mask(
+    text_group: Int[Array, " B"],
+    mol_group: Int[Array, " B"],
+    described: Int[Array, "B K"] | None = None,
+    mutual: bool = False,
+) -> Bool[Array, "B B"]:
+    """Where text i describes molecule j off the diagonal, too: they share their text or their
+    molecule, or text i is one of the other texts of molecule j, of the groups `described[j]`.
+    `mutual`: or text j describes molecule i, for losses that compare texts with texts."""
     same = (text_group[:, None] == text_group[None, :]) | (mol_group[:, None] == mol_group[None, :])
+    if described is not None:
+        also = (text_group[:, None, None] == described[None]).any(-1)
+        same |= also | also.T if mutual else also
     return same & ~jnp.eye(len(text_group), dtype=bool)
 
 
@@ -51,6 +61,25 @@ def info_nce(
     m2t = -jnp.mean(jnp.diagonal(jax.nn.log_softmax(masked, axis=0)))
     hits = jnp.mean(jnp.argmax(masked, axis=1) == jnp.arange(len(logits)))
     return (t2m + m2t) / 2, {"loss/t2m": t2m, "loss/m2t": m2t, "batch/t2m_hits@1": hits}
+
+
+def sigmoid_pairs(
+    logits: Float[Array, "B B"], duplicate: Bool[Array, "B B"]
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Each of the B^2 pairs is right or wrong by itself, without a softmax over the batch.
+
+    Inputs: logits [B, B], scaled and shifted by the learned bias, text i against molecule j;
+        `duplicate` from `duplicate_mask`: those are right, too.
+    Relation: -1/B sum_ij log sigmoid(+Z_ij where right, -Z_ij where wrong).
+    Reference: docs/papers.md#contrastive-loss; Zhai et al. 2023, arXiv 2303.15343.
+    """
+    right = duplicate | jnp.eye(len(logits), dtype=bool)
+    cost = -jax.nn.log_sigmoid(jnp.where(right, logits, -logits)) / len(logits)
+    pulls, pushes = jnp.where(right, cost, 0).sum(), jnp.where(right, 0, cost).sum()
+    own = jnp.where(duplicate, jnp.finfo(logits.dtype).min, logits)
+    hits = jnp.mean(jnp.argmax(own, axis=1) == jnp.arange(len(logits)))
+    parts = {"loss/right": pulls, "loss/wrong": pushes, "batch/t2m_hits@1": hits}
+    return pulls + pushes, parts
 
 
 # Triplet: the first-order loss of Memory Bank

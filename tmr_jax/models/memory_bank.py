@@ -217,7 +217,7 @@ class MemoryBank(DualEncoder):
     def encode_molecule(self, mol: MolBatch, train: bool = False) -> MolOut:
         out = super().encode_molecule(mol, train)
         nodes, of_graph = out.nodes, out.node_graph
-        if self.graph.readout == "mean_mlp":
+        if self.graph.readout != "mean":
             # Ours: what attention over atoms cannot say, how many there are, as one more of them.
             nodes = jnp.concatenate([nodes, out.pooled])
             of_graph = jnp.concatenate([of_graph, jnp.arange(len(out.pooled))])
@@ -254,7 +254,7 @@ class MemoryBank(DualEncoder):
             return self.contrast(self.similarity(batch.text, batch.mol), batch)
         if self.bank.first_order == "none":
             return jnp.zeros(()), {}
-        duplicate = duplicate_mask(batch.text_group, batch.mol_group)
+        duplicate = duplicate_mask(*batch[2:], mutual=True)
         return batch_hard_triplet(batch.text.pooled, batch.mol.pooled, duplicate)
 
     @full_precision

@@ -99,6 +99,7 @@ def build_model(
         # One compiled layer. On CPU, where a loop would copy each layer's weights, all of them.
         unroll=0 if backend == "cpu" else 1,
         word_dropout=model.text.word_dropout,
+        contrastive=model.contrastive,
         second_order=model.second_order,
         **kind.options(model, features, backend),
     )
@@ -359,7 +360,7 @@ def _check_text(config: Experiment, bert: BertConfig, tokenizer: Tokenizer) -> N
 
 def _module(config: Experiment, bert: BertConfig, vocabulary: Vocabulary | None) -> DualEncoder:
     nodes, edges = NODE_SIZES, EDGE_SIZES
-    if config.features.molecule == "ogb_morgan":
+    if config.features.molecule in ("ogb_morgan", "ogb_counts"):
         nodes += ENVIRONMENT_SIZES
     if vocabulary is not None:
         nodes, edges = (len(vocabulary.identifiers) + 1,), ()

@@ -87,7 +87,7 @@ def without_words(text: str, places: Iterable[int]) -> str:
 def without_atoms(features: MolFeatures, rows: Iterable[int]) -> MolFeatures:
     """The molecule without these rows of `nodes` and their bonds; at least one atom must stay.
 
-    Features of the other atoms, such as their number of neighbours, do not change.
+    Features of the other atoms, such as their number of neighbours, and fragments do not change.
     """
     remains = np.ones(len(features.nodes), bool)
     remains[list(rows)] = False
@@ -100,6 +100,7 @@ def without_atoms(features: MolFeatures, rows: Iterable[int]) -> MolFeatures:
         senders=place[features.senders[bonds]],
         receivers=place[features.receivers[bonds]],
         motif=number_by_first(features.motif[remains]),
+        counts=features.counts,
     )
 
 

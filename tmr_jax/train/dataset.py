@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tmr_jax.config import Experiment
-from tmr_jax.data.batching import Composition, Shapes, declare_rows, declare_shapes, make_batch
+from tmr_jax.data.batching import (
+    Composition,
+    Levels,
+    Shapes,
+    declare_rows,
+    declare_shapes,
+    make_batch,
+)
+from tmr_jax.data.features.clauses import clauses, sentences
 from tmr_jax.data.features.similarity import fingerprints, molecule_groups, structure_place
 from tmr_jax.data.tables import (
     MolTable,
@@ -18,6 +26,7 @@ from tmr_jax.data.tables import (
     apply_vocabulary,
     build_vocabulary,
     molecule_table,
+    table_take,
     text_table,
 )
 from tmr_jax.data.workers import progress_of
@@ -25,9 +34,14 @@ from tmr_jax.models.encode import Encoder, States, distinct, sequence_keys
 from tmr_jax.models.run import TrainedModel, load_run, load_text_encoder, new_model
 from tmr_jax.types import Batch, Pair, TextBatch, UserError
 
+LEVELS = (sentences, clauses)  # what a description is taken apart into
+
 
 class TrainingSet(NamedTuple):
-    """The training pairs as tables; row i of each belongs to pair `ids[i]`."""
+    """The training pairs as tables; row i of each belongs to pair `ids[i]`.
+
+    With levels a pair has a row for each of its texts, and an epoch reads one of them.
+    """
 
     ids: tuple[str, ...]
     text: TextTable
@@ -37,8 +51,14 @@ class TrainingSet(NamedTuple):
     composition: Composition
     shapes: Shapes
     refused: list[Refused]  # index: of the pairs passed in
+    described: np.ndarray | None = None  # int32 [n, K], groups of a molecule's other texts, or -1
     states: States | None = None  # of a frozen text encoder; batches then carry them
     shards: int = 1  # parts of a batch that are encoded separately
+
+    @property
+    def pairs(self) -> int:
+        levels = self.composition.levels
+        return len(self.ids) if levels is None else len(levels.starts)
 
     @property
     def texts_cut(self) -> int:
@@ -52,7 +72,8 @@ class TrainingSet(NamedTuple):
     def batch(self, rows: np.ndarray, pad_token: int) -> Batch:
         """The pairs `rows` as arrays of the smallest declared shapes."""
         groups = (self.text_group, self.mol_group)
-        batch = make_batch(rows, self.text, self.mol, *groups, self.shapes, pad_token, self.shards)
+        how = (self.shapes, pad_token, self.shards, self.described)
+        batch = make_batch(rows, self.text, self.mol, *groups, *how)
         if self.states is None:
             return batch
         assert isinstance(batch.text, TextBatch), "a frozen text encoder reads buckets"
@@ -114,22 +135,65 @@ def model_and_dataset(
     if config.features.molecule == "morgan1":
         vocabulary = build_vocabulary(mol)
         mol, _ = apply_vocabulary(mol, vocabulary)
+    levels = None
+    if config.train.levels:
+        rows, of_pair, levels = _with_levels(rows, config.train.levels)
+        mol = table_take(mol, of_pair)
     text = text_table([p.text for p in rows], encoder.tokenizer, config.features.max_tokens)
+    text_group = distinct(sequence_keys(text.tokens, text.offsets))[1].astype(np.int32)
     smiles = [p.smiles for p in rows]
     model = new_model(config, encoder, vocabulary)
-    composition = _composition(config, text, smiles)
+    composition = _composition(config, text, smiles)._replace(levels=levels)
     dataset = TrainingSet(
         ids=tuple(p.id for p in rows),
         text=text,
         mol=mol,
-        text_group=distinct(sequence_keys(text.tokens, text.offsets))[1].astype(np.int32),
+        text_group=text_group,
         mol_group=molecule_groups(smiles),
         composition=composition,
         shapes=_shapes(config, composition, mol, shards),
         refused=refused,
+        described=None if levels is None else other_texts(text_group, levels.starts),
         shards=shards,
     )
     return model, dataset, encoder.weights
+
+
+def _with_levels(
+    pairs: list[Pair], shares: tuple[float, ...]
+) -> tuple[list[Pair], np.ndarray, Levels]:
+    """A row for each text of each pair, the pair of each row, and where a pair has which texts.
+
+    A text of one sentence has no sentences of its own, and so for clauses.
+    """
+    if len(shares) != len(LEVELS) + 1 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise UserError(
+            "expected three shares that sum to 1 as --train.levels: of whole descriptions, of "
+            f"sentences and of clauses; got {shares}; set 0.5 0.25 0.25, say"
+        )
+    rows, starts = [], []
+    for pair in pairs:
+        starts.append([len(rows), len(rows) + 1])
+        rows.append(pair)
+        for parts in (level(pair.text) for level in LEVELS):
+            rows += [pair._replace(text=part) for part in parts] if len(parts) > 1 else []
+            starts[-1].append(len(rows))
+    table = np.array(starts, np.int64)
+    return rows, np.repeat(np.arange(len(pairs)), table[:, -1] - table[:, 0]), Levels(table, shares)
+
+
+def other_texts(text_group: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Groups of all texts of each row's pair that another pair has, too: int32 [n, K], or -1."""
+    rows = np.repeat(np.arange(len(starts)), starts[:, -1] - starts[:, 0])
+    both = np.unique(np.stack([text_group, rows]), axis=1)  # a group once for each pair
+    shared = np.bincount(both[0]) > 1
+    held = [[] for _ in starts]
+    for group, pair in both[:, shared[both[0]]].T.tolist():
+        held[pair].append(group)
+    table = np.full((len(starts), max(map(len, held), default=0)), -1, np.int32)
+    for row, groups in zip(table, held, strict=True):
+        row[: len(groups)] = groups
+    return table[rows]
 
 
 def _composition(config: Experiment, text: TextTable, smiles: list[str]) -> Composition:
@@ -154,8 +218,11 @@ def _composition(config: Experiment, text: TextTable, smiles: list[str]) -> Comp
 def _shapes(config: Experiment, composition: Composition, mol: MolTable, shards: int) -> Shapes:
     """The shapes of one part of a batch."""
     share = composition.batch_size // shards
-    planned = composition.sample().reshape(-1, share)
-    shapes = declare_shapes(mol, config.train.text_buckets, share, planned)
+    planned = molecules = composition.sample().reshape(-1, share)
+    if composition.levels is not None:  # an epoch reads a molecule once, whatever its texts
+        first = composition.levels.starts[:, 0]
+        mol, molecules = table_take(mol, first), np.searchsorted(first, planned, side="right") - 1
+    shapes = declare_shapes(mol, config.train.text_buckets, share, molecules)
     if not composition.packed:
         return shapes
     rows = declare_rows(composition.text_lengths, planned, composition.row)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, UInt8
 
 from tmr_jax.data.batching import Shapes, motif_counts, pack, smallest_level
 from tmr_jax.data.tables import MolTable, TextTable
@@ -164,7 +164,8 @@ class DeviceLoader:
         self._dataset, self.per_call, self._bert = dataset, per_call, bert
         self._sharding = sharding
         groups = (dataset.text_group, dataset.mol_group)
-        self._tables = replicate(device_tables(dataset.text, dataset.mol, *groups), sharding)
+        tables = device_tables(dataset.text, dataset.mol, *groups)
+        self._tables = replicate(tables._replace(described=dataset.described), sharding)
         lengths = 1 if per_call == 1 else 2  # whole calls, and single steps up to a save
         take = partial(take_batch, pad_token=pad_token, chunks=sharding.chunks)
         call = make_train_call(step, take, dataset.shapes.count * lengths, sharding)
@@ -207,11 +208,13 @@ class DeviceTables(NamedTuple):
     senders: Int[Array, " bonds"]  # atom of its own molecule
     receivers: Int[Array, " bonds"]
     motif: Int[Array, " atoms"]  # of its own molecule
+    counts: UInt8[Array, "n C"] | None  # None: of no fragment
     node_offsets: Int[Array, " n1"]
     edge_offsets: Int[Array, " n1"]
     motifs: Int[Array, " n"]  # how many each molecule has
     text_group: Int[Array, " n"]
     mol_group: Int[Array, " n"]
+    described: Int[Array, "n K"] | None = None
 
 
 class ChosenPairs(NamedTuple):
@@ -247,9 +250,10 @@ def device_tables(
     motifs = motif_counts(mol.motif, mol.node_offsets)
     columns = (
         *(text.tokens, text.offsets, mol.nodes, mol.edges, mol.senders, mol.receivers, mol.motif),
-        *(mol.node_offsets, mol.edge_offsets, motifs, text_group, mol_group),
+        *(mol.counts, mol.node_offsets, mol.edge_offsets, motifs, text_group, mol_group),
     )
-    return DeviceTables(*(np.asarray(column, np.int32) for column in columns))
+    tables = DeviceTables(*(np.asarray(column, np.int32) for column in columns))
+    return tables._replace(counts=mol.counts if mol.counts.size else None)
 
 
 def plan_steps(
@@ -291,6 +295,7 @@ def take_batch(
         mol=_molecules(tables, chosen.rows, size),
         text_group=tables.text_group[chosen.rows],
         mol_group=tables.mol_group[chosen.rows],
+        described=None if tables.described is None else tables.described[chosen.rows],
     )
 
 
@@ -339,7 +344,7 @@ def _molecules(tables: DeviceTables, rows: Int[Array, " B"], size: BatchSize) ->
         receivers=receivers,
         n_node=jnp.append(n_node, size.nodes - atoms),
         n_edge=jnp.append(n_edge, size.edges - bonds),
-        globals=None,
+        globals=None if tables.counts is None else jnp.pad(tables.counts[rows], ((0, 1), (0, 0))),
     )
     motif = tables.motif[atom] + first_motif[of_atom]
     return MolBatch(graph, jnp.where(is_atom, motif, size.nodes - 1))

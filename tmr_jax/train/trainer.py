@@ -93,7 +93,7 @@ def train(config: Experiment, run: RunDirectory, signals: Signals) -> None:
         checkpoints = Checkpoints(run.output, display.print) if leads() else NoCheckpoints()
         state, step, validated = _resume(checkpoints, state)
         history = History(run.output, step, validated)
-        display.print(_opening(config, run.path, dataset.ids, plan, step))
+        display.print(_opening(config, run.path, dataset.pairs, plan, step))
 
         # From the pairs of a step to its batch on the devices
         pad_token, sharding = stage.model.tokenizer.pad_token, stage.sharding
@@ -174,11 +174,11 @@ def _resume(
     return state, int(step), bool(validated)
 
 
-def _opening(config: Experiment, run: Path, ids: tuple[str, ...], plan: Plan, step: int) -> str:
+def _opening(config: Experiment, run: Path, pairs: int, plan: Plan, step: int) -> str:
     devices = f"{jax.default_backend()} ({jax.device_count()})"
     begin = f"resumes after step {step}" if step else "starts"
     return (
-        f"{config.name}: {len(ids):,} pairs, {plan.total:,} steps of {config.train.batch_size} in "
+        f"{config.name}: {pairs:,} pairs, {plan.total:,} steps of {config.train.batch_size} in "
         f"{config.train.epochs} epochs on {devices}; {begin} in {run}"
     )
 
@@ -188,7 +188,7 @@ def _save_report(run: Path, report: Report, stage: Stage, validation: Validation
     content: dict[str, Any] = {
         **report.as_json(),
         "training": {
-            "pairs": len(stage.dataset.ids),
+            "pairs": stage.dataset.pairs,
             "molecules_refused": dict(Counter(r.reason for r in stage.dataset.refused)),
             "texts_cut": stage.dataset.texts_cut,
         },

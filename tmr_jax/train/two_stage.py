@@ -45,6 +45,10 @@ class FeatureSet(NamedTuple):
     texts_cut: int
     encodes_text: bool = False  # in a training step
 
+    @property
+    def pairs(self) -> int:
+        return len(self.ids)
+
     def batch(self, rows: np.ndarray, pad_token: int) -> EncodedBatch:
         """The pairs `rows`, tokens padded to a text bucket, atoms to a level of atoms."""
         del pad_token  # tokens are vectors already

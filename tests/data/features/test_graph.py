@@ -11,6 +11,7 @@ from rdkit import Chem
 
 from tmr_jax.data.features import graph
 from tmr_jax.data.features.graph import (
+    COUNTS,
     EDGE_SIZES,
     ENVIRONMENT_SIZES,
     MAX_ATOMS,
@@ -429,3 +430,15 @@ def test_every_atom_of_a_large_molecule_has_a_motif():
 
 def test_parts_are_numbered_by_their_first_members():
     assert number_by_first(np.array([7, 3, 7, 1, 3])).tolist() == [0, 1, 0, 2, 1]
+
+
+def test_fragments_count_what_layers_cannot_reach():
+    def counts(smiles):
+        return featurise(smiles, "ogb_counts", "none").counts
+
+    chains = [counts("C" * n) for n in (16, 18)]
+    assert chains[0].shape == (1, COUNTS) and (chains[0] != chains[1]).sum() > 10
+    np.testing.assert_array_equal(counts("OCC"), counts("CCO"))
+    assert featurise("CCO", "ogb_morgan", "none").counts.shape == (1, 0)
+    # 300 carbons have one environment 296 times: no count is above 255.
+    assert counts("C" * 300).max() == 255

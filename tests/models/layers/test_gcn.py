@@ -14,6 +14,7 @@ from tmr_jax.models.layers import gcn as module
 from tmr_jax.models.layers.gcn import (
     BLOCK,
     GCN,
+    Attended,
     ColumnEmbedding,
     Form,
     Readout,
@@ -254,3 +255,20 @@ def test_rows_of_length_one_have_a_gradient_at_zero_too():
     )(x)
     # d (x / |x|) / dx = (1 - x x' / |x|^2) / |x|
     np.testing.assert_allclose(slope, [[0.128, -0.096], [0.0, 0.0]], atol=1e-6)
+
+
+def test_readout_by_attention_is_the_softmax_of_each_segment():
+    x = np.random.default_rng(3).normal(size=(5, DIM)).astype(np.float32)
+    segment = np.array([0, 0, 0, 2, 2])  # segment 1 is empty
+    attended = Attended(heads=2)
+    params = attended.init(jax.random.key(0), x, segment, 3, True)["params"]
+    got = attended.apply({"params": params}, x, segment, 3, True)
+
+    def dense(name, rows):
+        return rows @ np.asarray(params[name]["kernel"]) + np.asarray(params[name]["bias"])
+
+    for s, rows in ((0, x[:3]), (2, x[3:])):
+        weight = np.exp(dense("scores", np.tanh(dense("keys", rows))))
+        weight = np.repeat(weight / weight.sum(0), DIM // 2, axis=1)
+        np.testing.assert_allclose(got[s], (weight * dense("values", rows)).sum(0), atol=1e-5)
+    np.testing.assert_array_equal(got[1], 0)

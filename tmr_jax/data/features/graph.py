@@ -22,7 +22,7 @@ from rdkit.Chem import BRICS, rdCIPLabeler, rdFingerprintGenerator
 
 from tmr_jax.types import MolFeatures, UserError
 
-Molecule = Literal["morgan1", "ogb", "ogb_morgan"]
+Molecule = Literal["morgan1", "ogb", "ogb_morgan", "ogb_counts"]
 Motif = Literal["none", "brics"]
 
 # Limits are checked before anything whose time grows faster than the molecule. The largest of
@@ -145,6 +145,17 @@ EDGE_SIZES: tuple[int, ...] = (
 # are few: 3,138 radius-1 identifiers cover ChEBI-20 but for 0.65 % of its atoms.
 ENVIRONMENT_SIZES: tuple[int, ...] = (4096, 4096)
 
+# Fragments that `ogb_counts` counts, hashed: environments up to radius 2, chains of four atoms, and
+# pairs of atoms with the bonds between them, which tell a chain of 16 carbons from one of 18 and
+# position 3 of a steroid from position 17, further apart than layers of a graph encoder reach.
+_COUNTED = [
+    rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=1024),
+    rdFingerprintGenerator.GetTopologicalTorsionGenerator(fpSize=1024),
+    rdFingerprintGenerator.GetAtomPairGenerator(fpSize=2048),
+]
+COUNTS = 4096
+NO_COUNTS = np.zeros((1, 0), np.uint8)
+
 _ENVIRONMENTS = [
     rdFingerprintGenerator.GetMorganGenerator(
         radius=radius, includeChirality=False, includeRedundantEnvironments=True
@@ -232,6 +243,12 @@ def environment_columns(mol: Chem.Mol) -> list[tuple[int, ...]]:
     return list(zip(*columns, strict=True))
 
 
+def fragment_counts(mol: Chem.Mol) -> np.ndarray:
+    """How often the molecule has each of `COUNTS` hashed fragments, at most 255: uint8 [1, C]."""
+    counts = np.concatenate([g.GetCountFingerprintAsNumPy(mol) for g in _COUNTED])
+    return np.minimum(counts, 255).astype(np.uint8)[None]
+
+
 def morgan1_identifiers(mol: Chem.Mol) -> list[int]:
     """The radius-1 Morgan identifier of each atom, as the Text2Mol family uses it.
 
@@ -277,7 +294,7 @@ def featurise(smiles: str, molecule: Molecule, motif: Motif) -> MolFeatures:
 
     `morgan1`: nodes [n, 1] are raw 32-bit identifiers (a vocabulary maps them later), edges [e, 0].
     `ogb`: nodes and edges are the columns of `NODE_SIZES` and `EDGE_SIZES`; `ogb_morgan`: the same
-    with two more atom columns, of `ENVIRONMENT_SIZES`.
+    with two more atom columns, of `ENVIRONMENT_SIZES`; `ogb_counts`: with fragments counted, too.
     """
     return featurise_mol(parse_smiles(smiles), molecule, motif)
 
@@ -309,7 +326,7 @@ def _featurised(
             bonds = np.zeros((mol.GetNumBonds(), 0), np.int64)
         else:
             nodes, bonds = _ogb(mol := _rewritten(mol))
-        if molecule == "ogb_morgan":
+        if molecule in ("ogb_morgan", "ogb_counts"):
             nodes = np.concatenate([nodes, np.array(environment_columns(mol), np.int64)], axis=1)
         between = map(mol.GetBondWithIdx, range(mol.GetNumBonds()))
         ends = np.array(
@@ -317,7 +334,9 @@ def _featurised(
         ).reshape(-1, 2)
         motifs = brics_motifs(mol) if motif == "brics" else np.arange(len(nodes), dtype=np.int32)
         rank = _canonical_rank(nodes, bonds, ends)
-    return _arranged(nodes, bonds, ends, motifs, rank), mol, np.argsort(rank)
+        counts = fragment_counts(mol) if molecule == "ogb_counts" else NO_COUNTS
+    arrays = _arranged(nodes, bonds, ends, motifs, rank)._replace(counts=counts)
+    return arrays, mol, np.argsort(rank)
 
 
 def _rewritten(mol: Chem.Mol) -> Chem.Mol:
@@ -399,7 +418,8 @@ def canonical(features: MolFeatures) -> MolFeatures:
     once = features.senders < features.receivers
     ends = np.stack([features.senders[once], features.receivers[once]], axis=1)
     rank = _canonical_rank(features.nodes, features.edges[once], ends)
-    return _arranged(features.nodes, features.edges[once], ends, features.motif, rank)
+    arrays = _arranged(features.nodes, features.edges[once], ends, features.motif, rank)
+    return arrays._replace(counts=features.counts)
 
 
 def _arranged(
@@ -417,4 +437,5 @@ def _arranged(
         senders=senders[by_receiver],
         receivers=receivers[by_receiver],
         motif=number_by_first(motifs[order]),
+        counts=NO_COUNTS,
     )

@@ -59,9 +59,11 @@ ATOMS_IN_A_SUM = 32  # a molecule of the usual size then has sums as large as it
 class Readout(nn.Module):
     """What two dense layers make of mean, sum and maximum over each segment: [N, D] -> [G, D].
 
-    A mean cannot tell a chain of 16 carbons from one of 18, a sum can. An empty segment is read as
-    zeros.
+    A mean cannot tell a chain of 16 carbons from one of 18, a sum can. With `heads` learned queries
+    read the rows, too, each a part of their width. An empty segment is read as zeros.
     """
+
+    heads: int = 0
 
     @nn.compact
     def __call__(
@@ -75,9 +77,32 @@ class Readout(nn.Module):
         total = jax.ops.segment_sum(x, segment, segments, ordered) / ATOMS_IN_A_SUM
         top = jax.ops.segment_max(x, segment, segments, ordered)
         top = jnp.where(jnp.isfinite(top), top, 0.0)
-        read = jnp.concatenate([mean, total, top], axis=1)
-        read = nn.relu(nn.Dense(2 * x.shape[1], name="inner")(read))
-        return nn.Dense(x.shape[1], name="outer")(read)
+        read = [mean, total, top]
+        if self.heads:
+            read.append(Attended(self.heads, name="attended")(x, segment, segments, ordered))
+        inner = nn.relu(nn.Dense(2 * x.shape[1], name="inner")(jnp.concatenate(read, axis=1)))
+        return nn.Dense(x.shape[1], name="outer")(inner)
+
+
+class Attended(nn.Module):
+    """Softmax over the rows of a segment, by each learned query for its part of the values."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "N D"], segment: Int[Array, " N"], segments: int, ordered: bool
+    ) -> Float[Array, "G D"]:
+        size, width = x.shape
+        scores = nn.Dense(self.heads, name="scores")(nn.tanh(nn.Dense(width, name="keys")(x)))
+        top = jax.ops.segment_max(scores, segment, segments, ordered)
+        weight = jnp.exp(scores - jax.lax.stop_gradient(top)[segment])
+        values = nn.Dense(width, name="values")(x).reshape(size, self.heads, -1)
+        total = jax.ops.segment_sum(
+            (weight[:, :, None] * values).reshape(x.shape), segment, segments, ordered
+        )
+        over = jax.ops.segment_sum(weight, segment, segments, ordered)
+        return total / jnp.repeat(jnp.maximum(over, NORM_FLOOR), width // self.heads, axis=1)
 
 
 # Products with the adjacency of a batch of molecules in blocks, for TPUs. A gather of the states of
