@@ -72,4 +72,4 @@ def test_budgets_hold_each_molecule_once_whatever_its_texts():
     large, small = Pair("a", told, "C" * 60, "train"), Pair("b", "a gas", "C", "train")
     config = with_section("train", levels=(0.5, 0.25, 0.25), batch_size=2)
     _, data, _ = model_and_dataset(config, [large, small])
-    assert data.shapes.nodes == (64,)  # 61 atoms and one place; copies of the large one would be 128
+    assert data.shapes.nodes == (64,)  # copies of the large one would need 128
