@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from tmr_jax.config import (
     FeatureConfig,
@@ -111,8 +111,9 @@ class GraphEncoder(nn.Module):
         if self.config.readout != "mean":
             heads = READING if self.config.readout == "attention" else 0
             pooled = pooled + Readout(heads, name="readout")(*rows)[:-1]
-        if graph.globals is not None:
-            pooled = pooled + CountsMlp(self.dim, name="counts")(graph.globals[:-1])
+        counts: Any = graph.globals
+        if counts is not None:
+            pooled = pooled + CountsMlp(self.dim, name="counts")(counts[:-1])
         return MolOut(pooled, nodes, of_graph)
 
 

@@ -114,6 +114,7 @@ def molecules(count: int, seed: int) -> MolTable:
         senders=ends[0],
         receivers=ends[1],
         motif=np.concatenate([np.arange(n) for n in sizes]).astype(np.int32),
+        counts=np.zeros((count, 0), np.uint8),
         node_offsets=offsets.astype(np.int64),
         edge_offsets=edges.astype(np.int64),
         key=random.integers(0, 256, (count, 16)).astype(np.uint8),
