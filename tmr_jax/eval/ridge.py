@@ -42,7 +42,7 @@ BASELINE = "ridge: bag of words to fingerprint"
 # without this baseline the first one would flatter the model.
 PIECES_BASELINE = "ridge: bag of word pieces to fingerprint"
 WHOLE_TEXT = 512  # word pieces; the rest of a longer text is not read
-FINAL = ("", "fused")  # stages of a model that are its final ranking
+FINAL = ("", "det", "fused")  # the last of these stages that a model has is its ranking
 Rows = tuple[list[str], list[str]]  # texts, and the SMILES of each
 Reader = Callable[[Sequence[str]], list[str]]  # texts as a baseline reads them
 
