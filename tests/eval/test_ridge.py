@@ -106,3 +106,12 @@ def test_the_model_is_compared_with_it_query_by_query() -> None:
     assert record["labels"] == []  # its own test
     other = score_record(found._replace(protocol="pcdes/file-order"), config, own, shared, counts)
     assert other["labels"] == ["chebi training"]
+
+
+def test_a_thousand_validation_pairs_are_enough() -> None:
+    texts = tuple(map(str, range(1_500)))
+    target = np.arange(1_500)
+    target[3] = -1  # a candidate that does not ask
+    found = ridge._asked(Pool("x", texts, texts, target, target))
+    assert found[0] == found[1] and len(found[0]) == 1_000
+    assert found[0][2:4] == ["2", "4"] and found[0][-1] == "1000"

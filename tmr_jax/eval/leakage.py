@@ -171,8 +171,8 @@ def keep_record(run: Path, data: DataConfig, pairs: Sequence[Pair], start: Path 
     pairs, too.
     """
     stages, now = _stages(start / TRAINED_ON) if start else [], _record(data, pairs)
-    before = [stage for stage in _stages(run / TRAINED_ON) if stage["data"] == now["data"]]
-    write_json(run / TRAINED_ON, [*stages, _joined([now, *before])])
+    before = [stage for stage in _stages(run / TRAINED_ON) if _data(stage["data"]) == data]
+    write_json(run / TRAINED_ON, [*stages, _joined([*before, now])])
 
 
 def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -182,17 +182,12 @@ def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _stages(path: Path) -> list[dict[str, Any]]:
-    """The records of a file, their data described as this version does."""
-    if not path.is_file():
-        return []
-    stages = json.loads(path.read_text(encoding="utf-8"))
-    return [stage | {"data": _description(_data(stage["data"]))} for stage in stages]
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
 def _recorded(data: DataConfig, stored: list[dict[str, Any]]) -> dict[str, Any]:
     """The record of one stage; computed now for runs that are older than these records."""
-    description = _description(data)
-    if same := [stage for stage in stored if stage["data"] == description]:
+    if same := [stage for stage in stored if _data(stage["data"]) == data]:
         return _joined(same)  # two stages may have read one file before and after a change
     from tmr_jax.data import load_pairs
 
@@ -249,9 +244,7 @@ def digest(text: str) -> str:
 
 def earlier_data(run: Path) -> list[DataConfig]:
     """The data sets of earlier stages: the encoder was trained on them."""
-    path = run / STAGES
-    stages = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return [_data(stage) for stage in stages]
+    return [_data(stage) for stage in _stages(run / STAGES)]
 
 
 def data_seen(run: Path, data: DataConfig) -> list[DataConfig]:
