@@ -53,7 +53,7 @@ def locate_captions() -> Path:
 
 def public() -> str:
     """The content of public.tsv; takes a minute."""
-    rows, splits = list(_upstream()), (_chebi20_splits(), _pcdes_splits())
+    rows, (of_chebi20, of_pcdes) = list(_upstream()), _splits()
     flags, lines, seen = _flags(), ["\t".join(COLUMNS)], set()
     for source, number, cid, smiles, text in rows:
         name, text = canonical(smiles), " ".join(text.split())
@@ -61,10 +61,9 @@ def public() -> str:
         if marks & {*EVALUATED} or (name, text) in seen:
             continue
         seen.add((name, text))
-        of_chebi20 = splits[0].get(cid) or splits[0].get(name, "")
-        cells = (source, number, cid, smiles, molecule_key(smiles), of_chebi20)
-        cells += (splits[1].get(name, ""), ",".join(sorted(marks)), text)
-        lines.append("\t".join(cells))
+        splits = (of_chebi20.get(cid) or of_chebi20.get(name, ""), of_pcdes.get(name, ""))
+        cells = (source, number, cid, smiles, molecule_key(smiles), *splits)
+        lines.append("\t".join((*cells, ",".join(sorted(marks)), text)))
     return "\n".join(lines) + "\n"
 
 
@@ -93,8 +92,7 @@ def _upstream() -> Iterator[tuple[str, str, str, str, str]]:
 
 
 def _pcdes_smiles() -> list[str]:
-    with open_binary(locate(pcdes.SMILES)) as file:
-        return file.read().decode("utf-8").split("\n")[: pcdes.LINES]
+    return pcdes._read_lines(locate(pcdes.SMILES))[: pcdes.LINES]
 
 
 def _pubchem(name: str) -> Iterator[tuple[str, ...]]:
@@ -102,21 +100,15 @@ def _pubchem(name: str) -> Iterator[tuple[str, ...]]:
     return (cells.values for cells in table)
 
 
-def _chebi20_splits() -> dict[str, str]:
-    """Split by CID and by canonical SMILES; no molecule is in two."""
+def _splits() -> tuple[dict[str, str], dict[str, str]]:
+    """Splits of ChEBI-20, by CID and by canonical SMILES, and of PCdes, by canonical SMILES."""
     rows = [(s, *row) for s in chebi20.SPLITS for row in chebi20.molecules("molt5", s)]
-    splits = {cid: split for split, cid, _ in rows}
+    of_chebi20, of_pcdes = {cid: split for split, cid, _ in rows}, {}
     for split, _, smiles in track(rows, "ChEBI-20's molecules"):
-        splits[canonical(smiles)] = split
-    return splits
-
-
-def _pcdes_splits() -> dict[str, str]:
-    """Split of the first line, by canonical SMILES."""
-    splits: dict[str, str] = {}
+        of_chebi20[canonical(smiles)] = split  # no molecule is in two
     for line, smiles in enumerate(track(_pcdes_smiles(), "PCdes's molecules")):
-        splits.setdefault(canonical(smiles), pcdes.split_of(line))
-    return splits
+        of_pcdes.setdefault(canonical(smiles), pcdes.split_of(line))
+    return of_chebi20, of_pcdes
 
 
 def _flags() -> dict[str, set[str]]:

@@ -6,8 +6,7 @@
 public  version 2 with the part of pairs.tsv that open_build.py can rebuild from public files
 None has a pair whose molecule shares its connectivity with validation or test of ChEBI-20 or PCdes,
 so that one run may be tested on both. For a second stage:
-unseen  1,410 more rows of pairs.tsv that only PCdes's validation keeps out, which an encoder trained
-        on the others has not seen
+unseen  1,410 more rows of pairs.tsv, which only PCdes's validation keeps out of the others
 Scores trained on them are labelled "open-pairs training": not comparable with published ones.
 """
 
