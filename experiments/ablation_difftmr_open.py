@@ -3,7 +3,7 @@
 Paper: DiffTMR (ACM MM 2025), main row, in small.
 Run: TMR_JAX_DATA=DIR make train EXP=ablation_difftmr_open
 Hardware: 2 CPU cores, minutes: the text encoder's states are computed once.
-Result: in README.md here, under “The ablation”; make table NAME=ablation_open, 2026-11-26.
+Result: of version 1, in README.md here, “The ablation”; make table NAME=ablation_open, 2026-11-26.
 Differs: as ablation_open; nothing else.
 """
 

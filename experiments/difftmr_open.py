@@ -3,7 +3,7 @@
 Paper: none; scores are "open-pairs training" and compare with no published number.
 Run: TMR_JAX_DATA=DIR make train EXP=difftmr_open
 Hardware: 2 CPU cores; 6 minutes of training after the encoder's 40.
-Result: chebi20-molt5/test-split fused m2t MRR .0041 above det, t2m as det; 681c1f9, 2026-11-21.
+Result: of version 1: chebi20-molt5/test-split fused m2t MRR .0041 above det; 681c1f9, 2026-11-21.
 Differs: det_open's encoder, frozen; HDAN starts from its posterior; half of each text is read.
 """
 

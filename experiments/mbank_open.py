@@ -3,7 +3,7 @@
 Paper: none; scores are "open-pairs training" and compare with no published number.
 Run: TMR_JAX_DATA=DIR make train EXP=mbank_open
 Hardware: 2 CPU cores, an hour at most.
-Result: chebi20-molt5/test-split t2m 25.1, m2t 25.9 Hits@1; 65.1, 66.5 @10; 7e44cca, 2026-11-26.
+Result: of version 1: chebi20-molt5/test-split t2m 25.1, m2t 25.9 Hits@1; 7e44cca, 2026-11-26.
 Differs: det_open with the model, packed texts, 9 epochs; BatchNorm statistics of each modality.
 """
 

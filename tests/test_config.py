@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tmr_jax.config import DataConfig, Experiment, TableConfig, from_json, load_experiment, to_json
+from tmr_jax.train.__main__ import parse
 
 
 def test_json_holds_every_field_and_comes_back_equal() -> None:
@@ -47,6 +48,16 @@ def test_values_that_an_old_run_names_otherwise_are_read_as_what_they_are_now() 
     assert from_json('{"train": {"backward": "cpu_fast"}}').train.backward == "low_memory"
     assert from_json('{"train": {"backward": "autodiff"}}').train.backward == "autodiff"
     assert from_json('{"name": "cpu_fast"}').name == "cpu_fast"  # of that field alone
+
+
+def test_a_run_without_a_version_of_open_was_trained_on_the_first() -> None:
+    assert DataConfig(name="open").version == "2"  # and so says its config.json
+    for old in ({"name": "open"}, {"name": "open", "version": ""}):
+        assert from_json(json.dumps({"data": old})).data.version == "1"
+    unseen = {"name": "open", "version": "unseen"}
+    assert from_json(json.dumps({"data": unseen})).data.version == "unseen"
+    assert from_json(json.dumps({"data": {"name": "chebi20"}})).data.version == ""
+    assert parse(["--exp", "quickstart", "--data.name", "open"]).config.data.version == "2"
 
 
 def test_experiments_load_by_name_and_by_path(tmp_path: Path) -> None:

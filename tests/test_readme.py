@@ -60,6 +60,7 @@ def test_commands_name_what_exists(command: str) -> None:
 
 def options(verb: str, words: list[str]) -> None:
     """Each option of a command is one that the program has."""
+    from tmr_jax.data.__main__ import parser as data
     from tmr_jax.eval.__main__ import Arguments as Eval
     from tmr_jax.eval.export import Arguments as Export
     from tmr_jax.index.__main__ import Build
@@ -70,6 +71,9 @@ def options(verb: str, words: list[str]) -> None:
 
     programs = {"train": Train, "eval": Eval, "index": Build, "search": Search, "table": Table}
     programs |= {"serve": Serve, "export": Export}
+    if verb == "data":  # `make` has the set in a variable
+        data().parse_args([*([] if words and words[0][0] != "-" else ["open"]), *words])
+        return
     for option in (w for w in words if w.startswith("--")):
         fields = programs[verb].__dataclass_fields__
         name, *parts = option.removeprefix("--").replace("-", "_").split(".")

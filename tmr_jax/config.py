@@ -42,12 +42,20 @@ class DataConfig:
     """Training pairs and their splits."""
 
     name: str = "chebi"  # the data set: chebi (in the package), chebi20, pcdes, open or table
-    version: Literal["", "text2mol", "molt5", "file-order", "scaffold", "unseen"] = ""
+    version: Literal[
+        "", "text2mol", "molt5", "file-order", "scaffold", "1", "2", "public", "unseen"
+    ] = ""
     """Of chebi20 text2mol (names in the text, the published form) or molt5; of pcdes file-order or
-    scaffold; of open unseen (pairs that the default excludes, for a second stage)."""
+    scaffold; of open 2, 1, public (what anyone can fetch of 2) or unseen (pairs that 1 and 2
+    exclude, for a second stage). Empty: the first of these."""
     validation: str = ""  # protocol of the validation pool; empty: the default of the data set
     seed: int = 0  # of random and scaffold splits
     table: TableConfig = field(default_factory=TableConfig)
+
+    def __post_init__(self) -> None:
+        """Names the version of `open`, so that a run keeps it when the default changes again."""
+        if self.name == "open" and not self.version:
+            object.__setattr__(self, "version", "2")
 
 
 @dataclass(frozen=True)
@@ -292,6 +300,8 @@ def _build(cls: type, values: Any, where: str) -> Any:
         raise UserError(
             f"expected the fields of {where}; got {values!r:.40}; restore config.json of the run"
         )
+    if cls is DataConfig and values.get("name") == "open":  # runs older than version 2 name none
+        values = values | {"version": values.get("version") or "1"}
     hints, built = get_type_hints(cls), {}
     for key, value in values.items():
         if _removed(where, key, value):

@@ -17,6 +17,7 @@ from tmr_jax.eval.leakage import (
     keep_record,
     molecule_key,
     own_test,
+    trained_on,
 )
 from tmr_jax.eval.protocols import find
 from tmr_jax.types import Pool
@@ -145,6 +146,13 @@ def test_the_record_of_the_run_outlives_the_data(trained):
         check(run, config, find("pcdes/file-order", ""), pool_of("CCO"))
     found = check(run, config, find("table/test", "table/test"), pool_of("CCO"))
     assert found.record["in_training"] is None and found.blocks is None
+
+
+def test_a_record_made_before_open_had_versions_is_of_the_first(tmp_path):
+    stored = {"data": {"name": "open", "version": ""}, "molecules": ["A-B-C"], "texts": []}
+    (tmp_path / TRAINED_ON).write_text(json.dumps([stored]))
+    opened = DataConfig(name="open", version="1")
+    assert trained_on(tmp_path, opened).molecules == {"A-B-C"}
 
 
 def pairs_of(config):

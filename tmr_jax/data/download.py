@@ -40,7 +40,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from tmr_jax.data.files import cache_folder, open_binary, waiting
+from tmr_jax.data.files import cache_folder, open_binary, replaced, waiting
 from tmr_jax.data.workers import progress
 from tmr_jax.types import UserError
 
@@ -103,6 +103,19 @@ def locate(part: Part) -> Path:
     Raises MissingPart with file, address and command, within 5 seconds where there is no network.
     """
     return find(part) or fetch(part)
+
+
+def store(part: Part, content: str) -> Path:
+    """Keeps a file that was derived here with those that were fetched; its path.
+
+    Raises WrongContent, and keeps nothing, unless it has the pinned hash.
+    """
+    target = _downloads() / part.set / part.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(target) as partial:
+        partial.write_text(content, encoding="utf-8", newline="\n")
+        verify(part, partial, f"{target}, derived here")
+    return target
 
 
 def verify(part: Part, path: Path, place: str) -> None:

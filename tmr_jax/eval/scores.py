@@ -27,7 +27,7 @@ from tmr_jax.models.encode import Encoded
 from tmr_jax.types import Direction, Pool, Ranking
 
 # Trained on other pairs than the published numbers of these pools.
-OTHER_TRAINING = {"open": "open-pairs training", "chebi": "chebi training"}
+OTHER_TRAINING = {"open": "open-pairs training, version {}", "chebi": "chebi training"}
 SAME = "by identity (text or molecule): the same"
 NO_DUPLICATE = "no query has a connectivity twin in training"
 ALL_DUPLICATES = "every query has a connectivity twin in training"
@@ -258,7 +258,7 @@ def labels(config: Experiment, protocol: str) -> list[str]:
     if config.data.name == "chebi" and "chebi/" in protocol:  # its own, or in batches of it
         return []
     note = OTHER_TRAINING.get(config.data.name)
-    return [note] if note else []
+    return [note.format(config.data.version)] if note else []
 
 
 def score_record(

@@ -1,40 +1,106 @@
-"""open_pairs: all real pairs in one table, without the molecules of the test sets.
+"""open: real pairs from public sources, without the molecules of the test sets.
 
-In: open_pairs/pairs.tsv. Out: 16,872 training pairs, none of which shares its connectivity with
-a molecule in validation or test of ChEBI-20 or PCdes, so that one run may be tested on both; or,
-as version "unseen", the 1,410 more that only PCdes's validation keeps out: what an encoder trained
-on the others has not seen, for a second stage.
-Scores trained on it are labelled "open-pairs training": not comparable with published ones.
+1       16,872 rows of pairs.tsv
+2       these, `chebi`'s definitions, classes and roles, and captions of ChEBI-20's training
+        molecules in MolT5's wording; a pair of canonical SMILES and text counts once
+public  version 2 with the part of pairs.tsv that open_build.py can rebuild from public files
+None has a pair whose molecule shares its connectivity with validation or test of ChEBI-20 or PCdes,
+so that one run may be tested on both. For a second stage:
+unseen  1,410 more rows of pairs.tsv, which only PCdes's validation keeps out of the others
+Scores trained on them are labelled "open-pairs training": not comparable with published ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 from tmr_jax.config import TableConfig
-from tmr_jax.data.datasets import table
-from tmr_jax.data.download import locate, parts_of
-from tmr_jax.types import Pair
+from tmr_jax.data.datasets import chebi, open_build, table
+from tmr_jax.data.datasets.open_build import EVALUATED, PAIRS, PUBLIC, canonical
+from tmr_jax.data.download import MissingPart, locate
+from tmr_jax.data.readers import read_table
+from tmr_jax.types import Pair, UserError
 
-PAIRS = parts_of("open_pairs")["pairs.tsv"]
-# ChEBI-20 validation and test, PCdes validation and test
-EVALUATED = ("cv", "ct", "pv", "pt")
+VERSIONS = ("1", "2", "public", "unseen")
+KINDS = ("definition", "classes+roles")  # of chebi's text: classes alone name many molecules
+REPEATED = "pair-of-another-source"
 
 
-def load(version: str = "") -> tuple[list[Pair], table.Report]:
-    """The training pairs and the report of all rows; the id of a pair is its row number."""
-    pairs, report = _without(EVALUATED)
-    if version != "unseen":
-        return pairs, report
-    seen = {pair.id for pair in pairs}
-    more, report = _without(tuple(flag for flag in EVALUATED if flag != "pv"))
+def load(version: str) -> tuple[list[Pair], table.Report]:
+    """The training pairs and the report of all rows.
+
+    The id of a pair is its row in the table, its ChEBI id, or "chebi20-" and its CID. Errors:
+    MissingPart where a file cannot be had, UserError for an unknown version.
+    """
+    check(version)
+    if version == "unseen":
+        return _unseen()
+    pairs, report = _without(EVALUATED, table_of(version))
+    if version != "1":
+        _add([*chebi.train_pairs(KINDS), *captions()], pairs, report)
+    return pairs, report
+
+
+def check(version: str) -> None:
+    if version not in VERSIONS:
+        raise UserError(
+            f"expected a version of open out of {', '.join(VERSIONS)}; got {version!r}; "
+            "set --data.version"
+        )
+
+
+def table_of(version: str) -> Path:
+    """The table with the rows of a version that are neither chebi's nor captions of ChEBI-20."""
+    if version == "public":
+        return open_build.locate_built(PUBLIC)
+    try:
+        return locate(PAIRS)
+    except MissingPart as error:
+        raise MissingPart(
+            f"{error}; or train on what can be rebuilt of it: --data.version public"
+        ) from error
+
+
+def captions() -> Iterator[Pair]:
+    """Captions of ChEBI-20's training molecules in MolT5's wording, those without a flag."""
+    columns = ["CID", "SMILES", "eval_skeletons", "text_version", "description"]
+    for cells in read_table(open_build.locate_captions(), columns):
+        cid, smiles, flags, wording, text = cells.values
+        if wording == "molt5" and not table.flags(flags) & {*EVALUATED}:
+            yield Pair(f"chebi20-{cid}", text.strip(), canonical(smiles), "train")
+
+
+def _add(more: list[Pair], pairs: list[Pair], report: table.Report) -> None:
+    """Appends pairs of other sources; those that are already there are counted as skipped."""
+    known: dict[str, list[str]] = {}
+    for pair in pairs:
+        known.setdefault(pair.text, []).append(pair.smiles)
+    for pair in more:
+        report.rows += 1
+        same_text = known.setdefault(pair.text, [])
+        # Few texts are in two sources, so that few molecules are compared.
+        if same_text and canonical(pair.smiles) in map(canonical, same_text):
+            report.refuse(report.rows, REPEATED, pair.smiles)
+            continue
+        same_text.append(pair.smiles)
+        pairs.append(pair)
+        report.keep([pair])
+
+
+def _unseen() -> tuple[list[Pair], table.Report]:
+    path = table_of("1")
+    seen = {pair.id for pair in _without(EVALUATED, path)[0]}
+    more, report = _without(tuple(flag for flag in EVALUATED if flag != "pv"), path)
     unseen = [pair for pair in more if pair.id not in seen]
     report.dropped += report.kept - len(unseen)
     report.replace(unseen)
     return unseen, report
 
 
-def _without(flags: tuple[str, ...]) -> tuple[list[Pair], table.Report]:
+def _without(flags: tuple[str, ...], path: Path) -> tuple[list[Pair], table.Report]:
     config = TableConfig(
-        path=str(locate(PAIRS)),
+        path=str(path),
         text="description",
         smiles="SMILES",
         fractions=(1.0, 0.0, 0.0),

@@ -1,0 +1,105 @@
+"""What `open` holds, as a page: rows by source and licence, lengths, and leakage.
+
+Leakage is computed from the structures, not read from the flags of the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tmr_jax.config import DataConfig
+from tmr_jax.data.datasets import open_pairs
+from tmr_jax.data.features.similarity import molecule_keys, skeleton_key
+from tmr_jax.data.pools import load_pool
+from tmr_jax.data.readers import read_table
+from tmr_jax.types import Pair
+
+POOLS = (
+    *("chebi20-molt5/validation", "chebi20-molt5/test-split"),
+    *("pcdes/file-order-validation", "pcdes/file-order"),
+)
+CHEBI, CAPTIONS = "chebi", "chebi20 training captions"
+UNSTATED = "none stated (3M-Diffusion; the text is PubChem's)"
+LICENCES = {
+    "pcdes": "Apache-2.0 (MolBridge; the text is PubChem's)",
+    "pubchem324k_valid": UNSTATED,
+    "pubchem324k_test": UNSTATED,
+    "pubchem_desc10k": "MIT (the text is PubChem's)",
+    "gitmol_toy": "MIT (GIT-Mol; the text is PubChem's)",
+    CHEBI: "CC BY 4.0 (ChEBI)",
+    CAPTIONS: "none stated (ChemLLMBench; the text is ChEBI's, CC BY 4.0)",
+}
+
+
+class Leak(NamedTuple):
+    """What training shares with a pool of an evaluation."""
+
+    pool: str
+    molecules: int  # of the pool
+    shared: int  # of them, with the connectivity (InChIKey block 1) of a training molecule
+    texts: int  # training pairs whose text is one of the pool's
+
+
+def card(version: str) -> str:
+    """The page in Markdown. Takes a minute. Errors: MissingPart."""
+    pairs = open_pairs.load(version)[0]
+    keys = dict(
+        zip((p.smiles for p in pairs), molecule_keys([p.smiles for p in pairs]), strict=True)
+    )
+    named: dict[str, list[Pair]] = {}
+    for pair, source in zip(pairs, sources(pairs, version), strict=True):
+        named.setdefault(source, []).append(pair)
+    rows = [_row(source, some, keys, LICENCES[source]) for source, some in named.items()]
+    head = ("source", "pairs", "molecules", "words: median", "90 %", "max", "licence")
+    leaks = (tuple(f"{n:,}" if isinstance(n, int) else n for n in leak) for leak in leakage(pairs))
+    pool = ("pool", "molecules", "with a connectivity of training", "training texts equal to one")
+    tables = (_table(head, [*rows, _row("all", pairs, keys, "")]), _table(pool, leaks))
+    return f"open, version {version}, training pairs\n\n" + "\n\n".join(tables)
+
+
+def sources(pairs: Sequence[Pair], version: str) -> list[str]:
+    """Where each pair comes from, by its id."""
+    path = open_pairs.table_of(version)
+    rows = {str(cells.row): cells.values[0] for cells in read_table(path, ["source"])}
+    others = {"CHEBI:": CHEBI, "chebi20-": CAPTIONS}
+    starts = (next((s for s in others if pair.id.startswith(s)), "") for pair in pairs)
+    return [others[s] if s else rows[p.id] for s, p in zip(starts, pairs, strict=True)]
+
+
+def leakage(pairs: Sequence[Pair]) -> list[Leak]:
+    """What these pairs share with validation and test of ChEBI-20 and of PCdes."""
+    trained = {*connectivity([pair.smiles for pair in pairs])}
+    leaks = []
+    for name in POOLS:
+        pool = load_pool(name, DataConfig("open"))
+        shared = sum(key in trained for key in connectivity(pool.smiles))
+        texts = {_words(text) for text in pool.texts}
+        equal = sum(_words(pair.text) in texts for pair in pairs)
+        leaks.append(Leak(name, len(pool.smiles), shared, equal))
+    return leaks
+
+
+def connectivity(smiles: Sequence[str]) -> list[str]:
+    """`skeleton_key` of each molecule, from keys that are cached."""
+    keys = zip(smiles, molecule_keys(smiles), strict=True)
+    return [skeleton_key(one) if key.startswith("SMI:") else key[:14] for one, key in keys]
+
+
+def _row(source: str, pairs: Sequence[Pair], keys: dict[str, str], licence: str) -> tuple[str, ...]:
+    lengths = np.array([len(_words(pair.text)) for pair in pairs])
+    median, most = np.percentile(lengths, [50, 90])
+    molecules = len({keys[pair.smiles] for pair in pairs})
+    counts = (len(pairs), molecules, median, most, lengths.max())
+    return (source, *(f"{n:,.0f}" for n in counts), licence)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = (head, ["---"] * len(head), *rows)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
