@@ -18,7 +18,7 @@ from tmr_jax.config import (
     TrainConfig,
 )
 from tmr_jax.data.batching import declare_shapes, make_batch
-from tmr_jax.data.features.graph import EDGE_SIZES, NODE_SIZES
+from tmr_jax.data.features.graph import EDGE_SIZES, ENVIRONMENT_SIZES, NODE_SIZES
 from tmr_jax.data.features.text import load_tokenizer
 from tmr_jax.data.tables import apply_vocabulary, build_vocabulary, molecule_table, text_table
 from tmr_jax.models.checkpoint import new_state
@@ -41,6 +41,8 @@ def built(smiles, texts, kind="ogb", motif="none", dim=16, vocabulary=TOKENIZER,
     mol, kept, _ = molecule_table(smiles, kind, motif)
     assert len(kept) == len(smiles)
     sizes, edges = NODE_SIZES, EDGE_SIZES
+    if kind == "ogb_counts":
+        sizes += ENVIRONMENT_SIZES
     if kind == "morgan1":
         atoms = build_vocabulary(mol)
         mol, _ = apply_vocabulary(mol, atoms)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -184,13 +185,18 @@ def test_no_evaluation_looks_names_up() -> None:
 
 @pytest.mark.costly
 def test_an_evaluation_ranks_the_same_without_names(
-    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from tmr_jax.eval.__main__ import main as evaluate
 
+    run = shutil.copytree(tiny_run, tmp_path / "run")  # an evaluation leaves files in it
+
     def scores() -> str:
-        assert evaluate(["--run", str(tiny_run), "--protocol", "table/test"]) == 0
-        return json.dumps(json.loads((tiny_run / "results.json").read_text())["scores"])
+        assert evaluate(["--run", str(run), "--protocol", "table/test"]) == 0
+        return json.dumps(json.loads((run / "results.json").read_text())["scores"])
 
     before = scores()
 

@@ -14,7 +14,6 @@ from jaxtyping import Int
 
 from tmr_jax.config import DataConfig
 from tmr_jax.data import DEFAULT_VERSIONS, load_pairs
-from tmr_jax.data.queries import first_sentences, sampled_clauses
 from tmr_jax.types import Pair, Pool, UserError, did_you_mean
 
 # validation of `open` is ChEBI-20's real one, neither trained on (flag cv) nor tested
@@ -195,6 +194,8 @@ def _chebi20(version: str, pool: str, protocol: str) -> Pool:
     if pool in ("test-split", "validation"):
         return matched(protocol, chebi20.load_split(version, pool.removesuffix("-split")))
     if pool.endswith(SHORT):
+        from tmr_jax.data.queries import first_sentences, sampled_clauses
+
         split = "validation" if pool.startswith("validation-") else "test"
         pairs = chebi20.load_split(version, split)
         if pool.endswith("clause"):

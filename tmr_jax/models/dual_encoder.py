@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key, UInt8
 
 from tmr_jax.config import (
     FeatureConfig,
@@ -44,7 +44,7 @@ from tmr_jax.types import (
 )
 
 MAX_LOGIT_SCALE = 4.605170185988092  # log 100: docs/papers.md#logit-scale
-READING = 6  # queries of the readout by attention; they share the embedding's width
+READING = 4  # queries of the readout by attention; they share the embedding's width
 UNKNOWN_RATE = 0.01  # share of training atoms shown as unknown, which trains that embedding
 
 
@@ -136,7 +136,7 @@ class CountsMlp(nn.Module):
     dim: int
 
     @nn.compact
-    def __call__(self, counts: Int[Array, "B C"]) -> Float[Array, "B D"]:
+    def __call__(self, counts: UInt8[Array, "B C"]) -> Float[Array, "B D"]:
         read = jnp.log1p(counts.astype(jnp.float32))
         return nn.Dense(self.dim, name="outer")(
             nn.relu(nn.LayerNorm(name="norm")(nn.Dense(2 * self.dim, name="inner")(read)))

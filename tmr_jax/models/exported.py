@@ -55,7 +55,8 @@ def dequantised(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if alone := scales.keys() ^ {n for n, x in weights.items() if x.dtype == np.int8}:
         raise ValueError(f"integers without scales, or scales without integers, of {min(alone)}")
     one = np.float32(1)
-    return {n: np.multiply(x, scales.get(n, one), dtype=np.float32) for n, x in weights.items()}
+    products = {n: np.multiply(x, scales.get(n, one), dtype=np.float32) for n, x in weights.items()}
+    return {n: np.asarray(x) for n, x in products.items()}  # a product of scalars is no array
 
 
 def write_weights(path: Path, params: Any, about: dict[str, str]) -> None:

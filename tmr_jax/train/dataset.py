@@ -17,7 +17,6 @@ from tmr_jax.data.batching import (
     declare_shapes,
     make_batch,
 )
-from tmr_jax.data.features.clauses import clauses, sentences
 from tmr_jax.data.features.similarity import fingerprints, molecule_groups, structure_place
 from tmr_jax.data.tables import (
     MolTable,
@@ -33,8 +32,6 @@ from tmr_jax.data.workers import progress_of
 from tmr_jax.models.encode import Encoder, States, distinct, sequence_keys
 from tmr_jax.models.run import TrainedModel, load_run, load_text_encoder, new_model
 from tmr_jax.types import Batch, Pair, TextBatch, UserError
-
-LEVELS = (sentences, clauses)  # what a description is taken apart into
 
 
 class TrainingSet(NamedTuple):
@@ -166,7 +163,9 @@ def _with_levels(
 
     A text of one sentence has no sentences of its own, and so for clauses.
     """
-    if len(shares) != len(LEVELS) + 1 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+    from tmr_jax.data.features.clauses import clauses, sentences  # most trainings do without
+
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise UserError(
             "expected three shares that sum to 1 as --train.levels: of whole descriptions, of "
             f"sentences and of clauses; got {shares}; set 0.5 0.25 0.25, say"
@@ -175,7 +174,7 @@ def _with_levels(
     for pair in pairs:
         starts.append([len(rows), len(rows) + 1])
         rows.append(pair)
-        for parts in (level(pair.text) for level in LEVELS):
+        for parts in (sentences(pair.text), clauses(pair.text)):
             rows += [pair._replace(text=part) for part in parts] if len(parts) > 1 else []
             starts[-1].append(len(rows))
     table = np.array(starts, np.int64)

@@ -13,13 +13,15 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from tmr_jax.data.datasets.table import Report
 from tmr_jax.data.download import WrongContent, parts_of
 from tmr_jax.data.files import open_binary
 from tmr_jax.data.readers import read_table
 from tmr_jax.types import Pair, UserError
+
+if TYPE_CHECKING:
+    from tmr_jax.data.datasets.table import Report
 
 FOLDER = Path(str(resources.files("tmr_jax.data.datasets")))
 KINDS = ("definition", "classes+roles", "classes")  # what the text of a term is made of
@@ -55,6 +57,8 @@ class Definition(NamedTuple):
 
 def load() -> tuple[list[Pair], Report]:
     """All pairs in file order, and the report of all rows. Errors: WrongContent."""
+    from tmr_jax.data.datasets.table import Report  # a search looks names up and does without
+
     report, kinds = Report(source="chebi"), Counter[str]()
     pairs = []
     for term in terms():

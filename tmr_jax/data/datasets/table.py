@@ -77,7 +77,7 @@ class Report:
             "splits": self.splits,
             "examples": [example._asdict() for example in self.examples],
             "notes": self.notes,
-            "sources": self.sources,
+            **({"sources": self.sources} if self.sources else {}),
         }
 
 
