@@ -322,7 +322,7 @@ def test_the_report_is_printed(tmp_path, capsys) -> None:
     assert "skipped: unparsable" in shown and "[bold]" in shown
     saved = report.as_json()
     assert saved["rows"] == 2 and saved["refused"] == {"unparsable": 1}
-    assert saved["sources"] == []
+    assert "sources" not in saved  # as older runs have it
     assert saved["examples"] == [{"row": 2, "reason": "unparsable", "value": "C([bold]"}]
 
 

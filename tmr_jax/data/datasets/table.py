@@ -77,6 +77,7 @@ class Report:
             "splits": self.splits,
             "examples": [example._asdict() for example in self.examples],
             "notes": self.notes,
+            # Left out where there are none, as it is in the runs of older versions.
             **({"sources": self.sources} if self.sources else {}),
         }
 
