@@ -33,7 +33,8 @@ from tmr_jax.eval.baseline import (
     molecule_rows,
     text_rows,
 )
-from tmr_jax.eval.scores import Ceiling, Score, query_sets, score_sides
+from tmr_jax.eval.protocols import PAIR
+from tmr_jax.eval.scores import Ceiling, QuerySet, Score, ceiling, query_sets, rank_within
 from tmr_jax.models.encode import Encoded, distinct
 from tmr_jax.types import Pool, Ranking, UserError
 
@@ -62,13 +63,13 @@ class Baseline:
         return fit_ridge(*_features(self._train), *_features(self._validation))
 
     def scores(self, pool: Pool, batch: int = 0) -> list[Score]:
-        """Its scores on a pool; `batch` as of `query_sets`. Errors: BadMolecule."""
+        """Its scores on a pool by index; `batch` as of `query_sets`. Errors: BadMolecule."""
         texts = self._read(pool.texts)
         parts = (*self._train, *self._validation, texts, pool.smiles)
         if sum(map(len, parts)) < CACHE_FROM:
             return self._ranked(pool, texts, batch)
         fixed = [VOCABULARY, STRENGTHS, POWERS, version("rdkit"), batch, [*map(len, parts)]]
-        rows = (row for part in (*parts, (pool.text_target, pool.mol_target)) for row in part)
+        rows = [*(row for part in parts for row in part), pool.text_target, pool.mol_target]
         found = cached(
             cache_key("ridge", fixed, rows),
             lambda: [*map(_as_json, self._ranked(pool, texts, batch))],
@@ -83,7 +84,14 @@ class Baseline:
         text_group = np.unique(np.array(pool.texts, object), return_inverse=True)[1]
         text = Encoded(text_rows(self.ridge, texts), text_group)
         mol = Encoded(molecule_rows(self.ridge, bits), mol_group)
-        return score_sides(pool.protocol, query_sets(pool, text, mol, batch), self.name)
+        sides = query_sets(pool, text, mol, batch)
+        return [_score(pool.protocol, side, self.name) for side in sides]
+
+
+def _score(protocol: str, side: QuerySet, name: str) -> Score:
+    ranking = rank_within(side.batch, side.query, side.candidate, side.target, side.group)
+    limit = ceiling(side.group, side.target)
+    return Score(protocol, side.direction, name, PAIR, ranking, limit)
 
 
 def baselines(data: DataConfig, tokenizer_file: Path) -> list[Baseline]:
@@ -147,30 +155,20 @@ def _is_molecule(smiles: str) -> bool:
 def _as_json(score: Score) -> dict[str, Any]:
     return {
         "direction": score.direction,
-        "right": score.right,
         "greater": score.ranking.greater.tolist(),
         "equal": score.ranking.equal.tolist(),
         "pool_size": score.ranking.pool_size,
-        "ceiling": None if score.ceiling is None else list(score.ceiling),
-        "notes": list(score.notes),
+        "ceiling": score.ceiling,
     }
 
 
 def _as_score(value: dict[str, Any], protocol: str, name: str) -> Score:
     greater, equal = (np.array(value[key], np.int64) for key in ("greater", "equal"))
-    limit = None if value["ceiling"] is None else Ceiling(*value["ceiling"])
-    found = Score(
-        protocol,
-        value["direction"],
-        name,
-        value["right"],
-        Ranking(greater, equal, value["pool_size"]),
-        limit,
-    )
-    return found._replace(notes=tuple(value["notes"]))
+    ranking, limit = Ranking(greater, equal, value["pool_size"]), Ceiling(*value["ceiling"])
+    return Score(protocol, value["direction"], name, PAIR, ranking, limit)
 
 
 def _holds(value: Any) -> bool:
     """Whether a value of the cache is a score."""
-    fields = {"direction", "right", "greater", "equal", "pool_size", "ceiling", "notes"}
+    fields = {"direction", "greater", "equal", "pool_size", "ceiling"}
     return isinstance(value, dict) and set(value) == fields
