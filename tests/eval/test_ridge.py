@@ -12,7 +12,7 @@ from tmr_jax.config import DataConfig, Experiment
 from tmr_jax.data.pools import load_pool
 from tmr_jax.eval import ridge
 from tmr_jax.eval.metrics import metrics
-from tmr_jax.eval.protocols import CLEAN, PAIR, find
+from tmr_jax.eval.protocols import CLEAN, HOLDER, PAIR, find
 from tmr_jax.eval.ridge import BASELINE, PIECES_BASELINE, against_model, baselines
 from tmr_jax.eval.scores import Score, score_record
 from tmr_jax.types import Pool, Ranking
@@ -115,3 +115,19 @@ def test_a_thousand_validation_pairs_are_enough() -> None:
     found = ridge._asked(Pool("x", texts, texts, target, target))
     assert found[0] == found[1] and len(found[0]) == 1_000
     assert found[0][2:4] == ["2", "4"] and found[0][-1] == "1000"
+
+
+def test_of_queries_with_several_holders_the_best_of_them_counts(
+    data, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path / "cache"))
+    pool = load_pool("table/test", data)
+    asks = pool._replace(mol_target=np.full(30, -1))
+    several = asks._replace(further=(np.arange(30)[:, None] + 1) % 30)
+    one = baselines(data, TINY_BERT)[0]
+    monkeypatch.setattr(ridge, "CACHE_FROM", 1)
+    (alone,), (found,), (again,) = (one.scores(p) for p in (asks, several, several))
+    assert (alone.right, found.right, again.right) == (PAIR, HOLDER, HOLDER)
+    assert found.ceiling is None is again.ceiling
+    assert found.ranking.greater.sum() < alone.ranking.greater.sum()
+    np.testing.assert_array_equal(found.ranking.greater, again.ranking.greater)

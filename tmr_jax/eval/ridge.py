@@ -33,7 +33,7 @@ from tmr_jax.eval.baseline import (
     molecule_rows,
     text_rows,
 )
-from tmr_jax.eval.protocols import PAIR
+from tmr_jax.eval.protocols import HOLDER, PAIR
 from tmr_jax.eval.scores import Ceiling, QuerySet, Score, ceiling, query_sets, rank_within
 from tmr_jax.models.encode import Encoded, distinct
 from tmr_jax.types import Pool, Ranking, UserError
@@ -63,13 +63,17 @@ class Baseline:
         return fit_ridge(*_features(self._train), *_features(self._validation))
 
     def scores(self, pool: Pool, batch: int = 0) -> list[Score]:
-        """Its scores on a pool by index; `batch` as of `query_sets`. Errors: BadMolecule."""
+        """Its scores on a pool by index, or of all holders of a query where the pool has them.
+
+        `batch` as of `query_sets`. Errors: BadMolecule.
+        """
         texts = self._read(pool.texts)
         parts = (*self._train, *self._validation, texts, pool.smiles)
         if sum(map(len, parts)) < CACHE_FROM:
             return self._ranked(pool, texts, batch)
         fixed = [VOCABULARY, STRENGTHS, POWERS, version("rdkit"), batch, [*map(len, parts)]]
         rows = [*(row for part in parts for row in part), pool.text_target, pool.mol_target]
+        rows += [] if pool.further is None else [pool.further]
         found = cached(
             cache_key("ridge", fixed, rows),
             lambda: [*map(_as_json, self._ranked(pool, texts, batch))],
@@ -89,9 +93,12 @@ class Baseline:
 
 
 def _score(protocol: str, side: QuerySet, name: str) -> Score:
-    ranking = rank_within(side.batch, side.query, side.candidate, side.target, side.group)
+    rows = side.batch, side.query, side.candidate, side.target, side.group
+    if side.further is not None:
+        ranking = rank_within(*rows, side.labels, side.further)
+        return Score(protocol, side.direction, name, HOLDER, ranking, None)
     limit = ceiling(side.group, side.target)
-    return Score(protocol, side.direction, name, PAIR, ranking, limit)
+    return Score(protocol, side.direction, name, PAIR, rank_within(*rows), limit)
 
 
 def baselines(data: DataConfig, tokenizer_file: Path) -> list[Baseline]:
@@ -155,6 +162,7 @@ def _is_molecule(smiles: str) -> bool:
 def _as_json(score: Score) -> dict[str, Any]:
     return {
         "direction": score.direction,
+        "right": score.right,
         "greater": score.ranking.greater.tolist(),
         "equal": score.ranking.equal.tolist(),
         "pool_size": score.ranking.pool_size,
@@ -164,11 +172,12 @@ def _as_json(score: Score) -> dict[str, Any]:
 
 def _as_score(value: dict[str, Any], protocol: str, name: str) -> Score:
     greater, equal = (np.array(value[key], np.int64) for key in ("greater", "equal"))
-    ranking, limit = Ranking(greater, equal, value["pool_size"]), Ceiling(*value["ceiling"])
-    return Score(protocol, value["direction"], name, PAIR, ranking, limit)
+    ranking, limit = Ranking(greater, equal, value["pool_size"]), value["ceiling"]
+    limit = None if limit is None else Ceiling(*limit)
+    return Score(protocol, value["direction"], name, value["right"], ranking, limit)
 
 
 def _holds(value: Any) -> bool:
     """Whether a value of the cache is a score."""
-    fields = {"direction", "greater", "equal", "pool_size", "ceiling"}
+    fields = {"direction", "right", "greater", "equal", "pool_size", "ceiling"}
     return isinstance(value, dict) and set(value) == fields

@@ -61,8 +61,7 @@ def _legend(results: dict[str, Any]) -> list[str]:
         *(f"right, {RIGHT[right]}: {right}" for right in rights),
         f"ties: {', '.join(sorted(ties))}; seed {', '.join(sorted(seeds))}",
     ]
-    compared = [s for s in scores if s["model_over"] is not None and s["right"] == PAIR]
-    for score in compared:
+    for score in (s for s in scores if s["model_over"] is not None):
         gain = gain_words(score["model_over"]["mrr"])
         lines.append(f"MRR over {SCORERS[score['scorer']]}, {score_name(score)}: {gain}")
     if labels := sorted({label for s in scores for label in s["labels"]}):
