@@ -7,6 +7,7 @@ the queries whose connectivity is not in training (docs/papers.md#metrics).
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from tmr_jax.data.files import cache_folder, write_json, write_text
 from tmr_jax.data.pools import load_pool, validation_protocol
 from tmr_jax.eval.analysis import TrainingSeen, analyse_pool, training_seen
 from tmr_jax.eval.diagnostics import companions, diagnose, fit, unrelated_sentences
+from tmr_jax.eval.facts import FactsTable, facts_scores, read_facts
 from tmr_jax.eval.leakage import Checked, check, check_data, data_seen, own_test
 from tmr_jax.eval.metrics import per_query
 from tmr_jax.eval.ood import save_detector
@@ -66,6 +68,7 @@ class EvalContext(NamedTuple):
     alpha: float  # of the second stage
     seen: TrainingSeen | None  # scaffolds and texts of training; None without a second stage
     draws: int
+    facts: FactsTable | None  # of a run that reranks by facts
 
 
 class ProtocolResult(NamedTuple):
@@ -123,7 +126,8 @@ def evaluate(
     alpha = chosen_alpha(run, config, model)
     seen = None if model.reranker is None else training_seen(data_seen(run, config.data))
     rivals = baselines(config.data, run / TOKENIZER)
-    context = EvalContext(run, config, model, rivals, alpha, seen, draws)
+    facts = read_facts(run, model.checkpoint["sha256"])
+    context = EvalContext(run, config, model, rivals, alpha, seen, draws, facts)
     measured = [
         measure(context, protocol, side, c, refused[protocol.name])
         for protocol, side, c in zip(declared, tested, checked, strict=True)
@@ -152,11 +156,14 @@ def measure(
     cut = in_whole_batches(side, protocol.batch)
     pool, sets = cut.pool, query_sets(*cut, protocol.batch)
     scores, analyses = score_sides(pool.protocol, sets), []
-    if reranker is not None:
+    if reranker is not None or context.facts is not None:
         scores = [score._replace(stage="det") for score in scores]
+    if context.facts is not None and not protocol.batch:
+        scores += facts_scores(pool, sets, context.facts)
     if reranker is not None and not protocol.batch:
         lists = rerank_both(*cut, reranker)
-        scores += reranked_scores(pool.protocol, sets, lists, reranker, alpha)
+        sizes = dataclasses.asdict(reranker.settings) | {"alpha": alpha}
+        scores += reranked_scores(pool.protocol, sets, lists, sizes)
         if "t2m" in lists and PAIR in protocol.relevance:
             analyses = analyse_pool(
                 *cut, lists["t2m"], context.seen, reranker, alpha, context.draws
@@ -188,7 +195,7 @@ def write_results(
     ranks = {name: per_query(s.ranking)["mr"].round(2).tolist() for name, s in named.items()}
     write_json(run / "ranks.json", ranks)
     write_json(run / "results.json", results, indent=2)
-    rankings = {n: s.ranking for n, s in named.items() if s.stage in ("", "det", "fused")}
+    rankings = {n: s.ranking for n, s in named.items() if s.stage in ("", "det", "fused", "facts")}
     examples = choose_examples(*first, scores, seed) if shown else []
     history = read_metrics(run / METRICS)
     html = page(results, rankings, examples, history, work_out(context, first))

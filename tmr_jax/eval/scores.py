@@ -22,7 +22,7 @@ from tmr_jax.eval.leakage import in_training
 from tmr_jax.eval.metrics import RERANK_STAGES, bounds, gains, intervals, metrics, of_rows
 from tmr_jax.eval.protocols import CLEAN, HOLDER, IDENTITY, PAIR, Protocol
 from tmr_jax.eval.rank import count, rank, score_chunks
-from tmr_jax.eval.rerank import Lists, PoolReranker, levels
+from tmr_jax.eval.rerank import Lists, levels
 from tmr_jax.models.encode import Encoded
 from tmr_jax.types import Direction, Pool, Ranking
 
@@ -192,20 +192,23 @@ def reranked_scores(
     protocol: str,
     sides: list[QuerySet],
     lists: dict[str, Lists],
-    reranker: PoolReranker,
-    alpha: float,
+    sizes: dict[str, Any],
+    stages: tuple[str, ...] = RERANK_STAGES,
 ) -> list[Score]:
-    """All stages after `det`, of both directions (docs/papers.md#inference)."""
-    scores = []
-    sizes = dataclasses.asdict(reranker.settings) | {"alpha": alpha}
+    """All stages after `det`, of both directions; `sizes` are what their record says of them.
+
+    See docs/papers.md#inference.
+    """
+    scores, alpha = [], sizes.get("alpha", 0.0)
     for side in sides:
         one = lists[side.direction]
         listed = one.reranked.item == one.target[:, None]
-        reached = np.stack([listed.any(1), listed[:, : one.reranked.clean.shape[1]].any(1)], 1)
+        head = listed[:, : one.reranked.clean.shape[1]]
+        reached = np.stack([part.any(1) for part in (listed, head) if part.shape[1]], 1)
         score = Score(protocol, side.direction, "model", PAIR, one.ranking("det"), None)
         score = score._replace(reranked=sizes, reached=reached, base=score.ranking)
         base = rank_by_identity(one, side, "det", alpha)
-        for stage in RERANK_STAGES:
+        for stage in stages:
             by_pair = score._replace(stage=stage, ranking=one.ranking(stage, alpha))
             ranking = rank_by_identity(one, side, stage, alpha)
             scores += with_identity(by_pair, ranking, side, base)
@@ -274,8 +277,8 @@ def score_record(
     """
     refined, resampled = score.reranked, (config.eval.bootstrap, config.train.seed)
     if refined is not None and score.reached is not None:
-        listed, head = score.reached.mean(0)
-        refined = refined | {"recall_shortlist": float(listed), "recall_denoised": float(head)}
+        names = ("recall_shortlist", "recall_denoised")
+        refined = refined | dict(zip(names, score.reached.mean(0).tolist(), strict=False))
     record = {
         "protocol": score.protocol,
         "declared": dataclasses.asdict(protocol),
@@ -333,17 +336,22 @@ def about(record: dict[str, Any]) -> list[str]:
 def _about_reranking(record: dict[str, Any]) -> list[str]:
     """Sizes of the second stage, recall of its shortlist, gains over the first stage."""
     sizes = record["refined"]
-    listed, head = (100 * sizes[f"recall_{part}"] for part in ("shortlist", "denoised"))
+    recalls = [
+        f"{part} {100 * sizes[f'recall_{part}']:.1f}"
+        for part in ("shortlist", "denoised")
+        if f"recall_{part}" in sizes
+    ]
     gained = [
         f"{metric} over det: {gain_words(record['over_det'][metric], scale, form)}"
         for metric, scale, form in (("hits@1", 100, "+.1f"), ("mrr", 1, "+.4f"))
     ]
-    return [
-        f"K1 {sizes['shortlist']}, F {sizes['samples']}, K {sizes['candidates']}, "
-        f"S {sizes['steps']}, R {sizes['noises']}, alpha {sizes['alpha']:g} (of validation)",
-        f"recall: shortlist {listed:.1f}, denoised {head:.1f}",
-        *gained,
-    ]
+    said = f"K1 {sizes['shortlist']}, weight of the facts {sizes.get('weight', 0):g}"
+    if "samples" in sizes:
+        said = (
+            f"K1 {sizes['shortlist']}, F {sizes['samples']}, K {sizes['candidates']}, "
+            f"S {sizes['steps']}, R {sizes['noises']}, alpha {sizes['alpha']:g}"
+        )
+    return [f"{said} (of validation)", f"recall: {', '.join(recalls)}", *gained]
 
 
 def _about_training(record: dict[str, Any]) -> list[str]:

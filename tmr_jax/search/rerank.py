@@ -1,7 +1,8 @@
 """The second stage at search time: it reorders the shortlist of one query.
 
-A model with a denoiser scores a pair by more than the cosine of two embeddings (docs/papers.md).
-Scoring every item of an index so would take hours, so only the nearest ones are scored.
+A model with a denoiser scores a pair by more than the cosine of two embeddings (docs/papers.md),
+and so does a run that has learned to read facts. Scoring every item of an index so would take
+hours, so only the nearest ones are scored.
 """
 
 from __future__ import annotations
@@ -10,12 +11,35 @@ from typing import Any
 
 import numpy as np
 
+from tmr_jax.data.features.facts import molecule_facts, text_facts
+from tmr_jax.eval.facts import SHORTLIST, FactsTable
 from tmr_jax.eval.rerank import PoolReranker, levels, settings_of
 from tmr_jax.index.index import Index
 from tmr_jax.index.schema import Hit, ranked
 from tmr_jax.models.encode import Encoded, Encoder
 from tmr_jax.models.run import TrainedModel
 from tmr_jax.types import Direction
+
+
+class FactsStage:
+    """Reorders by facts that the query and what it finds agree or disagree on."""
+
+    shortlist = SHORTLIST
+
+    def __init__(self, facts: FactsTable) -> None:
+        self._facts = facts
+
+    def reorder(
+        self, query: str, hits: list[Hit], direction: Direction, alpha: float, library: Index
+    ) -> list[Hit]:
+        """As `SecondStage.reorder`; its weight is that of the table, which was learned with it."""
+        short, rest = hits[: self.shortlist], hits[self.shortlist :]
+        own, other = (text_facts, molecule_facts)[:: 1 if direction == "t2m" else -1]
+        pair = own(query)[None], np.stack([other(hit.content) for hit in short])
+        pair = pair if direction == "t2m" else pair[::-1]
+        scores = self._facts.scores(np.array([hit.score for hit in short], np.float32), *pair)
+        order = np.argsort(-scores, kind="stable")  # equal scores keep the order of the cosine
+        return ranked([*(short[i]._replace(refined=float(scores[i])) for i in order), *rest])
 
 
 class SecondStage:

@@ -39,6 +39,7 @@ from tmr_jax.search.names import Match, structure_of
 from tmr_jax.types import UserError
 
 if TYPE_CHECKING:
+    from tmr_jax.eval.facts import FactsTable
     from tmr_jax.search.explain import Explanation
 
 DIVERSE_FROM = 10  # candidates for each diverse hit
@@ -109,13 +110,17 @@ def load(run: str | Path | None = None, which: Literal["best", "newest"] = "best
     run = run_folder(run)
     use_compile_cache(cache_folder())
     assembly, params, checkpoint = load_run(run, which)
-    alpha = None
+    alpha = facts = None
     if assembly.reranks:
         from tmr_jax.eval.rerank import read_alpha
 
         alpha = read_alpha(run, checkpoint.sha256)
+    else:
+        from tmr_jax.eval.facts import read_facts
+
+        facts = read_facts(run, checkpoint.sha256)
     detector = read_detector(run, checkpoint.sha256)
-    return Retriever(assembly, params, checkpoint, alpha, str(run), detector)
+    return Retriever(assembly, params, checkpoint, alpha, str(run), detector, facts)
 
 
 class Retriever:
@@ -129,6 +134,7 @@ class Retriever:
         alpha: float | None = None,
         run: str = "",
         detector: OodDetector | None = None,
+        facts: FactsTable | None = None,
     ) -> None:
         self.checkpoint, self.run, self.alpha = checkpoint, run, alpha
         self._assembly, self._params = assembly, params
@@ -143,6 +149,10 @@ class Retriever:
             from tmr_jax.search.rerank import SecondStage
 
             self._second_stage = SecondStage(assembly, params, self._reader)
+        elif facts is not None:
+            from tmr_jax.search.rerank import FactsStage
+
+            self._second_stage = FactsStage(facts)
 
     @property
     def config(self) -> Experiment:
@@ -152,7 +162,7 @@ class Retriever:
     @property
     def lacks_alpha(self) -> bool:
         """Whether the run was never evaluated, so that the denoiser does not affect the order."""
-        return self._second_stage is not None and self.alpha is None
+        return self._assembly.reranks and self.alpha is None
 
     @property
     def shortlist(self) -> int:
@@ -162,7 +172,7 @@ class Retriever:
     def warm(self) -> None:
         """Compiles every shape of query, so that none waits for the compiler later."""
         self._encoder.warmup()
-        if self._second_stage is not None:
+        if self._assembly.reranks:
             self._reader.warmup()
 
     # The index

@@ -196,7 +196,8 @@ def _notes(line: Line) -> str:
 def _notes_of_run(line: Line) -> list[str]:
     record = line.records[0]
     notes = [f"tier {record['tier']}"] if record["tier"] else []
-    if (settings := record["refined"]) is not None:
+    settings = record["refined"] or {}
+    if "samples" in settings:
         notes.append(f"F {settings['samples']}, S {settings['steps']}")
     notes += record["labels"]
     if line.missing:

@@ -15,7 +15,7 @@ import numpy as np
 from tmr_jax.table.plan import Claim, Row, Table
 
 LEVEL = 0.975  # quantile at the end of a 95 % interval
-LAST_TIER = "fused"  # the final ranking of a model with a second stage
+LAST_TIERS = ("fused", "facts")  # the final ranking of a run with a second stage
 DIRECTIONS = ("t2m", "m2t")
 NO_QUERIES = "no queries in this direction"
 
@@ -116,7 +116,8 @@ def _line(row: Row, direction: str, results: list[SeedResult]) -> Line:
 
 def _is_of(record: dict[str, Any], row: Row, direction: str) -> bool:
     place = (record["protocol"], record["direction"])
-    return place == (row.protocol, direction) and record["tier"] in (row.tier or LAST_TIER, "")
+    tiers = (row.tier,) if row.tier else LAST_TIERS
+    return place == (row.protocol, direction) and record["tier"] in (*tiers, "")
 
 
 def summary(line: Line, metric: str) -> Summary:

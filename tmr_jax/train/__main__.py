@@ -23,7 +23,7 @@ import tyro
 from tmr_jax import cli
 from tmr_jax.cli import Signals
 from tmr_jax.config import Experiment, load_experiment
-from tmr_jax.models.runtime import join_processes
+from tmr_jax.models.runtime import join_processes, leads
 from tmr_jax.train.directory import run_directory
 
 
@@ -79,6 +79,10 @@ def train(config: Experiment, run: Path, fresh: bool, signals: Signals) -> None:
         from tmr_jax.train import trainer
 
         trainer.train(config, directory, signals)
+        if config.train.facts and leads():
+            from tmr_jax.train.facts import fit
+
+            fit(directory.output)
 
 
 if __name__ == "__main__":

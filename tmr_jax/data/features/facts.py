@@ -1,0 +1,356 @@
+"""Facts that a text states and a structure shows: charges, atoms, chains, stereo, groups, rings.
+
+In: a text, or a molecule. Out: a number for each of `FACTS`: how many the text states (NaN: it says
+nothing), or how many the molecule has. Neither side reads the other. facts.tsv declares most of
+them: group, name, what texts in lower case call it, and a SMARTS whose matches are counted; what
+has no SMARTS, and `COMPUTED`, is read or counted by a function below.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from rdkit import Chem, DataStructs, rdBase
+
+from tmr_jax.data.features.graph import parse_smiles
+from tmr_jax.data.features.similarity import REMEMBERED
+from tmr_jax.data.files import ARRAYS, CACHE_FROM, cache_key, cached
+from tmr_jax.data.workers import track
+
+TABLE = Path(__file__).with_suffix(".tsv")
+NUMBERS = {
+    **{"mono": 1, "di": 2, "bi": 2, "bis": 2, "two": 2, "both": 2, "tri": 3, "tris": 3},
+    **{"three": 3, "tetra": 4, "tetr": 4, "tetrakis": 4, "four": 4, "oligo": 4, "poly": 4},
+    **{"penta": 5, "pent": 5, "five": 5, "hexa": 6, "hex": 6, "six": 6, "hepta": 7, "seven": 7},
+    **{"octa": 8, "eight": 8, "nona": 9, "nine": 9, "deca": 10, "ten": 10, "dodeca": 12},
+}
+ROOTS = {  # carbon atoms of a chain
+    **{"but": 4, "pent": 5, "hex": 6, "hept": 7, "oct": 8, "non": 9, "dec": 10, "undec": 11},
+    **{"dodec": 12, "tridec": 13, "tetradec": 14, "pentadec": 15, "hexadec": 16, "heptadec": 17},
+    **{"octadec": 18, "nonadec": 19, "icos": 20, "eicos": 20, "henicos": 21, "docos": 22},
+    **{"tricos": 23, "tetracos": 24, "pentacos": 25, "hexacos": 26, "heptacos": 27},
+    **{"octacos": 28, "nonacos": 29, "triacont": 30, "dotriacont": 32, "tetratriacont": 34},
+}
+ACIDS = {  # carbon atoms and double bonds
+    **{"butyr": (4, 0), "valer": (5, 0), "capro": (6, 0), "capryl": (8, 0), "laur": (12, 0)},
+    **{"myrist": (14, 0), "palmit": (16, 0), "palmitole": (16, 1), "stear": (18, 0)},
+    **{"ole": (18, 1), "elaid": (18, 1), "linole": (18, 2), "linolen": (18, 3)},
+    **{"arachid": (20, 0), "arachidon": (20, 4), "behen": (22, 0), "eruc": (22, 1)},
+    **{"lignocer": (24, 0), "nervon": (24, 1), "cerot": (26, 0)},
+}
+CHAINS, LONG = range(4, 35), 8  # lengths that are counted; from LONG on a name says how saturated
+TERPENES = {"mono": 10, "sesqui": 15, "sester": 25, "di": 20, "tri": 30, "tetra": 40}
+MACROCYCLE = 12  # atoms
+STEREO = {"R centres": "R", "S centres": "S", "E bonds": "E", "Z bonds": "Z"}
+COMPUTED = {
+    **{f"chain {n}": "chain" for n in CHAINS},
+    **dict.fromkeys(("double bonds", "carbons"), "chain"),
+    **dict.fromkeys(("negative", "positive", "minus atoms", "plus atoms"), "charge"),
+    **dict.fromkeys((*STEREO, "centres"), "stereo"),
+}
+
+
+class Fact(NamedTuple):
+    group: str  # facts of a group leave an ablation together
+    words: str  # regular expression
+    smarts: str
+
+
+def _declared() -> dict[str, Fact]:
+    lines = TABLE.read_text(encoding="utf-8").splitlines()
+    rows = (line.split("\t") for line in lines)
+    return {name: Fact(group, words, smarts) for group, name, words, smarts in rows}
+
+
+FACTS = _declared() | {name: Fact(group, "", "") for name, group in COMPUTED.items()}
+assert len(FACTS) == len(_declared()) + len(COMPUTED), "two facts of one name"
+PLACE = {name: i for i, name in enumerate(FACTS)}
+
+
+def _row(values: dict[str, float], otherwise: float) -> Float[np.ndarray, " F"]:
+    row = np.full(len(FACTS), otherwise, np.float32)
+    row[[PLACE[name] for name in values]] = list(values.values())
+    return row
+
+
+# Texts
+
+
+def _any(names: dict) -> str:
+    return "|".join(sorted(names, key=len, reverse=True))
+
+
+_NUMBER = _any(NUMBERS)
+_BEFORE = re.compile(rf"({_NUMBER})[- (\[]*$")
+_POSITIONS = re.compile(
+    r"[a-z]* ?(?:groups?|substituents?|residues?|atoms?|units?)?,? (?:located |attached )?"
+    r"(?:at|to) (?:the )?(?:positions? |[cno]-?(?=\d))((?:[ ,]|and|[cno]?-?\d+[a-z]?'*)+)"
+)
+_CHAIN = re.compile(
+    rf"(?<!cyclo)({_any(ROOTS)})(?:an|yl|a?(?:-[\dezrs,'()]+-)?({_NUMBER})?(en|yn))"
+)
+_ACID = re.compile(rf"({_any(ACIDS)})(?:o?yl|ic\b|ate\b|in\b)")
+_SHORTHAND = re.compile(r"\b[a-z]*(\d\d):(\d)\b")
+_DOUBLES = re.compile(rf"(\d|{_NUMBER}) double bonds?")
+_CARBONS = re.compile(r"\bc(\d\d)-|\b(\d\d?) carbons?\b")
+_TERPENE = re.compile(rf"({_any(TERPENES)})terp")
+_LABELS = re.compile(r"\((?:(?:\d+[a-z]?'*)?[RSEZ],?)+\)")
+_CIS_TRANS = {"E": re.compile(r"\btrans-"), "Z": re.compile(r"\bcis-")}
+_ION = re.compile(
+    rf"(?<![a-z])(?:oxo)?({_NUMBER})?(?:(an)|cat)ion\b|(?<![a-z])({_NUMBER})(?:(an)|cat)ionic"
+    r"|(?:ammon|amin|az|pyridin|phosphon|guanidin)ium ion"
+)
+_CHARGE = re.compile(r"\((\d+)([+-])\)")
+_CONJUGATE = re.compile(r"conjugate (acid|base) of ([^.;,]*?)(?= and an? conjugate|[.;,]|$)")
+_PROTONS = re.compile(rf"(de)?protonation of (?:the )?({_NUMBER})?")
+
+Say = Callable[[str, float], None]
+
+
+@lru_cache(maxsize=REMEMBERED)
+def text_facts(text: str) -> Float[np.ndarray, " F"]:
+    """How many of each fact a text states, the largest of several numbers; NaN where it does not.
+
+    Sentences on roles are skipped: they speak of other molecules.
+    """
+    kept = [s for s in re.split(r"(?<=[.;]) ?(?=[A-Z])", text) if "role as" not in s]
+    said: dict[str, float] = {}
+
+    def say(name: str, number: float) -> None:
+        said[name] = max(number, said.get(name, 0))
+
+    low = " ".join(kept).lower()
+    for name, words in _words().items():
+        _say_words(low, name, words, say)
+    _say_chains(low, say)
+    _say_charge([sentence.lower() for sentence in kept], say)
+    for sentence in kept:
+        _say_stereo(sentence, say)
+    return _row(said, np.nan)
+
+
+@cache
+def _words() -> dict[str, re.Pattern]:
+    return {name: re.compile(fact.words) for name, fact in FACTS.items() if fact.words}
+
+
+def _say_words(text: str, name: str, words: re.Pattern, say: Say) -> None:
+    """The numbers of one name add up: 2-hydroxy-N-(4-hydroxyphenyl)acetamide has two of them."""
+    names: Counter[int] = Counter()
+    for match in words.finditer(text):
+        names[text.rfind(" ", 0, match.start())] += _number(text, match)
+    if names:
+        say(name, max(names.values()))
+
+
+def _number(text: str, match: re.Match) -> int:
+    """The prefix of a word ("dihydroxy"), or how many positions follow it."""
+    before = _BEFORE.search(text[max(0, match.start() - 12) : match.start()])
+    number = NUMBERS[before[1]] if before else 1
+    after = _POSITIONS.match(text, match.end())
+    return max(number, len(re.findall(r"\d+", after[1]))) if after else number
+
+
+def _say_chains(text: str, say: Say) -> None:
+    found = [(ROOTS[r], NUMBERS.get(n, 1) if d == "en" else 0) for r, n, d in _CHAIN.findall(text)]
+    acids = [ACIDS[root] for root in _ACID.findall(text)]
+    acids += [(int(length), int(doubles)) for length, doubles in _SHORTHAND.findall(text)]
+    for length, doubles in (*found, *acids):
+        if length in CHAINS:
+            say(f"chain {length}", 1)
+        if length >= LONG:
+            say("double bonds", doubles)
+    for number in _DOUBLES.findall(text):
+        say("double bonds", NUMBERS.get(number) or int(number))
+    for numbers in _CARBONS.findall(text):
+        say("carbons", float("".join(numbers)))
+    for kind in _TERPENE.findall(text):
+        say("carbons", TERPENES[kind])
+
+
+def _say_charge(sentences: list[str], say: Say) -> None:
+    """The net charge, from the best of three signs: a conjugate with its charge, a charge in the
+    molecule's own name, or other words."""
+    text = " ".join(sentences)
+    own = " ".join(s for s in sentences if not re.search("related to|derives|contains", s))
+    own = _CONJUGATE.sub("", own)
+    labels = [int(sign + number) for number, sign in _CHARGE.findall(own)]
+    conjugates = [_conjugate(kind, name, text) for kind, name in _CONJUGATE.findall(text)]
+    ions = [(-1 if m[2] or m[4] else 1) * NUMBERS.get(m[1] or m[3], 1) for m in _ION.finditer(text)]
+    neutral = [0] if "zwitterion" in text else []
+    found = [charge for charge, sure in conjugates if sure] + labels
+    found += [max(ions, key=abs)] if ions else []
+    found += neutral + [charge for charge, _ in conjugates]
+    if found:
+        say("negative", max(-found[0], 0))
+        say("positive", max(found[0], 0))
+    if neutral:
+        say("minus atoms", 1)
+        say("plus atoms", 1)
+
+
+def _conjugate(kind: str, name: str, text: str) -> tuple[int, bool]:
+    """The charge of the conjugate acid or base of a named relative, and whether it is certain."""
+    label = _CHARGE.search(name)
+    if label:
+        return int(label[2] + label[1]) + (1 if kind == "acid" else -1), True
+    if re.search(r"(?<!ph)(?<!sulf)(?<!phosph)(?:ate|olate|ide)$", name) and kind == "acid":
+        return 0, True
+    if re.search(r"ium$", name) and kind == "base":
+        return 0, True
+    if kind == "acid":
+        return 1, False
+    change = -sum((1 if lost else -1) * NUMBERS.get(n, 1) for lost, n in _PROTONS.findall(text))
+    return (change or -1), False
+
+
+def _say_stereo(sentence: str, say: Say) -> None:
+    mirrored = "enantiomer of" in sentence
+    for token in sentence.split():
+        marks = Counter(c for part in _LABELS.findall(token) for c in part if c in "RSEZ")
+        for mark, words in _CIS_TRANS.items():
+            marks[mark] = max(marks[mark], len(words.findall(token)))
+        if mirrored:
+            marks["R"], marks["S"] = marks["S"], marks["R"]
+        for name, mark in STEREO.items():
+            if marks[mark]:
+                say(name, marks[mark])
+        if centres := marks["R"] + marks["S"]:
+            say("centres", centres)
+    if "racem" in sentence:
+        say("centres", 0)
+
+
+# Molecules
+
+
+@cache
+def _patterns() -> dict[str, tuple[Chem.Mol, DataStructs.ExplicitBitVect]]:
+    """Patterns with fingerprints, whose bits every molecule that matches has, too."""
+    patterns = {name: Chem.MolFromSmarts(f.smarts) for name, f in FACTS.items() if f.smarts}
+    return {name: (p, Chem.PatternFingerprint(p)) for name, p in patterns.items()}
+
+
+@lru_cache(maxsize=REMEMBERED)
+def molecule_facts(smiles: str) -> Float[np.ndarray, " F"]:
+    """How many of each fact a molecule has. Raises `BadMolecule` where the SMILES is refused."""
+    mol = parse_smiles(smiles)
+    bits = Chem.PatternFingerprint(mol)
+    shown: dict[str, float] = {
+        name: len(mol.GetSubstructMatches(pattern, useChirality=True))
+        for name, (pattern, needed) in _patterns().items()
+        if DataStructs.AllProbeBitsMatch(needed, bits)
+    }
+    shown["peptide"] = shown.get("peptide", 0) and shown["peptide"] + 1  # residues, not links
+    for count in (_count_atoms, _count_chains, _count_rings):
+        shown |= count(mol)
+    return _row(shown, 0)
+
+
+def _count_atoms(mol: Chem.Mol) -> dict[str, float]:
+    """Charges and stereo labels. A charge beside its opposite is a way of writing: nitro groups."""
+    atoms = list(mol.GetAtoms())
+    charged = [a for a in atoms if a.GetFormalCharge()]
+    lone = [
+        a.GetFormalCharge()
+        for a in charged
+        if all(a.GetFormalCharge() * b.GetFormalCharge() >= 0 for b in a.GetNeighbors())
+    ]
+    net = sum(a.GetFormalCharge() for a in charged)
+    labels = Counter(a.GetProp("_CIPCode") for a in atoms if a.HasProp("_CIPCode"))
+    bonds = Counter(b.GetStereo() for b in mol.GetBonds())
+    return {
+        "negative": max(-net, 0),
+        "positive": max(net, 0),
+        "minus atoms": sum(charge < 0 for charge in lone),
+        "plus atoms": sum(charge > 0 for charge in lone),
+        "counter-ions": len(Chem.GetMolFrags(mol)) - 1,
+        "isotopes": sum(a.GetIsotope() > 0 for a in atoms),
+        "R centres": labels["R"],
+        "S centres": labels["S"],
+        "centres": labels["R"] + labels["S"],
+        "E bonds": bonds[Chem.BondStereo.STEREOE],
+        "Z bonds": bonds[Chem.BondStereo.STEREOZ],
+    }
+
+
+def _count_chains(mol: Chem.Mol) -> dict[str, float]:
+    """The longest path of each tree of acyclic carbon atoms, and the double bonds of all trees."""
+    rings, near = mol.GetRingInfo(), {}
+    carbons = [a.GetIdx() for a in mol.GetAtoms() if a.GetAtomicNum() == 6]
+    near: dict[int, list[int]] = {i: [] for i in carbons if not rings.NumAtomRings(i)}
+    doubles = 0
+    for bond in mol.GetBonds():
+        a, b = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        if a in near and b in near:
+            near[a].append(b)
+            near[b].append(a)
+            doubles += bond.GetBondType() == Chem.BondType.DOUBLE
+    lengths, left = Counter(), set(near)
+    while left:
+        tree = _walk(near, next(iter(left)))
+        left -= tree.keys()
+        lengths[1 + max(_walk(near, [*tree][-1]).values())] += 1
+    shown: dict[str, float] = {f"chain {n}": lengths[n] for n in CHAINS}
+    return shown | {"double bonds": doubles, "carbons": len(carbons)}
+
+
+def _walk(near: dict[int, list[int]], start: int) -> dict[int, int]:
+    """Distances from an atom, the nearest first."""
+    found, front = {start: 0}, [start]
+    for atom in front:
+        for other in near[atom]:
+            if other not in found:
+                found[other] = found[atom] + 1
+                front.append(other)
+    return found
+
+
+def _count_rings(mol: Chem.Mol) -> dict[str, float]:
+    """Rings of the largest system of fused or bridged rings, and macrocycles."""
+    systems: list[tuple[set[int], int]] = []
+    rings = mol.GetRingInfo().AtomRings()
+    for ring in map(set, rings):
+        joined = [s for s in systems if len(s[0] & ring) > 1]
+        systems = [s for s in systems if s not in joined]
+        systems.append((ring.union(*(s[0] for s in joined)), 1 + sum(s[1] for s in joined)))
+    return {
+        "cycles": max((count for _, count in systems), default=0),
+        "macrocycle": sum(len(ring) >= MACROCYCLE for ring in rings),
+    }
+
+
+# Many of them
+
+
+def facts_of(
+    one: Callable[[str], np.ndarray], items: Sequence[str], what: str
+) -> Float[np.ndarray, "n F"]:
+    """`text_facts` or `molecule_facts` of each item, equal ones once; many of them are cached.
+
+    Raises `BadMolecule` where a SMILES is refused.
+    """
+    distinct = list(dict.fromkeys(items))
+    shape = (len(distinct), len(FACTS))
+
+    def compute() -> dict[str, np.ndarray]:
+        rows = [one(item) for item in track(distinct, what, transient=True)]
+        return {"rows": np.stack(rows) if rows else np.zeros(shape, np.float32)}
+
+    if len(distinct) < CACHE_FROM:
+        rows = compute()["rows"]
+    else:
+        code = [path.read_text("utf-8") for path in (TABLE, Path(__file__))]
+        key = cache_key("facts", [what, rdBase.rdkitVersion, *code], distinct)
+        rows = cached(
+            key, compute, lambda v: v.keys() == {"rows"} and v["rows"].shape == shape, ARRAYS
+        )["rows"]
+    place = {item: i for i, item in enumerate(distinct)}
+    return rows[[place[item] for item in items]]
