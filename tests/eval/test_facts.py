@@ -9,17 +9,10 @@ import pytest
 import tmr_jax
 from tmr_jax.data.features.facts import FACTS, PLACE, facts_of, molecule_facts, text_facts
 from tmr_jax.data.pools import matched
-from tmr_jax.eval import facts as reranking
+from tmr_jax.eval import facts_pool
 from tmr_jax.eval.evaluate import evaluate
-from tmr_jax.eval.facts import (
-    EXACT,
-    STATES,
-    FactsTable,
-    facts_scores,
-    read_facts,
-    save_facts,
-    shortlists,
-)
+from tmr_jax.eval.facts import EXACT, STATES, FactsTable, read_facts, save_facts
+from tmr_jax.eval.facts_pool import facts_scores, shortlists
 from tmr_jax.eval.scores import query_sets
 from tmr_jax.eval.terminal import detail_lines, table_lines
 from tmr_jax.models.encode import Encoded, l2_normalize
@@ -120,7 +113,7 @@ def test_a_score_is_a_function_of_the_pair_alone():
     assert part == {pair: whole[pair] for pair in part}
     pair = text_facts(TEXTS[1])[None], molecule_facts(SMILES[2])[None]
     side = sides_of(pool_of())[0]
-    cosine = reranking.top(side.query[[1]], side.candidate[[2]], 1)[1][0]
+    cosine = facts_pool.top(side.query[[1]], side.candidate[[2]], 1)[1][0]
     assert facts.scores(cosine, *pair) == whole[TEXTS[1], SMILES[2]]
 
 
@@ -142,7 +135,7 @@ def test_sums_are_exact_in_every_order():
 
 
 def test_what_is_not_on_the_shortlist_keeps_the_order_of_the_cosine(monkeypatch):
-    monkeypatch.setattr(reranking, "SHORTLIST", 2)
+    monkeypatch.setattr(facts_pool, "SHORTLIST", 2)
     pool = pool_of()
     side = sides_of(pool)[0]
     ranking = shortlists(pool, side).lists(random_table(weight=9.0)).ranking("facts")

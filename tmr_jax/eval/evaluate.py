@@ -20,7 +20,8 @@ from tmr_jax.data.files import cache_folder, write_json, write_text
 from tmr_jax.data.pools import load_pool, validation_protocol
 from tmr_jax.eval.analysis import TrainingSeen, analyse_pool, training_seen
 from tmr_jax.eval.diagnostics import companions, diagnose, fit, unrelated_sentences
-from tmr_jax.eval.facts import FactsTable, facts_scores, read_facts
+from tmr_jax.eval.facts import FactsTable, read_facts
+from tmr_jax.eval.facts_pool import facts_scores
 from tmr_jax.eval.leakage import Checked, check, check_data, data_seen, own_test
 from tmr_jax.eval.metrics import per_query
 from tmr_jax.eval.ood import save_detector

@@ -35,8 +35,8 @@ from tmr_jax.eval.facts import (
     FactsTable,
     agreement,
     save_facts,
-    shortlists,
 )
+from tmr_jax.eval.facts_pool import shortlists
 from tmr_jax.eval.metrics import metrics
 from tmr_jax.eval.pools import Restored, encode_pools, open_run
 from tmr_jax.eval.rank import top

@@ -47,7 +47,7 @@ ACIDS = {  # carbon atoms and double bonds
 }
 CHAINS, LONG = range(4, 35), 8  # lengths that are counted; from LONG on a name says how saturated
 TERPENES = {"mono": 10, "sesqui": 15, "sester": 25, "di": 20, "tri": 30, "tetra": 40}
-MACROCYCLE = 12  # atoms
+MACROCYCLE, MIRRORED = 12, "is an enantiomer of"  # atoms; of a sentence on another molecule
 STEREO = {"R centres": "R", "S centres": "S", "E bonds": "E", "Z bonds": "Z"}
 COMPUTED = {
     **{f"chain {n}": "chain" for n in CHAINS},
@@ -101,14 +101,18 @@ _SHORTHAND = re.compile(r"\b[a-z]*(\d\d):(\d)\b")
 _DOUBLES = re.compile(rf"(\d|{_NUMBER}) double bonds?")
 _CARBONS = re.compile(r"\bc(\d\d)-|\b(\d\d?) carbons?\b")
 _TERPENE = re.compile(rf"({_any(TERPENES)})terp")
-_LABELS = re.compile(r"\((?:(?:\d+[a-z]?'*)?[RSEZ],?)+\)")
+_LABELS = re.compile(
+    r"(?<!\w)(?:\d+[a-z]?'*([RSEZ])(?!\w)|(?<=[(,])([RSEZ])(?=[,)])|([RS])(?=[- ]configuration))"
+)
 _CIS_TRANS = {"E": re.compile(r"\btrans-"), "Z": re.compile(r"\bcis-")}
 _ION = re.compile(
     rf"(?<![a-z])(?:oxo)?({_NUMBER})?(?:(an)|cat)ion\b|(?<![a-z])({_NUMBER})(?:(an)|cat)ionic"
     r"|(?:ammon|amin|az|pyridin|phosphon|guanidin)ium ion"
 )
 _CHARGE = re.compile(r"\((\d+)([+-])\)")
-_CONJUGATE = re.compile(r"conjugate (acid|base) of ([^.;,]*?)(?= and an? conjugate|[.;,]|$)")
+_CONJUGATE = re.compile(
+    r"conjugate (acid|base) of (.*?)(?= and an? conjugate|[.;,](?:\s|$)|[.;]the|$)"
+)
 _PROTONS = re.compile(rf"(de)?protonation of (?:the )?({_NUMBER})?")
 
 Say = Callable[[str, float], None]
@@ -126,7 +130,7 @@ def text_facts(text: str) -> Float[np.ndarray, " F"]:
     def say(name: str, number: float) -> None:
         said[name] = max(number, said.get(name, 0))
 
-    low = " ".join(kept).lower()
+    low = " ".join(s for s in kept if MIRRORED not in s).lower()
     for name, words in _words().items():
         _say_words(low, name, words, say)
     _say_chains(low, say)
@@ -176,45 +180,37 @@ def _say_chains(text: str, say: Say) -> None:
 
 
 def _say_charge(sentences: list[str], say: Say) -> None:
-    """The net charge, from the best of three signs: a conjugate with its charge, a charge in the
-    molecule's own name, or other words."""
-    text = " ".join(sentences)
-    own = " ".join(s for s in sentences if not re.search("related to|derives|contains", s))
-    own = _CONJUGATE.sub("", own)
-    labels = [int(sign + number) for number, sign in _CHARGE.findall(own)]
-    conjugates = [_conjugate(kind, name, text) for kind, name in _CONJUGATE.findall(text)]
+    """The net charge, by the first that there is: a charge in the molecule's own name, an ion by
+    another word, a conjugate acid or base. Of salts none: the charges of their parts cancel."""
+    own = [s for s in sentences if not re.search("related to|derives|contains", s)]
+    text = _CONJUGATE.sub("", " ".join(own))
+    labels = [int(sign + number) for number, sign in _CHARGE.findall(text)]
     ions = [(-1 if m[2] or m[4] else 1) * NUMBERS.get(m[1] or m[3], 1) for m in _ION.finditer(text)]
     neutral = [0] if "zwitterion" in text else []
-    found = [charge for charge, sure in conjugates if sure] + labels
-    found += [max(ions, key=abs)] if ions else []
-    found += neutral + [charge for charge, _ in conjugates]
-    if found:
-        say("negative", max(-found[0], 0))
-        say("positive", max(found[0], 0))
+    conjugates = [_conjugate(*found, text) for found in _CONJUGATE.findall(" ".join(own))]
+    found = labels or ions or neutral or conjugates
+    if found and "salt" not in text:
+        net = max(found, key=abs)
+        say("negative", max(-net, 0))
+        say("positive", max(net, 0))
     if neutral:
         say("minus atoms", 1)
         say("plus atoms", 1)
 
 
-def _conjugate(kind: str, name: str, text: str) -> tuple[int, bool]:
-    """The charge of the conjugate acid or base of a named relative, and whether it is certain."""
-    label = _CHARGE.search(name)
-    if label:
-        return int(label[2] + label[1]) + (1 if kind == "acid" else -1), True
-    if re.search(r"(?<!ph)(?<!sulf)(?<!phosph)(?:ate|olate|ide)$", name) and kind == "acid":
-        return 0, True
-    if re.search(r"ium$", name) and kind == "base":
-        return 0, True
-    if kind == "acid":
-        return 1, False
-    change = -sum((1 if lost else -1) * NUMBERS.get(n, 1) for lost, n in _PROTONS.findall(text))
-    return (change or -1), False
+def _conjugate(kind: str, name: str, text: str) -> int:
+    """The charge of the conjugate acid or base of a relative: that of an ion is neutral."""
+    ion = r"-\)$|(?<!ph)ate$|oxide$" if kind == "acid" else r"\+\)$|ium$"
+    if re.search(ion, name):
+        return 0
+    lost = [(1 if de else -1) * NUMBERS.get(n, 1) for de, n in _PROTONS.findall(text)]
+    return 1 if kind == "acid" else -sum(lost) or -1
 
 
 def _say_stereo(sentence: str, say: Say) -> None:
-    mirrored = "enantiomer of" in sentence
-    for token in sentence.split():
-        marks = Counter(c for part in _LABELS.findall(token) for c in part if c in "RSEZ")
+    mirrored = MIRRORED in sentence
+    for token in re.sub(" configuration", "-configuration", sentence).split():
+        marks = Counter(map("".join, _LABELS.findall(token)))
         for mark, words in _CIS_TRANS.items():
             marks[mark] = max(marks[mark], len(words.findall(token)))
         if mirrored:
