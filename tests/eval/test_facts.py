@@ -11,7 +11,8 @@ from tmr_jax.data.features.facts import FACTS, PLACE, facts_of, molecule_facts, 
 from tmr_jax.data.pools import matched
 from tmr_jax.eval import facts_pool
 from tmr_jax.eval.evaluate import evaluate
-from tmr_jax.eval.facts import EXACT, STATES, FactsTable, read_facts, save_facts
+from tmr_jax.eval.export import main as export
+from tmr_jax.eval.facts import EXACT, STATED, STATES, UNSAID, FactsTable, read_facts, save_facts
 from tmr_jax.eval.facts_pool import facts_scores, shortlists
 from tmr_jax.eval.scores import query_sets
 from tmr_jax.eval.terminal import detail_lines, table_lines
@@ -52,7 +53,7 @@ def only(name, state, worth=1.0, weight=1.0):
 
 
 @pytest.mark.parametrize(
-    "stated, shown, state",
+    "stated, shown, state",  # of a fact; the text states nothing else
     [
         *((1, 1, 3), (0, 0, 3), (2, 1, 2), (3, 1, 1), (4, 1, 1), (5, 1, 0), (9, 0, 0)),
         *((1, 2, 4), (1, 3, 5), (1, 4, 5), (1, 5, 6), (0, 40, 6)),
@@ -64,6 +65,14 @@ def test_a_pair_is_in_one_state_of_each_fact(stated, shown, state):
     text[PLACE["Cl"]], mol[PLACE["Cl"]] = np.nan if stated is None else stated, shown
     found = [only("Cl", i).scores(np.float32([0]), text[None], mol[None])[0] for i in range(STATES)]
     assert found == [float(i == state) for i in range(STATES)]
+
+
+@pytest.mark.parametrize("told, level", [(0, 0), (3, 0), (4, 1), (7, 1), (8, 2), (20, 2)])
+def test_what_a_text_leaves_out_counts_by_how_much_it_states(told, level):
+    text, mol = np.full(len(FACTS), np.nan, np.float32), np.zeros(len(FACTS), np.float32)
+    text[:told] = 0
+    state = STATED + level * UNSAID
+    assert only("carbons", state).scores(np.float32([0]), text[None], mol[None])[0] == 1
 
 
 def test_scores_add_the_weighted_worths_to_the_cosine():
@@ -193,6 +202,14 @@ def test_an_evaluation_reports_the_stage_next_to_the_cosine(run):
     assert fact["over_det"]["mrr"][0] == pytest.approx(gained)
     assert any(" t2m facts " in line for line in table_lines(results))
     assert any("K1 100, weight of the facts 5 (of val" in line for line in detail_lines(results))
+
+
+def test_an_export_keeps_the_table(run, tmp_path):
+    evaluate(run)
+    assert export([str(run), str(tmp_path / "out")]) == 0
+    checkpoint = load_run(tmp_path / "out")[2].sha256
+    assert read_facts(tmp_path / "out", checkpoint).weight == 5.0
+    assert "facts.json" in (tmp_path / "out" / "SHA256SUMS").read_text()
 
 
 def test_a_search_orders_its_hits_as_the_table_says(run):

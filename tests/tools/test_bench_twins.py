@@ -9,6 +9,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from tmr_jax.data.features.facts import FACTS, PLACE
+from tmr_jax.eval.facts import OVER, STATES, FactsTable
 from tmr_jax.models.encode import Encoded
 
 TOOL = importlib.import_module("tools.bench.twins")
@@ -109,6 +111,23 @@ def test_each_text_of_a_pair_asks_and_one_input_is_a_tie() -> None:
     assert (charged["pairs"], charged["right"], charged["texts"]) == (1, 0.5, "all")
 
 
+def test_facts_tell_apart_what_the_model_cannot() -> None:
+    """The text of the anion states its charge; cis and trans are read from E and Z."""
+    worth = np.zeros((len(FACTS), STATES), np.float32)
+    worth[[PLACE["negative"], PLACE["E bonds"], PLACE["Z bonds"]], len(OVER)] = 10.0  # as stated
+    rows = [
+        TOOL.Row("Charged, an anion", ANION, True),
+        TOOL.Row("L, a zwitterion", L, True),
+        TOOL.Row("E, trans-butene", "C/C=C/C", True),
+        TOOL.Row("Z, cis-butene", "C/C=C\\C", True),
+    ]
+    pairs = TOOL.twins(rows)
+    record = TOOL.measure(Model(), pairs, frozenset(), FactsTable(worth, 1.0))
+    right = {(one["stage"], one["kind"]): one["right"] for one in record["kinds"]}
+    assert right["det", TOOL.CHARGE] == 0.5 and right["facts", TOOL.CHARGE] == 1.0
+    assert right["det", TOOL.WORDS] == 0.0 and right["facts", TOOL.WORDS] == 1.0
+
+
 def test_pairs_of_a_connectivity_in_training_are_left_out_and_counted() -> None:
     pairs = TOOL.twins(ROWS)
     record = TOOL.measure(Model(), pairs, frozenset([BLOCK]))
@@ -130,7 +149,7 @@ def test_the_command_prints_and_writes_the_figures(tmp_path, monkeypatch, capsys
     shown = capsys.readouterr().out.splitlines()
     assert (
         shown[1]
-        == f"0.500 (0.000 to 1.000)  {TOOL.WORDS}, whole texts: 2 pairs of 2 connectivities"
+        == f"0.500 (0.000 to 1.000)  det, {TOOL.WORDS}, whole texts: 2 pairs of 2 connectivities"
     )
     assert shown[-1].startswith("pairs left out: 0 in training, 0 of one text; 1,000 resamples")
     assert len(json.loads((tmp_path / "twins.json").read_text())["kinds"]) == len(shown) - 2

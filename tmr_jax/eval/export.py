@@ -23,6 +23,7 @@ import tyro
 from tmr_jax import cli
 from tmr_jax.config import Experiment, from_json, load_experiment
 from tmr_jax.data.files import cache_folder, new_folder, write_json, write_text
+from tmr_jax.eval.facts import FILE as FACTS
 from tmr_jax.eval.leakage import STAGES, TRAINED_ON, earlier_data
 from tmr_jax.eval.ood import read_detector, save_detector
 from tmr_jax.eval.rerank import REFINE
@@ -112,6 +113,8 @@ def _write(run: Path, folder: Path, encoder: Encoder, checkpoint: Checkpoint) ->
         save_detector(folder, rounded.sha256, detector)
     if choice := _read(run / REFINE).get(checkpoint.sha256):
         write_json(folder / REFINE, {rounded.sha256: choice})
+    if (facts := _read(run / FACTS)).get("checkpoint") == checkpoint.sha256:
+        write_json(folder / FACTS, facts | {"checkpoint": rounded.sha256}, indent=1)
 
 
 def _embeddings(encoder: Encoder) -> np.ndarray:

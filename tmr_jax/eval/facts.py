@@ -2,9 +2,9 @@
 
 For each fact (tmr_jax/data/features/facts.py) a pair is in one of `STATES`: the text states it and
 the molecule has fewer, as many or more, or the text does not and the molecule has none, some or
-many. A table says what each state is worth, and their sum, weighted, is added to the cosine of the
-pair. So a score depends on the pair alone. tmr_jax/train/facts.py learns the table from training
-pairs and chooses the weight on validation.
+many; what a text leaves out says more, the more it states. A table says what each state is worth,
+and their sum, weighted, is added to the cosine of the pair. So a score depends on the pair alone.
+tmr_jax/train/facts.py learns the table from training pairs and chooses the weight on validation.
 """
 
 from __future__ import annotations
@@ -24,12 +24,17 @@ from tmr_jax.types import UserError
 
 FILE = "facts.json"  # in a run directory
 SHORTLIST = 100  # candidates, best by cosine, that are reordered
-STATES = 12  # stated: 4 or more too few, 2, 1, none, 1, 2, 4 too many; not: 0, 1, 2, 4, 8 or more
+OVER, MANY, TOLD = (1, 2, 4), (1, 2, 4, 8), (4, 8)  # where a next state begins
+STATED = (
+    2 * len(OVER) + 1
+)  # states of a fact that is stated: molecules with -4, -2, -1, 0, ... more
+UNSAID = len(MANY) + 1  # of a fact that is not, for each level of how many facts the text states
+STATES = STATED + (len(TOLD) + 1) * UNSAID
 EXACT = 1024.0  # worths are multiples of 1 / EXACT: their sum is exact in every order
 
 
 class FactsTable(NamedTuple):
-    """What each state of each fact is worth, and the weight of the sum beside the cosine."""
+    """What each state of each fact is worth, and the weight of the sum in a score."""
 
     worth: np.ndarray  # float32 [F, STATES]
     weight: float
@@ -48,11 +53,16 @@ def agreement(
     worth: Float[Array, "F S"], text: Float[Array, "*#B F"], mol: Float[Array, "*#B F"]
 ) -> Float[Array, "*B"]:
     """The sum over facts of what the state of the pair is worth."""
-    over = jnp.nan_to_num(mol - text)
-    size = sum((abs(over) >= edge).astype(jnp.int32) for edge in (1, 2, 4))
-    many = sum((mol >= edge).astype(jnp.int32) for edge in (1, 2, 4, 8))
-    state = jnp.where(jnp.isnan(text), 7 + many, 3 + jnp.sign(over).astype(jnp.int32) * size)
+    unsaid, over = jnp.isnan(text), jnp.nan_to_num(mol - text)
+    told = _level((~unsaid).sum(-1, keepdims=True), TOLD)
+    stated = len(OVER) + jnp.sign(over).astype(jnp.int32) * _level(abs(over), OVER)
+    state = jnp.where(unsaid, STATED + told * UNSAID + _level(mol, MANY), stated)
     return worth[jnp.arange(len(worth)), state].sum(-1)
+
+
+def _level(number: Array, edges: tuple[int, ...]) -> Array:
+    """How many of the edges a number reaches."""
+    return sum(((number >= edge).astype(jnp.int32) for edge in edges), jnp.int32(0))
 
 
 _agreement = jax.jit(agreement)

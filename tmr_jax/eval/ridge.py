@@ -44,7 +44,7 @@ BASELINE = "ridge: bag of words to fingerprint"
 PIECES_BASELINE = "ridge: bag of word pieces to fingerprint"
 WHOLE_TEXT = 512  # word pieces; the rest of a longer text is not read
 ENOUGH = 1_000  # validation pairs that strength and weights are chosen on: the first ones
-FINAL = ("", "det", "fused")  # the last of these stages that a model has is its ranking
+FINAL = ("", "det", "fused", "facts")  # the last of these stages that a model has is its ranking
 Rows = tuple[list[str], list[str]]  # texts, and the SMILES of each
 Reader = Callable[[Sequence[str]], list[str]]  # texts as a baseline reads them
 

@@ -2,10 +2,11 @@
 
 Takes all pairs of stereoisomers and of charge states whose molecules have a text and are in no
 training data (docs/data.md#twins), and prints how often a text is nearer to its own molecule than
-to the twin, by the cosine alone. Each text of a pair asks once, a tie is right half of the time.
-The first three lines are of whole texts; the others have the terms of `chebi` too whose text only
-names classes, which often fit both twins. The interval resamples connectivities, since one of them
-may have many pairs. Writes RUN/twins.json.
+to the twin: by the cosine alone (det), and by the facts too where the run has learned to rerank by
+them. Each text of a pair asks once, a tie is right half of the time. The first three lines of each
+are of whole texts; the others have the terms of `chebi` too whose text only names classes, which
+often fit both twins. The interval resamples connectivities, since one of them may have many pairs.
+Writes RUN/twins.json.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from tmr_jax import cli
 from tmr_jax.data.datasets import chebi20
 from tmr_jax.data.datasets.open_pairs import EVALUATED
 from tmr_jax.data.datasets.table import flags
+from tmr_jax.data.features.facts import facts_of, molecule_facts, text_facts
 from tmr_jax.data.features.graph import BadMolecule, parse_smiles
 from tmr_jax.data.features.similarity import molecule_keys
 from tmr_jax.data.files import cache_folder, write_json
 from tmr_jax.eval.evaluate import read_config
+from tmr_jax.eval.facts import FactsTable, read_facts
 from tmr_jax.eval.leakage import trained_on
 from tmr_jax.eval.pools import Restored, encode_pools, open_run
 from tmr_jax.models.runtime import use_compile_cache
@@ -158,10 +161,12 @@ def without_stereo(text: str) -> list[str]:
     return re.findall("[a-z0-9]+", _STEREO_WORD.sub(" ", text.lower()))
 
 
-def nearer(model: Restored, pairs: Sequence[Twins]) -> Float[np.ndarray, "P 2"]:
+def nearer(
+    model: Restored, pairs: Sequence[Twins], facts: FactsTable | None = None
+) -> Float[np.ndarray, "P 2"]:
     """1 where a text of a pair is nearer to its own molecule than to the other one, else 0.
 
-    Molecules that are one input of the model tie: 1/2.
+    Molecules that are one input of the model tie: 1/2, but for what the facts say.
     """
     both = [molecule for pair in pairs for molecule in pair[1:]]
     texts, smiles = tuple(m.text for m in both), tuple(m.smiles for m in both)
@@ -170,6 +175,10 @@ def nearer(model: Restored, pairs: Sequence[Twins]) -> Float[np.ndarray, "P 2"]:
     twin = index ^ 1  # 0 and 1, 2 and 3, ...
     margin = ((mol.rows - mol.rows[twin]) * text.rows).sum(1)
     margin[mol.group == mol.group[twin]] = 0.0
+    if facts is not None:
+        stated, shown = facts_of(text_facts, texts, ""), facts_of(molecule_facts, smiles, "")
+        none = np.zeros(len(both), np.float32)
+        margin += facts.scores(none, stated, shown) - facts.scores(none, stated, shown[twin])
     return ((np.sign(margin) + 1) / 2).reshape(-1, 2)
 
 
@@ -182,7 +191,12 @@ def interval(values: Float[np.ndarray, " P"], groups: Sequence[str]) -> list[flo
     return np.percentile(means, [2.5, 97.5]).tolist()
 
 
-def measure(model: Restored, pairs: Sequence[Twins], blocks: frozenset[str]) -> dict[str, Any]:
+def measure(
+    model: Restored,
+    pairs: Sequence[Twins],
+    blocks: frozenset[str],
+    facts: FactsTable | None = None,
+) -> dict[str, Any]:
     """The record of the pairs whose connectivity is not one of `blocks`, those of training."""
     kept = [pair for pair in pairs if pair.block not in blocks and pair.kind != SAME]
     if not kept:
@@ -190,8 +204,15 @@ def measure(model: Restored, pairs: Sequence[Twins], blocks: frozenset[str]) -> 
             f"expected twins that the run was not trained on; got none of {len(pairs):,} pairs; "
             "train without the molecules of the evaluation sets"
         )
-    right = nearer(model, kept).mean(1)
-    kinds = [rates(kept, right, kind, whole) for whole in (True, False) for kind in KINDS]
+    stages = {"det": nearer(model, kept).mean(1)}
+    if facts is not None:
+        stages["facts"] = nearer(model, kept, facts).mean(1)
+    kinds = [
+        {"stage": stage} | rates(kept, right, kind, whole)
+        for stage, right in stages.items()
+        for whole in (True, False)
+        for kind in KINDS
+    ]
     trained = sum(pair.block in blocks for pair in pairs)
     same = sum(pair.kind == SAME for pair in pairs)
     return {"kinds": [kind for kind in kinds if kind["pairs"]], "trained": trained, "same": same}
@@ -213,12 +234,13 @@ def rates(
 def lines(record: dict[str, Any]) -> list[str]:
     shown = [
         f"{record['run']}: {record['checkpoint']['which']} checkpoint, step "
-        f"{record['checkpoint']['step']}, first stage alone; a tie is right half of the time"
+        f"{record['checkpoint']['step']}; a tie is right half of the time"
     ]
     for one in record["kinds"]:
         low, high = one["interval"]
         shown.append(
-            f"{one['right']:.3f} ({low:.3f} to {high:.3f})  {one['kind']}, {one['texts']} texts: "
+            f"{one['right']:.3f} ({low:.3f} to {high:.3f})  {one['stage']}, {one['kind']}, "
+            f"{one['texts']} texts: "
             f"{one['pairs']:,} pairs of {one['connectivities']:,} connectivities"
         )
     return [
@@ -234,7 +256,8 @@ def main(words: list[str]) -> int:
     blocks = trained_on(args.run, read_config(args.run).data).blocks
     model = open_run(args.run, args.which)
     record = {"run": str(args.run), "checkpoint": model.checkpoint, "seed": SEED}
-    record |= {"resamples": RESAMPLES} | measure(model, twins(described()), blocks)
+    facts = read_facts(args.run, model.checkpoint["sha256"])
+    record |= {"resamples": RESAMPLES} | measure(model, twins(described()), blocks, facts)
     write_json(args.run / "twins.json", record, indent=2)
     print("\n".join(lines(record)))
     return 0

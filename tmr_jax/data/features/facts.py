@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from rdkit import Chem, DataStructs, rdBase
 
+from tmr_jax.data.features.clauses import sentences
 from tmr_jax.data.features.graph import parse_smiles
 from tmr_jax.data.features.similarity import REMEMBERED
 from tmr_jax.data.files import ARRAYS, CACHE_FROM, cache_key, cached
@@ -47,7 +48,7 @@ ACIDS = {  # carbon atoms and double bonds
 }
 CHAINS, LONG = range(4, 35), 8  # lengths that are counted; from LONG on a name says how saturated
 TERPENES = {"mono": 10, "sesqui": 15, "sester": 25, "di": 20, "tri": 30, "tetra": 40}
-MACROCYCLE, MIRRORED = 12, "is an enantiomer of"  # atoms; of a sentence on another molecule
+MACROCYCLE, MIRRORED = 12, "an enantiomer of"  # atoms; of a sentence on another molecule
 STEREO = {"R centres": "R", "S centres": "S", "E bonds": "E", "Z bonds": "Z"}
 COMPUTED = {
     **{f"chain {n}": "chain" for n in CHAINS},
@@ -110,9 +111,7 @@ _ION = re.compile(
     r"|(?:ammon|amin|az|pyridin|phosphon|guanidin)ium ion"
 )
 _CHARGE = re.compile(r"\((\d+)([+-])\)")
-_CONJUGATE = re.compile(
-    r"conjugate (acid|base) of (.*?)(?= and an? conjugate|[.;,](?:\s|$)|[.;]the|$)"
-)
+_CONJUGATE = re.compile(r"conjugate (acid|base) of (.*?)(?= and an? conjugate|[.;,](?:\s|$)|$)")
 _PROTONS = re.compile(rf"(de)?protonation of (?:the )?({_NUMBER})?")
 
 Say = Callable[[str, float], None]
@@ -124,7 +123,7 @@ def text_facts(text: str) -> Float[np.ndarray, " F"]:
 
     Sentences on roles are skipped: they speak of other molecules.
     """
-    kept = [s for s in re.split(r"(?<=[.;]) ?(?=[A-Z])", text) if "role as" not in s]
+    kept = [s for s in sentences(text) if "role as" not in s]
     said: dict[str, float] = {}
 
     def say(name: str, number: float) -> None:
@@ -251,7 +250,7 @@ def molecule_facts(smiles: str) -> Float[np.ndarray, " F"]:
 
 
 def _count_atoms(mol: Chem.Mol) -> dict[str, float]:
-    """Charges and stereo labels. A charge beside its opposite is a way of writing: nitro groups."""
+    """Charges and stereo labels. A charge next to its opposite, as in nitro groups, is notation."""
     atoms = list(mol.GetAtoms())
     charged = [a for a in atoms if a.GetFormalCharge()]
     lone = [
