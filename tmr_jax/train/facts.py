@@ -41,7 +41,6 @@ from tmr_jax.eval.metrics import metrics
 from tmr_jax.eval.pools import Restored, encode_pools, open_run
 from tmr_jax.eval.rank import top
 from tmr_jax.eval.scores import query_sets
-from tmr_jax.models.checkpoint import Which
 from tmr_jax.types import Pair, Pool, UserError
 
 WEIGHTS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.2, 0.5)  # of the facts
@@ -54,9 +53,7 @@ class Arguments:
     """Learn to rerank by facts, from the training pairs of a run."""
 
     run: Path
-    """Run directory, e.g. runs/quickstart."""
-    which: Which = "best"
-    """Which checkpoint: the best on validation, or the newest."""
+    """Run directory, e.g. runs/quickstart; of its checkpoints the best on validation."""
 
 
 class Drawn(NamedTuple):
@@ -172,12 +169,12 @@ def choose(model: Restored, worth: Float[np.ndarray, "F S"], pool: Pool) -> dict
     }
 
 
-def fit(run: Path, which: Which = "best") -> FactsTable | None:
+def fit(run: Path) -> FactsTable | None:
     """Learn, choose, and write facts.json to the run where the facts gain on validation.
 
     Errors: UserError for a model with a second stage of its own.
     """
-    config, model = read_config(run), open_run(run, which)
+    config, model = read_config(run), open_run(run, "best")
     if model.reranker is not None:
         raise UserError(
             f"expected a model without a second stage; got {config.model.name} in {run}; "
@@ -205,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fit(args: list[str]) -> int:
     chosen = cli.parse(Arguments, "train.facts", args)
-    fit(chosen.run, chosen.which)
+    fit(chosen.run)
     return 0
 
 

@@ -3,7 +3,8 @@
 In: a text, or a molecule. Out: a number for each of `FACTS`: how many the text states (NaN: it says
 nothing), or how many the molecule has. Neither side reads the other. facts.tsv declares most of
 them: group, name, what texts in lower case call it, and a SMARTS whose matches are counted; what
-has no SMARTS, and `COMPUTED`, is read or counted by a function below.
+has no SMARTS, and `COMPUTED`, is read or counted by a function below. Its first rows are the parts
+of names that stand for numbers.
 """
 
 from __future__ import annotations
@@ -26,28 +27,17 @@ from tmr_jax.data.files import ARRAYS, CACHE_FROM, cache_key, cached
 from tmr_jax.data.workers import track
 
 TABLE = Path(__file__).with_suffix(".tsv")
-NUMBERS = {
-    **{"mono": 1, "di": 2, "bi": 2, "bis": 2, "two": 2, "both": 2, "tri": 3, "tris": 3},
-    **{"three": 3, "tetra": 4, "tetr": 4, "tetrakis": 4, "four": 4, "oligo": 4, "poly": 4},
-    **{"penta": 5, "pent": 5, "five": 5, "hexa": 6, "hex": 6, "six": 6, "hepta": 7, "seven": 7},
-    **{"octa": 8, "eight": 8, "nona": 9, "nine": 9, "deca": 10, "ten": 10, "dodeca": 12},
-}
-ROOTS = {  # carbon atoms of a chain
-    **{"but": 4, "pent": 5, "hex": 6, "hept": 7, "oct": 8, "non": 9, "dec": 10, "undec": 11},
-    **{"dodec": 12, "tridec": 13, "tetradec": 14, "pentadec": 15, "hexadec": 16, "heptadec": 17},
-    **{"octadec": 18, "nonadec": 19, "icos": 20, "eicos": 20, "henicos": 21, "docos": 22},
-    **{"tricos": 23, "tetracos": 24, "pentacos": 25, "hexacos": 26, "heptacos": 27},
-    **{"octacos": 28, "nonacos": 29, "triacont": 30, "dotriacont": 32, "tetratriacont": 34},
-}
-ACIDS = {  # carbon atoms and double bonds
-    **{"butyr": (4, 0), "valer": (5, 0), "capro": (6, 0), "capryl": (8, 0), "laur": (12, 0)},
-    **{"myrist": (14, 0), "palmit": (16, 0), "palmitole": (16, 1), "stear": (18, 0)},
-    **{"ole": (18, 1), "elaid": (18, 1), "linole": (18, 2), "linolen": (18, 3)},
-    **{"arachid": (20, 0), "arachidon": (20, 4), "behen": (22, 0), "eruc": (22, 1)},
-    **{"lignocer": (24, 0), "nervon": (24, 1), "cerot": (26, 0)},
-}
+ROWS = [line.split("\t") for line in TABLE.read_text(encoding="utf-8").splitlines()]
+
+
+def _numbers(kind: str) -> dict[str, int]:
+    return {name: int(number) for group, name, number, _ in ROWS if group == f"={kind}"}
+
+
+# What "tri", "hexadec", "palmit" and "sesqui" say: numbers, and of the last three carbon atoms.
+NUMBERS, ROOTS, TERPENES = map(_numbers, ("number", "chain", "terpene"))
+ACIDS = {name: (int(n), int(doubles)) for group, name, n, doubles in ROWS if group == "=acid"}
 CHAINS, LONG = range(4, 35), 8  # lengths that are counted; from LONG on a name says how saturated
-TERPENES = {"mono": 10, "sesqui": 15, "sester": 25, "di": 20, "tri": 30, "tetra": 40}
 MACROCYCLE, MIRRORED = 12, "an enantiomer of"  # atoms; of a sentence on another molecule
 STEREO = {"R centres": "R", "S centres": "S", "E bonds": "E", "Z bonds": "Z"}
 COMPUTED = {
@@ -64,14 +54,8 @@ class Fact(NamedTuple):
     smarts: str
 
 
-def _declared() -> dict[str, Fact]:
-    lines = TABLE.read_text(encoding="utf-8").splitlines()
-    rows = (line.split("\t") for line in lines)
-    return {name: Fact(group, words, smarts) for group, name, words, smarts in rows}
-
-
-FACTS = _declared() | {name: Fact(group, "", "") for name, group in COMPUTED.items()}
-assert len(FACTS) == len(_declared()) + len(COMPUTED), "two facts of one name"
+FACTS = {row[1]: Fact(row[0], *row[2:]) for row in ROWS if row[0][0] != "="}
+FACTS |= {name: Fact(group, "", "") for name, group in COMPUTED.items()}
 PLACE = {name: i for i, name in enumerate(FACTS)}
 
 
