@@ -155,6 +155,18 @@ def test_what_is_not_on_the_shortlist_keeps_the_order_of_the_cosine(monkeypatch)
     assert (ranking.greater[place < 2] < 2).all()
 
 
+def test_equal_cosines_at_the_end_of_the_shortlist_go_by_no_order(monkeypatch):
+    monkeypatch.setattr(facts_pool, "SHORTLIST", 2)
+    rows, chosen = np.tile(np.eye(8, dtype=np.float32)[0], (len(TEXTS), 1)), set()
+    for turn in range(len(TEXTS)):
+        order = np.roll(np.arange(len(TEXTS)), turn)
+        pool = pool_of([TEXTS[i] for i in order], [SMILES[i] for i in order])
+        side = query_sets(pool, *(Encoded(rows, np.arange(len(TEXTS))) for _ in "tm"))[0]
+        one = shortlists(pool, side)
+        chosen.add(tuple(pool.smiles[one.first[i]] for i in one.item[0]))
+    assert len(chosen) == 1
+
+
 def test_texts_that_the_encoder_takes_for_one_are_told_apart():
     """It reads 256 word pieces; the facts read the rest, too."""
     pool = pool_of(("a long text", "a long text, dichloro"), ("CCCl", "ClCCCl"))
