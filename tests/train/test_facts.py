@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from tmr_jax.data.features.facts import FACTS, PLACE
-from tmr_jax.eval.facts import EXACT, FILE, STATES, read_facts
+from tmr_jax.eval.facts import EXACT, STATES, read_facts
 from tmr_jax.eval.pools import Restored
 from tmr_jax.models.encode import Encoded
 from tmr_jax.models.run import load_run
+from tmr_jax.models.runtime import FACTS_FILE
 from tmr_jax.train import facts as learning
 from tmr_jax.train.facts import Shortlisted, choose, fit, learn, main, shortlisted
 from tmr_jax.types import Pair, UserError
@@ -102,13 +103,13 @@ def test_the_best_weight_on_validation_is_kept(run, monkeypatch, capsys):
     assert "table/validation, MRR by weight: 0 0.2000, 0.05 0.4000" in told
     facts = read_facts(run, load_run(run)[2].sha256)
     assert facts.weight == 0.05 and np.isfinite(facts.worth).all()
-    kept = json.loads((run / FILE).read_text())
+    kept = json.loads((run / FACTS_FILE).read_text())
     assert kept["chosen_on"] == "table/validation" and kept["mrr"]["0.05"] == 0.4
 
 
 def test_facts_that_gain_nothing_are_not_kept(run, monkeypatch, capsys):
     monkeypatch.setattr(learning, "choose", lambda *_: {0.0: 0.4, 0.05: 0.4})
-    assert fit(run) is None and not (run / FILE).exists()
+    assert fit(run) is None and not (run / FACTS_FILE).exists()
     assert "gain nothing" in capsys.readouterr().out
 
 

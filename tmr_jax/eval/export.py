@@ -23,7 +23,6 @@ import tyro
 from tmr_jax import cli
 from tmr_jax.config import Experiment, from_json, load_experiment
 from tmr_jax.data.files import cache_folder, new_folder, write_json, write_text
-from tmr_jax.eval.facts import FILE as FACTS
 from tmr_jax.eval.leakage import STAGES, TRAINED_ON, earlier_data
 from tmr_jax.eval.ood import read_detector, save_detector
 from tmr_jax.eval.rerank import REFINE
@@ -32,7 +31,14 @@ from tmr_jax.models.checkpoint import parameters_sha256
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.exported import read_weights, write_sums, write_weights
 from tmr_jax.models.run import FEATURES, TOKENIZER, VOCABULARY, Checkpoint, load_run
-from tmr_jax.models.runtime import CONFIG, EXPORTED, GIT, VALIDATION, use_compile_cache
+from tmr_jax.models.runtime import (
+    CONFIG,
+    EXPORTED,
+    FACTS_FILE,
+    GIT,
+    VALIDATION,
+    use_compile_cache,
+)
 from tmr_jax.types import UserError
 
 GOLDEN = "golden.json"
@@ -113,8 +119,8 @@ def _write(run: Path, folder: Path, encoder: Encoder, checkpoint: Checkpoint) ->
         save_detector(folder, rounded.sha256, detector)
     if choice := _read(run / REFINE).get(checkpoint.sha256):
         write_json(folder / REFINE, {rounded.sha256: choice})
-    if (facts := _read(run / FACTS)).get("checkpoint") == checkpoint.sha256:
-        write_json(folder / FACTS, facts | {"checkpoint": rounded.sha256}, indent=1)
+    if (facts := _read(run / FACTS_FILE)).get("checkpoint") == checkpoint.sha256:
+        write_json(folder / FACTS_FILE, facts | {"checkpoint": rounded.sha256}, indent=1)
 
 
 def _embeddings(encoder: Encoder) -> np.ndarray:

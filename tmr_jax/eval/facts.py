@@ -20,9 +20,9 @@ from jaxtyping import Array, Float
 
 from tmr_jax.data.features.facts import FACTS
 from tmr_jax.data.files import write_json
+from tmr_jax.models.runtime import FACTS_FILE
 from tmr_jax.types import UserError
 
-FILE = "facts.json"  # in a run directory
 SHORTLIST = 100  # candidates, best by cosine, that are reordered
 OVER, MANY, TOLD = (1, 2, 4), (1, 2, 4, 8), (4, 8)  # where a next state begins
 STATED = (
@@ -78,12 +78,12 @@ def save_facts(run: Path, checkpoint: str, facts: FactsTable, choice: dict[str, 
     """
     worth = dict(zip(FACTS, facts.worth.tolist(), strict=True))
     content = {"checkpoint": checkpoint, "weight": facts.weight, **choice, "worth": worth}
-    write_json(run / FILE, content, indent=1)
+    write_json(run / FACTS_FILE, content, indent=1)
 
 
 def read_facts(run: Path, checkpoint: str) -> FactsTable | None:
     """The table of this checkpoint; None where there is none. Errors: UserError for other facts."""
-    path = run / FILE
+    path = run / FACTS_FILE
     if not path.is_file():
         return None
     content = json.loads(path.read_text(encoding="utf-8"))

@@ -34,7 +34,7 @@ from tmr_jax.index.index import (
 from tmr_jax.index.schema import DESCRIPTIONS, Filter, Hit
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import Checkpoint, TrainedModel, load_run
-from tmr_jax.models.runtime import run_folder, use_compile_cache
+from tmr_jax.models.runtime import FACTS_FILE, run_folder, use_compile_cache
 from tmr_jax.search.names import Match, structure_of
 from tmr_jax.types import UserError
 
@@ -115,7 +115,7 @@ def load(run: str | Path | None = None, which: Literal["best", "newest"] = "best
         from tmr_jax.eval.rerank import read_alpha
 
         alpha = read_alpha(run, checkpoint.sha256)
-    else:
+    elif (Path(run) / FACTS_FILE).is_file():
         from tmr_jax.eval.facts import read_facts
 
         facts = read_facts(run, checkpoint.sha256)

@@ -29,7 +29,6 @@ from tmr_jax.data.workers import progress_of
 from tmr_jax.eval.evaluate import read_config
 from tmr_jax.eval.facts import (
     EXACT,
-    FILE,
     SHORTLIST,
     STATES,
     FactsTable,
@@ -41,6 +40,7 @@ from tmr_jax.eval.metrics import metrics
 from tmr_jax.eval.pools import Restored, encode_pools, open_run
 from tmr_jax.eval.rank import top
 from tmr_jax.eval.scores import query_sets
+from tmr_jax.models.runtime import FACTS_FILE
 from tmr_jax.types import Pair, Pool, UserError
 
 WEIGHTS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.2, 0.5)  # of the facts
@@ -192,7 +192,7 @@ def fit(run: Path) -> FactsTable | None:
     facts = FactsTable(worth, weight)
     choice = {"chosen_on": protocol, "mrr": {str(w): m for w, m in tried.items()}}
     save_facts(run, model.checkpoint["sha256"], facts, choice)
-    print(f"reranking by facts, weight {weight:g}: {run / FILE}")
+    print(f"reranking by facts, weight {weight:g}: {run / FACTS_FILE}")
     return facts
 
 
