@@ -4,7 +4,7 @@ Paper: none; scores are "open-pairs training" and compare with no published numb
 Run: TMR_JAX_DATA=DIR make train EXP=det_open
 Hardware: 2 CPU cores, 40 minutes of training.
 Result: of version 1: chebi20-molt5/test-split t2m 22.5, m2t 20.1 Hits@1; 681c1f9, 2026-11-21.
-Differs: 21,720 pairs, none with the connectivity of a test molecule; MiniLM, stereo features.
+Differs: 21,687 pairs, none with the connectivity of a test molecule; MiniLM, stereo features.
 """
 
 from tmr_jax.config import (

@@ -60,11 +60,12 @@ def test_rows_are_kept_or_dropped_with_a_reason() -> None:
 
 @pytest.mark.costly
 @pytest.mark.real_data
-def test_the_committed_ids_are_those_that_the_filter_finds() -> None:
-    from tmr_jax.data.datasets import chebi
-    from tools.make.chebi_dropped import find
+def test_the_committed_lists_are_those_that_the_filter_finds() -> None:
+    from tmr_jax.data.datasets import chebi, open_pairs
+    from tools.make.dropped import definitions, texts
 
-    found = find()
+    assert texts() == (chebi.FOLDER / open_pairs.DROPPED).read_text("utf-8").split()
+    found = definitions()
     listed = (chebi.FOLDER / chebi.DROPPED).read_text("utf-8").split()
     assert [row.id for row, _ in found] == listed
     clean = [*chebi.definitions()]

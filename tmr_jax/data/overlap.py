@@ -7,6 +7,7 @@ Pairs with a structure are kept apart by connectivity instead (docs/papers.md#le
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ from tmr_jax.data.features.text import normal_name
 
 GRAM = 8  # words of a run that two texts share
 NEAR = 0.5  # share of the runs of the shorter text from which on two texts say the same
+EVALUATED = ("validation", "test")  # splits
 SETS = frozenset(("cv", "ct", "pv", "pt"))  # flags: validation and test of ChEBI-20 and of PCdes
 
 
@@ -77,6 +79,11 @@ class Texts:
         return max(shares, default=0.0)
 
 
+def digest(text: str) -> str:
+    """Names the words of a text: 16 hexadecimal digits."""
+    return hashlib.sha256(" ".join(words(text)).encode()).hexdigest()[:16]
+
+
 def words(text: str) -> list[str]:
     """Letters and digits between all other characters, in lower case, without tags of HTML."""
     return re.findall(r"\w+", re.sub(r"</?[a-z]+>", "", text.lower()))
@@ -96,15 +103,21 @@ def evaluated() -> tuple[list[str], list[str]]:
     Texts: validation and test of ChEBI-20 in MolT5's and in Text2Mol's wording and of PCdes, and
     the captions of flagged ChEBI terms. Names: those that open Text2Mol's texts, and of the terms.
     """
-    from tmr_jax.data.datasets import chebi, chebi20, pcdes
+    from tmr_jax.data.datasets import chebi, chebi20
 
-    splits = ("validation", "test")
-    named = [p.text for split in splits for p in chebi20.load_split("text2mol", split)]
-    texts = [p.text for split in splits for p in chebi20.load_split("molt5", split)]
-    texts += [p.text for split in splits for p in pcdes.load_split("file-order", split)[0]]
+    named = [p.text for split in EVALUATED for p in chebi20.load_split("text2mol", split)]
     flagged = [term for term in chebi.terms() if SETS & set(term.eval_skeletons.split())]
-    texts += named + [term.caption for term in flagged]
+    texts = [*pool_texts(), *(term.caption for term in flagged)]
     return texts, [*_opening_names(named), *(term.name for term in flagged)]
+
+
+def pool_texts() -> list[str]:
+    """Texts of validation and test of ChEBI-20, both wordings, and PCdes. Errors: MissingPart."""
+    from tmr_jax.data.datasets import chebi20, pcdes
+
+    wordings = ("molt5", "text2mol")
+    texts = [p.text for w in wordings for s in EVALUATED for p in chebi20.load_split(w, s)]
+    return texts + [p.text for s in EVALUATED for p in pcdes.load_split("file-order", s)[0]]
 
 
 def _opening_names(texts: Iterable[str]) -> Iterator[str]:

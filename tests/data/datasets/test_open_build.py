@@ -146,7 +146,7 @@ def test_the_public_rows_are_rebuilt_byte_for_byte(tmp_path, mirror, monkeypatch
         assert f"{len(of[name]):,} of {name.decode()}" in said
     before = len(asked)
     assert command.main(["open", "--version", "public"]) == 0 and len(asked) == before
-    assert len(open_pairs.load("public")[0]) == 8_757
+    assert len(open_pairs.load("public")[0]) == 8_724
     captions = list(open_pairs.captions())
     monkeypatch.setenv("TMR_JAX_DATA", str(data))
     assert captions == list(open_pairs.captions()) and len(captions) == 1_041

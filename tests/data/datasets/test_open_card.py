@@ -40,7 +40,7 @@ def test_a_row_of_the_card_counts_words_and_molecules(pools, tmp_path, monkeypat
     path.write_text("source\tx\ngitmol_toy\t0\n")
     monkeypatch.setattr(open_pairs, "table_of", lambda version: path)
     again = Pair("CHEBI:8", "an alcohol of two", "CCO", "train")
-    monkeypatch.setattr(open_pairs, "load", lambda version: ([*TRAINED, again], None))
+    monkeypatch.setattr(open_card, "load", lambda version: ([*TRAINED, again], None))
     lines = open_card.card("2").splitlines()
     # words 1 and 4 of one molecule: half way, and nine tenths of it, as numpy has it
     assert "| chebi | 2 | 1 | 2 | 4 | 4 | CC BY 4.0 (ChEBI) |" in lines
@@ -64,5 +64,5 @@ def test_no_molecule_of_an_evaluation_is_trained_on_and_the_card_is_in_the_docum
     card = open_card.card("2")
     pools = [line.strip("| ").split(" | ") for line in card.splitlines()[-4:]]
     assert [name for name, *_ in pools] == list(open_card.POOLS)
-    assert [int(shared) for _, _, shared, _ in pools] == [0, 0, 0, 0]
+    assert [(int(shared), int(texts)) for _, _, shared, texts in pools] == [(0, 0)] * 4
     assert card in (DOCS / "data.md").read_text(encoding="utf-8")

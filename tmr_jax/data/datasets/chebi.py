@@ -27,7 +27,7 @@ FOLDER = Path(str(resources.files("tmr_jax.data.datasets")))
 KINDS = ("definition", "classes+roles", "classes")  # what the text of a term is made of
 LEFT_OUT = "left_out"  # of the column `part`: in no split
 TERMS, DEFINITIONS = "chebi_terms.tsv", "chebi_definitions.tsv"
-DROPPED = "chebi_dropped.txt"  # ids of definitions, as tools/make/chebi_dropped.py writes them
+DROPPED = "chebi_dropped.txt"  # ids of definitions, as tools/make/dropped.py writes them
 SEPARATOR = "; "  # between the classes, and between the roles, of a cell
 
 
@@ -70,6 +70,8 @@ def load() -> tuple[list[Pair], Report]:
         kinds[f"{term.part} {term.kind}"] += 1
     report.keep(pairs)
     report.notes = [f"{count:,} rows: {what}" for what, count in sorted(kinds.items())]
+    trained = report.splits.get("train", 0)
+    report.sources = [{"source": "chebi", "licence": "CC BY 4.0 (ChEBI)", "rows": trained}]
     return pairs, report
 
 

@@ -11,27 +11,15 @@ from typing import NamedTuple
 import numpy as np
 
 from tmr_jax.config import DataConfig
-from tmr_jax.data.datasets import open_pairs
+from tmr_jax.data.datasets.open_pairs import LICENCES, load, sources
 from tmr_jax.data.features.similarity import molecule_keys, skeleton_key
 from tmr_jax.data.pools import load_pool
-from tmr_jax.data.readers import read_table
 from tmr_jax.types import Pair
 
 POOLS = (
     *("chebi20-molt5/validation", "chebi20-molt5/test-split"),
     *("pcdes/file-order-validation", "pcdes/file-order"),
 )
-CHEBI, CAPTIONS = "chebi", "chebi20 training captions"
-UNSTATED = "none stated (3M-Diffusion; the text is PubChem's)"
-LICENCES = {
-    "pcdes": "Apache-2.0 (MolBridge; the text is PubChem's)",
-    "pubchem324k_valid": UNSTATED,
-    "pubchem324k_test": UNSTATED,
-    "pubchem_desc10k": "MIT (the text is PubChem's)",
-    "gitmol_toy": "MIT (GIT-Mol; the text is PubChem's)",
-    CHEBI: "CC BY 4.0 (ChEBI)",
-    CAPTIONS: "none stated (ChemLLMBench; the text is ChEBI's, CC BY 4.0)",
-}
 
 
 class Leak(NamedTuple):
@@ -45,7 +33,7 @@ class Leak(NamedTuple):
 
 def card(version: str) -> str:
     """The page in Markdown. Takes a minute. Errors: MissingPart."""
-    pairs = open_pairs.load(version)[0]
+    pairs = load(version)[0]
     keys = dict(
         zip((p.smiles for p in pairs), molecule_keys([p.smiles for p in pairs]), strict=True)
     )
@@ -58,15 +46,6 @@ def card(version: str) -> str:
     pool = ("pool", "molecules", "with a connectivity of training", "training texts equal to one")
     tables = (_table(head, [*rows, _row("all", pairs, keys, "")]), _table(pool, leaks))
     return f"open, version {version}, training pairs\n\n" + "\n\n".join(tables)
-
-
-def sources(pairs: Sequence[Pair], version: str) -> list[str]:
-    """Where each pair comes from, by its id."""
-    path = open_pairs.table_of(version)
-    rows = {str(cells.row): cells.values[0] for cells in read_table(path, ["source"])}
-    others = {"CHEBI:": CHEBI, "chebi20-": CAPTIONS}
-    starts = (next((s for s in others if pair.id.startswith(s)), "") for pair in pairs)
-    return [others[s] if s else rows[p.id] for s, p in zip(starts, pairs, strict=True)]
 
 
 def leakage(pairs: Sequence[Pair]) -> list[Leak]:

@@ -3,7 +3,9 @@
 1       16,872 rows of pairs.tsv
 2       these, `chebi`'s definitions, classes and roles, and captions of ChEBI-20's training
         molecules in MolT5's wording; a pair of canonical SMILES and text counts once
+        and texts that a pool of an evaluation holds word for word are left out
 public  version 2 with the part of pairs.tsv that open_build.py can rebuild from public files
+licensed  version 2 of sources with a stated licence alone, with all of `chebi`'s training pairs
 None has a pair whose molecule shares its connectivity with validation or test of ChEBI-20 or PCdes,
 so that one run may be tested on both. For a second stage:
 unseen  1,410 more rows of pairs.tsv, which only PCdes's validation keeps out of the others
@@ -12,19 +14,35 @@ Scores trained on them are labelled "open-pairs training": not comparable with p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from tmr_jax.config import TableConfig
 from tmr_jax.data.datasets import chebi, open_build, table
 from tmr_jax.data.datasets.open_build import EVALUATED, PAIRS, PUBLIC, canonical
 from tmr_jax.data.download import MissingPart, locate
+from tmr_jax.data.overlap import digest
 from tmr_jax.data.readers import read_table
 from tmr_jax.types import Pair, UserError
 
-VERSIONS = ("1", "2", "public", "unseen")
+VERSIONS = ("1", "2", "public", "licensed", "unseen")
 KINDS = ("definition", "classes+roles")  # of chebi's text: classes alone name many molecules
 REPEATED = "pair-of-another-source"
+DROPPED = "open_dropped.txt"  # digests of texts, as tools/make/dropped.py writes them
+CHEBI, CAPTIONS = "chebi", "chebi20 training captions"
+UNSTATED = "none stated (3M-Diffusion; the text is PubChem's)"
+LICENCES = {
+    "pcdes": "Apache-2.0 (MolBridge; the text is PubChem's)",
+    "pubchem324k_valid": UNSTATED,
+    "pubchem324k_test": UNSTATED,
+    "pubchem_desc10k": "MIT (the text is PubChem's)",
+    "gitmol_toy": "MIT (GIT-Mol; the text is PubChem's)",
+    CHEBI: "CC BY 4.0 (ChEBI)",
+    CAPTIONS: "none stated (ChemLLMBench; the text is ChEBI's, CC BY 4.0)",
+}
+SECOND = ("mv", "mt")  # flags: validation and test of PubChem324k
+LICENSED = ("pubchem_desc10k", "gitmol_toy", CHEBI, CAPTIONS)
 
 
 def load(version: str) -> tuple[list[Pair], table.Report]:
@@ -36,10 +54,40 @@ def load(version: str) -> tuple[list[Pair], table.Report]:
     check(version)
     if version == "unseen":
         return _unseen()
-    pairs, report = _without(EVALUATED, table_of(version))
-    if version != "1":
-        _add([*chebi.train_pairs(KINDS), *captions()], pairs, report)
+    if version == "1":
+        pairs, report = _without(EVALUATED, table_of(version))
+    else:
+        licensed = version == "licensed"
+        pairs, report = joined(version, chebi.KINDS if licensed else KINDS)
+        evaluated = set((chebi.FOLDER / DROPPED).read_text("utf-8").split())
+        pairs = [pair for pair in pairs if digest(pair.text) not in evaluated]
+        if licensed:
+            named = zip(pairs, sources(pairs, version), strict=True)
+            pairs = [pair for pair, source in named if source in LICENSED]
+        report.dropped += report.kept - len(pairs)
+        report.replace(pairs)
+    rows = Counter(sources(pairs, version))
+    report.sources = [
+        {"source": name, "licence": LICENCES.get(name, "not recorded"), "rows": count}
+        for name, count in rows.items()
+    ]
     return pairs, report
+
+
+def joined(version: str, kinds: Collection[str]) -> tuple[list[Pair], table.Report]:
+    """Every source of a version, with these kinds of `chebi`'s text, and the report of all rows."""
+    flags = (*EVALUATED, *SECOND) if version == "licensed" else EVALUATED
+    pairs, report = _without(flags, table_of(version))
+    _add([*chebi.train_pairs(kinds), *captions(flags)], pairs, report)
+    return pairs, report
+
+
+def sources(pairs: Sequence[Pair], version: str) -> list[str]:
+    """Where each pair comes from, by its id."""
+    rows = {str(cells.row): cells.values[0] for cells in read_table(table_of(version), ["source"])}
+    others = {"CHEBI:": CHEBI, "chebi20-": CAPTIONS}
+    starts = (next((s for s in others if pair.id.startswith(s)), "") for pair in pairs)
+    return [others[s] if s else rows[p.id] for s, p in zip(starts, pairs, strict=True)]
 
 
 def check(version: str) -> None:
@@ -62,12 +110,12 @@ def table_of(version: str) -> Path:
         ) from error
 
 
-def captions() -> Iterator[Pair]:
-    """Captions of ChEBI-20's training molecules in MolT5's wording, those without a flag."""
+def captions(flags: tuple[str, ...] = EVALUATED) -> Iterator[Pair]:
+    """Captions of ChEBI-20's training molecules in MolT5's wording, those without these flags."""
     columns = ["CID", "SMILES", "eval_skeletons", "text_version", "description"]
     for cells in read_table(open_build.locate_captions(), columns):
-        cid, smiles, flags, wording, text = cells.values
-        if wording == "molt5" and not table.flags(flags) & {*EVALUATED}:
+        cid, smiles, marks, wording, text = cells.values
+        if wording == "molt5" and not table.flags(marks) & {*flags}:
             yield Pair(f"chebi20-{cid}", text.strip(), canonical(smiles), "train")
 
 
