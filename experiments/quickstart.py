@@ -27,10 +27,11 @@ CONFIG = Experiment(
     ),
     optim=OptimConfig(text_lr=2e-4, base_lr=1.5e-3, warmup=100, schedule="cosine"),
     train=TrainConfig(
-        epochs=4,
+        epochs=3,
         batch_size=64,
-        text_buckets=(48, 64, 96, 128),
+        texts="packed",
         precision="bfloat16",
-        eval_every=2,
+        eval_every=3,
+        facts=True,
     ),
 )

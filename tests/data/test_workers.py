@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tmr_jax.data import workers
-from tmr_jax.data.workers import Died, Worker, duration, in_workers
+from tmr_jax.data.workers import Died, Worker, duration, in_workers, track
 
 DESCRIBE = "tmr_jax.index.entries:describe_chunk"
 
@@ -120,3 +120,10 @@ def test_a_process_that_is_ready_has_only_its_job_to_do(monkeypatch):
 def test_durations_read_like_a_clock():
     told = [duration(seconds) for seconds in (0.2, 61.0, 3599.6, 7325.0)]
     assert told == ["0:00:00", "0:01:01", "1:00:00", "2:02:05"]
+
+
+def test_a_bar_that_cannot_be_removed_is_not_shown(capsys):
+    assert list(track([1, 2], "reading", transient=True)) == [1, 2]
+    assert capsys.readouterr().err == ""
+    assert list(track([1, 2], "reading")) == [1, 2]
+    assert "reading" in capsys.readouterr().err

@@ -209,11 +209,11 @@ def test_an_evaluation_reports_the_stage_next_to_the_cosine(run):
     scores = {(s["direction"], s["tier"]): s for s in results["scores"]}
     assert {("t2m", "det"), ("t2m", "facts"), ("m2t", "det"), ("m2t", "facts")} <= scores.keys()
     fact = scores["t2m", "facts"]
-    assert fact["refined"] == {"shortlist": 100, "weight": 5.0, "recall_shortlist": 1.0}
+    assert fact["refined"] == {"shortlist": 300, "weight": 5.0, "recall_shortlist": 1.0}
     gained = fact["metrics"]["mrr"] - scores["t2m", "det"]["metrics"]["mrr"]
     assert fact["over_det"]["mrr"][0] == pytest.approx(gained)
     assert any(" t2m facts " in line for line in table_lines(results))
-    assert any("K1 100, weight of the facts 5 (of val" in line for line in detail_lines(results))
+    assert any("K1 300, weight of the facts 5 (of val" in line for line in detail_lines(results))
 
 
 def test_an_export_keeps_the_table(run, tmp_path):
@@ -226,7 +226,7 @@ def test_an_export_keeps_the_table(run, tmp_path):
 
 def test_a_search_orders_its_hits_as_the_table_says(run):
     retriever = tmr_jax.load(run).with_library([*SMILES, "CCCC"])
-    assert retriever.shortlist == 100 and not retriever.lacks_alpha
+    assert retriever.shortlist == 300 and not retriever.lacks_alpha
     hits = retriever.search("a dichloro compound", k=6)
     assert hits[0].content == "ClCCCl" and hits[0].refined == pytest.approx(hits[0].score + 5)
     assert [h.rank for h in hits] == list(range(1, 7))

@@ -71,7 +71,7 @@ def fake_model():
 
 
 def test_equal_texts_and_molecules_are_one_item(monkeypatch):
-    monkeypatch.setattr(learning, "SHORTLIST", 2)
+    monkeypatch.setattr(learning, "NEAREST", 2)
     pairs = [("a diol", "OCCO"), ("a diol", "OCCCO"), ("ethylene glycol", "C(O)CO")]
     data = shortlisted(fake_model(), [Pair(str(i), *p, "train") for i, p in enumerate(pairs)])
     assert data.pairs.tolist() == [[0, 0], [0, 1], [1, 0]]

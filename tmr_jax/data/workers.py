@@ -47,7 +47,8 @@ def progress(
 ) -> Progress:
     """A `rich` progress display to use in a `with`; standard output stays free for results.
 
-    `columns` replace counts and times behind the bar; `transient` removes the bar at the end.
+    `columns` replace counts and times behind the bar; `transient` removes the bar at the end, and
+    shows none where it could not be removed, as in a file.
     """
     from rich import console as consoles
     from rich.progress import (
@@ -59,13 +60,14 @@ def progress(
         TimeRemainingColumn,
     )
 
+    console = console or consoles.Console(stderr=True)
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         *(columns or (MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())),
-        console=console or consoles.Console(stderr=True),
+        console=console,
         transient=transient,
-        disable=disable,
+        disable=disable or (transient and not console.is_terminal),
     )
 
 

@@ -23,7 +23,7 @@ from tmr_jax.data.files import write_json
 from tmr_jax.models.runtime import FACTS_FILE
 from tmr_jax.types import UserError
 
-SHORTLIST = 100  # candidates, best by cosine, that are reordered
+SHORTLIST = 300  # candidates, best by cosine, that are reordered
 OVER, MANY, TOLD = (1, 2, 4), (1, 2, 4, 8), (4, 8)  # where a next state begins
 STATED = (
     2 * len(OVER) + 1

@@ -29,7 +29,6 @@ from tmr_jax.data.workers import progress_of
 from tmr_jax.eval.evaluate import read_config
 from tmr_jax.eval.facts import (
     EXACT,
-    SHORTLIST,
     STATES,
     FactsTable,
     agreement,
@@ -44,7 +43,8 @@ from tmr_jax.models.runtime import FACTS_FILE
 from tmr_jax.types import Pair, Pool, UserError
 
 WEIGHTS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.2, 0.5)  # of the facts
-EPOCHS, BATCH, NEGATIVES = 4, 128, 32
+EPOCHS, BATCH = 4, 128
+NEAREST, NEGATIVES = 100, 32  # candidates that wrong ones are drawn from, and how many
 LEARNING_RATE, DECAY = 1e-2, 1e-4
 
 
@@ -108,8 +108,8 @@ def shortlisted(model: Restored, pairs: Sequence[Pair]) -> Shortlisted:
         facts_of(text_facts, [pool.texts[i] for i in first_text], "facts of texts"),
         facts_of(molecule_facts, [pool.smiles[i] for i in first_mol], "facts of molecules"),
         np.column_stack([texts, mols]),
-        top(text_rows, mol_rows, SHORTLIST)[0],
-        top(mol_rows, text_rows, SHORTLIST)[0],
+        top(text_rows, mol_rows, NEAREST)[0],
+        top(mol_rows, text_rows, NEAREST)[0],
     )
 
 
