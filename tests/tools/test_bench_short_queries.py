@@ -11,6 +11,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from tmr_jax.data.features.facts import FACTS, PLACE
+from tmr_jax.eval.facts import STATED, STATES, FactsTable
 from tmr_jax.models.encode import Encoded
 
 TOOL = importlib.import_module("tools.bench.short_queries")
@@ -251,12 +253,33 @@ def test_a_run_has_a_figure_chance_and_a_line_for_each_query(tmp_path, monkeypat
     assert (thiol["precision"], thiol["right"]) == (0.2, 2)  # two of the first ten
     assert record["chance"] == 2 / 11 / 30
     shown = capsys.readouterr().out.splitlines()
-    assert (
-        shown[1].startswith(f"precision@10 {0.2 / 30:.3f} (")
-        and "30 short queries, tune" in shown[1]
-    )
-    assert "11 molecules, invalid and skipped: 1; ties: expected under random order" in shown[2]
-    assert "     0.20              2  a thiol" in shown and len(shown) == 34
+    assert "30 short queries, tune" in shown[0]
+    assert shown[1].startswith(f"precision@10 {0.2 / 30:.3f} (") and shown[1].endswith("by det")
+    assert shown[2].startswith(f"precision@10 {2 / 11 / 30:.4f} by chance")
+    assert "11 molecules, invalid and skipped: 1; ties: expected under random order" in shown[3]
+    assert "     0.20              2  a thiol" in shown and len(shown) == 35
+
+
+def test_facts_reorder_the_shortlist_alone(monkeypatch) -> None:
+    monkeypatch.setattr(TOOL, "SHORTLIST", 2)
+    worth = np.zeros((len(FACTS), STATES), np.float32)
+    worth[PLACE["Cl"], STATED // 2] = 1.0  # the text states as many as there are
+    scores = np.float32([0.9, 0.8, 0.7])
+    again = TOOL.reordered(FactsTable(worth, 1.0), "a chloro one", scores, ["C", "CCl", "CCCl"])
+    assert np.argsort(-again).tolist() == [1, 0, 2]
+    assert scores.tolist() == np.float32([0.9, 0.8, 0.7]).tolist()
+
+
+def test_a_run_with_facts_has_both_stages() -> None:
+    """The facts put ten thiols before five sulfides, which are as near by cosine."""
+    worth = np.zeros((len(FACTS), STATES), np.float32)
+    worth[PLACE["thiol"], STATED // 2] = 1.0
+    query = QUERIES["a thiol"]
+    smiles = [*(f"{'C' * n}SC" for n in range(1, 6)), *(f"{'C' * n}S" for n in range(1, 11))]
+    record = TOOL.measure(Model(), [query], smiles, FactsTable(worth, 1.0))
+    assert record["stages"]["facts"]["precision"] == 1.0
+    assert record["stages"]["det"]["precision"] == pytest.approx(10 / 15)
+    assert record["queries"][0]["precision"] == 1.0
 
 
 @pytest.mark.real_data
