@@ -1,0 +1,37 @@
+"""What raises accuracy, one change at a time at an equal number of steps, on validation alone."""
+
+from tmr_jax.table.plan import Row, Table
+
+POOL = "chebi20-molt5/validation"
+
+
+def lever(label: str, name: str, *overrides: str) -> Row:
+    return Row(label, "levers_open", POOL, overrides=overrides, name=f"levers_{name}")
+
+
+TABLE = Table(
+    title="Levers: two epochs of open pairs, ChEBI-20's validation",
+    rows=(
+        Row("dual encoder", "levers_open", POOL),
+        lever("version 1 of the pairs", "version1", "--data.version", "1"),
+        lever("3 layers of the molecule", "layers3", "--model.graph.layers", "3"),
+        lever("7 layers of the molecule", "layers7", "--model.graph.layers", "7"),
+        lever("pairwise sigmoid", "sigmoid", "--model.contrastive", "sigmoid"),
+        lever("readout by attention", "attention", "--model.graph.readout", "attention"),
+        lever("counts of fragments", "counts", "--features.molecule", "ogb_counts"),
+        lever("sentences and clauses", "levels", "--train.levels", "0.5", "0.25", "0.25"),
+        lever(
+            "second-order losses",
+            "second_order",
+            *("--model.second-order.u2u", "1", "--model.second-order.u2c", "1"),
+        ),
+        lever(
+            "batches of like molecules, texts in buckets",
+            "alike",
+            *("--train.alike", "4", "--train.texts", "buckets"),
+        ),
+        lever("embeddings of 600", "dim600", "--model.dim", "600"),
+        lever("text rate doubled", "text_lr", "--optim.text-lr", "2e-4"),
+        lever("weight decay", "decay", "--optim.weight-decay", "0.01"),
+    ),
+)
