@@ -170,7 +170,8 @@ def _say_charge(sentences: list[str], say: Say) -> None:
     labels = [int(sign + number) for number, sign in _CHARGE.findall(text)]
     ions = [(-1 if m[2] or m[4] else 1) * NUMBERS.get(m[1] or m[3], 1) for m in _ION.finditer(text)]
     neutral = [0] if "zwitterion" in text else []
-    conjugates = [_conjugate(*found, text) for found in _CONJUGATE.findall(" ".join(own))]
+    pairs = _CONJUGATE.findall(" ".join(own))
+    conjugates = [_conjugate(kind, name, text) for kind, name in pairs]
     found = labels or ions or neutral or conjugates
     if found and "salt" not in text:
         net = max(found, key=abs)
