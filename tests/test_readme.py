@@ -68,9 +68,10 @@ def options(verb: str, words: list[str]) -> None:
     from tmr_jax.serve.__main__ import Arguments as Serve
     from tmr_jax.table.__main__ import Arguments as Table
     from tmr_jax.train.__main__ import Arguments as Train
+    from tmr_jax.train.facts import Arguments as Facts
 
     programs = {"train": Train, "eval": Eval, "index": Build, "search": Search, "table": Table}
-    programs |= {"serve": Serve, "export": Export}
+    programs |= {"serve": Serve, "export": Export, "facts": Facts}
     if verb == "data":  # `make` has the set in a variable
         data().parse_args([*([] if words and words[0][0] != "-" else ["open"]), *words])
         return

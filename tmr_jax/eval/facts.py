@@ -24,12 +24,12 @@ from tmr_jax.models.runtime import FACTS_FILE
 from tmr_jax.types import UserError
 
 SHORTLIST = 300  # candidates, best by cosine, that are reordered
-OVER, MANY, TOLD = (1, 2, 4), (1, 2, 4, 8), (4, 8)  # where a next state begins
+OVER, MANY, DETAIL = (1, 2, 4), (1, 2, 4, 8), (4, 8)  # where a next state begins
 STATED = (
     2 * len(OVER) + 1
 )  # states of a fact that is stated: molecules with -4, -2, -1, 0, ... more
 UNSAID = len(MANY) + 1  # of a fact that is not, for each level of how many facts the text states
-STATES = STATED + (len(TOLD) + 1) * UNSAID
+STATES = STATED + (len(DETAIL) + 1) * UNSAID
 EXACT = 1024.0  # worths are multiples of 1 / EXACT: their sum is exact in every order
 
 
@@ -54,9 +54,9 @@ def agreement(
 ) -> Float[Array, "*B"]:
     """The sum over facts of what the state of the pair is worth."""
     unsaid, over = jnp.isnan(text), jnp.nan_to_num(mol - text)
-    told = _level((~unsaid).sum(-1, keepdims=True), TOLD)
+    detail = _level((~unsaid).sum(-1, keepdims=True), DETAIL)
     stated = len(OVER) + jnp.sign(over).astype(jnp.int32) * _level(abs(over), OVER)
-    state = jnp.where(unsaid, STATED + told * UNSAID + _level(mol, MANY), stated)
+    state = jnp.where(unsaid, STATED + detail * UNSAID + _level(mol, MANY), stated)
     return worth[jnp.arange(len(worth)), state].sum(-1)
 
 
