@@ -99,16 +99,20 @@ def test_only_training_pairs_are_learned_from(run, monkeypatch):
 def test_the_best_weight_on_validation_is_kept(run, monkeypatch, capsys):
     monkeypatch.setattr(learning, "choose", lambda *_: {0.0: 0.2, 0.05: 0.4, 0.1: 0.4})
     assert main(["--run", str(run)]) == 0
-    told = capsys.readouterr().out
-    assert "table/validation, MRR by weight: 0 0.2000, 0.05 0.4000" in told
+    printed = capsys.readouterr().out
+    assert "table/validation, MRR by weight: 0 0.2000, 0.05 0.4000" in printed
     facts = read_facts(run, load_run(run)[2].sha256)
     assert facts.weight == 0.05 and np.isfinite(facts.worth).all()
+    monkeypatch.setattr(learning, "choose", None)  # a finished training does not choose again
+    kept = fit(run, again=False)
+    assert kept.weight == 0.05 and np.array_equal(kept.worth, facts.worth)
     kept = json.loads((run / FACTS_FILE).read_text())
     assert kept["chosen_on"] == "table/validation" and kept["mrr"]["0.05"] == 0.4
 
 
 def test_facts_that_gain_nothing_are_not_kept(run, monkeypatch, capsys):
     monkeypatch.setattr(learning, "choose", lambda *_: {0.0: 0.4, 0.05: 0.4})
+    (run / FACTS_FILE).write_text("{}")  # of an earlier choice
     assert fit(run) is None and not (run / FACTS_FILE).exists()
     assert "gain nothing" in capsys.readouterr().out
 

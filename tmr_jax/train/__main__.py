@@ -82,7 +82,7 @@ def train(config: Experiment, run: Path, fresh: bool, signals: Signals) -> None:
         if config.train.facts and leads():
             from tmr_jax.train.facts import fit
 
-            fit(directory.output)
+            fit(directory.output, again=False)
 
 
 if __name__ == "__main__":

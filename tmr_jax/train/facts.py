@@ -32,6 +32,7 @@ from tmr_jax.eval.facts import (
     STATES,
     FactsTable,
     agreement,
+    read_facts,
     save_facts,
 )
 from tmr_jax.eval.facts_pool import shortlists
@@ -169,10 +170,11 @@ def choose(model: Restored, worth: Float[np.ndarray, "F S"], pool: Pool) -> dict
     }
 
 
-def fit(run: Path) -> FactsTable | None:
+def fit(run: Path, again: bool = True) -> FactsTable | None:
     """Learn, choose, and write facts.json to the run where the facts gain on validation.
 
-    Errors: UserError for a model with a second stage of its own.
+    Without `again`, what the run has learned for its best checkpoint is kept. Errors: UserError
+    for a model with a second stage of its own.
     """
     config, model = read_config(run), open_run(run, "best")
     if model.reranker is not None:
@@ -180,6 +182,8 @@ def fit(run: Path) -> FactsTable | None:
             f"expected a model without a second stage; got {config.model.name} in {run}; "
             "learn the facts for its encoder, a run with --model.name dual"
         )
+    if not again and (facts := read_facts(run, model.checkpoint["sha256"])) is not None:
+        return facts
     pairs = [p for p in load_pairs(config.data) if p.split == "train"]
     worth = learn(shortlisted(model, pairs), config.train.seed)
     protocol = validation_protocol(config.data)
@@ -188,6 +192,7 @@ def fit(run: Path) -> FactsTable | None:
     print(f"{protocol}, MRR by weight: " + ", ".join(f"{w:g} {m:.4f}" for w, m in tried.items()))
     if not weight:
         print("the facts gain nothing there: no reranking by facts")
+        (run / FACTS_FILE).unlink(missing_ok=True)  # of an earlier choice
         return None
     facts = FactsTable(worth, weight)
     choice = {"chosen_on": protocol, "mrr": {str(w): m for w, m in tried.items()}}
