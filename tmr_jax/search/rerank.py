@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tmr_jax.data.features.facts import molecule_facts, text_facts
+from tmr_jax.data.features.facts import FACTS, molecule_facts, text_facts
 from tmr_jax.eval.facts import SHORTLIST, FactsTable
 from tmr_jax.eval.rerank import PoolReranker, levels, settings_of
 from tmr_jax.index.index import Index
@@ -35,9 +35,13 @@ class FactsStage:
         """As `SecondStage.reorder`; its weight is that of the table, which was learned with it."""
         short, rest = hits[: self.shortlist], hits[self.shortlist :]
         own, other = (text_facts, molecule_facts)[:: 1 if direction == "t2m" else -1]
-        pair = own(query)[None], np.stack([other(hit.content) for hit in short])
-        pair = pair if direction == "t2m" else pair[::-1]
-        scores = self._facts.scores(np.array([hit.score for hit in short], np.float32), *pair)
+        # One shape, however many hits there are: a new one would be compiled.
+        cosine = np.zeros(self.shortlist, np.float32)
+        found = np.zeros((self.shortlist, len(FACTS)), np.float32)
+        cosine[: len(short)] = [hit.score for hit in short]
+        found[: len(short)] = [other(hit.content) for hit in short]
+        pair = (own(query)[None], found) if direction == "t2m" else (found, own(query)[None])
+        scores = self._facts.scores(cosine, *pair)[: len(short)]
         order = np.argsort(-scores, kind="stable")  # equal scores keep the order of the cosine
         return ranked([*(short[i]._replace(refined=float(scores[i])) for i in order), *rest])
 
