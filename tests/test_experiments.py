@@ -233,7 +233,9 @@ def test_a_table_asks_for_what_there_is(name: str) -> None:
         evaluation = tyro.cli(Evaluation, args=list(row.eval_overrides), default=default)
         assert row.protocol in (evaluation.protocol or default_protocols(config))
         assert find(row.protocol, "").name == row.protocol
-        assert not row.tier or config.model.name == "difftmr" or config.train.facts
+        tiers = {"difftmr": ("tapr", "fused", "x0")}.get(config.model.name, ())
+        tiers += ("facts",) * config.train.facts
+        assert not row.tier or row.tier in (tiers and ("det", *tiers))
 
 
 def test_runs_of_one_name_have_one_configuration() -> None:

@@ -67,10 +67,10 @@ def test_a_pair_is_in_one_state_of_each_fact(stated, shown, state):
     assert found == [float(i == state) for i in range(STATES)]
 
 
-@pytest.mark.parametrize("told, level", [(0, 0), (3, 0), (4, 1), (7, 1), (8, 2), (20, 2)])
-def test_what_a_text_leaves_out_counts_by_how_much_it_states(told, level):
+@pytest.mark.parametrize("stated, level", [(0, 0), (3, 0), (4, 1), (7, 1), (8, 2), (20, 2)])
+def test_what_a_text_leaves_out_counts_by_how_much_it_states(stated, level):
     text, mol = np.full(len(FACTS), np.nan, np.float32), np.zeros(len(FACTS), np.float32)
-    text[:told] = 0
+    text[:stated] = 0
     state = STATED + level * UNSAID
     assert only("carbons", state).scores(np.float32([0]), text[None], mol[None])[0] == 1
 
@@ -129,8 +129,8 @@ def test_a_score_is_a_function_of_the_pair_alone():
 def test_no_candidate_is_read_by_its_own_caption():
     """The captions of the others become nonsense, and no score of the query changes."""
     facts, query = random_table(), TEXTS[0]
-    told = pool_of([query, *(f"nonsense of {n} bromo groups" for n in "abcd")])
-    before, after = table_of(pool_of(), facts), table_of(told, facts)
+    renamed = pool_of([query, *(f"nonsense of {n} bromo groups" for n in "abcd")])
+    before, after = table_of(pool_of(), facts), table_of(renamed, facts)
     assert [after[query, s] for s in SMILES] == [before[query, s] for s in SMILES]
     assert table_of(pool_of(), facts, seed=1) != before  # embeddings do count
 

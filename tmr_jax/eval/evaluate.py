@@ -37,7 +37,7 @@ from tmr_jax.eval.pools import (
 from tmr_jax.eval.protocols import HOLDER, PAIR, Protocol, find
 from tmr_jax.eval.report.page import WorkedQuery, choose_examples, page, worked_query
 from tmr_jax.eval.rerank import choose_alpha, keep_alpha, read_alpha, rerank_both, settings_of
-from tmr_jax.eval.ridge import Baseline, against_model, baselines
+from tmr_jax.eval.ridge import FINAL, Baseline, against_model, baselines
 from tmr_jax.eval.scores import (
     Score,
     labels,
@@ -164,7 +164,7 @@ def measure(
     if reranker is not None and not protocol.batch:
         lists = rerank_both(*cut, reranker)
         sizes = dataclasses.asdict(reranker.settings) | {"alpha": alpha}
-        scores += reranked_scores(pool.protocol, sets, lists, sizes)
+        scores += reranked_scores(pool.protocol, sets, lists, sizes, alpha=alpha)
         if "t2m" in lists and PAIR in protocol.relevance:
             analyses = analyse_pool(
                 *cut, lists["t2m"], context.seen, reranker, alpha, context.draws
@@ -196,7 +196,7 @@ def write_results(
     ranks = {name: per_query(s.ranking)["mr"].round(2).tolist() for name, s in named.items()}
     write_json(run / "ranks.json", ranks)
     write_json(run / "results.json", results, indent=2)
-    rankings = {n: s.ranking for n, s in named.items() if s.stage in ("", "det", "fused", "facts")}
+    rankings = {n: s.ranking for n, s in named.items() if s.stage in FINAL}
     examples = choose_examples(*first, scores, seed) if shown else []
     history = read_metrics(run / METRICS)
     html = page(results, rankings, examples, history, work_out(context, first))

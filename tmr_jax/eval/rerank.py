@@ -68,7 +68,7 @@ class Lists(NamedTuple):
     count: np.ndarray  # int64 [n], candidates of the pool that have this input
 
     def ranking(self, stage: str, alpha: float = 0.0) -> Ranking:
-        """Ranks of the targets under det, tapr, fused or x0."""
+        """Ranks of the targets under det, tapr, fused, x0 or facts."""
         if stage == "det":  # by cosine over the pool; equal inputs tie
             group = np.repeat(np.arange(len(self.count)), self.count)
             first = np.cumsum(self.count) - self.count
@@ -166,15 +166,15 @@ def take(side: EncodedCorpus | None, items: np.ndarray) -> EncodedCorpus:
 def levels(reranked: Reranked, stage: str, alpha: float = 0.0) -> Int[np.ndarray, "Q K1"]:
     """The order of the shortlisted candidates as numbers: higher is better, equal numbers tie.
 
-    `tapr`: all by s1. `fused`: the denoised head by s1 + alpha X0_hat, then the rest by s1. `x0`:
-    the head by X0_hat, ties by s1; then the rest by s1. The head always stays before the rest,
-    however large alpha is (docs/papers.md#inference).
+    `tapr`, `facts`: all by s1. `fused`: the denoised head by s1 + alpha X0_hat, then the rest by
+    s1. `x0`: the head by X0_hat, ties by s1; then the rest by s1. The head always stays before the
+    rest, however large alpha is (docs/papers.md#inference).
     """
     s1 = reranked.perturbed.astype(np.float64)
     head = reranked.clean.shape[1]
     first, second = s1.copy(), np.zeros_like(s1)
     in_head = np.zeros(s1.shape, bool)
-    if stage != "tapr":
+    if stage not in ("tapr", "facts"):
         in_head[:, :head] = True
         first[:, :head] = reranked.clean
         second[:, :head] = s1[:, :head]

@@ -194,17 +194,19 @@ def reranked_scores(
     lists: dict[str, Lists],
     sizes: dict[str, Any],
     stages: tuple[str, ...] = RERANK_STAGES,
+    alpha: float = 0.0,
 ) -> list[Score]:
     """All stages after `det`, of both directions; `sizes` are what their record says of them.
 
-    See docs/papers.md#inference.
+    `alpha` weighs the denoiser in the stage `fused` (docs/papers.md#inference).
     """
-    scores, alpha = [], sizes.get("alpha", 0.0)
+    scores = []
     for side in sides:
         one = lists[side.direction]
         listed = one.reranked.item == one.target[:, None]
         head = listed[:, : one.reranked.clean.shape[1]]
-        reached = np.stack([part.any(1) for part in (listed, head) if part.shape[1]], 1)
+        parts = (listed, head) if head.shape[1] else (listed,)  # facts have no denoised head
+        reached = np.stack([part.any(1) for part in parts], 1)
         score = Score(protocol, side.direction, "model", PAIR, one.ranking("det"), None)
         score = score._replace(reranked=sizes, reached=reached, base=score.ranking)
         base = rank_by_identity(one, side, "det", alpha)
@@ -277,8 +279,8 @@ def score_record(
     """
     refined, resampled = score.reranked, (config.eval.bootstrap, config.train.seed)
     if refined is not None and score.reached is not None:
-        names = ("recall_shortlist", "recall_denoised")
-        refined = refined | dict(zip(names, score.reached.mean(0).tolist(), strict=False))
+        names = ("recall_shortlist", "recall_denoised")[: score.reached.shape[1]]
+        refined = refined | dict(zip(names, score.reached.mean(0).tolist(), strict=True))
     record = {
         "protocol": score.protocol,
         "declared": dataclasses.asdict(protocol),
@@ -345,8 +347,9 @@ def _about_reranking(record: dict[str, Any]) -> list[str]:
         f"{metric} over det: {gain_words(record['over_det'][metric], scale, form)}"
         for metric, scale, form in (("hits@1", 100, "+.1f"), ("mrr", 1, "+.4f"))
     ]
-    said = f"K1 {sizes['shortlist']}, weight of the facts {sizes.get('weight', 0):g}"
-    if "samples" in sizes:
+    if "weight" in sizes:
+        said = f"K1 {sizes['shortlist']}, weight of the facts {sizes['weight']:g}"
+    else:
         said = (
             f"K1 {sizes['shortlist']}, F {sizes['samples']}, K {sizes['candidates']}, "
             f"S {sizes['steps']}, R {sizes['noises']}, alpha {sizes['alpha']:g}"

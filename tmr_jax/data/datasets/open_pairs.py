@@ -5,7 +5,7 @@
         molecules in MolT5's wording; a pair of canonical SMILES and text counts once
         and texts that a pool of an evaluation holds word for word are left out
 public  version 2 with the part of pairs.tsv that open_build.py can rebuild from public files
-licensed  version 2 of sources with a stated licence alone, with all of `chebi`'s training pairs
+licensed  version 2 of ChEBI's text, all kinds of it, and of sources with a stated licence
 None has a pair whose molecule shares its connectivity with validation or test of ChEBI-20 or PCdes,
 so that one run may be tested on both. For a second stage:
 unseen  1,410 more rows of pairs.tsv, which only PCdes's validation keeps out of the others

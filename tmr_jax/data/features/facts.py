@@ -106,6 +106,9 @@ def text_facts(text: str) -> Float[np.ndarray, " F"]:
     """How many of each fact a text states, the largest of several numbers; NaN where it does not.
 
     Sentences on roles are skipped: they speak of other molecules.
+
+    >>> float(text_facts("a dichloro alcohol")[PLACE["Cl"]])
+    2.0
     """
     kept = [s for s in sentences(text) if "role as" not in s]
     said: dict[str, float] = {}
@@ -220,7 +223,11 @@ def _patterns() -> dict[str, tuple[Chem.Mol, DataStructs.ExplicitBitVect]]:
 
 @lru_cache(maxsize=REMEMBERED)
 def molecule_facts(smiles: str) -> Float[np.ndarray, " F"]:
-    """How many of each fact a molecule has. Raises `BadMolecule` where the SMILES is refused."""
+    """How many of each fact a molecule has. Raises `BadMolecule` where the SMILES is refused.
+
+    >>> float(molecule_facts("ClCCCl")[PLACE["Cl"]])
+    2.0
+    """
     mol = parse_smiles(smiles)
     bits = Chem.PatternFingerprint(mol)
     shown: dict[str, float] = {
