@@ -198,7 +198,7 @@ def test_a_table_belongs_to_its_checkpoint_and_to_these_facts(run):
     assert facts.weight == 5.0 and np.array_equal(facts.worth, only("Cl", 3).worth)
     assert read_facts(run, "another") is None and read_facts(run / "none", checkpoint) is None
     content = json.loads((run / "facts.json").read_text())
-    del content["worth"]["Cl"]
+    content["facts_sha256"] = "of a table with one more word"
     (run / "facts.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="expected the facts of this tmr_jax"):
         read_facts(run, checkpoint)

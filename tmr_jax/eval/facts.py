@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from tmr_jax.data.features.facts import FACTS
-from tmr_jax.data.files import write_json
+from tmr_jax.data.features.facts import FACTS, TABLE
+from tmr_jax.data.files import sha256_of, write_json
 from tmr_jax.models.runtime import FACTS_FILE
 from tmr_jax.types import UserError
 
@@ -77,8 +77,8 @@ def save_facts(run: Path, checkpoint: str, facts: FactsTable, choice: dict[str, 
     `choice` says what the weight was chosen on.
     """
     worth = dict(zip(FACTS, facts.worth.tolist(), strict=True))
-    content = {"checkpoint": checkpoint, "weight": facts.weight, **choice, "worth": worth}
-    write_json(run / FACTS_FILE, content, indent=1)
+    content = {"checkpoint": checkpoint, "facts_sha256": sha256_of(TABLE), "weight": facts.weight}
+    write_json(run / FACTS_FILE, content | choice | {"worth": worth}, indent=1)
 
 
 def read_facts(run: Path, checkpoint: str) -> FactsTable | None:
@@ -89,7 +89,7 @@ def read_facts(run: Path, checkpoint: str) -> FactsTable | None:
     content = json.loads(path.read_text(encoding="utf-8"))
     if content["checkpoint"] != checkpoint:
         return None
-    if list(content["worth"]) != list(FACTS):
+    if content.get("facts_sha256") != sha256_of(TABLE):
         raise UserError(
             f"expected the facts of this tmr_jax in {path}; got others; learn them again: "
             f"python -m tmr_jax.train.facts --run {run}"
