@@ -13,10 +13,9 @@ import pytest
 
 import tmr_jax
 from tmr_jax.data.features.text import normal_name
-from tmr_jax.search import names, opsin
+from tmr_jax.search import names
 from tmr_jax.search.__main__ import main
-from tmr_jax.search.names import Match, structure_of
-from tmr_jax.search.opsin import Opsin
+from tmr_jax.search.names import Match, Opsin, structure_of
 from tmr_jax.search.retriever import Retriever
 
 LIBRARY = "CCO my ethanol\nCN1C=NC2=C1C(=O)N(C)C(=O)N2C stimulant\nc1ccccc1N\n"
@@ -86,7 +85,7 @@ def test_a_name_that_hangs_costs_its_process(
     name: str, stand_in: Opsin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert stand_in.smiles("toyane") == "CO"
-    monkeypatch.setattr(opsin, "LIMIT", 0.1)
+    monkeypatch.setattr(names, "LIMIT", 0.1)
     start = time.monotonic()
     assert stand_in.smiles(name) == "" and time.monotonic() - start < 30
     assert stand_in.smiles("toyane") == "CO"  # by a new process
@@ -95,8 +94,8 @@ def test_a_name_that_hangs_costs_its_process(
 def test_without_package_or_java_nothing_is_said(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(opsin.importlib.util, "find_spec", lambda name: None)
-    assert opsin.jar() is None and Opsin().smiles("ethanol") == ""
+    monkeypatch.setattr(names.importlib.util, "find_spec", lambda name: None)
+    assert names.jar() is None and Opsin().smiles("ethanol") == ""
     for broken in ("no-such-program", "false"):
         absent = Opsin((broken,))
         assert absent.smiles("ethanol") == "" and not absent._command  # it is not tried again
@@ -110,13 +109,13 @@ def test_java_is_needed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     jar = package / "opsin-cli-9.9.9-jar-with-dependencies.jar"
     jar.touch()
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(opsin.shutil, "which", lambda name: "/usr/bin/java")
-    assert opsin.jar() == jar
-    monkeypatch.setattr(opsin.shutil, "which", lambda name: None)
-    assert opsin.jar() is None
+    monkeypatch.setattr(names.shutil, "which", lambda name: "/usr/bin/java")
+    assert names.jar() == jar
+    monkeypatch.setattr(names.shutil, "which", lambda name: None)
+    assert names.jar() is None
 
 
-@pytest.mark.skipif(opsin.jar() is None, reason="py2opsin or Java is not installed")
+@pytest.mark.skipif(names.jar() is None, reason="py2opsin or Java is not installed")
 def test_opsin_itself() -> None:
     assert Opsin().smiles("2-aminopropanoic acid") == "NC(C(=O)O)C"
 

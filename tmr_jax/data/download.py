@@ -41,7 +41,6 @@ from rich.progress import (
 )
 
 from tmr_jax.data.files import cache_folder, open_binary, replaced, waiting
-from tmr_jax.data.workers import progress
 from tmr_jax.types import UserError
 
 CHUNK = 1 << 20  # bytes read at once
@@ -240,6 +239,8 @@ def _complete(part: Part, url: str, partial: Path) -> None:
 
 
 def _download(part: Part, url: str, partial: Path) -> None:
+    from tmr_jax.data.workers import progress  # the package's own data need none
+
     with progress(DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task(f"{part.set}/{part.name}", total=part.size or None)
         why = ""

@@ -22,7 +22,6 @@ from tmr_jax.data.files import (
     read_arrays,
     save_arrays,
 )
-from tmr_jax.data.workers import in_workers, track
 from tmr_jax.types import MolFeatures, UserError
 
 PARALLEL_FROM = 2000  # distinct molecules; below, starting processes costs more than it saves
@@ -144,6 +143,8 @@ def _featurise_rows(smiles: list[str], molecule: Molecule, motif: Motif) -> Arra
     if len(distinct) < PARALLEL_FROM:
         packed: Iterable = (pack_chunk(chunk, molecule, motif) for chunk in chunks)
     else:
+        from tmr_jax.data.workers import in_workers, track
+
         jobs = [[chunk, molecule, motif] for chunk in chunks]
         packed = track(in_workers(jobs), "molecule features", len(jobs))
     parts = list(packed)

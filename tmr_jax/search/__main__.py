@@ -9,7 +9,7 @@ error.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -179,13 +179,17 @@ def read_lines(path: Path) -> list[str]:
 
 def find(retriever: Retriever, chosen: Arguments, where: Filter | None = None) -> list[Answer]:
     """The answer to every query; notes on standard error say how far to trust it."""
-    from tmr_jax.data.workers import track
     from tmr_jax.search.retriever import Query
 
     contents = [*chosen.queries, *(read_lines(chosen.from_file) if chosen.from_file else ())]
+    shown: Iterable[str] = contents
+    if len(contents) > 1:
+        from tmr_jax.data.workers import track
+
+        shown = track(contents, "searching", transient=True)
     options = (chosen.k, where, chosen.contains, chosen.diversity)
     answers = []
-    for content in track(contents, "searching", transient=True, disable=len(contents) == 1):
+    for content in shown:
         query = Query(content, "molecule" if chosen.molecule else "text", *options)
         (answer,) = retriever.answers([query])
         if isinstance(answer, ValueError):

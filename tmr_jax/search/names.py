@@ -1,18 +1,29 @@
 """The structure that a query names: by the package's ChEBI terms, else by OPSIN where it is there.
 
-Only searches look names up. No evaluation does, or its scores would be those of a dictionary.
+Only searches look names up. No evaluation does, or its scores would be those of a dictionary. OPSIN
+(Lowe et al. 2011) is a Java program that the optional package py2opsin brings. It runs as a process
+of its own, because Java takes a second to start and a name could make it hang.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import shutil
+import subprocess
+import threading
+import weakref
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 from tmr_jax.data.features.graph import BadMolecule, parse_smiles
 from tmr_jax.data.features.text import normal_name
-from tmr_jax.search.opsin import LONGEST, Opsin
 
-OPSIN = Opsin()  # of this program; its process starts with the first name that ChEBI lacks
+START, LIMIT = 30.0, 2.0  # seconds for Java to start, and for each name
+LONGEST = 300  # characters of a name
+# A small heap and the quick compiler: a name is short.
+JAVA = ("java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-jar")
 
 
 class Match(NamedTuple):
@@ -54,3 +65,73 @@ def _terms() -> dict[str, Match]:
         normal.setdefault(normal_name(term.name), []).append(match)
     alone = {key: found[0] for key, found in normal.items() if len({m.smiles for m in found}) == 1}
     return alone | exact
+
+
+def jar() -> Path | None:
+    """OPSIN of py2opsin, whose import would warn without Java; None where it is not installed."""
+    spec = importlib.util.find_spec("py2opsin")
+    folders = spec.submodule_search_locations if spec else None
+    found = (path for folder in folders or () for path in Path(folder).glob("opsin-cli-*.jar"))
+    return next(found, None) if shutil.which(JAVA[0]) else None
+
+
+class Opsin:
+    """One process, one name at a time; it starts with the first, and a name that hangs ends it."""
+
+    def __init__(self, command: tuple[str, ...] | None = None) -> None:
+        """`command` reads names and writes SMILES, line by line; by default OPSIN, or nothing."""
+        path = jar() if command is None else None
+        self._command = command or ((*JAVA, str(path), "-osmi") if path else ())
+        self._lock = threading.Lock()
+        self._running: list[subprocess.Popen] = []  # none or one
+        weakref.finalize(self, _end, self._running)
+
+    def smiles(self, name: str) -> str:
+        """The SMILES of a name; "" of one that OPSIN cannot read, and without OPSIN."""
+        if not self._command or not name.isprintable() or not 0 < len(name) <= LONGEST:
+            return ""
+        with self._lock:
+            if not self._running:
+                self._start()
+            return self._ask(name, LIMIT) if self._running else ""
+
+    def _start(self) -> None:
+        """Starts the process and waits for its first answer; one that does not come is the last."""
+        with contextlib.suppress(OSError):
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the search
+            )
+            self._running.append(process)
+        if not (self._running and self._ask("methane", START)):
+            self._command = ()
+
+    def _ask(self, name: str, limit: float) -> str:
+        (process,) = self._running
+        assert process.stdin is not None and process.stdout is not None
+        timer = threading.Timer(limit, process.kill)
+        timer.start()
+        try:
+            process.stdin.write(name.encode() + b"\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except OSError:  # it has ended
+            line = b""
+        finally:
+            timer.cancel()
+        if not line:
+            _end(self._running)
+        return line.decode().strip()
+
+
+def _end(running: list[subprocess.Popen]) -> None:
+    while running:
+        # Closes the pipes and waits; an unsent rest trips over a closed pipe.
+        with contextlib.suppress(OSError), running.pop() as process:
+            process.kill()
+
+
+OPSIN = Opsin()  # of this program; its process starts with the first name that ChEBI lacks

@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float
 
 from tmr_jax.config import Experiment
 from tmr_jax.data.features.graph import parse_smiles
-from tmr_jax.data.features.similarity import key_or_text
 from tmr_jax.data.files import cache_folder
 from tmr_jax.eval.ood import OodDetector, read_detector
 from tmr_jax.index.index import (
@@ -403,6 +402,8 @@ class Retriever:
         (row,) = self.encode_queries([Query(match.smiles, "molecule")])
         if isinstance(row, ValueError):  # a structure that the model cannot read
             return None
+        from tmr_jax.data.features.similarity import key_or_text
+
         (hits,) = self.nearest(row.row, NEAREST)
         wanted = key_or_text(match.smiles)
         exact = next((hit for hit in hits if key_or_text(hit.content) == wanted), None)

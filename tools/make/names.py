@@ -21,7 +21,7 @@ from pathlib import Path
 from rdkit import Chem, rdBase
 
 from tmr_jax.data.workers import track
-from tmr_jax.search.opsin import Opsin
+from tmr_jax.search.names import Opsin
 
 LIMIT = 5.0  # seconds of processor time for one molecule
 HEADER = "SMILES\tname\toutcome\n"
