@@ -49,6 +49,7 @@ HEAD, SHARDS, MANIFEST = "library.json", "shards", "manifest.json"
 ROWS, ENTRIES, SEAL = "rows.f32", "entries.arrow", "shard.json"
 FEW = 0.2  # below this share of rows that meet a filter, they are gathered first
 TILE = 8  # queries per block, always, so that the bits of a score do not depend on other queries
+NO_IDS = np.zeros(0, np.int64)
 AT_ONCE = 1.0  # seconds that one check reads bytes for; at least one shard
 
 Stamp = tuple[tuple[int, int, int], ...]  # inode, size and time of change of each file of a shard
@@ -92,6 +93,11 @@ class ExactEngine(Engine):
             ) from error
         self._order()
 
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Whether an index was created."""
+        return (folder / HEAD).exists()
+
     @classmethod
     def create(cls, folder: Path, width: int, about: dict[str, Any]) -> ExactEngine:
         """An empty index in a new folder; UserError where the folder holds something else.
@@ -122,27 +128,23 @@ class ExactEngine(Engine):
         return sum(int(self._live(i, where).sum()) for i in range(len(self._shards)))
 
     def batches(self, size: int = 10_000) -> Iterator[Batch]:
-        live = [np.flatnonzero(self._live(number, None)) for number in range(len(self._shards))]
+        live = [np.flatnonzero(current) for current in self._current]
         shard = np.repeat(np.arange(len(live)), [len(rows) for rows in live])
-        row = np.concatenate([np.zeros(0, np.int64), *live])
+        row = np.concatenate([NO_IDS, *live])
         parts = (s.ids[rows] for s, rows in zip(self._shards, live, strict=True))
-        order = np.argsort(np.concatenate([np.zeros(0, np.int64), *parts]), kind="stable")
+        order = np.argsort(np.concatenate([NO_IDS, *parts]), kind="stable")
         for low in range(0, len(order), size):
             part = order[low : low + size]
             yield self._gathered(shard[part], row[part])
 
     def _gathered(self, shard: np.ndarray, row: np.ndarray) -> Batch:
         """The items at rows of shards, in that order."""
-        numbers = np.unique(shard)
-        places = [np.flatnonzero(shard == number) for number in numbers]
-        back = np.argsort(np.concatenate(places))
-        parts = [_taken(self._shards[n], row[p]) for n, p in zip(numbers, places, strict=True)]
-        columns: dict[str, Any] = {
-            name: np.concatenate([part.columns[name] for part in parts])[back] for name in KEPT
-        }
-        columns |= {name: columns[name].tolist() for name in TEXTS}
-        ids, vectors = (np.concatenate([part[i] for part in parts])[back] for i in (0, 1))
-        return Batch(ids, vectors, columns)
+        parts = [(self._shards[number], row[shard == number]) for number in np.unique(shard)]
+        back = np.argsort(np.argsort(shard, kind="stable"))  # from the order of the shards
+        table = pa.Table.from_batches([s.table.take(pa.array(rows)) for s, rows in parts])
+        vectors = np.concatenate([s.rows[rows] for s, rows in parts])[back]
+        table = table.take(pa.array(back))
+        return Batch(table.column("id").to_numpy(), vectors, columns_of(table))
 
     def finalize(self, account: dict[str, Any]) -> None:
         ids, parts = hashlib.sha256(), {}
@@ -188,23 +190,20 @@ class ExactEngine(Engine):
             self._shards.append(map_shard(place, self.width))
 
     def _order(self) -> None:
-        """Finds the rows that a later shard replaces."""
+        """Finds the rows of each shard that no later one replaces."""
         ids = [s.ids for s in self._shards]
+        whole = np.concatenate([NO_IDS, *ids])
+        current = np.ones(len(whole), bool)
+        if not (np.diff(whole) > 0).all():
+            current[:] = False
+            current[len(whole) - 1 - np.unique(whole[::-1], return_index=True)[1]] = True
         starts = np.cumsum([0, *map(len, ids)])
-        self._superseded: list[np.ndarray | None] = [None] * len(ids)
-        whole = np.concatenate([np.zeros(0, np.int64), *ids])
-        if (np.diff(whole) > 0).all():
-            return
-        last = len(whole) - 1 - np.unique(whole[::-1], return_index=True)[1]
-        dead = np.ones(len(whole), bool)
-        dead[last] = False
-        self._superseded = [dead[a:b] for a, b in pairwise(starts)]
+        self._current = [current[a:b] for a, b in pairwise(starts)]
 
     def _live(self, number: int, where: Filter | None) -> np.ndarray:
         """Rows of a shard that are current and meet the filter, bool [n]."""
-        shard, dead = self._shards[number], self._superseded[number]
-        live = np.ones(len(shard.ids), bool) if dead is None else ~dead
-        return live & meets(shard.columns, where) if where else live
+        live = self._current[number]
+        return live & meets(self._shards[number].columns, where) if where else live
 
     def _nearest(
         self, vectors: np.ndarray, k: int, where: Filter | None
@@ -212,16 +211,14 @@ class ExactEngine(Engine):
         """Ids and cosines of the k best rows of each shard, for each of at most TILE queries."""
         tile = np.zeros((TILE, self.width), np.float32)
         tile[: len(vectors)] = vectors
-        best = [[(np.zeros(0, np.int64), np.zeros(0, np.float32))] for _ in vectors]
+        best = [[(NO_IDS, np.zeros(0, np.float32))] for _ in vectors]
         for number, shard in enumerate(self._shards):
             live = self._live(number, where)
             rows = np.flatnonzero(live)
             if not len(rows):
                 continue
-            if len(rows) < FEW * len(live):
-                scored = _scored(tile, shard.ids[rows], shard.rows[rows], live[rows], k)
-            else:
-                scored = _scored(tile, shard.ids, shard.rows, live, k)
+            part = rows if len(rows) < FEW * len(live) else slice(None)
+            scored = _scored(tile, shard.ids[part], shard.rows[part], live[part], k)
             for lists, ids, scores in zip(best, *scored, strict=False):
                 lists.append(_best(ids, scores, k))
         for lists in best:
@@ -245,12 +242,12 @@ def _value(shard: Shard, name: str, row: int) -> Any:
     return shard.columns[name][row].item()
 
 
-def _taken(shard: Shard, rows: np.ndarray) -> Batch:
-    """Items of a shard; texts as arrays of objects."""
-    taken = shard.table.take(pa.array(rows))
-    columns: dict[str, Any] = {name: column[rows] for name, column in shard.columns.items()}
-    columns |= {name: taken.column(name).to_numpy(zero_copy_only=False) for name in TEXTS}
-    return Batch(shard.ids[rows], shard.rows[rows], columns)
+def columns_of(table: pa.Table) -> dict[str, Any]:
+    """The columns of a `Batch`."""
+    columns: dict[str, Any] = {
+        name: table.column(name).to_numpy().astype(kind) for name, kind in COLUMNS.items()
+    }
+    return columns | {name: table.column(name).to_pylist() for name in TEXTS}
 
 
 def _scored(
@@ -403,9 +400,9 @@ def map_shard(place: Path, width: int) -> Shard:
     table = pa.ipc.open_file(pa.memory_map(str(place / ENTRIES))).get_batch(0)
     ids = table.column("id").to_numpy()
     columns = {name: table.column(name).to_numpy().view(kind) for name, kind in COLUMNS.items()}
-    if not len(ids):
-        return Shard(ids, np.zeros((0, width), np.float32), columns, table)
-    rows = np.memmap(place / ROWS, np.dtype("<f4"), "r", shape=(len(ids), width))
+    rows = np.zeros((0, width), np.float32)
+    if len(ids):  # or there is nothing to map
+        rows = np.memmap(place / ROWS, np.dtype("<f4"), "r", shape=(len(ids), width))
     return Shard(ids, rows, columns, table)
 
 

@@ -23,7 +23,6 @@ from jaxtyping import Float
 from rdkit import rdBase
 
 from tmr_jax.data.files import VERSION
-from tmr_jax.index.exact import HEAD as EXACT_HEAD
 from tmr_jax.index.exact import ExactEngine
 from tmr_jax.index.schema import (
     CONTENT,
@@ -337,13 +336,8 @@ def open_engine(place: str | Path) -> Engine:
     Raises UserError where there is none, where it cannot be read, and where the engine's package
     is not installed.
     """
-    engine, path, uri, collection = parse_place(place)
-    if engine == "milvus":
-        return _installed("milvus")(uri or str(path), collection, os.environ.get(TOKEN, ""))
-    assert path is not None
-    if engine == "lance" or (not engine and (path / LANCE_HEAD).exists()):
-        return _installed("lance")(path)
-    return ExactEngine(path)
+    engine, where, more = _engine_at(place)
+    return engine(where, *more)
 
 
 def create_engine(place: str | Path, width: int, about: dict[str, Any]) -> Engine:
@@ -351,25 +345,27 @@ def create_engine(place: str | Path, width: int, about: dict[str, Any]) -> Engin
 
     Raises UserError where something exists, and where the engine's package is not installed.
     """
-    engine, path, uri, collection = parse_place(place)
-    if engine == "milvus":
-        token = os.environ.get(TOKEN, "")
-        return _installed("milvus").create(uri or str(path), width, about, collection, token)
-    assert path is not None
-    return (ExactEngine if engine == "exact" else _installed("lance")).create(path, width, about)
+    engine, where, more = _engine_at(place, new="lance")
+    return engine.create(where, width, about, *more)
 
 
 def exists(place: str | Path) -> bool:
     """Whether a place holds something that `open_engine` opens or reports as damaged."""
+    engine, where, more = _engine_at(place)
+    return engine.exists(where, *more)
+
+
+def _engine_at(place: str | Path, new: str = "") -> tuple[Any, str | Path, tuple[str, ...]]:
+    """The class of an engine, and the arguments that name the place to it.
+
+    Of a folder whose engine neither its name nor its files tell it is `new`, else the exact one.
+    """
     engine, path, uri, collection = parse_place(place)
     if engine == "milvus":
-        if path is not None and not path.exists():
-            return False
-        return _installed("milvus").exists(uri or str(path), collection, os.environ.get(TOKEN, ""))
+        return _installed(engine), uri or str(path), (collection, os.environ.get(TOKEN, ""))
     assert path is not None
-    if (path / EXACT_HEAD).exists():
-        return True
-    return (path / LANCE_HEAD).exists() and _installed("lance").exists(path)
+    engine = engine or new or ("lance" if (path / LANCE_HEAD).exists() else "exact")
+    return ExactEngine if engine == "exact" else _installed(engine), path, ()
 
 
 def _installed(engine: str) -> Any:

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 from lancedb.index import BTree, IvfSq
 
-from tmr_jax.index.exact import keep_text
+from tmr_jax.index.exact import columns_of, keep_text
 from tmr_jax.index.schema import (
     COLUMNS,
     FLOATS,
@@ -160,11 +160,8 @@ class LanceEngine(Engine):
             with _reading(self.folder):
                 rows = query.limit(len(part)).to_arrow().sort_by("id").combine_chunks()
             flat = rows.column("vector").combine_chunks().flatten().to_numpy()
-            columns: dict[str, Any] = {
-                name: rows.column(name).to_numpy().astype(kind) for name, kind in COLUMNS.items()
-            }
-            columns |= {name: rows.column(name).to_pylist() for name in TEXTS}
-            yield Batch(rows.column("id").to_numpy(), flat.reshape(-1, self.width), columns)
+            vectors = flat.reshape(-1, self.width)
+            yield Batch(rows.column("id").to_numpy(), vectors, columns_of(rows))
 
     def optimize(self) -> None:
         """Merges the added fragments and builds the indexes: minutes for a million rows.
