@@ -21,7 +21,7 @@ from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import load_run
 from tmr_jax.search.explain import table_of, without_atoms, without_words
 from tmr_jax.serve.app import create_app
-from tmr_jax.serve.engine import IndexSource, SearchEngine
+from tmr_jax.serve.engine import SearchEngine
 from tmr_jax.serve.middleware import Rules
 
 K, DELETED, DRAWS = 10, 3, 20
@@ -35,7 +35,7 @@ def test_a_search_finds_what_the_evaluation_finds(tiny_run: Path, tmp_path: Path
     (tmp_path / "pool.smi").write_text("".join(f"{smiles}\n" for smiles in pool.smiles))
     index = tmr_jax.load(run).with_library(tmp_path / "pool.smi")
     queries = np.flatnonzero(pool.text_target >= 0)
-    app = create_app(SearchEngine(IndexSource(lambda: index, dict)), Rules(rate=0))
+    app = create_app(SearchEngine(lambda: index), Rules(rate=0))
     with TestClient(app, "http://127.0.0.1", client=("127.0.0.1", 5000)) as client:
         for text in (pool.texts[query] for query in queries[:5]):
             hits = [hit.content for hit in index.search(text, k=K)]

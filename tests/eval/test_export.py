@@ -17,7 +17,7 @@ from tmr_jax.index.__main__ import main as index
 from tmr_jax.models import runtime
 from tmr_jax.models.runtime import EXPORTED, SHIPPED, SUMS
 from tmr_jax.search.__main__ import main as search
-from tmr_jax.serve.__main__ import Arguments, index_source
+from tmr_jax.serve.__main__ import Arguments, opener
 from tmr_jax.types import UserError
 
 pytestmark = pytest.mark.costly
@@ -178,8 +178,7 @@ def test_search_index_and_python_use_the_shipped_weights(
     assert {hit["name"] for hit in hits} == {"ethanol", "aniline"}
     assert index(["--library", "my.smi", "--out", "built"]) == 0
     assert len(model.with_library("built").search("an amine")) == 2  # built with this model
-    served = index_source(Arguments(Path("built")))
-    assert served.open().run == str(shipped)
+    assert opener(Arguments(Path("built")))().run == str(shipped)
 
 
 def test_evaluation_works_on_a_copy_of_the_shipped_weights(

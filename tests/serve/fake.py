@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +16,7 @@ from tmr_jax.index.index import Summary
 from tmr_jax.index.schema import COMPARE, DESCRIPTIONS, FLAGS
 from tmr_jax.search.explain import Explanation, Word
 from tmr_jax.search.retriever import Checkpoint, Hit, Query, Retriever
-from tmr_jax.serve.engine import IndexSource, SearchEngine
+from tmr_jax.serve.engine import SearchEngine
 from tmr_jax.types import UserError
 
 MOLECULES = (
@@ -42,8 +42,14 @@ class Fake(Retriever):
     texts = False
     pattern_delay = 0.0
 
-    def __init__(self, molecules: Sequence[tuple[str, str]] = MOLECULES, delay: float = 0) -> None:
+    def __init__(
+        self,
+        molecules: Sequence[tuple[str, str]] = MOLECULES,
+        delay: float = 0,
+        damage: Callable[[], dict[str, str]] = dict,
+    ) -> None:
         self.checkpoint, self.delay = Checkpoint("best", 7, "ab" * 32), delay
+        self.check = damage  # type: ignore[method-assign]
         self.fails: BaseException | None = None
         self.encoded: list[list[str]] = []
         self._second_stage = None
@@ -133,4 +139,5 @@ def _row(text: str) -> np.ndarray:
 def engine(fake: Fake | None = None, room: int = 64, damage=dict) -> SearchEngine:
     """The answers of a fake, which opening gives again and again."""
     fake = fake or Fake()
-    return SearchEngine(IndexSource(lambda: fake, damage), room)
+    fake.check = damage
+    return SearchEngine(lambda: fake, room)

@@ -19,7 +19,7 @@ from tests.serve.fake import Fake, FakeOfTexts, engine
 from tmr_jax.index.schema import IndexUnavailable
 from tmr_jax.serve.app import __file__ as app_file
 from tmr_jax.serve.app import create_app
-from tmr_jax.serve.engine import IndexSource, SearchEngine
+from tmr_jax.serve.engine import SearchEngine
 from tmr_jax.serve.middleware import Rules
 from tmr_jax.types import UserError
 
@@ -433,7 +433,7 @@ def test_a_reload_that_fails_says_no_more_than_that(error: Exception) -> None:
             return first.pop()
         raise error
 
-    service = SearchEngine(IndexSource(fetch, dict))  # type: ignore[arg-type]
+    service = SearchEngine(fetch)
     near = ("127.0.0.1", 5000)
     with TestClient(create_app(service, FREE), "http://127.0.0.1", client=near) as client:
         assert "/secret" not in refused(client.post("/api/reload"), 503, "library_unreadable")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.serve.fake import Fake
 from tmr_jax.search.retriever import Query
-from tmr_jax.serve.engine import Drawing, IndexSource, SearchEngine, drawn
+from tmr_jax.serve.engine import Drawing, SearchEngine, drawn
 from tmr_jax.serve.schemas import Busy
 from tmr_jax.types import UserError
 
@@ -20,7 +20,7 @@ OLD, NEW = (("CCO", "old"),), (("CCO", "new"), ("CCN", "new"))
 def test_a_reload_swaps_whole_and_frees_the_old() -> None:
     async def scene() -> tuple[list, list, weakref.ref]:
         opened = [Fake(OLD, delay=0.1), Fake(NEW)]
-        engine = SearchEngine(IndexSource(lambda: opened.pop(0), dict))  # type: ignore[arg-type,return-value]
+        engine = SearchEngine(lambda: opened.pop(0))  # type: ignore[arg-type,return-value]
         old = weakref.ref(engine.retriever)
         running = asyncio.create_task(engine.search([Query("a")], 5))
         await asyncio.sleep(0.03)  # it is being answered
@@ -37,15 +37,15 @@ def test_a_reload_swaps_whole_and_frees_the_old() -> None:
 
 def test_a_library_that_cannot_be_opened_leaves_the_old_one() -> None:
     async def scene() -> SearchEngine:
-        opened = [Fake(OLD)]
+        damage: dict[str, str] = {}
+        opened = [Fake(OLD, damage=lambda: dict(damage))]
 
         def fetch() -> Fake:
             if not opened:
                 raise UserError("expected a library, got none; make one")
             return opened.pop()
 
-        damage: dict[str, str] = {}
-        engine = SearchEngine(IndexSource(fetch, lambda: dict(damage)))  # type: ignore[arg-type]
+        engine = SearchEngine(fetch)
         with pytest.raises(ValueError, match="make one"):
             await engine.reload()
         assert not engine.partial
@@ -71,7 +71,7 @@ def test_the_watch_outlives_whatever_it_meets(caplog) -> None:
                 raise wrong[0]
             return {}
 
-        engine = SearchEngine(IndexSource(Fake, damage))  # type: ignore[arg-type]
+        engine = SearchEngine(lambda: Fake(damage=damage))
         watching = asyncio.create_task(engine.watch(0.005))
         while wrong:
             name = type(wrong[0]).__name__
@@ -92,11 +92,10 @@ def test_a_store_that_answers_nothing_is_opened_again_until_it_does() -> None:
         opened: list[Fake] = []
 
         def fetch() -> Fake:
-            opened.append(Fake())
+            opened.append(Fake(damage=lambda: {"library": "gone"} if 1 < len(opened) < 4 else {}))
             return opened[-1]
 
-        damage = lambda: {"library": "gone"} if 1 < len(opened) < 4 else {}  # noqa: E731
-        engine = SearchEngine(IndexSource(fetch, damage))  # type: ignore[arg-type]
+        engine = SearchEngine(fetch)
         assert not engine.partial
         opened.append(Fake())
         watching = asyncio.create_task(engine.watch(0.005))
@@ -119,7 +118,7 @@ def test_a_pattern_keeps_no_other_query_waiting() -> None:
 
     async def scene() -> float:
         fake = Fake()
-        engine = SearchEngine(IndexSource(lambda: fake, dict))  # type: ignore[arg-type,return-value]
+        engine = SearchEngine(lambda: fake)
         await engine.search([Query("warm")], 5)
         fake.pattern_delay = 0.5
         pattern = asyncio.create_task(engine.search([Query("a", substructure="C")], 5))
@@ -136,7 +135,7 @@ def test_a_pattern_keeps_no_other_query_waiting() -> None:
 def test_a_batch_that_does_not_fit_is_refused_whole() -> None:
     async def scene() -> None:
         fake = Fake()
-        engine = SearchEngine(IndexSource(lambda: fake, dict), room=4)  # type: ignore[arg-type,return-value]
+        engine = SearchEngine(lambda: fake, room=4)
         with pytest.raises(Busy):
             await engine.search([Query(str(i)) for i in range(5)], 5)
         assert fake.encoded == []

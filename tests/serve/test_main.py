@@ -23,7 +23,7 @@ import tmr_jax
 from tmr_jax.index import build as index_build
 from tmr_jax.index.copy import copy
 from tmr_jax.index.schema import IndexUnavailable
-from tmr_jax.serve.__main__ import TOKEN, Arguments, check, index_source, main
+from tmr_jax.serve.__main__ import TOKEN, Arguments, check, main, opener
 
 GOOD = "0123456789abcdefghijklmnopqrstuv"
 ROOT = Path(__file__).resolve().parents[2]
@@ -231,17 +231,16 @@ def test_what_is_wrong_with_a_library_is_seen(
 ) -> None:
     own = tmp_path / "library"
     shutil.copytree(library, own)
-    served = index_source(Arguments(own, tiny_run))
-    served.open()
-    assert served.damage() == {}
+    served = opener(Arguments(own, tiny_run))()
+    assert served.check() == {}
     shards = sorted((own / "shards").iterdir())
     shutil.rmtree(shards[0])
     os.truncate(shards[1] / "rows.f32", 3)
-    assert sorted(served.damage()) == [shards[0].name, shards[1].name]
+    assert sorted(served.check()) == [shards[0].name, shards[1].name]
     shutil.rmtree(own / "shards")
-    assert list(served.damage()) == ["library"]
+    assert list(served.check()) == ["library"]
     shutil.rmtree(own)
-    assert list(served.damage()) == ["library"]
+    assert list(served.check()) == ["library"]
 
 
 @pytest.mark.parametrize("to", ["{}/lance", "milvus:{}/lib.db"])
@@ -251,14 +250,13 @@ def test_other_engines_are_looked_after_too(
     """All or nothing: an engine that opens need not answer."""
     place = to.format(tmp_path)
     copy(library, place)
-    served = index_source(Arguments(Path(place), tiny_run))
-    retriever = served.open()
-    assert served.damage() == {}
+    retriever = opener(Arguments(Path(place), tiny_run))()
+    assert retriever.check() == {}
     if "milvus" in to:
         retriever._library.engine._server.ask("release_collection", "library")
     else:
         shutil.rmtree(tmp_path / "lance" / "items.lance" / "data")
-    assert list(served.damage()) == ["library"]
+    assert list(retriever.check()) == ["library"]
     with pytest.raises(IndexUnavailable):
         retriever.search("an alcohol")
 
@@ -266,17 +264,17 @@ def test_other_engines_are_looked_after_too(
 def test_a_file_is_looked_after_where_its_library_is(tiny_run: Path, tmp_path: Path) -> None:
     file = tmp_path / "my.smi"
     file.write_text("CCO\nCCN\nCCS\n")
-    served = index_source(Arguments(file, tiny_run))
-    engine = served.open()._library.engine
-    assert served.damage() == {}
+    reopened = opener(Arguments(file, tiny_run))
+    served = reopened()
+    engine = served._library.engine
+    assert served.check() == {}
     flip(next(engine.folder.glob("shards/*/rows.f32")))
-    assert list(served.damage()) == ["000000"]
-    served.open()  # makes it again
-    assert served.damage() == {}
+    assert list(served.check()) == ["000000"]
+    served = reopened()  # makes it again
+    assert served.check() == {}
     shutil.rmtree(engine.folder / "shards")
-    assert list(served.damage()) == ["library"]
-    served.open()
-    assert served.damage() == {}
+    assert list(served.check()) == ["library"]
+    assert reopened().check() == {}
 
 
 @pytest.mark.costly

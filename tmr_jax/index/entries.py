@@ -12,13 +12,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
-from tmr_jax.data.features.graph import (
-    BadMolecule,
-    Molecule,
-    Motif,
-    featurise_mol,
-    parse_smiles,
-)
+from tmr_jax.data.features.graph import BadMolecule, Molecule, Motif, featurise_mol, parse_smiles
 from tmr_jax.data.features.properties import Properties, group_mask, properties
 from tmr_jax.data.tables import pack
 from tmr_jax.index.schema import COLUMNS, MASK

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import eq, ge, gt, le, lt
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -47,13 +47,7 @@ COLUMNS = {
 KEPT = (*COLUMNS, *TEXTS)
 
 Sign = Literal["<", "<=", ">", ">=", "="]
-COMPARE = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "=": operator.eq,
-}
+COMPARE = {"<": lt, "<=": le, ">": gt, ">=": ge, "=": eq}
 SWITCHES = ("unsalted", "distinct", "parents")
 _CONDITION = re.compile(r"(\w+)\s*(<=|>=|<|>|=)\s*([-+]?\d+(?:\.\d+)?)")
 

@@ -11,10 +11,7 @@ from tmr_jax.types import UserError
 
 
 def mmr(
-    score: Float[np.ndarray, " n"],
-    similarity: Float[np.ndarray, "n n"],
-    k: int,
-    weight: float,
+    score: Float[np.ndarray, " n"], similarity: Float[np.ndarray, "n n"], k: int, weight: float
 ) -> Int[np.ndarray, " k"]:
     """k items, each with the most of (1 - weight) fit - weight (similarity to the nearest before).
 

@@ -38,11 +38,7 @@ def record(hit: Hit) -> dict[str, Any]:
 
 def named_record(named: Named) -> dict[str, Any]:
     """The structure that a query names, and the molecule of the library that comes nearest."""
-    return {
-        **named.match._asdict(),
-        "in_library": named.is_exact,
-        "nearest": record(named.nearest),
-    }
+    return {**named.match._asdict(), "in_library": named.is_exact, "nearest": record(named.nearest)}
 
 
 def to_json(answers: Iterable[Answer], about: dict[str, Any]) -> str:

@@ -338,9 +338,7 @@ class Retriever:
         return answer.hits
 
     def answers(
-        self,
-        queries: Sequence[Query],
-        encoded: Sequence[EncodedQuery | ValueError] | None = None,
+        self, queries: Sequence[Query], encoded: Sequence[EncodedQuery | ValueError] | None = None
     ) -> Iterator[Answer | ValueError]:
         """The answer to each query in turn, or the error that the query is refused with.
 

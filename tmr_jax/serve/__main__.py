@@ -13,8 +13,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ from tmr_jax.types import UserError
 
 if TYPE_CHECKING:
     from tmr_jax.search.retriever import Retriever
-    from tmr_jax.serve.engine import IndexSource, SearchEngine
+    from tmr_jax.serve.engine import SearchEngine
 
 TOKEN = "TMR_JAX_TOKEN"
 LENGTH, DISTINCT = 32, 10  # least characters of a token, and different ones: 128 bits
@@ -83,7 +84,7 @@ def _serve(args: list[str]) -> int:
     from tmr_jax.serve.middleware import Rules, is_loopback
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    engine = SearchEngine(index_source(chosen), chosen.queue)
+    engine = SearchEngine(opener(chosen), chosen.queue)
     engine.warm()
     rules = Rules(token, chosen.rate, chosen.proxies, is_loopback(chosen.host))
     app = create_app(
@@ -142,20 +143,12 @@ def need_extra() -> None:
             )
 
 
-def index_source(chosen: Arguments) -> IndexSource:
-    """The model with its library, which can be opened again and again."""
+def opener(chosen: Arguments) -> Callable[[], Retriever]:
+    """A function that opens the library with the model, again at each call."""
     from tmr_jax.search.retriever import load
-    from tmr_jax.serve.engine import IndexSource
 
-    retriever = load(chosen.run)
-    library = (chosen.library, chosen.smiles_column, chosen.name_column, chosen.text_column)
-    newest = [retriever]  # whose files `damage` checks
-
-    def reopen() -> Retriever:
-        newest[0] = retriever.with_library(*library)
-        return newest[0]
-
-    return IndexSource(reopen, lambda: newest[0].check())
+    columns = (chosen.smiles_column, chosen.name_column, chosen.text_column)
+    return partial(load(chosen.run).with_library, chosen.library, *columns)
 
 
 def _reload_on_hup(loop: asyncio.AbstractEventLoop, engine: SearchEngine) -> None:

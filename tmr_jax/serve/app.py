@@ -25,6 +25,7 @@ from tmr_jax.search.retriever import Query as SearchQuery
 from tmr_jax.serve import middleware, schemas
 from tmr_jax.serve.engine import Drawing, Metrics, SearchEngine
 from tmr_jax.serve.page import Page, form_of
+from tmr_jax.types import UserError
 
 log = logging.getLogger("tmr_jax.serve")
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -94,11 +95,9 @@ def _search(service: Service) -> None:
     async def search(request: schemas.SearchRequest) -> schemas.SearchResponse:
         """The best matches of each query, best first."""
         if request.k * len(request.queries) > schemas.MAX_HITS:
-            raise schemas.Refusal(
-                422,
-                "invalid_request",
+            raise UserError(
                 f"expected at most {schemas.MAX_HITS:,} hits in one answer, got "
-                f"{len(request.queries)} queries of {request.k}; ask for fewer",
+                f"{len(request.queries)} queries of {request.k}; ask for fewer"
             )
         schemas.check_spread(request.k, request.spread)
         where = parse_filter(request.where) if request.where else None
@@ -171,12 +170,10 @@ def _downloads(service: Service) -> None:
     def add(kind: str, media: str, write: Callable[[list[Any]], str]) -> None:
         @service.app.get(f"/download.{kind}", include_in_schema=False)
         async def download(request: Request) -> Response:
-            of = service.engine.of
+            of = service.engine.library.of
             question = form_of(request.query_params.multi_items(), of).question()
             if not question.content:
-                raise schemas.Refusal(
-                    422, "invalid_request", "expected a query, got none; enter one first"
-                )
+                raise UserError("expected a query, got none; enter one first")
             (answer,) = await service.engine.search([question], service.seconds)
             text = await asyncio.to_thread(write, [answer])
             name = {"content-disposition": f'attachment; filename="{of}.{kind}"'}

@@ -33,7 +33,7 @@ from tmr_jax.data.drawing import molecule_svg
 from tmr_jax.data.features.graph import BadMolecule, parse_smiles
 from tmr_jax.index.schema import DESCRIPTIONS, MOLECULES, WHOLE
 from tmr_jax.search.explain import Explanation
-from tmr_jax.search.retriever import Answer, EncodedQuery, Query, Retriever
+from tmr_jax.search.retriever import Answer, EncodedQuery, Query, Retriever, Summary
 from tmr_jax.serve.schemas import MAX_EXPLAINED_ATOMS, MAX_EXPLAINED_WORDS, Busy, Late
 from tmr_jax.types import UserError
 
@@ -165,25 +165,16 @@ class Drawing(NamedTuple):
     numbered: bool = False
 
 
-class IndexSource(NamedTuple):
-    """Where the library comes from: `open` opens it again.
-
-    `damage` returns what is wrong with it by part, or under `WHOLE` if it cannot answer at all.
-    """
-
-    open: Callable[[], Retriever]
-    damage: Callable[[], dict[str, str]]
-
-
 class SearchEngine:
     """Answers queries of coroutines until `close`."""
 
-    def __init__(self, source: IndexSource, room: int = 512) -> None:
-        """At most `room` queries wait."""
-        self._source = source
+    def __init__(self, open: Callable[[], Retriever], room: int = 512) -> None:
+        """`open` opens the model with its library, again at each reload; at most `room` queries
+        wait."""
+        self._open = open
         self.damage: dict[str, str] = {}  # set by `watch`
-        self._reported = self.damage  # by the source, the last time
-        self.retriever = source.open()
+        self._reported = self.damage  # by the library, the last time
+        self.retriever = open()
         self.reloads, self.encoded, self.remembered = 0, 0, 0
         self._cache: OrderedDict[tuple[str, str], EncodedQuery] = OrderedDict()
         self._lock = threading.Lock()
@@ -196,10 +187,10 @@ class SearchEngine:
         self.batchers = (self._searches, self._patterns, self._explanations, self._drawings)
 
     @property
-    def of(self) -> str:
-        """What the library holds: MOLECULES or DESCRIPTIONS of tmr_jax.index.schema."""
-        library = self.retriever.library
-        return MOLECULES if library is None else library.of
+    def library(self) -> Summary:
+        """What the library holds."""
+        assert self.retriever.library is not None
+        return self.retriever.library
 
     @property
     def partial(self) -> bool:
@@ -228,10 +219,10 @@ class SearchEngine:
     async def reload(self) -> None:
         """Opens the library again; running requests keep the old one."""
         async with self._reloading:
-            damage = await asyncio.to_thread(self._source.damage)
-            self.retriever = await asyncio.to_thread(self._source.open)
+            damage = await asyncio.to_thread(self.retriever.check)
+            self.retriever = await asyncio.to_thread(self._open)
             if WHOLE in damage:  # of the library that was open before
-                damage = await asyncio.to_thread(self._source.damage)
+                damage = await asyncio.to_thread(self.retriever.check)
             self.damage, self.reloads = damage, self.reloads + 1
 
     async def watch(self, every: float) -> None:
@@ -250,7 +241,7 @@ class SearchEngine:
                 self.damage = {**self._reported, WHOLE: repr(error)}
 
     async def _check_files(self) -> None:
-        damage = await asyncio.to_thread(self._source.damage)
+        damage = await asyncio.to_thread(self.retriever.check)
         if damage != self._reported:
             self._reported = damage
             log.warning("the library on disk: %s", damage or "intact again")
@@ -388,5 +379,4 @@ class Metrics:
 
 
 def _count(engine: SearchEngine, of: str) -> int:
-    library = engine.retriever.library
-    return 0 if library is None or library.of != of else library.kept
+    return engine.library.kept if engine.library.of == of else 0

@@ -20,15 +20,7 @@ from starlette.responses import HTMLResponse, Response
 
 from tmr_jax.data.drawing import heat_svg
 from tmr_jax.data.features.properties import GROUPS, group_names
-from tmr_jax.index.schema import (
-    DESCRIPTIONS,
-    FLAGS,
-    MASK,
-    MOLECULES,
-    SWITCHES,
-    Hit,
-    parse_filter,
-)
+from tmr_jax.index.schema import DESCRIPTIONS, FLAGS, MASK, MOLECULES, SWITCHES, Hit, parse_filter
 from tmr_jax.search.explain import Explanation
 from tmr_jax.search.retriever import Answer, Query
 from tmr_jax.serve import schemas
@@ -243,14 +235,13 @@ class Page:
         }
 
     def render(self, name: str, **values: Any) -> str:
-        of = self._engine.of
-        return self._templates.get_template(name).render(
-            of=of, of_texts=of == DESCRIPTIONS, **values
-        )
+        library = self._engine.library
+        template = self._templates.get_template(name)
+        return template.render(of=library.of, of_texts=library.of_texts, **values)
 
     async def search(self, request: Request) -> Response:
         """The page of a form or, for htmx, only its results."""
-        form = form_of(request.query_params.multi_items(), self._engine.of)
+        form = form_of(request.query_params.multi_items(), self._engine.library.of)
         # htmx needs the whole page after a step back that is not in its history.
         headers = request.headers
         part = "hx-request" in headers and "hx-history-restore-request" not in headers
@@ -272,9 +263,7 @@ class Page:
             values["error"], status = refusal, refusal.status
             if form.by == "molecule":  # it shows the same error
                 values["drawing"] = None
-        library = self._engine.retriever.library
-        assert library is not None
-        values["count"] = library.kept
+        values["count"] = self._engine.library.kept
         text = self.render("results.html" if part else "page.html", **values)
         extra = {"vary": "HX-Request"} | ({"hx-push-url": form.address()} if part else {})
         if values["error"] is not None:
@@ -306,7 +295,7 @@ class Page:
         ]
         coloured, numbered = await self._engine.draw(drawings, self._seconds)
         heat = heat_svg([word.text for word in explained.words], explained.smiles, explained.heat)
-        of_texts = self._engine.of == DESCRIPTIONS
+        of_texts = self._engine.library.of_texts
         query = Form(molecule=smiles, by="molecule") if of_texts else Form(q=text)
         name = "explanation.html" if "hx-request" in request.headers else "explanation_page.html"
         page = self.render(
