@@ -9,10 +9,9 @@ Texts need no parsing: a shard of them is read and encoded.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from itertools import islice
@@ -75,19 +74,18 @@ class Source(NamedTuple):
         return sha256_of(self.path)
 
 
-@dataclasses.dataclass
-class BuildReport:
+class BuildReport(NamedTuple):
     """What a build did with the rows: rows = kept + all refused."""
 
-    rows: int = 0
-    kept: int = 0
-    salts: int = 0
-    duplicates: int = 0
-    variants: int = 0
-    cut: int = 0  # texts of which the model reads only the beginning
-    refused: dict[str, int] = dataclasses.field(default_factory=dict)  # skipped rows by reason
-    shards: int = 0
-    made: int = 0  # shards that this run of the build wrote
+    rows: int
+    kept: int
+    salts: int
+    duplicates: int
+    variants: int
+    cut: int  # texts of which the model reads only the beginning
+    refused: dict[str, int]  # skipped rows by reason
+    shards: int
+    made: int  # shards that this run of the build wrote
 
 
 def model_of_run(run: str | Path | None) -> Model:
@@ -282,14 +280,11 @@ def _encoded_texts(
     hashes = np.array([digest(" ".join(text.split())) for text in texts], np.int64)
     columns |= dict.fromkeys(REPEATS.values(), hashes)
     if not texts:
-        return EncodedShard(reasons, _no_vectors(model), columns, {"cut": 0})
+        nothing = np.zeros((0, model.config.model.dim), np.float32)
+        return EncodedShard(reasons, nothing, columns, {"cut": 0})
     encoded, cut = model.encoder.corpus(texts, on_progress)
     columns[schema.NORM] = encoded.norm
     return EncodedShard(reasons, encoded.rows, columns, {"cut": int(cut.sum())})
-
-
-def _no_vectors(model: Model) -> np.ndarray:
-    return np.zeros((0, model.config.model.dim), np.float32)
 
 
 def _molecules(source: Source, existing: set[int], model: Model) -> Shards:
@@ -327,7 +322,8 @@ def _encoded_molecules(rows: list[Row], parts: list[Arrays], model: Model) -> En
     reasons = [row.refused or next(parsed) for row in rows]
     if all(reasons):
         columns = {name: np.zeros(0, kind) for name, kind in schema.COLUMNS.items()}
-        return EncodedShard(reasons, _no_vectors(model), columns, {})
+        nothing = np.zeros((0, model.config.model.dim), np.float32)
+        return EncodedShard(reasons, nothing, columns, {})
     molecules = joined_table(parts)
     if model.vocabulary is not None:
         molecules, _ = apply_vocabulary(molecules, model.vocabulary)
@@ -411,37 +407,28 @@ def _write(
 
 def _finish(out: Path, rows: int, made: int) -> BuildReport:
     """Writes refused.tsv, then the manifest, which completes the index."""
-    report = BuildReport(rows=rows, made=made)
-    lines, head = ["row\treason\tbeginning"], exact.read_head(out)
-    for place in exact.shard_places(out):
-        refused = _add_shard(report, place, int(head["width"]))
-        lines += [f"{row}\t{reason}\t{' '.join(value.split())}" for row, reason, value in refused]
-    if not report.kept:
-        of = schema.contents(head["about"])
+    engine = exact.ExactEngine(out)
+    seals = [exact.read_seal(place) for place in exact.shard_places(out)]
+    refused = [row for seal in seals for row in seal["refused"]]
+    kept, reasons = engine.count(), dict(Counter(reason for _, reason, _ in refused))
+    if not kept:
+        of = schema.contents(engine.about)
         one, column = ("text", "texts") if of == schema.DESCRIPTIONS else ("molecule", "SMILES")
         raise UserError(
-            f"expected at least one {one}, got none of {report.rows:,} rows "
-            f"(skipped: {report.refused}); check which column holds the {column}"
+            f"expected at least one {one}, got none of {rows:,} rows "
+            f"(skipped: {reasons}); check which column holds the {column}"
         )
-    exact.keep_text(out / REFUSED, "\n".join(lines) + "\n")
-    account = dataclasses.asdict(report)
+    salts, duplicates, variants = (
+        kept - engine.count(schema.parse_filter([switch])) for switch in schema.SWITCHES
+    )
+    cut = sum(seal.get("cut", 0) for seal in seals)
+    report = BuildReport(rows, kept, salts, duplicates, variants, cut, reasons, len(seals), made)
+    lines = [f"{row}\t{reason}\t{' '.join(value.split())}" for row, reason, value in refused]
+    exact.keep_text(out / REFUSED, "\n".join(["row\treason\tbeginning", *lines]) + "\n")
+    account = report._asdict()
     del account["made"]  # how often the build was interrupted does not change the index
-    exact.ExactEngine(out).finalize(account)
+    engine.finalize(account)
     return report
-
-
-def _add_shard(report: BuildReport, place: Path, width: int) -> list[Any]:
-    """Counts a shard in; its skipped rows."""
-    seal, shard = exact.read_seal(place), exact.map_shard(place, width)
-    report.shards += 1
-    report.kept += seal["count"]
-    report.salts += int(shard.columns["salt"].sum())
-    report.duplicates += int(shard.columns["duplicate"].sum())
-    report.variants += int(shard.columns["variant"].sum())
-    report.cut += seal.get("cut", 0)
-    for _, reason, _ in seal["refused"]:
-        report.refused[reason] = report.refused.get(reason, 0) + 1
-    return seal["refused"]
 
 
 def _free(folder: Path) -> str:

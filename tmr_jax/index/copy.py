@@ -55,7 +55,12 @@ def copy(
         if is_new:
             create_engine(to, source.width, source.about).close()
         target = stack.enter_context(closing(open_engine(to)))
-        _check_same(source, target, origin, to)
+        if (source.width, source.about) != (target.width, target.about):
+            raise UserError(
+                f"expected nothing, or an interrupted copy of {origin}, in {to}, got another index "
+                f"(of {shortened(target.about)}, not of {shortened(source.about)}); choose another "
+                "place, or remove it"
+            )
         return _copied(source, target, account, (origin, to), on_progress)
 
 
@@ -149,12 +154,3 @@ def content(engine: Engine, on_progress: Callable[[int], None] = lambda done: No
         digest.add(batch)
         on_progress(digest.count)
     return digest.value()
-
-
-def _check_same(source: Engine, target: Engine, origin: str | Path, to: str | Path) -> None:
-    if (source.width, source.about) != (target.width, target.about):
-        raise UserError(
-            f"expected nothing, or an interrupted copy of {origin}, in {to}, got another index (of "
-            f"{shortened(target.about)}, not of {shortened(source.about)}); choose another place, "
-            "or remove it"
-        )

@@ -55,11 +55,6 @@ class Query(NamedTuple):
     substructure: str = ""  # a SMARTS that every hit holds
     diversity: float = 0.0  # 0 to 1, see tmr_jax.search.diversity
 
-    @property
-    def direction(self) -> Literal["t2m", "m2t"]:
-        """The direction of a second stage that starts at this query."""
-        return "t2m" if self.of == "text" else "m2t"
-
 
 class EncodedQuery(NamedTuple):
     """What the model makes of a query, whatever it is compared with."""
@@ -251,13 +246,13 @@ class Retriever:
 
     def encode_queries(self, queries: Sequence[Query]) -> list[EncodedQuery | ValueError]:
         """What the model makes of each query, or the error that the query is refused with."""
-        encoded: list[EncodedQuery | ValueError] = [ValueError()] * len(queries)
+        encoded: dict[int, EncodedQuery | ValueError] = {}
         for of in ("text", "molecule"):
             places = [i for i, query in enumerate(queries) if query.of == of]
-            rows = self._encoded(of, [queries[i].content for i in places]) if places else []
-            for place, row in zip(places, rows, strict=True):
-                encoded[place] = row
-        return encoded
+            if places:
+                rows = self._encoded(of, [queries[i].content for i in places])
+                encoded |= zip(places, rows, strict=True)
+        return [encoded[i] for i in range(len(queries))]
 
     def _encoded(self, of: str, contents: list[str]) -> list[EncodedQuery | ValueError]:
         """All in one call; where one of them is refused, one by one."""
@@ -445,8 +440,8 @@ class Retriever:
             )
         if self._second_stage is not None and self._is_reranked(query) and hits:
             library, alpha = self._open(query.k), self.alpha or 0.0  # see lacks_alpha
-            reorder = self._second_stage.reorder
-            hits = reorder(query.content, hits, query.direction, alpha, library)
+            direction = "t2m" if query.of == "text" else "m2t"
+            hits = self._second_stage.reorder(query.content, hits, direction, alpha, library)
         if not query.diversity:
             return hits[: query.k]
         from tmr_jax.search.diversity import diverse

@@ -85,15 +85,19 @@ class Matcher:
 
         `spent` seconds of the limit went to earlier molecules of the same query.
         """
-        check_pattern(smarts)
+        if not smarts.strip() or len(smarts) > LONGEST or not smarts.isprintable():
+            raise UserError(
+                f"expected a SMARTS of 1 to {LONGEST:,} printable characters, got {len(smarts):,}: "
+                f"{smarts[:40]!r}; shorten or correct it"
+            )
         with self._lock:
-            return self._check(smarts, list(smiles), spent)
+            self._worker.be_ready(TASK)
+            return self._checked(smarts, list(smiles), spent)
 
     def close(self) -> None:
         self._worker.close()
 
-    def _check(self, smarts: str, smiles: list[str], spent: float) -> Checked:
-        self._worker.be_ready(TASK)
+    def _checked(self, smarts: str, smiles: list[str], spent: float) -> Checked:
         matches, start = [np.zeros(0, bool)], time.monotonic()
         end = start + self._limit - spent
         for low in range(0, max(len(smiles), 1), CHUNK):
@@ -120,15 +124,6 @@ class Matcher:
 
 
 MATCHER = Matcher()  # of this program; its process starts with the first pattern
-
-
-def check_pattern(smarts: str) -> None:
-    """UserError for a pattern that needs no process to be refused."""
-    if not smarts.strip() or len(smarts) > LONGEST or not smarts.isprintable():
-        raise UserError(
-            f"expected a SMARTS of 1 to {LONGEST:,} printable characters, got {len(smarts):,}: "
-            f"{smarts[:40]!r}; shorten or correct it"
-        )
 
 
 def match_chunk(smarts: str, smiles: list[str]) -> Arrays:
