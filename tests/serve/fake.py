@@ -14,8 +14,9 @@ from tmr_jax.data.features.graph import parse_smiles
 from tmr_jax.data.features.properties import group_mask, properties
 from tmr_jax.index.index import Summary
 from tmr_jax.index.schema import COMPARE, DESCRIPTIONS, FLAGS
+from tmr_jax.models.run import Checkpoint
 from tmr_jax.search.explain import Explanation, Word
-from tmr_jax.search.retriever import Checkpoint, Hit, Query, Retriever
+from tmr_jax.search.retriever import Hit, Query, Retriever
 from tmr_jax.serve.engine import SearchEngine
 from tmr_jax.types import UserError
 

@@ -209,7 +209,7 @@ def _check_out(out: Path, about: dict[str, Any]) -> None:
     if not (out / exact.HEAD).exists():
         schema.check_free(out, {exact.SHARDS, schema.LOCK}, "another --out")
         return
-    there = exact.read_head(out)["about"]
+    _, there = exact.read_head(out)
     if _without_run(there) != _without_run(about):
         raise UserError(
             f"expected the index in {out} to be of the same file and model, got another one "
@@ -224,7 +224,7 @@ def _without_run(about: dict[str, Any]) -> dict[str, Any]:
 
 def _sweep(out: Path) -> None:
     """Removes the partial shard of a killed build, and damaged shards."""
-    width = int(exact.read_head(out)["width"])
+    width, _ = exact.read_head(out)
     for place in (out / exact.SHARDS).iterdir():
         if not place.name.isdigit():
             shutil.rmtree(place, ignore_errors=True)

@@ -76,8 +76,7 @@ class ExactEngine(Engine):
         A damaged or missing shard is left out and named in `broken`.
         """
         self.folder = folder
-        head = read_head(folder)
-        self.width, self.about = int(head["width"]), dict(head["about"])
+        self.width, self.about = read_head(folder)
         self.account, named = _read_manifest(folder)
         self._shards: list[Shard] = []
         try:
@@ -283,28 +282,21 @@ def _best(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.n
 # Files
 
 
-def read_head(folder: Path) -> dict[str, Any]:
-    """library.json of a folder; UserError where it is missing or of another format."""
+def read_head(folder: Path) -> tuple[int, dict[str, Any]]:
+    """Width and origin of an index; UserError where they are missing or of another format."""
     try:
         head = json.loads((folder / HEAD).read_text("utf-8"))
-        if not isinstance(head, dict):
-            raise ValueError("no object")
-    except (OSError, ValueError) as error:
+        if head.get("format") == FORMAT:
+            return int(head["width"]), dict(head["about"])
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise UserError(
             f"expected an index in {folder}, got no readable {HEAD} ({error}); "
             "build one: tmr index --run runs/NAME --library FILE --out FOLDER"
         ) from error
-    if head.get("format") != FORMAT:
-        raise UserError(
-            f"expected an index of format {FORMAT} in {folder}, got {head.get('format')}; "
-            "build it again with tmr index"
-        )
-    if not isinstance(head.get("width"), int) or not isinstance(head.get("about"), dict):
-        raise UserError(
-            f"expected an index in {folder}, got a {HEAD} without its width or its origin; "
-            "build it again with tmr index"
-        )
-    return head
+    raise UserError(
+        f"expected an index of format {FORMAT} in {folder}, got {head.get('format')}; "
+        "build it again with tmr index"
+    )
 
 
 def _read_manifest(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:

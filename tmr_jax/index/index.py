@@ -91,21 +91,14 @@ class Summary(NamedTuple):
         return self.of == DESCRIPTIONS
 
 
-class InMemoryIndex:
-    """Items in memory: item i has the row `rows[i]` of length one, which was `norm[i]` long, and
-    (content, name) `entries[i]`."""
+class InMemoryIndex(NamedTuple):
+    """Items in memory."""
 
-    partial = False
-
-    def __init__(
-        self,
-        rows: Float[np.ndarray, "C D"],
-        norm: Float[np.ndarray, " C"],
-        entries: Sequence[tuple[str, str]],
-        account: Summary,
-    ) -> None:
-        self._rows, self._norm = rows, norm
-        self._entries, self.account = entries, account
+    rows: Float[np.ndarray, "C D"]  # of length one
+    norm: Float[np.ndarray, " C"]  # length of the rows before they were normalized
+    entries: Sequence[tuple[str, str]]  # content and name
+    account: Summary
+    partial: bool = False
 
     def check(self) -> dict[str, str]:
         return {}
@@ -119,25 +112,25 @@ class InMemoryIndex:
                 "expected an index with properties to filter by, got a list; give a file, or a "
                 "folder that tmr index has made"
             )
-        best, scores = (array.tolist() for array in top(queries, self._rows, k))
+        best, scores = (array.tolist() for array in top(queries, self.rows, k))
         return [
             ranked([self._hit(i, score) for i, score in zip(*row, strict=True)])
             for row in zip(best, scores, strict=True)
         ]
 
     def _hit(self, i: int, score: float) -> Hit:
-        return Hit(0, score, *self._entries[i], id=i, is_text=self.account.of_texts)
+        return Hit(0, score, *self.entries[i], id=i, is_text=self.account.of_texts)
 
     def embeddings(self, ids: Sequence[int]) -> Float[np.ndarray, "n D"]:
         places = np.array(ids, np.int64)
-        return self._rows[places] * self._norm[places, None]
+        return self.rows[places] * self.norm[places, None]
 
 
-class DiskIndex:
+class DiskIndex(NamedTuple):
     """An index on disk. Items of an index of descriptions have the column `duplicate` alone."""
 
-    def __init__(self, engine: Engine, account: Summary) -> None:
-        self.engine, self.account = engine, account
+    engine: Engine
+    account: Summary
 
     @property
     def partial(self) -> bool:

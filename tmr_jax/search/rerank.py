@@ -7,7 +7,7 @@ hours, so only the nearest ones are scored.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,13 +21,11 @@ from tmr_jax.models.run import TrainedModel
 from tmr_jax.types import Direction
 
 
-class FactsStage:
+class FactsStage(NamedTuple):
     """Reorders by facts that the query and what it finds agree or disagree on."""
 
-    shortlist = SHORTLIST
-
-    def __init__(self, facts: FactsTable) -> None:
-        self._facts = facts
+    facts: FactsTable
+    shortlist: int = SHORTLIST
 
     def reorder(
         self, query: str, hits: list[Hit], direction: Direction, alpha: float, library: Index
@@ -41,7 +39,7 @@ class FactsStage:
         cosine[: len(short)] = [hit.score for hit in short]
         found[: len(short)] = [other(hit.content) for hit in short]
         pair = (own(query)[None], found) if direction == "t2m" else (found, own(query)[None])
-        scores = self._facts.scores(cosine, *pair)[: len(short)]
+        scores = self.facts.scores(cosine, *pair)[: len(short)]
         order = np.argsort(-scores, kind="stable")  # equal scores keep the order of the cosine
         return ranked([*(short[i]._replace(refined=float(scores[i])) for i in order), *rest])
 

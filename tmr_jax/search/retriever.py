@@ -11,7 +11,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from tmr_jax.config import Experiment
 from tmr_jax.data.features.graph import parse_smiles
 from tmr_jax.data.files import cache_folder
-from tmr_jax.eval.ood import OodDetector, read_detector
+from tmr_jax.eval.ood import read_detector
 from tmr_jax.index.index import (
     Index,
     InMemoryIndex,
@@ -32,13 +32,12 @@ from tmr_jax.index.index import (
 )
 from tmr_jax.index.schema import DESCRIPTIONS, Filter, Hit
 from tmr_jax.models.encode import Encoder
-from tmr_jax.models.run import Checkpoint, TrainedModel, load_run
+from tmr_jax.models.run import load_run
 from tmr_jax.models.runtime import FACTS_FILE, run_folder, use_compile_cache
 from tmr_jax.search.names import Match, structure_of
 from tmr_jax.types import UserError
 
 if TYPE_CHECKING:
-    from tmr_jax.eval.facts import FactsTable
     from tmr_jax.search.explain import Explanation
 
 DIVERSE_FROM = 10  # candidates for each diverse hit
@@ -101,52 +100,37 @@ def load(run: str | Path | None = None, which: Literal["best", "newest"] = "best
 
     Raises UserError if the directory is neither, or damaged, and for None if none are shipped.
     """
-    run = run_folder(run)
-    use_compile_cache(cache_folder())
-    assembly, params, checkpoint = load_run(run, which)
-    alpha = facts = None
-    if assembly.reranks:
-        from tmr_jax.eval.rerank import read_alpha
-
-        alpha = read_alpha(run, checkpoint.sha256)
-    elif (Path(run) / FACTS_FILE).is_file():
-        from tmr_jax.eval.facts import read_facts
-
-        facts = read_facts(run, checkpoint.sha256)
-    detector = read_detector(run, checkpoint.sha256)
-    return Retriever(assembly, params, checkpoint, alpha, str(run), detector, facts)
+    return Retriever(run_folder(run), which)
 
 
 class Retriever:
     """Texts and molecules in one space, where near means that one describes the other."""
 
-    def __init__(
-        self,
-        assembly: TrainedModel,
-        params: Any,
-        checkpoint: Checkpoint,
-        alpha: float | None = None,
-        run: str = "",
-        detector: OodDetector | None = None,
-        facts: FactsTable | None = None,
-    ) -> None:
-        self.checkpoint, self.run, self.alpha = checkpoint, run, alpha
-        self._assembly, self._params = assembly, params
+    def __init__(self, run: Path, which: Literal["best", "newest"] = "best") -> None:
+        """See `load`."""
+        use_compile_cache(cache_folder())
+        self._assembly, self._params, self.checkpoint = load_run(run, which)
+        assembly, params, sha256 = self._assembly, self._params, self.checkpoint.sha256
+        self.run, self.alpha = str(run), None
         self._encoder = Encoder(assembly, params)
-        identity = (assembly.config, assembly.vocabulary, checkpoint.sha256, run)
+        identity = (assembly.config, assembly.vocabulary, sha256, self.run)
         self.model = Model(self._encoder, *identity)  # encodes the items of an index
         self._reader = Encoder(assembly, params, parts=True)
-        self._detector = detector
+        self._detector = read_detector(run, sha256)
         self._library: Index | None = None
         self._second_stage = None
         if assembly.reranks:
+            from tmr_jax.eval.rerank import read_alpha
             from tmr_jax.search.rerank import SecondStage
 
+            self.alpha = read_alpha(run, sha256)
             self._second_stage = SecondStage(assembly, params, self._reader)
-        elif facts is not None:
+        elif (run / FACTS_FILE).is_file():
+            from tmr_jax.eval.facts import read_facts
             from tmr_jax.search.rerank import FactsStage
 
-            self._second_stage = FactsStage(facts)
+            if facts := read_facts(run, sha256):
+                self._second_stage = FactsStage(facts)
 
     @property
     def config(self) -> Experiment:
