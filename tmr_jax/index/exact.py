@@ -26,22 +26,8 @@ import numpy as np
 import pyarrow as pa
 
 from tmr_jax.data.files import replaced, sha256_of, to_disk
-from tmr_jax.index.schema import (
-    COLUMNS,
-    KEPT,
-    LOCK,
-    TEXTS,
-    WHOLE,
-    Batch,
-    Engine,
-    Filter,
-    IndexUnavailable,
-    Matches,
-    best_first,
-    check_batch,
-    check_free,
-    meets,
-)
+from tmr_jax.index import schema
+from tmr_jax.index.schema import COLUMNS, KEPT, Batch, Engine, Filter, IndexUnavailable, Matches
 from tmr_jax.types import UserError
 
 FORMAT = 2
@@ -103,7 +89,7 @@ class ExactEngine(Engine):
 
         It may hold the rest of an interrupted creation, and a lock.
         """
-        check_free(folder, {SHARDS, LOCK})
+        schema.check_free(folder, {SHARDS, schema.LOCK})
         (folder / SHARDS).mkdir(parents=True, exist_ok=True)
         head = {"format": FORMAT, "width": width, "about": about}
         keep_text(folder / HEAD, json.dumps(head, indent=2) + "\n")
@@ -118,7 +104,7 @@ class ExactEngine(Engine):
     def search(self, vectors: np.ndarray, k: int, where: Filter | None = None) -> Matches:
         tiles = (vectors[low : low + TILE] for low in range(0, len(vectors), TILE))
         nearest = (found for tile in tiles for found in self._nearest(tile, k, where))
-        return best_first(nearest, len(vectors), k, bool(self.broken))
+        return schema.best_first(nearest, len(vectors), k, bool(self.broken))
 
     def get(self, ids: Sequence[int], names: Sequence[str] = KEPT) -> list[dict[str, Any] | None]:
         return [self._item(int(i), names) for i in ids]
@@ -163,7 +149,7 @@ class ExactEngine(Engine):
         try:
             bad, places = dict(ExactEngine(self.folder).broken), shard_places(self.folder)
         except (ValueError, OSError) as error:
-            return {WHOLE: str(error)}
+            return {schema.WHOLE: str(error)}
         fresh = [p for p in places if p.name not in bad and not _is_read(p)]
         end = time.monotonic() + AT_ONCE
         for place in sorted(fresh, key=lambda p: p not in _seen):  # changed ones first
@@ -202,7 +188,7 @@ class ExactEngine(Engine):
     def _live(self, number: int, where: Filter | None) -> np.ndarray:
         """Rows of a shard that are current and meet the filter, bool [n]."""
         live = self._current[number]
-        return live & meets(self._shards[number].columns, where) if where else live
+        return live & schema.meets(self._shards[number].columns, where) if where else live
 
     def _nearest(
         self, vectors: np.ndarray, k: int, where: Filter | None
@@ -236,7 +222,7 @@ class ExactEngine(Engine):
 def _value(shard: Shard, name: str, row: int) -> Any:
     if name == "vector":
         return np.array(shard.rows[row])
-    if name in TEXTS:
+    if name in schema.TEXTS:
         return shard.table.column(name)[row].as_py()
     return shard.columns[name][row].item()
 
@@ -246,7 +232,7 @@ def columns_of(table: pa.Table) -> dict[str, Any]:
     columns: dict[str, Any] = {
         name: table.column(name).to_numpy().astype(kind) for name, kind in COLUMNS.items()
     }
-    return columns | {name: table.column(name).to_pylist() for name in TEXTS}
+    return columns | {name: table.column(name).to_pylist() for name in schema.TEXTS}
 
 
 def _scored(
@@ -321,7 +307,7 @@ def write_shard(folder: Path, number: int, batch: Batch, width: int, more: dict[
 
     Rows are in the order of their ids. Raises OSError where the disk is full, and leaves nothing.
     """
-    check_batch(batch, width)
+    schema.check_batch(batch, width)
     order = np.argsort(batch.ids)
     place = folder / SHARDS / f"{number:06}"
     part = place.with_name(f".{place.name}.{os.getpid()}.tmp")
@@ -332,7 +318,7 @@ def write_shard(folder: Path, number: int, batch: Batch, width: int, more: dict[
         for name, kind in COLUMNS.items():
             column = np.asarray(batch.columns[name], kind)[order]
             arrays[name] = pa.array(column.view(np.uint8) if kind is np.bool_ else column)
-        for name in TEXTS:
+        for name in schema.TEXTS:
             arrays[name] = pa.array([batch.columns[name][i] for i in order], pa.large_string())
         table = pa.record_batch(arrays)
         with pa.OSFile(str(part / ENTRIES), "wb") as sink, pa.ipc.new_file(sink, table.schema) as w:

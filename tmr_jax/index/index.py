@@ -23,23 +23,9 @@ from jaxtyping import Float
 from rdkit import rdBase
 
 from tmr_jax.data.files import VERSION
+from tmr_jax.index import schema
 from tmr_jax.index.exact import ExactEngine
-from tmr_jax.index.schema import (
-    CONTENT,
-    DESCRIPTIONS,
-    LANCE_HEAD,
-    LITE,
-    LOCK,
-    MOLECULES,
-    NONE,
-    NORM,
-    Engine,
-    Filter,
-    Hit,
-    contents,
-    ranked,
-    shortened,
-)
+from tmr_jax.index.schema import CONTENT, DESCRIPTIONS, MOLECULES, NONE, NORM, Engine, Filter, Hit
 from tmr_jax.types import UserError
 
 if TYPE_CHECKING:  # JAX takes a second to import, which copying an index does not need
@@ -114,7 +100,7 @@ class InMemoryIndex(NamedTuple):
             )
         best, scores = (array.tolist() for array in top(queries, self.rows, k))
         return [
-            ranked([self._hit(i, score) for i, score in zip(*row, strict=True)])
+            schema.ranked([self._hit(i, score) for i, score in zip(*row, strict=True)])
             for row in zip(best, scores, strict=True)
         ]
 
@@ -162,7 +148,7 @@ class DiskIndex(NamedTuple):
             parents = [first_parents(items) for items in nearest]
             pairs = zip(parents, nearest, strict=True)
             if fetched >= MOST or all(len(a) >= k or len(b) < fetched for a, b in pairs):
-                return [ranked(items[:k]) for items in parents]
+                return [schema.ranked(items[:k]) for items in parents]
             fetched *= 4
 
     def _nearest(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Hit]]:
@@ -188,7 +174,7 @@ class DiskIndex(NamedTuple):
             if texts:
                 columns = {"duplicate": columns["duplicate"]}
             items.append(Hit(0, score, item[CONTENT], item["name"], None, i, columns, texts))
-        return ranked(items)
+        return schema.ranked(items)
 
 
 Index = InMemoryIndex | DiskIndex
@@ -234,7 +220,7 @@ def open_index(place: Path, model: Model, source: str = "") -> DiskIndex:
             file=sys.stderr,
         )
     rows, kept, refused = (account[name] for name in ("rows", "kept", "refused"))
-    of = contents(engine.about)
+    of = schema.contents(engine.about)
     return DiskIndex(engine, Summary(source or str(place), rows, kept, refused, of))
 
 
@@ -262,10 +248,8 @@ def check_model(about: dict[str, Any], model: Model, place: Path) -> None:
 
 def difference(there: dict[str, Any], now: dict[str, Any]) -> str:
     """The keys whose values differ, with both values."""
-    pairs = ((key, there.get(key), now[key]) for key in now)
-    return "; ".join(
-        f"{k}: {shortened(a)} there, {shortened(b)} now" for k, a, b in pairs if a != b
-    )
+    old, new = ({key: schema.shortened(d.get(key)) for key in now} for d in (there, now))
+    return "; ".join(f"{k}: {old[k]} there, {new[k]} now" for k in now if there.get(k) != now[k])
 
 
 # Places
@@ -292,12 +276,12 @@ def parse_place(place: str | Path) -> Place:
         return Place("milvus", None, f"{match[1]}://{match[2]}", match[3])
     kind = _KIND.fullmatch(text)
     engine, path = (kind[1], Path(kind[2])) if kind else ("", Path(text))
-    if not engine and path.suffix == LITE:
+    if not engine and path.suffix == schema.LITE:
         engine = "milvus"
-    if engine == "milvus" and path.suffix != LITE:
+    if engine == "milvus" and path.suffix != schema.LITE:
         raise UserError(
-            f"expected a file that ends in {LITE} after milvus:, got {str(path)!r}; rename it, "
-            "or give http://HOST:PORT/COLLECTION"
+            f"expected a file that ends in {schema.LITE} after milvus:, got {str(path)!r}; rename "
+            "it, or give http://HOST:PORT/COLLECTION"
         )
     return Place(engine, path)
 
@@ -320,7 +304,7 @@ def lock_of(place: str | Path) -> Path | None:
     engine, path, *_ = parse_place(place)
     if path is None:
         return None
-    return path.with_name(f"{path.name}.lock") if engine == "milvus" else path / LOCK
+    return path.with_name(f"{path.name}.lock") if engine == "milvus" else path / schema.LOCK
 
 
 def open_engine(place: str | Path) -> Engine:
@@ -357,7 +341,7 @@ def _engine_at(place: str | Path, new: str = "") -> tuple[Any, str | Path, tuple
     if engine == "milvus":
         return _installed(engine), uri or str(path), (collection, os.environ.get(TOKEN, ""))
     assert path is not None
-    engine = engine or new or ("lance" if (path / LANCE_HEAD).exists() else "exact")
+    engine = engine or new or ("lance" if (path / schema.LANCE_HEAD).exists() else "exact")
     return ExactEngine if engine == "exact" else _installed(engine), path, ()
 
 

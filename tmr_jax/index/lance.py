@@ -24,33 +24,13 @@ import numpy as np
 import pyarrow as pa
 from lancedb.index import BTree, IvfSq
 
+from tmr_jax.index import schema
 from tmr_jax.index.exact import columns_of, keep_text
-from tmr_jax.index.schema import (
-    COLUMNS,
-    FLOATS,
-    INTEGERS,
-    KEPT,
-    LANCE_HEAD,
-    LOCK,
-    MASK,
-    NONE,
-    TEXTS,
-    Batch,
-    Engine,
-    Filter,
-    IndexUnavailable,
-    Matches,
-    best_first,
-    bits,
-    by_id,
-    check_batch,
-    check_free,
-    literal,
-)
+from tmr_jax.index.schema import COLUMNS, KEPT, Batch, Engine, Filter, IndexUnavailable, Matches
 from tmr_jax.types import UserError
 
 FORMAT = 2
-HEAD, TABLE = LANCE_HEAD, "items"
+HEAD, TABLE = schema.LANCE_HEAD, "items"
 INDEX_FROM = 50_000  # rows; comparing fewer one by one takes a few milliseconds
 PARTITION = 1_000  # rows around one centre
 # How many partitions a search reads, at least, and which share of them: this decides recall. At
@@ -101,28 +81,28 @@ class LanceEngine(Engine):
         It may hold the rest of an interrupted creation, and a lock.
         """
         if not ((folder / HEAD).is_file() and not cls.exists(folder)):
-            check_free(folder, {LOCK})
+            schema.check_free(folder, {schema.LOCK})
         folder.mkdir(parents=True, exist_ok=True)
         _write_head(folder, width, about, None)
         lancedb.connect(folder).create_table(TABLE, schema=_schema(width))
         return cls(folder)
 
     def upsert(self, batch: Batch) -> None:
-        check_batch(batch, self.width)
+        schema.check_batch(batch, self.width)
         rows = _rows(batch, self.width)
         if self._greatest is None:
-            self._greatest = max(self._numbers(), default=NONE)
+            self._greatest = max(self._numbers(), default=schema.NONE)
         if batch.ids.min(initial=self._greatest + 1) > self._greatest:
             self._table.add(rows)  # much faster than looking for items to replace
         else:
             merge = self._table.merge_insert("id").when_matched_update_all()
             merge.when_not_matched_insert_all().execute(rows)
-        self._greatest = max(self._greatest, int(batch.ids.max(initial=NONE)))
+        self._greatest = max(self._greatest, int(batch.ids.max(initial=schema.NONE)))
 
     def search(self, vectors: np.ndarray, k: int, where: Filter | None = None) -> Matches:
         probes, condition = self._probes(where), sql(where)
         nearest = (self._nearest(vector, k, probes, condition) for vector in vectors)
-        return best_first(nearest, len(vectors), k)
+        return schema.best_first(nearest, len(vectors), k)
 
     def _nearest(
         self, vector: np.ndarray, k: int, probes: int, condition: str
@@ -145,7 +125,7 @@ class LanceEngine(Engine):
             with _reading(self.folder):
                 return query.select(["id", *names]).limit(len(part)).to_list()
 
-        return by_id(ids, READ, read)
+        return schema.by_id(ids, READ, read)
 
     def count(self, where: Filter | None = None) -> int:
         with _reading(self.folder):
@@ -179,7 +159,8 @@ class LanceEngine(Engine):
                 sample_rate=SAMPLE,
             )
             self._table.create_index("vector", config=index)
-            for column in ("id", *FLOATS, *INTEGERS):  # the others are not compared by order
+            # The other columns are not compared by order.
+            for column in ("id", *schema.FLOATS, *schema.INTEGERS):
                 self._table.create_index(column, config=BTree())
         self._measure()
 
@@ -218,10 +199,10 @@ def sql(where: Filter | None) -> str:
     """A filter as a condition of SQL, or ""."""
     if where is None:
         return ""
-    parts = [literal(condition) for condition in where.conditions]
+    parts = [schema.literal(condition) for condition in where.conditions]
     # It has no operations on bits; the masks are not negative.
-    parts += [f"({MASK} / {1 << i}) % 2 = 1" for i in bits(where.groups)]
-    parts += [f"({MASK} / {1 << i}) % 2 = 0" for i in bits(where.without)]
+    parts += [f"({schema.MASK} / {1 << i}) % 2 = 1" for i in schema.bits(where.groups)]
+    parts += [f"({schema.MASK} / {1 << i}) % 2 = 0" for i in schema.bits(where.without)]
     parts += [f"{flag} = false" for flag in where.unflagged]
     return " AND ".join(parts)
 
@@ -249,12 +230,12 @@ def _schema(width: int) -> pa.Schema:
     kinds = {name: pa.from_numpy_dtype(kind) for name, kind in COLUMNS.items()}
     fields = [pa.field("id", pa.int64()), pa.field("vector", pa.list_(pa.float32(), width))]
     fields += [pa.field(name, kind) for name, kind in kinds.items()]
-    return pa.schema([*fields, *(pa.field(name, pa.string()) for name in TEXTS)])
+    return pa.schema([*fields, *(pa.field(name, pa.string()) for name in schema.TEXTS)])
 
 
 def _rows(batch: Batch, width: int) -> pa.Table:
     flat = np.ascontiguousarray(batch.vectors, np.float32).reshape(-1)
     arrays = [pa.array(batch.ids), pa.FixedSizeListArray.from_arrays(pa.array(flat), width)]
     arrays += [pa.array(np.asarray(batch.columns[n], kind)) for n, kind in COLUMNS.items()]
-    arrays += [pa.array(list(batch.columns[name]), pa.string()) for name in TEXTS]
+    arrays += [pa.array(list(batch.columns[name]), pa.string()) for name in schema.TEXTS]
     return pa.table(arrays, schema=_schema(width))

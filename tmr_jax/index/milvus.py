@@ -20,24 +20,8 @@ import numpy as np
 from milvus_lite import server_manager
 from pymilvus import DataType, MilvusClient, MilvusException
 
-from tmr_jax.index.schema import (
-    COLUMNS,
-    KEPT,
-    LITE,
-    MASK,
-    NONE,
-    TEXTS,
-    Batch,
-    Engine,
-    Filter,
-    IndexUnavailable,
-    Matches,
-    best_first,
-    bits,
-    by_id,
-    check_batch,
-    literal,
-)
+from tmr_jax.index import schema
+from tmr_jax.index.schema import COLUMNS, KEPT, Batch, Engine, Filter, IndexUnavailable, Matches
 from tmr_jax.types import UserError
 
 FORMAT = 2  # the same numbers as of the other engines
@@ -87,7 +71,7 @@ class MilvusEngine(Engine):
     @staticmethod
     def exists(uri: str, name: str = "library", token: str = "") -> bool:
         """Whether an index was created; its items are created last."""
-        if uri.endswith(LITE) and not Path(uri).exists():
+        if uri.endswith(schema.LITE) and not Path(uri).exists():
             return False  # Milvus Lite would make it
         with closing(_Server(uri, token)) as server:
             return server.ask("has_collection", name)
@@ -101,7 +85,7 @@ class MilvusEngine(Engine):
             raise UserError(
                 f"expected no collection {name!r} at {uri}, got one; choose another name"
             )
-        if uri.endswith(LITE):
+        if uri.endswith(schema.LITE):
             Path(uri).parent.mkdir(parents=True, exist_ok=True)
         with closing(_Server(uri, token)) as server:
             if server.ask("has_collection", _head_of(name)):  # of an interrupted creation
@@ -113,7 +97,7 @@ class MilvusEngine(Engine):
 
     def upsert(self, batch: Batch) -> None:
         """An interruption may leave the beginning of a batch of more than `AT_ONCE` rows."""
-        check_batch(batch, self.width)
+        schema.check_batch(batch, self.width)
         rows = [_row(batch, i) for i in np.argsort(batch.ids).tolist()]
         for low in range(0, len(rows), AT_ONCE):
             self._server.ask("upsert", self._name, rows[low : low + AT_ONCE])
@@ -136,7 +120,7 @@ class MilvusEngine(Engine):
             )
             for hits in answers
         )
-        return best_first(nearest, len(vectors), k)
+        return schema.best_first(nearest, len(vectors), k)
 
     def get(self, ids: Sequence[int], names: Sequence[str] = KEPT) -> list[dict[str, Any] | None]:
         def read(part: list[int]) -> list[dict[str, Any]]:
@@ -144,7 +128,7 @@ class MilvusEngine(Engine):
             rows = self._server.ask("get", self._name, ids=part, output_fields=columns)
             return [{name: row[name] for name in columns} for row in rows]
 
-        return by_id(ids, AT_ONCE, read)
+        return schema.by_id(ids, AT_ONCE, read)
 
     def count(self, where: Filter | None = None) -> int:
         words = {"filter": expression(where), "output_fields": ["count(*)"]}
@@ -154,7 +138,7 @@ class MilvusEngine(Engine):
         names = ["id", "vector", *KEPT]
         words: dict[str, Any] = {"batch_size": min(size, PAGE), "filter": "id >= 0", **STRONG}
         pages = self._server.ask("query_iterator", self._name, output_fields=names, **words)
-        last = NONE
+        last = schema.NONE
         while items := self._server.result_of(pages.next):
             ids = np.array([item["id"] for item in items], np.int64)
             assert last < ids[0] and (np.diff(ids) > 0).all()  # Milvus goes by the primary key
@@ -162,7 +146,7 @@ class MilvusEngine(Engine):
                 name: np.array([item[name] for item in items], kind)
                 for name, kind in COLUMNS.items()
             }
-            columns |= {name: [item[name] for item in items] for name in TEXTS}
+            columns |= {name: [item[name] for item in items] for name in schema.TEXTS}
             vectors = np.array([item["vector"] for item in items], np.float32)
             yield Batch(ids, vectors, columns)
             last = int(ids[-1])
@@ -211,7 +195,7 @@ class _Server:
 
     def close(self) -> None:
         self._client.close()
-        if self._uri.endswith(LITE):
+        if self._uri.endswith(schema.LITE):
             server_manager.server_manager_instance.release_server(self._uri)
 
 
@@ -219,11 +203,11 @@ def expression(where: Filter | None) -> str:
     """A filter as a Milvus expression, or ""."""
     if where is None:
         return ""
-    parts = [literal(condition, "==") for condition in where.conditions]
+    parts = [schema.literal(condition, "==") for condition in where.conditions]
     if where.groups:
-        parts.append(f"ARRAY_CONTAINS_ALL({BITS}, {bits(where.groups)})")
+        parts.append(f"ARRAY_CONTAINS_ALL({BITS}, {schema.bits(where.groups)})")
     if where.without:
-        parts.append(f"not ARRAY_CONTAINS_ANY({BITS}, {bits(where.without)})")
+        parts.append(f"not ARRAY_CONTAINS_ANY({BITS}, {schema.bits(where.without)})")
     parts += [f"{flag} == false" for flag in where.unflagged]
     return " and ".join(parts)
 
@@ -232,8 +216,8 @@ def _row(batch: Batch, i: int) -> dict[str, Any]:
     """One item as Milvus takes it; UserError where a text is beyond its limit."""
     row: dict[str, Any] = {"id": int(batch.ids[i]), "vector": batch.vectors[i]}
     row |= {name: batch.columns[name][i].item() for name in COLUMNS}
-    row[BITS] = bits(row[MASK])
-    for name in TEXTS:
+    row[BITS] = schema.bits(row[schema.MASK])
+    for name in schema.TEXTS:
         row[name] = batch.columns[name][i]
         if len(row[name].encode()) > LONGEST:
             raise UserError(
@@ -250,18 +234,18 @@ def _head_of(name: str) -> str:
 
 def _words(uri: str, name: str) -> str:
     """The place as `tmr index copy` takes it."""
-    return f"milvus:{uri}" if uri.endswith(LITE) else f"{uri}/{name}"
+    return f"milvus:{uri}" if uri.endswith(schema.LITE) else f"{uri}/{name}"
 
 
 def _create_head(server: _Server, name: str) -> None:
     """A collection for one row; the vector is there because Milvus requires one."""
-    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-    schema.add_field("id", DataType.INT64, is_primary=True)
-    schema.add_field("place", DataType.FLOAT_VECTOR, dim=2)
-    schema.add_field("head", DataType.VARCHAR, max_length=LONGEST)
+    fields = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+    fields.add_field("id", DataType.INT64, is_primary=True)
+    fields.add_field("place", DataType.FLOAT_VECTOR, dim=2)
+    fields.add_field("head", DataType.VARCHAR, max_length=LONGEST)
     index = MilvusClient.prepare_index_params()
     index.add_index("place", index_type="FLAT", metric_type="L2")
-    server.ask("create_collection", _head_of(name), schema=schema, index_params=index)
+    server.ask("create_collection", _head_of(name), schema=fields, index_params=index)
 
 
 def _write_head(server: _Server, name: str, head: dict[str, Any]) -> None:
@@ -270,15 +254,15 @@ def _write_head(server: _Server, name: str, head: dict[str, Any]) -> None:
 
 
 def _create_items(server: _Server, name: str, width: int) -> None:
-    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-    schema.add_field("id", DataType.INT64, is_primary=True)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=width)
+    fields = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+    fields.add_field("id", DataType.INT64, is_primary=True)
+    fields.add_field("vector", DataType.FLOAT_VECTOR, dim=width)
     for column, kind in COLUMNS.items():
-        schema.add_field(column, KINDS.get(kind, DataType.BOOL))
-    schema.add_field(BITS, DataType.ARRAY, element_type=DataType.INT16, max_capacity=64)
-    for text in TEXTS:
-        schema.add_field(text, DataType.VARCHAR, max_length=LONGEST)
+        fields.add_field(column, KINDS.get(kind, DataType.BOOL))
+    fields.add_field(BITS, DataType.ARRAY, element_type=DataType.INT16, max_capacity=64)
+    for text in schema.TEXTS:
+        fields.add_field(text, DataType.VARCHAR, max_length=LONGEST)
     index = MilvusClient.prepare_index_params()
     graph = {"M": NEIGHBOURS, "efConstruction": BUILD_EFFORT}
     index.add_index("vector", index_type="HNSW", metric_type="IP", params=graph)
-    server.ask("create_collection", name, schema=schema, index_params=index)
+    server.ask("create_collection", name, schema=fields, index_params=index)

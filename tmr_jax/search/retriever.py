@@ -20,16 +20,8 @@ from tmr_jax.config import Experiment
 from tmr_jax.data.features.graph import parse_smiles
 from tmr_jax.data.files import cache_folder
 from tmr_jax.eval.ood import read_detector
-from tmr_jax.index.index import (
-    Index,
-    InMemoryIndex,
-    Model,
-    Summary,
-    first_parents,
-    in_memory,
-    is_index_place,
-    open_index,
-)
+from tmr_jax.index import index
+from tmr_jax.index.index import Index, InMemoryIndex, Model, Summary
 from tmr_jax.index.schema import DESCRIPTIONS, Filter, Hit
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import load_run
@@ -184,9 +176,9 @@ class Retriever:
         and where an index was built with another model.
         """
         if not isinstance(source, (str, Path)):
-            return self._with(in_memory(_strings(source), self.model))
-        if is_index_place(source):
-            return self._with(open_index(Path(source), self.model))
+            return self._with(index.in_memory(_strings(source), self.model))
+        if index.is_index_place(source):
+            return self._with(index.open_index(Path(source), self.model))
         from tmr_jax.index.build import Source, open_file
 
         file = Source(Path(source), smiles_column, name_column, text_column)
@@ -406,7 +398,7 @@ class Retriever:
             query.substructure,
             wanted,
             lambda count: self.nearest(row, count, where)[0],
-            first_parents if each else list,
+            index.first_parents if each else list,
         )
         return held, checked if len(held) < query.k else None
 

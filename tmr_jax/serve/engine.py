@@ -19,14 +19,8 @@ from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    generate_latest,
-)
+import prometheus_client
+from prometheus_client import Counter, Gauge, Histogram
 from starlette.types import Scope
 
 from tmr_jax.data.drawing import molecule_svg
@@ -342,8 +336,8 @@ class Metrics:
     """The values of /metrics: counters of requests, and gauges that read the engine when asked."""
 
     def __init__(self, engine: SearchEngine) -> None:
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
+        self.registry = registry = prometheus_client.CollectorRegistry()
+        prometheus_client.ProcessCollector(registry=registry)
         labels = ("route", "status")
         self._requests = Counter("tmr_requests", "Requests answered", labels, registry=registry)
         self._seconds = Histogram(
@@ -375,7 +369,7 @@ class Metrics:
         self._seconds.labels(route).observe(seconds)
 
     def text(self) -> bytes:
-        return generate_latest(self.registry)
+        return prometheus_client.generate_latest(self.registry)
 
 
 def _count(engine: SearchEngine, of: str) -> int:

@@ -27,15 +27,8 @@ from starlette.requests import ClientDisconnect, Request, cookie_parser
 from starlette.responses import HTMLResponse, JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tmr_jax.serve.schemas import (
-    LARGE_HEADER,
-    MAX_BODY,
-    MAX_HEAD,
-    Refusal,
-    Unauthorized,
-    body_of,
-    refusal_of,
-)
+from tmr_jax.serve import schemas
+from tmr_jax.serve.schemas import MAX_BODY, Refusal
 
 log = logging.getLogger("tmr_jax.serve")
 
@@ -109,7 +102,7 @@ class AccessMiddleware:
         except ClientDisconnect:
             status = 499  # before the request was complete
         except Exception as error:
-            refusal = refusal_of(error) or _internal(scope, error)
+            refusal = schemas.refusal_of(error) or _internal(scope, error)
             if status:  # the response has started; uvicorn closes the connection
                 log.error("a response broke off: %s", refusal.message)
                 raise
@@ -127,7 +120,7 @@ class AccessMiddleware:
         if path != "/health":
             self._buckets.take(client_of(scope, headers, self.rules.proxies))
         if path not in PUBLIC and not has_token(headers, self.rules.token):
-            raise Unauthorized
+            raise schemas.Unauthorized
 
     def _check_host(self, scope: Scope, headers: Headers) -> None:
         host = _split(f"//{headers.get('host', '')}").hostname or ""
@@ -147,7 +140,7 @@ class AccessMiddleware:
         if "text/html" in headers.get("accept", "") and not scope["path"].startswith("/api/"):
             response = HTMLResponse(self._error_page(refusal, "hx-request" in headers))
         else:
-            response = JSONResponse(body_of(refusal))
+            response = JSONResponse(schemas.body_of(refusal))
         response.status_code = refusal.status
         response.headers.update(refusal.headers)
         await response(scope, receive, respond)
@@ -156,8 +149,8 @@ class AccessMiddleware:
 def _check_size(scope: Scope) -> None:
     """h11 only limits a head that arrives in parts."""
     size = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
-    if size + len(scope["raw_path"]) + len(scope["query_string"]) > MAX_HEAD:
-        raise Refusal(431, *LARGE_HEADER)
+    if size + len(scope["raw_path"]) + len(scope["query_string"]) > schemas.MAX_HEAD:
+        raise Refusal(431, *schemas.LARGE_HEADER)
 
 
 class Buckets:
