@@ -281,7 +281,7 @@ def from_json(text: str) -> Experiment:
 
 
 RENAMED = {("backward", "cpu_fast"): "low_memory"}  # values of runs made before 0.2
-# Fields that older runs have: the only value that is still read, and why.
+# Fields that older runs have: the only value that is still read (None: any), and why.
 REMOVED: dict[str, tuple[Any, str]] = {
     "model.text.revision": ("", "save the files of that revision in a folder as the source"),
     "model.graph.atom_dropout": (0.0, "no published model has it"),
@@ -289,11 +289,8 @@ REMOVED: dict[str, tuple[Any, str]] = {
     "model.hdan.clean": ("simplex", "the clean state is a softmax; a clamp collapses"),
     "model.hdan.scaled": (False, "the denoiser's attention is not scaled"),
     "eval.refine.noises": (1, "the sampler starts from one noise"),
+    "data.demo": (None, "these are sizes of generated text, which no training reads"),
 }
-
-
-# Sections that older runs have and nothing reads any more, whatever their values.
-GONE = {"data.demo"}  # sizes of generated text
 
 
 def _build(cls: type, values: Any, where: str) -> Any:
@@ -318,14 +315,12 @@ def _build(cls: type, values: Any, where: str) -> Any:
 
 
 def _removed(where: str, key: str, value: Any) -> bool:
-    """Whether the field is in GONE, or one of REMOVED with the value that is now a constant."""
+    """Whether the field is one of REMOVED, with the value that is now a constant."""
     name = f"{where}.{key}".removeprefix("config.")
-    if name not in REMOVED:
-        return name in GONE
-    constant, reason = REMOVED[name]
-    if value != constant:
+    constant, reason = REMOVED.get(name, (None, ""))
+    if constant is not None and value != constant:
         raise UserError(
             f"expected {name} = {constant!r}, the only value that this tmr_jax reads ({reason}); "
             f"got {value!r}; install the tmr_jax of the commit in the run's git.txt"
         )
-    return True
+    return name in REMOVED

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -25,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from tmr_jax.data.files import replaced, sha256_of, to_disk
+from tmr_jax.data.files import new_folder, replaced, sha256_of, to_disk
 from tmr_jax.index import schema
 from tmr_jax.index.schema import COLUMNS, KEPT, Batch, Engine, Filter, IndexUnavailable, Matches
 from tmr_jax.types import UserError
@@ -309,10 +307,7 @@ def write_shard(folder: Path, number: int, batch: Batch, width: int, more: dict[
     """
     schema.check_batch(batch, width)
     order = np.argsort(batch.ids)
-    place = folder / SHARDS / f"{number:06}"
-    part = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    part.mkdir()
-    try:
+    with new_folder(folder / SHARDS / f"{number:06}") as part:
         np.ascontiguousarray(batch.vectors[order], "<f4").tofile(part / ROWS)
         arrays = {"id": pa.array(batch.ids[order])}
         for name, kind in COLUMNS.items():
@@ -328,9 +323,6 @@ def write_shard(folder: Path, number: int, batch: Batch, width: int, more: dict[
         (part / SEAL).write_text(json.dumps(seal), "utf-8")
         for name in (ROWS, ENTRIES, SEAL):
             to_disk(part / name)
-        os.replace(part, place)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def read_seal(place: Path) -> dict[str, Any]:

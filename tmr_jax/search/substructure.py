@@ -65,7 +65,7 @@ class Matcher:
         """
         hits: list[Hit] = []
         checked, spent, fetched = 0, 0.0, max(4 * k, FIRST)
-        while len(hits) < k:
+        while True:
             near = find(fetched)
             part = self.check(smarts, [hit.content for hit in near[checked:]], spent)
             spent += part.seconds
@@ -73,12 +73,9 @@ class Matcher:
             hits += [h for h, holds in zip(near[checked:], matches, strict=False) if holds]
             hits = first(hits)
             checked += len(matches)
-            if not part.all:
-                return ranked(hits[:k]), checked
-            if len(near) < fetched:
-                break
+            if not part.all or len(hits) >= k or len(near) < fetched:
+                return ranked(hits[:k]), None if part.all else checked
             fetched *= 4
-        return ranked(hits[:k]), None
 
     def check(self, smarts: str, smiles: Sequence[str], spent: float = 0.0) -> Checked:
         """Raises UserError for an invalid pattern, TooSlow where it needs more than the limit.
