@@ -50,11 +50,7 @@ class SecondStage:
     def __init__(self, assembly: TrainedModel, params: Any, encoder: Encoder) -> None:
         self._encoder = encoder
         self.reranker = PoolReranker(assembly, params, settings_of(assembly.config))
-
-    @property
-    def shortlist(self) -> int:
-        """How many hits it reorders."""
-        return self.reranker.settings.shortlist
+        self.shortlist = self.reranker.settings.shortlist  # how many hits it reorders
 
     def reorder(
         self, query: str, hits: list[Hit], direction: Direction, alpha: float, library: Index

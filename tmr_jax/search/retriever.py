@@ -331,16 +331,15 @@ class Retriever:
             if isinstance(read, EncodedQuery) and not query.substructure:
                 key = (self._wanted(query), query.where)
                 together.setdefault(key, []).append((i, read.row))
-        found: list[list[Hit] | ValueError] = [[]] * len(queries)
+        found: dict[int, list[Hit] | ValueError] = {}
         for (wanted, where), asking in together.items():
             places, rows = zip(*asking, strict=True)
             try:
                 hits: Sequence = self.nearest(np.concatenate(rows), wanted, where)
             except ValueError as error:  # such as a filter that the index has no columns for
                 hits = [error] * len(places)
-            for place, one in zip(places, hits, strict=True):
-                found[place] = one
-        return found
+            found |= zip(places, hits, strict=True)
+        return [found.get(i, []) for i in range(len(queries))]
 
     def _answer(
         self, query: Query, read: EncodedQuery | ValueError, hits: list[Hit] | ValueError
