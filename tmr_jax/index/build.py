@@ -418,6 +418,7 @@ def _finish(out: Path, rows: int, made: int) -> BuildReport:
             f"expected at least one {one}, got none of {rows:,} rows "
             f"(skipped: {reasons}); check which column holds the {column}"
         )
+    assert rows == kept + len(refused), f"shards of {out} were removed during the build"
     salts, duplicates, variants = (
         kept - engine.count(schema.parse_filter([switch])) for switch in schema.SWITCHES
     )
