@@ -208,6 +208,20 @@ def test_a_damaged_shard_is_made_again(small, file, model, tmp_path, capsys):
     assert "error: expected an index that can be read" in capsys.readouterr().err
 
 
+def test_a_shard_removed_during_the_build_is_no_complete_index(small, file, model, tmp_path):
+    out = tmp_path / "lib"
+
+    def remove_first(done, total):
+        if len(shard_places(out)) == 3:
+            shutil.rmtree(shard_places(out)[0])
+
+    with pytest.raises(ValueError, match=r"expected 11 rows in the shards of .*, got 7; some"):
+        build(Source(file), out, model, remove_first)
+    assert not (out / MANIFEST).exists()
+    assert build(Source(file), out, model).made == 1
+    assert index.main(["check", str(out)]) == 0
+
+
 def test_another_file_or_model_is_refused(small, file, model, tmp_path):
     out = tmp_path / "lib"
     build(Source(file), out, model)

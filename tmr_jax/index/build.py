@@ -411,6 +411,11 @@ def _finish(out: Path, rows: int, made: int) -> BuildReport:
     seals = [exact.read_seal(place) for place in exact.shard_places(out)]
     refused = [row for seal in seals for row in seal["refused"]]
     kept, reasons = engine.count(), dict(Counter(reason for _, reason, _ in refused))
+    if rows != kept + len(refused):  # the folder is the user's, who may have cleaned up
+        raise UserError(
+            f"expected {rows:,} rows in the shards of {out}, got {kept + len(refused):,}; some "
+            "were removed during the build: run the same command again, which makes them anew"
+        )
     if not kept:
         of = schema.contents(engine.about)
         one, column = ("text", "texts") if of == schema.DESCRIPTIONS else ("molecule", "SMILES")
@@ -418,7 +423,6 @@ def _finish(out: Path, rows: int, made: int) -> BuildReport:
             f"expected at least one {one}, got none of {rows:,} rows "
             f"(skipped: {reasons}); check which column holds the {column}"
         )
-    assert rows == kept + len(refused), f"shards of {out} were removed during the build"
     salts, duplicates, variants = (
         kept - engine.count(schema.parse_filter([switch])) for switch in schema.SWITCHES
     )
