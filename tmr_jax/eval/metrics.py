@@ -5,7 +5,7 @@ See docs/papers.md#metrics.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -19,13 +19,6 @@ RERANK_STAGES = ("tapr", "fused", "x0")  # of a second stage; the first, det, is
 BLOCK = 4_000_000  # resampled values held at once by the bootstrap
 
 
-class Bounds(NamedTuple):
-    """Each metric with all ties broken in the target's favour, and with all ties against it."""
-
-    optimistic: dict[str, float]
-    pessimistic: dict[str, float]
-
-
 def metrics(ranking: Ranking) -> dict[str, float]:
     """Means over queries of hits@1, 5, 10, 20 and mrr (fractions) and of mr (ranks from 1).
 
@@ -35,7 +28,7 @@ def metrics(ranking: Ranking) -> dict[str, float]:
     1.0
     """
     values = {name: float(column.mean()) for name, column in per_query(ranking).items()}
-    check_mrr(values)
+    assert not impossible(values, 1e-9), values
     return values
 
 
@@ -56,27 +49,25 @@ def of_rows(ranking: Ranking, rows: Bool[np.ndarray, " Q"]) -> Ranking:
     return Ranking(ranking.greater[rows], ranking.equal[rows], ranking.pool_size)
 
 
-def bounds(ranking: Ranking) -> Bounds:
-    """The metrics with ties broken for and against the target."""
+def bounds(ranking: Ranking) -> dict[str, dict[str, float]]:
+    """The metrics with ties broken for the target, `optimistic`, and against it, `pessimistic`."""
     greater, equal = _counts(ranking)
     none = np.zeros_like(equal)
-    return Bounds(
-        metrics(Ranking(greater, none, ranking.pool_size)),
-        metrics(Ranking(greater + equal, none, ranking.pool_size)),
-    )
+    best, worst = (metrics(Ranking(g, none, ranking.pool_size)) for g in (greater, greater + equal))
+    return {"optimistic": best, "pessimistic": worst}
 
 
 def intervals(
-    ranking: Ranking, resamples: int = 1000, seed: int = 0, level: float = 0.95
+    ranking: Ranking, resamples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """Percentile bootstrap interval of each metric over queries; a pure function of the seed."""
     columns = np.stack(list(per_query(ranking).values()))  # [6, Q]
-    low, high = bootstrap(columns, resamples, seed, level)
+    low, high = bootstrap(columns, resamples, seed)
     return {name: (float(a), float(b)) for name, a, b in zip(NAMES, low, high, strict=True)}
 
 
 def gains(
-    ranking: Ranking, base: Ranking, resamples: int = 1000, seed: int = 0, level: float = 0.95
+    ranking: Ranking, base: Ranking, resamples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float, float]]:
     """The gain of each metric over `base`, ranks of the same queries: mean, lower and upper end.
 
@@ -85,13 +76,13 @@ def gains(
     """
     ours, theirs = (np.stack(list(per_query(r).values())) for r in (ranking, base))
     means = (ours - theirs).mean(1)
-    low, high = bootstrap(ours - theirs, resamples, seed, level)
+    low, high = bootstrap(ours - theirs, resamples, seed)
     rows = zip(NAMES, means, low, high, strict=True)
     return {name: (float(m), float(a), float(b)) for name, m, a, b in rows}
 
 
 def bootstrap(
-    columns: Float[np.ndarray, "M Q"], resamples: int, seed: int, level: float
+    columns: Float[np.ndarray, "M Q"], resamples: int, seed: int, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper percentile of the mean of each row, over resampled queries."""
     queries = columns.shape[1]
@@ -105,16 +96,21 @@ def bootstrap(
     return low, high
 
 
-def check_mrr(values: dict[str, float]) -> None:
-    """Assert what holds for any ranking: Hits@1 and Hits@10 bound MRR (docs/papers.md#metrics).
+def impossible(values: dict[str, float], rounding: float) -> bool:
+    """Whether no ranking has these Hits@k and this MRR, up to `rounding`; False without all three.
 
-    The lowest MRR has every hit of 2..10 at rank 10 and all misses far away; the highest has them
-    at rank 2 and every miss at 11.
+    MRR is lowest where the hits of each stretch of ranks are at its end and misses are far; it is
+    highest where they are at its beginning and every miss is at rank 11 (docs/papers.md#metrics).
     """
-    one, ten, mrr = values["hits@1"], values["hits@10"], values["mrr"]
-    low = one + (ten - one) / 10
-    high = one + (ten - one) / 2 + (1 - ten) / 11
-    assert low - 1e-9 <= mrr <= high + 1e-9, f"MRR {mrr} outside [{low}, {high}]"
+    if not {"hits@1", "hits@10", "mrr"} <= values.keys():
+        return False
+    stretches = [(k, values[f"hits@{k}"]) for k in (1, 5, 10) if f"hits@{k}" in values]
+    low = high = stretches[0][1]
+    for (start, before), (end, now) in pairwise(stretches):
+        low += (now - before) / end
+        high += (now - before) / (start + 1)
+    high += (1 - values["hits@10"]) / 11
+    return not low - rounding <= values["mrr"] <= high + rounding
 
 
 def _counts(ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:

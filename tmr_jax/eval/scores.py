@@ -299,7 +299,7 @@ def score_record(
         "intervals": intervals(score.ranking, *resampled),
         "over_det": None if score.base is None else gains(score.ranking, score.base, *resampled),
         "model_over": score.model and gains(score.model, score.ranking, *resampled),
-        "bounds": bounds(score.ranking)._asdict(),
+        "bounds": bounds(score.ranking),
         "twin_ceiling": None if score.ceiling is None else score.ceiling._asdict(),
         "overlap": leakage,
         "notes": list(score.notes),

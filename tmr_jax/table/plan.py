@@ -9,7 +9,6 @@ import runpy
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from tmr_jax.types import UserError, did_you_mean
 
 TABLES = EXPERIMENTS / "tables"
 PUBLISHED = "published"  # the file with published numbers, next to the tables
-ROUNDING = 0.0005  # half of the last digit of a printed number, .001 or 0.1 per cent
 
 
 @dataclass(frozen=True)
@@ -147,21 +145,3 @@ def _with_protocol(row: Row, path: Path) -> Row:
 def published() -> dict[str, Any]:
     """Published numbers, by their names in experiments/tables/published.py."""
     return runpy.run_path(str(TABLES / f"{PUBLISHED}.py"))
-
-
-def impossible(printed: dict[str, float]) -> bool:
-    """Whether no ranking has these numbers, however they were rounded.
-
-    MRR is lowest where the hits of each stretch of ranks are at its end and misses are far; it is
-    highest where they are at its beginning and every miss is at rank 11 (docs/papers.md#metrics).
-    """
-    if not {"hits@1", "hits@10", "mrr"} <= printed.keys():
-        return False
-    stretches = [(k, printed[f"hits@{k}"]) for k in (1, 5, 10) if f"hits@{k}" in printed]
-    low = high = stretches[0][1]
-    for (start, before), (end, now) in pairwise(stretches):
-        low += (now - before) / end
-        high += (now - before) / (start + 1)
-    high += (1 - printed["hits@10"]) / 11
-    # Rounding moves the bound and MRR by half a digit each.
-    return not low - 2 * ROUNDING <= printed["mrr"] <= high + 2 * ROUNDING

@@ -15,10 +15,11 @@ import jinja2
 import numpy as np
 
 from tmr_jax.data.workers import duration
+from tmr_jax.eval.metrics import impossible
 from tmr_jax.eval.protocols import BATCH, CLEAN, IDENTITY, IN_BATCH, find
 from tmr_jax.eval.report.page import BOTTOM, COLOURS, EDGE, INK, WIDTH, Chart, chart, templates
 from tmr_jax.eval.scores import number
-from tmr_jax.table.plan import Table, impossible
+from tmr_jax.table.plan import Table
 from tmr_jax.table.results import Line, sentences, summary
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ NONE, UNSTATED = "-", "not stated"
 ABOUT_COMMANDS = "Each command trains a row by itself, with the seed of its experiment:"
 DASHES = {"positive": "-", "negative": (0, (5, 4))}
 BAR = 22  # height of a bar of costs and the space below it
+# Half of the last digit of a printed number, .001 or 0.1 per cent: of MRR, and of its bound.
+ROUNDING = 2 * 0.0005
 LABEL = 200  # width of the labels next to such bars
 SIMILARITIES = (
     "solid, positive: a text and its molecule; dashed, negative: a text and any other; first seed"
@@ -170,7 +173,7 @@ def _published(line: Line, metrics: Sequence[str]) -> str:
     if cited is None or not (printed := cited.of(line.direction)):
         return NONE
     shown = " / ".join(number(m, printed[m]) if m in printed else NONE for m in metrics)
-    mark = " IMPOSSIBLE" if impossible(printed) else ""
+    mark = " IMPOSSIBLE" if impossible(printed, ROUNDING) else ""
     source = cited.source
     if not line.cited_only and cited.protocol != line.row.protocol:
         source += f"; {cited.protocol}, pool {_size(cited.pool) or UNSTATED}"
