@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tmr_jax.eval import rank as module
 from tmr_jax.eval.rank import TILE, count, rank, score_chunks, top
 from tmr_jax.models.encode import l2_normalize
 
@@ -43,27 +44,25 @@ def test_hand_made_four_by_five_with_ties():
     assert found.pool_size == 5
 
 
-def test_unequal_counts_agree_with_brute_force():
+def test_unequal_counts_agree_with_brute_force(monkeypatch):
+    monkeypatch.setattr(module, "QUERIES", 64)
     query, candidate = rows(50), rows(333, seed=1)
     target = np.random.default_rng(2).integers(0, 333, 50)
     for texts, molecules, wanted in ((query, candidate, target), (candidate, query, target % 50)):
         wanted = np.resize(wanted, len(texts))
-        found = rank(texts, molecules, wanted, chunk=64)
-        scores = np.concatenate([s.copy() for _, s in score_chunks(texts, molecules, 64)])
+        found = rank(texts, molecules, wanted)
+        scores = np.concatenate([s.copy() for _, s in score_chunks(texts, molecules)])
         assert (found.greater.tolist(), found.equal.tolist()) == brute(scores, wanted)
 
 
-@pytest.mark.parametrize("chunk", [1, TILE - 1, TILE, TILE + 1, 100, 1000])
-def test_scores_are_the_same_bits_whatever_the_chunk(chunk):
+@pytest.mark.parametrize("held", [TILE, 3 * TILE, 1000])
+def test_scores_are_the_same_bits_whatever_the_chunk(held, monkeypatch):
     query, candidate = rows(150, 300), rows(401, 300, seed=1)
-    whole = np.concatenate([s.copy() for _, s in score_chunks(query, candidate, 256)])
-    parts = np.concatenate([s.copy() for _, s in score_chunks(query, candidate, chunk)])
-    assert np.array_equal(whole, parts)
-
-
-def test_a_chunk_never_holds_more_queries_than_asked_for_in_whole_tiles():
-    sizes = [len(s) for _, s in score_chunks(rows(100), rows(9), TILE)]
-    assert max(sizes) == TILE and sum(sizes) == 100
+    whole = np.concatenate([s.copy() for _, s in score_chunks(query, candidate)])
+    monkeypatch.setattr(module, "QUERIES", held)
+    parts = [s.copy() for _, s in score_chunks(query, candidate)]
+    assert max(map(len, parts)) == min(held, 150)
+    assert np.array_equal(whole, np.concatenate(parts))
 
 
 def test_equal_rows_tie_exactly_and_count_once_each():
@@ -124,13 +123,14 @@ def test_any_of_several_labels_makes_right_and_none_makes_a_chain():
     assert (found.greater.tolist(), found.equal.tolist()) == ([1, 1], [0, 0])
 
 
-def test_further_right_candidates_are_those_of_a_query_and_need_no_label():
-    scores = np.array([[0.5, 0.9, 0.8, 0.9]] * 3)
+def test_further_right_candidates_are_those_of_a_query_and_need_no_label(monkeypatch):
+    scores = np.array([[0.5, 0.9, 0.8, 0.9]] * 3 * 4)
     own = np.arange(4)[None]
-    further = np.array([[0, 0], [2, 0], [1, 2]])  # filled up with the target
-    found = from_scores(scores, np.array([0, 0, 0]), labels=own, further=further)
-    assert (found.greater.tolist(), found.equal.tolist()) == ([3, 2, 0], [0, 0, 1])
-    parts = from_scores(scores, np.array([0, 0, 0]), labels=own, further=further, chunk=1)
+    further = np.array([[0, 0], [2, 0], [1, 2]] * 4)  # filled up with the target
+    found = from_scores(scores, np.zeros(12, int), labels=own, further=further)
+    assert (found.greater.tolist(), found.equal.tolist()) == ([3, 2, 0] * 4, [0, 0, 1] * 4)
+    monkeypatch.setattr(module, "QUERIES", TILE)  # more than one chunk
+    parts = from_scores(scores, np.zeros(12, int), labels=own, further=further)
     assert np.array_equal(parts.greater, found.greater)
 
 
@@ -174,6 +174,6 @@ def test_top_of_a_pool_smaller_than_k_is_the_whole_pool():
 
 def test_a_query_alone_gets_the_bits_it_gets_in_company():
     query, candidate = rows(150, 300), rows(401, 300, seed=1)
-    whole = np.concatenate([s.copy() for _, s in score_chunks(query, candidate, 256)])
+    whole = np.concatenate([s.copy() for _, s in score_chunks(query, candidate)])
     for i in (0, 5, 31, 77, 149):
-        assert np.array_equal(next(score_chunks(query[i : i + 1], candidate, 256))[1][0], whole[i])
+        assert np.array_equal(next(score_chunks(query[i : i + 1], candidate))[1][0], whole[i])

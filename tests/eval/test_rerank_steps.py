@@ -12,7 +12,7 @@ from tests.models.layers.test_denoiser import for_reference
 from tmr_jax.config import GraphEncoderConfig, HdanConfig, TaprConfig
 from tmr_jax.eval import rerank_steps as module
 from tmr_jax.eval.rank import rank
-from tmr_jax.eval.rerank import Lists, levels, rank_reranked
+from tmr_jax.eval.rerank import Lists, levels
 from tmr_jax.eval.rerank_steps import QUERIES, Reranked, Settings, rerank
 from tmr_jax.models.difftmr import DiffTMR
 from tmr_jax.models.encode import l2_normalize
@@ -333,7 +333,8 @@ def test_ranks_equal_counting_in_a_full_order(stage):
     random = np.random.default_rng(8)
     target, count = random.integers(0, 40, 21), random.integers(1, 4, 40)
     level = levels(found, stage, 0.5)
-    got = rank_reranked(found, level, query, candidate, target, count)
+    lists = Lists(found, query, candidate, target, count)
+    got = lists.ranking(stage, 0.5)
     assert got.pool_size == count.sum()
     for q in range(21):
         scores = np.float64(query[q] @ candidate.T) - 10  # below any level
@@ -343,7 +344,7 @@ def test_ranks_equal_counting_in_a_full_order(stage):
         assert got.equal[q] == count[level_with].sum() - 1
     inside = [t in row for t, row in zip(target, found.item, strict=True)]
     head = [t in row[:5] for t, row in zip(target, found.item, strict=True)]
-    assert Lists(found, query, query, target, target).recall() == (np.mean(inside), np.mean(head))
+    np.testing.assert_array_equal(lists.reached(), np.transpose([inside, head]))
 
 
 def test_without_perturbation_tapr_ranks_as_the_cosine():
@@ -353,7 +354,7 @@ def test_without_perturbation_tapr_ranks_as_the_cosine():
     found = rerank(plain, parameters(model), TEXT, MOL, "t2m", target, SETTINGS)
     np.testing.assert_allclose(found.perturbed, found.first, atol=1e-5)
     query, candidate = l2_normalize(TEXT.pooled), l2_normalize(MOL.pooled)
-    got = rank_reranked(found, levels(found, "tapr"), query, candidate, target, np.ones(40, int))
+    got = Lists(found, query, candidate, target, np.ones(40, int)).ranking("tapr")
     assert (got.greater == rank(query, candidate, target).greater).all()
 
 

@@ -26,7 +26,7 @@ from tmr_jax.types import Ranking, UserError
 # OpenBLAS sums rows beyond the eighth in another order on AMD's Zen 3, as it does not on Intel's.
 TILE = 8
 AXIS = "data"
-QUERIES = 256  # at once: a device holds this many scores for each of its columns
+QUERIES = 256  # at once, in whole tiles: host and device hold as many scores for each column
 COLUMNS = 128  # the columns of a device are a multiple of it
 LEAST = 2**22  # scores; the host counts fewer before a device returns
 NONE = -1  # no candidate
@@ -38,15 +38,13 @@ def rank(
     target: Int[np.ndarray, " Q"],
     group: Int[np.ndarray, " C"] | None = None,
     labels: Int[np.ndarray, "L C"] | None = None,
-    chunk: int = 256,
     further: Int[np.ndarray, "Q R"] | None = None,
 ) -> Ranking:
     """Count, for each query, the candidates above its target and those level with it.
 
     Inputs: `target[i]` is the row of `candidate` that belongs to query i. Candidates of one `group`
     are the same model input (default: rows that are equal bit for bit); only the first row of a
-    group is scored. `labels`, `further`: see `count`. At most `chunk` queries x C scores are held
-    at once. Accelerators, if any, count large pools.
+    group is scored. `labels`, `further`: see `count`. Accelerators, if any, count large pools.
     Errors: UserError for a target outside the candidates and for a score that is not finite.
 
     >>> rows = np.eye(3, dtype=np.float32)
@@ -54,7 +52,13 @@ def rank(
     [0, 0, 1]
     """
     target = np.asarray(target, np.int64)
-    _check(candidate, target)
+    bad = (target < 0) | (target >= len(candidate))
+    if bad.any():
+        i = int(bad.argmax())
+        raise UserError(
+            f"expected targets in 0..{len(candidate) - 1}; got {target[i]} for query {i}; "
+            "remove items that are candidates but not queries"
+        )
     if group is None:
         rows = np.ascontiguousarray(candidate, np.float32)
         group = np.unique(rows.view(f"V{rows.strides[0]}")[:, 0], return_inverse=True)[1]
@@ -62,7 +66,7 @@ def rank(
     if jax.default_backend() != "cpu" and len(query) * len(first) >= LEAST:
         devices = jax.local_devices()
         return rank_on(devices, query, candidate[first], target, group, labels, further)
-    return count(score_chunks(query, candidate[first], chunk), target, group, labels, further)
+    return count(score_chunks(query, candidate[first]), target, group, labels, further)
 
 
 def top(
@@ -87,16 +91,6 @@ def top(
             index[start + i] = near[np.lexsort((key[near], -row[near]))[:k]]
         value[rows] = np.take_along_axis(scores, index[rows], 1)
     return index, value
-
-
-def _check(candidate: np.ndarray, target: np.ndarray) -> None:
-    bad = (target < 0) | (target >= len(candidate))
-    if bad.any():
-        i = int(bad.argmax())
-        raise UserError(
-            f"expected targets in 0..{len(candidate) - 1}; got {target[i]} for query {i}; "
-            "remove items that are candidates but not queries"
-        )
 
 
 # On the host
@@ -152,16 +146,14 @@ def right_ones(
 
 
 def score_chunks(
-    query: Float[np.ndarray, "Q D"], candidate: Float[np.ndarray, "C D"], chunk: int = 256
+    query: Float[np.ndarray, "Q D"], candidate: Float[np.ndarray, "C D"]
 ) -> Iterator[tuple[int, Float[np.ndarray, "q C"]]]:
     """Yield (first query, its chunk of scores); the array is reused by the next chunk.
 
     Errors: UserError that names the first query with a score that is not finite.
     """
-    if chunk < 1:
-        raise UserError(f"expected a chunk of at least 1 query; got {chunk}; use e.g. 256")
     columns = np.ascontiguousarray(candidate.T, np.float32)
-    held = np.empty((-(-chunk // TILE) * TILE, len(candidate)), np.float32)
+    held = np.empty((QUERIES, len(candidate)), np.float32)
     for start in range(0, len(query), len(held)):
         rows = min(len(held), len(query) - start)
         for low in range(0, rows, TILE):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Int
 
 from tmr_jax.config import Experiment
 from tmr_jax.data.files import write_json
@@ -68,18 +68,34 @@ class Lists(NamedTuple):
     count: np.ndarray  # int64 [n], candidates of the pool that have this input
 
     def ranking(self, stage: str, alpha: float = 0.0) -> Ranking:
-        """Ranks of the targets under det, tapr, fused, x0 or facts."""
-        if stage == "det":  # by cosine over the pool; equal inputs tie
+        """Ranks of the targets under det, tapr, fused, x0 or facts.
+
+        By cosine over the pool (equal inputs tie); but of det, the shortlist comes first, by level.
+        """
+        if stage == "det":
             group = np.repeat(np.arange(len(self.count)), self.count)
             first = np.cumsum(self.count) - self.count
             return rank(self.query, self.candidate[group], first[self.target], group)
-        return rank_reranked(self.reranked, levels(self.reranked, stage, alpha), *self[1:])
+        level, item = levels(self.reranked, stage, alpha), self.reranked.item
+        sizes, right = self.count[item], item == self.target[:, None]  # [Q, K1]
+        reached = np.where(right, level, -1).max(1, keepdims=True)
+        greater = np.where(level > reached, sizes, 0).sum(1)
+        equal = np.where(level == reached, sizes, 0).sum(1) - 1
+        rest = np.flatnonzero(~right.any(1))
+        for start, scores in score_chunks(self.query[rest], self.candidate):
+            rows = rest[start : start + len(scores)]
+            reached = np.take_along_axis(scores, self.target[rows, None], 1)
+            weight = np.repeat(self.count[None], len(rows), 0)
+            np.put_along_axis(weight, item[rows], 0, 1)
+            greater[rows] = sizes[rows].sum(1) + np.where(scores > reached, weight, 0).sum(1)
+            equal[rows] = np.where(scores == reached, weight, 0).sum(1) - 1
+        return Ranking(greater, equal, int(self.count.sum()))
 
-    def recall(self) -> tuple[float, float]:
-        """Fraction of targets on the shortlist, and among the denoised candidates."""
+    def reached(self) -> Bool[np.ndarray, "Q parts"]:
+        """Whether the target is on the shortlist and, where there are any, denoised."""
         right = self.reranked.item == self.target[:, None]
         head = right[:, : self.reranked.clean.shape[1]]
-        return float(right.any(1).mean()), float(head.any(1).mean())
+        return np.stack([part.any(1) for part in (right, head) if part.shape[1]], 1)
 
 
 @functools.lru_cache(maxsize=16)
@@ -133,7 +149,7 @@ class PoolReranker:
         self, text: EncodedCorpus, mol: EncodedCorpus, query: int
     ) -> tuple[Reranked, np.ndarray]:
         """One text against all molecules, and X0_hat after every step, [S, K]."""
-        return rerank_one(self._apply, self.params, text, mol, "t2m", query, self.settings)
+        return rerank_one(self._apply, self.params, text, mol, query, self.settings)
 
     def word_weights(self, text: EncodedCorpus) -> np.ndarray:
         """Weights of all words of the texts, text after text."""
@@ -190,37 +206,6 @@ def levels(reranked: Reranked, stage: str, alpha: float = 0.0) -> Int[np.ndarray
     return places
 
 
-def rank_reranked(
-    reranked: Reranked,
-    level: Int[np.ndarray, "Q K1"],
-    query: Float[np.ndarray, "Q D"],
-    candidate: Float[np.ndarray, "n D"],
-    target: Int[np.ndarray, " Q"],
-    count: Int[np.ndarray, " n"],
-) -> Ranking:
-    """Ranks with the shortlist first, by level, then the rest of the pool by cosine.
-
-    `candidate` are rows of length one of distinct inputs, `count[c]` the candidates of the pool
-    with input c, `target[i]` the right input for query i.
-    """
-    greater, equal = np.zeros(len(query), np.int64), np.zeros(len(query), np.int64)
-    sizes = count[reranked.item]  # [Q, K1]
-    right = reranked.item == target[:, None]
-    listed = right.any(1)
-    reached = np.where(right, level, -1).max(1, keepdims=True)
-    greater[listed] = np.where(level > reached, sizes, 0).sum(1)[listed]
-    equal[listed] = np.where(level == reached, sizes, 0).sum(1)[listed] - 1
-    rest = np.flatnonzero(~listed)
-    for start, scores in score_chunks(query[rest], candidate, 256):
-        rows = rest[start : start + len(scores)]
-        reached = np.take_along_axis(scores, target[rows, None], 1)
-        weight = np.repeat(count[None], len(rows), 0)
-        np.put_along_axis(weight, reranked.item[rows], 0, 1)
-        greater[rows] = sizes[rows].sum(1) + np.where(scores > reached, weight, 0).sum(1)
-        equal[rows] = np.where(scores == reached, weight, 0).sum(1) - 1
-    return Ranking(greater, equal, int(count.sum()))
-
-
 # alpha, the denoiser's weight in the fused stage: chosen on validation, stored in the run
 
 
@@ -248,7 +233,7 @@ def stage_scores(lists: dict[str, Lists], choice: Choice) -> dict[str, float]:
         for stage in ("det", *RERANK_STAGES):
             values = metrics(one.ranking(stage, choice.alpha))
             scores |= {f"{direction}/{stage}/{name}": value for name, value in values.items()}
-        listed, head = one.recall()
+        listed, head = one.reached().mean(0).tolist()
         scores |= {f"{direction}/recall/shortlist": listed, f"{direction}/recall/denoised": head}
     return scores
 

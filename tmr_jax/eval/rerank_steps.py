@@ -105,12 +105,11 @@ def rerank_one(
     params: Any,
     text: EncodedCorpus,
     mol: EncodedCorpus,
-    direction: Direction,
     query: int,
     settings: Settings,
 ) -> tuple[Reranked, Float[np.ndarray, "S K"]]:
-    """`rerank` for one query, and X0_hat after every step of the sampler."""
-    stage = _Stage(apply, params, text, mol, direction, settings, 1)
+    """`rerank` for one text, and X0_hat after every step of the sampler."""
+    stage = _Stage(apply, params, text, mol, "t2m", settings, 1)
     rows = np.array([query])
     lists = top(stage.query_rows[rows], stage.rows, stage.count, stage.key)
     *columns, states = stage.rerank(rows, *lists)
@@ -168,7 +167,7 @@ class _Stage:
         self._mesh = Mesh(np.array(devices), (AXIS,)) if len(devices) > 1 else None
         each, most = max(len(devices), 1), plan()
         self.held = each * min(most.queries, power(-(-queries // each)))  # at once
-        self._t2m, self._params = direction == "t2m", self._replicate(params)
+        self._t2m, self._params = direction == "t2m", self._put(params)
         self.queries, self._candidates = (text, mol) if self._t2m else (mol, text)
         self.query_rows = l2_normalize(self.queries.pooled)
         self.rows = l2_normalize(self._candidates.pooled)
@@ -180,7 +179,7 @@ class _Stage:
         self._query_embeddings = l2_normalize(self.queries.token_embeddings)
         parts = jnp.asarray(roomy(l2_normalize(self._candidates.token_embeddings)))
         width = -(-parts.shape[1] // most.lanes) * most.lanes
-        self._table = self._replicate(_widened(parts, width))
+        self._table = self._put(_widened(parts, width))
         self._longest = bucket(int(np.diff(text.offsets).max()))
         programs = _programs(apply, direction, settings.steps)
         self._weight = word_weights(apply, params, text)
@@ -196,35 +195,30 @@ class _Stage:
         count = len(queries)
         filled = np.minimum(np.arange(self.held), count - 1)  # one shape: repeat the last query
         queries, item, first = queries[filled], item[filled], first[filled]
-        tokens, mask, weight = self._shard(self._query_tokens(queries))
+        tokens, mask, weight = self._put(self._query_tokens(queries), AXIS)
         s1, moved = self._perturb_shortlist(queries, item, tokens, mask)
         by_score = np.lexsort((self.key[item], -s1), axis=1)
         item, first, s1 = (np.take_along_axis(a, by_score, 1) for a in (item, first, s1))
         head = item[:, : self._head]
-        index, segment = self._shard(self._tokens_of(head))
+        index, segment = self._put(self._tokens_of(head), AXIS)
         local = self._local(self._head, self._table, index, segment, tokens, mask, weight)
-        candidates = self._shard(jnp.asarray(self._candidates.pooled[head]))
+        candidates = self._put(jnp.asarray(self._candidates.pooled[head]), AXIS)
         if self._t2m:
-            place = self._shard(by_score[:, : self._head, None])
+            place = self._put(by_score[:, : self._head, None], AXIS)
             candidates = jnp.take_along_axis(moved, place, 1)
-        query, *keys = self._shard(
-            (self.queries.pooled[queries], self._query_key[queries], self.key[head])
+        query, *keys = self._put(
+            (self.queries.pooled[queries], self._query_key[queries], self.key[head]), AXIS
         )
         keys.append(self._noises)
         states = np.asarray(self._reconstruct(self._params, query, candidates, local, *keys))
         columns = (item, first, s1, np.asarray(local), states[-1])
         return (*(column[:count] for column in columns), states[:, :count])
 
-    def _shard(self, arrays: Any) -> Any:
-        """Each device gets the rows of its queries."""
+    def _put(self, arrays: Any, *axes: str) -> Any:
+        """On every device all of the arrays or, with AXIS, the rows of its own queries."""
         if self._mesh is None:
             return arrays
-        return jax.device_put(arrays, NamedSharding(self._mesh, PartitionSpec(AXIS)))
-
-    def _replicate(self, arrays: Any) -> Any:
-        if self._mesh is None:
-            return arrays
-        return jax.device_put(arrays, NamedSharding(self._mesh, PartitionSpec()))
+        return jax.device_put(arrays, NamedSharding(self._mesh, PartitionSpec(*axes)))
 
     def _perturb_shortlist(
         self, queries: np.ndarray, item: np.ndarray, tokens: np.ndarray, mask: np.ndarray
@@ -234,14 +228,14 @@ class _Stage:
         See docs/papers.md#perturbation-anchor. A short shortlist is padded; padding gets no s1.
         """
         item = np.pad(item, ((0, 0), (0, self._wide - self.count)), mode="edge")
-        query, candidates = self._shard(
-            (self.queries.pooled[queries], self._candidates.pooled[item])
+        query, candidates = self._put(
+            (self.queries.pooled[queries], self._candidates.pooled[item]), AXIS
         )
         if self._t2m:
             given = (self._params, query, candidates, tokens, mask)
         else:
             begin, end = (self._candidates.offsets[i].astype(np.int32) for i in (item, item + 1))
-            words = (self._table, *self._shard((begin, end - begin)))
+            words = (self._table, *self._put((begin, end - begin), AXIS))
             given = (self._longest, self._params, query, candidates, *words)
         s1, moved = self._perturb(*given, self._noise)
         return np.asarray(s1)[:, : self.count], moved

@@ -203,12 +203,8 @@ def reranked_scores(
     scores = []
     for side in sides:
         one = lists[side.direction]
-        listed = one.reranked.item == one.target[:, None]
-        head = listed[:, : one.reranked.clean.shape[1]]
-        parts = (listed, head) if head.shape[1] else (listed,)  # facts have no denoised head
-        reached = np.stack([part.any(1) for part in parts], 1)
         score = Score(protocol, side.direction, "model", PAIR, one.ranking("det"), None)
-        score = score._replace(reranked=sizes, reached=reached, base=score.ranking)
+        score = score._replace(reranked=sizes, reached=one.reached(), base=score.ranking)
         base = rank_by_identity(one, side, "det", alpha)
         for stage in stages:
             by_pair = score._replace(stage=stage, ranking=one.ranking(stage, alpha))
@@ -225,12 +221,11 @@ def rank_by_identity(lists: Lists, side: QuerySet, stage: str, alpha: float) -> 
 
 def _heights(lists: Lists, stage: str, alpha: float) -> Iterator[tuple[int, np.ndarray]]:
     """Cosines of all distinct inputs, and above them the levels of those that were reranked."""
-    reranked = lists.reranked
-    for start, scores in score_chunks(lists.query, lists.candidate, 256):
+    above = np.float32(2 + levels(lists.reranked, stage, alpha))  # a cosine is below 2
+    for start, scores in score_chunks(lists.query, lists.candidate):
         rows = slice(start, start + len(scores))
         if stage != "det":
-            above = np.float32(2 + levels(reranked, stage, alpha)[rows])  # a cosine is below 2
-            np.put_along_axis(scores, reranked.item[rows], above, 1)
+            np.put_along_axis(scores, lists.reranked.item[rows], above[rows], 1)
         yield start, scores
 
 
