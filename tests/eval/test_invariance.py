@@ -13,7 +13,7 @@ from tmr_jax.data.features.text import Tokenizer
 from tmr_jax.data.tables import apply_vocabulary, build_vocabulary, molecule_table, text_table
 from tmr_jax.eval.pools import encode_pools, restored
 from tmr_jax.eval.protocols import PAIR
-from tmr_jax.eval.scores import score_pool
+from tmr_jax.eval.scores import query_sets, score_sides
 from tmr_jax.models.layers.bert import BertConfig
 from tmr_jax.models.run import TrainedModel, build_model
 from tmr_jax.types import Pool
@@ -102,7 +102,7 @@ def test_fifty_texts_rank_333_molecules_and_back(encoder):
     back[target] = np.arange(50)
     pool = Pool("table/test", random_texts(50, 1), amines(333), target, back)
     [(pool, text, mol)], _ = encode_pools(encoder, [pool])
-    t2m, m2t = (s for s in score_pool(pool, text, mol) if s.right == PAIR)
+    t2m, m2t = (s for s in score_sides("x", query_sets(pool, text, mol)) if s.right == PAIR)
     assert (len(t2m.ranking.greater), t2m.ranking.pool_size) == (50, 333)
     assert (len(m2t.ranking.greater), m2t.ranking.pool_size) == (50, 50)
     all_scores = text.rows @ mol.rows.T
@@ -156,7 +156,7 @@ def test_stereo_twins_tie_exactly_under_morgan1():
     pool = Pool("table/test", random_texts(7, 6), STEREO_TWINS, target, target)
     [(pool, text, mol)], _ = encode_pools(encoder, [pool])
     assert mol.group.tolist() == [0, 0, 1, 1, 2, 2, 3]
-    found = score_pool(pool, text, mol)[0]
+    found = score_sides("x", query_sets(pool, text, mol))[0]
     assert found.ranking.equal.tolist() == [1, 1, 1, 1, 1, 1, 0]
     assert found.ceiling.hits1 == pytest.approx((6 / 2 + 1) / 7)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tmr_jax.eval.protocols import HOLDER, IDENTITY, PAIR, find
-from tmr_jax.eval.scores import rank_within, within
+from tmr_jax.eval.scores import QuerySet, within
 
 
 def test_a_published_pool_knows_its_size() -> None:
@@ -84,11 +84,12 @@ def test_a_query_meets_the_candidates_of_its_batch_only() -> None:
     # Row i holds the scores of query i; batches are candidates 0-1 and 2-3.
     scores = np.float32([[0.1, 0.5, 0.9, 0.9], [0.9, 0.2, 0, 0], [0.9, 0.9, 0.3, 0.3]])
     target = np.array([0, 1, 3])
-    found = rank_within(2, scores, np.eye(4, dtype=np.float32), target, np.arange(4))
+    axes, none = np.eye(4, dtype=np.float32), np.zeros((2, 4), int)
+    found = QuerySet("t2m", scores, axes, target, np.arange(4), none, target, 2).ranking()
     assert found.greater.tolist() == [1, 1, 0]
     assert found.equal.tolist() == [0, 0, 1]
     assert found.pool_size == 2
-    whole = rank_within(0, scores, np.eye(4, dtype=np.float32), target, np.arange(4))
+    whole = QuerySet("t2m", scores, axes, target, np.arange(4), none, target, 0).ranking()
     assert whole.greater.tolist() == [3, 1, 2] and whole.pool_size == 4
 
 
@@ -96,7 +97,8 @@ def test_labels_of_a_batch_are_right_in_that_batch_only() -> None:
     scores = np.float32([[0.1, 0.5, 0.9, 0.9], [0.1, 0.2, 0.7, 0.3]])
     target, labels = np.array([0, 3]), np.array([[5, 5, 5, 8]])
     axes, group = np.eye(4, dtype=np.float32), np.arange(4)
-    found = rank_within(2, scores, axes, target, group, labels)
+    side = QuerySet("t2m", scores, axes, target, group, labels, target, 2)
+    found = side.ranking(by_identity=True)
     assert found.greater.tolist() == [0, 1]
     assert within(2, labels[0]).tolist() == [5, 5, 14, 17]
     assert within(0, labels) is labels

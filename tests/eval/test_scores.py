@@ -14,11 +14,15 @@ from tmr_jax.eval.scores import (
     identity_labels,
     query_sets,
     rank_by_identity,
-    score_pool,
+    score_sides,
     with_clean,
 )
 from tmr_jax.models.encode import Encoded
 from tmr_jax.types import Pool
+
+
+def score_pool(pool, text, mol):
+    return score_sides(pool.protocol, query_sets(pool, text, mol))
 
 
 def test_ceiling_by_hand():

@@ -121,13 +121,17 @@ def test_the_weight_zero_gives_the_ranks_of_the_cosine(run):
     from tmr_jax.data.pools import load_pool
     from tmr_jax.eval.metrics import metrics
     from tmr_jax.eval.pools import encode_pools, open_run
-    from tmr_jax.eval.scores import score_pool
+    from tmr_jax.eval.scores import query_sets, score_sides
 
     model = open_run(run, "best")
     pool = load_pool("table/validation", load_run(run)[0].config.data)
     tried = choose(model, np.ones((len(FACTS), STATES), np.float32), pool)
     [side], _ = encode_pools(model, [pool])
-    plain = [metrics(s.ranking)["mrr"] for s in score_pool(*side) if s.right.startswith("its own")]
+    plain = [
+        metrics(s.ranking)["mrr"]
+        for s in score_sides("", query_sets(*side))
+        if s.right.startswith("its own")
+    ]
     assert tried[0.0] == pytest.approx(np.mean(plain))
 
 

@@ -34,7 +34,7 @@ from tmr_jax.eval.baseline import (
     text_rows,
 )
 from tmr_jax.eval.protocols import HOLDER, PAIR
-from tmr_jax.eval.scores import Ceiling, QuerySet, Score, ceiling, query_sets, rank_within
+from tmr_jax.eval.scores import Ceiling, QuerySet, Score, ceiling, query_sets
 from tmr_jax.models.encode import Encoded, distinct
 from tmr_jax.types import Pool, Ranking, UserError
 
@@ -93,12 +93,10 @@ class Baseline:
 
 
 def _score(protocol: str, side: QuerySet, name: str) -> Score:
-    rows = side.batch, side.query, side.candidate, side.target, side.group
     if side.further is not None:
-        ranking = rank_within(*rows, side.labels, side.further)
-        return Score(protocol, side.direction, name, HOLDER, ranking, None)
+        return Score(protocol, side.direction, name, HOLDER, side.ranking(by_identity=True), None)
     limit = ceiling(side.group, side.target)
-    return Score(protocol, side.direction, name, PAIR, rank_within(*rows), limit)
+    return Score(protocol, side.direction, name, PAIR, side.ranking(), limit)
 
 
 def baselines(data: DataConfig, tokenizer_file: Path) -> list[Baseline]:
@@ -158,16 +156,13 @@ def _is_molecule(smiles: str) -> bool:
 
 # In the cache
 
+FIELDS = ("direction", "right", "greater", "equal", "pool_size", "ceiling")
+
 
 def _as_json(score: Score) -> dict[str, Any]:
-    return {
-        "direction": score.direction,
-        "right": score.right,
-        "greater": score.ranking.greater.tolist(),
-        "equal": score.ranking.equal.tolist(),
-        "pool_size": score.ranking.pool_size,
-        "ceiling": score.ceiling,
-    }
+    greater, equal, size = score.ranking
+    ranking = greater.tolist(), equal.tolist(), size
+    return dict(zip(FIELDS, (score.direction, score.right, *ranking, score.ceiling), strict=True))
 
 
 def _as_score(value: dict[str, Any], protocol: str, name: str) -> Score:
@@ -179,5 +174,4 @@ def _as_score(value: dict[str, Any], protocol: str, name: str) -> Score:
 
 def _holds(value: Any) -> bool:
     """Whether a value of the cache is a score."""
-    fields = {"direction", "right", "greater", "equal", "pool_size", "ceiling"}
-    return isinstance(value, dict) and set(value) == fields
+    return isinstance(value, dict) and set(value) == set(FIELDS)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from tmr_jax.config import Experiment
 from tmr_jax.data.features.similarity import molecule_keys
@@ -45,6 +45,29 @@ class QuerySet(NamedTuple):
     molecule: np.ndarray  # int64 [Q], the molecule of the query's own pair
     batch: int  # candidates of a query; 0: all
     further: np.ndarray | None = None  # int64 [Q, R], more right candidates: `Pool.further`
+
+    def ranking(self, by_identity: bool = False) -> Ranking:
+        """`rank` of each query among the candidates of its target's batch.
+
+        By identity, candidates that share a label with the target and `further` ones are right.
+        Requires: C is a multiple of `batch`; no `further` in batches.
+        """
+        labels, further = (self.labels, self.further) if by_identity else (None, None)
+        if not self.batch:
+            return rank(self.query, self.candidate, self.target, self.group, labels, further)
+        greater, equal = np.zeros((2, len(self.query)), np.int64)
+        for start in range(0, len(self.candidate), self.batch):
+            rows = np.flatnonzero(self.target // self.batch == start // self.batch)
+            part = slice(start, start + self.batch)
+            found = rank(
+                self.query[rows],
+                self.candidate[part],
+                self.target[rows] - start,
+                self.group[part],
+                None if labels is None else labels[:, part],
+            )
+            greater[rows], equal[rows] = found.greater, found.equal
+        return Ranking(greater, equal, self.batch)
 
 
 class Ceiling(NamedTuple):
@@ -95,43 +118,13 @@ def within(batch: int, label: Int[np.ndarray, "... C"]) -> Int[np.ndarray, "... 
     return label + np.arange(label.shape[-1]) // batch * (label.max(initial=0) + 1)
 
 
-def rank_within(
-    batch: int,
-    query: Float[np.ndarray, "Q D"],
-    candidate: Float[np.ndarray, "C D"],
-    target: Int[np.ndarray, " Q"],
-    group: Int[np.ndarray, " C"],
-    labels: Int[np.ndarray, "L C"] | None = None,
-    further: Int[np.ndarray, "Q R"] | None = None,
-) -> Ranking:
-    """`rank` of each query among the candidates of its target's batch; 0: among all.
-
-    Requires: C is a multiple of `batch`; no `further` right candidates in batches.
-    """
-    if not batch:
-        return rank(query, candidate, target, group, labels, further=further)
-    greater, equal = np.zeros(len(query), np.int64), np.zeros(len(query), np.int64)
-    for start in range(0, len(candidate), batch):
-        rows, part = np.flatnonzero(target // batch == start // batch), slice(start, start + batch)
-        label = None if labels is None else labels[:, part]
-        ranking = rank(query[rows], candidate[part], target[rows] - start, group[part], label)
-        greater[rows], equal[rows] = ranking.greater, ranking.equal
-    return Ranking(greater, equal, batch)
-
-
-def score_pool(pool: Pool, text: Encoded, mol: Encoded, scorer: str = "model") -> list[Score]:
-    """Scores of both directions of a pool that is ranked as a whole."""
-    return score_sides(pool.protocol, query_sets(pool, text, mol), scorer)
-
-
-def score_sides(protocol: str, sides: list[QuerySet], scorer: str = "model") -> list[Score]:
+def score_sides(protocol: str, sides: list[QuerySet]) -> list[Score]:
     """Each direction by index and, if that differs, by identity (docs/papers.md#protocols)."""
     scores = []
     for side in sides:
-        rows = side.batch, side.query, side.candidate, side.target, side.group
         limit = ceiling(side.group, side.target)
-        score = Score(protocol, side.direction, scorer, PAIR, rank_within(*rows), limit)
-        scores += with_identity(score, rank_within(*rows, side.labels, side.further), side)
+        score = Score(protocol, side.direction, "model", PAIR, side.ranking(), limit)
+        scores += with_identity(score, side.ranking(by_identity=True), side)
     return scores
 
 
