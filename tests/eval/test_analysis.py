@@ -6,6 +6,7 @@ import pytest
 from tmr_jax.data.features.similarity import scaffold
 from tmr_jax.data.features.similarity import variety as of_molecules
 from tmr_jax.eval.analysis import (
+    TrainingSeen,
     agreement,
     entropy,
     first_items,
@@ -58,7 +59,7 @@ def test_roles_are_read_out_of_a_description():
 def test_slices_know_what_training_had():
     train = ["It has a role as a drug."] * 6 + ["It has a role as a toxin."]
     texts = ["It has a role as a drug.", "It has a role as a toxin and so on and on.", "a ring"]
-    parts = slices(texts, ["c1ccccc1", "", "C1CC1"], train, {"c1ccccc1", ""})
+    parts = slices(texts, ["c1ccccc1", "", "C1CC1"], TrainingSeen(train, {"c1ccccc1", ""}))
     assert parts["scaffold unseen in training"].tolist() == [False, False, True]
     assert parts["a role of at most 5 training texts"].tolist() == [False, True, False]
     assert parts["longest tenth of the texts"].tolist() == [False, True, False]

@@ -51,15 +51,15 @@ def test_ece_by_hand():
     # |0.1 - 0.5| of two queries, |0.95 - 0.75| of four
     assert ece(sure, correct, 10) == pytest.approx((2 * 0.4 + 4 * 0.2) / 6)
     found = reliability(sure, correct, 10)
-    assert found.count.tolist() == [2, 0, 0, 0, 0, 0, 0, 0, 0, 4]
-    assert found.correct[[0, 9]] == pytest.approx([0.5, 0.75]) and found.correct[5] == 0
+    assert found["count"].tolist() == [2, 0, 0, 0, 0, 0, 0, 0, 0, 4]
+    assert found["correct"][[0, 9]] == pytest.approx([0.5, 0.75]) and found["correct"][5] == 0
 
 
 def test_bins_close_on_the_right_and_none_is_lost():
     ends = np.array([0.0, 1 / 3, 0.34, 2 / 3, 1.0])
-    assert reliability(ends, ends, 3).count.tolist() == [2, 2, 1]
+    assert reliability(ends, ends, 3)["count"].tolist() == [2, 2, 1]
     assert ece(ends, ends, 3) == pytest.approx(0.0)
-    assert len(reliability(ends, ends).count) == BINS == 15
+    assert len(reliability(ends, ends)["count"]) == BINS == 15
 
 
 def test_ece_takes_shares_of_twins():

@@ -30,11 +30,6 @@ def test_uniformity_of_many_rows_is_that_of_all_couples():
     assert uniformity(rows) == pytest.approx(np.log(np.exp(-2 * apart).mean()), rel=1e-5)
 
 
-def test_uniformity_of_one_row_is_refused():
-    with pytest.raises(ValueError, match="at least 2 rows"):
-        uniformity(AXES[:1])
-
-
 def test_similarities_count_partners_and_strangers():
     text, mol = on_circle(0, 90), on_circle(10, 180)
     right, wrong = similarities(text, mol, np.arange(2), np.arange(2))

@@ -196,7 +196,9 @@ def test_rows_share_runs_and_the_own_evaluation_is_last(programs, tmp_path):
     run = tmp_path / "tiny-s0"
     assert "--refine" not in json.loads((run / "results.json").read_text())["command"]
     assert (run / "results-refine.samples-5.json").is_file()
-    values = {x.row.label: x.values("mrr") for x in found if x.direction == "t2m"}
+    values = {
+        x.row.label: [r["metrics"]["mrr"] for r in x.records] for x in found if x.direction == "t2m"
+    }
     assert values == {"own": [0.2], "five": [0.45], "nine": [0.45]}
     programs.calls.clear()
     filled(table(*rows, seeds=(0,)), tmp_path)

@@ -62,7 +62,7 @@ def analyse_pool(
     parts = {}
     if seen is not None:
         scaffolds = [scaffold(pool.smiles[i]) for i in pool.text_target[texts]]
-        parts = slices([pool.texts[i] for i in texts], scaffolds, seen.texts, seen.scaffolds)
+        parts = slices([pool.texts[i] for i in texts], scaffolds, seen)
     # The lists name distinct inputs of this pool, in the order of their groups.
     smiles = [pool.smiles[i] for i in np.unique(mol.group, return_index=True)[1]]
     records = []
@@ -180,17 +180,14 @@ def roles(text: str) -> list[str]:
 
 
 def slices(
-    texts: Sequence[str],
-    scaffolds: Sequence[str],
-    train_texts: Sequence[str],
-    train_scaffolds: set[str],
+    texts: Sequence[str], scaffolds: Sequence[str], seen: TrainingSeen
 ) -> dict[str, Bool[np.ndarray, " Q"]]:
     """Which queries are in each subgroup; text i and scaffold i belong to query i."""
-    known = Counter(role for text in train_texts for role in set(roles(text)))
+    known = Counter(role for text in seen.texts for role in set(roles(text)))
     lengths = np.array([len(text.split()) for text in texts])
     return {
         "all": np.ones(len(texts), bool),
-        "scaffold unseen in training": np.array([s not in train_scaffolds for s in scaffolds]),
+        "scaffold unseen in training": np.array([s not in seen.scaffolds for s in scaffolds]),
         "a role of at most 5 training texts": np.array(
             [any(known[r] <= RARE_ROLE for r in roles(text)) for text in texts]
         ),

@@ -24,7 +24,7 @@ from tmr_jax.eval.ood import OodDetector, auroc, ood_scores
 from tmr_jax.eval.pools import EncodedPool
 from tmr_jax.eval.rank import rank, score_chunks
 from tmr_jax.models.encode import Encoded, l2_normalize
-from tmr_jax.types import Direction, Pool, UserError
+from tmr_jax.types import Direction, Pool
 
 UNRELATED = "unrelated sentences"
 PASSING = 0.95  # share of validation queries below the threshold
@@ -211,7 +211,6 @@ def calibration_record(
     correct = per_query(rank(query, candidate.rows, target, candidate.group))["hits@1"]
     given = 1.0 if trained is None else trained
     before, after = (confidence(query, candidate.rows, t) for t in (given, fitted))
-    bins = reliability(after, correct)
     return {
         "direction": direction,
         "queries": len(target),
@@ -221,7 +220,7 @@ def calibration_record(
         "ece": ece(after, correct),
         "confidence": float(after.mean()),
         "hits@1": float(correct.mean()),
-        "bins": {name: values.tolist() for name, values in bins._asdict().items()},
+        "bins": {name: values.tolist() for name, values in reliability(after, correct).items()},
     }
 
 
@@ -276,11 +275,8 @@ def alignment(text: Float[np.ndarray, "Q D"], mol: Float[np.ndarray, "Q D"]) -> 
 def uniformity(rows: Float[np.ndarray, "Q D"]) -> float:
     """log of the mean of exp(-2 d^2) over pairs of rows (Wang & Isola 2020, t 2): lower is better.
 
-    0 if all rows are the same, near -4 if they fill the sphere.
-    Errors: UserError for fewer than two rows.
+    0 if all rows are the same, near -4 if they fill the sphere. Requires: at least two rows.
     """
-    if len(rows) < 2:
-        raise UserError(f"expected at least 2 rows; got {len(rows)}; choose a larger pool")
     total = 0.0
     for start, scores in score_chunks(rows, rows):
         place = np.arange(len(scores))
@@ -316,14 +312,6 @@ def similarities(
 
 
 # Calibration (Guo et al. 2017, On Calibration of Modern Neural Networks)
-
-
-class Reliability(NamedTuple):
-    """Queries in bins of confidence; an empty bin has means of zero."""
-
-    count: Int[np.ndarray, " bins"]
-    confidence: Float[np.ndarray, " bins"]  # mean
-    correct: Float[np.ndarray, " bins"]  # mean
 
 
 def temperature(
@@ -377,15 +365,18 @@ def _mass(scores: np.ndarray, scale: float) -> np.ndarray:
 
 def reliability(
     confidence: Float[np.ndarray, " Q"], correct: Float[np.ndarray, " Q"], bins: int = BINS
-) -> Reliability:
-    """Mean confidence and mean correctness in bins ]0, 1/bins], ]1/bins, 2/bins] ... of confidence.
+) -> dict[str, np.ndarray]:
+    """Queries in bins ]0, 1/bins], ]1/bins, 2/bins] ... of confidence: `count`, and the means
+    `confidence` and `correct`, which are zero in an empty bin.
 
     `correct` may be a fraction: the expected value of a first place when candidates tie.
     """
     place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     count = np.bincount(place, minlength=bins)
-    sums = (np.bincount(place, values, bins) for values in (confidence, correct))
-    return Reliability(count, *(total / np.maximum(count, 1) for total in sums))
+    sure, right = (
+        np.bincount(place, x, bins) / np.maximum(count, 1) for x in (confidence, correct)
+    )
+    return {"count": count, "confidence": sure, "correct": right}
 
 
 def ece(
@@ -393,4 +384,5 @@ def ece(
 ) -> float:
     """Expected calibration error: mean over queries of |confidence - correctness| of their bin."""
     binned = reliability(confidence, correct, bins)
-    return float(np.average(np.abs(binned.confidence - binned.correct), weights=binned.count))
+    distance = np.abs(binned["confidence"] - binned["correct"])
+    return float(np.average(distance, weights=binned["count"]))

@@ -58,6 +58,8 @@ from tmr_jax.models.runtime import (
 )
 from tmr_jax.types import UserError, did_you_mean
 
+Record = dict[str, Any]  # in results.json
+
 
 class EvalContext(NamedTuple):
     """What all pools of one evaluation share."""
@@ -70,14 +72,6 @@ class EvalContext(NamedTuple):
     seen: TrainingSeen | None  # scaffolds and texts of training; None without a second stage
     draws: int
     facts: FactsTable | None  # of a run that reranks by facts
-
-
-class ProtocolResult(NamedTuple):
-    """The scores of one protocol, and their records in results.json."""
-
-    scores: list[Score]
-    records: list[dict[str, Any]]
-    analyses: list[dict[str, Any]]
 
 
 def read_config(run: Path) -> Experiment:
@@ -129,30 +123,31 @@ def evaluate(
     rivals = baselines(config.data, run / TOKENIZER)
     facts = read_facts(run, model.checkpoint["sha256"])
     context = EvalContext(run, config, model, rivals, alpha, seen, draws, facts)
-    measured = [
-        measure(context, protocol, side, c, refused[protocol.name])
-        for protocol, side, c in zip(declared, tested, checked, strict=True)
-    ]
+    scores, records, analyses = [], [], []
+    for protocol, side, one in zip(declared, tested, checked, strict=True):
+        found = measure(context, protocol, side, one, refused[protocol.name])
+        for kept, more in zip((scores, records, analyses), found, strict=True):
+            kept += more
     # Batches hold the same pairs as the whole pool; these records are of queries with one answer.
     pairs = [not p.batch and PAIR in p.relevance for p in declared]
     whole = [side for side, one in zip(tested, pairs, strict=True) if one]
     results = summary(context, command) | {
-        "scores": [record for m in measured for record in m.records],
-        "analysis": [record for m in measured for record in m.analyses],
+        "scores": records,
+        "analysis": analyses,
         "trust": diagnostics(context, whole, others),
     }
     words, atoms = tested[0].text.side, tested[0].mol.side
     if model.slots is not None and words is not None and atoms is not None:
         results["slots"] = model.slots(words, atoms)
-    scores = [score for m in measured for score in m.scores]
     write_results(context, results, scores, tested[0], shown=not declared[0].batch)
     return results
 
 
 def measure(
     context: EvalContext, protocol: Protocol, side: EncodedPool, checked: Checked, refused: int
-) -> ProtocolResult:
-    """All scores of one protocol: each direction, stage and notion of a right answer."""
+) -> tuple[list[Score], list[Record], list[Record]]:
+    """All scores of one protocol (each direction, stage and notion of a right answer), their
+    records, and the analyses of the pool."""
     reranker, alpha = context.model.reranker, context.alpha
     cut = in_whole_batches(side, protocol.batch)
     pool, sets = cut.pool, query_sets(*cut, protocol.batch)
@@ -175,12 +170,12 @@ def measure(
     dropped = len(side.pool.smiles) - len(pool.smiles)
     counts = {"refused_molecules": refused, "dropped_pairs": dropped}
     records = [score_record(s, context.config, protocol, checked.record, counts) for s in scores]
-    return ProtocolResult(scores, records, analyses)
+    return scores, records, analyses
 
 
 def write_results(
     context: EvalContext,
-    results: dict[str, Any],
+    results: Record,
     scores: list[Score],
     first: EncodedPool,
     shown: bool,

@@ -25,10 +25,9 @@ from tmr_jax.types import UserError
 
 SHORTLIST = 300  # candidates, best by cosine, that are reordered
 OVER, MANY, DETAIL = (1, 2, 4), (1, 2, 4, 8), (4, 8)  # where a next state begins
-STATED = (
-    2 * len(OVER) + 1
-)  # states of a fact that is stated: molecules with -4, -2, -1, 0, ... more
-UNSAID = len(MANY) + 1  # of a fact that is not, for each level of how many facts the text states
+# States of a fact that is stated: molecules with -4, -2, -1, 0, ... more; of one that is not, for
+# each level of how many facts the text states.
+STATED, UNSAID = 2 * len(OVER) + 1, len(MANY) + 1
 STATES = STATED + (len(DETAIL) + 1) * UNSAID
 EXACT = 1024.0  # worths are multiples of 1 / EXACT: their sum is exact in every order
 

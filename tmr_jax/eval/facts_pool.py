@@ -10,7 +10,6 @@ import hashlib
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from tmr_jax.data.features.facts import facts_of, molecule_facts, text_facts
 from tmr_jax.eval.facts import SHORTLIST, FactsTable
@@ -23,12 +22,6 @@ from tmr_jax.types import Pool
 
 STAGE = "facts"
 QUERIES = 64  # scored at once
-
-
-def pool_facts(pool: Pool) -> tuple[Float[np.ndarray, "n F"], Float[np.ndarray, "m F"]]:
-    """Facts of the texts and of the molecules of a pool."""
-    texts = facts_of(text_facts, pool.texts, "facts of texts")
-    return texts, facts_of(molecule_facts, pool.smiles, "facts of molecules")
 
 
 class Shortlists(NamedTuple):
@@ -59,20 +52,18 @@ class Shortlists(NamedTuple):
 
 def shortlists(pool: Pool, side: QuerySet) -> Shortlists:
     """The shortlists of a direction of a pool. Equal cosines go by a hash of the facts."""
-    texts, molecules = pool_facts(pool)
+    texts = facts_of(text_facts, pool.texts, "facts of texts")
+    molecules = facts_of(molecule_facts, pool.smiles, "facts of molecules")
     query, candidate, target = texts, molecules, pool.text_target
     if side.direction == "m2t":
         query, candidate, target = molecules, texts, pool.mol_target
     # The encoder cuts texts: two may be one input and yet state other facts.
-    digest = np.array([_digest(row) for row in candidate])
+    bits = (hashlib.blake2b(row.tobytes(), digest_size=7).digest() for row in candidate)
+    digest = np.array([*map(int.from_bytes, bits)])
     first, group = distinct(np.stack([side.group, digest], 1).view(np.uint8))
     item, cosine = top(side.query, side.candidate[first], SHORTLIST, digest[first])
     side, count = side._replace(group=group), np.bincount(group)
     return Shortlists(side, query[target >= 0], candidate[first], first, count, item, cosine)
-
-
-def _digest(row: np.ndarray) -> int:
-    return int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=7).digest())
 
 
 def facts_scores(pool: Pool, sides: list[QuerySet], facts: FactsTable) -> list[Score]:

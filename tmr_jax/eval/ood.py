@@ -60,13 +60,8 @@ def ood_scores(
     """1 - mean cosine of the nearest reference rows: 0 is familiar, higher is further outside.
 
     Depends on the query's own row and the reference rows only; no label enters.
-    Errors: UserError for no reference row or `neighbours` below 1.
+    Requires: at least one reference row and one neighbour.
     """
-    if not len(reference) or neighbours < 1:
-        raise UserError(
-            f"expected reference rows and at least 1 neighbour; got {len(reference)} rows and "
-            f"{neighbours}; pass the run's validation texts, or the candidates"
-        )
     k = min(neighbours, len(reference))
     scores = np.empty(len(query))
     for start, cosines in score_chunks(query, reference):
@@ -78,13 +73,8 @@ def ood_scores(
 def auroc(negatives: Float[np.ndarray, " N"], positives: Float[np.ndarray, " P"]) -> float:
     """Share of (negative, positive) pairs in which the positive is higher; ties count half.
 
-    Errors: UserError if either is empty.
+    Requires: neither is empty.
     """
-    if not len(negatives) or not len(positives):
-        raise UserError(
-            f"expected scores of both kinds; got {len(negatives)} and {len(positives)}; "
-            "choose pools with queries"
-        )
     ordered = np.sort(negatives)
     below = np.searchsorted(ordered, positives, "left")
     up_to = np.searchsorted(ordered, positives, "right")

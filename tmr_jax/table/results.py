@@ -60,15 +60,10 @@ class Line(NamedTuple):
         """Its pool was ranked, and has no query of this direction."""
         return self.missing.startswith(NO_QUERIES)
 
-    def values(self, metric: str) -> list[float]:
-        return [record["metrics"][metric] for record in self.records]
-
     def other_hits(self, right: str) -> float | None:
         """Mean Hits@1 of the same ranking where other candidates are right; None: not available."""
-        values = [
-            record["other_hits"][right] for record in self.records if right in record["other_hits"]
-        ]
-        return float(np.mean(values)) if values and len(values) == len(self.records) else None
+        values = [record["other_hits"].get(right) for record in self.records]
+        return float(np.mean(values)) if values and None not in values else None
 
     def common(self, key: str) -> Any:
         """A value that all seeds share: the pool, the rule of ties, what counts as right."""
@@ -121,7 +116,7 @@ def _is_of(record: dict[str, Any], row: Row, direction: str) -> bool:
 
 
 def summary(line: Line, metric: str) -> Summary:
-    values = line.values(metric)
+    values = [record["metrics"][metric] for record in line.records]
     bounds = [record["intervals"][metric] for record in line.records]
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None
     low, high = min(b[0] for b in bounds), max(b[1] for b in bounds)
@@ -150,18 +145,13 @@ def difference(better: Line, worse: Line, metric: str) -> Difference | None:
         return None
     pairs = [(ours[seed], theirs[seed]) for seed in seeds]
     by_seed = np.array([a["metrics"][metric] - b["metrics"][metric] for a, b in pairs])
-    half = float(stats.t.ppf(LEVEL, len(seeds) - 1)) * _error(by_seed)
+    half = float(stats.t.ppf(LEVEL, len(seeds) - 1) * stats.sem(by_seed))
     queries = 0
     if all("ranks" in record for pair in pairs for record in pair):
         by_query = np.mean([of_ranks(a, metric) - of_ranks(b, metric) for a, b in pairs], 0)
-        half, queries = math.hypot(half, stats.norm.ppf(LEVEL) * _error(by_query)), len(by_query)
+        half, queries = math.hypot(half, stats.norm.ppf(LEVEL) * stats.sem(by_query)), len(by_query)
     mean = float(by_seed.mean())
     return Difference(mean, mean - half, mean + half, len(seeds), queries)
-
-
-def _error(values: np.ndarray) -> float:
-    """Standard error of the mean."""
-    return float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
 def of_ranks(record: dict[str, Any], metric: str) -> np.ndarray:
