@@ -17,7 +17,17 @@ import numpy as np
 from tmr_jax.data.workers import duration
 from tmr_jax.eval.metrics import impossible
 from tmr_jax.eval.protocols import BATCH, CLEAN, IDENTITY, IN_BATCH, find
-from tmr_jax.eval.report.page import BOTTOM, COLOURS, EDGE, INK, WIDTH, Chart, chart, templates
+from tmr_jax.eval.report.page import (
+    BOTTOM,
+    COLOURS,
+    EDGE,
+    INK,
+    WIDTH,
+    Chart,
+    chart,
+    outline_chart,
+    templates,
+)
 from tmr_jax.eval.scores import number
 from tmr_jax.table.plan import Table
 from tmr_jax.table.results import Line, sentences, summary
@@ -57,16 +67,14 @@ def markdown(table: Table, lines: Sequence[Line]) -> str:
 
 def page(table: Table, lines: Sequence[Line]) -> str:
     """The whole HTML document."""
-    environment = templates()
-    loaders = [jinja2.PackageLoader("tmr_jax.table", ""), environment.loader]
-    environment.loader = jinja2.ChoiceLoader([loader for loader in loaders if loader])
     sections = [
         ("Curve", curve(table, [x for x in lines if len(x.row.at) == 1])),
         ("Grid", grids(table, [x for x in lines if len(x.row.at) == 2])),
         ("Similarity of positive and negative pairs", similarities(lines)),
         ("Cost of each run", costs(lines)),
     ]
-    return environment.get_template("table.jinja").render(
+    template = templates(jinja2.PackageLoader("tmr_jax.table", "")).get_template("table.jinja")
+    return template.render(
         title=table.title,
         intro=explanation(table),
         heads=(FACTS[0], *table.metrics, *OTHER_RIGHT, *REST),
@@ -288,25 +296,14 @@ def _outlines(title: str, pools: dict[str, dict[str, Any]]) -> Chart:
 
     The record of a pool also holds those of other data sets, which are not rows.
     """
-    shown = list(pools)[: len(COLOURS)]
-    edges = np.array(pools[shown[0]]["edges"])
-    counts = {
-        (kind, pool): np.array(pools[pool]["counts"][f"{kind}, {pool}"])
-        for pool in shown
-        for kind in DASHES
-    }
-    shares = {key: count / max(count.sum(), 1) for key, count in counts.items()}
-    used = np.flatnonzero(sum(shares.values()))
-    first, end = used[0], used[-1] + 1
-
-    def paint(axes: Axes) -> None:
-        for (kind, pool), share in shares.items():
-            style = {"color": COLOURS[shown.index(pool)], "linestyle": DASHES[kind], "lw": 1.6}
-            axes.stairs(share[first:end], edges[first : end + 1], baseline=None, **style)
-
-    sizes = [", ".join(f"{counts[kind, pool].sum():,} {kind}" for kind in DASHES) for pool in shown]
-    names = [f"{pool} ({size})" for pool, size in zip(shown, sizes, strict=True)]
-    return chart(title, paint, names, SIMILARITIES)
+    counts, names = {}, []
+    for pool in list(pools)[: len(COLOURS)]:
+        own = {kind: pools[pool]["counts"][f"{kind}, {pool}"] for kind in DASHES}
+        counts |= {(kind, pool): count for kind, count in own.items()}
+        sizes = (f"{sum(count):,} {kind}" for kind, count in own.items())
+        names.append(f"{pool} ({', '.join(sizes)})")
+    histogram = {"edges": next(iter(pools.values()))["edges"], "counts": counts}
+    return outline_chart(title, histogram, SIMILARITIES, names, [*DASHES.values()])
 
 
 def costs(lines: Sequence[Line]) -> Iterator[Chart]:

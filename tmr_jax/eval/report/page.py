@@ -68,9 +68,9 @@ EXTRA = re.compile(
 )
 
 
-def templates() -> jinja2.Environment:
-    """The templates of this folder; `document.jinja` is the page that others extend, too."""
-    loader = jinja2.PackageLoader("tmr_jax.eval", "report")
+def templates(*more: jinja2.BaseLoader) -> jinja2.Environment:
+    """The templates of this folder and `more`, which may extend `document.jinja`, too."""
+    loader = jinja2.ChoiceLoader([*more, jinja2.PackageLoader("tmr_jax.eval", "report")])
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -248,19 +248,20 @@ def choose_examples(
     }
     examples = []
     for score in scores:
-        if (score.protocol, score.scorer, score.right) != (pool.protocol, "model", PAIR):
-            continue
-        if score.stage not in ("", "det"):  # examples show cosines
+        shown = (score.protocol, score.scorer, score.right) == (pool.protocol, "model", PAIR)
+        if not shown or score.stage not in ("", "det"):  # examples show cosines
             continue
         query, candidate, target, queries, contents = sides[score.direction]
         items = np.flatnonzero(target >= 0)
         ranks = per_query(score.ranking)["mr"]
         for i in _chosen(ranks, seed):
             row, right = query.rows[items[i]], int(target[items[i]])
-            best = _best(row, candidate.rows, right, contents)
+            index, value = top(row[None], candidate.rows, SHOWN)
+            best = zip(index[0], value[0], strict=True)
+            first = tuple(Candidate(contents[j], float(v), j == right) for j, v in best)
             answer = Candidate(contents[right], float(row @ candidate.rows[right]), True)
             where = score.direction, score.protocol
-            examples.append(Example(*where, queries[items[i]], answer, float(ranks[i]), best))
+            examples.append(Example(*where, queries[items[i]], answer, float(ranks[i]), first))
     return examples
 
 
@@ -270,14 +271,6 @@ def _chosen(ranks: np.ndarray, seed: int) -> list[int]:
     misses = np.argsort(ranks, kind="stable")[len(hits) :]
     places = np.linspace(0, len(misses) - 1, min(EXAMPLES, len(misses))).astype(int)
     return [int(i) for i in (*drawn, *misses[places])]
-
-
-def _best(
-    row: np.ndarray, candidates: np.ndarray, right: int, contents: tuple[str, ...]
-) -> tuple[Candidate, ...]:
-    index, value = top(row[None], candidates, SHOWN)
-    pairs = zip(index[0], value[0], strict=True)
-    return tuple(Candidate(contents[i], float(v), i == right) for i, v in pairs)
 
 
 # One query of a second stage, step by step: what the ranks of the table are computed from
@@ -299,9 +292,6 @@ class WorkedQuery(NamedTuple):
     listed: bool  # is the right molecule on the shortlist
     shortlist: int
     charts: list[Chart]
-    columns: tuple[str, ...] = (
-        *("cosine (place)", "perturbed (place)", "words and atoms", "denoised"),
-    )
 
 
 def worked_query(
@@ -341,15 +331,12 @@ def candidate_rows(reranked: Reranked, alpha: float, target: int, smiles: list[s
     """The first candidates under `fused`, and the right one wherever it came, with the score of
     every part and the place that it gives."""
     every = np.argsort(-levels(reranked, "fused", alpha)[0], kind="stable")
-    order = every[:LISTED]
-    found = np.flatnonzero(reranked.item[0, every] == target)
-    if len(found) and found[0] >= LISTED:
-        order = np.append(order, every[found])
     by_cosine = np.argsort(np.argsort(-reranked.first[0], kind="stable"))
     rows = []
-    for column in order:
-        rank = int(np.flatnonzero(every == column)[0]) + 1
+    for rank, column in enumerate(every, 1):
         item = int(reranked.item[0, column])
+        if rank > LISTED and item != target:
+            continue
         parts = (values[0, column : column + 1] for values in (reranked.local, reranked.clean))
         cells = (
             f"{reranked.first[0, column]:.4f} ({by_cosine[column] + 1})",
@@ -443,24 +430,33 @@ def line_chart(title: str, curves: dict[str, list[tuple[float, float]]]) -> Char
 def smoothed(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """At most POINTS points, each the mean of as many neighbours: single steps are noise."""
     block = -(-len(points) // POINTS)
-    parts = [points[i : i + block] for i in range(0, len(points), block)]
-    return [(sum(x for x, _ in p) / len(p), sum(y for _, y in p) / len(p)) for p in parts]
+    return [tuple(np.mean(points[i : i + block], 0)) for i in range(0, len(points), block)]
 
 
-def outline_chart(title: str, histogram: dict[str, Any], caption: str) -> Chart:
-    """Histograms over the same `edges`, each as fractions of its own count."""
+def outline_chart(
+    title: str,
+    histogram: dict[str, Any],
+    caption: str,
+    names: Sequence[str] = (),
+    dashes: Sequence[Any] = ("-",),
+) -> Chart:
+    """Histograms over the same `edges`, each as fractions of its own count.
+
+    As many as there are `dashes` share a colour, and one of `names` (default: their own).
+    """
     counts = histogram["counts"]
-    shares = {name: np.array(count) / max(sum(count), 1) for name, count in counts.items()}
-    used = np.flatnonzero(sum(shares.values()))
+    shares = [np.array(count) / max(sum(count), 1) for count in counts.values()]
+    used = np.flatnonzero(sum(shares))
     first, end = used[0], used[-1] + 1
     edges = histogram["edges"][first : end + 1]
 
     def paint(axes: Axes) -> None:
-        for i, share in enumerate(shares.values()):
-            colour = COLOURS[i % len(COLOURS)]
-            axes.stairs(share[first:end], edges, baseline=None, color=colour, lw=1.6)
+        for i, share in enumerate(shares):
+            colour, dash = COLOURS[i // len(dashes) % len(COLOURS)], dashes[i % len(dashes)]
+            axes.stairs(share[first:end], edges, baseline=None, color=colour, ls=dash, lw=1.6)
 
-    return chart(title, paint, [f"{n} ({sum(count):,})" for n, count in counts.items()], caption)
+    names = names or [f"{name} ({sum(count):,})" for name, count in counts.items()]
+    return chart(title, paint, names, caption)
 
 
 def bar_chart(
