@@ -229,7 +229,6 @@ def test_lines_say_every_number():
 def test_the_temperature_of_training():
     assert trained_temperature({"log_scale": np.log(20.0)}) == pytest.approx(0.05)
     assert trained_temperature({"log_scale": np.float32(9.0)}) == pytest.approx(0.01)  # its limit
-    assert trained_temperature({"bank": np.zeros(2)}) is None
 
 
 def test_the_data_set_in_the_package_has_no_companion_where_no_file_is_on_disk():

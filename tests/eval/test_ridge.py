@@ -10,7 +10,7 @@ import pytest
 
 from tmr_jax.config import DataConfig, Experiment
 from tmr_jax.data.pools import load_pool
-from tmr_jax.eval import ridge
+from tmr_jax.eval import baseline, ridge
 from tmr_jax.eval.metrics import metrics
 from tmr_jax.eval.protocols import CLEAN, HOLDER, PAIR, find
 from tmr_jax.eval.ridge import BASELINE, PIECES_BASELINE, against_model, baselines
@@ -46,9 +46,9 @@ def test_it_is_fitted_on_training_pairs_and_chosen_on_validation(data, monkeypat
 
     def fit(*parts):
         given.extend(parts)
-        return ridge.Ridge({}, *[np.zeros(0, np.float32)] * 5, 1.0, 0.0)
+        return baseline.Ridge({}, *[np.zeros(0, np.float32)] * 5, 1.0, 0.0)
 
-    monkeypatch.setattr(ridge, "fit_ridge", fit)
+    monkeypatch.setattr(baseline, "fit_ridge", fit)
     assert baselines(data, TINY_BERT)[0].ridge.strength == 1.0
     texts, bits, chosen_texts, chosen_bits = given
     lines = Path(data.table.path).read_text(encoding="utf-8").splitlines()
@@ -73,7 +73,7 @@ def test_ranks_are_computed_once(data, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(ridge, "CACHE_FROM", 1)
     pool = load_pool("table/test", data)
     first = baselines(data, TINY_BERT)[0].scores(pool)
-    monkeypatch.setattr(ridge, "fit_ridge", None)
+    monkeypatch.setattr(baseline, "fit_ridge", None)
     again = baselines(data, TINY_BERT)[0].scores(pool)
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.ranking.greater, other.ranking.greater)

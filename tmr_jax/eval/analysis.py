@@ -10,6 +10,7 @@ Nothing here changes a rank.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from collections import Counter
@@ -87,17 +88,14 @@ def draw_winners(
     pool: Pool, text: Encoded, mol: Encoded, reranker: PoolReranker, alpha: float, draws: int
 ) -> Int[np.ndarray, "draws Q"]:
     """The molecule ranked first for each text in each draw."""
-    settings, winners = reranker.settings, []
-    try:
-        for draw in track(range(draws), "drawing"):
-            reranker.settings = dataclasses.replace(
-                settings, samples=min(settings.samples, 1), noises=1, seed=settings.seed + draw
-            )
-            lists = reranker.lists(text, mol, "t2m", pool.text_target)
-            first = levels(lists.reranked, "fused", alpha).argmax(1)
-            winners.append(np.take_along_axis(lists.reranked.item, first[:, None], 1)[:, 0])
-    finally:
-        reranker.settings = settings
+    settings, other, winners = reranker.settings, copy.copy(reranker), []
+    for draw in track(range(draws), "drawing"):
+        other.settings = dataclasses.replace(
+            settings, samples=min(settings.samples, 1), noises=1, seed=settings.seed + draw
+        )
+        lists = other.lists(text, mol, "t2m", pool.text_target)
+        first = levels(lists.reranked, "fused", alpha).argmax(1)
+        winners.append(np.take_along_axis(lists.reranked.item, first[:, None], 1)[:, 0])
     return np.stack(winners)
 
 

@@ -28,7 +28,7 @@ _WORD = re.compile(r"\w+")
 
 
 class Ridge(NamedTuple):
-    """A fitted baseline, with the chosen strength and power and their MRR on validation."""
+    """A fitted baseline, with the strength and power that were chosen on validation."""
 
     index: dict[str, int]  # n-gram -> column
     idf: np.ndarray  # float32 [V]
@@ -64,20 +64,16 @@ def fit_ridge(
     gram = (words.T @ words).toarray() - n * np.outer(word_mean, word_mean)
     cross = words.T @ targets  # the targets are centred, so the words need not be
     queries = _tfidf(validation_texts, index, idf).toarray() - word_mean
-    best: tuple[float, float, float] | None = None
+    mrr = {}
     for strength in STRENGTHS:
         predicted = _solve(gram, strength, queries.T).T @ cross
         for power in POWERS:
             scale = _scale(spread, power)
-            score = _mrr(
-                l2_normalize(predicted * scale), l2_normalize((validation_fps - mean) * scale)
-            )
-            if best is None or score > best[0]:
-                best = score, strength, power
-    assert best is not None
-    weights = _solve(gram, best[1], cross)
-    scale = _scale(spread, best[2])
-    return Ridge(index, idf, word_mean, weights, mean, scale, best[1], best[2])
+            molecules = l2_normalize((validation_fps - mean) * scale)
+            mrr[strength, power] = _mrr(l2_normalize(predicted * scale), molecules)
+    strength, power = max(mrr, key=lambda chosen: mrr[chosen])
+    weights, scale = _solve(gram, strength, cross), _scale(spread, power)
+    return Ridge(index, idf, word_mean, weights, mean, scale, strength, power)
 
 
 def text_rows(ridge: Ridge, texts: Sequence[str]) -> np.ndarray:

@@ -47,15 +47,8 @@ from tmr_jax.eval.scores import (
     score_sides,
     with_clean,
 )
+from tmr_jax.models import runtime
 from tmr_jax.models.run import TOKENIZER
-from tmr_jax.models.runtime import (
-    CONFIG,
-    METRICS,
-    describe_code,
-    keep_freed_memory,
-    read_metrics,
-    use_compile_cache,
-)
 from tmr_jax.types import UserError, did_you_mean
 
 Record = dict[str, Any]  # in results.json
@@ -79,7 +72,7 @@ def read_config(run: Path) -> Experiment:
 
     Errors: UserError for a directory that is not a run, with the most similar names.
     """
-    path = run / CONFIG
+    path = run / runtime.CONFIG
     if not path.is_file():
         known = sorted(str(p.parent) for p in run.parent.glob("*/config.json"))
         hint = did_you_mean(str(run), known) if known else "train one: make train EXP=quickstart"
@@ -105,8 +98,8 @@ def evaluate(
     rows, for impossible sizes, for training molecules in a foreign test set, and for scores that
     are not finite.
     """
-    keep_freed_memory()
-    use_compile_cache(cache_folder())
+    runtime.keep_freed_memory()
+    runtime.use_compile_cache(cache_folder())
     run, config = Path(run), read_config(Path(run))
     data = data or config.data
     own = own_test(config.data, data)
@@ -174,11 +167,7 @@ def measure(
 
 
 def write_results(
-    context: EvalContext,
-    results: Record,
-    scores: list[Score],
-    first: EncodedPool,
-    shown: bool,
+    context: EvalContext, results: Record, scores: list[Score], first: EncodedPool, shown: bool
 ) -> None:
     """ranks.json, results.json and report.html, in this order: a run with results has ranks.
 
@@ -193,7 +182,7 @@ def write_results(
     write_json(run / "results.json", results, indent=2)
     rankings = {n: s.ranking for n, s in named.items() if s.stage in FINAL}
     examples = choose_examples(*first, scores, seed) if shown else []
-    history = read_metrics(run / METRICS)
+    history = runtime.read_metrics(run / runtime.METRICS)
     html = page(results, rankings, examples, history, work_out(context, first))
     write_text(run / "report.html", html)
 
@@ -255,7 +244,7 @@ def work_out(context: EvalContext, sides: EncodedPool) -> WorkedQuery | None:
 def summary(context: EvalContext, command: str) -> dict[str, Any]:
     """What holds for all scores of a results.json."""
     config = context.config
-    commit, *changed = describe_code().splitlines()
+    commit, *changed = runtime.describe_code().splitlines()
     return {
         "run": str(context.run),
         "experiment": config.name,

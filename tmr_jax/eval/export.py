@@ -31,14 +31,7 @@ from tmr_jax.models.checkpoint import parameters_sha256
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.exported import read_weights, write_sums, write_weights
 from tmr_jax.models.run import FEATURES, TOKENIZER, VOCABULARY, Checkpoint, load_run
-from tmr_jax.models.runtime import (
-    CONFIG,
-    EXPORTED,
-    FACTS_FILE,
-    GIT,
-    VALIDATION,
-    use_compile_cache,
-)
+from tmr_jax.models.runtime import CONFIG, EXPORTED, FACTS_FILE, GIT, VALIDATION, use_compile_cache
 from tmr_jax.types import UserError
 
 GOLDEN = "golden.json"

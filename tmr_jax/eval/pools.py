@@ -141,8 +141,6 @@ def restored(trained: TrainedModel, params: Any, checkpoint: dict[str, Any]) -> 
     return Restored(checkpoint, texts, molecules, reranker, temperature, slots)
 
 
-def trained_temperature(params: Any) -> float | None:
-    """The temperature that training divided the cosines by; None for a loss without a scale."""
-    if "log_scale" not in params:
-        return None
+def trained_temperature(params: Any) -> float:
+    """The temperature that a loss with a scale divided the cosines by."""
     return math.exp(-min(float(params["log_scale"]), MAX_LOGIT_SCALE))

@@ -20,16 +20,10 @@ from tmr_jax.config import Experiment
 from tmr_jax.data.files import write_json
 from tmr_jax.data.tables import take_ranges
 from tmr_jax.data.workers import progress_of
+from tmr_jax.eval import rerank_steps
 from tmr_jax.eval.metrics import RERANK_STAGES, metrics
 from tmr_jax.eval.rank import rank, score_chunks
-from tmr_jax.eval.rerank_steps import (
-    Reranked,
-    Settings,
-    perturbed,
-    rerank,
-    rerank_one,
-    word_weights,
-)
+from tmr_jax.eval.rerank_steps import Reranked, Settings
 from tmr_jax.models.checkpoint import variables
 from tmr_jax.models.encode import Encoded, l2_normalize
 from tmr_jax.models.layers.denoiser import visited
@@ -131,7 +125,7 @@ class PoolReranker:
         pool = take(candidate.side, used)
         sides = (text.side, pool) if direction == "t2m" else (pool, mol.side)
         model = self._apply, self.params, *sides, direction, queries, self.settings
-        reranked = rerank(*model, on_progress, local_devices())
+        reranked = rerank_steps.rerank(*model, on_progress, local_devices())
         return Lists(
             reranked=Reranked(*(column[row] for column in reranked)),
             query=query.rows[rows],
@@ -143,17 +137,17 @@ class PoolReranker:
     def perturbed(self, text: Encoded, mol: np.ndarray) -> np.ndarray:
         """s1 of one text with the embeddings of a shortlist of molecules [n, D], float32 [n]."""
         assert text.side is not None, "encode with parts"
-        return perturbed(self._apply, self.params, text.side, mol, self.settings)
+        return rerank_steps.perturbed(self._apply, self.params, text.side, mol, self.settings)
 
     def worked(
         self, text: EncodedCorpus, mol: EncodedCorpus, query: int
     ) -> tuple[Reranked, np.ndarray]:
         """One text against all molecules, and X0_hat after every step, [S, K]."""
-        return rerank_one(self._apply, self.params, text, mol, query, self.settings)
+        return rerank_steps.rerank_one(self._apply, self.params, text, mol, query, self.settings)
 
     def word_weights(self, text: EncodedCorpus) -> np.ndarray:
         """Weights of all words of the texts, text after text."""
-        return word_weights(self._apply, self.params, text)
+        return rerank_steps.word_weights(self._apply, self.params, text)
 
 
 def rerank_both(

@@ -24,15 +24,7 @@ from tmr_jax.data.features.similarity import fingerprints
 from tmr_jax.data.features.text import load_tokenizer
 from tmr_jax.data.files import CACHE_FROM, JSON, cache_key, cached
 from tmr_jax.data.pools import load_pool, validation_protocol
-from tmr_jax.eval.baseline import (
-    POWERS,
-    STRENGTHS,
-    VOCABULARY,
-    Ridge,
-    fit_ridge,
-    molecule_rows,
-    text_rows,
-)
+from tmr_jax.eval import baseline
 from tmr_jax.eval.protocols import HOLDER, PAIR
 from tmr_jax.eval.scores import Ceiling, QuerySet, Score, ceiling, query_sets
 from tmr_jax.models.encode import Encoded, distinct
@@ -59,8 +51,8 @@ class Baseline:
         self._validation = read(validation[0]), validation[1]
 
     @cached_property
-    def ridge(self) -> Ridge:
-        return fit_ridge(*_features(self._train), *_features(self._validation))
+    def ridge(self) -> baseline.Ridge:
+        return baseline.fit_ridge(*_features(self._train), *_features(self._validation))
 
     def scores(self, pool: Pool, batch: int = 0) -> list[Score]:
         """Its scores on a pool by index, or of all holders of a query where the pool has them.
@@ -71,7 +63,8 @@ class Baseline:
         parts = (*self._train, *self._validation, texts, pool.smiles)
         if sum(map(len, parts)) < CACHE_FROM:
             return self._ranked(pool, texts, batch)
-        fixed = [VOCABULARY, STRENGTHS, POWERS, version("rdkit"), batch, [*map(len, parts)]]
+        tried = baseline.VOCABULARY, baseline.STRENGTHS, baseline.POWERS
+        fixed = [*tried, version("rdkit"), batch, [*map(len, parts)]]
         rows = [*(row for part in parts for row in part), pool.text_target, pool.mol_target]
         rows += [] if pool.further is None else [pool.further]
         found = cached(
@@ -86,8 +79,8 @@ class Baseline:
         bits = fingerprints(pool.smiles)
         mol_group = distinct(np.ascontiguousarray(bits).view(np.uint8))[1]
         text_group = np.unique(np.array(pool.texts, object), return_inverse=True)[1]
-        text = Encoded(text_rows(self.ridge, texts), text_group)
-        mol = Encoded(molecule_rows(self.ridge, bits), mol_group)
+        text = Encoded(baseline.text_rows(self.ridge, texts), text_group)
+        mol = Encoded(baseline.molecule_rows(self.ridge, bits), mol_group)
         sides = query_sets(pool, text, mol, batch)
         return [_score(pool.protocol, side, self.name) for side in sides]
 

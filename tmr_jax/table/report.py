@@ -147,8 +147,9 @@ def _facts(line: Line) -> list[str]:
     row = line.row
     protocol, right, ties, seeds = row.protocol, NONE, NONE, NONE
     if line.records:
-        right, ties = line.common("right"), line.common("ties")
-        pool, seeds = f"{line.common('pool'):,}", ", ".join(map(str, line.seeds))
+        first = line.records[0]  # these are the same for all seeds
+        right, ties, pool = first["right"], first["ties"], f"{first['pool']:,}"
+        seeds = ", ".join(map(str, line.seeds))
     elif row.cited and line.cited_only:
         protocol, pool, seeds = row.cited.protocol, _size(row.cited.pool) or UNSTATED, "cited"
     else:

@@ -17,7 +17,7 @@ from tmr_jax.table.plan import Claim, Row, Table
 LEVEL = 0.975  # quantile at the end of a 95 % interval
 LAST_TIERS = ("fused", "facts")  # the final ranking of a run with a second stage
 DIRECTIONS = ("t2m", "m2t")
-NO_QUERIES = "no queries in this direction"
+NO_QUERIES = "no queries in this direction"  # of a pool that was ranked
 
 
 class Cost(NamedTuple):
@@ -55,19 +55,10 @@ class Line(NamedTuple):
     def cited_only(self) -> bool:
         return not self.row.experiment
 
-    @property
-    def has_no_queries(self) -> bool:
-        """Its pool was ranked, and has no query of this direction."""
-        return self.missing.startswith(NO_QUERIES)
-
     def other_hits(self, right: str) -> float | None:
         """Mean Hits@1 of the same ranking where other candidates are right; None: not available."""
         values = [record["other_hits"].get(right) for record in self.records]
         return float(np.mean(values)) if values and None not in values else None
-
-    def common(self, key: str) -> Any:
-        """A value that all seeds share: the pool, the rule of ties, what counts as right."""
-        return self.records[0][key]
 
 
 class Summary(NamedTuple):
@@ -94,7 +85,13 @@ def lines(table: Table, results: Sequence[Sequence[SeedResult]]) -> list[Line]:
 
 
 def _line(row: Row, direction: str, results: list[SeedResult]) -> Line:
-    scored = [(x, record) for x in results for record in x.scores if _is_of(record, row, direction)]
+    place, tiers = (row.protocol, direction), (row.tier,) if row.tier else LAST_TIERS
+    scored = [
+        (x, record)
+        for x in results
+        for record in x.scores
+        if (record["protocol"], record["direction"]) == place and record["tier"] in (*tiers, "")
+    ]
     missing = next((x.missing for x in results if x.missing), "")
     if row.experiment and not scored and not all(x.missing for x in results):
         missing = f"{NO_QUERIES}: {row.protocol}"
@@ -107,12 +104,6 @@ def _line(row: Row, direction: str, results: list[SeedResult]) -> Line:
         [x.trust for x, _ in scored if x.trust is not None],
         missing,
     )
-
-
-def _is_of(record: dict[str, Any], row: Row, direction: str) -> bool:
-    place = (record["protocol"], record["direction"])
-    tiers = (row.tier,) if row.tier else LAST_TIERS
-    return place == (row.protocol, direction) and record["tier"] in (*tiers, "")
 
 
 def summary(line: Line, metric: str) -> Summary:
@@ -178,7 +169,7 @@ def sentences(claim: Claim, table_lines: Sequence[Line]) -> list[str]:
     texts = []
     for direction in (claim.direction,) if claim.direction else DIRECTIONS:
         better, worse = (by_label[label, direction] for label in (claim.better, claim.worse))
-        no_queries = better.has_no_queries or worse.has_no_queries
+        no_queries = any(line.missing.startswith(NO_QUERIES) for line in (better, worse))
         if claim.direction or direction == "t2m" or not no_queries:
             texts.append(sentence(claim, better, worse))
     return list(dict.fromkeys(texts))  # rows that were not run are so in both directions
@@ -197,6 +188,6 @@ def sentence(claim: Claim, better: Line, worse: Line) -> str:
     over = f"{gain.seeds} seeds" + (f", {gain.queries:,} queries" if gain.queries else "")
     result = verdict(gain, claim.threshold)
     return (
-        f"{result.capitalize()}: {claimed}; {what}, in {better.common('protocol')}: "
+        f"{result.capitalize()}: {claimed}; {what}, in {better.records[0]['protocol']}: "
         f"{gain.mean:+.4f} (95 % {gain.low:+.4f} to {gain.high:+.4f}; {over})."
     )
