@@ -70,7 +70,9 @@ def fit_ridge(
         for power in POWERS:
             scale = _scale(spread, power)
             molecules = l2_normalize((validation_fps - mean) * scale)
-            mrr[strength, power] = _mrr(l2_normalize(predicted * scale), molecules)
+            found = rank(l2_normalize(predicted * scale), molecules, np.arange(len(molecules)))
+            ranks = 1 + found.greater + found.equal / 2
+            mrr[strength, power] = float(np.mean(1 / ranks))
     strength, power = max(mrr, key=lambda chosen: mrr[chosen])
     weights, scale = _solve(gram, strength, cross), _scale(spread, power)
     return Ridge(index, idf, word_mean, weights, mean, scale, strength, power)
@@ -132,8 +134,3 @@ def _solve(gram: np.ndarray, strength: float, right: np.ndarray) -> np.ndarray:
 def _scale(spread: np.ndarray, power: float) -> np.ndarray:
     varies = spread > 1e-6
     return np.where(varies, np.where(varies, spread, 1) ** np.float32(-power), 0).astype(np.float32)
-
-
-def _mrr(text: np.ndarray, molecule: np.ndarray) -> float:
-    ranking = rank(text, molecule, np.arange(len(text)))
-    return float(np.mean(1 / (1 + ranking.greater + ranking.equal / 2)))

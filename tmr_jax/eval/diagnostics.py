@@ -183,6 +183,8 @@ def ood_record(
     queries[UNRELATED] = unrelated[1::2]
     scores = {n: ood_scores(rows, reference, signal.neighbours) for n, rows in queries.items()}
     tested = scores[test.pool.protocol]
+    edges = np.histogram_bin_edges(np.concatenate(list(scores.values())), 60)
+    counts = {name: np.histogram(values, edges)[0].tolist() for name, values in scores.items()}
     return {
         **signal._asdict(),
         "tried": [{**s._asdict(), "auroc": value} for s, value in fitted.tried.items()],
@@ -190,14 +192,8 @@ def ood_record(
         "queries": {name: len(values) for name, values in scores.items()},
         "flagged": {n: float((values > fitted.threshold).mean()) for n, values in scores.items()},
         "auroc": {n: auroc(tested, v) for n, v in scores.items() if n != test.pool.protocol},
-        "histogram": _histogram(scores),
+        "histogram": {"edges": edges.tolist(), "counts": counts},
     }
-
-
-def _histogram(scores: dict[str, np.ndarray]) -> dict[str, Any]:
-    edges = np.histogram_bin_edges(np.concatenate(list(scores.values())), 60)
-    counts = {name: np.histogram(values, edges)[0].tolist() for name, values in scores.items()}
-    return {"edges": edges.tolist(), "counts": counts}
 
 
 def calibration_record(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -70,7 +71,10 @@ class Baseline:
         found = cached(
             cache_key("ridge", fixed, rows),
             lambda: [*map(_as_json, self._ranked(pool, texts, batch))],
-            lambda values: isinstance(values, list) and all(map(_holds, values)),
+            lambda values: (
+                isinstance(values, list)
+                and all(isinstance(value, dict) and set(value) == set(FIELDS) for value in values)
+            ),
             JSON,
         )
         return [_as_score(value, pool.protocol, self.name) for value in found]
@@ -136,15 +140,13 @@ def _asked(pool: Pool) -> Rows:
 
 def _features(rows: Rows) -> tuple[list[str], np.ndarray]:
     """Texts and fingerprints, without invalid molecules: training skips and counts them, too."""
-    kept = [(text, smiles) for text, smiles in zip(*rows, strict=True) if _is_molecule(smiles)]
-    return [text for text, _ in kept], fingerprints([smiles for _, smiles in kept])
-
-
-def _is_molecule(smiles: str) -> bool:
-    try:
-        return bool(parse_smiles(smiles))
-    except BadMolecule:
-        return False
+    texts, molecules = [], []
+    for text, smiles in zip(*rows, strict=True):
+        with suppress(BadMolecule):
+            parse_smiles(smiles)
+            texts.append(text)
+            molecules.append(smiles)
+    return texts, fingerprints(molecules)
 
 
 # In the cache
@@ -163,8 +165,3 @@ def _as_score(value: dict[str, Any], protocol: str, name: str) -> Score:
     ranking, limit = Ranking(greater, equal, value["pool_size"]), value["ceiling"]
     limit = None if limit is None else Ceiling(*limit)
     return Score(protocol, value["direction"], name, value["right"], ranking, limit)
-
-
-def _holds(value: Any) -> bool:
-    """Whether a value of the cache is a score."""
-    return isinstance(value, dict) and set(value) == set(FIELDS)

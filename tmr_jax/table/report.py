@@ -198,23 +198,19 @@ def _costs(line: Line) -> list[str]:
 
 
 def _notes(line: Line) -> str:
-    cited, notes = line.row.cited, _notes_of_run(line) if line.records else []
+    cited, notes = line.row.cited, []
+    for record in line.records[:1]:
+        notes += [f"tier {record['tier']}"] if record["tier"] else []
+        settings = record["refined"] or {}
+        notes += (
+            [f"F {settings['samples']}, S {settings['steps']}"] if "samples" in settings else []
+        )
+        notes += record["labels"]
+        notes += [f"other seeds not run: {line.missing}"] if line.missing else []
     notes += [line.row.note] if line.row.note else []
     if cited is not None and cited.note and cited.of(line.direction):
         notes.append(cited.note if line.cited_only else f"published: {cited.note}")
     return "; ".join(notes) or NONE
-
-
-def _notes_of_run(line: Line) -> list[str]:
-    record = line.records[0]
-    notes = [f"tier {record['tier']}"] if record["tier"] else []
-    settings = record["refined"] or {}
-    if "samples" in settings:
-        notes.append(f"F {settings['samples']}, S {settings['steps']}")
-    notes += record["labels"]
-    if line.missing:
-        notes.append(f"other seeds not run: {line.missing}")
-    return notes
 
 
 # Charts: a curve, a grid, similarities of pairs, costs

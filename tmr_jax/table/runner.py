@@ -393,10 +393,9 @@ def _other_hits(score: dict[str, Any], scores: list[dict[str, Any]]) -> dict[str
     """Hits@1 of the same ranking by identity and without twins; a note says where it is equal."""
     from tmr_jax.eval.scores import NO_DUPLICATE, SAME
 
-    notes, hits = {SAME: IDENTITY, NO_DUPLICATE: CLEAN}, score["metrics"]["hits@1"]
-    same = [s for s in scores if score_name(s) == score_name(score)]
-    others = [s for s in same if s["right"] in (IDENTITY, CLEAN)]
-    equal: dict[str, float] = {
-        right: hits for note, right in notes.items() if note in score["notes"]
-    }
-    return equal | {s["right"]: s["metrics"]["hits@1"] for s in others}
+    notes = {SAME: IDENTITY, NO_DUPLICATE: CLEAN}
+    hits = {notes[note]: score["metrics"]["hits@1"] for note in score["notes"] if note in notes}
+    for other in scores:
+        if other["right"] in (IDENTITY, CLEAN) and score_name(other) == score_name(score):
+            hits[other["right"]] = other["metrics"]["hits@1"]
+    return hits

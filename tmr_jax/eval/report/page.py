@@ -50,15 +50,10 @@ SETTINGS: dict[Any, Any] = {
     "text.parse_math": False,
     "font.size": 8.5,
     "font.family": "sans-serif",
-    "text.color": DIM,
     "axes.edgecolor": LINE,
-    "axes.labelcolor": DIM,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": DIM,
-    "ytick.color": DIM,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), DIM),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
 }
 # What matplotlib adds that a page must not have: a style for all of it, names used twice, notes.
 EXTRA = re.compile(
