@@ -110,7 +110,7 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> Programs:
     found = Programs()
     monkeypatch.setattr(runner, "run_command", found)
     monkeypatch.setattr(runner, "best_digest", lambda run: found.digest)
-    monkeypatch.setattr("tmr_jax.train.two_stage.finished", lambda run: (run / "done").is_file())
+    monkeypatch.setattr(runner, "finished", lambda run: (run / "done").is_file())
     return found
 
 

@@ -23,7 +23,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from tmr_jax.config import DataConfig
+from tmr_jax.data import load_pairs
 from tmr_jax.data.batching import declare_shapes, make_batch
+from tmr_jax.data.features.graph import BadMolecule
 from tmr_jax.data.features.similarity import scaffold, variety
 from tmr_jax.data.tables import text_table
 from tmr_jax.data.workers import track
@@ -156,9 +158,6 @@ class TrainingSeen(NamedTuple):
 
 def training_seen(stages: Sequence[DataConfig]) -> TrainingSeen | None:
     """Texts and scaffolds of the training pairs; None if their files are not on disk."""
-    from tmr_jax.data import load_pairs
-    from tmr_jax.data.features.graph import BadMolecule
-
     try:
         pairs = [p for data in stages for p in load_pairs(data) if p.split == "train"]
     except ValueError:  # scores need no training pairs; the record says that they are missing

@@ -18,6 +18,9 @@ import numpy as np
 from jaxtyping import Bool
 
 from tmr_jax.config import DataConfig, Experiment, from_json, to_json
+from tmr_jax.data import load_pairs
+from tmr_jax.data.features.graph import BadMolecule
+from tmr_jax.data.features.similarity import key_or_text, molecule_keys, skeleton_key
 from tmr_jax.data.files import write_json
 from tmr_jax.data.pools import final_protocol
 from tmr_jax.eval.protocols import Protocol
@@ -189,14 +192,10 @@ def _recorded(data: DataConfig, stored: list[dict[str, Any]]) -> dict[str, Any]:
     """The record of one stage; computed now for runs that are older than these records."""
     if same := [stage for stage in stored if _data(stage["data"]) == data]:
         return _joined(same)  # two stages may have read one file before and after a change
-    from tmr_jax.data import load_pairs
-
     return _record(data, load_pairs(data))
 
 
 def _record(data: DataConfig, pairs: Sequence[Pair]) -> dict[str, Any]:
-    from tmr_jax.data.features.similarity import molecule_keys
-
     pairs = [p for p in pairs if p.split == "train"]
     keys = molecule_keys([p.smiles for p in pairs], "training molecules")
     texts = {digest(p.text) for p in pairs}
@@ -212,20 +211,12 @@ def _description(data: DataConfig) -> dict[str, Any]:
     return json.loads(to_json(Experiment(data=data)))["data"]
 
 
-@functools.cache
-def molecule_key(smiles: str) -> str:
-    """`key_or_text`, imported here because RDKit takes its time."""
-    from tmr_jax.data.features.similarity import key_or_text
-
-    return key_or_text(smiles)
+molecule_key = functools.cache(key_or_text)  # protocols share molecules
 
 
 @functools.cache
 def first_block(key: str) -> str:
     """The connectivity block of an InChIKey; for an invalid molecule the skeleton of its SMILES."""
-    from tmr_jax.data.features.graph import BadMolecule
-    from tmr_jax.data.features.similarity import skeleton_key
-
     if not key.startswith("SMI:"):
         return key.split("-", 1)[0]
     try:

@@ -33,12 +33,19 @@ def metrics(ranking: Ranking) -> dict[str, float]:
 
 
 def per_query(ranking: Ranking) -> dict[str, Float[np.ndarray, " Q"]]:
-    """Every metric of every single query: its expectation over the orders of its ties."""
-    greater, equal = _counts(ranking)
+    """Every metric of every single query: its expectation over the orders of its ties.
+
+    Errors: UserError without queries.
+    """
+    greater, equal, size = ranking
+    if not len(greater):
+        raise UserError(
+            "expected at least one query; got none; choose a protocol with queries on this side"
+        )
     places = equal + 1.0  # the target is equally likely on each of these
     values = {f"hits@{k}": np.clip((k - greater) / places, 0.0, 1.0) for k in HITS}
     # 1/rank_expected is not the expected reciprocal rank: average 1/rank over the places.
-    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, ranking.pool_size + 1))])
+    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, size + 1))])
     values["mrr"] = (harmonic[greater + equal + 1] - harmonic[greater]) / places
     values["mr"] = 1.0 + greater + equal / 2.0
     return values
@@ -51,9 +58,9 @@ def of_rows(ranking: Ranking, rows: Bool[np.ndarray, " Q"]) -> Ranking:
 
 def bounds(ranking: Ranking) -> dict[str, dict[str, float]]:
     """The metrics with ties broken for the target, `optimistic`, and against it, `pessimistic`."""
-    greater, equal = _counts(ranking)
+    greater, equal, size = ranking
     none = np.zeros_like(equal)
-    best, worst = (metrics(Ranking(g, none, ranking.pool_size)) for g in (greater, greater + equal))
+    best, worst = (metrics(Ranking(g, none, size)) for g in (greater, greater + equal))
     return {"optimistic": best, "pessimistic": worst}
 
 
@@ -111,12 +118,3 @@ def impossible(values: dict[str, float], rounding: float) -> bool:
         high += (now - before) / (start + 1)
     high += (1 - values["hits@10"]) / 11
     return not low - rounding <= values["mrr"] <= high + rounding
-
-
-def _counts(ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
-    greater = np.asarray(ranking.greater, np.int64)
-    if not len(greater):
-        raise UserError(
-            "expected at least one query; got none; choose a protocol with queries on this side"
-        )
-    return greater, np.asarray(ranking.equal, np.int64)

@@ -297,10 +297,10 @@ def word_weights(
     """The weight of every word of every text (docs/papers.md#local-alignment)."""
     size = bucket(int(np.diff(text.offsets).max()))
     weights = np.zeros(len(text.token_embeddings), np.float32)
-    items = np.arange(len(text.pooled))
-    held = min(WEIGHED, power(len(items)))
-    for start in range(0, len(items), held):
-        chunk = items[np.minimum(np.arange(start, start + held), len(items) - 1)]
+    count = len(text.pooled)
+    held = min(WEIGHED, power(count))
+    for start in range(0, count, held):
+        chunk = np.minimum(np.arange(start, start + held), count - 1)
         index, real = padded(text.offsets, chunk, size)
         weight = _weigher(apply)(params, text.token_embeddings[index], real)
         weights[index[real]] = np.asarray(weight)[real]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tmr_jax.config import EXPERIMENTS, load_experiment
+from tmr_jax.data.pools import final_protocol
 from tmr_jax.eval.protocols import find
 from tmr_jax.types import UserError, did_you_mean
 
@@ -131,8 +132,6 @@ def load_table(name: str) -> Table:
 
 def _with_protocol(row: Row, path: Path) -> Row:
     """The row with the evaluation's name of its protocol: inbatch-64/POOL, and → for ->."""
-    from tmr_jax.data.pools import final_protocol  # heavy
-
     if not row.experiment:
         return row
     try:

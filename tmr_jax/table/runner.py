@@ -18,15 +18,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, TextColumn
+
 from tmr_jax.cli import Signals, Stopped
 from tmr_jax.config import Experiment, from_json, load_experiment
 from tmr_jax.data.files import write_json, write_text
 from tmr_jax.data.workers import duration, progress
 from tmr_jax.eval.protocols import CLEAN, HOLDER, IDENTITY, PAIR
-from tmr_jax.eval.scores import score_name
+from tmr_jax.eval.scores import NO_DUPLICATE, SAME, score_name
+from tmr_jax.models.checkpoint import parameters_sha256, restore_params
+from tmr_jax.models.run import FEATURES
 from tmr_jax.models.runtime import CONFIG
 from tmr_jax.table.plan import Row, Table, slug
 from tmr_jax.table.results import Cost, Line, SeedResult, lines
+from tmr_jax.train.__main__ import parse
+from tmr_jax.train.two_stage import finished
 from tmr_jax.types import UserError
 
 Args = tuple[str, ...]
@@ -65,8 +72,6 @@ class Job(NamedTuple):
 
     @property
     def config(self) -> Experiment:
-        from tmr_jax.train.__main__ import parse
-
         return parse(self.args).config
 
 
@@ -121,8 +126,6 @@ def _settings(job: Job | Row) -> tuple[str, Args]:
 
 def train_job(job: Job) -> str:
     """Trains a run unless that is done; SHA-256 of its best parameters."""
-    from tmr_jax.train.two_stage import finished
-
     config = job.config
     if not (finished(job.run) and _has_config(job.run, config)):
         start = config.train.start
@@ -139,9 +142,6 @@ def check_start(job: Job) -> None:
     Both may have taken hours, so neither is overwritten; and rows with different starts do not
     compare, so the run is not shown as it is.
     """
-    from tmr_jax.models.run import FEATURES
-    from tmr_jax.train.two_stage import finished
-
     name = job.config.train.start
     start, features = Path(name) if "/" in name else job.run.parent / name, job.run / FEATURES
     if not name or not (start / CONFIG).is_file():
@@ -184,8 +184,6 @@ def _has_config(run: Path, config: Experiment) -> bool:
 
 
 def best_digest(run: Path) -> str:
-    from tmr_jax.models.checkpoint import parameters_sha256, restore_params
-
     return parameters_sha256(restore_params(run, "best")[0])
 
 
@@ -326,9 +324,6 @@ def first_error(log: Path, offset: int, status: int) -> str:
 @contextmanager
 def run_progress(todo: list[Job]) -> Iterator[Callable[[int], None]]:
     """Shows the present run and the time left; call the yielded function with the run's index."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, TextColumn
-
     console = Console()
     columns = MofNCompleteColumn(), TextColumn("{task.fields[left]}")
     with progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -391,8 +386,6 @@ def _result(row: Row, seed: int, runs: Path, outcome: Outcome) -> SeedResult:
 
 def _other_hits(score: dict[str, Any], scores: list[dict[str, Any]]) -> dict[str, float]:
     """Hits@1 of the same ranking by identity and without twins; a note says where it is equal."""
-    from tmr_jax.eval.scores import NO_DUPLICATE, SAME
-
     notes = {SAME: IDENTITY, NO_DUPLICATE: CLEAN}
     hits = {notes[note]: score["metrics"]["hits@1"] for note in score["notes"] if note in notes}
     for other in scores:
