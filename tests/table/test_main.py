@@ -587,7 +587,6 @@ def test_cited_rows_and_marks_are_printed(programs, tmp_path):
     [
         ("pcdes/file-order", "3,000"),
         ("inbatch-64/pcdes/file-order", "64"),
-        ("inbatch-64", "64"),
         ("chebi/test", "-"),
     ],
 )

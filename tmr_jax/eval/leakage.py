@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from tmr_jax.config import DataConfig, Experiment, from_json, to_json
+from tmr_jax.config import DataConfig, Experiment, from_json
 from tmr_jax.data import load_pairs
 from tmr_jax.data.features.graph import BadMolecule
 from tmr_jax.data.features.similarity import key_or_text, molecule_keys, skeleton_key
@@ -199,16 +199,13 @@ def _record(data: DataConfig, pairs: Sequence[Pair]) -> dict[str, Any]:
     pairs = [p for p in pairs if p.split == "train"]
     keys = molecule_keys([p.smiles for p in pairs], "training molecules")
     texts = {digest(p.text) for p in pairs}
-    return {"data": _description(data), "molecules": sorted(set(keys)), "texts": sorted(texts)}
+    records = {"molecules": sorted(set(keys)), "texts": sorted(texts)}
+    return {"data": dataclasses.asdict(data), **records}
 
 
 def _data(description: dict[str, Any]) -> DataConfig:
-    """Inverse of `_description`, of older versions, too."""
+    """The data that a record describes, perhaps in the fields of an older version."""
     return from_json(json.dumps({"data": description})).data
-
-
-def _description(data: DataConfig) -> dict[str, Any]:
-    return json.loads(to_json(Experiment(data=data)))["data"]
 
 
 molecule_key = functools.cache(key_or_text)  # protocols share molecules

@@ -214,7 +214,7 @@ def rank_by_identity(lists: Lists, side: QuerySet, stage: str, alpha: float) -> 
 
 def _heights(lists: Lists, stage: str, alpha: float) -> Iterator[tuple[int, np.ndarray]]:
     """Cosines of all distinct inputs, and above them the levels of those that were reranked."""
-    above = np.float32(2 + levels(lists.reranked, stage, alpha))  # a cosine is below 2
+    above = levels(lists.reranked, stage, alpha).astype(np.float32) + 2  # a cosine is below 2
     for start, scores in score_chunks(lists.query, lists.candidate):
         rows = slice(start, start + len(scores))
         if stage != "det":

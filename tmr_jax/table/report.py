@@ -16,7 +16,7 @@ import numpy as np
 
 from tmr_jax.data.workers import duration
 from tmr_jax.eval.metrics import impossible
-from tmr_jax.eval.protocols import BATCH, CLEAN, IDENTITY, IN_BATCH, find
+from tmr_jax.eval.protocols import CLEAN, IDENTITY, find
 from tmr_jax.eval.report.page import (
     BOTTOM,
     COLOURS,
@@ -153,16 +153,9 @@ def _facts(line: Line) -> list[str]:
     elif row.cited and line.cited_only:
         protocol, pool, seeds = row.cited.protocol, _size(row.cited.pool) or UNSTATED, "cited"
     else:
-        pool = _size(_declared_size(protocol)) or NONE
+        declared = find(protocol, "")
+        pool = _size(declared.batch or declared.size) or NONE  # unknown: known when it runs
     return [row.label, protocol, pool, line.direction, right, ties, seeds]
-
-
-def _declared_size(protocol: str) -> int:
-    """How many candidates a query has by its protocol; 0: known when it runs."""
-    if protocol == IN_BATCH:  # in the pool of any run
-        return BATCH
-    declared = find(protocol, "")
-    return declared.batch or declared.size
 
 
 def _size(pool: int) -> str:

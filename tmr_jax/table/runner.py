@@ -75,10 +75,6 @@ class Job(NamedTuple):
         return parse(self.args).config
 
 
-def run_of(row: Row, seed: int, runs: Path) -> Path:
-    return runs / f"{row.run_name}-s{seed}"
-
-
 def results_of(run: Path, args: Args) -> Path:
     """The results of an evaluation: results.json without arguments."""
     return run / (f"results-{slug(args)}.json" if args else "results.json")
@@ -94,7 +90,7 @@ def jobs(table: Table, runs: Path) -> list[Job]:
     by_run: dict[Path, Job] = {}
     for seed in table.seeds:
         for row in (r for r in table.rows if r.experiment):
-            run = run_of(row, seed, runs)
+            run = runs / f"{row.run_name}-s{seed}"
             before = by_run[run].evaluations if run in by_run else ()
             special = dict.fromkeys(filter(None, (*before, row.eval_overrides)))
             by_run[run] = Job(row.experiment, row.train_args, seed, run, (*special, ()))
@@ -365,7 +361,7 @@ def collect(table: Table, runs: Path, outcome: Outcome) -> list[Line]:
 def _result(row: Row, seed: int, runs: Path, outcome: Outcome) -> SeedResult:
     if not row.experiment:
         return SeedResult(seed, [], None, None)
-    run, args = run_of(row, seed, runs), row.eval_overrides
+    run, args = runs / f"{row.run_name}-s{seed}", row.eval_overrides
     path, cost = results_of(run, args), read_cost(run)
     if path not in outcome.current:
         reasons = [outcome.failed.get((_settings(row), part)) for part in (TRAIN, args)]
