@@ -64,7 +64,8 @@ class Lists(NamedTuple):
     def ranking(self, stage: str, alpha: float = 0.0) -> Ranking:
         """Ranks of the targets under det, tapr, fused, x0 or facts.
 
-        By cosine over the pool (equal inputs tie); but of det, the shortlist comes first, by level.
+        Under det by cosine over the pool, where equal inputs tie; under the others the shortlist
+        comes first, by level, then the rest by cosine.
         """
         if stage == "det":
             group = np.repeat(np.arange(len(self.count)), self.count)

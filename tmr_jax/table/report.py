@@ -17,17 +17,8 @@ import numpy as np
 from tmr_jax.data.workers import duration
 from tmr_jax.eval.metrics import impossible
 from tmr_jax.eval.protocols import CLEAN, IDENTITY, find
-from tmr_jax.eval.report.page import (
-    BOTTOM,
-    COLOURS,
-    EDGE,
-    INK,
-    WIDTH,
-    Chart,
-    chart,
-    outline_chart,
-    templates,
-)
+from tmr_jax.eval.report import page as charts
+from tmr_jax.eval.report.page import COLOURS, Chart, chart
 from tmr_jax.eval.scores import number
 from tmr_jax.table.plan import Table
 from tmr_jax.table.results import Line, sentences, summary
@@ -41,9 +32,9 @@ REST = ("published", "training", "memory", "notes")
 NONE, UNSTATED = "-", "not stated"
 ABOUT_COMMANDS = "Each command trains a row by itself, with the seed of its experiment:"
 DASHES = {"positive": "-", "negative": (0, (5, 4))}
-BAR = 22  # height of a bar of costs and the space below it
 # Half of the last digit of a printed number, .001 or 0.1 per cent: of MRR, and of its bound.
 ROUNDING = 2 * 0.0005
+BAR = 22  # height of a bar of costs and the space below it
 LABEL = 200  # width of the labels next to such bars
 SIMILARITIES = (
     "solid, positive: a text and its molecule; dashed, negative: a text and any other; first seed"
@@ -73,7 +64,9 @@ def page(table: Table, lines: Sequence[Line]) -> str:
         ("Similarity of positive and negative pairs", similarities(lines)),
         ("Cost of each run", costs(lines)),
     ]
-    template = templates(jinja2.PackageLoader("tmr_jax.table", "")).get_template("table.jinja")
+    template = charts.templates(jinja2.PackageLoader("tmr_jax.table", "")).get_template(
+        "table.jinja"
+    )
     return template.render(
         title=table.title,
         intro=explanation(table),
@@ -154,7 +147,7 @@ def _facts(line: Line) -> list[str]:
         protocol, pool, seeds = row.cited.protocol, _size(row.cited.pool) or UNSTATED, "cited"
     else:
         declared = find(protocol, "")
-        pool = _size(declared.batch or declared.size) or NONE  # unknown: known when it runs
+        pool = _size(declared.batch or declared.size) or NONE  # else it is known when it runs
     return [row.label, protocol, pool, line.direction, right, ties, seeds]
 
 
@@ -195,9 +188,8 @@ def _notes(line: Line) -> str:
     for record in line.records[:1]:
         notes += [f"tier {record['tier']}"] if record["tier"] else []
         settings = record["refined"] or {}
-        notes += (
-            [f"F {settings['samples']}, S {settings['steps']}"] if "samples" in settings else []
-        )
+        if "samples" in settings:
+            notes.append(f"F {settings['samples']}, S {settings['steps']}")
         notes += record["labels"]
         notes += [f"other seeds not run: {line.missing}"] if line.missing else []
     notes += [line.row.note] if line.row.note else []
@@ -261,7 +253,7 @@ def _cells(
             axes.add_patch(Rectangle(*square, color=COLOURS[0], alpha=alpha, lw=0))
             texts = [number(metric, ours[place]) if place in ours else "not run"]
             texts += [number(metric, printed[place])] if printed.get(place) is not None else []
-            axes.text(x, y, "\n".join(texts), ha="center", va="center", color=INK)
+            axes.text(x, y, "\n".join(texts), ha="center", va="center", color=charts.INK)
         axes.set(xlim=(-0.5, len(acrosses) - 0.5), ylim=(len(downs) - 0.5, -0.5))
         axes.set_xticks(range(len(acrosses)), [f"{steps:,}" for steps in acrosses])
         axes.set_yticks(range(len(downs)), [f"{steps:,}" for steps in downs])
@@ -293,7 +285,7 @@ def _outlines(title: str, pools: dict[str, dict[str, Any]]) -> Chart:
         sizes = (f"{sum(count):,} {kind}" for kind, count in own.items())
         names.append(f"{pool} ({', '.join(sizes)})")
     histogram = {"edges": next(iter(pools.values()))["edges"], "counts": counts}
-    return outline_chart(title, histogram, SIMILARITIES, names, [*DASHES.values()])
+    return charts.outline_chart(title, histogram, SIMILARITIES, names, [*DASHES.values()])
 
 
 def costs(lines: Sequence[Line]) -> Iterator[Chart]:
@@ -319,5 +311,5 @@ def _bars(title: str, names: list[str], values: list[float], show: Callable[[flo
         axes.xaxis.set_visible(False)
         axes.spines.bottom.set_visible(False)
 
-    height = BOTTOM + EDGE + BAR * len(names)
-    return chart(title, paint, height=height, left=min(LABEL, WIDTH / 2))
+    height = charts.BOTTOM + charts.EDGE + BAR * len(names)
+    return chart(title, paint, height=height, left=min(LABEL, charts.WIDTH / 2))
