@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sqlite3
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -105,7 +103,7 @@ def load(config: TableConfig, seed: int) -> tuple[list[Pair], Report]:
 
 
 def stream(config: TableConfig, seed: int, report: Report) -> Iterator[Pair]:
-    """Pairs of a table one by one, in file order and in bounded memory; fills `report`.
+    """Pairs of a table one by one, in file order; only ids stay in memory. Fills `report`.
 
     Under `split="scaffold"` every pair is in "train": scaffold splits need all the molecules.
     """
@@ -120,7 +118,7 @@ def stream(config: TableConfig, seed: int, report: Report) -> Iterator[Pair]:
     columns |= {"split": config.split_column} if config.split == "column" else {}
     columns |= {"drop": config.drop_column} if config.drop_column else {}
     drop = set(config.drop_values)
-    seen = HashSet()
+    seen: set[str] = set()
     for cells in read_table(config.path, list(columns.values())):
         report.rows += 1
         if cells.refused:
@@ -143,7 +141,7 @@ def stream(config: TableConfig, seed: int, report: Report) -> Iterator[Pair]:
         yield pair
 
 
-def _reason(row: dict[str, str], split: str, name: str, seen: HashSet) -> tuple[str, str]:
+def _reason(row: dict[str, str], split: str, name: str, seen: set[str]) -> tuple[str, str]:
     """The reason why a row is skipped and its invalid content, or two empty strings."""
     if not row["text"].strip():
         return "empty-text", ""
@@ -155,31 +153,15 @@ def _reason(row: dict[str, str], split: str, name: str, seen: HashSet) -> tuple[
         parse_smiles(row["smiles"].strip())
     except BadMolecule as error:
         return error.reason, row["smiles"]
-    if "id" in row and not seen.add(name):
+    if name in seen:
         return "duplicate-id", name
+    seen.add(name)
     return "", ""
 
 
 def flags(cell: str) -> set[str]:
     """The marks in a cell: 'cv,mt' holds cv, mt and cv,mt."""
     return {cell.strip(), *re.split(r"[,;|\s]+", cell.strip())}
-
-
-class HashSet:
-    """A set of strings in 16 bytes for each (a `set` takes six times as much).
-
-    It holds 64-bit hashes: two of 10 million different ids share one with probability 3e-6.
-    """
-
-    def __init__(self) -> None:
-        self._table = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        self._table.execute("CREATE TABLE hashes (hash INTEGER PRIMARY KEY)")
-        weakref.finalize(self, self._table.close)
-
-    def add(self, word: str) -> bool:
-        """Adds the word; whether it is new."""
-        insert = "INSERT OR IGNORE INTO hashes VALUES (?)"
-        return self._table.execute(insert, (_hash(word) - 2**63,)).rowcount == 1
 
 
 def _note_shared_molecules(pairs: list[Pair], report: Report) -> None:
