@@ -214,6 +214,7 @@ def test_the_wording_is_that_of_the_table() -> None:
     for cells in read_table(path, ["definition", "classes", "roles", "caption"]):
         definition, classes, roles, caption = cells.values
         names = [[n for n in cell.split("; ") if n] for cell in (classes, roles)]
-        made = make.caption(definition, names[0], make.Relations(roles=tuple(names[1])))
+        roles = {make.ROLE: names[1]} if names[1] else {}
+        made = make.caption(definition, names[0], roles)
         other += not caption.startswith(made)
     assert other == 1

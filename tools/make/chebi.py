@@ -29,10 +29,13 @@ import gzip
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rdkit import Chem
+
+from tmr_jax.config import DataConfig
 from tmr_jax.data.datasets.chebi import (
     DEFINITIONS,
     FOLDER,
@@ -42,9 +45,10 @@ from tmr_jax.data.datasets.chebi import (
     Definition,
     Term,
 )
+from tmr_jax.data.datasets.iupac import blocks
 from tmr_jax.data.features.graph import BadMolecule, parse_smiles
-from tmr_jax.data.features.similarity import molecule_keys
 from tmr_jax.data.files import open_binary, replaced, write_text
+from tmr_jax.data.pools import load_pool
 from tmr_jax.data.readers import read_table
 
 LICENCE = "CHEBI_LICENSE.md"
@@ -158,100 +162,51 @@ def package_rows(path: Path) -> tuple[list[Keyed], dict[str, str]]:
 
 
 def licence(sources: Mapping[str, str]) -> str:
-    """Attribution, licence, changes, and the table of the codes of sources."""
+    """The licence that the package has, whose last table are the codes of these sources."""
+    text = (FOLDER / LICENCE).read_text("utf-8")
     rows = "".join(f"| {code} | {source} |\n" for code, source in sources.items())
-    return f"""# ChEBI text in this package: attribution, licence, changes
-
-`{TERMS}.gz` and `{DEFINITIONS}.gz` hold names, definitions, classes,
-roles and relations of ChEBI (Chemical Entities of Biological Interest,
-https://www.ebi.ac.uk/chebi/), by the ChEBI team at EMBL-EBI, licensed under the Creative Commons
-Attribution 4.0 International licence (CC BY 4.0, https://creativecommons.org/licenses/by/4.0/).
-No warranty is given, and nothing here is endorsed by EMBL-EBI. The ontologies that import ChEBI's
-terms are CC BY, CC0 or public domain. Cite: Hastings et al., ChEBI in 2016: improved services and
-an expanding collection of metabolites, Nucleic Acids Research 44 (2016) D1214,
-https://doi.org/10.1093/nar/gkv1031.
-
-Changes:
-
-- The terms are those that public ontologies import, in the versions below; ChEBI has more, and
-  newer ones.
-- A caption joins definition, roles, classes and relations of a term in sentences: "The molecule is
-  ... It has a role as ... It is a ...". The names of the molecules themselves are not in it, unless
-  a definition has them.
-- Structures are canonical SMILES by RDKit, with their source in a column.
-- Columns say what a caption is made of, which evaluation sets hold a molecule of the same
-  connectivity, and which part of the data set a row belongs to.
-
-| `structure_source` | the SMILES comes from |
-|---|---|
-| onto | SMILES or InChI in the ontology |
-| rob | ChEBI id and SMILES in the data of a published classifier |
-| c3p | names with SMILES of a published classifier |
-| opsin | the name, parsed by OPSIN 2.9.0 |
-
-| `text_source` | ontology: repository, file and commit |
-|---|---|
-{rows}"""
+    return text[: text.rindex("|---|---|\n")] + "|---|---|\n" + rows
 
 
 # The larger table
 
 
-class Relations(NamedTuple):
-    """Names of the terms that a term points to, by the kind of relation, in caption order."""
-
-    roles: tuple[str, ...] = ()
-    enantiomers: tuple[str, ...] = ()
-    tautomers: tuple[str, ...] = ()
-    functional_parents: tuple[str, ...] = ()
-    parent_hydrides: tuple[str, ...] = ()
-    conjugate_acids: tuple[str, ...] = ()  # of which the term is the base
-    conjugate_bases: tuple[str, ...] = ()  # of which the term is the acid
-    parts: tuple[str, ...] = ()
-
-
-SENTENCES = (
-    "It has a role as",
-    "It is an enantiomer of",
-    "It is a tautomer of",
-    "It derives from",
-    "It derives from a hydride of",
-    "It is a conjugate base of",
-    "It is a conjugate acid of",
-    "It contains",
-)
-# By ChEBI 2.0 and before.
-PREDICATES = {
-    **dict.fromkeys(("RO:0000087", "has_role"), "roles"),
-    **dict.fromkeys(("RO:0018039", "is_enantiomer_of"), "enantiomers"),
-    **dict.fromkeys(("RO:0018036", "is_tautomer_of"), "tautomers"),
-    **dict.fromkeys(("RO:0018038", "has_functional_parent"), "functional_parents"),
-    **dict.fromkeys(("RO:0018040", "has_parent_hydride"), "parent_hydrides"),
-    **dict.fromkeys(("RO:0018033", "is_conjugate_base_of"), "conjugate_acids"),
-    **dict.fromkeys(("RO:0018034", "is_conjugate_acid_of"), "conjugate_bases"),
-    **dict.fromkeys(("BFO:0000051", "has_part"), "parts"),
+ROLE = "It has a role as"
+# What a caption says of its relations, in order, and their names in ChEBI 2.0 and before.
+RELATIONS = {
+    ROLE: ("RO:0000087", "has_role"),
+    "It is an enantiomer of": ("RO:0018039", "is_enantiomer_of"),
+    "It is a tautomer of": ("RO:0018036", "is_tautomer_of"),
+    "It derives from": ("RO:0018038", "has_functional_parent"),
+    "It derives from a hydride of": ("RO:0018040", "has_parent_hydride"),
+    "It is a conjugate base of": ("RO:0018033", "is_conjugate_base_of"),
+    "It is a conjugate acid of": ("RO:0018034", "is_conjugate_acid_of"),
+    "It contains": ("BFO:0000051", "has_part"),
 }
+PREDICATES = {name: words for words, names in RELATIONS.items() for name in names}
 
 
-def caption(definition: str, classes: Sequence[str], relations: Relations) -> str:
+def caption(definition: str, classes: Sequence[str], relations: Mapping[str, Sequence[str]]) -> str:
     """The text of a term, in the wording and order of ChEBI-20's descriptions.
 
-    >>> caption("A dipeptide.", ["amide"], Relations(roles=("human metabolite",)))
+    `relations` has the names of the terms that it points to by the words of `RELATIONS`.
+
+    >>> caption("A dipeptide.", ["amide"], {ROLE: ["human metabolite"]})
     'The molecule is a dipeptide. It has a role as a human metabolite. It is an amide.'
-    >>> caption("", ["amine", "phenol"], Relations())
+    >>> caption("", ["amine", "phenol"], {})
     'The molecule is an amine and a phenol.'
     """
-    said = zip(SENTENCES, relations, strict=True)
-    sentences = [f"{words} {listed(names)}." for words, names in said if names]
+    sentences = [
+        f"{words} {listed(relations[words])}." for words in RELATIONS if words in relations
+    ]
     if not definition:
         first = [f"The molecule is {listed(classes)}."] if classes else []
         return " ".join([*first, *sentences])
     if re.match(r"(A|An|Any|The|One)\s", definition):
         definition = definition[0].lower() + definition[1:]
-    is_a = [f"It is {listed(classes)}."] if classes else []
-    after = 1 if relations.roles else 0  # the roles come before what it is
-    first = f"The molecule is {definition.removesuffix('.')}."
-    return " ".join([first, *sentences[:after], *is_a, *sentences[after:]])
+    if classes:  # the roles come before what it is
+        sentences.insert(ROLE in relations, f"It is {listed(classes)}.")
+    return " ".join([f"The molecule is {definition.removesuffix('.')}.", *sentences])
 
 
 def listed(names: Sequence[str]) -> str:
@@ -312,16 +267,17 @@ def full_term(stanza: Stanza, names: Mapping[str, str]) -> Term | str:
     if "*" in smiles:
         return "wildcard atoms"
     try:
-        smiles = _canonical(smiles)
+        smiles = Chem.MolToSmiles(parse_smiles(smiles))
     except BadMolecule as error:
         return error.reason
-    classes = [names[key] for key in map(_first_word, stanza["is_a"]) if key in names]
+    classes = [names[key] for key, *_ in map(str.split, stanza["is_a"]) if key in names]
     relations = _relations(stanza, names)
     definition = _quoted(stanza["def"][0]) if stanza["def"] else ""
     text = caption(definition, classes, relations)
     if not text:
         return "no text"
-    kind = "definition" if definition else "classes+roles" if relations.roles else "classes"
+    roles = relations.get(ROLE, [])
+    kind = "definition" if definition else "classes+roles" if roles else "classes"
     key = stanza["id"][0]
     return Term(
         chebi_id=key,
@@ -333,42 +289,33 @@ def full_term(stanza: Stanza, names: Mapping[str, str]) -> Term | str:
         structure_source="chebi",
         text_source="chebi",
         classes=SEPARATOR.join(classes),
-        roles=SEPARATOR.join(relations.roles),
+        roles=SEPARATOR.join(roles),
         caption=text,
     )
 
 
 def flagged(terms: Sequence[Term], evaluated: Mapping[str, Iterable[str]]) -> list[Keyed]:
     """The terms with the flags of the evaluation sets that hold their connectivity."""
-    blocks = {flag: {*_blocks(list(smiles))} - {""} for flag, smiles in evaluated.items()}
+    held = {flag: {*blocks(list(smiles))} - {""} for flag, smiles in evaluated.items()}
     rows = []
-    for term, block in zip(terms, _blocks([t.smiles for t in terms]), strict=True):
-        flags = " ".join(flag for flag in sorted(blocks) if block in blocks[flag])
+    for term, block in zip(terms, blocks([t.smiles for t in terms]), strict=True):
+        flags = " ".join(flag for flag in sorted(held) if block in held[flag])
         rows.append(Keyed(term._replace(eval_skeletons=flags), block))
     return rows
 
 
 def evaluated_molecules() -> dict[str, tuple[str, ...]]:
     """SMILES of the evaluation sets by flag. Errors: MissingPart."""
-    from tmr_jax.config import DataConfig
-    from tmr_jax.data.pools import load_pool
-
     return {flag: load_pool(name, DataConfig()).smiles for flag, name in FLAGS.items()}
 
 
-def _blocks(smiles: list[str]) -> list[str]:
-    """The first block of each InChIKey; "" where InChI has none."""
-    keys = molecule_keys(smiles, "connectivity")
-    return ["" if key.startswith("SMI:") else key[:14] for key in keys]
-
-
-def _relations(stanza: Stanza, names: Mapping[str, str]) -> Relations:
-    found: dict[str, list[str]] = {field: [] for field in Relations._fields}
+def _relations(stanza: Stanza, names: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
     for value in stanza["relationship"]:
         predicate, target, *_ = value.split()
         if predicate in PREDICATES and target in names:
             found[PREDICATES[predicate]].append(names[target])
-    return Relations(**{field: tuple(values) for field, values in found.items()})
+    return dict(found)
 
 
 def _smiles(stanza: Stanza) -> str:
@@ -377,16 +324,6 @@ def _smiles(stanza: Stanza) -> str:
         if predicate.lower().endswith(("smiles", "smiles_string")):
             return rest.split('"')[1]  # RDKit reads a backslash that OBO doubles as one
     return ""
-
-
-def _canonical(smiles: str) -> str:
-    from rdkit import Chem
-
-    return Chem.MolToSmiles(parse_smiles(smiles))
-
-
-def _first_word(value: str) -> str:
-    return value.split()[0]
 
 
 def _quoted(value: str) -> str:
@@ -408,11 +345,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     larger.add_argument("--obo", type=Path, required=True)
     larger.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args(arguments)
-    steps: dict[str, Callable[[], None]] = {
-        "package": lambda: package(chosen.tables),
-        "full": lambda: full(chosen.obo, chosen.out),
-    }
-    steps[chosen.command]()
+    if chosen.command == "package":
+        package(chosen.tables)
+    else:
+        full(chosen.obo, chosen.out)
 
 
 if __name__ == "__main__":
