@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from tmr_jax import cli
 from tmr_jax.data import DEFAULT_VERSIONS, DataConfig
 from tmr_jax.data.datasets import chebi20, open_build, open_pairs, pcdes
-from tmr_jax.data.download import Part, find, locate
+from tmr_jax.data.download import Part, check_version, find, locate
 from tmr_jax.types import UserError, did_you_mean
 
 
@@ -48,7 +48,7 @@ def _open(version: str, card: bool) -> int:
 
         print(open_card.card(version))
         return 0
-    open_pairs.check(version)
+    check_version("open", open_pairs.VERSIONS, version)
     whole = find(open_build.PAIRS) if version != "public" else None
     print(f"pairs: {whole or open_build.locate_built(open_build.PUBLIC)}")
     if version in ("2", "public"):

@@ -25,7 +25,7 @@ import tomllib
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from time import sleep
@@ -77,6 +77,15 @@ def parts_of(name: str) -> dict[str, Part]:
     """The files of a data set by their names, as `parts.toml` pins them."""
     pins = resources.files("tmr_jax.data.datasets").joinpath("parts.toml").read_text("utf-8")
     return {file: Part(name, file, **pin) for file, pin in tomllib.loads(pins)[name].items()}
+
+
+def check_version(name: str, versions: Sequence[str], version: str) -> None:
+    """UserError where a data set has no such version."""
+    if version not in versions:
+        raise UserError(
+            f"expected a version of {name} out of {', '.join(versions)}; got {version!r}; "
+            "set --data.version"
+        )
 
 
 def find(part: Part) -> Path | None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tmr_jax.data.datasets.table import Report
-from tmr_jax.data.download import Part, find, locate, parts_of
+from tmr_jax.data.download import Part, check_version, find, locate, parts_of
 from tmr_jax.data.files import open_binary
 from tmr_jax.data.readers import Cells, read_table
-from tmr_jax.types import Pair, UserError
+from tmr_jax.types import Pair
 
 SPLITS = ("train", "validation", "test")
 PARTS = parts_of("chebi20")
@@ -37,7 +37,7 @@ def load(version: str) -> tuple[list[Pair], Report]:
 
     Raises MissingPart, naming file, URL and command, where a part cannot be had.
     """
-    _check(version)
+    check_version("chebi20", VERSIONS, version)
     report = Report(source=f"chebi20-{version}")
     pairs = [pair for split in SPLITS for pair in _rows(version, split, report)]
     report.keep(pairs)
@@ -46,13 +46,13 @@ def load(version: str) -> tuple[list[Pair], Report]:
 
 def load_split(version: str, split: str) -> list[Pair]:
     """The pairs of one split, without touching the files of the others' texts."""
-    _check(version)
+    check_version("chebi20", VERSIONS, version)
     return list(_rows(version, split, Report(source=f"chebi20-{version}/{split}")))
 
 
 def molecules(version: str, split: str) -> list[tuple[str, str]]:
     """(CID, SMILES) of a split in file order; no text is needed."""
-    _check(version)
+    check_version("chebi20", VERSIONS, version)
     path = find(TRAIN_MOLECULES) if split == "train" else None
     table = read_table(path or locate(MOLT5_PARTS[split]), ["CID", "SMILES"])
     rows = [(cid, single_backslashes(smiles)) for cid, smiles in map(_whole, table)]
@@ -63,24 +63,16 @@ def molecules(version: str, split: str) -> list[tuple[str, str]]:
 
 def has_molecules_only(version: str) -> bool:
     """Whether there are local training molecules but no training texts of a version."""
-    _check(version)
+    check_version("chebi20", VERSIONS, version)
     texts = (MOLT5_PARTS if version == "molt5" else TEXT2MOL_PARTS)["train"]
     return not find(texts) and bool(find(TRAIN_MOLECULES) or find(MOLT5_PARTS["train"]))
 
 
 def parts(version: str) -> list[Part]:
     """What `load` reads, to fetch it in advance."""
-    _check(version)
+    check_version("chebi20", VERSIONS, version)
     named = list(TEXT2MOL_PARTS.values()) if version == "text2mol" else []
     return list(MOLT5_PARTS.values()) + named
-
-
-def _check(version: str) -> None:
-    if version not in VERSIONS:
-        raise UserError(
-            f"expected a version of chebi20 out of {', '.join(VERSIONS)}; got {version!r}; "
-            "set --data.version"
-        )
 
 
 def _rows(version: str, split: str, report: Report) -> Iterator[Pair]:

@@ -21,10 +21,10 @@ from pathlib import Path
 from tmr_jax.config import TableConfig
 from tmr_jax.data.datasets import chebi, open_build, table
 from tmr_jax.data.datasets.open_build import EVALUATED, PAIRS, PUBLIC, canonical
-from tmr_jax.data.download import MissingPart, locate
+from tmr_jax.data.download import MissingPart, check_version, locate
 from tmr_jax.data.overlap import digest
 from tmr_jax.data.readers import read_table
-from tmr_jax.types import Pair, UserError
+from tmr_jax.types import Pair
 
 VERSIONS = ("1", "2", "public", "licensed", "unseen")
 KINDS = ("definition", "classes+roles")  # of chebi's text: classes alone name many molecules
@@ -51,7 +51,7 @@ def load(version: str) -> tuple[list[Pair], table.Report]:
     The id of a pair is its row in the table, its ChEBI id, or "chebi20-" and its CID. Errors:
     MissingPart where a file cannot be had, UserError for an unknown version.
     """
-    check(version)
+    check_version("open", VERSIONS, version)
     if version == "unseen":
         return _unseen()
     if version == "1":
@@ -65,7 +65,7 @@ def load(version: str) -> tuple[list[Pair], table.Report]:
             named = zip(pairs, sources(pairs, version), strict=True)
             pairs = [pair for pair, source in named if source in LICENSED]
         report.dropped += report.kept - len(pairs)
-        report.replace(pairs)
+        report.keep(pairs)
     rows = Counter(sources(pairs, version))
     report.sources = [
         {"source": name, "licence": LICENCES.get(name, "not recorded"), "rows": count}
@@ -88,14 +88,6 @@ def sources(pairs: Sequence[Pair], version: str) -> list[str]:
     others = {"CHEBI:": CHEBI, "chebi20-": CAPTIONS}
     starts = (next((s for s in others if pair.id.startswith(s)), "") for pair in pairs)
     return [others[s] if s else rows[p.id] for s, p in zip(starts, pairs, strict=True)]
-
-
-def check(version: str) -> None:
-    if version not in VERSIONS:
-        raise UserError(
-            f"expected a version of open out of {', '.join(VERSIONS)}; got {version!r}; "
-            "set --data.version"
-        )
 
 
 def table_of(version: str) -> Path:
@@ -133,7 +125,7 @@ def _add(more: list[Pair], pairs: list[Pair], report: table.Report) -> None:
             continue
         same_text.append(pair.smiles)
         pairs.append(pair)
-        report.keep([pair])
+    report.keep(pairs)
 
 
 def _unseen() -> tuple[list[Pair], table.Report]:
@@ -142,7 +134,7 @@ def _unseen() -> tuple[list[Pair], table.Report]:
     more, report = _without(tuple(flag for flag in EVALUATED if flag != "pv"), path)
     unseen = [pair for pair in more if pair.id not in seen]
     report.dropped += report.kept - len(unseen)
-    report.replace(unseen)
+    report.keep(unseen)
     return unseen, report
 
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tmr_jax.data.datasets.table import Report, scaffold_splits
-from tmr_jax.data.download import Part, find, locate, parts_of
+from tmr_jax.data.download import Part, check_version, find, locate, parts_of
 from tmr_jax.data.features.graph import BadMolecule, parse_smiles
 from tmr_jax.data.files import open_binary
 from tmr_jax.data.readers import read_table
-from tmr_jax.types import Pair, UserError
+from tmr_jax.types import Pair
 
 LINES = 15_000
 VALIDATION, TEST = 10_500, 12_000  # first line of each; see docs/papers.md#protocols
@@ -35,7 +35,7 @@ def load(protocol: str) -> tuple[list[Pair], Report]:
     test list; what remains is divided 7:1 by scaffold, since the published division of it is not
     available. Raises MissingPart where the training texts (or the list) cannot be had.
     """
-    _check(protocol)
+    check_version("pcdes", PROTOCOLS, protocol)
     report = Report(source=f"pcdes/{protocol}")
     rows = _parsable(_full_rows(), report)
     pairs = list(rows) if protocol == "file-order" else _by_scaffold(list(rows))
@@ -45,7 +45,7 @@ def load(protocol: str) -> tuple[list[Pair], Report]:
 
 def load_split(protocol: str, split: str) -> tuple[list[Pair], Report]:
     """Pairs of validation or test; file-order needs no training text, scaffold's only its list."""
-    _check(protocol)
+    check_version("pcdes", PROTOCOLS, protocol)
     report = Report(source=f"pcdes/{protocol}/{split}")
     if protocol == "scaffold" and split != "test":
         return [p for p in load(protocol)[0] if p.split == split], report
@@ -57,21 +57,13 @@ def load_split(protocol: str, split: str) -> tuple[list[Pair], Report]:
 
 def parts(protocol: str) -> list[Part]:
     """What `load` reads, to fetch it in advance."""
-    _check(protocol)
+    check_version("pcdes", PROTOCOLS, protocol)
     return [SMILES, TEXTS] + ([SCAFFOLD_TEST] if protocol == "scaffold" else [])
 
 
 def split_of(line: int) -> str:
     """Protocol 1: the split by file order."""
     return "train" if line < VALIDATION else "validation" if line < TEST else "test"
-
-
-def _check(protocol: str) -> None:
-    if protocol not in PROTOCOLS:
-        raise UserError(
-            f"expected a protocol of pcdes out of {', '.join(PROTOCOLS)}; got {protocol!r}; "
-            "set --data.version"
-        )
 
 
 def _full_rows() -> Iterator[Pair]:

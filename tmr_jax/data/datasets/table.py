@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -54,15 +55,9 @@ class Report:
         if seen < EXAMPLES:
             self.examples.append(Refusal(row, reason, value[:80]))
 
-    def keep(self, pairs: Iterable[Pair]) -> None:
-        for pair in pairs:
-            self.kept += 1
-            self.splits[pair.split] = self.splits.get(pair.split, 0) + 1
-
-    def replace(self, pairs: Iterable[Pair]) -> None:
+    def keep(self, pairs: Collection[Pair]) -> None:
         """Counts `pairs` as the ones that are kept, in place of those before."""
-        self.kept, self.splits = 0, {}
-        self.keep(pairs)
+        self.kept, self.splits = len(pairs), dict(Counter(pair.split for pair in pairs))
 
     def as_json(self) -> dict[str, Any]:
         """The report as validation.json has it."""
@@ -97,13 +92,13 @@ def load(config: TableConfig, seed: int) -> tuple[list[Pair], Report]:
     if config.split == "scaffold":
         names = scaffold_splits([p.smiles for p in pairs], config.fractions, seed)
         pairs = [p._replace(split=s) for p, s in zip(pairs, names, strict=True)]
-        report.replace(pairs)
+    report.keep(pairs)
     _note_shared_molecules(pairs, report)
     return pairs, report
 
 
 def stream(config: TableConfig, seed: int, report: Report) -> Iterator[Pair]:
-    """Pairs of a table one by one, in file order; only ids stay in memory. Fills `report`.
+    """Pairs of a table one by one, in file order; `report` counts the other rows by reason.
 
     Under `split="scaffold"` every pair is in "train": scaffold splits need all the molecules.
     """
@@ -136,9 +131,7 @@ def stream(config: TableConfig, seed: int, report: Report) -> Iterator[Pair]:
             continue
         if config.split == "random":
             split = random_split(name, fractions, seed)
-        pair = Pair(name, row["text"].strip(), row["smiles"].strip(), split)
-        report.keep([pair])
-        yield pair
+        yield Pair(name, row["text"].strip(), row["smiles"].strip(), split)
 
 
 def _reason(row: dict[str, str], split: str, name: str, seen: set[str]) -> tuple[str, str]:
