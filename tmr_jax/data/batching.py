@@ -356,31 +356,29 @@ def mol_batch(
     graphs = len(indices) if graphs is None else graphs
     atoms, node_offsets = take_ranges(table.node_offsets, indices)
     bonds, edge_offsets = take_ranges(table.edge_offsets, indices)
-    size, ties = len(atoms), len(bonds)
-    level = smallest_level(size, ties, node_budgets, edge_budgets)
-    nodes = np.zeros((node_budgets[level], table.nodes.shape[1]), np.int32)
-    nodes[:size] = table.nodes[atoms]
-    edges = np.zeros((edge_budgets[level], table.edges.shape[1]), np.int32)
-    edges[:ties] = table.edges[bonds]
+    level = smallest_level(len(atoms), len(bonds), node_budgets, edge_budgets)
+    nodes, edges = node_budgets[level], edge_budgets[level]
     shift = np.repeat(node_offsets[:-1], np.diff(edge_offsets))
-    ends = np.full((2, len(edges)), size, np.int32)
-    ends[0, :ties] = table.senders[bonds] + shift
-    ends[1, :ties] = table.receivers[bonds] + shift
+    motifs = motif_counts(table.motif[atoms], node_offsets)
+    motif = table.motif[atoms] + np.repeat(np.cumsum(motifs) - motifs, np.diff(node_offsets))
+    counts = table.counts[indices]
     graph = jraph.GraphsTuple(
-        nodes=nodes,
-        edges=edges,
-        senders=ends[0],
-        receivers=ends[1],
-        n_node=_counts(np.diff(node_offsets), graphs, len(nodes)),
-        n_edge=_counts(np.diff(edge_offsets), graphs, len(edges)),
-        globals=_filled(table.counts[indices], graphs + 1) if table.counts.size else None,
+        nodes=_padded(table.nodes[atoms], nodes),
+        edges=_padded(table.edges[bonds], edges),
+        senders=_padded(table.senders[bonds] + shift, edges, len(atoms)),
+        receivers=_padded(table.receivers[bonds] + shift, edges, len(atoms)),
+        n_node=_counts(np.diff(node_offsets), graphs, nodes),
+        n_edge=_counts(np.diff(edge_offsets), graphs, edges),
+        globals=_padded(counts, graphs + 1).astype(counts.dtype) if table.counts.size else None,
     )
-    return MolBatch(graph, _batch_motifs(table.motif[atoms], node_offsets, len(nodes)))
+    return MolBatch(graph, _padded(motif, nodes, nodes - 1))
 
 
-def _filled(counts: np.ndarray, graphs: int) -> np.ndarray:
-    """Fragment counts with zeros for empty graphs and the padding, uint8 [graphs, C]."""
-    return np.concatenate([counts, np.zeros((graphs - len(counts), counts.shape[1]), counts.dtype)])
+def _padded(rows: np.ndarray, length: int, fill: int = 0) -> np.ndarray:
+    """The rows and, behind them, others of `fill`, int32 [length, ...]."""
+    whole = np.full((length, *rows.shape[1:]), fill, np.int32)
+    whole[: len(rows)] = rows
+    return whole
 
 
 def smallest_level(
@@ -398,8 +396,7 @@ def smallest_level(
 
 def _counts(sizes: np.ndarray, graphs: int, budget: int) -> np.ndarray:
     """Sizes of the real graphs, the empty ones and the padding graph, int32 [graphs + 1]."""
-    counts = np.zeros(graphs + 1, np.int32)
-    counts[: len(sizes)] = sizes
+    counts = _padded(sizes, graphs + 1)
     counts[-1] = budget - sizes.sum()
     return counts
 
@@ -409,15 +406,6 @@ def motif_counts(motif: np.ndarray, node_offsets: np.ndarray) -> np.ndarray:
     counts = np.zeros(len(node_offsets) - 1, np.int64)
     np.maximum.at(counts, np.repeat(np.arange(len(counts)), np.diff(node_offsets)), motif + 1)
     return counts
-
-
-def _batch_motifs(motif: np.ndarray, node_offsets: np.ndarray, budget: int) -> np.ndarray:
-    """Motifs numbered over the batch, int32 [N]; number N - 1 is the padding's."""
-    used = motif_counts(motif, node_offsets)
-    first = np.concatenate([[0], np.cumsum(used)[:-1]]) if len(used) else used
-    numbered = np.full(budget, budget - 1, np.int32)
-    numbered[: len(motif)] = motif + np.repeat(first, np.diff(node_offsets))
-    return numbered
 
 
 def encode_batches_text(
