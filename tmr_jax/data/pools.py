@@ -59,17 +59,16 @@ def load_pool(protocol: str, config: DataConfig) -> Pool:
         loaded = _chebi20(family.removeprefix("chebi20-"), pool, protocol)
     elif family == "pcdes":
         loaded = _pcdes(pool, protocol)
-    elif family == "chebi":
-        loaded = matched(protocol, _chebi(pool))
     elif family == "open":
         loaded = load_pool(OPEN_VALIDATION, config)._replace(protocol=protocol)
     else:
-        if config.name != family:
+        source = DataConfig("chebi") if family == "chebi" else config
+        if source.name != family:
             raise UserError(
                 f"expected data of the kind {family!r} for protocol {protocol!r}; "
                 f"got --data.name {config.name}; set --data.name {family}"
             )
-        loaded = matched(protocol, [p for p in load_pairs(config) if p.split == pool])
+        loaded = matched(protocol, [p for p in load_pairs(source) if p.split == pool])
     if not loaded.texts or not loaded.smiles:
         raise UserError(
             f"expected at least one pair in {protocol}; got none; "
@@ -214,12 +213,6 @@ def _chebi20(version: str, pool: str, protocol: str) -> Pool:
     asks = np.array([p.split == "test" for p in pairs])
     target = np.where(asks, np.arange(len(pairs)), -1).astype(np.int64)
     return matched(protocol, pairs)._replace(text_target=target, mol_target=target.copy())
-
-
-def _chebi(split: str) -> list[Pair]:
-    from tmr_jax.data.datasets import chebi
-
-    return [pair for pair in chebi.load()[0] if pair.split == split]
 
 
 def _pcdes(pool: str, protocol: str) -> Pool:

@@ -59,15 +59,11 @@ def load() -> tuple[list[Pair], Report]:
     """All pairs in file order, and the report of all rows. Errors: WrongContent."""
     from tmr_jax.data.datasets.table import Report  # a search looks names up and does without
 
-    report, kinds = Report(source="chebi"), Counter[str]()
-    pairs = []
-    for term in terms():
-        report.rows += 1
-        if term.part == LEFT_OUT:
-            report.dropped += 1
-            continue
-        pairs.append(_pair(term))
-        kinds[f"{term.part} {term.kind}"] += 1
+    found = list(terms())
+    kept = [term for term in found if term.part != LEFT_OUT]
+    report = Report(source="chebi", rows=len(found), dropped=len(found) - len(kept))
+    pairs = [_pair(term) for term in kept]
+    kinds = Counter(f"{term.part} {term.kind}" for term in kept)
     report.keep(pairs)
     report.notes = [f"{count:,} rows: {what}" for what, count in sorted(kinds.items())]
     trained = report.splits.get("train", 0)

@@ -6,7 +6,6 @@ Leakage is computed from the structures, not read from the flags of the tables.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -22,34 +21,28 @@ POOLS = (
 )
 
 
-class Leak(NamedTuple):
-    """What training shares with a pool of an evaluation."""
-
-    pool: str
-    molecules: int  # of the pool
-    shared: int  # of them, with the connectivity (InChIKey block 1) of a training molecule
-    texts: int  # training pairs whose text is one of the pool's
-
-
 def card(version: str) -> str:
     """The page in Markdown. Takes a minute. Errors: MissingPart."""
     pairs = load(version)[0]
-    keys = dict(
-        zip((p.smiles for p in pairs), molecule_keys([p.smiles for p in pairs]), strict=True)
-    )
+    smiles = [pair.smiles for pair in pairs]
+    keys = dict(zip(smiles, molecule_keys(smiles), strict=True))
     named: dict[str, list[Pair]] = {}
     for pair, source in zip(pairs, sources(pairs, version), strict=True):
         named.setdefault(source, []).append(pair)
     rows = [_row(source, some, keys, LICENCES[source]) for source, some in named.items()]
     head = ("source", "pairs", "molecules", "words: median", "90 %", "max", "licence")
-    leaks = (tuple(f"{n:,}" if isinstance(n, int) else n for n in leak) for leak in leakage(pairs))
+    leaks = [(name, *(f"{count:,}" for count in counts)) for name, *counts in leakage(pairs)]
     pool = ("pool", "molecules", "with a connectivity of training", "training texts equal to one")
     tables = (_table(head, [*rows, _row("all", pairs, keys, "")]), _table(pool, leaks))
     return f"open, version {version}, training pairs\n\n" + "\n\n".join(tables)
 
 
-def leakage(pairs: Sequence[Pair]) -> list[Leak]:
-    """What these pairs share with validation and test of ChEBI-20 and of PCdes."""
+def leakage(pairs: Sequence[Pair]) -> list[tuple[str, int, int, int]]:
+    """What these pairs share with validation and test of ChEBI-20 and of PCdes.
+
+    Of each pool: its name, its molecules, how many of them have the connectivity (InChIKey block 1)
+    of one of these, and the pairs whose text is one of the pool's.
+    """
     trained = {*connectivity([pair.smiles for pair in pairs])}
     leaks = []
     for name in POOLS:
@@ -57,7 +50,7 @@ def leakage(pairs: Sequence[Pair]) -> list[Leak]:
         shared = sum(key in trained for key in connectivity(pool.smiles))
         texts = {_words(text) for text in pool.texts}
         equal = sum(_words(pair.text) in texts for pair in pairs)
-        leaks.append(Leak(name, len(pool.smiles), shared, equal))
+        leaks.append((name, len(pool.smiles), shared, equal))
     return leaks
 
 
