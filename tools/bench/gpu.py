@@ -17,7 +17,6 @@ data set and no network. It prints, each with its target for an H200:
 from __future__ import annotations
 
 import tempfile
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,12 +52,13 @@ from tmr_jax.train.log import Throughput, sentence
 from tmr_jax.train.optim import build_adversary, build_optimizer
 from tmr_jax.train.step import SINGLE_DEVICE, Sharding, train_step
 from tmr_jax.types import EncodedCorpus
-from tools.bench.common import altered, fastest
+from tools.bench.common import altered, fastest, seconds
 
 SCIBERT = BertConfig(31_090, 768, 12, 12, 3_072, pooler=False)
 TOY = BertConfig(50, 16, 2, 2, 32, max_positions=64, pooler=False)
 EPOCHS, PAIRS = 60, 26_408  # of the published schedule on ChEBI-20
 VOCABULARY = 5_000  # atom environments
+say = partial(print, flush=True)
 
 
 @dataclass(frozen=True)
@@ -255,18 +255,15 @@ def step(size: Sizes, torch_python: Path | None) -> None:
     for how in ("packed", "buckets"):
         found = train(work(size, how, size.large), max(size.steps // 16, 2))
         rates[how] = found["pairs_per_second"]
-        print(f"step, batch {size.large}, {how}: {sentence(found)}", flush=True)
-    print("  target: MFU 45 %, which is about 10,000 pairs/s on an H100")
+        say(f"step, batch {size.large}, {how}: {sentence(found)}")
+    say("  target: MFU 45 %, which is about 10,000 pairs/s on an H100")
     if torch_python is None:
-        print("PyTorch: not compared without --torch-python; target: 1.3 times", flush=True)
+        say("PyTorch: not compared without --torch-python; target: 1.3 times")
         return
     for name, rate in torch_rates(size, torch_python).items():
         ratio = max(rates.values()) / rate
-        print(
-            f"PyTorch, {name}: {rate:,.0f} pairs/s; tmr_jax is {ratio:.2f} times as fast",
-            flush=True,
-        )
-    print("  target: 1.3 times")
+        say(f"PyTorch, {name}: {rate:,.0f} pairs/s; tmr_jax is {ratio:.2f} times as fast")
+    say("  target: 1.3 times")
 
 
 def torch_rates(size: Sizes, python: Path) -> dict[str, float]:
@@ -315,20 +312,17 @@ def attention(size: Sizes) -> None:
         try:
             taken = fastest(lambda g=gradient: jax.block_until_ready(g(qkv)), 5)
         except (RuntimeError, ValueError, NotImplementedError) as error:
-            print(
-                f"attention, {name}: not available ({str(error).splitlines()[0][:80]})", flush=True
-            )
+            say(f"attention, {name}: not available ({str(error).splitlines()[0][:80]})")
             continue
-        print(f"attention, {name}: {taken * 1e3:.2f} ms a layer", flush=True)
+        say(f"attention, {name}: {taken * 1e3:.2f} ms a layer")
 
 
 def schedule(size: Sizes) -> None:
     found = train(work(size, "packed", size.small), max(size.steps // 8, 2))
     minutes = EPOCHS * (PAIRS // size.small) * size.small / found["pairs_per_second"] / 60
-    print(
+    say(
         f"batch {size.small}: {sentence(found)}\n"
-        f"  {EPOCHS} epochs of {PAIRS:,} pairs would take {minutes:.1f} minutes; target: 5",
-        flush=True,
+        f"  {EPOCHS} epochs of {PAIRS:,} pairs would take {minutes:.1f} minutes; target: 5"
     )
 
 
@@ -347,17 +341,15 @@ def evaluation(size: Sizes) -> None:
     reranker, text, mol = second_stage(work(size, "packed", size.small), lengths, atoms)
     each = np.arange(size.pool)
     target = np.where(each < size.queries, each, -1)
-    for attempt in ("with compilation", "again"):
-        start = time.perf_counter()
+
+    def both() -> None:
         for direction in ("t2m", "m2t"):
             reranker.lists(text, mol, direction, target).ranking("fused", 0.2)
-        taken = time.perf_counter() - start
-        print(
-            f"evaluation, {size.queries:,} queries each way among {size.pool:,}: {taken:.1f} s "
-            f"{attempt}",
-            flush=True,
-        )
-    print("  target: 10 s")
+
+    asked = f"{size.queries:,} queries each way among {size.pool:,}"
+    for attempt in ("with compilation", "again"):
+        say(f"evaluation, {asked}: {seconds(both):.1f} s {attempt}")
+    say("  target: 10 s")
 
 
 def graphs(size: Sizes) -> None:
@@ -371,10 +363,9 @@ def graphs(size: Sizes) -> None:
         return task.model.apply(variables(params), batch, method="encode_molecule").pooled
 
     batches = [batch for _, batch in encode_batches_mol(mol, min(2_048, size.pool))]
-
     taken = fastest(lambda: jax.block_until_ready([encode(params, b) for b in batches]))
     rate = size.pool / taken
-    print(f"graph encoder: {rate:,.0f} molecules/s from features; target: 500,000", flush=True)
+    say(f"graph encoder: {rate:,.0f} molecules/s from features; target: 500,000")
 
 
 def product() -> float:
@@ -382,19 +373,21 @@ def product() -> float:
     side = 8_192 if jax.default_backend() != "cpu" else 512
     a = jnp.ones((side, side), jnp.bfloat16)
     multiply = jax.jit(lambda x: x @ x * jnp.bfloat16(1e-4))
-    jax.block_until_ready(multiply(a))
-    start, x = time.perf_counter(), a
-    for _ in range(10):
-        x = multiply(x)
-    jax.block_until_ready(x)
-    return 10 * 2 * side**3 / (time.perf_counter() - start) / 1e12
+
+    def ten() -> None:
+        x = a
+        for _ in range(10):
+            x = multiply(x)
+        jax.block_until_ready(x)
+
+    return 10 * 2 * side**3 / fastest(ten, 1) / 1e12
 
 
 def main(arguments: Arguments) -> None:
     use_compile_cache(cache_folder())
     size = SHRUNK if arguments.shrunk else FULL
     kind = jax.devices()[0].device_kind
-    print(f"jax {jax.__version__} on {kind}; a large product: {product():.3g} TFLOP/s", flush=True)
+    say(f"jax {jax.__version__} on {kind}; a large product: {product():.3g} TFLOP/s")
     step(size, arguments.torch_python)
     for part in (attention, schedule, evaluation, graphs):
         part(size)
