@@ -209,7 +209,7 @@ def fetch(part: Part) -> Path:
 
     The file has its final name only once its hash is verified. Raises MissingPart, WrongContent.
     """
-    url = _address(part)
+    url = f"{_mirror()}/{part.set}/{part.name}" if _mirror() else part.url
     target = _downloads() / part.set / part.name
     if not url:
         raise MissingPart(
@@ -305,7 +305,9 @@ def _respond(part: Part, url: str, have: int, partial: Path) -> http.client.HTTP
             partial.unlink(missing_ok=True)
             raise _Again("the server has no such range") from error
         if error.code == 429 or error.code >= 500:
-            raise _Again(f"status {error.code}", _retry_after(error)) from error
+            asked = (error.headers.get("Retry-After") or "").strip()
+            wait = min(float(asked), LONGEST_WAIT_S) if asked.isdecimal() else 0.0
+            raise _Again(f"status {error.code}", wait) from error
         raise _refused(part, url, f"status {error.code}: {error.msg.splitlines()[0]}") from error
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLError):
@@ -330,11 +332,6 @@ def _first_byte(response: http.client.HTTPResponse) -> int:
     """Where the bytes of a partial answer begin; -1 where it does not say."""
     place = (response.headers.get("Content-Range") or "").removeprefix("bytes ").split("-")[0]
     return int(place) if place.isdecimal() else -1
-
-
-def _retry_after(error: urllib.error.HTTPError) -> float:
-    seconds = (error.headers.get("Retry-After") or "").strip()
-    return min(float(seconds), LONGEST_WAIT_S) if seconds.isdecimal() else 0.0
 
 
 def _check_reachable(part: Part, url: str) -> None:
@@ -395,10 +392,6 @@ def _mirror() -> str:
 
 def _trusts_mirror() -> bool:
     return bool(_mirror()) and os.environ.get("TMR_JAX_MIRROR_SUMS") == "1"
-
-
-def _address(part: Part) -> str:
-    return f"{_mirror()}/{part.set}/{part.name}" if _mirror() else part.url
 
 
 def _downloads() -> Path:

@@ -79,7 +79,8 @@ def heat_svg(words: Sequence[str], smiles: str, heat: Float[np.ndarray, "words a
             "the heat of the explanation that gives the SMILES"
         )
     rows, columns = _highest(heat.max(1), MOST_WORDS), _highest(heat.max(0), MOST_ATOMS)
-    named = [_shortened(words[i]) for i in rows]
+    shown = [words[i] for i in rows]
+    named = [word if len(word) < 19 else f"{word[:17]}\N{HORIZONTAL ELLIPSIS}" for word in shown]
     atoms = [f"{symbols[i]}{i + 1}" for i in columns]
     left = LETTER * max(map(len, named), default=0) + 8
     top = LETTER * max(map(len, atoms)) + 8
@@ -93,9 +94,10 @@ def heat_svg(words: Sequence[str], smiles: str, heat: Float[np.ndarray, "words a
         f"{atom}</text>"
         for i, atom in enumerate(atoms)
     ]
-    shown = heat[np.ix_(rows, columns)]
     low, high = float(heat.min(initial=1)), float(heat.max(initial=-1))
-    shade = np.ceil(SHADES * (shown - low) / max(high - low, 1e-6)).astype(int)
+    shade = np.ceil(SHADES * (heat[np.ix_(rows, columns)] - low) / max(high - low, 1e-6)).astype(
+        int
+    )
     cells = [_cells(shade == s, left, top, s / SHADES) for s in range(1, SHADES + 1)]
     width, height = left + CELL * len(columns) + 1, top + CELL * len(rows) + 1
     return (
@@ -105,10 +107,6 @@ def heat_svg(words: Sequence[str], smiles: str, heat: Float[np.ndarray, "words a
         f'<rect x="{left:.0f}" y="{top:.0f}" width="{CELL * len(columns)}" '
         f'height="{CELL * len(rows)}" fill="#fff" stroke="#888"/>{"".join(cells)}</svg>'
     )
-
-
-def _shortened(word: str) -> str:
-    return word if len(word) < 19 else f"{word[:17]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _highest(values: np.ndarray, most: int) -> list[int]:

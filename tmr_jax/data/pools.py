@@ -113,21 +113,18 @@ def without(pool: Pool, keep: np.ndarray) -> Pool:
     # A target of -1 reads the appended -1 and stays -1.
     mol_place = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)
     text_place = np.append(np.where(stays, np.cumsum(stays) - 1, -1), -1)
+    further = pool.further
+    if further is not None:  # the target replaces a molecule that left
+        further = mol_place[further[stays]]
+        further = np.where(further < 0, mol_place[pool.text_target[stays], None], further)
     return Pool(
         pool.protocol,
         tuple(t for t, k in zip(pool.texts, stays, strict=True) if k),
         tuple(s for s, k in zip(pool.smiles, keep, strict=True) if k),
         mol_place[pool.text_target[stays]],
         text_place[pool.mol_target[keep]],
-        None if pool.further is None else _without_further(pool, stays, mol_place),
+        further,
     )
-
-
-def _without_further(pool: Pool, stays: np.ndarray, mol_place: np.ndarray) -> np.ndarray:
-    """The further right molecules of the texts that stay; the target replaces one that left."""
-    assert pool.further is not None
-    left = mol_place[pool.further[stays]]
-    return np.where(left < 0, mol_place[pool.text_target[stays], None], left)
 
 
 def own_text(pool: Pool) -> Int[np.ndarray, " C"]:
