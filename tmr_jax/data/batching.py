@@ -149,14 +149,13 @@ def epoch_plan(
     steps = len(order) // batch_size
     pool = (pool_batches or steps) * batch_size
     for start in range(0, len(order), pool):
-        part = order[start : start + pool]
+        part = order[start : start + pool]  # a view, which is sorted in place
         if pool_batches:
-            part = part[np.argsort(text_lengths[part], kind="stable")]
+            part[:] = part[np.argsort(text_lengths[part], kind="stable")]
         if place is not None:
             for low in range(0, len(part), alike * batch_size):
                 window = part[low : low + alike * batch_size]
-                part[low : low + len(window)] = window[np.argsort(place[window], kind="stable")]
-        order[start : start + pool] = part
+                window[:] = window[np.argsort(place[window], kind="stable")]
     return rng.permutation(order.reshape(steps, batch_size), axis=0).astype(np.int64)
 
 
@@ -184,11 +183,8 @@ def spread_plan(
     order = whole_batches(rng, len(text_lengths), batch_size)
     steps = len(order) // batch_size
     order = order[np.argsort(text_lengths[order], kind="stable")]
-    dealt = []
-    for start in range(0, batch_size, DEALT):
-        share = min(DEALT, batch_size - start)
-        stratum = order[start * steps : (start + share) * steps]
-        dealt.append(rng.permutation(stratum).reshape(steps, share))
+    strata = np.split(order, np.arange(DEALT, batch_size, DEALT) * steps)
+    dealt = [rng.permutation(stratum).reshape(steps, -1) for stratum in strata]
     plan = _evened(rng, np.concatenate(dealt, axis=1), text_lengths, row)
     plan = rng.permuted(plan, axis=1)
     return rng.permutation(plan, axis=0).astype(np.int64)
@@ -261,11 +257,8 @@ def make_batch(
 def _common(parts: np.ndarray, text: TextTable, mol: MolTable, shapes: Shapes) -> Shapes:
     """The smallest shape that holds every one of the parts; all of them where none does."""
     lengths = np.diff(text.offsets)
-    atoms, bonds = (np.diff(offsets)[parts] for offsets in (mol.node_offsets, mol.edge_offsets))
-    level = max(
-        smallest_level(a.sum(), b.sum(), shapes.nodes, shapes.edges)
-        for a, b in zip(atoms, bonds, strict=True)
-    )
+    sizes = (np.diff(offsets)[parts].sum(1) for offsets in (mol.node_offsets, mol.edge_offsets))
+    level = smallest_level(*map(np.max, sizes), shapes.nodes, shapes.edges)
     held, rows = shapes.text, shapes.rows
     if rows:
         used = max(pack(lengths[part], held[0])[2] for part in parts)

@@ -32,13 +32,7 @@ from time import sleep
 from typing import NamedTuple
 
 from rich.console import Console
-from rich.progress import (
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 
 from tmr_jax.data.files import cache_folder, open_binary, replaced, waiting
 from tmr_jax.types import UserError

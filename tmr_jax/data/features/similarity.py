@@ -131,12 +131,9 @@ class Variety(NamedTuple):
 def variety(smiles: Sequence[str]) -> Variety:
     """How different the molecules are; a single one has distance zero."""
     bits = [_bits(s) for s in smiles]
-    similarities = [
-        s
-        for i in range(1, len(bits))
-        for s in DataStructs.BulkTanimotoSimilarity(bits[i], bits[:i])
-    ]
-    distance = 1 - float(np.mean(similarities)) if similarities else 0.0
+    rows = [DataStructs.BulkTanimotoSimilarity(one, bits[:i]) for i, one in enumerate(bits)]
+    similarities = np.concatenate([[], *rows])
+    distance = 1 - float(similarities.mean()) if len(similarities) else 0.0
     return Variety(distance, len({scaffold(s) for s in smiles}))
 
 

@@ -117,12 +117,7 @@ class Tokenizer:
         """Of the vocabulary and the rules around it; the same for a copy that `save` wrote."""
         rules = json.loads(self._inner.to_str())
         vocabulary = sorted(self._inner.get_vocab().items(), key=lambda item: item[1])
-        seen = [
-            vocabulary,
-            rules["normalizer"],
-            rules["pre_tokenizer"],
-            rules["post_processor"],
-        ]
+        seen = [vocabulary, rules["normalizer"], rules["pre_tokenizer"], rules["post_processor"]]
         return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
     def save(self, path: str | Path) -> None:
