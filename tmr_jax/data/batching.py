@@ -257,8 +257,9 @@ def make_batch(
 def _common(parts: np.ndarray, text: TextTable, mol: MolTable, shapes: Shapes) -> Shapes:
     """The smallest shape that holds every one of the parts; all of them where none does."""
     lengths = np.diff(text.offsets)
-    sizes = (np.diff(offsets)[parts].sum(1) for offsets in (mol.node_offsets, mol.edge_offsets))
-    level = smallest_level(*map(np.max, sizes), shapes.nodes, shapes.edges)
+    both = mol.node_offsets, mol.edge_offsets
+    atoms, bonds = (np.diff(offsets)[parts].sum(1).max() for offsets in both)
+    level = smallest_level(atoms, bonds, shapes.nodes, shapes.edges)
     held, rows = shapes.text, shapes.rows
     if rows:
         used = max(pack(lengths[part], held[0])[2] for part in parts)
