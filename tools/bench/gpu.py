@@ -268,14 +268,13 @@ def step(size: Sizes, torch_python: Path | None) -> None:
 
 def torch_rates(size: Sizes, python: Path) -> dict[str, float]:
     """Pairs a second of PyTorch's best options on the same card, texts, molecules and weights."""
-    from tools.bench.jax_worker import write_work
-    from tools.bench.vs_torch import RIVALS, Program
+    from tools.bench.vs_torch import RIVALS, Program, write_work
 
     task, rates = work(size, "buckets", size.large), {}
     with tempfile.TemporaryDirectory() as place:
         folder, params = Path(place), jax.device_get(parameters(task))
         write_work(folder, task.data, params, task.config, size.bert, 0, {})
-        worker = Program(python, "torch_worker", folder)
+        worker = Program(python, folder)
         for name in (name for name in RIVALS if name.startswith("bfloat16")):
             worker.ask(do="take", name=name)
             worker.ask(do="train", name=name, first=0, count=max(size.steps // 8, 2))

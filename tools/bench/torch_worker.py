@@ -262,31 +262,26 @@ class Data:
         self.lengths = np.diff(arrays["text_offsets"])
 
     def text(self, rows: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
-        tokens = np.full((len(rows), length), int(self._a["pad"]), np.int64)
-        mask = np.zeros((len(rows), length), bool)
-        for i, row in enumerate(rows):
-            begin, end = self._a["text_offsets"][row : row + 2]
-            tokens[i, : end - begin] = self._a["tokens"][begin:end]
-            mask[i, : end - begin] = True
+        texts = [self._a["tokens"][slice(*self._a["text_offsets"][row : row + 2])] for row in rows]
+        mask = np.arange(length) < self.lengths[rows, None]
+        tokens = np.full(mask.shape, int(self._a["pad"]), np.int64)
+        tokens[mask] = np.concatenate(texts)
         return tensor(tokens), tensor(mask)
 
     def molecules(self, rows: np.ndarray) -> Molecules:
-        a, shift, parts = self._a, 0, []
-        for i, row in enumerate(rows):
-            begin, end = a["node_offsets"][row : row + 2]
-            first, last = a["edge_offsets"][row : row + 2]
-            own = np.arange(end - begin)
-            send = np.concatenate([a["senders"][first:last], own])
-            receive = np.concatenate([a["receivers"][first:last], own])
-            degree = np.bincount(receive, minlength=end - begin)
-            weight = (degree[send] * degree[receive]) ** -0.5
-            ones = np.full(end - begin, i)
-            nodes = a["nodes"][begin:end]
-            parts.append((nodes, send + shift, receive + shift, weight, ones, own))
-            shift += end - begin
-        nodes, send, receive, weight, molecule, place = (
-            np.concatenate(x) for x in zip(*parts, strict=True)
+        a, bonds = self._a, [slice(*self._a["edge_offsets"][row : row + 2]) for row in rows]
+        nodes = np.concatenate([a["nodes"][slice(*a["node_offsets"][r : r + 2])] for r in rows])
+        sizes = np.diff(a["node_offsets"])[rows]
+        first = np.cumsum(sizes) - sizes
+        own = np.arange(len(nodes))  # each atom is joined to itself
+        send, receive = (
+            np.concatenate([*(ends[b] + f for b, f in zip(bonds, first, strict=True)), own])
+            for ends in (a["senders"], a["receivers"])
         )
+        degree = np.bincount(receive)
+        weight = (degree[send] * degree[receive]) ** -0.5
+        molecule = np.repeat(np.arange(len(rows)), sizes)
+        place = own - first[molecule]
         atoms, sends, receives, of, at = (
             tensor(x.astype(np.int64)) for x in (nodes, send, receive, molecule, place)
         )
