@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tmr_jax.config import DataConfig, Experiment, TableConfig, from_json, load_experiment, to_json
+from tmr_jax.data.datasets import chebi20, open_pairs, pcdes
 from tmr_jax.train.__main__ import parse
 
 
@@ -58,6 +59,12 @@ def test_a_run_without_a_version_of_open_was_trained_on_the_first() -> None:
     assert from_json(json.dumps({"data": unseen})).data.version == "unseen"
     assert from_json(json.dumps({"data": {"name": "chebi20"}})).data.version == ""
     assert parse(["--exp", "quickstart", "--data.name", "open"]).config.data.version == "2"
+
+
+@pytest.mark.parametrize("version", (*open_pairs.VERSIONS, *chebi20.VERSIONS, *pcdes.PROTOCOLS))
+def test_every_version_of_a_data_set_is_an_option(version: str) -> None:
+    words = ["--exp", "tests/experiments/tiny.py", "--data.version", version]
+    assert parse(words).config.data.version == version
 
 
 def test_experiments_load_by_name_and_by_path(tmp_path: Path) -> None:

@@ -37,17 +37,19 @@ class TableConfig:
     drop_values: tuple[str, ...] = ()  # values of --data.table.drop-column; such rows are skipped
 
 
+OpenVersion = Literal["1", "2", "public", "licensed", "unseen"]
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Training pairs and their splits."""
 
     name: str = "chebi"  # the data set: chebi (in the package), chebi20, pcdes, open or table
-    version: Literal[
-        "", "text2mol", "molt5", "file-order", "scaffold", "1", "2", "public", "unseen"
-    ] = ""
+    version: Literal["", "text2mol", "molt5", "file-order", "scaffold", OpenVersion] = ""
     """Of chebi20 text2mol (names in the text, the published form) or molt5; of pcdes file-order or
-    scaffold; of open 2, 1, public (what anyone can fetch of 2) or unseen (pairs that 1 and 2
-    exclude, for a second stage). Empty: the first of these."""
+    scaffold; of open 2, 1, public (what anyone can fetch of 2), licensed (of sources with a stated
+    licence) or unseen (pairs that 1 and 2 exclude, for a second stage). Empty: the first of
+    these."""
     validation: str = ""  # protocol of the validation pool; empty: the default of the data set
     seed: int = 0  # of random and scaffold splits
     table: TableConfig = field(default_factory=TableConfig)

@@ -22,7 +22,9 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m tmr_jax.data", description="fetch a public data set and verify it"
     )
     parser.add_argument("set", help="chebi20, pcdes or open")
-    versions = "chebi20: text2mol or molt5; pcdes: scaffold; open: 2, 1 or public"
+    versions = (
+        "chebi20: text2mol or molt5; pcdes: file-order or scaffold; open: 2, 1, public or licensed"
+    )
     parser.add_argument("--version", default="", help=versions)
     card = "of open: print its sources, licences, lengths and leakage"
     parser.add_argument("--card", action="store_true", help=card)
@@ -51,7 +53,7 @@ def _open(version: str, card: bool) -> int:
     check_version("open", open_pairs.VERSIONS, version)
     whole = find(open_build.PAIRS) if version != "public" else None
     print(f"pairs: {whole or open_build.locate_built(open_build.PUBLIC)}")
-    if version in ("2", "public"):
+    if version in ("2", "public", "licensed"):
         print(f"captions: {open_build.locate_captions()}")
     if not whole:
         print(open_build.MISSING)

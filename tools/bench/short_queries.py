@@ -166,7 +166,7 @@ def measure(
     text = model.texts([query.text for query in queries])
     kept = [smiles[i] for i in valid]
     right = decide(queries, kept)
-    scores = np.concatenate([chunk for _, chunk in score_chunks(text.rows, mol.rows)])
+    scores = np.concatenate([chunk.copy() for _, chunk in score_chunks(text.rows, mol.rows)])
     found = {"det": precision(scores, right)}
     if facts is not None:
         again = [reordered(facts, q.text, s, kept) for q, s in zip(queries, scores, strict=True)]
