@@ -612,6 +612,19 @@ def test_unknown_tables_and_claims_are_refused(tmp_path):
         load_table(str(path))
 
 
+def test_two_settings_under_one_name_are_refused(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from tmr_jax.table.plan import Row, Table\n"
+        "def row(label, epochs):\n"
+        "    more = ('--train.epochs', epochs)\n"
+        "    return Row(label, 'smoke', 'chebi/test', overrides=more, name='same')\n"
+        "TABLE = Table('t', (row('a', '1'), row('b', '2')))\n"
+    )
+    with pytest.raises(ValueError, match=r"a run for each setting .* 'same' for the rows 'a' and"):
+        load_table(str(path))
+
+
 @pytest.mark.parametrize("name", ["published", "__init__"])
 def test_files_without_a_table_are_refused(name):
     with pytest.raises(ValueError, match=rf"expected a TABLE in .*{name}.py; got none; known: abl"):

@@ -109,7 +109,7 @@ def load_table(name: str) -> Table:
     """The TABLE of experiments/tables/NAME.py, or of a .py file given by path.
 
     Errors: UserError for an unknown table, a file without one, an unknown experiment or protocol
-    of a row, and a claim about a missing row.
+    of a row, two settings of training under one name, and a claim about a missing row.
     """
     path = Path(name) if name.endswith(".py") else TABLES / f"{name}.py"
     known = sorted(p.stem for p in TABLES.glob("*.py") if p.stem not in ("__init__", PUBLISHED))
@@ -119,6 +119,14 @@ def load_table(name: str) -> Table:
     if table is None:
         raise UserError(f"expected a TABLE in {path}; got none; {did_you_mean(name, known)}")
     table = replace(table, rows=tuple(_with_protocol(row, path) for row in table.rows))
+    trained: dict[str, Row] = {}
+    for row in (row for row in table.rows if row.experiment):
+        other = trained.setdefault(row.run_name, row)
+        if (row.experiment, row.overrides) != (other.experiment, other.overrides):
+            raise UserError(
+                f"expected a run for each setting of training; got {row.run_name!r} for the rows "
+                f"{other.label!r} and {row.label!r} of {path}; give one of them another name"
+            )
     labels = [row.label for row in table.rows]
     for claim in table.claims:
         for label in (claim.better, claim.worse):
