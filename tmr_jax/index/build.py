@@ -414,7 +414,7 @@ def _finish(out: Path, rows: int, made: int) -> BuildReport:
     if rows != kept + len(refused):  # the folder is the user's, who may have cleaned up
         raise UserError(
             f"expected {rows:,} rows in the shards of {out}, got {kept + len(refused):,}; some "
-            "were removed during the build: run the same command again, which makes them anew"
+            "were removed during the build; run the same command again, which replaces them"
         )
     if not kept:
         of = schema.contents(engine.about)
