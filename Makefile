@@ -56,7 +56,7 @@ aot: ## what XLA makes of the programs on a TPU that is not there (ARGS="--targe
 	@$(MAKE) --no-print-directory setup VENV=$(AOT_VENV) EXTRAS=$(AOT_EXTRAS)
 	@$(AOT_VENV)/bin/python -m tools.aot $(ARGS)
 
-aot-check: ## hold two small programs to their budgets on v5e and v6e
+aot-check: ## hold three small programs to their budgets on v5e, v6e and v4
 	@$(MAKE) --no-print-directory aot VENV=$(AOT_VENV) EXTRAS=$(AOT_EXTRAS) ARGS="--check $(ARGS)"
 
 test: $(STAMP) ## run the quick tests (ARGS="tests/models -x"), or others (MARKED=slow)

@@ -330,7 +330,7 @@ def levels_kl(
         return _kernel_forward(hidden, step, own, outer, goal, interpret)[0]
 
     def level(total: Array, inputs: tuple[Array, Array]) -> tuple[Array, None]:
-        return total + _kl_of(_scores(hidden, *inputs, outer), goal)[0], None
+        return total + _kl_of(_scores(hidden, *inputs, outer), goal)[0].sum(-1), None
 
     total, _ = jax.lax.scan(level, jnp.zeros(len(goal)), (step, own))
     return total / len(step)
@@ -342,10 +342,10 @@ def _scores(hidden: Array, step: Array, own: Array, outer: Array) -> Array:
 
 
 def _kl_of(p: Array, goal: Array) -> tuple[Array, Array]:
-    """KL of each row, and its slope by p."""
+    """What each number adds to the KL of its row, and the KL's slope by p."""
     log_clean = jax.nn.log_softmax(SHARPNESS * p, -1)
     known = jnp.where(goal > 0, goal, 1.0)  # 0 log 0 = 0
-    kl = (goal * (jnp.log(known) - log_clean)).sum(-1)
+    kl = goal * (jnp.log(known) - log_clean)
     return kl, SHARPNESS * (jnp.exp(log_clean) * goal.sum(-1, keepdims=True) - goal)
 
 
@@ -367,7 +367,7 @@ def _plain_forward(hidden, step, own, outer, goal):
         step, own = inputs
         kl, slope = _kl_of(_scores(hidden, step, own, outer), goal)
         passed = jnp.where(hidden + step[:, None, :] > 0, slope[..., None], 0.0)
-        return (total + kl, sums + passed), (passed.sum(1), slope)
+        return (total + kl.sum(-1), sums + passed), (passed.sum(1), slope)
 
     start = jnp.zeros(len(goal)), jnp.zeros_like(hidden)
     (total, sums), (by_step, by_own) = jax.lax.scan(level, start, (step, own))
