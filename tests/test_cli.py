@@ -76,7 +76,8 @@ def fields(kind: type, prefix: str = "") -> Iterator[str]:
 
 def test_each_option_of_an_experiment_has_a_text_of_its_own() -> None:
     long = re.sub(r"[│╭╮╰╯─]", " ", reported("train", "--help-all")[0])
-    blocks = dict(re.findall(r"^ *--([\w.-]+)[^\n]*\n((?: {6,}[^\n]*\n)+)", long, re.M))
+    option = r"^ *--([\w.-]+)[^\n]*\n(?: {1,5}[\w,-]+\} *\n)?"  # many choices take two lines
+    blocks = dict(re.findall(rf"{option}((?: {{6,}}[^\n]*\n)+)", long, re.M))
     texts = {}
     for name in fields(Experiment):
         text = " ".join(re.sub(r"\(default:.*", "", blocks[name], flags=re.S).split())
