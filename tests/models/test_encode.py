@@ -147,7 +147,7 @@ def test_a_corpus_is_padded_to_finer_lengths_and_encoded_the_same(tiny_run, monk
     monkeypatch.setattr(module, "encode_batches_text", seen)
     monkeypatch.setattr(module, "CORPUS", len(texts))
     np.testing.assert_allclose(retriever.encode_text(texts), coarse, atol=1e-5)
-    assert set(lengths) == {16}  # the only bucket of this run is one of 96
+    assert set(lengths) == {8}  # the only bucket of this run is one of 96
     few = len(lengths)
     retriever.encode_text(texts[:-1])
     assert set(lengths[few:]) == {96}
