@@ -42,9 +42,9 @@ from tmr_jax.types import EncodedCorpus, MolOut, TextBatch, TextOut, UserError
 AHEAD = 4  # batches in progress, one for each device of an ordinary machine
 QUERIES = 8  # up to so many texts are a batch of this size, and a single one is a batch of one
 CANDIDATES = 32  # up to so many molecules are a batch of this size
-# From so many texts on a CPU pads to multiples of `FINE` tokens, which PyTorch's padding to the
-# longest of a batch needs to be matched (experiments/LOG.md). A shape compiles in a second or two
-# there, once for a machine. Accelerators compile longer.
+# From so many texts on, lengths on a CPU are multiples of `FINE` tokens: padding costs time there
+# (experiments/LOG.md), and a shape compiles in a second or two, once for a machine. Accelerators
+# compile longer.
 CORPUS, FINE = 1000, 8
 
 TextBatches = Iterable[tuple[np.ndarray, TextBatch]]
