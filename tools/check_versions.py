@@ -3,8 +3,8 @@
 python tools/check_versions.py [--oldest-python PYTHON] [--newest-python PYTHON] [--only NAME ...]
 
 The oldest end is what Colab preinstalls (JAX 0.7.2 and what came with it); the newest is whatever
-the package index has today, on Python 3.13 if it is installed, with huggingface_hub 1 and 2. Needs
-a network for the installation, minutes, and 1.5 GB of disk for each.
+the package index has today, on Python 3.14 or 3.13 if it is installed, with huggingface_hub 1 and
+2. Needs a network for the installation, minutes, and 1.5 GB of disk for each.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def main() -> int:
     """Exit status: 0 if all pass, else 1."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--oldest-python", default=sys.executable)
-    parser.add_argument("--newest-python", default=shutil.which("python3.13") or sys.executable)
+    newest = shutil.which("python3.14") or shutil.which("python3.13") or sys.executable
+    parser.add_argument("--newest-python", default=newest)
     parser.add_argument("--only", nargs="+", choices=PINS, default=list(PINS))
     parser.add_argument("--keep", type=Path, help="folder for the environments; else temporary")
     args = parser.parse_args()

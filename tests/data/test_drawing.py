@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -44,6 +46,20 @@ def test_what_cannot_be_drawn_is_a_box_with_the_reason(smiles: str, reason: str)
     texts = [t.text or "" for t in ElementTree.fromstring(drawn).iter(f"{SVG}text")]
     assert reason in texts[0]
     assert len(texts) * 14 <= 180  # the box holds all its lines
+
+
+def test_without_the_libraries_of_x_smiles_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = ImportError("libXrender.so.1: cannot open shared object file: No such file")
+
+    def refuse(name: str, *rest: Any) -> Any:
+        if name == "rdkit.Chem.Draw":
+            raise missing
+        return imported(name, *rest)
+
+    imported = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    picture = molecule_svg("CCO", 240, 180)
+    assert "not drawn: no libXrender.so.1" in picture and "CCO" in picture
 
 
 def test_atoms_are_coloured_by_their_weights() -> None:

@@ -32,15 +32,18 @@ def molecule_svg(
 
     `weights` of 0 to 1, one for each atom as the SMILES writes them, colour the atoms and what
     joins them (`search.explain`); `numbered` gives each its number in that order, from 1. Errors:
-    UserError for a wrong number of weights. What cannot be drawn (not a molecule, or more than
-    `MAX_DRAWN_ATOMS` atoms) comes as a box with the beginning of its SMILES and the reason, never
-    as an error.
+    UserError for a wrong number of weights. What cannot be drawn (not a molecule, more than
+    `MAX_DRAWN_ATOMS` atoms, or no libXrender on this machine) comes as a box with the beginning of
+    its SMILES and the reason, never as an error.
     """
     from rdkit import rdBase
-    from rdkit.Chem.Draw import rdMolDraw2D
 
     from tmr_jax.data.features.graph import BadMolecule, parse_smiles
 
+    try:
+        from rdkit.Chem.Draw import rdMolDraw2D
+    except ImportError as error:  # a small container lacks libXrender, which RDKit's wheel needs
+        return _box(smiles, f"not drawn: no {str(error).split(':')[0]}", width, height)
     try:
         mol = parse_smiles(smiles)
     except BadMolecule as error:
