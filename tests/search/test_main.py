@@ -108,10 +108,16 @@ def test_a_file_that_another_process_indexes(
             assert "error: expected to be alone in" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("protocols", [["table/test"], []])  # quickstart's configuration names none
 def test_molecules_as_queries_and_the_runs_own_pool(
-    words: list[str], capsys: pytest.CaptureFixture[str]
+    protocols: list[str], tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*words[:2], "--molecule", "--json", "-k", "1", "CCO"]) == 0
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    config = json.loads((run / "config.json").read_text("utf-8"))
+    config["eval"]["protocols"] = protocols
+    (run / "config.json").write_text(json.dumps(config), "utf-8")
+    assert main(["--run", str(run), "--molecule", "--json", "-k", "1", "CCO"]) == 0
     out, err = capsys.readouterr()
     assert "table/test" in err
     assert len(json.loads(out)["results"][0]["hits"]) == 1
