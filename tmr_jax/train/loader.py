@@ -176,7 +176,8 @@ class DeviceLoader:
         dataset = self._dataset
         chosen, size = plan_steps(rows, dataset.text, dataset.mol, dataset.shapes, dataset.shards)
         chosen = shard_batch(chosen, self._sharding, axis=1)
-        shape = f"{len(rows)} steps of {size.rows} x {size.row} tokens, {size.nodes} atoms"
+        steps = f"{len(rows)} steps of " if len(rows) > 1 else ""
+        shape = f"{steps}{size.rows} x {size.row} tokens, {size.nodes} atoms"
         (state, metrics), operations, seconds = self._programs(
             (len(rows), size), state, self._tables, chosen, key, size
         )
