@@ -2,7 +2,7 @@
 
 Paper: none; checks that an installation trains and ranks.
 Run: make train EXP=quickstart
-Hardware: 2 CPU cores, 8 minutes.
+Hardware: 2 CPU cores, 10 minutes.
 Result: chebi/test t2m 66.3, m2t 55.4 Hits@1 with facts; 0f32fdc, 2026-11-30.
 Differs: MiniLM in place of SciBERT, bond-aware residual GCN, the 7,908 training pairs of chebi.
 """
