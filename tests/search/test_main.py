@@ -108,19 +108,32 @@ def test_a_file_that_another_process_indexes(
             assert "error: expected to be alone in" in capsys.readouterr().err
 
 
+def with_pools(source: Path, run: Path, data: str, protocols: list[str]) -> Path:
+    """A copy of a run whose configuration names these data and protocols."""
+    shutil.copytree(source, run)
+    config = json.loads((run / "config.json").read_text("utf-8"))
+    config["eval"]["protocols"], config["data"]["name"] = protocols, data
+    (run / "config.json").write_text(json.dumps(config), "utf-8")
+    return run
+
+
 @pytest.mark.parametrize("protocols", [["table/test"], []])  # quickstart's configuration names none
 def test_molecules_as_queries_and_the_runs_own_pool(
     protocols: list[str], tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(tiny_run, run)
-    config = json.loads((run / "config.json").read_text("utf-8"))
-    config["eval"]["protocols"] = protocols
-    (run / "config.json").write_text(json.dumps(config), "utf-8")
+    run = with_pools(tiny_run, tmp_path / "run", "table", protocols)
     assert main(["--run", str(run), "--molecule", "--json", "-k", "1", "CCO"]) == 0
     out, err = capsys.readouterr()
     assert "table/test" in err
     assert len(json.loads(out)["results"][0]["hits"]) == 1
+
+
+def test_a_run_without_a_test_pool_asks_for_a_library(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = with_pools(tiny_run, tmp_path / "run", "open", [])
+    assert main(["--run", str(run), "an amine"]) == 2
+    assert "got no --library" in capsys.readouterr().err
 
 
 def test_sdf_is_read_by_rdkit_again(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

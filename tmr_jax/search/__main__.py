@@ -148,16 +148,20 @@ def open_retriever(chosen: Arguments) -> Retriever:
 
 
 def _own_pool(retriever: Retriever) -> tuple[str, list[str]]:
-    """The first test pool of the run, and its molecules."""
+    """The first test pool that the run names, else that of its data set, and its molecules."""
     from tmr_jax.data.pools import load_pool
     from tmr_jax.eval import protocols
-    from tmr_jax.eval.evaluate import default_protocols
     from tmr_jax.eval.leakage import own_test
 
-    config = retriever.config
-    name = default_protocols(config)[0]
-    source = protocols.find(name, own_test(config.data, config.data)).source
-    return source, list(load_pool(source, config.data).smiles)
+    data, named = retriever.config.data, retriever.config.eval.protocols
+    own = own_test(data, data)
+    if not (named or own):
+        raise UserError(
+            "expected molecules to search, got no --library, and this run names no test pool; "
+            "give --library a .smi, .csv or .sdf file"
+        )
+    source = protocols.find((*named, own)[0], own).source
+    return source, list(load_pool(source, data).smiles)
 
 
 def read_lines(path: Path) -> list[str]:
