@@ -1,0 +1,36 @@
+"""The weights that come with tmr_jax: a dual encoder on text whose licence is known, and facts.
+
+Paper: none; scores compare with no published number.
+Run: TMR_JAX_DATA=DIR make train EXP=weights
+Hardware: 2 CPU cores, an hour.
+Result: not run yet.
+Differs: det_open with counts of fragments, sentences and clauses, the licensed pairs, and facts.
+"""
+
+from dataclasses import replace
+
+from tmr_jax.config import load_experiment
+
+BASE = load_experiment("det_open")
+CONFIG = replace(
+    BASE,
+    data=replace(BASE.data, version="licensed"),
+    features=replace(BASE.features, molecule="ogb_counts"),
+    train=replace(
+        BASE.train,
+        texts="packed",
+        levels=(0.5, 0.25, 0.25),
+        epochs=7,
+        precision="float32",  # of what a CPU without bfloat16 in hardware trains
+        eval_every=7,
+        facts=True,
+    ),
+    eval=replace(
+        BASE.eval,
+        protocols=(
+            *BASE.eval.protocols,
+            "chebi20-molt5/first-sentence",
+            "chebi20-molt5/clause",
+        ),
+    ),
+)
