@@ -18,8 +18,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from tmr_jax.data import sdf
-from tmr_jax.data.delimited import SEPARATORS, read_header, split_rows
 from tmr_jax.data.features.graph import is_molecule
 from tmr_jax.data.features.text import clean_text
 from tmr_jax.data.files import open_binary
@@ -87,7 +85,7 @@ def _suffix_of(start: bytes) -> str:
     if b"M  END" in start:
         return ".sdf"
     line = "".join(start.decode("utf-8-sig", "replace").splitlines()[:1])
-    names = [line.split(separator) for separator in SEPARATORS["csv"]]
+    names = [line.split(separator) for separator in ",;\t|"]
     is_table = any(len(n) > 1 and SMILES_NAMES & {*map(_plain, n)} for n in names)
     return ".csv" if is_table or line.lower().startswith("sep=") else ".smi"
 
@@ -119,12 +117,16 @@ def read_table(
 
 def header(path: str | Path) -> list[str]:
     """Column names of a CSV or TSV file."""
+    from tmr_jax.data.delimited import read_header
+
     with open_lines(Path(path)) as lines:
         return read_header(lines, kind_of(Path(path)), ())[0]
 
 
 def _read_text(path: Path, columns: list[str], terms: Terms) -> Iterator[Cells]:
     """Rows of a CSV or TSV file."""
+    from tmr_jax.data.delimited import read_header, split_rows
+
     with open_lines(path) as lines:
         names, separator = read_header(lines, kind_of(path), columns)
         places = _places(names, columns, path, terms)
@@ -222,26 +224,30 @@ def _seekable(path: Path) -> Iterator[BinaryIO]:
             yield copy  # type: ignore[misc]
 
 
-STRUCTURE = "SMILES"  # the column of an SDF that is written from the structure
+# The column of an SDF that is written from the structure, and RDKit's name of the title.
+STRUCTURE, TITLE = "SMILES", "_Name"
 
 
 def _read_sdf(path: Path, columns: list[str], terms: Terms) -> Iterator[Cells]:
-    known, number = {STRUCTURE, sdf.TITLE}, 0
+    from tmr_jax.data.sdf import read_records
+
+    known, number = {STRUCTURE, TITLE}, 0
     with open_lines(path) as lines:
-        for number, record in enumerate(sdf.read_records(lines), 1):
+        for number, record in enumerate(read_records(lines), 1):
             known.update(record.fields, (f"<{name}>" for name in record.fields))
             if record.refused and STRUCTURE in columns:
                 yield Cells(number, (), record.refused, record.beginning, record.line)
                 continue
             found = {f"<{name}>": value for name, value in record.fields.items()}
-            found |= record.fields | {STRUCTURE: record.smiles}
+            found |= record.fields | {STRUCTURE: record.smiles, TITLE: record.title}
             values = tuple(found.get(column, "") for column in columns)
             yield _checked(Cells(number, values, line=record.line))
     if number:
         _places(sorted(known), columns, path, terms)
 
 
-READERS = dict.fromkeys(SEPARATORS, _read_text) | {"parquet": _read_parquet, "sdf": _read_sdf}
+READERS = dict.fromkeys(("csv", "tsv", "txt"), _read_text)
+READERS |= {"parquet": _read_parquet, "sdf": _read_sdf}
 
 
 # Lists of molecules
@@ -278,7 +284,7 @@ def read_rows(path: Path, smiles_column: str = "", name_column: str = "") -> Ite
     elif kind_of(path) == "sdf":
         # The structure counts, and a field of that name where it is asked for.
         column = f"<{STRUCTURE}>" if smiles_column == STRUCTURE else smiles_column or STRUCTURE
-        yield from rows_of_table(path, column, name_column or sdf.TITLE)
+        yield from rows_of_table(path, column, name_column or TITLE)
     else:
         yield from rows_of_table(path, smiles_column or _smiles_column(path), name_column)
 

@@ -15,7 +15,6 @@ from tmr_jax.data.features.graph import written
 from tmr_jax.data.lines import Lines, beginning, is_utf8
 
 MAX_RECORD = 16 << 20  # characters; the rest of a longer record is not read
-TITLE = "_Name"  # RDKit's name of the title, taken as one of the fields
 _FIELD = re.compile(r">.*?<(.+)>")  # the line above the value of a field
 _PLACEHOLDER = "AtomNull"  # how RDKit describes R groups and *, which SMILES have, too
 
@@ -55,7 +54,7 @@ def _record(start: int, lines: list[str], is_too_long: bool) -> Record:
     end = next((i for i, line in enumerate(lines) if line.startswith("M  END")), None)
     if end is None:  # fields, if any, begin at the first line that names one
         end = next((i for i, line in enumerate(lines) if _FIELD.match(line)), len(lines)) - 1
-    fields = _fields(lines[end + 1 :]) | {TITLE: title}
+    fields = _fields(lines[end + 1 :])
     # RDKit cannot take all bytes; of the first lines it needs 2D or 3D in the second one.
     head = [line.encode("ascii", "replace").decode() for line in lines[:3]]
     block = "\n".join([*head, *lines[3 : end + 1]]) + "\n"

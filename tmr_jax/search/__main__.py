@@ -39,8 +39,7 @@ class Arguments:
     a table with --text-column, or the folder of their index. Default: the molecules of the run's
     own test pool."""
     from_file: Path | None = None
-    """More queries, one on each line; with --molecule also the molecules of a .smi, .csv or .sdf
-    file. Invalid ones are skipped and named, and the exit status is 2."""
+    """More queries, one on each line, or with --molecule a .smi, .csv or .sdf file."""
     texts: Path | None = None
     """Descriptions to search instead of molecules, one on each line: which fit a molecule?"""
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
