@@ -17,6 +17,9 @@ MARKED ?= not slow and not costly
 AOT_VENV := $(if $(filter file,$(origin VENV)),.venv-aot,$(VENV))
 AOT_EXTRAS := $(if $(filter file,$(origin EXTRAS)),aot,$(EXTRAS))
 
+# Search and serve use the shipped weights unless RUN (or EXP) says which run.
+FROM := $(if $(filter-out file,$(origin RUN) $(origin EXP)),--run $(RUN))
+
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed-$(EXTRAS)
 export PYTHON LIB Q # to the shell as they are, whatever marks are in them
@@ -43,11 +46,11 @@ eval: $(STAMP) ## rank the pools of a run again (RUN=runs/quickstart, ARGS="--pr
 table: $(STAMP) ## run what a table of results lacks, then print it (NAME=smoke)
 	$(PY) -m tmr_jax.table --name $(NAME) $(ARGS)
 
-search: $(STAMP) ## ask a run (RUN=runs/quickstart LIB=library.smi Q="an aromatic amine")
-	@$(PY) -m tmr_jax.search --run $(RUN) $${LIB:+--library "$$LIB"} $(ARGS) "$$Q"
+search: $(STAMP) ## find molecules of a file (LIB=library.smi Q="an aromatic amine")
+	@$(PY) -m tmr_jax.search $(FROM) $${LIB:+--library "$$LIB"} $(ARGS) "$$Q"
 
-serve: $(STAMP) ## a page and an API over a library (RUN=runs/quickstart LIB=library.smi)
-	@$(PY) -m tmr_jax.serve --run $(RUN) --library "$$LIB" $(ARGS)
+serve: $(STAMP) ## a page and an API over a library (LIB=library.smi)
+	@$(PY) -m tmr_jax.serve $(FROM) --library "$$LIB" $(ARGS)
 
 data: $(STAMP) ## fetch a public data set and verify it (SET=chebi20)
 	$(PY) -m tmr_jax.data $(SET) $(ARGS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -102,12 +101,9 @@ def test_paths_exist(name: str) -> None:
         assert made_by_a_run or any((place / path).exists() for place in places), path
 
 
-def test_python_runs_as_written(
-    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
-) -> None:
+def test_python_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     (code,) = blocks("python", README)
     assert len(code.splitlines()) <= 10
-    shutil.copytree(tiny_run, tmp_path / "runs" / "quickstart")
     (tmp_path / "library.smi").write_text("Nc1ccccc1 aniline\nCCO ethanol\n")
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})

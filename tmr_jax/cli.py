@@ -2,7 +2,7 @@
 
 `tmr VERB ARGS` is `python -m tmr_jax.VERB ARGS`. Exit status of every command: 0 done; 1 it
 failed; 2 an error of yours, explained on standard error; 3 another process works there; 130 and 143
-after Ctrl-C and SIGTERM.
+after Ctrl-C and SIGTERM, 141 where the reader of its output has gone.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from tmr_jax.types import CommandFailed, did_you_mean
 VERBS = {
     "train": "train an experiment: tmr train --exp quickstart",
     "eval": "evaluate a run: tmr eval --run runs/quickstart",
-    "search": 'search with a run: tmr search --run runs/quickstart --library my.smi "an amine"',
-    "index": "build an index: tmr index --run runs/quickstart --library my.smi --out lib",
-    "serve": "serve a page and an API: tmr serve --run runs/quickstart --library my.smi",
+    "search": 'search a file: tmr search --library my.smi "an amine"',
+    "index": "build an index: tmr index --library my.smi --out lib",
+    "serve": "serve a page and an API: tmr serve --library my.smi",
     "table": "run what a table of results lacks: tmr table --name smoke",
     "data": "download a public data set and verify it: tmr data chebi20",
 }
@@ -79,7 +79,12 @@ def run(
             stream.reconfigure(errors="backslashreplace")
     try:
         with Signals():
-            return work(args)
+            status = work(args)
+            sys.stdout.flush()
+            return status
+    except BrokenPipeError:  # who reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except CommandFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

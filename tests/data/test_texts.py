@@ -6,7 +6,7 @@ import gzip
 
 import pytest
 
-from tmr_jax.data.readers import MAX_LINE, holds_texts, read_texts
+from tmr_jax.data.readers import MAX_TEXT, holds_texts, read_texts
 
 FILES = {
     "corpus.txt": ("An acid.\nNO is a gas.\n", True),
@@ -37,29 +37,31 @@ def test_a_txt_without_molecules_or_columns_is_a_corpus(tmp_path, name, packed):
         holds_texts(path, "SMILES", "", "description")
 
 
-def test_a_file_of_utf_16_is_said_to_be_one(tmp_path):
-    (tmp_path / "corpus.txt").write_text("An acid.\n", "utf-16")
-    with pytest.raises(ValueError, match="got UTF-16; save it as UTF-8"):
-        holds_texts(tmp_path / "corpus.txt")
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
+def test_the_encoding_is_recognised(tmp_path, encoding):
+    path = tmp_path / "corpus.txt"
+    path.write_text("An acid.\nA β-sugar.\n", encoding)
+    assert holds_texts(path)
+    assert [row.content for row in read_texts(path)] == ["An acid.", "A β-sugar."]
 
 
 def test_every_line_is_a_row_under_its_number(tmp_path):
     path = tmp_path / "corpus.txt"
-    lines = [b"\xef\xbb\xbfAn acid. ", b"", b"\xff\xfe", b"x" * 3 * MAX_LINE, "\u200b".encode()]
+    lines = [b"\xef\xbb\xbfAn acid. ", b"", b"\xff\xfe", b"x" * 3 * MAX_TEXT, "\u200b".encode()]
     path.write_bytes(b"\r\n".join([*lines, "A  β-sugar.".encode()]))
     rows = list(read_texts(path))
     assert [row.refused for row in rows] == [
         *["", "empty-text", "not-utf-8", "too-long", "empty-text", ""]
     ]
-    assert rows[0] == ("An acid.", "row 1", "") and rows[5] == ("A  β-sugar.", "row 6", "")
+    assert rows[0] == ("An acid.", "line 1", "", 1) and rows[5] == ("A  β-sugar.", "line 6", "", 6)
 
 
 def test_a_column_of_a_table_under_the_names_of_another(tmp_path):
     path = tmp_path / "my.csv"
-    long = "x" * MAX_LINE
+    long = "x" * MAX_TEXT
     path.write_text(f'CID,text\n7,"An acid,\nof two lines."\n8,\n9,{long}\n', "utf-8")
     rows = list(read_texts(path, "text", "CID"))
-    assert rows[0] == ("An acid,\nof two lines.", "7", "")
+    assert rows[0] == ("An acid,\nof two lines.", "7", "", 2)
     assert [row.refused for row in rows] == ["", "empty-text", "too-long"]
     with pytest.raises(ValueError, match="expected a column 'texts' in the header"):
         list(read_texts(path, "texts"))

@@ -198,6 +198,13 @@ def test_a_library_of_descriptions_goes_to_every_engine(engine, tiny_run, tmp_pa
         assert {h.content for h in theirs} == set(texts[:3] + texts[4:] if where else texts)
 
 
+def test_a_file_in_the_way_of_a_copy_is_named(origin, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    assert index.main(["copy", str(origin), str(tmp_path / "file")]) == 2
+    assert "expected a new or empty folder" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "x"
+
+
 def test_a_search_in_half_a_copy_is_refused(tiny_run, tmp_path, by_eight):
     (tmp_path / "my.smi").write_text("CCO ethanol\n")
     retriever = tmr_jax.load(tiny_run)

@@ -13,6 +13,7 @@ from tmr_jax.index import lance
 from tmr_jax.index.exact import ExactEngine
 from tmr_jax.index.lance import HEAD, TABLE, LanceEngine
 from tmr_jax.index.schema import COLUMNS, Filter, IndexUnavailable, meets, parse_filter
+from tmr_jax.types import UserError
 
 
 @pytest.fixture
@@ -48,6 +49,18 @@ def test_the_fewer_meet_a_filter_the_more_parts_are_looked_into(indexed, tmp_pat
     assert indexed.search(queries, 10, where).ids.tolist() == truth  # a fifth of all: every part
     monkeypatch.setattr(indexed, "_count", 400)
     assert indexed.search(queries, 10, where).ids.tolist() != truth
+
+
+def test_what_cannot_be_written_is_the_users_error(indexed, tmp_path, monkeypatch):
+    def full(*_):
+        raise RuntimeError("lance error: LanceError(IO): No space left on device")
+
+    monkeypatch.setattr(type(indexed._table), "add", full)
+    with pytest.raises(UserError, match=r"expected to write an index to .*lib, got .*No space"):
+        indexed.upsert(items(range(2000, 2010), rows(10, 16)))
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="something else"):
+        LanceEngine.create(tmp_path / "file", 16, {})
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_rows_of_a_file(small, file, model, tmp_path, tiny_run):
     store = ExactEngine(tmp_path / "lib")
     items = store.get(range(11))
     assert [item and item["name"] for item in items] == [
-        *["acetic acid", "its salt", "the acid again", None, "benzene", None, "row 7"],
+        *["acetic acid", "its salt", "the acid again", None, "benzene", None, "line 7"],
         *["acetate", "iron", "amine", "hexane"],
     ]
     flags = [
@@ -145,7 +145,7 @@ def test_texts_of_a_file(small, corpus, model, tmp_path, tiny_run, monkeypatch):
     items = store.get(range(7), [*KEPT, "vector"])
     assert [item and item["smiles"] for item in items] == [t.strip() or None for t in TEXTS]
     assert [i for i, item in enumerate(items) if item and item["duplicate"]] == [3, 6]
-    assert items[1]["name"] == "row 2" and items[1]["mw"] == 0
+    assert items[1]["name"] == "line 2" and items[1]["mw"] == 0
     refused = (tmp_path / "lib" / REFUSED).read_text().splitlines()
     assert refused[1:] == ["3\tempty-text\t"]
     vectors = tmr_jax.load(tiny_run).encode_text([text for text in TEXTS if text])

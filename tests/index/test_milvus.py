@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from milvus_lite.server_manager import server_manager_instance
@@ -28,6 +30,15 @@ def test_a_server_that_does_not_answer_is_named_and_the_token_is_not(monkeypatch
         open_engine("http://127.0.0.1:9/mine")
     told = [str(e.value), caplog.text, *capfd.readouterr()]
     assert not any("geheim" in text for text in told)
+
+
+def test_a_file_that_another_process_has_open_is_named(empty, tmp_path):
+    program = "import sys; from tmr_jax.index.milvus import MilvusEngine; MilvusEngine(sys.argv[1])"
+    command = [sys.executable, "-c", program, str(tmp_path / "lib.db")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    said = done.stderr.strip().splitlines()[-1]
+    assert "got a file that another process has open" in said
+    assert "server" not in said and "DataDirLockedError" not in done.stderr
 
 
 def test_a_server_that_ends_is_seen_by_looking(empty, monkeypatch):

@@ -182,6 +182,54 @@ def test_texts_and_queries_from_files(
     assert all({h["text"] for h in one["hits"]} == {"an amine", "an alcohol"} for one in found)
 
 
+def test_an_invalid_query_of_a_file_is_named_and_the_others_answered(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queries = tmp_path / "queries.txt"
+    queries.write_text("an amine\n\n\u200b\nan alcohol\n", "utf-8")
+    assert main([*words, "--from-file", str(queries), "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert [one["query"] for one in json.loads(out)["results"]] == ["an amine", "an alcohol"]
+    assert f"skipped line 3 of {queries}: expected a description" in err
+    assert "expected 3 valid queries, got 1 invalid" in err
+    molecules = tmp_path / "queries.smi"
+    molecules.write_text("smiles name\nCCO a\nXX b\nCCN c\n")
+    assert main([*words, "--from-file", str(molecules), "--molecule", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert [one["query"] for one in json.loads(out)["results"]] == ["CCO", "CCN"]
+    assert "skipped line 3" in err
+    assert main([*words, "\u200b"]) == 2
+    assert "error: expected a description" in capsys.readouterr().err
+
+
+def test_a_query_that_a_filter_takes_is_named(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--where", "mw<500", "an amine"]) == 2
+    assert "got none, but 'an amine' after --where" in capsys.readouterr().err
+    assert main([*words, "an amine", "--where", "mw<5e2", "mw>.5"]) == 0
+
+
+def test_a_library_from_standard_input(words: list[str], monkeypatch, capsys) -> None:
+    for content in (LIBRARY, "id;Smiles\n1;CCO\n2;CCN\n3;C1CC\n4;Nc1ccccc1\n"):
+        raw = io.TextIOWrapper(io.BytesIO(content.encode()))
+        monkeypatch.setattr("sys.stdin", raw)
+        assert main([*words[:2], "--library", "-", "an amine", "--json"]) == 0
+        out, _ = capsys.readouterr()
+        assert json.loads(out)["library"]["kept"] == 3
+
+
+def test_notes_do_not_mix_with_json(tiny_run: Path, words: list[str], tmp_path, capsys) -> None:
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    newest = max((run / "checkpoints").iterdir(), key=lambda p: (p.is_dir(), p.name))
+    files = [path for path in (newest / "params").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-10])
+    assert main(["--run", str(run), *words[2:], "--json", "an amine"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) and "is damaged" in err
+
+
 @pytest.fixture
 def corpus(tiny_run: Path, tmp_path: Path) -> list[str]:
     path = tmp_path / "corpus.txt"

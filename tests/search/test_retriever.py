@@ -135,11 +135,24 @@ def test_a_txt_file_is_a_table_or_a_bare_list(tmp_path: Path) -> None:
 
 def test_lines_that_are_no_text_or_too_long_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "odd.smi"
-    long = b"C" * (3 * readers.MAX_LINE)
+    long = b"C" * (3 * readers.MAX_TEXT)
     path.write_bytes(b"CCO\n\xff\xfe\n" + long + b"\nCCN amine\n" + long)
     rows = list(readers.read_rows(path))
     assert [row.refused for row in rows] == ["", "not-utf-8", "too-long", "", "too-long"]
-    assert rows[3] == ("CCN", "amine", "")
+    assert rows[3] == ("CCN", "amine", "", 4)
+
+
+def test_a_text_has_one_vector_whatever_its_neighbours(tiny_run: Path, tmp_path: Path) -> None:
+    """In bfloat16, in which this run says that it trained, they would differ by up to 1e-3."""
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text("utf-8"))
+    config["train"]["precision"] = "bfloat16"
+    (run / "config.json").write_text(json.dumps(config), "utf-8")
+    retriever = tmr_jax.load(run)
+    few = ["an aromatic amine", "a steroid", "benzene"]
+    alone = np.concatenate([retriever.encode_text([text]) for text in few])
+    among = retriever.encode_text([*few, *(f"mol {i}" for i in range(23)), "x " * 60])[:3]
+    np.testing.assert_allclose(among, alone, rtol=0, atol=1e-5)
 
 
 def test_a_library_is_encoded_once_and_again_when_anything_changed(

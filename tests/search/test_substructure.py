@@ -33,6 +33,20 @@ def test_which_hold_it(matcher):
     assert matcher.check("[OH]", SMILES).matches.tolist() == [True, False, True, False]
 
 
+def test_stereo_of_a_pattern_counts(matcher):
+    both = ["F/C=C/F", "F/C=C\\F", "FC=CF"]
+    assert matcher.check("F/C=C/F", both).matches.tolist() == [True, False, False]
+    assert matcher.check("FC=CF", both).matches.all()
+    hands = ["C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O", "CC(N)C(=O)O"]
+    assert matcher.check("C[C@H](N)C(=O)O", hands).matches.tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("pattern", ["C1=CC=CC=C1", "C1=CC=CC=C1Cl", "ClC1=CC=CC=C1"])
+def test_a_ring_drawn_with_double_bonds_is_aromatic(matcher, pattern):
+    assert matcher.check(pattern, ["Clc1ccccc1", "ClC1CCCCC1"]).matches.tolist() == [True, False]
+    assert matcher.check("C=CC=C", ["c1ccccc1", "C=CC=CC"]).matches.tolist() == [False, True]
+
+
 def test_a_molecule_that_cannot_be_read_holds_nothing(matcher):
     assert matcher.check("C", ["C1CC", "CC"]).matches.tolist() == [False, True]
 

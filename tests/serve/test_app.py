@@ -64,6 +64,18 @@ def test_search_answers_every_query_in_order(client: TestClient) -> None:
     assert body["checkpoint"]["step"] == 7 and body["partial"] is False
 
 
+@pytest.mark.parametrize("address", ["/", "/health", "/docs", "/api/molecule.svg?smiles=CCO"])
+def test_head_has_the_head_of_get(client: TestClient, address: str) -> None:
+    assert client.head(address).status_code == client.get(address).status_code == 200
+
+
+@pytest.mark.parametrize("blank", [" ", "\u200b", "\u00ad", "\x00"])
+def test_a_blank_query_is_the_callers_error(client: TestClient, blank: str) -> None:
+    refused(client.post("/api/search", json={"queries": [blank]}), 422, "invalid_request")
+    for address in ("/", "/download.csv"):
+        assert client.get(address, params={"q": blank}).status_code == 422
+
+
 def test_filters_patterns_and_molecules(client: TestClient) -> None:
     def names(**asked: Any) -> set[str]:
         body = client.post("/api/search", json={"queries": ["CCO"], **asked}).json()

@@ -7,9 +7,10 @@ of rows of Parquet), and an invalid row is returned with a reason instead of sto
 
 from __future__ import annotations
 
-import csv
+import atexit
 import io
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,22 +18,40 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from tmr_jax.data.features.graph import BadMolecule, parse_smiles
+from tmr_jax.data.features.graph import is_molecule
 from tmr_jax.data.features.text import clean_text
 from tmr_jax.data.files import open_binary
+from tmr_jax.data.lines import beginning, is_utf8, open_lines
 from tmr_jax.types import UserError, did_you_mean
 
-MAX_CELL = 131_072  # characters; csv's own limit, kept so that no global setting changes
-MAX_ROW = 4 << 20  # characters held of one line of a table; the rest is not read
-MAX_LINE = 65_536  # bytes of a line of a list or corpus; no valid SMILES comes near
-FIRST = 20  # lines of a .txt that decide whether it is a list of molecules
+VERSION = 2  # raise it whenever the rows of any file change: an index of older rows is another one
+MAX_TEXT = 65_536  # bytes of a line of a list or corpus; no valid SMILES comes near
+FIRST = 20  # rows that decide what a file or a column holds
 MAX_ROW_GROUP = 4 << 30  # bytes of one Parquet row group, uncompressed
-SMI = (".smi", ".smiles", ".ism")
+LISTS = ("smi", "smiles", "ism", "cxsmiles", "cxsmi")
+KINDS = ".csv, .tsv, .txt, .parquet or .sdf file (or one of them .gz)"
+# What people call the column of SMILES, in lower case and without what is between letters.
+SMILES_NAMES = {
+    *("smiles", "canonicalsmiles", "isomericsmiles", "cansmiles", "isosmiles", "smilesstring"),
+    *("compoundsmiles", "structuresmiles", "cxsmiles", "smi", "structure", "molecule", "mol"),
+}
 
 
-def _kind(path: Path) -> str:
+class Terms(NamedTuple):
+    """What the program that runs calls the file and its columns, for messages."""
+
+    file: str
+    columns: str
+
+
+LIBRARY = Terms("--library", "--smiles-column, --name-column or --text-column")
+TRAINING = Terms("--data.table.path", "--data.table.text, .smiles, .id, ...")
+
+
+def kind_of(path: Path) -> str:
     """The last part of a file's name, but .gz: csv, tsv, ..."""
-    return path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    return "sdf" if kind in ("sd", "mol") else kind
 
 
 class Cells(NamedTuple):
@@ -41,114 +60,91 @@ class Cells(NamedTuple):
     row: int  # counted from 1 after the header
     values: tuple[str, ...]
     refused: str = ""  # a short reason code
-    value: str = ""  # the invalid content, or where it is wrong
+    value: str = ""  # the beginning of an invalid row
+    line: int = 0  # of the file, where the row begins; of Parquet the row
+
+
+def given(path: Path) -> Path:
+    """The path itself or, for -, that of what standard input holds, in a file of its kind."""
+    if str(path) != "-":
+        return path
+    folder = Path(tempfile.mkdtemp(prefix="tmr_jax-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    content = folder / "standard-input"
+    with open(content, "wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    with open_binary(content) as raw:
+        start = raw.read(1 << 16)
+    return content.rename(content.with_suffix(_suffix_of(start)))
+
+
+def _suffix_of(start: bytes) -> str:
+    """The suffix of a file that starts so: of a table its header has a column of SMILES."""
+    if start.startswith(b"PAR1"):
+        return ".parquet"
+    if b"M  END" in start:
+        return ".sdf"
+    line = "".join(start.decode("utf-8-sig", "replace").splitlines()[:1])
+    names = [line.split(separator) for separator in ",;\t|"]
+    is_table = any(len(n) > 1 and SMILES_NAMES & {*map(_plain, n)} for n in names)
+    return ".csv" if is_table or line.lower().startswith("sep=") else ".smi"
 
 
 # Tables
 
 
-def read_table(path: str | Path, columns: Sequence[str]) -> Iterator[Cells]:
+def read_table(
+    path: str | Path, columns: Sequence[str], terms: Terms = TRAINING
+) -> Iterator[Cells]:
     """The named columns of a table row by row; the file's suffix decides the format.
 
-    `columns` are names in the header (CSV, TSV), the schema (Parquet) or the properties (SDF, where
-    "SMILES" is written from the structure unless a property has that name). Raises UserError for
-    a file that is missing, is of an unknown kind, lacks a column, or is a gzip bomb.
+    `columns` are names in the header (CSV, TSV), the schema (Parquet) or the data fields (SDF,
+    where "SMILES" is the structure, "<SMILES>" a field of that name and "_Name" the title). Raises
+    UserError, in `terms`, for a file that is missing, is of an unknown kind, lacks a column, or is
+    a gzip bomb.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(
             f"expected a table file at '{path}'; got {'a folder' if path.is_dir() else 'nothing'}; "
-            "set --data.table.path to a .csv, .tsv, .parquet or .sdf file (or one of them .gz)"
+            f"set {terms.file} to a {KINDS}"
         )
-    reader = READERS.get(_kind(path))
+    reader = READERS.get(kind_of(path))
     if reader is None:
-        raise UserError(
-            f"expected a .csv, .tsv, .txt, .parquet or .sdf file (or one of them .gz); "
-            f"got {path.name}; rename or convert it"
-        )
-    return reader(path, list(columns))
+        raise UserError(f"expected a {KINDS}; got {path.name}; rename or convert it")
+    return reader(path, list(columns), terms)
 
 
 def header(path: str | Path) -> list[str]:
     """Column names of a CSV or TSV file."""
-    with open_binary(Path(path)) as raw, _as_text(raw, path) as text:
-        first = next(_lines(text), "")
-    return _split_header(first, "," if _kind(Path(path)) == "csv" else "\t")
+    from tmr_jax.data.delimited import read_header
+
+    with open_lines(Path(path)) as lines:
+        return read_header(lines, kind_of(Path(path)), ())[0]
 
 
-def _as_text(raw: BinaryIO, path: str | Path) -> io.TextIOWrapper:
-    start = raw.peek(4)[:4] if hasattr(raw, "peek") else b""  # type: ignore[attr-defined]
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"expected {path} in UTF-8; got UTF-16; save it as UTF-8 (CSV UTF-8)")
-    # Bytes that are not UTF-8 become lone surrogates, so that only their row is invalid.
-    return io.TextIOWrapper(raw, "utf-8-sig", errors="surrogateescape", newline="\n")
-
-
-def _lines(text: io.TextIOWrapper) -> Iterator[str]:
-    while line := text.readline(MAX_ROW):
-        if len(line) == MAX_ROW and not line.endswith("\n"):
-            while (rest := text.readline(MAX_ROW)) and not rest.endswith("\n"):
-                pass
-            line = "x" * (MAX_CELL + 1) + "\n"  # `_pick` returns it as too long
-        yield line
-
-
-def _split_header(line: str, separator: str) -> list[str]:
-    if not line.strip():
-        return []
-    try:
-        return [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
-    except csv.Error as error:
-        raise UserError(f"expected a header of column names; got {error}; correct it") from error
-
-
-def _read_text(path: Path, columns: list[str]) -> Iterator[Cells]:
+def _read_text(path: Path, columns: list[str], terms: Terms) -> Iterator[Cells]:
     """Rows of a CSV or TSV file."""
-    with open_binary(path) as raw, _as_text(raw, path) as text:
-        lines, is_csv = _lines(text), _kind(path) == "csv"
-        names = _split_header(next(lines, ""), "," if is_csv else "\t")
-        places = _places(names, columns, path)
-        rows, number = csv.reader(lines) if is_csv else map(_split_tabs, lines), 0
-        while True:
-            try:
-                cells = next(rows, None)
-            except csv.Error as error:  # a cell beyond csv's limit; the next line is a new row
-                number += 1
-                yield Cells(number, (), "too-long", str(error))
-                continue
-            if cells is None:
-                return
-            if cells:
-                number += 1
-                yield _pick(number, cells, places, len(names))
+    from tmr_jax.data.delimited import read_header, split_rows
+
+    with open_lines(path) as lines:
+        names, separator = read_header(lines, kind_of(path), columns)
+        places = _places(names, columns, path, terms)
+        for number, row in enumerate(split_rows(lines, separator, len(names)), 1):
+            if row.refused:
+                yield Cells(number, (), row.refused, row.value, row.line)
+            else:
+                values = tuple(row.cells[place] for place in places)
+                yield _checked(Cells(number, values, line=row.line))
 
 
-def _split_tabs(line: str) -> list[str]:
-    line = line.rstrip("\r\n")
-    return [_unquoted(cell) for cell in line.split("\t")] if line else []
+def _checked(cells: Cells) -> Cells:
+    if (wrong := next((v for v in cells.values if not is_utf8(v)), None)) is None:
+        return cells
+    return cells._replace(values=(), refused="not-utf-8", value=beginning(wrong))
 
 
-def _unquoted(cell: str) -> str:
-    """A cell without the quotes that spreadsheets add around it; other quotes are text."""
-    if len(cell) < 2 or cell[0] != '"' or cell[-1] != '"':
-        return cell
-    inner = cell[1:-1]
-    return cell if '"' in inner.replace('""', "") else inner.replace('""', '"')
-
-
-def _pick(number: int, cells: list[str], places: Sequence[int], expected: int) -> Cells:
-    if any(len(cell) > MAX_CELL for cell in cells):
-        return Cells(number, (), "too-long", f"a cell of more than {MAX_CELL:,} characters")
-    if len(cells) != expected:
-        return Cells(number, (), "ragged", f"{len(cells)} cells, header has {expected}")
-    values = tuple(cells[place] for place in places)
-    for value in values:
-        if not value.isascii() and any("\udc80" <= c <= "\udcff" for c in value):
-            return Cells(number, (), "not-utf-8", value.encode("utf-8", "replace").decode())
-    return Cells(number, values)
-
-
-def _places(names: list[str], columns: list[str], path: Path) -> list[int]:
+def _places(names: list[str], columns: list[str], path: Path, terms: Terms) -> list[int]:
     """Index of each column in the header; UserError where one is missing or ambiguous."""
     for column in columns:
         if names.count(column) == 1:
@@ -161,14 +157,13 @@ def _places(names: list[str], columns: list[str], path: Path) -> list[int]:
         shown = ", ".join(repr(name[:40]) for name in names[:20]) or "an empty file"
         hint = did_you_mean(column, names, "no name is similar", repr)
         raise UserError(
-            f"expected a column {column!r} in the header of {path}; got {shown}; "
-            f"{hint} (set --data.table.text, .smiles, .id, ... to your names; "
-            "a file without a header line needs one)"
+            f"expected a column {column!r} in the header of {path}; got {shown}; {hint} "
+            f"(set {terms.columns} to your names; a file without a header line needs one)"
         )
     return [names.index(column) for column in columns]
 
 
-def _read_parquet(path: Path, columns: list[str]) -> Iterator[Cells]:
+def _read_parquet(path: Path, columns: list[str], terms: Terms) -> Iterator[Cells]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -179,7 +174,7 @@ def _read_parquet(path: Path, columns: list[str]) -> Iterator[Cells]:
             raise UserError(
                 f"expected a Parquet file at {path}; got {error}; write it again"
             ) from error
-        _places(table.schema_arrow.names, columns, path)
+        _places(table.schema_arrow.names, columns, path, terms)
         groups = range(table.num_row_groups)
         largest = max((table.metadata.row_group(g).total_byte_size for g in groups), default=0)
         if largest > MAX_ROW_GROUP:
@@ -188,8 +183,14 @@ def _read_parquet(path: Path, columns: list[str]) -> Iterator[Cells]:
                 f"got {largest:,}; write it again with smaller row groups"
             )
         for number, row in enumerate(_parquet_rows(path, table, columns), 1):
-            cells = ["" if value is None else str(value) for value in row]
-            yield _pick(number, cells, range(len(cells)), len(cells))
+            yield _checked(Cells(number, tuple(map(_cell, row)), line=number))
+
+
+def _cell(value: Any) -> str:
+    """A value of a Parquet file as text; bytes are UTF-8."""
+    if value is None:
+        return ""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
 
 def _parquet_rows(path: Path, table: Any, columns: list[str]) -> Iterator[tuple[Any, ...]]:
@@ -223,57 +224,30 @@ def _seekable(path: Path) -> Iterator[BinaryIO]:
             yield copy  # type: ignore[misc]
 
 
-def _read_sdf(path: Path, columns: list[str]) -> Iterator[Cells]:
-    from rdkit import Chem
-    from rdkit.rdBase import BlockLogs
+# The column of an SDF that is written from the structure, and RDKit's name of the title.
+STRUCTURE, TITLE = "SMILES", "_Name"
 
-    known, number = {"SMILES"}, 0
-    with open_binary(path) as raw, BlockLogs():
-        file = _Unfailing(raw)
-        for number, mol in enumerate(Chem.ForwardSDMolSupplier(file), 1):
-            if file.error:  # the record may be cut short
-                raise file.error
-            if mol is None:
-                yield Cells(number, (), "unparsable", "invalid record")
+
+def _read_sdf(path: Path, columns: list[str], terms: Terms) -> Iterator[Cells]:
+    from tmr_jax.data.sdf import read_records
+
+    known, number = {STRUCTURE, TITLE}, 0
+    with open_lines(path) as lines:
+        for number, record in enumerate(read_records(lines), 1):
+            known.update(record.fields, (f"<{name}>" for name in record.fields))
+            if record.refused and STRUCTURE in columns:
+                yield Cells(number, (), record.refused, record.beginning, record.line)
                 continue
-            try:
-                known.update(mol.GetPropNames())
-                cells = [_property(mol, column) for column in columns]
-            except UnicodeDecodeError as error:
-                yield Cells(number, (), "not-utf-8", error.object.decode("utf-8", "replace"))
-                continue
-            yield _pick(number, cells, range(len(cells)), len(cells))
-        if file.error:
-            raise file.error
+            found = {f"<{name}>": value for name, value in record.fields.items()}
+            found |= record.fields | {STRUCTURE: record.smiles, TITLE: record.title}
+            values = tuple(found.get(column, "") for column in columns)
+            yield _checked(Cells(number, values, line=record.line))
     if number:
-        _places(sorted(known), columns, path)
+        _places(sorted(known), columns, path, terms)
 
 
-class _Unfailing:
-    """A file that ends where reading it fails: RDKit cannot pass on an error of what it reads."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.error: UserError | OSError | None = None
-
-    def read(self, size: int) -> bytes:
-        try:
-            return self._file.read(size)
-        except (UserError, OSError) as error:
-            self.error = error
-            return b""
-
-
-def _property(mol: Any, name: str) -> str:
-    from rdkit import Chem
-
-    if mol.HasProp(name):
-        return mol.GetProp(name)
-    return Chem.MolToSmiles(mol) if name == "SMILES" else ""
-
-
-READERS = {**dict.fromkeys(("csv", "tsv", "txt"), _read_text), "parquet": _read_parquet}
-READERS["sdf"] = _read_sdf
+READERS = dict.fromkeys(("csv", "tsv", "txt"), _read_text)
+READERS |= {"parquet": _read_parquet, "sdf": _read_sdf}
 
 
 # Lists of molecules
@@ -282,36 +256,51 @@ READERS["sdf"] = _read_sdf
 class Row(NamedTuple):
     """One row of a list or corpus: a molecule or a text, or the reason why it is invalid."""
 
-    content: str  # a SMILES or a text
+    content: str  # a SMILES or a text; of an invalid row its beginning
     name: str
     refused: str = ""  # a short reason code
+    line: int = 0  # of the file, where the row begins; of Parquet the row
 
 
 def read_rows(path: Path, smiles_column: str = "", name_column: str = "") -> Iterator[Row]:
     """The molecules of a .smi, .txt, CSV, TSV, Parquet or SDF file, in file order.
 
     A line of a .smi file is a SMILES and, after a space or tab, a name; so is a line of a .txt file
-    most of whose first lines begin with a molecule. Every other file is a table: without
-    `smiles_column` its column is "SMILES" (in any case in CSV and TSV), and without `name_column`
-    the names are row numbers. Raises UserError where the file or a column is missing.
+    most of whose first lines begin with a molecule. Every other file is a table. Without
+    `smiles_column` a table's is the one called SMILES, or the only one with another usual name, or
+    the only one that holds SMILES; of an SDF it is the structure.
+    Without `name_column` the names are the titles of an SDF, the second column of a .smi, or where
+    the row is in the file. Raises UserError where the file or a column is missing.
     """
-    is_list = path.name.lower().removesuffix(".gz").endswith(SMI)
-    if not is_list and (smiles_column or not is_bare_list(path)):
-        yield from rows_of_table(path, smiles_column or _smiles_column(path), name_column)
-        return
     if not path.is_file():
         raise UserError(
-            f"expected a file of molecules at '{path}'; got no such file; give a .smi, .csv, "
-            ".tsv, .parquet or .sdf file (or one of them .gz)"
+            f"expected a file of molecules at '{path}'; got no such file; give {LIBRARY.file} a "
+            f".smi file or a {KINDS}"
         )
-    yield from _listed(path)
+    if kind_of(path) in LISTS:
+        yield from _listed(path, None, smiles_column, name_column)
+    elif not smiles_column and is_bare_list(path):
+        yield from _listed(path)
+    elif kind_of(path) == "sdf":
+        # The structure counts, and a field of that name where it is asked for.
+        column = f"<{STRUCTURE}>" if smiles_column == STRUCTURE else smiles_column or STRUCTURE
+        yield from rows_of_table(path, column, name_column or TITLE)
+    else:
+        yield from rows_of_table(path, smiles_column or _smiles_column(path), name_column)
+
+
+def is_library(path: Path) -> bool:
+    """Whether `read_rows` knows the kind of a file by its name alone."""
+    return kind_of(path) != "txt" and kind_of(path) in (*LISTS, *READERS)
 
 
 def rows_of_table(path: Path, column: str, name_column: str = "") -> Iterator[Row]:
-    """Rows of a table: contents from one column, names from another or row numbers."""
-    for cells in read_table(path, [column, *([name_column] if name_column else [])]):
-        name = cells.values[1] if name_column and cells.values else f"row {cells.row}"
-        yield Row(cells.values[0] if cells.values else "", name.strip(), cells.refused)
+    """Rows of a table: contents from one column, names from another or their place."""
+    place = "row" if kind_of(path) == "parquet" else "line"
+    for cells in read_table(path, [column, *filter(None, [name_column])], LIBRARY):
+        name = cells.values[1].strip() if len(cells.values) > 1 else ""
+        content = cells.values[0] if cells.values else cells.value
+        yield Row(content, name or f"{place} {cells.line}", cells.refused, cells.line)
 
 
 def is_bare_list(path: Path) -> bool:
@@ -319,64 +308,137 @@ def is_bare_list(path: Path) -> bool:
 
     Most, since a word such as NO is a valid SMILES. A file with a column SMILES is a table.
     """
-    if not _is_text_file(path) or _smiles_of(_first_columns(path)):
+    if not _is_text_file(path) or _named_smiles(_first_columns(path)):
         return False
     rows = [row for row in _listed(path, FIRST) if row.refused != "too-long"]
-    return 2 * sum(map(_is_molecule, rows)) > len(rows)
+    return 2 * sum(not row.refused and is_molecule(row.content) for row in rows) > len(rows)
 
 
 def _is_text_file(path: Path) -> bool:
-    return _kind(path) == "txt" and path.is_file()
+    return kind_of(path) == "txt" and path.is_file()
 
 
 def _first_columns(path: Path) -> list[str]:
-    """The first line of a .txt, divided at tabs; nothing where it is longer than `MAX_LINE`."""
+    """The first line of a .txt, divided at tabs; nothing where it is longer than `MAX_TEXT`."""
     first = next(_lines_of(path), None)
     return header(path) if first and first.refused != "too-long" else []
 
 
-def _smiles_of(names: list[str]) -> str:
-    return next((name for name in names if name.lower() == "smiles"), "")
-
-
 def _smiles_column(path: Path) -> str:
-    has_header = path.is_file() and READERS.get(_kind(path)) is _read_text
-    return (has_header and _smiles_of(header(path))) or "SMILES"
+    """The column of the SMILES: by its name, else by a usual name or by what the first rows hold.
+
+    UserError where several columns hold SMILES.
+    """
+    kind = kind_of(path)
+    if READERS.get(kind) not in (_read_text, _read_parquet):
+        return STRUCTURE  # of a file that `read_table` refuses
+    names = _parquet_names(path) if kind == "parquet" else header(path)
+    if called := _named_smiles(names):
+        return called
+    usual = [name for name in names if _plain(name) in SMILES_NAMES]
+    for columns in (usual, names):
+        found = _with_molecules(path, [name for name in columns if names.count(name) == 1])
+        if len(found) > 1:
+            raise UserError(
+                f"expected one column of SMILES in {path}; got {', '.join(map(repr, found))}; "
+                "choose one with --smiles-column"
+            )
+        if found:
+            return found[0]
+    return usual[0] if len(usual) == 1 else STRUCTURE
 
 
-def _is_molecule(row: Row) -> bool:
-    try:
-        return not row.refused and bool(parse_smiles(row.content))
-    except BadMolecule:
-        return False
+def _named_smiles(names: Sequence[str]) -> str:
+    """The name that is SMILES, or the first that is so in another case."""
+    return (
+        STRUCTURE if STRUCTURE in names else next((n for n in names if n.lower() == "smiles"), "")
+    )
+
+
+def _plain(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()
+
+
+def _parquet_names(path: Path) -> list[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with _seekable(path) as file:
+        try:
+            return pq.read_schema(file).names
+        except (pa.ArrowException, OSError):
+            return []  # `read_table` explains it
+
+
+def _with_molecules(path: Path, columns: list[str]) -> list[str]:
+    """Those columns of which most cells in the first rows are molecules."""
+    rows = islice(read_table(path, columns, LIBRARY), FIRST)
+    cells = zip(*(row.values for row in rows if not row.refused), strict=True)
+    held = [[cell for cell in column if cell.strip()] for column in cells]
+    share = [2 * sum(map(is_molecule, column)) > len(column) for column in held]
+    return [name for name, is_most in zip(columns, share, strict=False) if is_most]
 
 
 def _lines_of(path: Path) -> Iterator[Row]:
-    """The lines of a file, each with its end; one longer than `MAX_LINE` is not read whole."""
-    with open_binary(path) as raw:
-        number = 0
-        while line := raw.readline(MAX_LINE):
-            number += 1
-            name, rest = f"row {number}", line
-            while len(rest) == MAX_LINE and not rest.endswith(b"\n"):
-                rest = raw.readline(MAX_LINE)
-            try:
-                content, reason = line.decode("utf-8-sig"), ""
-            except UnicodeDecodeError:
-                content, reason = "", "not-utf-8"
-            too_long = len(line) == MAX_LINE and not line.endswith(b"\n")
-            yield Row("", name, "too-long") if too_long else Row(content, name, reason)
+    """The lines of a file; of one that is too long, the beginning."""
+    with open_lines(path) as lines:
+        for line in lines:
+            reason = "" if is_utf8(line) else "not-utf-8"
+            # Most lines are short enough by their number of characters.
+            if len(line) * 4 > MAX_TEXT and len(line.encode("utf-8", "replace")) >= MAX_TEXT:
+                reason = "too-long"
+            content = beginning(line) if reason else line
+            yield Row(content, f"line {lines.number}", reason, lines.number)
 
 
-def _listed(path: Path, lines: int | None = None) -> Iterator[Row]:
+def _listed(
+    path: Path, lines: int | None = None, smiles_column: str = "", name_column: str = ""
+) -> Iterator[Row]:
     """The molecules of the first lines (None: all), without empty lines, comments and a header."""
-    for number, row in enumerate(islice(_lines_of(path), lines), 1):
-        smiles, *name = row.content.split(maxsplit=1) or [""]
-        is_header = number == 1 and smiles.lower() == "smiles"
-        if row.refused:
-            yield row
-        elif smiles and not smiles.startswith("#") and not is_header:
-            yield Row(smiles, name[0].strip() if name else row.name)
+    rows = islice(_lines_of(path), lines)
+    is_first, columns = True, None
+    for row in rows:
+        if not row.refused and (not row.content.strip() or row.content.lstrip().startswith("#")):
+            continue
+        if is_first:
+            is_first = False
+            names, columns = _header_of_list(row.content, smiles_column, name_column)
+            if columns is None and (smiles_column or name_column):
+                _places(names, [*filter(None, [smiles_column, name_column])], path, LIBRARY)
+            if columns is not None:
+                continue
+        yield row if row.refused else _molecule_of(row, columns)
+
+
+def _header_of_list(
+    line: str, smiles_column: str, name_column: str
+) -> tuple[list[str], tuple[int, int] | None]:
+    """The names in the first line of a list, and the places of SMILES and name if it is a header.
+
+    The second of several columns is the name, unless it is another one that is asked for.
+    """
+    names = [name.strip() for name in line.split("\t" if "\t" in line else None)]
+    smiles = smiles_column or next((n for n in names if _plain(n) in SMILES_NAMES), "")
+    if not names or is_molecule(names[0]) or smiles not in names:
+        return [], None
+    place = names.index(smiles)
+    if name_column in names:
+        return names, (place, names.index(name_column))
+    return names, None if name_column else (place, 1 if place == 0 else 0)
+
+
+def _molecule_of(row: Row, columns: tuple[int, int] | None) -> Row:
+    """A line of a list: a SMILES, or a CXSMILES with its extension between bars, then a name."""
+    if columns is not None and "\t" in row.content:
+        cells = [*map(str.strip, row.content.split("\t")), ""]
+        smiles, name = (cells[min(place, len(cells) - 1)] for place in columns)
+        return row._replace(content=smiles, name=name or row.name)
+    smiles, *rest = row.content.split(maxsplit=1)
+    name = rest[0] if rest else ""
+    if name.startswith("|") and "|" in name[1:]:
+        extension, _, name = name[1:].partition("|")
+        smiles = f"{smiles} |{extension}|"
+    return row._replace(content=smiles, name=name.strip().split("\t")[0].strip() or row.name)
 
 
 # Texts
@@ -400,7 +462,7 @@ def holds_texts(
     if not _is_text_file(path) or is_bare_list(path):
         return False
     names = _first_columns(path)
-    return len(names) < 2 and not _smiles_of(names)
+    return len(names) < 2 and not _named_smiles(names)
 
 
 def read_texts(path: Path, text_column: str = "", name_column: str = "") -> Iterator[Row]:
@@ -415,8 +477,8 @@ def read_texts(path: Path, text_column: str = "", name_column: str = "") -> Iter
 
 
 def _checked_text(row: Row) -> Row:
-    if len(row.content.encode()) >= MAX_LINE:
-        return row._replace(refused="too-long")
+    if len(row.content.encode()) >= MAX_TEXT:
+        return row._replace(content=beginning(row.content), refused="too-long")
     try:
         clean_text(row.content)
     except UserError:

@@ -12,7 +12,7 @@ import numpy as np
 from rdkit import rdBase
 
 from tmr_jax.data.features.graph import BadMolecule, Molecule, Motif, canonical, featurise
-from tmr_jax.data.features.text import Tokenizer
+from tmr_jax.data.features.text import CLEANING, Tokenizer
 from tmr_jax.data.files import (
     ARRAYS,
     CACHE_FROM,
@@ -275,7 +275,7 @@ def text_table(
     """Token ids of every text; UserError with the row number where a text is empty."""
     texts = list(texts)
     arrays = _cached_arrays(
-        ("texts", [tokenizer.sha256, max_tokens], texts),
+        ("texts", [tokenizer.sha256, max_tokens, CLEANING], texts),
         lambda: _packed_texts(*tokenizer.encode(texts, max_tokens))._asdict(),
         _texts_hold,
         cache_dir,

@@ -33,18 +33,18 @@ class Build:
 
     library: Path
     """Molecules: .smi, .csv, .tsv, .parquet or .sdf, gzipped or not. Or descriptions: .txt, one on
-    each line, or a table with --text-column."""
+    each line, or a table with --text-column. - for standard input."""
     out: Path
     """Folder of the index; an interrupted build of the same file and model is resumed."""
     run: Path | None = None
     """Directory that training wrote, or exported weights; default: the weights that come with
     tmr_jax. The index can only be searched with this model."""
     smiles_column: str = ""
-    """Column of the SMILES in a table; SMILES by default."""
+    """Column of the SMILES in a table; by default the one called so, or that holds some."""
     text_column: str = ""
     """Column of the descriptions in a table, to index those."""
     name_column: str = ""
-    """Column of the names in a table; row numbers by default."""
+    """Column of the names in a table; by default the titles of an SDF, or line numbers."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Copy:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 3 while another process builds the same index; else see `cli`."""
-    return cli.run("index", _start, arguments, resumable=True)
+    return cli.run("index", _start, arguments, resumable=True, expected=(OSError,))
 
 
 def _start(args: list[str]) -> int:
@@ -84,10 +84,11 @@ def _start(args: list[str]) -> int:
 
 def make(chosen: Build) -> int:
     """Builds an index, with progress, and prints what became of the rows."""
+    from tmr_jax.data.readers import given
     from tmr_jax.index.build import Source, build_shown, model_of_run
 
     columns = (chosen.smiles_column, chosen.name_column, chosen.text_column)
-    source = Source(chosen.library, *columns)
+    source = Source(given(chosen.library), *columns)
     report = build_shown(source, chosen.out, model_of_run(chosen.run))
     print(sentence(report, chosen.out, source.of))
     return 0

@@ -20,15 +20,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tmr_jax.data import readers
 from tmr_jax.data.files import cache_folder, cache_key, hold, open_binary, sha256_of
-from tmr_jax.data.readers import SMI, Row, holds_texts, read_rows, read_texts
+from tmr_jax.data.lines import BEGINNING
+from tmr_jax.data.readers import Row, holds_texts, read_rows, read_texts
 from tmr_jax.data.tables import apply_vocabulary, joined_table
 from tmr_jax.data.workers import Arrays, Died, Worker, in_workers, progress
 from tmr_jax.index import exact, schema
 from tmr_jax.index.entries import PATIENCE, digest
 from tmr_jax.index.index import RDKIT, DiskIndex, Model, difference, open_index
 from tmr_jax.models.encode import Encoder
-from tmr_jax.models.run import load_run
+from tmr_jax.models.run import load_to_search
 from tmr_jax.models.runtime import run_folder, use_compile_cache
 from tmr_jax.types import UserError
 
@@ -92,7 +94,7 @@ def model_of_run(run: str | Path | None) -> Model:
     """The best parameters of a run, to encode with; see `tmr_jax.load`."""
     run = run_folder(run)
     use_compile_cache(cache_folder())
-    assembly, params, checkpoint = load_run(run)
+    assembly, params, checkpoint = load_to_search(run)
     encoder = Encoder(assembly, params)
     return Model(encoder, assembly.config, assembly.vocabulary, checkpoint.sha256, str(run))
 
@@ -169,9 +171,9 @@ def open_file(source: Source, model: Model) -> DiskIndex:
     """
     # What a build compares with an index that exists: the place of another one is never taken.
     path, sha256 = source.path, source.sha256
-    columns = [source.text_column, source.name_column, source.of]
+    columns = [source.text_column, source.name_column, source.of, readers.VERSION]
     if source.of == schema.MOLECULES:
-        columns = [source.smiles_column, source.name_column, RDKIT]
+        columns = [source.smiles_column, source.name_column, RDKIT, readers.VERSION]
     key = [sha256, path.suffixes, model.identity, exact.FORMAT, *columns]
     place = cache_folder() / cache_key("library", key)
     if not _is_complete(place):
@@ -200,6 +202,7 @@ def _about(source: Source, model: Model) -> dict[str, Any]:
             "file": source.path.name,
             "sha256": source.sha256,
             "columns": [source.text_column or source.smiles_column, source.name_column],
+            "reader": readers.VERSION,
         },
     }
 
@@ -235,15 +238,15 @@ def _sweep(out: Path) -> None:
 
 def count_rows(source: Source) -> int | None:
     """About how many rows a file has, for a progress bar; None where only reading would tell."""
-    name = source.path.name.lower().removesuffix(".gz")
-    if name.endswith((".parquet", ".sdf")):
+    kind = readers.kind_of(source.path)
+    if kind in ("parquet", "sdf"):
         return None
     lines = 0
     with open_binary(source.path) as raw:
         while block := raw.read(1 << 20):
-            lines += block.count(b"\n")
-    bare = name.endswith(SMI) or (source.of == schema.DESCRIPTIONS and not source.text_column)
-    return max(lines - (0 if bare else 1), 0)
+            lines += max(block.count(b"\n"), block.count(b"\r"))
+    bare = kind in readers.LISTS or (source.of == schema.DESCRIPTIONS and not source.text_column)
+    return max(lines - (not bare), 0)
 
 
 # Parsing and encoding
@@ -395,7 +398,7 @@ def _write(
     columns |= {"name": [rows[i].name for i in valid]}
     columns |= {schema.CONTENT: [rows[i].content.strip() for i in valid]}
     refused = [
-        [first + i + 1, reason, rows[i].content[:80]]
+        [rows[i].line, reason, rows[i].content[:BEGINNING]]
         for i, reason in enumerate(encoded.reasons)
         if reason
     ]
@@ -419,17 +422,19 @@ def _finish(out: Path, rows: int, made: int) -> BuildReport:
     if not kept:
         of = schema.contents(engine.about)
         one, column = ("text", "texts") if of == schema.DESCRIPTIONS else ("molecule", "SMILES")
+        line, reason, value = refused[0] if refused else (1, "none", "")
         raise UserError(
-            f"expected at least one {one}, got none of {rows:,} rows "
-            f"(skipped: {reasons}); check which column holds the {column}"
+            f"expected at least one {one}, got none of {rows:,} rows (skipped: {reasons}; the "
+            f"first: line {line}, {reason}: {value!r}); check the file, or which column holds the "
+            f"{column}"
         )
     salts, duplicates, variants = (
         kept - engine.count(schema.parse_filter([switch])) for switch in schema.SWITCHES
     )
     cut = sum(seal.get("cut", 0) for seal in seals)
     report = BuildReport(rows, kept, salts, duplicates, variants, cut, reasons, len(seals), made)
-    lines = [f"{row}\t{reason}\t{' '.join(value.split())}" for row, reason, value in refused]
-    exact.keep_text(out / REFUSED, "\n".join(["row\treason\tbeginning", *lines]) + "\n")
+    lines = [f"{line}\t{reason}\t{' '.join(value.split())}" for line, reason, value in refused]
+    exact.keep_text(out / REFUSED, "\n".join(["line\treason\tbeginning", *lines]) + "\n")
     account = report._asdict()
     del account["made"]  # how often the build was interrupted does not change the index
     engine.finalize(account)

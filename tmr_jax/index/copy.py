@@ -20,7 +20,16 @@ import numpy as np
 from tmr_jax.data.files import hold
 from tmr_jax.data.workers import progress
 from tmr_jax.index.index import account_of, create_engine, exists, lock_of, open_engine
-from tmr_jax.index.schema import COLUMNS, KEPT, TEXTS, Batch, Engine, contents, shortened
+from tmr_jax.index.schema import (
+    COLUMNS,
+    KEPT,
+    TEXTS,
+    Batch,
+    Engine,
+    check_free,
+    contents,
+    shortened,
+)
 from tmr_jax.types import UserError
 
 SIZE = 20_000  # items of a batch: what an interrupted copy loses at most
@@ -50,6 +59,8 @@ def copy(
         account = _complete_account(source, origin)
         lock, is_new = lock_of(to), not exists(to)
         if lock is not None:
+            if lock.parent.is_file():
+                check_free(lock.parent, set())  # raises
             lock.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(hold(lock))
         if is_new:

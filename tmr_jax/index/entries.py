@@ -12,7 +12,14 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
-from tmr_jax.data.features.graph import BadMolecule, Molecule, Motif, featurise_mol, parse_smiles
+from tmr_jax.data.features.graph import (
+    BadMolecule,
+    Molecule,
+    Motif,
+    featurise_mol,
+    parse_smiles,
+    written,
+)
 from tmr_jax.data.features.properties import Properties, group_mask, properties
 from tmr_jax.data.tables import pack
 from tmr_jax.index.schema import COLUMNS, MASK
@@ -25,10 +32,10 @@ NAMES = (*Properties._fields, MASK, "salt", "identity", "parent")  # in the orde
 def describe_chunk(smiles: list[str], molecule: Molecule, motif: Motif) -> dict[str, np.ndarray]:
     """`pack` of the molecules that parse, and one row of every column for each of them.
 
-    `identity` int64: equal where the canonical SMILES are equal. `parent` int64: the same of the
-    largest part without its charge, so a salt and its acid agree. `groups` int64: a mask of
-    `GROUPS`. `salt` bool: more than one part. A molecule that takes longer than
-    `PATIENCE` is skipped, too.
+    `identity` int64: equal where the canonical SMILES are equal; a racemate is not its enantiomer.
+    `parent` int64: the same of the largest part without its charge, so a salt and its acid agree.
+    `groups` int64: a mask of `GROUPS`. `salt` bool: more than one part. A molecule that takes
+    longer than `PATIENCE` is skipped, too.
     """
     features, reasons, rows = [], [], []
     for s in smiles:
@@ -56,7 +63,7 @@ def describe_chunk(smiles: list[str], molecule: Molecule, motif: Motif) -> dict[
 
 
 def _row(mol: Chem.Mol) -> tuple:
-    canonical = Chem.MolToSmiles(mol)
+    canonical = written(mol)
     salt = "." in canonical
     return (
         *properties(mol),
@@ -74,9 +81,9 @@ def _parent(mol: Chem.Mol, canonical: str) -> str:
     """
     if "." not in canonical and not Chem.GetFormalCharge(mol):
         return canonical
-    parts = [(p.GetNumHeavyAtoms(), Chem.MolToSmiles(p), p) for p in Chem.GetMolFrags(mol, True)]
+    parts = [(p.GetNumHeavyAtoms(), written(p), p) for p in Chem.GetMolFrags(mol, True)]
     largest = max(parts, key=lambda part: part[:2])[2]
-    return Chem.MolToSmiles(UNCHARGER.uncharge(largest))
+    return written(UNCHARGER.uncharge(largest))
 
 
 def digest(text: str) -> int:

@@ -82,9 +82,10 @@ class LanceEngine(Engine):
         """
         if not ((folder / HEAD).is_file() and not cls.exists(folder)):
             schema.check_free(folder, {schema.LOCK})
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_head(folder, width, about, None)
-        lancedb.connect(folder).create_table(TABLE, schema=_schema(width))
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_head(folder, width, about, None)
+            lancedb.connect(folder).create_table(TABLE, schema=_schema(width))
         return cls(folder)
 
     def upsert(self, batch: Batch) -> None:
@@ -92,11 +93,12 @@ class LanceEngine(Engine):
         rows = _rows(batch, self.width)
         if self._greatest is None:
             self._greatest = max(self._numbers(), default=schema.NONE)
-        if batch.ids.min(initial=self._greatest + 1) > self._greatest:
-            self._table.add(rows)  # much faster than looking for items to replace
-        else:
-            merge = self._table.merge_insert("id").when_matched_update_all()
-            merge.when_not_matched_insert_all().execute(rows)
+        with _writing(self.folder):
+            if batch.ids.min(initial=self._greatest + 1) > self._greatest:
+                self._table.add(rows)  # much faster than looking for items to replace
+            else:
+                merge = self._table.merge_insert("id").when_matched_update_all()
+                merge.when_not_matched_insert_all().execute(rows)
         self._greatest = max(self._greatest, int(batch.ids.max(initial=schema.NONE)))
 
     def search(self, vectors: np.ndarray, k: int, where: Filter | None = None) -> Matches:
@@ -148,6 +150,11 @@ class LanceEngine(Engine):
 
         No other process may read or write: everything but the newest version is removed.
         """
+        with _writing(self.folder):
+            self._optimize()
+        self._measure()
+
+    def _optimize(self) -> None:
         moment = timedelta(milliseconds=1)
         self._table.optimize(cleanup_older_than=moment, delete_unverified=True)
         count = self._table.count_rows()
@@ -162,10 +169,10 @@ class LanceEngine(Engine):
             # The other columns are not compared by order.
             for column in ("id", *schema.FLOATS, *schema.INTEGERS):
                 self._table.create_index(column, config=BTree())
-        self._measure()
 
     def finalize(self, account: dict[str, Any]) -> None:
-        _write_head(self.folder, self.width, self.about, account)
+        with _writing(self.folder):
+            _write_head(self.folder, self.width, self.about, account)
         self.account = account
 
     def read_one(self) -> None:
@@ -223,6 +230,18 @@ def _reading(folder: Path) -> Iterator[None]:
         raise IndexUnavailable(
             f"expected an index that can be read in {folder}, got {error}; copy it again with "
             "tmr index copy"
+        ) from error
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """A full disk, a missing permission or a file in the way in one error."""
+    try:
+        yield
+    except (OSError, RuntimeError, pa.ArrowException) as error:
+        raise UserError(
+            f"expected to write an index to {folder}, got {error}; make room, or choose another "
+            "place; what is written is kept, and the same command resumes"
         ) from error
 
 

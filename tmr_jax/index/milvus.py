@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from milvus_lite import server_manager
+from milvus_lite import DataDirLockedError, server_manager
 from pymilvus import DataType, MilvusClient, MilvusException
 
 from tmr_jax.index import schema
@@ -39,6 +39,20 @@ KINDS = {np.float32: DataType.FLOAT, np.int32: DataType.INT32, np.int64: DataTyp
 
 # It raises what it logs, too, and its log lines hold whole tracebacks.
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+
+
+class _Failures(logging.Handler):
+    """Keeps the last error that Milvus Lite logs in place of raising it."""
+
+    last: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.last = record.exc_info[1] if record.exc_info else self.last
+
+
+FAILURES = _Failures()
+logging.getLogger("milvus_lite").addHandler(FAILURES)
+logging.getLogger("milvus_lite").propagate = False
 
 
 class MilvusEngine(Engine):
@@ -177,7 +191,13 @@ class _Server:
 
     def __init__(self, uri: str, token: str) -> None:
         self._uri, self._token = uri, token
-        self._client = self.result_of(lambda: MilvusClient(uri, token=token, timeout=PATIENCE))
+        FAILURES.last = None
+        try:
+            self._client = self.result_of(lambda: MilvusClient(uri, token=token, timeout=PATIENCE))
+        except IndexUnavailable:
+            if FAILURES.last is None:
+                raise
+            raise _lite_failed(uri, FAILURES.last) from None
 
     def ask(self, verb: str, *args: Any, **options: Any) -> Any:
         return self.result_of(lambda: getattr(self._client, verb)(*args, **options))
@@ -197,6 +217,15 @@ class _Server:
         self._client.close()
         if self._uri.endswith(schema.LITE):
             server_manager.server_manager_instance.release_server(self._uri)
+
+
+def _lite_failed(uri: str, error: BaseException) -> IndexUnavailable:
+    if isinstance(error, DataDirLockedError):
+        return IndexUnavailable(
+            f"expected to open {uri}, got a file that another process has open; stop that process, "
+            "or copy the index"
+        )
+    return IndexUnavailable(f"expected an index of Milvus Lite in {uri}, got: {error}")
 
 
 def expression(where: Filter | None) -> str:

@@ -49,7 +49,8 @@ KEPT = (*COLUMNS, *TEXTS)
 Sign = Literal["<", "<=", ">", ">=", "="]
 COMPARE = {"<": lt, "<=": le, ">": gt, ">=": ge, "=": eq}
 SWITCHES = ("unsalted", "distinct", "parents")
-_CONDITION = re.compile(r"(\w+)\s*(<=|>=|<|>|=)\s*([-+]?\d+(?:\.\d+)?)")
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_CONDITION = re.compile(rf"(\w+)\s*(<=|>=|<|>|=)\s*({_NUMBER})")
 
 
 class Condition(NamedTuple):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -263,8 +264,13 @@ class NoCheckpoints:
     poll = restore = close = save
 
 
+def note(text: str) -> None:
+    """Prints a line on standard error: standard output may be JSON."""
+    print(text, file=sys.stderr)
+
+
 def restore_params(
-    run: str | Path, which: Which = "best", report: Callable[[str], None] = print
+    run: str | Path, which: Which = "best", report: Callable[[str], None] = note
 ) -> tuple[dict[str, Any], int]:
     """The parameters of a run and their step; needs neither model nor optimizer.
 

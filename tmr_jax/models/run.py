@@ -174,6 +174,15 @@ class Checkpoint(NamedTuple):
 # Load and save
 
 
+def load_to_search(run: str | Path, which: Which = "best") -> tuple[TrainedModel, Any, Checkpoint]:
+    """`load_run` for queries and indexes: the model computes in float32, whatever it trained in.
+
+    In bfloat16 the vector of a text depends on the length of its neighbours, by up to 1e-3.
+    """
+    model, params, checkpoint = load_run(run, which)
+    return model._replace(model=model.model.clone(dtype=jnp.dtype("float32"))), params, checkpoint
+
+
 def load_run(run: str | Path, which: Which = "best") -> tuple[TrainedModel, Any, Checkpoint]:
     """The model of a run directory, its parameters, and which checkpoint those are from.
 

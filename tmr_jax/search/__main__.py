@@ -34,11 +34,12 @@ class Arguments:
     """Directory that training wrote, e.g. runs/quickstart, or exported weights; default: the
     weights that come with tmr_jax."""
     library: Annotated[Path | None, tyro.conf.arg(aliases=["--index"])] = None
-    """Molecules to search: .smi, .csv, .tsv, .parquet or .sdf, gzipped or not, or the folder of an
-    index that tmr index built. Or descriptions: .txt, one on each line, a table with --text-column,
-    or the folder of their index. Default: the molecules of the run's own test pool."""
+    """Molecules to search: .smi, .csv, .tsv, .parquet or .sdf, gzipped or not, - for standard
+    input, or the folder of an index that tmr index built. Or descriptions: .txt, one on each line,
+    a table with --text-column, or the folder of their index. Default: the molecules of the run's
+    own test pool."""
     from_file: Path | None = None
-    """More queries, one on each line."""
+    """More queries, one on each line, or with --molecule a .smi, .csv or .sdf file."""
     texts: Path | None = None
     """Descriptions to search instead of molecules, one on each line: which fit a molecule?"""
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
@@ -55,11 +56,11 @@ class Arguments:
     molecule: bool = False
     """The queries are SMILES: find similar molecules, or the descriptions that fit."""
     smiles_column: str = ""
-    """Column of the SMILES in a table; SMILES by default."""
+    """Column of the SMILES in a table; by default the one called so, or that holds some."""
     text_column: str = ""
     """Column of the descriptions in a table, to search those."""
     name_column: str = ""
-    """Column of the names in a table; row numbers by default."""
+    """Column of the names in a table; by default the titles of an SDF, or line numbers."""
     json: bool = False
     """Print JSON."""
     csv: bool = False
@@ -83,7 +84,7 @@ def _search(args: list[str]) -> int:
 
     retriever = open_retriever(chosen)
     where = parse_filter(chosen.where) if chosen.where else None
-    answers = find(retriever, chosen, where)
+    answers, skipped = find(retriever, chosen, where)
     if chosen.html:
         write_page(chosen.html, answers, _about(retriever))
         _note(f"shown in {chosen.html}")
@@ -95,12 +96,21 @@ def _search(args: list[str]) -> int:
         print(to_sdf(answers), end="")
     else:
         print_tables(answers)
+    if skipped:
+        raise UserError(
+            f"expected {len(answers) + skipped:,} valid queries, got {skipped:,} invalid ones, "
+            "named above; correct them"
+        )
     return 0
 
 
 def _check(chosen: Arguments) -> None:
     if not chosen.queries and chosen.from_file is None:
-        raise UserError('expected a query, got none; add one in quotes: "an aromatic amine"')
+        taken = f", but {chosen.where[-1]!r} after --where" if chosen.where else ""
+        raise UserError(
+            f'expected a query, got none{taken}; add one in quotes, before --where: "an aromatic '
+            'amine"'
+        )
     forms = [f"--{name}" for name in ("json", "csv", "sdf") if getattr(chosen, name)]
     if len(forms) > 1:
         raise UserError(
@@ -125,14 +135,16 @@ def open_retriever(chosen: Arguments) -> Retriever:
     if retriever.lacks_alpha:
         _note(f"no alpha chosen, so the denoiser is not used: first tmr eval --run {retriever.run}")
     if chosen.texts:
-        retriever = retriever.with_texts(read_lines(chosen.texts))
+        retriever = retriever.with_texts([text for _, text in read_lines(chosen.texts)])
     elif chosen.library is None:
         protocol, smiles = _own_pool(retriever)
         _note(f"no --library: searching the {len(smiles):,} molecules of {protocol}")
         retriever = retriever.with_library(smiles)
     else:
+        from tmr_jax.data.readers import given
+
         columns = (chosen.smiles_column, chosen.name_column, chosen.text_column)
-        retriever = retriever.with_library(chosen.library, *columns)
+        retriever = retriever.with_library(given(chosen.library), *columns)
     account = retriever.library
     assert account is not None
     if account.of_texts and chosen.sdf:
@@ -164,40 +176,62 @@ def _own_pool(retriever: Retriever) -> tuple[str, list[str]]:
     return source, list(load_pool(source, data).smiles)
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty; UserError where there are none."""
+def read_lines(path: Path) -> list[tuple[str, str]]:
+    """Place and content of the lines of a text file that are not blank; UserError without any."""
+    from tmr_jax.data.lines import open_lines
+
     try:
-        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        with open_lines(path) as lines:
+            found = [(f"line {lines.number}", text) for line in lines if (text := line.strip())]
+    except OSError as error:
         raise UserError(
-            f"expected a text file in UTF-8 at {str(path)!r}, got {error}; correct it"
+            f"expected a text file at {str(path)!r}, got {error}; correct it"
         ) from error
-    lines = [line for line in lines if line]
-    if not lines:
+    if not found:
         raise UserError(f"expected at least one line of text in {str(path)!r}, got none; add some")
-    return lines
+    return found
 
 
-def find(retriever: Retriever, chosen: Arguments, where: Filter | None = None) -> list[Answer]:
-    """The answer to every query; notes on standard error say how far to trust it."""
+def read_queries(chosen: Arguments) -> list[tuple[str, str]]:
+    """Every query, after where it is in --from-file; of the command line that place is empty."""
+    from tmr_jax.data.readers import is_library, read_rows
+
+    said, path = [("", query) for query in chosen.queries], chosen.from_file
+    if path is None:
+        return said
+    if chosen.molecule and is_library(path):
+        return said + [(f"line {row.line}", row.content) for row in read_rows(path)]
+    return said + read_lines(path)
+
+
+def find(
+    retriever: Retriever, chosen: Arguments, where: Filter | None = None
+) -> tuple[list[Answer], int]:
+    """The answers, and how many queries of a file are skipped; notes name them on standard error.
+
+    An invalid query of the command line is a UserError.
+    """
     from tmr_jax.search.retriever import Query
 
-    contents = [*chosen.queries, *(read_lines(chosen.from_file) if chosen.from_file else ())]
-    shown: Iterable[str] = contents
-    if len(contents) > 1:
+    queries = read_queries(chosen)
+    shown: Iterable[tuple[str, str]] = queries
+    if len(queries) > 1:
         from tmr_jax.data.workers import track
 
-        shown = track(contents, "searching", transient=True)
+        shown = track(queries, "searching", transient=True)
     options = (chosen.k, where, chosen.contains, chosen.diversity)
     answers = []
-    for content in shown:
+    for place, content in shown:
         query = Query(content, "molecule" if chosen.molecule else "text", *options)
         (answer,) = retriever.answers([query])
         if isinstance(answer, ValueError):
-            raise answer
+            if not place:
+                raise answer
+            _note(f"skipped {place} of {chosen.from_file}: {answer}")
+            continue
         _note_on(answer, retriever.config.features.max_tokens)
         answers.append(answer)
-    return answers
+    return answers, len(queries) - len(answers)
 
 
 def _note_on(answer: Answer, tokens: int) -> None:

@@ -18,13 +18,14 @@ from jaxtyping import Bool, Float
 
 from tmr_jax.config import Experiment
 from tmr_jax.data.features.graph import parse_smiles
+from tmr_jax.data.features.text import clean_text
 from tmr_jax.data.files import cache_folder
 from tmr_jax.eval.ood import read_detector
 from tmr_jax.index import index
 from tmr_jax.index.index import Index, InMemoryIndex, Model, Summary
 from tmr_jax.index.schema import DESCRIPTIONS, Filter, Hit
 from tmr_jax.models.encode import Encoder
-from tmr_jax.models.run import load_run
+from tmr_jax.models.run import load_to_search
 from tmr_jax.models.runtime import FACTS_FILE, run_folder, use_compile_cache
 from tmr_jax.search.names import Match, structure_of
 from tmr_jax.types import UserError
@@ -101,7 +102,7 @@ class Retriever:
     def __init__(self, run: Path, which: Literal["best", "newest"] = "best") -> None:
         """See `load`."""
         use_compile_cache(cache_folder())
-        self._assembly, self._params, self.checkpoint = load_run(run, which)
+        self._assembly, self._params, self.checkpoint = load_to_search(run, which)
         assembly, params, sha256 = self._assembly, self._params, self.checkpoint.sha256
         self.run, self.alpha = str(run), None
         self._encoder = Encoder(assembly, params)
@@ -233,9 +234,9 @@ class Retriever:
     def _encoded(self, of: str, contents: list[str]) -> list[EncodedQuery | ValueError]:
         """All in one call; where one of them is refused, one by one."""
         try:
+            for content in contents:  # says more about what is wrong with one
+                parse_smiles(content) if of == "molecule" else clean_text(content)
             if of == "molecule":
-                for smiles in contents:
-                    parse_smiles(smiles)  # says more about what is wrong with one
                 return [EncodedQuery(row) for row in self.encode_molecules(contents)[:, None]]
             rows = self.encode_text(contents)
         except ValueError as error:

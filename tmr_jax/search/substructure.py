@@ -6,6 +6,7 @@ characters (rdkit#4025, #8719), so a process of its own parses and matches it.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import weakref
@@ -129,11 +130,30 @@ def match_chunk(smarts: str, smiles: list[str]) -> Arrays:
     Runs only in the process of a `Matcher`.
     """
     with rdBase.BlockLogs():
-        pattern = Chem.MolFromSmarts(smarts)
+        pattern = _pattern(smarts)
         matches = np.zeros(len(smiles), bool)
         for i, text in enumerate(smiles if pattern is not None else ()):
             try:
-                matches[i] = parse_smiles(text).HasSubstructMatch(pattern)
+                matches[i] = parse_smiles(text).HasSubstructMatch(pattern, _STEREO)
             except BadMolecule:  # in an index of another RDKit version
                 continue
     return {"is_pattern": np.array(pattern is not None), "matches": matches}
+
+
+_STEREO = Chem.SubstructMatchParameters()
+_STEREO.useChirality = True  # of patterns that state it
+
+
+def _pattern(smarts: str) -> Chem.Mol | None:
+    """The pattern; a whole molecule where only that says what is meant.
+
+    A ring with alternating double bonds (C1=CC=CC=C1) matches no aromatic ring as SMARTS, and
+    SMARTS have no stereo of double bonds.
+    """
+    pattern = Chem.MolFromSmarts(smarts)
+    molecule = Chem.MolFromSmiles(smarts)
+    if pattern is None or molecule is None:
+        return pattern
+    has_aromatic = any(atom.GetIsAromatic() for atom in molecule.GetAtoms())
+    is_kekule = has_aromatic and not any(c.islower() for c in re.sub(r"\[.*?\]|Cl|Br", "", smarts))
+    return molecule if is_kekule or "/" in smarts or "\\" in smarts else pattern

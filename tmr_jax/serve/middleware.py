@@ -98,7 +98,9 @@ class AccessMiddleware:
                 if scope["path"].startswith("/api/"):
                     _check_json(body, headers)
                 receive = _replayed(body, receive)
-            await self.app(scope, receive, respond)
+            # uvicorn, which sends no body in response to HEAD, keeps the method in its own scope.
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]
+            await self.app({**scope, "method": method}, receive, respond)
         except ClientDisconnect:
             status = 499  # before the request was complete
         except Exception as error:

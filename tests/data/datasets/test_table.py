@@ -108,8 +108,8 @@ def test_a_quote_that_never_closes_does_not_swallow_the_file(tmp_path) -> None:
     rest = "CC,filler of some length\n" * 20_000
     path = write(tmp_path / "a.csv", f'SMILES,description\nC,"open\n{rest}')
     pairs, report = load(config(path), seed=0)
-    assert report.refused["too-long"] == 1
-    assert len(pairs) > 10_000 and accounts(report)
+    assert report.refused == {"open-quote": 1}
+    assert len(pairs) == 20_000 and accounts(report)
 
 
 def test_a_missing_column_is_named_with_the_nearest_one(tmp_path) -> None:
@@ -133,8 +133,6 @@ def test_files_that_are_no_tables_say_so(tmp_path) -> None:
         load(config(tmp_path / "none.csv"), 0)
     with pytest.raises(ValueError, match="convert"):
         load(config(write(tmp_path / "a.docx", "x")), 0)
-    with pytest.raises(ValueError, match="UTF-16"):
-        load(config(write(tmp_path / "a.csv", "SMILES,description\n".encode("utf-16"))), 0)
     with pytest.raises(ValueError, match="Parquet"):
         load(config(write(tmp_path / "a.parquet", "no")), 0)
     damaged = tmp_path / "b.csv.gz"

@@ -91,10 +91,20 @@ def test_a_cased_vocabulary_keeps_capitals(tmp_path):
         ("an \ud800acid", "an acid"),
         ("β-D-glucose 🧪", "β-D-glucose 🧪"),
         ("the of and", "the of and"),
+        ("a \ufb02uorinated ac\u0131d, H₂SO₄ m²", "a fluorinated ac\u0131d, H2SO4 m2"),
+        ("ＡＣＩＤ salt", "ACID salt"),
     ],
 )
 def test_clean_text(text, cleaned):
     assert clean_text(text) == cleaned
+
+
+def test_special_tokens_in_a_text_are_text(folder):
+    tokenizer = load_tokenizer(folder)
+    assert 3 not in ids(tokenizer, "an [SEP] acid")[0][:-1]
+    saved = folder / "tokenizer.json"
+    tokenizer.save(saved)
+    assert 3 not in ids(load_tokenizer(saved), "an [SEP] acid")[0][:-1]
 
 
 @pytest.mark.parametrize("text", ["", " \n\t", "\0\0", "\u200b\u202e"])

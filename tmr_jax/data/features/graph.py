@@ -38,6 +38,7 @@ _ADVICE = {
     "control-characters": "remove the invisible characters",
     "not-ascii": "SMILES are plain ASCII: remove or replace the other characters",
     "whitespace": "give one SMILES only, without a name after it",
+    "bad-extension": "check the part between the bars, or remove it",
     "too-long": "give one molecule, not a polymer or a file",
     "unparsable": "check brackets and ring-closure digits",
     "too-many-atoms": "leave this molecule out",
@@ -66,11 +67,12 @@ def _check_text(smiles: str) -> str:
         raise BadMolecule("too-long", smiles)
     if not smiles.isascii():
         raise BadMolecule("not-ascii", smiles)
-    if any(c in smiles for c in " \t\r\n"):
+    plain, *extension = smiles.split(maxsplit=1)
+    if extension and not (len(extension[0]) > 1 and extension[0][0] == extension[0][-1] == "|"):
         raise BadMolecule("whitespace", smiles)
-    if not smiles.isprintable():
+    if not "".join([plain, *extension]).isprintable():
         raise BadMolecule("control-characters", smiles)
-    return smiles
+    return " ".join([plain, *extension])
 
 
 def _check_size(smiles: str) -> None:
@@ -86,17 +88,41 @@ def _check_size(smiles: str) -> None:
 
 
 def parse_smiles(smiles: str) -> Chem.Mol:
-    """The sanitised molecule without explicit hydrogens; `BadMolecule` with a reason otherwise."""
+    """The sanitised molecule without explicit hydrogens; `BadMolecule` with a reason otherwise.
+
+    A CXSMILES (an extension between bars after the SMILES) is read with its enhanced stereo.
+    """
     smiles = _check_text(smiles)
     with rdBase.BlockLogs():
         # So few characters cannot write too many atoms or rings (a ring closure takes two).
         if len(smiles) > 2 * MAX_RINGS:
-            _check_size(smiles)
+            _check_size(smiles.partition(" ")[0])
         mol = Chem.MolFromSmiles(smiles)
         if mol is None or not mol.GetNumAtoms():
-            _check_size(smiles)
-            raise BadMolecule("impossible-chemistry", smiles)
+            _check_size(smiles.partition(" ")[0])
+            cause = "bad-extension" if " " in smiles else "impossible-chemistry"
+            raise BadMolecule(cause, smiles)
     return mol
+
+
+def is_molecule(text: str) -> bool:
+    """Whether `parse_smiles` takes a text."""
+    try:
+        return bool(parse_smiles(text))
+    except BadMolecule:
+        return False
+
+
+def written(mol: Chem.Mol) -> str:
+    """Canonical SMILES; with enhanced stereo (a racemate, say) canonical CXSMILES."""
+    if not mol.GetStereoGroups():
+        return Chem.MolToSmiles(mol)
+    mol = Chem.RWMol(mol)
+    absolute = Chem.StereoGroupType.STEREO_ABSOLUTE  # which says nothing that SMILES do not
+    mol.SetStereoGroups([g for g in mol.GetStereoGroups() if g.GetGroupType() != absolute])
+    Chem.CanonicalizeEnhancedStereo(mol)
+    kept = Chem.CXSmilesFields.CX_ENHANCEDSTEREO
+    return Chem.MolToCXSmiles(mol, Chem.SmilesWriteParams(), kept)
 
 
 # Columns of atoms and bonds

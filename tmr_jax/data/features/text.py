@@ -22,6 +22,7 @@ from tmr_jax.types import UserError
 # Descriptions of ChEBI-20, PCdes and PubChem end below 10,000 characters; a megabyte need not be
 # tokenised to be cut to 512 tokens.
 MAX_CHARACTERS = 20_000
+CLEANING = 2  # raise it whenever `clean_text` changes: kept token ids are then others
 # As names spell them: α is alpha.
 _LETTERS = "αβγδεζηθικμνξοπρστυφχψω"
 GREEK = {ord(c): unicodedata.name(c).split()[-1].lower() for c in _LETTERS + _LETTERS.upper()}
@@ -33,11 +34,14 @@ T = TypeVar("T")
 def clean_text(text: str) -> str:
     """The text as the tokenizer gets it: one space between words, nothing invisible in them.
 
+    Ligatures, superscripts and full-width letters, as PDFs have them, become plain ones (NFKC).
     Control characters become spaces; format characters (zero-width, right-to-left marks) and lone
     surrogates vanish; what follows the first `MAX_CHARACTERS` characters is dropped. Raises
     UserError where nothing is left.
     """
     text = text[:MAX_CHARACTERS]
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
     if not text.isprintable():
         text = "".join(_visible(c) for c in text)
     text = " ".join(text.split())
@@ -73,6 +77,7 @@ class Tokenizer:
         # A tokenizer.json may carry a truncation and a padding of its own (MiniLM: both 128).
         inner.no_truncation()
         inner.no_padding()
+        inner.encode_special_tokens = True  # [SEP] in a text is text
         self._inner = inner
         self._special = inner.num_special_tokens_to_add(is_pair=False)
         self._pad = inner.token_to_id("[PAD]")
