@@ -234,7 +234,7 @@ def _read_sdf(path: Path, columns: list[str], terms: Terms) -> Iterator[Cells]:
     known, number = {STRUCTURE, TITLE}, 0
     with open_lines(path) as lines:
         for number, record in enumerate(read_records(lines), 1):
-            known.update(record.fields, (f"<{name}>" for name in record.fields))
+            known.update(record.fields)
             if record.refused and STRUCTURE in columns:
                 yield Cells(number, (), record.refused, record.beginning, record.line)
                 continue
@@ -243,7 +243,7 @@ def _read_sdf(path: Path, columns: list[str], terms: Terms) -> Iterator[Cells]:
             values = tuple(found.get(column, "") for column in columns)
             yield _checked(Cells(number, values, line=record.line))
     if number:
-        _places(sorted(known), columns, path, terms)
+        _places(sorted(known), [column.strip("<>") for column in columns], path, terms)
 
 
 READERS = dict.fromkeys(("csv", "tsv", "txt"), _read_text)
@@ -268,9 +268,9 @@ def read_rows(path: Path, smiles_column: str = "", name_column: str = "") -> Ite
     A line of a .smi file is a SMILES and, after a space or tab, a name; so is a line of a .txt file
     most of whose first lines begin with a molecule. Every other file is a table. Without
     `smiles_column` a table's is the one called SMILES, or the only one with another usual name, or
-    the only one that holds SMILES; of an SDF it is the structure.
-    Without `name_column` the names are the titles of an SDF, the second column of a .smi, or where
-    the row is in the file. Raises UserError where the file or a column is missing.
+    the only one that holds SMILES; of an SDF it is the structure. Without `name_column` the names
+    are the titles of an SDF, the second column of a .smi, or where the row is in the file. Raises
+    UserError where the file or a column is missing.
     """
     if not path.is_file():
         raise UserError(
