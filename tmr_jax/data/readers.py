@@ -12,7 +12,7 @@ import io
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -246,7 +246,8 @@ def _read_sdf(path: Path, columns: list[str], terms: Terms) -> Iterator[Cells]:
         _places(sorted(known), [column.strip("<>") for column in columns], path, terms)
 
 
-READERS = dict.fromkeys(("csv", "tsv", "txt"), _read_text)
+Reader = Callable[[Path, list[str], Terms], Iterator[Cells]]
+READERS: dict[str, Reader] = dict.fromkeys(("csv", "tsv", "txt"), _read_text)
 READERS |= {"parquet": _read_parquet, "sdf": _read_sdf}
 
 
