@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -256,7 +257,9 @@ def test_invalid_records_cost_themselves(tmp_path: Path) -> None:
 WORDS = st.sampled_from(["a", "β", "5 inch", '"', '""', ",", ";", "\t", "|", "\n", " ", "x,y", "'"])
 CELL = st.lists(WORDS, max_size=6).map("".join).map(str.strip)
 TABLE = st.lists(st.tuples(st.sampled_from(SMILES), CELL, CELL), min_size=1, max_size=8)
-EXAMPLES = settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+EXAMPLES = settings(
+    derandomize=True, max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 @pytest.mark.costly
@@ -269,7 +272,12 @@ EXAMPLES = settings(max_examples=1000, deadline=None, suppress_health_check=[Hea
     st.integers(-1, 7),
 )
 def test_tables_are_read_whole(tmp_path_factory, table, separator, quoting, end, broken) -> None:
-    """`broken`: the row before which a row with an open quote is put."""
+    """`broken`: the row before which a row with an open quote is put.
+
+    Cells then have no quotes and line breaks of their own: what closes such a quote is ambiguous.
+    """
+    if 0 <= broken < len(table):
+        table = [tuple(re.sub(r'["\n]', "", cell).strip() for cell in row) for row in table]
     path = tmp_path_factory.getbasetemp() / "random.csv"
     out = io.StringIO()
     writer = csv.writer(out, delimiter=separator, quoting=quoting, lineterminator=end)

@@ -72,8 +72,9 @@ def test_head_has_the_head_of_get(client: TestClient, address: str) -> None:
 @pytest.mark.parametrize("blank", [" ", "\u200b", "\u00ad", "\x00"])
 def test_a_blank_query_is_the_callers_error(client: TestClient, blank: str) -> None:
     refused(client.post("/api/search", json={"queries": [blank]}), 422, "invalid_request")
-    for address in ("/", "/download.csv"):
-        assert client.get(address, params={"q": blank}).status_code == 422
+    page = client.get("/", params={"q": blank})
+    assert page.status_code == (200 if blank == " " else 422)  # a space is an empty form
+    assert client.get("/download.csv", params={"q": blank}).status_code == 422
 
 
 def test_filters_patterns_and_molecules(client: TestClient) -> None:

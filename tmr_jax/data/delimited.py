@@ -78,7 +78,7 @@ def _checked(number: int, line: str, cells: list[str] | str, expected: int) -> S
 
 
 def _cells(lines: Lines, first: str, separator: str, expected: int) -> list[str] | str:
-    """The cells of a row with quotes, which may go on in the next lines; or why it is invalid."""
+    """The cells of a row with quotes, which may take several lines; or why it is invalid."""
     taken = [first]
 
     def rest() -> Iterator[str]:

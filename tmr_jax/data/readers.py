@@ -275,8 +275,9 @@ def read_rows(path: Path, smiles_column: str = "", name_column: str = "") -> Ite
     """
     if not path.is_file():
         raise UserError(
-            f"expected a file of molecules at '{path}'; got no such file; give {LIBRARY.file} a "
-            f".smi file or a {KINDS}"
+            f"expected a file of molecules at '{path}'; got "
+            f"{'a folder' if path.is_dir() else 'nothing'}; give {LIBRARY.file} a .smi file or a "
+            f"{KINDS}"
         )
     if kind_of(path) in LISTS:
         yield from _listed(path, None, smiles_column, name_column)

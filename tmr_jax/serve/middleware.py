@@ -79,6 +79,8 @@ class AccessMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # uvicorn, whose own scope keeps it, sends no body
+            scope = {**scope, "method": "GET"}
         start, status = time.perf_counter(), 0
 
         async def respond(message: Message) -> None:
@@ -98,9 +100,7 @@ class AccessMiddleware:
                 if scope["path"].startswith("/api/"):
                     _check_json(body, headers)
                 receive = _replayed(body, receive)
-            # uvicorn, which sends no body in response to HEAD, keeps the method in its own scope.
-            method = "GET" if scope["method"] == "HEAD" else scope["method"]
-            await self.app({**scope, "method": method}, receive, respond)
+            await self.app(scope, receive, respond)
         except ClientDisconnect:
             status = 499  # before the request was complete
         except Exception as error:
