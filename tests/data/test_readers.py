@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
 
-from tmr_jax.data.readers import TRAINING, Row, read_rows, read_table, read_texts
+from tmr_jax.data.readers import TRAINING, read_rows, read_table, read_texts
 from tmr_jax.types import UserError
 
 SMILES = ("CCO", "Nc1ccccc1", "CC(=O)O", "C[C@H](N)C(=O)O", "[Na+].[Cl-]", "C/C=C/C", "*CC")
@@ -117,6 +117,14 @@ def test_empty_cells_at_the_end_and_spaces_before_quotes(tmp_path: Path) -> None
         (3, "CCN", "b", ""),
         (4, "CCC,d,e,f (4 cells, header has 3)", "line 4", "ragged"),
     ]
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_a_line_of_separators_is_a_row(tmp_path: Path, separator: str) -> None:
+    lines = ["SMILES", "name"], ["CCO", "a"], ["", ""], ["CCN", "b"]
+    content = "\n".join(map(separator.join, lines)) + "\n\n"
+    path = write(tmp_path / "a.csv", content)
+    assert rows(path, "", "name")[1] == (3, "", "line 3", "")  # refused as no molecule, later
 
 
 def test_tabs_and_line_breaks_in_the_quotes_of_a_tsv(tmp_path: Path) -> None:
@@ -329,7 +337,3 @@ def test_sdfs_are_read_whole(tmp_path_factory, records, end) -> None:
     assert [c.refused for c in found] == [""] * len(records)
     wanted = [(CANONICAL[SMILES.index(s)], title, note) for s, title, note, *_ in records]
     assert [c.values for c in found] == wanted
-
-
-def test_rows_have_the_fields_of_an_account() -> None:
-    assert Row._fields == ("content", "name", "refused", "line")

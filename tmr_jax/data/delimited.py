@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from tmr_jax.data.features.graph import is_molecule
-from tmr_jax.data.lines import Lines, beginning
+from tmr_jax.data.files import Lines, beginning
 
 MAX_CELL = 131_072  # characters; csv's own limit, kept so that no global setting changes
 SEPARATORS = {"csv": ",;\t|", "tsv": "\t,;|", "txt": "\t"}  # by kind of file, the likely one first
@@ -55,9 +55,9 @@ def _names(line: str, separator: str) -> list[str]:
 
 
 def split_rows(lines: Lines, separator: str, expected: int) -> Iterator[Split]:
-    """Every row below the header that is not blank, of `expected` cells or invalid."""
+    """Every row below the header but empty lines, of `expected` cells or invalid."""
     for line in lines:
-        if line.strip():
+        if line:  # a line of separators is a row
             number = lines.number
             cells = (
                 _cells(lines, line, separator, expected) if '"' in line else line.split(separator)

@@ -20,8 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from tmr_jax.data.features.graph import is_molecule
 from tmr_jax.data.features.text import clean_text
-from tmr_jax.data.files import open_binary
-from tmr_jax.data.lines import beginning, is_utf8, open_lines
+from tmr_jax.data.files import beginning, is_utf8, open_binary, open_lines
 from tmr_jax.types import UserError, did_you_mean
 
 VERSION = 2  # raise it whenever the rows of any file change: an index of older rows is another one
@@ -64,7 +63,7 @@ class Cells(NamedTuple):
     line: int = 0  # of the file, where the row begins; of Parquet the row
 
 
-def given(path: Path) -> Path:
+def or_standard_input(path: Path) -> Path:
     """The path itself or, for -, that of what standard input holds, in a file of its kind."""
     if str(path) != "-":
         return path
@@ -291,7 +290,7 @@ def read_rows(path: Path, smiles_column: str = "", name_column: str = "") -> Ite
         yield from rows_of_table(path, smiles_column or _smiles_column(path), name_column)
 
 
-def is_library(path: Path) -> bool:
+def holds_molecules(path: Path) -> bool:
     """Whether `read_rows` knows the kind of a file by its name alone."""
     return kind_of(path) != "txt" and kind_of(path) in (*LISTS, *READERS)
 

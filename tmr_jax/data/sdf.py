@@ -12,7 +12,7 @@ from typing import NamedTuple
 from rdkit import Chem, rdBase
 
 from tmr_jax.data.features.graph import written
-from tmr_jax.data.lines import Lines, beginning, is_utf8
+from tmr_jax.data.files import Lines, beginning, is_utf8
 
 MAX_RECORD = 16 << 20  # characters; the rest of a longer record is not read
 _FIELD = re.compile(r">.*?<(.+)>")  # the line above the value of a field

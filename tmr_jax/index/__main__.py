@@ -84,11 +84,11 @@ def _start(args: list[str]) -> int:
 
 def make(chosen: Build) -> int:
     """Builds an index, with progress, and prints what became of the rows."""
-    from tmr_jax.data.readers import given
+    from tmr_jax.data.readers import or_standard_input
     from tmr_jax.index.build import Source, build_shown, model_of_run
 
     columns = (chosen.smiles_column, chosen.name_column, chosen.text_column)
-    source = Source(given(chosen.library), *columns)
+    source = Source(or_standard_input(chosen.library), *columns)
     report = build_shown(source, chosen.out, model_of_run(chosen.run))
     print(sentence(report, chosen.out, source.of))
     return 0

@@ -21,8 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tmr_jax.data import readers
-from tmr_jax.data.files import cache_folder, cache_key, hold, open_binary, sha256_of
-from tmr_jax.data.lines import BEGINNING
+from tmr_jax.data.files import BEGINNING, cache_folder, cache_key, hold, open_binary, sha256_of
 from tmr_jax.data.readers import Row, holds_texts, read_rows, read_texts
 from tmr_jax.data.tables import apply_vocabulary, joined_table
 from tmr_jax.data.workers import Arrays, Died, Worker, in_workers, progress

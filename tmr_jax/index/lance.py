@@ -42,6 +42,7 @@ LEAST, SHARE = 60, 0.01
 AGAIN = 4  # times k rows are scored again by their full vectors
 ROUNDS, SAMPLE = 15, 128  # of k-means for the centres; rows per centre that it samples
 READ = 1_000  # ids per request
+FAILURES = (OSError, RuntimeError, pa.ArrowException)  # LanceDB raises any of them
 
 
 class LanceEngine(Engine):
@@ -223,10 +224,10 @@ def _write_head(
 
 @contextmanager
 def _reading(folder: Path) -> Iterator[None]:
-    """Names a missing or damaged file in one error, whichever LanceDB raises."""
+    """Names a missing or damaged file."""
     try:
         yield
-    except (OSError, RuntimeError, pa.ArrowException) as error:
+    except FAILURES as error:
         raise IndexUnavailable(
             f"expected an index that can be read in {folder}, got {error}; copy it again with "
             "tmr index copy"
@@ -235,10 +236,10 @@ def _reading(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """A full disk, a missing permission or a file in the way in one error."""
+    """Names a full disk, a missing permission or a file in the way."""
     try:
         yield
-    except (OSError, RuntimeError, pa.ArrowException) as error:
+    except FAILURES as error:
         raise UserError(
             f"expected to write an index to {folder}, got {error}; make room, or choose another "
             "place; what is written is kept, and the same command resumes"

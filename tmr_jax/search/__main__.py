@@ -107,9 +107,9 @@ def _search(args: list[str]) -> int:
 def _check(chosen: Arguments) -> None:
     if not chosen.queries and chosen.from_file is None:
         taken = f", but {chosen.where[-1]!r} after --where" if chosen.where else ""
+        place = ", before --where" if taken else ""
         raise UserError(
-            f'expected a query, got none{taken}; add one in quotes, before --where: "an aromatic '
-            'amine"'
+            f'expected a query, got none{taken}; add one in quotes{place}: "an aromatic amine"'
         )
     forms = [f"--{name}" for name in ("json", "csv", "sdf") if getattr(chosen, name)]
     if len(forms) > 1:
@@ -141,10 +141,10 @@ def open_retriever(chosen: Arguments) -> Retriever:
         _note(f"no --library: searching the {len(smiles):,} molecules of {protocol}")
         retriever = retriever.with_library(smiles)
     else:
-        from tmr_jax.data.readers import given
+        from tmr_jax.data.readers import or_standard_input
 
         columns = (chosen.smiles_column, chosen.name_column, chosen.text_column)
-        retriever = retriever.with_library(given(chosen.library), *columns)
+        retriever = retriever.with_library(or_standard_input(chosen.library), *columns)
     account = retriever.library
     assert account is not None
     if account.of_texts and chosen.sdf:
@@ -178,7 +178,7 @@ def _own_pool(retriever: Retriever) -> tuple[str, list[str]]:
 
 def read_lines(path: Path) -> list[tuple[str, str]]:
     """Place and content of the lines of a text file that are not blank; UserError without any."""
-    from tmr_jax.data.lines import open_lines
+    from tmr_jax.data.files import open_lines
 
     try:
         with open_lines(path) as lines:
@@ -194,12 +194,12 @@ def read_lines(path: Path) -> list[tuple[str, str]]:
 
 def read_queries(chosen: Arguments) -> list[tuple[str, str]]:
     """Every query, after where it is in --from-file; of the command line that place is empty."""
-    from tmr_jax.data.readers import is_library, read_rows
+    from tmr_jax.data.readers import holds_molecules, read_rows
 
     said, path = [("", query) for query in chosen.queries], chosen.from_file
     if path is None:
         return said
-    if chosen.molecule and is_library(path):
+    if chosen.molecule and holds_molecules(path):
         return said + [(f"line {row.line}", row.content) for row in read_rows(path)]
     return said + read_lines(path)
 

@@ -235,7 +235,7 @@ class Retriever:
         """All in one call; where one of them is refused, one by one."""
         try:
             for content in contents:  # says more about what is wrong with one
-                parse_smiles(content) if of == "molecule" else clean_text(content)
+                (parse_smiles if of == "molecule" else clean_text)(content)
             if of == "molecule":
                 return [EncodedQuery(row) for row in self.encode_molecules(contents)[:, None]]
             rows = self.encode_text(contents)

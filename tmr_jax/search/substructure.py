@@ -28,6 +28,8 @@ LIMIT = 2.0  # seconds for one query
 CHUNK = 128  # molecules per request to the process: a twentieth of a second, if nothing is wrong
 FIRST = 128  # molecules checked first; four times as many next
 LONGEST = 1_000  # characters of a pattern
+STEREO = Chem.SubstructMatchParameters()
+STEREO.useChirality = True  # of patterns that state it
 
 
 class TooSlow(UserError):
@@ -134,14 +136,10 @@ def match_chunk(smarts: str, smiles: list[str]) -> Arrays:
         matches = np.zeros(len(smiles), bool)
         for i, text in enumerate(smiles if pattern is not None else ()):
             try:
-                matches[i] = parse_smiles(text).HasSubstructMatch(pattern, _STEREO)
+                matches[i] = parse_smiles(text).HasSubstructMatch(pattern, STEREO)
             except BadMolecule:  # in an index of another RDKit version
                 continue
     return {"is_pattern": np.array(pattern is not None), "matches": matches}
-
-
-_STEREO = Chem.SubstructMatchParameters()
-_STEREO.useChirality = True  # of patterns that state it
 
 
 def _pattern(smarts: str) -> Chem.Mol | None:

@@ -60,11 +60,11 @@ class Arguments:
     seconds: float = 30.0
     """Time limit of a request."""
     smiles_column: str = ""
-    """Column of the SMILES in a table; default: SMILES."""
+    """Column of the SMILES in a table; by default the one called so, or that holds some."""
     text_column: str = ""
     """Column of the descriptions in a table, to search those."""
     name_column: str = ""
-    """Column of the names in a table; default: row numbers."""
+    """Column of the names in a table; by default the titles of an SDF, or line numbers."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
