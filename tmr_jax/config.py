@@ -213,6 +213,7 @@ class TrainConfig:
     word_dropout: float = 0.0
     """In the second of two stages: share of words dropped from a training text before the frozen
     encoder reads it, so that its scores of trained and of new pairs are alike."""
+    lexical: int = 0  # numbers of a linear branch, fitted after training (docs/papers.md#lexical)
     facts: bool = False  # learn to rerank by facts after training (docs/search.md#facts)
     parallel: Literal["jit", "pmap"] = "jit"  # how several devices share a step
     chunk: int = 0  # pairs that a device encodes at a time, for large batches; 0: all of its share

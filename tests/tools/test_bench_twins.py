@@ -44,6 +44,7 @@ def test_what_is_no_pair() -> None:
     assert kinds(("alanine", PLAIN), ("L-alanine", L)) == []  # the first text fits both
     assert kinds(("one", "CC=O"), ("other", "C=CO")) == []  # tautomers of one connectivity
     assert kinds(("one", "CC"), ("other", "CCC")) == []
+    assert kinds(("the nuclide 201", "[201Po]"), ("the nuclide 210", "[210Po]")) == []  # isotopes
     assert kinds(("one", "*C"), ("other", "*C")) == []
 
 

@@ -31,7 +31,15 @@ from tmr_jax.models.checkpoint import parameters_sha256
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.exported import read_weights, write_sums, write_weights
 from tmr_jax.models.run import FEATURES, TOKENIZER, VOCABULARY, Checkpoint, load_run
-from tmr_jax.models.runtime import CONFIG, EXPORTED, FACTS_FILE, GIT, VALIDATION, use_compile_cache
+from tmr_jax.models.runtime import (
+    CONFIG,
+    EXPORTED,
+    FACTS_FILE,
+    GIT,
+    LEXICAL,
+    VALIDATION,
+    use_compile_cache,
+)
 from tmr_jax.types import UserError
 
 GOLDEN = "golden.json"
@@ -80,7 +88,7 @@ def export(run: Path, out: Path, beside: Sequence[Path] = ()) -> None:
     use_compile_cache(cache_folder())
     model, params, checkpoint = load_run(run)
     file = out / EXPORTED
-    if file.is_file() and read_weights(file)[1].get("sha256") == checkpoint.sha256:
+    if file.is_file() and read_weights(file)[1].get("sha256") == parameters_sha256(params):
         _describe(run, out, checkpoint, beside)
         return
     if out.exists():
@@ -94,10 +102,11 @@ def export(run: Path, out: Path, beside: Sequence[Path] = ()) -> None:
 
 def _write(run: Path, folder: Path, encoder: Encoder, checkpoint: Checkpoint) -> None:
     """All files but the card; `encoder` has the parameters of the run."""
-    for name in (CONFIG, FEATURES, TOKENIZER, VOCABULARY, TRAINED_ON, STAGES):
+    for name in (CONFIG, FEATURES, TOKENIZER, VOCABULARY, LEXICAL, TRAINED_ON, STAGES):
         if (run / name).is_file():
             shutil.copyfile(run / name, folder / name)
-    about = {"which": checkpoint.which, "step": str(checkpoint.step), "sha256": checkpoint.sha256}
+    sha256 = parameters_sha256(encoder.params)
+    about = {"which": checkpoint.which, "step": str(checkpoint.step), "sha256": sha256}
     write_weights(folder / EXPORTED, encoder.params, about)
     write_sums(folder)
     before = _embeddings(encoder)
@@ -151,10 +160,10 @@ def _describe(run: Path, folder: Path, checkpoint: Checkpoint, beside: Sequence[
     """Writes the card and SHA256SUMS; UserError where scores are missing or of other parameters."""
     config = from_json((run / CONFIG).read_text("utf-8"))
     features, report = _read(run / FEATURES), _read(run / VALIDATION)
-    params, about = read_weights(folder / EXPORTED)
+    about = read_weights(folder / EXPORTED)[1]
     scores = _scores(run, "before rounding", checkpoint.sha256)
     if (folder / "results.json").is_file():
-        scores += _scores(folder, "after rounding", parameters_sha256(params))
+        scores += _scores(folder, "after rounding", load_run(folder)[2].sha256)
     for other in beside:
         scores += _scores(other, f"of another run, {other.name}")
     parts = [f"# {config.name}: retrieval of molecules from text and back", HEAD]

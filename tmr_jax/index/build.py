@@ -118,7 +118,7 @@ def build(
         (out / exact.SHARDS).mkdir(parents=True, exist_ok=True)
         with hold(out / schema.LOCK):
             if not (out / exact.HEAD).exists():
-                exact.ExactEngine.create(out, model.config.model.dim, about)
+                exact.ExactEngine.create(out, model.encoder.width, about)
             _sweep(out)
             rows, made = _write_shards(source, out, model, on_progress)
             return _finish(out, rows, made)
@@ -133,7 +133,7 @@ def _write_shards(
     source: Source, out: Path, model: Model, on_progress: Callable[[int, int | None], None]
 ) -> tuple[int, int]:
     """Writes the missing shards; how many rows the file has, and how many shards were written."""
-    total, done, made, width = count_rows(source), 0, 0, model.config.model.dim
+    total, done, made, width = count_rows(source), 0, 0, model.encoder.width
     seen = {flag: Seen() for flag in REPEATS}
     existing = {int(place.name) for place in exact.shard_places(out)}
     if source.of == schema.DESCRIPTIONS:
@@ -282,7 +282,7 @@ def _encoded_texts(
     hashes = np.array([digest(" ".join(text.split())) for text in texts], np.int64)
     columns |= dict.fromkeys(REPEATS.values(), hashes)
     if not texts:
-        nothing = np.zeros((0, model.config.model.dim), np.float32)
+        nothing = np.zeros((0, model.encoder.width), np.float32)
         return EncodedShard(reasons, nothing, columns, {"cut": 0})
     encoded, cut = model.encoder.corpus(texts, on_progress)
     columns[schema.NORM] = encoded.norm
@@ -324,7 +324,7 @@ def _encoded_molecules(rows: list[Row], parts: list[Arrays], model: Model) -> En
     reasons = [row.refused or next(parsed) for row in rows]
     if all(reasons):
         columns = {name: np.zeros(0, kind) for name, kind in schema.COLUMNS.items()}
-        nothing = np.zeros((0, model.config.model.dim), np.float32)
+        nothing = np.zeros((0, model.encoder.width), np.float32)
         return EncodedShard(reasons, nothing, columns, {})
     molecules = joined_table(parts)
     if model.vocabulary is not None:

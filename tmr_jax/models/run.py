@@ -10,6 +10,7 @@ checkpoints, or in model.safetensors where it holds exported weights (tmr_jax/mo
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import json
 import sys
@@ -44,7 +45,8 @@ from tmr_jax.models.checkpoint import (
 from tmr_jax.models.dual_encoder import DualEncoder
 from tmr_jax.models.layers.attention import LANES, Form, fits_flash
 from tmr_jax.models.layers.bert import Backward, BertConfig, stacked
-from tmr_jax.models.runtime import CONFIG, EXPORTED
+from tmr_jax.models.lexical import Lexical, identity, read_lexical
+from tmr_jax.models.runtime import CONFIG, EXPORTED, LEXICAL
 from tmr_jax.types import Batch, EncodedBatch, TextBatch, UserError, did_you_mean
 
 MODELS = {  # file of tmr_jax/models and class; only the model of an experiment is imported
@@ -147,11 +149,17 @@ class TrainedModel(NamedTuple):
     bert: BertConfig
     weights: dict[str, str]  # what the text encoder started from: source, revision, SHA-256
     vocabulary: Vocabulary | None  # of atoms; None unless morgan1
+    lexical: Lexical | None = None  # a linear branch, fitted after training
 
     @property
     def reranks(self) -> bool:
         """Whether the model has a second stage (tmr_jax/eval/rerank_steps.py)."""
         return self.model.reranker is not None  # type: ignore[attr-defined]
+
+    @property
+    def width(self) -> int:
+        """Numbers of an embedding."""
+        return self.config.model.dim + (0 if self.lexical is None else self.lexical.width)
 
 
 class TextEncoder(NamedTuple):
@@ -168,7 +176,7 @@ class Checkpoint(NamedTuple):
 
     which: str  # best or newest
     step: int
-    sha256: str  # of the parameters
+    sha256: str  # of the parameters; of a model with a linear branch, of both
 
 
 # Load and save
@@ -194,14 +202,20 @@ def load_run(run: str | Path, which: Which = "best") -> tuple[TrainedModel, Any,
         return _load_exported(Path(run))
     model = load_model(run)
     params, step = restore_params(run, which)
-    return model, params, Checkpoint(which, step, parameters_sha256(params))
+    return model, params, Checkpoint(which, step, _sha256(Path(run), params))
+
+
+def _sha256(run: Path, params: Any) -> str:
+    """Of all that an embedding depends on."""
+    sha256, branch = parameters_sha256(params), identity(run)
+    return hashlib.sha256(f"{sha256} {branch}".encode()).hexdigest() if branch else sha256
 
 
 def _load_exported(folder: Path) -> tuple[TrainedModel, Any, Checkpoint]:
     from tmr_jax.models.exported import read_weights, verify
 
     files = (CONFIG, FEATURES, TOKENIZER, EXPORTED)
-    verify(folder, files + (VOCABULARY,) * (folder / VOCABULARY).is_file())
+    verify(folder, files + tuple(f for f in (VOCABULARY, LEXICAL) if (folder / f).is_file()))
     model = load_model(folder)
     params, about = read_weights(folder / EXPORTED)
     found, wanted = describe(params), describe(parameter_shapes(model))
@@ -211,7 +225,7 @@ def _load_exported(folder: Path) -> tuple[TrainedModel, Any, Checkpoint]:
             f"{difference(found, wanted)}; export the run again with this tmr_jax"
         )
     # Of the parameters, as for a run: an index fits them in whichever file they are.
-    checkpoint = Checkpoint(about["which"], int(about["step"]), parameters_sha256(params))
+    checkpoint = Checkpoint(about["which"], int(about["step"]), _sha256(folder, params))
     return model, jax.tree.map(jnp.asarray, params), checkpoint
 
 
@@ -253,7 +267,8 @@ def load_model(run: str | Path) -> TrainedModel:
     # All attention kernels compute the same, and this machine may lack the one of the training.
     train = dataclasses.replace(config.train, attention="auto")
     module = _module(dataclasses.replace(config, train=train), bert, vocabulary)
-    return TrainedModel(config, module, tokenizer, bert, features["weights"], vocabulary)
+    weights, lexical = features["weights"], read_lexical(run)
+    return TrainedModel(config, module, tokenizer, bert, weights, vocabulary, lexical)
 
 
 def save_model(run: Path, model: TrainedModel, shapes: Shapes) -> None:

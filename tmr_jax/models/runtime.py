@@ -173,6 +173,7 @@ def any_process(value: bool) -> bool:
 CONFIG, GIT, LOCK, METRICS = "config.json", "git.txt", "lock", "metrics.jsonl"
 VALIDATION = "validation.json"  # which rows became training pairs
 FACTS_FILE = "facts.json"  # reranking by facts (tmr_jax/eval/facts.py)
+LEXICAL = "lexical.safetensors"  # the linear branch (tmr_jax/models/lexical.py)
 EXPORTED = "model.safetensors"  # in place of checkpoints, where a folder holds exported weights
 SUMS = "SHA256SUMS"  # in such a folder, as the program sha256sum writes and checks it
 SHIPPED = Path(__file__).parent / "weights"  # the exported weights that come with the package

@@ -79,6 +79,10 @@ def train(config: Experiment, run: Path, fresh: bool, signals: Signals) -> None:
         from tmr_jax.train import trainer
 
         trainer.train(config, directory, signals)
+        if config.train.lexical and leads():
+            from tmr_jax.train import lexical
+
+            lexical.fit(directory.output, again=False)
         if config.train.facts and leads():
             from tmr_jax.train.facts import fit
 

@@ -75,7 +75,7 @@ class Molecule(NamedTuple):
     smiles: str  # canonical
     is_whole: bool
     key: str  # InChIKey
-    flat: str  # the SMILES without stereo marks
+    flat: str  # the SMILES without stereo marks, and the isotopes
     marks: int  # stereo centres and double bonds that are specified
     charge: int
 
@@ -128,9 +128,10 @@ def twins(rows: Iterable[Row]) -> list[Twins]:
 
 def molecule(row: Row, smiles: str, key: str) -> Molecule:
     mol = parse_smiles(smiles)
-    centres = sum(a.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED for a in mol.GetAtoms())
+    atoms = [*mol.GetAtoms()]
+    centres = sum(a.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED for a in atoms)
     bonds = sum(b.GetStereo() > Chem.BondStereo.STEREOANY for b in mol.GetBonds())
-    flat = Chem.MolToSmiles(mol, isomericSmiles=False)
+    flat = Chem.MolToSmiles(mol, isomericSmiles=False) + str(sorted(a.GetIsotope() for a in atoms))
     marks, charge = centres + bonds, Chem.GetFormalCharge(mol)
     return Molecule(row.text, smiles, row.is_whole, key, flat, marks, charge)
 

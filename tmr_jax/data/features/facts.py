@@ -45,6 +45,7 @@ COMPUTED = {
     **dict.fromkeys(("double bonds", "carbons"), "chain"),
     **dict.fromkeys(("negative", "positive", "minus atoms", "plus atoms"), "charge"),
     **dict.fromkeys((*STEREO, "centres"), "stereo"),
+    "mass number": "isotope",
 }
 
 
@@ -89,7 +90,17 @@ _TERPENE = re.compile(rf"({_any(TERPENES)})terp")
 _LABELS = re.compile(
     r"(?<!\w)(?:\d+[a-z]?'*([RSEZ])(?!\w)|(?<=[(,])([RSEZ])(?=[,)])|([RS])(?=[- ]configuration))"
 )
-_CIS_TRANS = {"E": re.compile(r"\btrans-"), "Z": re.compile(r"\bcis-")}
+# "2-trans-", "9,13-di-cis-", "ditrans,octacis-", "polycis"
+_CIS_TRANS = {
+    mark: re.compile(rf"\b({_NUMBER})?-?{word}(?:-|,|\b(?= isomer))")
+    for mark, word in (("E", "trans"), ("Z", "cis"))
+}
+_ELEMENTS = "|".join(Chem.GetPeriodicTable().GetElementName(z) for z in range(1, 119)).lower()
+_MASS = re.compile(
+    rf"\[(\d+)[a-z]{{1,2}}\]|\((\d+)\)[a-z]{{1,2}}\b|(?:{_ELEMENTS})-(\d+)\b"
+    r"|relative atomic mass (\d+\.\d+)"
+)
+_LABELLED = re.compile("isotop|radio|nuclide|label|tracer|tomograph| atom ")
 _ION = re.compile(
     rf"(?<![a-z])(?:oxo)?({_NUMBER})?(?:(an)|cat)ion\b|(?<![a-z])({_NUMBER})(?:(an)|cat)ionic"
     r"|(?:ammon|amin|az|pyridin|phosphon|guanidin)ium ion"
@@ -120,6 +131,7 @@ def text_facts(text: str) -> Float[np.ndarray, " F"]:
     for name, words in _words().items():
         _say_words(low, name, words, say)
     _say_chains(low, say)
+    _say_mass(low, say)
     _say_charge([sentence.lower() for sentence in kept], say)
     for sentence in kept:
         _say_stereo(sentence, say)
@@ -165,6 +177,12 @@ def _say_chains(text: str, say: Say) -> None:
         say("carbons", TERPENES[kind])
 
 
+def _say_mass(text: str, say: Say) -> None:
+    if _LABELLED.search(text):
+        for numbers in _MASS.findall(text):
+            say("mass number", round(float("".join(numbers))))
+
+
 def _say_charge(sentences: list[str], say: Say) -> None:
     """The net charge, by the first that there is: a charge in the molecule's own name, an ion by
     another word, a conjugate acid or base. Of salts none: the charges of their parts cancel."""
@@ -199,7 +217,7 @@ def _say_stereo(sentence: str, say: Say) -> None:
     for token in re.sub(" configuration", "-configuration", sentence).split():
         marks = Counter(map("".join, _LABELS.findall(token)))
         for mark, words in _CIS_TRANS.items():
-            marks[mark] = max(marks[mark], len(words.findall(token)))
+            marks[mark] = max(marks[mark], sum(NUMBERS.get(n, 1) for n in words.findall(token)))
         if mirrored:
             marks["R"], marks["S"] = marks["S"], marks["R"]
         for name, mark in STEREO.items():
@@ -215,10 +233,13 @@ def _say_stereo(sentence: str, say: Say) -> None:
 
 
 @cache
-def _patterns() -> dict[str, tuple[Chem.Mol, DataStructs.ExplicitBitVect]]:
-    """Patterns with fingerprints, whose bits every molecule that matches has, too."""
-    patterns = {name: Chem.MolFromSmarts(f.smarts) for name, f in FACTS.items() if f.smarts}
-    return {name: (p, Chem.PatternFingerprint(p)) for name, p in patterns.items()}
+def _patterns() -> list[tuple[str, Chem.Mol, DataStructs.ExplicitBitVect]]:
+    """Patterns with fingerprints, whose bits every molecule that matches has, too.
+
+    Alternatives of a fact stand apart, as RDKit reads no stereo marks inside of $().
+    """
+    patterns = [(n, Chem.MolFromSmarts(s)) for n, f in FACTS.items() for s in f.smarts.split()]
+    return [(name, pattern, Chem.PatternFingerprint(pattern)) for name, pattern in patterns]
 
 
 @lru_cache(maxsize=REMEMBERED)
@@ -230,11 +251,11 @@ def molecule_facts(smiles: str) -> Float[np.ndarray, " F"]:
     """
     mol = parse_smiles(smiles)
     bits = Chem.PatternFingerprint(mol)
-    shown: dict[str, float] = {
-        name: len(mol.GetSubstructMatches(pattern, useChirality=True))
-        for name, (pattern, needed) in _patterns().items()
-        if DataStructs.AllProbeBitsMatch(needed, bits)
-    }
+    shown: dict[str, float] = {}
+    for name, pattern, needed in _patterns():
+        if DataStructs.AllProbeBitsMatch(needed, bits):
+            matches = mol.GetSubstructMatches(pattern, useChirality=True)
+            shown[name] = shown.get(name, 0) + len(matches)
     shown["peptide"] = shown.get("peptide", 0) and shown["peptide"] + 1  # residues, not links
     for count in (_count_atoms, _count_chains, _count_rings):
         shown |= count(mol)
@@ -260,6 +281,7 @@ def _count_atoms(mol: Chem.Mol) -> dict[str, float]:
         "plus atoms": sum(charge > 0 for charge in lone),
         "counter-ions": len(Chem.GetMolFrags(mol)) - 1,
         "isotopes": sum(a.GetIsotope() > 0 for a in atoms),
+        "mass number": max(a.GetIsotope() for a in atoms),
         "R centres": labels["R"],
         "S centres": labels["S"],
         "centres": labels["R"] + labels["S"],

@@ -1,0 +1,149 @@
+"""Filters that a short query states in words: groups, elements, properties, salts, what is absent.
+
+In: the text of a query. Out: the filters that parse_filter takes, in the order of the text. A
+search ranks molecules that meet all of them together with the nearest ones, so that they rise and
+nothing is hidden; a page offers them as filters. A filter is decided by the structure alone.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import NamedTuple
+
+LONGEST = 16  # words; a longer text is a description, whose groups may be those of a relative
+
+# Filter -> what it is called. Longer names go first, so that "carboxylic acid" is no "acid".
+WORDS = {
+    "alcohol": r"alcohols?|alkanols?",
+    "phenol": r"(?:poly)?phenols?|phenolic",
+    "thiol": r"thiols?|mercaptans?|sulfhydryls?",
+    "ether": r"ethers?",
+    "thioether": r"thio-?ethers?|(?<!di)sulfides?",
+    "disulfide": r"di-?sulfides?",
+    "peroxide": r"peroxides?",
+    "epoxide": r"epoxides?|oxiranes?",
+    "aldehyde": r"aldehydes?|formyl groups?",
+    "ketone": r"ketones?|keto groups?",
+    "carboxylic-acid": r"(?:mono|di|tri|tetra)?carboxylic acids?|carboxy groups?",
+    "carboxylate": r"carboxylates?",
+    "lactone": r"lactones?",
+    "anhydride": r"(?:acid |acyl )?anhydrides?",
+    "acyl-halide": r"(?:acyl|acid) (?:halides?|chlorides?)",
+    "primary-amide": r"primary (?:carbox)?amides?",
+    "amide": r"(?:carbox)?amides?",
+    "lactam": r"lactams?",
+    "imide": r"(?:di)?imides?",
+    "urea": r"ureas?",
+    "carbamate": r"carbamates?|urethanes?",
+    "carbonate": r"(?:dialkyl |organic )carbonates?",
+    "thioester": r"thio-?esters?",
+    "thioamide": r"thio-?amides?",
+    "ester": r"(?:methyl |ethyl |carboxylic )?esters?",
+    "primary-amine": r"primary amin(?:es?|o groups?)",
+    "secondary-amine": r"secondary amin(?:es?|o groups?)",
+    "tertiary-amine": r"tertiary amin(?:es?|o groups?)",
+    "aromatic-amine": r"(?:aromatic|aryl) ?amines?|anilines?",
+    "ammonium": r"(?:quaternary )?ammonium(?: salts?| ions?| compounds?)?|quaternary amines?",
+    "imine": r"imines?",
+    "amidine": r"amidines?",
+    "guanidine": r"guanidines?",
+    "nitrile": r"(?:organo)?nitriles?|cyano(?: groups?| compounds?)?|cyanides?",
+    "isocyanate": r"iso(?:thio)?cyanates?",
+    "azide": r"azid(?:es?|o groups?)",
+    "azo": r"azo (?:compounds?|groups?|dyes?)",
+    "hydrazine": r"hydrazines?",
+    "hydrazone": r"hydrazones?",
+    "oxime": r"oximes?",
+    "hydroxylamine": r"hydroxylamines?",
+    "nitro": r"nitro(?: groups?| compounds?)?|nitroarenes?|nitroaromatics?",
+    "nitroso": r"nitroso(?: groups?| compounds?)?",
+    "n-oxide": r"n-oxides?",
+    "sulfoxide": r"sulfoxides?",
+    "sulfone": r"sulfones?",
+    "sulfonamide": r"sul(?:f|ph)onamides?|sulfa drugs?",
+    "sulfonic-acid": r"sulfonic acids?|sulfonates?",
+    "sulfate": r"sulfates?|sulphates?|sulfuric esters?",
+    "phosphonate": r"phosphonates?|phosphonic acids?",
+    "phosphate": r"(?:organo)?phosphates?|phosphoric esters?",
+    "boronic-acid": r"boronic (?:acids?|esters?)|boronates?",
+    "trifluoromethyl": r"trifluoromethyl(?: groups?)?|cf3",
+    "fluoride": r"fluor(?:ine(?: atoms?)?|o|inated|ides?)|organofluorines?(?: compounds?)?",
+    "chloride": r"chlor(?:ine(?: atoms?)?|o|inated|ides?)|organochlorines?(?: compounds?)?",
+    "bromide": r"brom(?:ine(?: atoms?)?|o|inated|ides?)|organobromines?(?: compounds?)?",
+    "iodide": r"iod(?:ine(?: atoms?)?|o|inated|ides?)|organoiodines?(?: compounds?)?",
+    "alkene": r"alkenes?|olefins?",
+    "alkyne": r"alkynes?|acetylenes?",
+    "arene": r"benzene rings?|phenyl(?: groups?| rings?)?",
+    "heteroarene": r"heteroarenes?|heteroaromatics?|heteroaryls?",
+    "metal": r"metals?|organometallics?|metal complex(?:es)?",
+    "unsalted": r"(?:no|not a|without|exclud\w+) salts?|salt[- ]free|unsalted",
+}
+_ABSENT = r"(?:no|not|without|lacking|non|free of|excluding|except)[ -](?:an? |any )?"
+_PROPERTIES = {
+    "mw": r"mw|mol(?:ecular|ar)? ?(?:weight|mass)|mol\.? ?wt",
+    "logp": r"c?log ?p",
+    "tpsa": r"tpsa|polar surface(?: area)?",
+    "hbd": r"hbd|(?:h-?bond |hydrogen[- ]bond )?donors?",
+    "hba": r"hba|(?:h-?bond |hydrogen[- ]bond )?acceptors?",
+    "rings": r"rings?",
+    "heavy_atoms": r"heavy atoms?",
+    "charge": r"(?:net )?charge",
+}
+_SIGNS = {
+    "<=": r"at most|up to|no more than|maximum(?: of)?|max|<=|≤",
+    ">=": r"at least|no less than|minimum(?: of)?|min|>=|≥",
+    "<": r"under|below|less than|smaller than|lower than|fewer than|<",
+    ">": r"over|above|more than|greater than|larger than|higher than|>",
+    "=": r"of|equal to|is|=|exactly",
+}
+_NUMBER = r"[-+]?\d+(?:\.\d+)?"
+_UNIT = r"(?: ?(?:g/mol|da|daltons?|a2|Å2))?"
+
+
+class Facet(NamedTuple):
+    """A filter that a query states."""
+
+    where: str  # as parse_filter takes it
+    words: str  # as the query writes it
+
+
+def facets(text: str) -> tuple[Facet, ...]:
+    """The filters that a short query states, each once; none for a longer text.
+
+    >>> [facet.where for facet in facets("a chlorinated aromatic amine, no nitro, MW under 300")]
+    ['chloride', 'aromatic-amine', '!nitro', 'mw<300']
+    """
+    low = " ".join(text.lower().split())
+    if len(low.split()) > LONGEST:
+        return ()
+    found = {}
+    for match in _pattern().finditer(low):
+        if where := _where(match):
+            found.setdefault(where, Facet(where, match[0]))
+    return tuple(found.values())
+
+
+@cache
+def _pattern() -> re.Pattern[str]:
+    signs = "|".join(f"(?P<s{i}>{words})" for i, words in enumerate(_SIGNS.values()))
+    names = "|".join(f"(?P<p{i}>{words})" for i, words in enumerate(_PROPERTIES.values()))
+    after = "|".join(f"(?P<q{i}>{words})" for i, words in enumerate(_PROPERTIES.values()))
+    again = signs.replace("(?P<s", "(?P<t")
+    groups = "|".join(f"(?P<g{i}>{words})" for i, words in enumerate(WORDS.values()))
+    return re.compile(
+        rf"(?<!\w)(?:(?:{names}) ?(?:{signs}) ?(?P<n>{_NUMBER}){_UNIT}"
+        rf"|(?:{again}) ?(?P<m>{_NUMBER}) ?(?:{after})"
+        rf"|(?P<absent>{_ABSENT})?(?:{groups}))(?![\w-])"
+    )
+
+
+def _where(match: re.Match[str]) -> str:
+    numbered = {name: value for name, value in match.groupdict().items() if value is not None}
+    kinds = {name[0]: int(name[1:]) for name in numbered if name[1:].isdigit()}
+    if "g" in kinds:
+        name = [*WORDS][kinds["g"]]
+        return f"!{name}" if "absent" in numbered and name != "unsalted" else name
+    sign = [*_SIGNS][kinds["s"] if "s" in kinds else kinds["t"]]
+    name = [*_PROPERTIES][kinds["p"] if "p" in kinds else kinds["q"]]
+    return f"{name}{sign}{numbered['n' if 'n' in numbered else 'm']}"
