@@ -6,7 +6,8 @@ checkpoints, and SHA256SUMS. `load_run` reads it like a run; tmr_jax/eval/export
 A matrix W is stored as integers round(W / s), int8, under its name, and as scales s, float32, under
 NAME.scale. s is max |W| / 127 of an output channel (the last axis), or of a row of an embedding, so
 no number changes by more than s / 2. A matrix that changes by more than `MOST` of its norm is
-stored in bfloat16 instead. Vectors are small and stay float32. Names are those of checkpoints.
+divided first by scales of the other axis, NAME.across; one that still does is stored in bfloat16.
+Vectors are small and stay float32. Names are those of checkpoints.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tmr_jax.types import UserError
 
 MOST = 0.01  # of a matrix's norm; one of normally distributed numbers changes by 0.007
 SHORTEST = 16  # numbers that share a scale, at least
-SCALE = ".scale"
+SCALE, ACROSS = ".scale", ".across"
 TYPES = {"I8": np.int8, "BF16": jnp.bfloat16, "F32": np.float32}  # by their name in safetensors
 
 
@@ -40,22 +41,46 @@ def quantised(name: str, weights: np.ndarray) -> dict[str, np.ndarray]:
     axes = (last,) if name.endswith("embedding") else tuple(range(last))
     if last < 1 or np.prod([weights.shape[axis] for axis in axes]) < SHORTEST:
         return {name: weights}
-    scale = np.abs(weights).max(axes, keepdims=True) / np.float32(127)
-    scale = np.where(scale > 0, scale, np.float32(1))
-    integers = np.rint(weights / scale).astype(np.int8)
-    if np.linalg.norm(integers * scale - weights) > MOST * np.linalg.norm(weights):
-        return {name: weights.astype(jnp.bfloat16)}
-    return {name: integers, name + SCALE: scale}
+    integers, scale = _integers(weights, axes)
+    if _is_near(integers * scale, weights):
+        return {name: integers, name + SCALE: scale}
+    # An outlier takes precision from its channel: half of it, in logarithms, goes across.
+    across = np.sqrt(_largest(weights, tuple({*range(weights.ndim)} - {*axes})))
+    integers, scale = _integers(weights / across, axes)
+    if _is_near(integers * scale * across, weights):
+        return {name: integers, name + SCALE: scale, name + ACROSS: across}
+    return {name: weights.astype(jnp.bfloat16)}
+
+
+def _integers(weights: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    scale = _largest(weights, axes) / np.float32(127)
+    return np.rint(weights / scale).astype(np.int8), scale
+
+
+def _largest(weights: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """The largest magnitude along the axes; 127 where all numbers are 0."""
+    largest = np.abs(weights).max(axes, keepdims=True)
+    return np.where(largest > 0, largest, np.float32(127))
+
+
+def _is_near(rounded: np.ndarray, weights: np.ndarray) -> bool:
+    return bool(np.linalg.norm(rounded - weights) <= MOST * np.linalg.norm(weights))
 
 
 def dequantised(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The parameters in float32. Raises ValueError where integers and scales do not match."""
-    scales = {n.removesuffix(SCALE): x for n, x in tensors.items() if n.endswith(SCALE)}
-    weights = {n: x for n, x in tensors.items() if not n.endswith(SCALE)}
+    scales, across = (
+        {n.removesuffix(end): x for n, x in tensors.items() if n.endswith(end)}
+        for end in (SCALE, ACROSS)
+    )
+    weights = {n: x for n, x in tensors.items() if not n.endswith((SCALE, ACROSS))}
     if alone := scales.keys() ^ {n for n, x in weights.items() if x.dtype == np.int8}:
         raise ValueError(f"integers without scales, or scales without integers, of {min(alone)}")
+    if alone := across.keys() - scales.keys():
+        raise ValueError(f"scales of one axis only of {min(alone)}")
     one = np.float32(1)
     products = {n: np.multiply(x, scales.get(n, one), dtype=np.float32) for n, x in weights.items()}
+    products |= {n: products[n] * x for n, x in across.items()}
     return {n: np.asarray(x) for n, x in products.items()}  # a product of scalars is no array
 
 

@@ -127,7 +127,7 @@ def read_lexical(run: Path) -> Lexical | None:
         arrays = load(path.read_bytes())
         matrices = {n: arrays.pop(n) for n in [*arrays] if n.startswith((WORDS, FRAGMENTS))}
         found = dequantised(matrices)
-        share = float(arrays.pop("share"))
+        share = arrays.pop("share").item()
         return Lexical(words=found[WORDS], fragments=found[FRAGMENTS], share=share, **arrays)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

@@ -7,6 +7,7 @@ it gains nothing there, nothing is kept.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ from tmr_jax.models.runtime import LEXICAL, use_compile_cache
 from tmr_jax.types import UserError
 
 WIDTH = 256  # numbers of the branch, where the experiment does not say
-VOCABULARY = 16_384  # word pieces and pairs, those of most texts; the cost is cubic in this
+VOCABULARY = 12_288  # word pieces and pairs, those of most texts; the cost is cubic in this
 STRENGTH = 0.1  # of the ridge
 POWER = 0.5  # an axis of variance v is scaled by v ** (-POWER / 2): halfway to whitening
 SHARES = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8)  # of the cosine
@@ -88,12 +89,17 @@ def _axes(
     predicted: Float[np.ndarray, "n C"], width: int
 ) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, "C K"]]:
     """Variances and directions of the principal axes of what the ridge predicts."""
-    covariance = predicted.T @ predicted / np.float32(len(predicted))
-    size = len(covariance)
-    first = max(size - width, 0)
-    variance, axes = linalg.eigh(covariance, subset_by_index=[first, size - 1], check_finite=False)
-    kept = variance > 1e-9 * variance[-1]
-    return variance[kept], axes[:, kept]
+    count, size = predicted.shape
+    is_wide = count < size  # then the axes of the rows are fewer, and give those of the columns
+    product = predicted @ predicted.T if is_wide else predicted.T @ predicted
+    last = len(product) - 1
+    picked = [max(last + 1 - width, 0), last]
+    variance, axes = linalg.eigh(product, subset_by_index=picked, check_finite=False)
+    kept = variance > 1e-6 * variance[-1]
+    variance, axes = variance[kept], axes[:, kept]
+    if is_wide:
+        axes = predicted.T @ axes / np.sqrt(variance)
+    return variance / np.float32(count), axes
 
 
 def check(config: Experiment) -> None:
@@ -135,8 +141,10 @@ def fit(run: Path, again: bool = True) -> Lexical | None:
         (run / LEXICAL).unlink(missing_ok=True)  # of an earlier fit
         return None
     lexical = lexical._replace(share=share)
-    choice = {str(s): m for s, m in tried.items()}
-    write_lexical(run, lexical, {"checkpoint": sha256, "chosen_on": protocol, "mrr": repr(choice)})
+    choice = {f"{s:g}": m for s, m in tried.items()}
+    write_lexical(
+        run, lexical, {"checkpoint": sha256, "chosen_on": protocol, "mrr": json.dumps(choice)}
+    )
     print(f"linear branch of {lexical.width} numbers, share {share:g}: {run / LEXICAL}")
     return lexical
 
