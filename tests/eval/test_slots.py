@@ -13,7 +13,7 @@ from tmr_jax.models.run import load_model
 from tmr_jax.train.__main__ import main
 from tmr_jax.types import EncodedCorpus
 
-pytestmark = pytest.mark.costly  # all want the run
+pytestmark = pytest.mark.slow  # all want the run
 
 TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
 SLOTS = 4

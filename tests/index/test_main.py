@@ -323,8 +323,7 @@ def files(out: Path) -> dict[str, int]:
     return {place.name: (place / ROWS).stat().st_ino for place in shard_places(out)}
 
 
-@pytest.mark.costly
-@pytest.mark.slow("txt")
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["smi", "txt"])
 def test_killed_at_random_moments(kind, tiny_run, tmp_path):
     """A build survives kills, and shards that are complete are not written again."""

@@ -91,3 +91,19 @@ def test_what_cannot_be_asked_is_said(address: str, message: str) -> None:
     with pytest.raises(ValueError, match="expected") as error:
         read(address).question()
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "stated, filters",
+    [
+        ("nitrile", ["nitrile"]),
+        ("!nitro", ["!nitro"]),
+        ("unsalted", ["unsalted"]),
+        ("mw<300", ["mw<=300"]),
+        ("rings>=2", ["rings>=2"]),
+        ("charge=-1", ["charge>=-1", "charge<=-1"]),
+    ],
+)
+def test_what_a_text_states_becomes_a_filter(stated: str, filters: list[str]) -> None:
+    form = read(read("/?q=x&with=ester").narrowed(stated))
+    assert form.q == "x" and sorted(form.filters) == sorted(["ester", *filters])

@@ -157,7 +157,7 @@ def test_the_command_prints_and_writes_the_figures(tmp_path, monkeypatch, capsys
 
 
 @pytest.mark.real_data
-@pytest.mark.costly
+@pytest.mark.slow
 def test_the_evaluation_sets_have_enough_pairs() -> None:
     pairs = TOOL.twins(TOOL.described())
     whole = {kind: sum(p.kind == kind and p.are_whole for p in pairs) for kind in TOOL.KINDS}

@@ -119,8 +119,7 @@ def test_a_run_leaves_everything_behind(unbroken):
     assert json.loads((unbroken / "validation.json").read_text())["training"]["pairs"] == 64
 
 
-@pytest.mark.costly
-@pytest.mark.slow("5")
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [1, 5])
 def test_killed_at_random_moments_it_ends_with_the_same_bits(kills, unbroken, tmp_path):
     """Steps, saves and evaluations of the tiny run are all about as long as the spread."""

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from tmr_jax.data.files import read_arrays, save_arrays
 from tmr_jax.eval.rank import score_chunks
+from tmr_jax.models.encode import l2_normalize
 from tmr_jax.types import UserError
 
 DETECTOR = "known.npz"  # in a run directory
@@ -34,7 +35,7 @@ class OodDetector(NamedTuple):
 def save_detector(run: Path, checkpoint: str, detector: OodDetector) -> None:
     """Write the detector to the run directory; replaces that of another checkpoint."""
     values = {name: np.array(value) for name, value in detector._asdict().items()}
-    values["rows"] = detector.rows.astype(np.float16)  # which moves no cosine by 1e-3
+    values["rows"] = detector.rows.astype(np.float16)  # directions keep four digits
     save_arrays(run / DETECTOR, {"checkpoint": np.array(checkpoint), **values})
 
 
@@ -47,7 +48,7 @@ def read_detector(run: Path, checkpoint: str) -> OodDetector | None:
         values = read_arrays(path)
         if str(values["checkpoint"]) != checkpoint:
             return None
-        rows = values["rows"].astype(np.float32)
+        rows = l2_normalize(values["rows"].astype(np.float32))
         return OodDetector(rows, int(values["neighbours"]), float(values["threshold"]))
     except (ValueError, KeyError, OSError) as error:
         raise UserError(

@@ -53,6 +53,9 @@ class Arguments:
     takes at most two seconds, from the nearest molecule on."""
     diversity: Annotated[float, tyro.conf.arg(aliases=["--spread"])] = 0.0
     """0 to 1: trade fit for structures that differ (maximal marginal relevance)."""
+    pure: bool = False
+    """By the model alone. Otherwise what a short query states in words (a group, an element, "no
+    nitro", "MW under 300") raises the molecules that have it."""
     molecule: bool = False
     """The queries are SMILES: find similar molecules, or the descriptions that fit."""
     smiles_column: str = ""
@@ -219,7 +222,7 @@ def find(
         from tmr_jax.data.workers import track
 
         shown = track(queries, "searching", transient=True)
-    options = (chosen.k, where, chosen.contains, chosen.diversity)
+    options = (chosen.k, where, chosen.contains, chosen.diversity, chosen.pure)
     answers = []
     for place, content in shown:
         query = Query(content, "molecule" if chosen.molecule else "text", *options)
@@ -288,6 +291,9 @@ def print_tables(answers: list[Answer]) -> None:
             shown.add_row(*(Text(cell) for cell in cells))
         if answer.named:
             console.print(Text(printable(str(answer.named))))
+        if answer.facets:
+            stated = ", ".join(facet.where for facet in answer.facets)
+            console.print(Text(f"raised: molecules with {stated} (--pure: by the model alone)"))
         console.print(shown)
 
 

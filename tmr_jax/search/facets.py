@@ -8,9 +8,15 @@ nothing is hidden; a page offers them as filters. A filter is decided by the str
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
+import numpy as np
+
+from tmr_jax.index.schema import COLUMNS, Filter, Hit, meets, parse_filter, ranked
+
+CONSTANT = 60  # of reciprocal rank fusion (Cormack et al. 2009)
 LONGEST = 16  # words; a longer text is a description, whose groups may be those of a relative
 
 # Filter -> what it is called. Longer names go first, so that "carboxylic acid" is no "acid".
@@ -36,7 +42,7 @@ WORDS = {
     "imide": r"(?:di)?imides?",
     "urea": r"ureas?",
     "carbamate": r"carbamates?|urethanes?",
-    "carbonate": r"(?:dialkyl |organic )carbonates?",
+    "carbonate": r"(?:dialkyl |organic )?carbonates?",
     "thioester": r"thio-?esters?",
     "thioamide": r"thio-?amides?",
     "ester": r"(?:methyl |ethyl |carboxylic )?esters?",
@@ -122,6 +128,41 @@ def facets(text: str) -> tuple[Facet, ...]:
         if where := _where(match):
             found.setdefault(where, Facet(where, match[0]))
     return tuple(found.values())
+
+
+def demanded(found: Sequence[Facet], where: Filter | None) -> Filter:
+    """The filter that a molecule meets which has all facets, on top of the query's own filter."""
+    stated, own = parse_filter([facet.where for facet in found]), where or Filter()
+    return own._replace(
+        conditions=own.conditions + stated.conditions,
+        groups=own.groups | stated.groups,
+        without=own.without | stated.without,
+        unsalted=own.unsalted or stated.unsalted,
+    )
+
+
+def union(nearest: Sequence[Hit], raised: Sequence[Hit], shortlist: int) -> list[Hit]:
+    """All hits, each once: first a shortlist for a second stage, half of it of `raised`.
+
+    The shortlist and the rest are each in the order of the cosine.
+    """
+    every = {hit.id: hit for hit in (*raised, *nearest)}
+    first = raised[: max(shortlist // 2, shortlist - len(nearest))]
+    short = {*[*dict.fromkeys(hit.id for hit in (*first, *nearest))][:shortlist]}
+    order = sorted(every.values(), key=lambda hit: (hit.id not in short, -hit.score, hit.id))
+    return ranked(order)
+
+
+def fused(hits: Sequence[Hit], where: Filter) -> list[Hit]:
+    """The hits by reciprocal rank fusion of their order and of the order of those that meet it."""
+    if not hits:
+        return []
+    names = [name for name in COLUMNS if name in hits[0].columns]
+    columns = {name: np.array([hit.columns[name] for hit in hits]) for name in names}
+    met = meets(columns, where)
+    place = np.arange(1, len(hits) + 1)
+    score = 1 / (CONSTANT + place) + np.where(met, 1 / (CONSTANT + met.cumsum()), 0)
+    return ranked([hits[i] for i in np.argsort(-score, kind="stable")])
 
 
 @cache

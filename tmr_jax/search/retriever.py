@@ -22,11 +22,12 @@ from tmr_jax.data.features.text import clean_text
 from tmr_jax.data.files import cache_folder
 from tmr_jax.eval.ood import read_detector
 from tmr_jax.index import index
-from tmr_jax.index.index import Index, InMemoryIndex, Model, Summary
+from tmr_jax.index.index import DiskIndex, Index, InMemoryIndex, Model, Summary
 from tmr_jax.index.schema import DESCRIPTIONS, Filter, Hit
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import load_to_search
 from tmr_jax.models.runtime import FACTS_FILE, run_folder, use_compile_cache
+from tmr_jax.search.facets import Facet, demanded, facets, fused, union
 from tmr_jax.search.names import Match, structure_of
 from tmr_jax.types import UserError
 
@@ -46,6 +47,7 @@ class Query(NamedTuple):
     where: Filter | None = None  # only items that meet it compete; needs an index on disk
     substructure: str = ""  # a SMARTS that every hit holds
     diversity: float = 0.0  # 0 to 1, see tmr_jax.search.diversity
+    pure: bool = False  # by the model alone: facets that a short text states raise nothing
 
 
 class EncodedQuery(NamedTuple):
@@ -79,6 +81,7 @@ class Answer(NamedTuple):
     looked: int | None = None  # molecules checked for the substructure, where time ran out
     partial: bool = False  # a part of the index cannot be read, so hits may be missing
     named: Named | None = None  # where the query is a chemical name; the hits do not depend on it
+    facets: tuple[Facet, ...] = ()  # what the text states, by which molecules were raised
 
 
 class CutShort(UserWarning):
@@ -276,8 +279,13 @@ class Retriever:
         where: Filter | None = None,
         substructure: str = "",
         diversity: float = 0.0,
+        pure: bool = False,
     ) -> list[Hit]:
         """The k items of the index that fit a description best, best first.
+
+        In an index on disk, what a short text states in words (a group, an element, a range of a
+        property, what is absent) raises the molecules that have it, unless `pure`: see
+        tmr_jax.search.facets.
 
         A model with a second stage reorders its shortlist (`Hit.refined`); the hits behind it keep
         the order of the cosine. With an index on disk, only items that meet `where` compete
@@ -285,7 +293,7 @@ class Retriever:
         `Matcher.nearest`. A `diversity` above 0 trades fit for structures that differ, see
         tmr_jax.search.diversity; ranks are then places in that order.
         """
-        return self._searched(Query(text, "text", k, where, substructure, diversity))
+        return self._searched(Query(text, "text", k, where, substructure, diversity, pure))
 
     def search_molecule(
         self,
@@ -326,12 +334,18 @@ class Retriever:
     def _first_stage(
         self, queries: Sequence[Query], encoded: Sequence[EncodedQuery | ValueError]
     ) -> list[list[Hit] | ValueError]:
-        """The nearest items of every query without a substructure; of the others nothing."""
+        """The nearest items of every query without a substructure; of the others nothing.
+
+        With them, those nearest that have all facets of the query.
+        """
         together: dict[tuple[int, Filter | None], list[tuple[int, np.ndarray]]] = {}
         for i, (query, read) in enumerate(zip(queries, encoded, strict=True)):
             if isinstance(read, EncodedQuery) and not query.substructure:
-                key = (self._wanted(query), query.where)
-                together.setdefault(key, []).append((i, read.row))
+                wanted = self._wanted(query)
+                together.setdefault((wanted, query.where), []).append((i, read.row))
+                if stated := self.facets(query):
+                    raising = wanted, demanded(stated, query.where)
+                    together.setdefault(raising, []).append((~i, read.row))
         found: dict[int, list[Hit] | ValueError] = {}
         for (wanted, where), asking in together.items():
             places, rows = zip(*asking, strict=True)
@@ -340,7 +354,16 @@ class Retriever:
             except ValueError as error:  # such as a filter that the index has no columns for
                 hits = [error] * len(places)
             found |= zip(places, hits, strict=True)
+        for i in [i for i in found if i < 0]:
+            nearest, raised = found[~i], found.pop(i)
+            if isinstance(nearest, list) and isinstance(raised, list):
+                found[~i] = union(nearest, raised, self.shortlist)
         return [found.get(i, []) for i in range(len(queries))]
+
+    def facets(self, query: Query) -> tuple[Facet, ...]:
+        """The filters that a query states in words, which raise molecules of an index on disk."""
+        can = query.of == "text" and not (query.pure or query.substructure or self._holds_texts)
+        return facets(query.content) if can and isinstance(self._library, DiskIndex) else ()
 
     def _answer(
         self, query: Query, read: EncodedQuery | ValueError, hits: list[Hit] | ValueError
@@ -353,11 +376,12 @@ class Retriever:
         try:
             if query.substructure:
                 hits, looked = self._holding(query, read.row)
-            hits = self._finished(query, hits)
+            stated = self.facets(query)
+            hits = self._finished(query, hits, stated)
             named = self.named(query.content) if query.of == "text" else None
         except ValueError as error:
             return error
-        return Answer(query, hits, read.is_cut, read.is_ood, looked, self.is_partial, named)
+        return Answer(query, hits, read.is_cut, read.is_ood, looked, self.is_partial, named, stated)
 
     def named(self, text: str) -> Named | None:
         """The structure that a chemical name stands for, looked for in the whole library.
@@ -407,8 +431,8 @@ class Retriever:
         wider = DIVERSE_FROM * query.k if query.diversity else 0
         return max(query.k, wider, self.shortlist if self._is_reranked(query) else 0)
 
-    def _finished(self, query: Query, hits: list[Hit]) -> list[Hit]:
-        """k of the hits of the first stage, after reranking and the choice of diverse ones."""
+    def _finished(self, query: Query, hits: list[Hit], stated: tuple[Facet, ...] = ()) -> list[Hit]:
+        """k of the hits of the first stage, reranked, with facets raised, and diverse if asked."""
         if query.diversity and self._holds_texts:
             raise UserError(
                 "expected molecules for diverse hits, got texts; leave the diversity (`spread` in "
@@ -418,6 +442,8 @@ class Retriever:
             library, alpha = self._open(query.k), self.alpha or 0.0  # see lacks_alpha
             direction = "t2m" if query.of == "text" else "m2t"
             hits = self._second_stage.reorder(query.content, hits, direction, alpha, library)
+        if stated:
+            hits = fused(hits, demanded(stated, query.where))
         if not query.diversity:
             return hits[: query.k]
         from tmr_jax.search.diversity import diverse

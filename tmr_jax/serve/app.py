@@ -101,7 +101,7 @@ def _search(service: Service) -> None:
             )
         schemas.check_spread(request.k, request.spread)
         where = parse_filter(request.where) if request.where else None
-        options = (request.k, where, request.substructure, request.spread)
+        options = (request.k, where, request.substructure, request.spread, request.pure)
         questions = [SearchQuery(query, request.of, *options) for query in request.queries]
         retriever = engine.retriever
         answers = await engine.search(questions, service.seconds)
@@ -289,5 +289,6 @@ def answer_out(answer: Answer) -> schemas.AnswerOut:
         unlike=answer.is_ood,
         looked=answer.looked,
         named=schemas.NamedOut(**named_record(answer.named)) if answer.named else None,
+        raised=[facet.where for facet in answer.facets],
         hits=[schemas.HitOut(**record(hit)) for hit in answer.hits],
     )

@@ -127,6 +127,23 @@ class Form:
         """The address of this search, without one of its filters where `dropped` names one."""
         return f"{path}?{urlencode(self.pairs(dropped))}"
 
+    def narrowed(self, where: str) -> str:
+        """The address of this search with one more filter, as parse_filter takes it."""
+        condition = next(iter(parse_filter([where]).conditions), None)
+        if condition is None:
+            absent = where.startswith("!")
+            name = where.removeprefix("!")
+            extra = [(name, "on") if name in SWITCHES else ("without" if absent else "with", name)]
+        else:  # the form has the ends of ranges only
+            sides = [("min", ">="), ("max", "<=")]
+            bound = f"{condition.number:g}"
+            extra = [
+                (f"{condition.column}_{side}", bound)
+                for side, sign in sides
+                if condition.sign[0] in (sign[0], "=")
+            ]
+        return "/?" + urlencode([*self.pairs(), *extra])
+
     def like(self, **query: str) -> str:
         """The address of a search for similar items with the same filters."""
         rest = [(name, value) for name, value in self.pairs() if name not in ("by", *query)]

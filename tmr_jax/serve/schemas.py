@@ -42,6 +42,7 @@ class SearchRequest(Strict):
     ] = []
     substructure: Annotated[str, Field(max_length=MAX_SMARTS, examples=["c1ccccc1N"])] = ""
     spread: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    pure: bool = False  # by the model alone: what a text states in words raises nothing
 
 
 class ExplainRequest(Strict):
@@ -91,6 +92,7 @@ class AnswerOut(BaseModel):
     unlike: bool  # it differs from the descriptions that the run was validated on
     looked: int | None = None  # molecules checked for the substructure, where time ran out
     named: NamedOut | None = None  # where the query is a chemical name
+    raised: list[str] = []  # filters that the text states, by which molecules were raised
     hits: list[HitOut]
 
 

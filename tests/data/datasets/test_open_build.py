@@ -130,7 +130,7 @@ def mirror(tmp_path, monkeypatch) -> Iterator[tuple[Path, list[str]]]:
         thread.join()
 
 
-@pytest.mark.costly
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_the_public_rows_are_rebuilt_byte_for_byte(tmp_path, mirror, monkeypatch, capsys) -> None:
     data, asked = mirror

@@ -142,7 +142,7 @@ def test_unseen_rows_are_those_that_only_the_validation_of_pcdes_keeps_out(first
     assert not any(flag in marks[p.id] for p in pairs for flag in ("cv", "ct", "pt"))
 
 
-@pytest.mark.costly
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_the_second_version_is_the_first_and_more(first) -> None:
     pairs, report = load_pairs_with_report(DataConfig(name="open", version="2"))
