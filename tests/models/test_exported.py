@@ -78,9 +78,21 @@ def test_no_number_moves_by_more_than_half_a_step(name: str, shape: tuple[int, .
     np.testing.assert_array_equal(again[name], stored[name])
 
 
-def test_what_eight_bits_would_change_too_much_stays_in_bfloat16() -> None:
+def test_an_outlier_in_each_channel_takes_scales_of_both_axes() -> None:
     weights = np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
-    weights[0] = 60  # an outlier in each channel
+    weights[0] = 60
+    stored = quantised("kernel", weights)
+    assert {*stored} == {"kernel", "kernel.scale", "kernel.across"}
+    assert stored["kernel"].dtype == np.int8 and stored["kernel.across"].shape == (400, 1)
+    change = np.linalg.norm(dequantised(stored)["kernel"] - weights)
+    assert change <= MOST * np.linalg.norm(weights)
+    with pytest.raises(ValueError, match="scales of one axis only of lost"):
+        dequantised({"lost.across": stored["kernel.across"]})
+
+
+def test_what_eight_bits_would_change_too_much_stays_in_bfloat16() -> None:
+    weights = np.random.default_rng(0).normal(size=(512, 64)).astype(np.float32)
+    weights[np.arange(512), np.arange(512) % 64] = 40  # an outlier in each row and channel
     stored = quantised("kernel", weights)
     assert list(stored) == ["kernel"] and stored["kernel"].dtype == jnp.bfloat16
     np.testing.assert_allclose(dequantised(stored)["kernel"], weights, rtol=2**-8)
