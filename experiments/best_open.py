@@ -12,4 +12,8 @@ from dataclasses import replace
 from tmr_jax.config import load_experiment
 
 BASE = load_experiment("mbank_open")
-CONFIG = replace(BASE, train=replace(BASE.train, epochs=6, eval_every=6, facts=True))
+CONFIG = replace(
+    BASE,
+    features=replace(BASE.features, molecule="ogb_counts"),
+    train=replace(BASE.train, epochs=6, eval_every=6, lexical=256, facts=True),
+)

@@ -20,18 +20,19 @@ from tmr_jax.config import (
 
 CONFIG = Experiment(
     data=DataConfig(name="chebi"),
-    features=FeatureConfig(molecule="ogb_morgan", max_tokens=128),
+    features=FeatureConfig(molecule="ogb_counts", max_tokens=128),
     model=ModelConfig(
         text=TextEncoderConfig(source="minilm", pooling="mean", dropout=0.0),
         graph=GraphEncoderConfig(kind="residual", layers=4, width=600, dropout=0.1),
     ),
     optim=OptimConfig(text_lr=2e-4, base_lr=1.5e-3, warmup=100, schedule="cosine"),
     train=TrainConfig(
-        epochs=3,
+        epochs=2,
         batch_size=64,
         texts="packed",
         precision="bfloat16",
-        eval_every=3,
+        eval_every=2,
+        lexical=256,
         facts=True,
     ),
 )
