@@ -151,5 +151,18 @@ def test_a_share_of_the_network_alone_gives_the_ranks_of_the_network(run):
 
 
 def test_a_model_without_counts_is_refused(tiny_run):
-    with pytest.raises(UserError, match="train with ogb_counts"):
+    with pytest.raises(UserError, match="expected a run that counts fragments; got ogb"):
         fit(tiny_run)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ([], "use ogb_counts"),
+        (["--model.name", "difftmr"], "expected --train.lexical with a model that has no second"),
+    ],
+)
+def test_training_refuses_at_its_start(options, message, tmp_path, capsys):
+    words = ["--exp", TINY, "--run", str(tmp_path / "run"), "--train.lexical", "8", *options]
+    assert train(words) == 2
+    assert message in capsys.readouterr().err

@@ -155,11 +155,12 @@ class DiffTMR(DualEncoder):
     @classmethod
     def check(cls, model: ModelConfig, train: TrainConfig) -> None:
         hdan = model.hdan
-        if train.facts:
-            raise UserError(
-                "expected --train.facts with a model that has no second stage of its own; got "
-                "difftmr; leave it out, or use --model.name dual"
-            )
+        for name in ("facts", "lexical"):
+            if getattr(train, name):
+                raise UserError(
+                    f"expected --train.{name} with a model that has no second stage of its own; "
+                    "got difftmr; leave it out, or use --model.name dual"
+                )
         if model.dim % 2:
             raise UserError(
                 f"expected an even --model.dim, half sines and half cosines of the step; got "

@@ -76,6 +76,11 @@ def build_model(
     file, _, name = MODELS[model.name].partition(":")
     kind: type[DualEncoder] = getattr(importlib.import_module(f"tmr_jax.models.{file}"), name)
     kind.check(model, train)
+    if train.lexical and features.molecule != "ogb_counts":
+        raise UserError(
+            "expected counted fragments for --train.lexical; got --features.molecule "
+            f"{features.molecule}; use ogb_counts"
+        )
     if model.graph.kind == "residual" and not edge_sizes:
         raise UserError(
             "expected bond features for the residual graph encoder; got morgan1, which has none; "

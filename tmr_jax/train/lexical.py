@@ -102,15 +102,6 @@ def _axes(
     return variance / np.float32(count), axes
 
 
-def check(config: Experiment) -> None:
-    """UserError for an experiment whose model cannot have a linear branch."""
-    if config.features.molecule != "ogb_counts":
-        raise UserError(
-            "expected counted fragments for the linear branch; got --features.molecule "
-            f"{config.features.molecule}; train with ogb_counts"
-        )
-
-
 def fit(run: Path, again: bool = True) -> Lexical | None:
     """Fit, choose the share, and write lexical.safetensors where the branch gains on validation.
 
@@ -119,7 +110,11 @@ def fit(run: Path, again: bool = True) -> Lexical | None:
     """
     use_compile_cache(cache_folder())
     config = read_config(run)
-    check(config)
+    if config.features.molecule != "ogb_counts":
+        raise UserError(
+            f"expected a run that counts fragments; got {config.features.molecule} in {run}; "
+            "train one with --features.molecule ogb_counts"
+        )
     trained, params, checkpoint = load_run(run)
     sha256 = parameters_sha256(params)
     if trained.reranks:
