@@ -30,6 +30,7 @@ from tmr_jax.eval.terminal import table_lines
 from tmr_jax.models.checkpoint import parameters_sha256
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.exported import read_weights, write_sums, write_weights
+from tmr_jax.models.lexical import read_lexical
 from tmr_jax.models.run import FEATURES, TOKENIZER, VOCABULARY, Checkpoint, load_run
 from tmr_jax.models.runtime import (
     CONFIG,
@@ -167,7 +168,7 @@ def _describe(run: Path, folder: Path, checkpoint: Checkpoint, beside: Sequence[
     for other in beside:
         scores += _scores(other, f"of another run, {other.name}")
     parts = [f"# {config.name}: retrieval of molecules from text and back", HEAD]
-    parts += ["## Model", _model(config, features, about), "## Training data"]
+    parts += ["## Model", _model(config, features, about) + _branch(folder), "## Training data"]
     parts += [_data(run, config, report), "## Scores", *scores, "## Limits, and bias of the text"]
     parts += [LIMITS.format(config.features.max_tokens)]
     names = [report.get("source", ""), *(row["source"] for row in report.get("sources", ()))]
@@ -193,6 +194,16 @@ def _model(config: Experiment, features: dict[str, Any], about: dict[str, str]) 
 - Parameters: {about["parameters"]}
 - Checkpoint: {about["which"]}, step {about["step"]}, SHA-256 before rounding {about["sha256"]}
 - Training: {command}"""
+
+
+def _branch(folder: Path) -> str:
+    lexical = read_lexical(folder)
+    if lexical is None:
+        return ""
+    return (
+        f"\n- Linear branch: {lexical.width} more numbers from {len(lexical.grams):,} word pieces and "
+        f"pairs of them, {100 * lexical.share:g} % of the cosine (`{LEXICAL}`)"
+    )
 
 
 def _data(run: Path, config: Experiment, report: dict[str, Any]) -> str:
