@@ -4,8 +4,7 @@ Paper: none; scores compare with no published number.
 Run: TMR_JAX_DATA=DIR make train EXP=weights
 Hardware: 2 CPU cores, 75 minutes with facts on a CPU without AVX-512.
 Result: chebi20-molt5/test-split t2m 73.8, m2t 68.1 Hits@1 with facts; 67e70e0, 2026-11-30.
-Differs: det_open with counts of fragments, sentences and clauses, the licensed pairs, a linear
-branch, and facts.
+Differs: det_open with fragment counts, levels, licensed pairs, a linear branch, and facts.
 """
 
 from dataclasses import replace

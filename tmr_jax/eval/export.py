@@ -30,7 +30,7 @@ from tmr_jax.eval.terminal import table_lines
 from tmr_jax.models.checkpoint import parameters_sha256
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.exported import read_weights, write_sums, write_weights
-from tmr_jax.models.lexical import read_lexical
+from tmr_jax.models.lexical import identity, read_lexical
 from tmr_jax.models.run import FEATURES, TOKENIZER, VOCABULARY, Checkpoint, load_run
 from tmr_jax.models.runtime import (
     CONFIG,
@@ -89,7 +89,8 @@ def export(run: Path, out: Path, beside: Sequence[Path] = ()) -> None:
     use_compile_cache(cache_folder())
     model, params, checkpoint = load_run(run)
     file = out / EXPORTED
-    if file.is_file() and read_weights(file)[1].get("sha256") == parameters_sha256(params):
+    same = file.is_file() and read_weights(file)[1].get("sha256") == parameters_sha256(params)
+    if same and identity(out) == identity(run):
         _describe(run, out, checkpoint, beside)
         return
     if out.exists():
@@ -201,8 +202,8 @@ def _branch(folder: Path) -> str:
     if lexical is None:
         return ""
     return (
-        f"\n- Linear branch: {lexical.width} more numbers from {len(lexical.grams):,} word pieces and "
-        f"pairs of them, {100 * lexical.share:g} % of the cosine (`{LEXICAL}`)"
+        f"\n- Linear branch: {lexical.width} more numbers from {len(lexical.grams):,} word pieces "
+        f"and pairs of them, {100 * lexical.share:g} % of the cosine (`{LEXICAL}`)"
     )
 
 
