@@ -9,6 +9,7 @@ SET ?= chebi20
 NAME ?= smoke
 LIB ?=
 Q ?=
+OUT ?= index
 ARGS ?=
 JOBS ?= 2
 MARKED ?= not slow and not costly
@@ -22,10 +23,10 @@ FROM := $(if $(filter-out file,$(origin RUN) $(origin EXP)),--run $(RUN))
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed-$(EXTRAS)
-export PYTHON LIB Q # to the shell as they are, whatever marks are in them
+export PYTHON LIB Q OUT # to the shell as they are, whatever marks are in them
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval table search serve data aot aot-check test lint types format check check-all
+.PHONY: help setup train eval table search index serve data aot aot-check test lint types format check check-all
 
 help: ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -46,8 +47,12 @@ eval: $(STAMP) ## rank the pools of a run again (RUN=runs/quickstart, ARGS="--pr
 table: $(STAMP) ## run what a table of results lacks, then print it (NAME=smoke)
 	$(PY) -m tmr_jax.table --name $(NAME) $(ARGS)
 
+# The query goes first: an option such as --where takes all words that follow it.
 search: $(STAMP) ## find molecules of a file (LIB=library.smi Q="an aromatic amine")
-	@$(PY) -m tmr_jax.search $(FROM) $${LIB:+--library "$$LIB"} $(ARGS) "$$Q"
+	@$(PY) -m tmr_jax.search $${Q:+"$$Q"} $(FROM) $${LIB:+--library "$$LIB"} $(ARGS)
+
+index: $(STAMP) ## build an index of a file (LIB=library.smi OUT=index)
+	@$(PY) -m tmr_jax.index $(FROM) --library "$$LIB" --out "$$OUT" $(ARGS)
 
 serve: $(STAMP) ## a page and an API over a library (LIB=library.smi)
 	@$(PY) -m tmr_jax.serve $(FROM) --library "$$LIB" $(ARGS)

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from rdkit import Chem
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = {
@@ -68,9 +69,10 @@ def options(verb: str, words: list[str]) -> None:
     from tmr_jax.table.__main__ import Arguments as Table
     from tmr_jax.train.__main__ import Arguments as Train
     from tmr_jax.train.facts import Arguments as Facts
+    from tmr_jax.train.lexical import Arguments as Lexical
 
     programs = {"train": Train, "eval": Eval, "index": Build, "search": Search, "table": Table}
-    programs |= {"serve": Serve, "export": Export, "facts": Facts}
+    programs |= {"serve": Serve, "export": Export, "facts": Facts, "lexical": Lexical}
     if verb == "data":  # `make` has the set in a variable
         data().parse_args([*([] if words and words[0][0] != "-" else ["open"]), *words])
         return
@@ -101,14 +103,16 @@ def test_paths_exist(name: str) -> None:
         assert made_by_a_run or any((place / path).exists() for place in places), path
 
 
-def test_python_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+@pytest.mark.costly
+def test_python_runs_as_written(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     (code,) = blocks("python", README)
     assert len(code.splitlines()) <= 10
-    (tmp_path / "library.smi").write_text("Nc1ccccc1 aniline\nCCO ethanol\n")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(ROOT)
     exec(compile(code, "README.md", "exec"), {})
-    printed = capsys.readouterr().out
-    assert "1 " in printed and "aniline" in printed
+    hits = [line.split(maxsplit=3) for line in capsys.readouterr().out.splitlines()[-5:]]
+    assert [rank for rank, *_ in hits] == ["1", "2", "3", "4", "5"]
+    amine = Chem.MolFromSmarts("[NX3]c")
+    assert all(Chem.MolFromSmiles(smiles).HasSubstructMatch(amine) for _, _, smiles, _ in hits)
 
 
 def test_files_hold_no_path_of_one_machine() -> None:
