@@ -9,11 +9,11 @@ from tmr_jax.models.lexical import (
     Lexical,
     about_lexical,
     gram_ids,
-    identity,
     read_lexical,
     tfidf,
     write_lexical,
 )
+from tmr_jax.models.run import branch_sha256
 from tmr_jax.models.runtime import LEXICAL
 from tmr_jax.types import UserError
 
@@ -75,12 +75,12 @@ def test_cosines_add_up_by_their_shares():
 
 def test_a_file_keeps_the_branch_in_8_bits(tmp_path):
     lexical = branch(width=20)
-    assert read_lexical(tmp_path) is None and identity(tmp_path) == ""
+    assert read_lexical(tmp_path) is None and branch_sha256(tmp_path) == ""
     assert about_lexical(tmp_path) == {}
     write_lexical(tmp_path, lexical, {"checkpoint": "ab"})
     assert [path.name for path in tmp_path.iterdir()] == [LEXICAL]
     found = read_lexical(tmp_path)
-    assert about_lexical(tmp_path) == {"checkpoint": "ab"} and len(identity(tmp_path)) == 64
+    assert about_lexical(tmp_path) == {"checkpoint": "ab"} and len(branch_sha256(tmp_path)) == 64
     assert found.share == 0.25 and found.width == 20
     for name, value in lexical._asdict().items():
         near = {"words", "fragments"} & {name}

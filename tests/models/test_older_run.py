@@ -72,6 +72,7 @@ def test_search_finds_the_molecules_it_found_in_their_order(name, older, expecte
     """Through its library, whose rows the older program made, and which fits this checkpoint."""
     before = contents(older / f"{name}-library")
     words = ["--run", str(older / name), "--library", str(older / f"{name}-library"), "--json"]
+    words += ["--pure"]
     for asked, more in (("search", []), ("molecule", ["--molecule"])):
         wanted = expected[name][asked]
         assert search([*words, *more, "-k", "10", *wanted]) == 0

@@ -30,8 +30,15 @@ from tmr_jax.eval.terminal import table_lines
 from tmr_jax.models.checkpoint import parameters_sha256
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.exported import read_weights, write_sums, write_weights
-from tmr_jax.models.lexical import identity, read_lexical
-from tmr_jax.models.run import FEATURES, TOKENIZER, VOCABULARY, Checkpoint, load_run
+from tmr_jax.models.lexical import read_lexical
+from tmr_jax.models.run import (
+    FEATURES,
+    TOKENIZER,
+    VOCABULARY,
+    Checkpoint,
+    branch_sha256,
+    load_run,
+)
 from tmr_jax.models.runtime import (
     CONFIG,
     EXPORTED,
@@ -90,7 +97,7 @@ def export(run: Path, out: Path, beside: Sequence[Path] = ()) -> None:
     model, params, checkpoint = load_run(run)
     file = out / EXPORTED
     same = file.is_file() and read_weights(file)[1].get("sha256") == parameters_sha256(params)
-    if same and identity(out) == identity(run):
+    if same and branch_sha256(out) == branch_sha256(run):
         _describe(run, out, checkpoint, beside)
         return
     if out.exists():

@@ -17,8 +17,6 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from scipy import sparse
 
-from tmr_jax.data.files import sha256_of
-from tmr_jax.models.exported import dequantised, quantised
 from tmr_jax.models.runtime import LEXICAL
 from tmr_jax.types import UserError
 
@@ -106,6 +104,8 @@ def write_lexical(run: Path, lexical: Lexical, about: dict[str, str]) -> None:
     """Writes the branch, its matrices in 8 bits; `about` says what the share was chosen on."""
     from safetensors.numpy import save
 
+    from tmr_jax.models.exported import quantised
+
     arrays = lexical._asdict()
     arrays |= {"share": np.float64(lexical.share)}
     tensors = {n: np.asarray(a) for n, a in arrays.items() if n not in ("words", "fragments")}
@@ -119,6 +119,8 @@ def read_lexical(run: Path) -> Lexical | None:
     """The branch of a run; None where it has none. Raises UserError for a damaged file."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
+
+    from tmr_jax.models.exported import dequantised
 
     path = run / LEXICAL
     if not path.is_file():
@@ -144,9 +146,3 @@ def about_lexical(run: Path) -> dict[str, str]:
     content = path.read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return header.get("__metadata__", {})
-
-
-def identity(run: Path) -> str:
-    """The SHA-256 of the file, which is part of what embeddings depend on; "" without a branch."""
-    path = run / LEXICAL
-    return sha256_of(path) if path.is_file() else ""

@@ -15,7 +15,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -26,7 +26,7 @@ from tmr_jax.config import Experiment, FeatureConfig, ModelConfig, TrainConfig, 
 from tmr_jax.data.batching import Shapes, mol_batch
 from tmr_jax.data.features.graph import EDGE_SIZES, ENVIRONMENT_SIZES, NODE_SIZES
 from tmr_jax.data.features.text import Tokenizer, load_tokenizer
-from tmr_jax.data.files import VERSION, write_json
+from tmr_jax.data.files import VERSION, sha256_of, write_json
 from tmr_jax.data.tables import (
     Vocabulary,
     apply_vocabulary,
@@ -45,9 +45,11 @@ from tmr_jax.models.checkpoint import (
 from tmr_jax.models.dual_encoder import DualEncoder
 from tmr_jax.models.layers.attention import LANES, Form, fits_flash
 from tmr_jax.models.layers.bert import Backward, BertConfig, stacked
-from tmr_jax.models.lexical import Lexical, identity, read_lexical
 from tmr_jax.models.runtime import CONFIG, EXPORTED, LEXICAL
 from tmr_jax.types import Batch, EncodedBatch, TextBatch, UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from tmr_jax.models.lexical import Lexical
 
 MODELS = {  # file of tmr_jax/models and class; only the model of an experiment is imported
     "dual": "dual_encoder:DualEncoder",
@@ -212,8 +214,14 @@ def load_run(run: str | Path, which: Which = "best") -> tuple[TrainedModel, Any,
 
 def _sha256(run: Path, params: Any) -> str:
     """Of all that an embedding depends on."""
-    sha256, branch = parameters_sha256(params), identity(run)
+    sha256, branch = parameters_sha256(params), branch_sha256(run)
     return hashlib.sha256(f"{sha256} {branch}".encode()).hexdigest() if branch else sha256
+
+
+def branch_sha256(run: Path) -> str:
+    """Of the file of the linear branch; "" where there is none."""
+    path = run / LEXICAL
+    return sha256_of(path) if path.is_file() else ""
 
 
 def _load_exported(folder: Path) -> tuple[TrainedModel, Any, Checkpoint]:
@@ -272,8 +280,12 @@ def load_model(run: str | Path) -> TrainedModel:
     # All attention kernels compute the same, and this machine may lack the one of the training.
     train = dataclasses.replace(config.train, attention="auto")
     module = _module(dataclasses.replace(config, train=train), bert, vocabulary)
-    weights, lexical = features["weights"], read_lexical(run)
-    return TrainedModel(config, module, tokenizer, bert, weights, vocabulary, lexical)
+    model = TrainedModel(config, module, tokenizer, bert, features["weights"], vocabulary)
+    if not (run / LEXICAL).is_file():
+        return model
+    from tmr_jax.models.lexical import read_lexical
+
+    return model._replace(lexical=read_lexical(run))
 
 
 def save_model(run: Path, model: TrainedModel, shapes: Shapes) -> None:

@@ -31,15 +31,14 @@ class Arguments:
     queries: tyro.conf.Positional[tuple[str, ...]]
     """Descriptions, each in quotes; with --molecule, SMILES."""
     run: Path | None = None
-    """Directory that training wrote, e.g. runs/quickstart, or exported weights; default: the
-    weights that come with tmr_jax."""
+    """A run, e.g. runs/quickstart, or exported weights; default: those of tmr_jax."""
     library: Annotated[Path | None, tyro.conf.arg(aliases=["--index"])] = None
     """Molecules to search: .smi, .csv, .tsv, .parquet or .sdf, gzipped or not, - for standard
     input, or the folder of an index that tmr index built. Or descriptions: .txt, one on each line,
     a table with --text-column, or the folder of their index. Default: the molecules of the run's
     own test pool."""
     from_file: Path | None = None
-    """More queries, one on each line, or with --molecule a .smi, .csv or .sdf file."""
+    """More queries, one on each line; with --molecule a file of molecules."""
     texts: Path | None = None
     """Descriptions to search instead of molecules, one on each line: which fit a molecule?"""
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
@@ -49,13 +48,11 @@ class Arguments:
     salts), distinct (no duplicates), parents (one of those that are equal but for salt and charge).
     Descriptions only take distinct."""
     contains: str = ""
-    """Only molecules with this substructure, a SMARTS such as c1ccccc1N; the search for it
-    takes at most two seconds, from the nearest molecule on."""
+    """Only molecules with this substructure, a SMARTS such as c1ccccc1N; two seconds at most."""
     diversity: Annotated[float, tyro.conf.arg(aliases=["--spread"])] = 0.0
     """0 to 1: trade fit for structures that differ (maximal marginal relevance)."""
     pure: bool = False
-    """By the model alone. Otherwise what a short query states in words (a group, an element, "no
-    nitro", "MW under 300") raises the molecules that have it."""
+    """Do not raise molecules with what a short query states in words, such as "no nitro"."""
     molecule: bool = False
     """The queries are SMILES: find similar molecules, or the descriptions that fit."""
     smiles_column: str = ""
@@ -63,7 +60,7 @@ class Arguments:
     text_column: str = ""
     """Column of the descriptions in a table, to search those."""
     name_column: str = ""
-    """Column of the names in a table; by default the titles of an SDF, or line numbers."""
+    """Column of the names in a table; default: SDF titles, or line numbers."""
     json: bool = False
     """Print JSON."""
     csv: bool = False
@@ -71,7 +68,7 @@ class Arguments:
     sdf: bool = False
     """Print an SDF with coordinates of drawings."""
     html: Path | None = None
-    """Also write a page that shows the matches; one file, opens anywhere."""
+    """Also write a page that shows the matches."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
