@@ -150,8 +150,7 @@ def test_the_tree_is_read() -> None:
 
 
 def test_the_root_has_twelve_rooms() -> None:
-    # `python -m tmr_jax` needs a file of that name, which only calls `cli`.
-    rooms = {path.name for path in (ROOT / "tmr_jax").iterdir()} - {"__pycache__", "__main__.py"}
+    rooms = {path.name for path in (ROOT / "tmr_jax").iterdir()} - {"__pycache__"}
     assert len(rooms) <= ROOMS
     assert {room.removesuffix(".py") for room in rooms} == {*LAYER, "__init__"}
 
@@ -159,7 +158,7 @@ def test_the_root_has_twelve_rooms() -> None:
 @pytest.mark.parametrize("path", FILES, ids=place)
 def test_imports_flow_one_way(path: Path) -> None:
     here = part(path)
-    if here in ("__init__", "__main__"):  # which load `search` and `cli` when asked for
+    if here == "__init__":  # loads `search` when it is asked for
         return
     above = {room for room in own_imports(path) & {*LAYER} if LAYER[room] >= LAYER[here]}
     assert not above - {here}

@@ -113,15 +113,13 @@ def test_an_index_and_a_search_have_its_width(run, tmp_path):
 
 
 def test_the_share_is_chosen_on_validation(run, capsys, monkeypatch):
-    config = load_run(run)[0].config
+    monkeypatch.setattr(fitting, "_mrr", lambda side, branch, share: 1 - abs(share - 0.35))
     assert main(["--run", str(run)]) == 0
     printed = capsys.readouterr().out
-    assert f"{config.data.name}/validation, MRR by share: 0 " in printed
-    tried = json.loads(about_lexical(run)["mrr"]) if (run / LEXICAL).is_file() else None
-    if tried is not None:  # a branch that gains nothing is not kept
-        assert read_lexical(run).share == max(map(float, tried), key=lambda s: tried[f"{s:g}"])
-    monkeypatch.setattr(fitting, "_mrr", lambda side, branch, share: 1 - abs(share - 0.35))
-    assert fit(run).share == 0.35
+    assert "table/validation, MRR by share: 0 0.6500, 0.2 0.8500, 0.35 1.0000, 0.5 0.85" in printed
+    about = about_lexical(run)
+    assert about["chosen_on"] == "table/validation" and json.loads(about["mrr"])["0.35"] == 1
+    assert read_lexical(run).share == 0.35
     monkeypatch.setattr(fitting, "_mrr", None)  # a finished training does not choose again
     assert fit(run, again=False).share == 0.35
 
@@ -159,6 +157,7 @@ def test_a_model_without_counts_is_refused(tiny_run):
     "options, message",
     [
         ([], "use ogb_counts"),
+        (["--train.lexical", "-1"], "expected --train.lexical of at least 0; got -1"),
         (["--model.name", "difftmr"], "expected --train.lexical with a model that has no second"),
     ],
 )

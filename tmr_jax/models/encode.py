@@ -320,14 +320,16 @@ class Encoder:
         keys = sequence_keys(table.tokens, table.offsets)
         first, group = distinct(keys)
         table = text_take(table, first)
-        lexical = self._model.lexical
-        own = None if lexical is None else lexical.text_rows(table.tokens, table.offsets)
         batches = self._text_batches(table)
         frozen = self._model.config.train.freeze == "text"
         # A few texts are encoded directly: their states would only fill the disk.
         if cache and frozen and len(first) >= CACHE_FROM:
             batches = with_states(batches, self.states(table, on_progress))
-        return self._encoded(self._text, batches, keys[first], group, on_progress, own)
+        encoded = self._encoded(self._text, batches, keys[first], group, on_progress)
+        if (lexical := self._model.lexical) is None:
+            return encoded
+        own = lexical.text_rows(table.tokens, table.offsets)[group]
+        return encoded._replace(rows=lexical.joined(encoded.rows, own))
 
     def states(self, table: TextTable, on_progress: OnProgress | None = None) -> States:
         """The text encoder's hidden states of all texts, kept in the cache folder."""
@@ -360,10 +362,12 @@ class Encoder:
         first, group = distinct(table.key)
         size = self._model.config.eval.batch_size
         size = min(size, CANDIDATES) if len(first) <= CANDIDATES else size
-        lexical = self._model.lexical
-        own = None if lexical is None else lexical.mol_rows(table.counts[first])
         batches = encode_batches_mol(table_take(table, first), size)
-        return self._encoded(self._mol, batches, table.key[first], group, on_progress, own)
+        encoded = self._encoded(self._mol, batches, table.key[first], group, on_progress)
+        if (lexical := self._model.lexical) is None:
+            return encoded
+        own = lexical.mol_rows(table.counts[first])[group]
+        return encoded._replace(rows=lexical.joined(encoded.rows, own))
 
     def molecule_table(self, smiles: Sequence[str]) -> tuple[MolTable, np.ndarray, list[Refused]]:
         """Features of the molecules that parse, as the model reads them; see `molecules`."""
@@ -400,9 +404,7 @@ class Encoder:
         keys: np.ndarray,
         group: np.ndarray,
         on_progress: OnProgress | None,
-        own: np.ndarray | None,
     ) -> Encoded:
-        """`own` are the rows of the linear branch, where the model has one."""
         batches = _with_progress(batches, on_progress)
         # Each device has the parameters and every n-th batch.
         devices = local_devices()
@@ -419,10 +421,7 @@ class Encoder:
         else:
             side, pooled = None, encode(run, batches, len(keys), dim)
         norm = np.linalg.norm(pooled, axis=1)
-        rows = l2_normalize(pooled)
-        if self._model.lexical is not None and own is not None:
-            rows = self._model.lexical.joined(rows, own)
-        return Encoded(rows[group], group, side, norm[group])
+        return Encoded(l2_normalize(pooled)[group], group, side, norm[group])
 
 
 def _with_progress(batches: Iterable, on_progress: OnProgress | None) -> Iterator:

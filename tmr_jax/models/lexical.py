@@ -9,7 +9,6 @@ predicts (reduced-rank regression, Izenman 1975). tmr_jax/train/lexical.py fits 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +16,9 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from scipy import sparse
 
+from tmr_jax.data.files import replaced
+from tmr_jax.models.encode import l2_normalize
+from tmr_jax.models.exported import dequantised, quantised
 from tmr_jax.models.runtime import LEXICAL
 from tmr_jax.types import UserError
 
@@ -42,12 +44,14 @@ class Lexical(NamedTuple):
         self, tokens: Int[np.ndarray, " T"], offsets: Int[np.ndarray, " n1"]
     ) -> Float[np.ndarray, "n K"]:
         """Rows of texts, packed as in a TextTable; each depends on its own text alone."""
-        return unit(tfidf(tokens, offsets, self.grams, self.idf) @ self.words - self.word_mean)
+        return l2_normalize(
+            tfidf(tokens, offsets, self.grams, self.idf) @ self.words - self.word_mean
+        )
 
     def mol_rows(self, counts: UInt8[np.ndarray, "n C"]) -> Float[np.ndarray, "n K"]:
         """Rows of molecules by their fragments."""
         # A product of a sparse matrix adds up each row in one order, whatever stands next to it.
-        return unit(presence(counts) @ self.fragments - self.fragment_mean)
+        return l2_normalize(presence(counts) @ self.fragments - self.fragment_mean)
 
     def joined(
         self, network: Float[np.ndarray, "n D"], own: Float[np.ndarray, "n K"]
@@ -55,10 +59,6 @@ class Lexical(NamedTuple):
         """One row of length one from the rows of both, so that cosines add up by their shares."""
         deep, linear = np.sqrt(np.array([1 - self.share, self.share], np.float32))
         return np.concatenate([deep * network, linear * own], 1)
-
-
-def unit(rows: Float[np.ndarray, "n K"]) -> Float[np.ndarray, "n K"]:
-    return (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8)).astype(np.float32)
 
 
 def presence(counts: UInt8[np.ndarray, "n C"]) -> sparse.csr_matrix:
@@ -69,7 +69,7 @@ def presence(counts: UInt8[np.ndarray, "n C"]) -> sparse.csr_matrix:
 def gram_ids(
     tokens: Int[np.ndarray, " T"], offsets: Int[np.ndarray, " n1"]
 ) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
-    """Every word piece (its id) and pair of neighbours (a billion numbers on), and their texts."""
+    """Word pieces a, as a, and pairs of neighbours a b, as (a + 1) 2^32 + b, and their texts."""
     text = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     ids = tokens.astype(np.int64)
     neighbours = np.flatnonzero(text[1:] == text[:-1])
@@ -102,25 +102,19 @@ def tfidf(
 
 def write_lexical(run: Path, lexical: Lexical, about: dict[str, str]) -> None:
     """Writes the branch, its matrices in 8 bits; `about` says what the share was chosen on."""
-    from safetensors.numpy import save
+    from safetensors.numpy import save_file
 
-    from tmr_jax.models.exported import quantised
-
-    arrays = lexical._asdict()
-    arrays |= {"share": np.float64(lexical.share)}
+    arrays = lexical._asdict() | {"share": np.float64(lexical.share)}
     tensors = {n: np.asarray(a) for n, a in arrays.items() if n not in ("words", "fragments")}
     tensors |= quantised(WORDS, lexical.words) | quantised(FRAGMENTS, lexical.fragments)
-    partial = run / f"{LEXICAL}.partial"
-    partial.write_bytes(save({n: np.ascontiguousarray(a) for n, a in tensors.items()}, about))
-    partial.replace(run / LEXICAL)
+    with replaced(run / LEXICAL) as partial:
+        save_file({n: np.ascontiguousarray(a) for n, a in tensors.items()}, partial, about)
 
 
 def read_lexical(run: Path) -> Lexical | None:
     """The branch of a run; None where it has none. Raises UserError for a damaged file."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
-
-    from tmr_jax.models.exported import dequantised
 
     path = run / LEXICAL
     if not path.is_file():
@@ -140,9 +134,10 @@ def read_lexical(run: Path) -> Lexical | None:
 
 def about_lexical(run: Path) -> dict[str, str]:
     """What `write_lexical` wrote of the branch; empty where there is none."""
+    from safetensors import safe_open
+
     path = run / LEXICAL
     if not path.is_file():
         return {}
-    content = path.read_bytes()
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return header.get("__metadata__", {})
+    with safe_open(path, "np") as file:
+        return file.metadata() or {}

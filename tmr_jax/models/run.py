@@ -78,6 +78,8 @@ def build_model(
     file, _, name = MODELS[model.name].partition(":")
     kind: type[DualEncoder] = getattr(importlib.import_module(f"tmr_jax.models.{file}"), name)
     kind.check(model, train)
+    if train.lexical < 0:
+        raise UserError(f"expected --train.lexical of at least 0; got {train.lexical}; try 256")
     if train.lexical and features.molecule != "ogb_counts":
         raise UserError(
             "expected counted fragments for --train.lexical; got --features.molecule "

@@ -141,10 +141,13 @@ def open_retriever(chosen: Arguments) -> Retriever:
         _note(f"no --library: searching the {len(smiles):,} molecules of {protocol}")
         retriever = retriever.with_library(smiles)
     else:
-        from tmr_jax.data.readers import or_standard_input
+        library = chosen.library
+        if str(library) == "-":  # an index needs no reader of files
+            from tmr_jax.data.readers import or_standard_input
 
+            library = or_standard_input(library)
         columns = (chosen.smiles_column, chosen.name_column, chosen.text_column)
-        retriever = retriever.with_library(or_standard_input(chosen.library), *columns)
+        retriever = retriever.with_library(library, *columns)
     account = retriever.library
     assert account is not None
     if account.of_texts and chosen.sdf:
@@ -289,7 +292,7 @@ def print_tables(answers: list[Answer]) -> None:
         if answer.named:
             console.print(Text(printable(str(answer.named))))
         if answer.facets:
-            stated = ", ".join(facet.where for facet in answer.facets)
+            stated = ", ".join(answer.facets)
             console.print(Text(f"raised: molecules with {stated} (--pure: by the model alone)"))
         console.print(shown)
 

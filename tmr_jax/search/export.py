@@ -46,7 +46,7 @@ def to_json(answers: Iterable[Answer], about: dict[str, Any]) -> str:
     results = []
     for a in answers:
         named = {"named": named_record(a.named)} if a.named else {}
-        named |= {"raised": [facet.where for facet in a.facets]} if a.facets else {}
+        named |= {"raised": list(a.facets)} if a.facets else {}
         results.append({"query": a.query.content, **named, "hits": [record(h) for h in a.hits]})
     return json.dumps({**about, "results": results}, indent=2)
 

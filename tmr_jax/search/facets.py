@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +18,14 @@ from tmr_jax.index.schema import COLUMNS, Filter, Hit, meets, parse_filter, rank
 CONSTANT = 60  # of reciprocal rank fusion (Cormack et al. 2009)
 LONGEST = 16  # words; a longer text is a description, whose groups may be those of a relative
 
-# Filter -> what it is called. Longer names go first, so that "carboxylic acid" is no "acid".
+
+def _halogen(root: str) -> str:
+    bound = rf"{root}(?:ine(?: atoms?)?|o|inated)|organo{root}ines?(?: compounds?)?"
+    return rf"{bound}|(?:alkyl|aryl|benzyl|vinyl|allyl|acyl|organic) {root}ides?"
+
+
+# Filter -> what it is called. "Sodium chloride" and "potassium cyanide" are of inorganic acids:
+# such words count only after what makes them organic.
 WORDS = {
     "alcohol": r"alcohols?|alkanols?",
     "phenol": r"(?:poly)?phenols?|phenolic",
@@ -54,7 +60,7 @@ WORDS = {
     "imine": r"imines?",
     "amidine": r"amidines?",
     "guanidine": r"guanidines?",
-    "nitrile": r"(?:organo)?nitriles?|cyano(?: groups?| compounds?)?|cyanides?",
+    "nitrile": r"(?:organo)?nitriles?|cyano(?: groups?| compounds?)?",
     "isocyanate": r"iso(?:thio)?cyanates?",
     "azide": r"azid(?:es?|o groups?)",
     "azo": r"azo (?:compounds?|groups?|dyes?)",
@@ -74,10 +80,10 @@ WORDS = {
     "phosphate": r"(?:organo)?phosphates?|phosphoric esters?",
     "boronic-acid": r"boronic (?:acids?|esters?)|boronates?",
     "trifluoromethyl": r"trifluoromethyl(?: groups?)?|cf3",
-    "fluoride": r"fluor(?:ine(?: atoms?)?|o|inated|ides?)|organofluorines?(?: compounds?)?",
-    "chloride": r"chlor(?:ine(?: atoms?)?|o|inated|ides?)|organochlorines?(?: compounds?)?",
-    "bromide": r"brom(?:ine(?: atoms?)?|o|inated|ides?)|organobromines?(?: compounds?)?",
-    "iodide": r"iod(?:ine(?: atoms?)?|o|inated|ides?)|organoiodines?(?: compounds?)?",
+    "fluoride": _halogen("fluor"),
+    "chloride": _halogen("chlor"),
+    "bromide": _halogen("brom"),
+    "iodide": _halogen("iod"),
     "alkene": r"alkenes?|olefins?",
     "alkyne": r"alkynes?|acetylenes?",
     "arene": r"benzene rings?|phenyl(?: groups?| rings?)?",
@@ -104,40 +110,29 @@ _SIGNS = {
     "=": r"of|equal to|is|=|exactly",
 }
 _NUMBER = r"[-+]?\d+(?:\.\d+)?"
-_UNIT = r"(?: ?(?:g/mol|da|daltons?|a2|Å2))?"
+_UNIT = r"(?: ?(?:g/mol|da|daltons?|a2|å2|å²))?"
 
 
-class Facet(NamedTuple):
-    """A filter that a query states."""
-
-    where: str  # as parse_filter takes it
-    words: str  # as the query writes it
-
-
-def facets(text: str) -> tuple[Facet, ...]:
+def facets(text: str) -> tuple[str, ...]:
     """The filters that a short query states, each once; none for a longer text.
 
-    >>> [facet.where for facet in facets("a chlorinated aromatic amine, no nitro, MW under 300")]
-    ['chloride', 'aromatic-amine', '!nitro', 'mw<300']
+    >>> facets("a chlorinated aromatic amine, no nitro, MW under 300")
+    ('chloride', 'aromatic-amine', '!nitro', 'mw<300')
     """
-    low = " ".join(text.lower().split())
-    if len(low.split()) > LONGEST:
+    words = text.lower().split()
+    if len(words) > LONGEST:
         return ()
-    found = {}
-    for match in _pattern().finditer(low):
-        if where := _where(match):
-            found.setdefault(where, Facet(where, match[0]))
-    return tuple(found.values())
+    return tuple(dict.fromkeys(map(_where, _pattern().finditer(" ".join(words)))))
 
 
-def demanded(found: Sequence[Facet], where: Filter | None) -> Filter:
-    """The filter that a molecule meets which has all facets, on top of the query's own filter."""
-    stated, own = parse_filter([facet.where for facet in found]), where or Filter()
+def demanded(stated: Sequence[str], where: Filter | None) -> Filter:
+    """The filter of molecules that have all facets, on top of the query's own filter."""
+    facets, own = parse_filter(stated), where or Filter()
     return own._replace(
-        conditions=own.conditions + stated.conditions,
-        groups=own.groups | stated.groups,
-        without=own.without | stated.without,
-        unsalted=own.unsalted or stated.unsalted,
+        conditions=own.conditions + facets.conditions,
+        groups=own.groups | facets.groups,
+        without=own.without | facets.without,
+        unsalted=own.unsalted or facets.unsalted,
     )
 
 
@@ -167,24 +162,28 @@ def fused(hits: Sequence[Hit], where: Filter) -> list[Hit]:
 
 @cache
 def _pattern() -> re.Pattern[str]:
-    signs = "|".join(f"(?P<s{i}>{words})" for i, words in enumerate(_SIGNS.values()))
-    names = "|".join(f"(?P<p{i}>{words})" for i, words in enumerate(_PROPERTIES.values()))
-    after = "|".join(f"(?P<q{i}>{words})" for i, words in enumerate(_PROPERTIES.values()))
-    again = signs.replace("(?P<s", "(?P<t")
-    groups = "|".join(f"(?P<g{i}>{words})" for i, words in enumerate(WORDS.values()))
+    """ "MW under 300", "at least 2 rings", or a group; `_where` reads what its parts matched."""
+    properties, signs, groups = map(_any, (_PROPERTIES, _SIGNS, WORDS))
     return re.compile(
-        rf"(?<!\w)(?:(?:{names}) ?(?:{signs}) ?(?P<n>{_NUMBER}){_UNIT}"
-        rf"|(?:{again}) ?(?P<m>{_NUMBER}) ?(?:{after})"
-        rf"|(?P<absent>{_ABSENT})?(?:{groups}))(?![\w-])"
+        rf"(?<!\w)(?:(?P<before>{properties}) ?(?P<sign>{signs}) ?(?P<number>{_NUMBER}){_UNIT}"
+        rf"|(?P<first>{signs}) ?(?P<count>{_NUMBER}) ?(?P<after>{properties})"
+        rf"|(?P<absent>{_ABSENT})?(?P<group>{groups}))(?![\w-])"
     )
 
 
+def _any(names: dict[str, str]) -> str:
+    return "|".join(names.values())
+
+
 def _where(match: re.Match[str]) -> str:
-    numbered = {name: value for name, value in match.groupdict().items() if value is not None}
-    kinds = {name[0]: int(name[1:]) for name in numbered if name[1:].isdigit()}
-    if "g" in kinds:
-        name = [*WORDS][kinds["g"]]
-        return f"!{name}" if "absent" in numbered and name != "unsalted" else name
-    sign = [*_SIGNS][kinds["s"] if "s" in kinds else kinds["t"]]
-    name = [*_PROPERTIES][kinds["p"] if "p" in kinds else kinds["q"]]
-    return f"{name}{sign}{numbered['n' if 'n' in numbered else 'm']}"
+    if match["group"]:
+        name = _name(WORDS, match["group"])
+        return f"!{name}" if match["absent"] and name != "unsalted" else name
+    name = _name(_PROPERTIES, match["before"] or match["after"])
+    sign = _name(_SIGNS, match["sign"] or match["first"])
+    return f"{name}{sign}{match['number'] or match['count']}"
+
+
+def _name(names: dict[str, str], written: str) -> str:
+    """What is written so."""
+    return next(name for name, words in names.items() if re.fullmatch(words, written))

@@ -27,7 +27,7 @@ from tmr_jax.index.schema import DESCRIPTIONS, Filter, Hit
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import load_to_search
 from tmr_jax.models.runtime import FACTS_FILE, run_folder, use_compile_cache
-from tmr_jax.search.facets import Facet, demanded, facets, fused, union
+from tmr_jax.search.facets import demanded, facets, fused, union
 from tmr_jax.search.names import Match, structure_of
 from tmr_jax.types import UserError
 
@@ -81,7 +81,7 @@ class Answer(NamedTuple):
     looked: int | None = None  # molecules checked for the substructure, where time ran out
     partial: bool = False  # a part of the index cannot be read, so hits may be missing
     named: Named | None = None  # where the query is a chemical name; the hits do not depend on it
-    facets: tuple[Facet, ...] = ()  # what the text states, by which molecules were raised
+    facets: tuple[str, ...] = ()  # filters that the text states, by which molecules were raised
 
 
 class CutShort(UserWarning):
@@ -285,7 +285,7 @@ class Retriever:
 
         In an index on disk, what a short text states in words (a group, an element, a range of a
         property, what is absent) raises the molecules that have it, unless `pure`: see
-        tmr_jax.search.facets.
+        tmr_jax.search.facets. With a substructure or a diversity it raises nothing.
 
         A model with a second stage reorders its shortlist (`Hit.refined`); the hits behind it keep
         the order of the cosine. With an index on disk, only items that meet `where` compete
@@ -338,15 +338,15 @@ class Retriever:
 
         With them, those nearest that have all facets of the query.
         """
-        together: dict[tuple[int, Filter | None], list[tuple[int, np.ndarray]]] = {}
+        together: dict[tuple[int, Filter | None], list[tuple[tuple[int, bool], np.ndarray]]] = {}
         for i, (query, read) in enumerate(zip(queries, encoded, strict=True)):
             if isinstance(read, EncodedQuery) and not query.substructure:
                 wanted = self._wanted(query)
-                together.setdefault((wanted, query.where), []).append((i, read.row))
+                together.setdefault((wanted, query.where), []).append(((i, False), read.row))
                 if stated := self.facets(query):
-                    raising = wanted, demanded(stated, query.where)
-                    together.setdefault(raising, []).append((~i, read.row))
-        found: dict[int, list[Hit] | ValueError] = {}
+                    raising = demanded(stated, query.where)
+                    together.setdefault((wanted, raising), []).append(((i, True), read.row))
+        found: dict[tuple[int, bool], list[Hit] | ValueError] = {}
         for (wanted, where), asking in together.items():
             places, rows = zip(*asking, strict=True)
             try:
@@ -354,16 +354,26 @@ class Retriever:
             except ValueError as error:  # such as a filter that the index has no columns for
                 hits = [error] * len(places)
             found |= zip(places, hits, strict=True)
-        for i in [i for i in found if i < 0]:
-            nearest, raised = found[~i], found.pop(i)
-            if isinstance(nearest, list) and isinstance(raised, list):
-                found[~i] = union(nearest, raised, self.shortlist)
-        return [found.get(i, []) for i in range(len(queries))]
+        return [self._joined(found, i) for i in range(len(queries))]
 
-    def facets(self, query: Query) -> tuple[Facet, ...]:
-        """The filters that a query states in words, which raise molecules of an index on disk."""
-        can = query.of == "text" and not (query.pure or query.substructure or self._holds_texts)
-        return facets(query.content) if can and isinstance(self._library, DiskIndex) else ()
+    def _joined(
+        self, found: dict[tuple[int, bool], list[Hit] | ValueError], i: int
+    ) -> list[Hit] | ValueError:
+        """What was found for query i, with what it raises."""
+        nearest, raised = found.get((i, False), []), found.get((i, True), [])
+        if isinstance(nearest, ValueError) or isinstance(raised, ValueError):
+            return nearest if isinstance(nearest, ValueError) else raised
+        return union(nearest, raised, self.shortlist) if raised else nearest
+
+    def facets(self, query: Query) -> tuple[str, ...]:
+        """The filters that a text states in words, which raise molecules of an index on disk.
+
+        None where a substructure or a diversity decides what is shown.
+        """
+        is_decided = query.pure or query.substructure or query.diversity or query.of != "text"
+        if is_decided or self._holds_texts or not isinstance(self._library, DiskIndex):
+            return ()
+        return facets(query.content)
 
     def _answer(
         self, query: Query, read: EncodedQuery | ValueError, hits: list[Hit] | ValueError
@@ -431,8 +441,8 @@ class Retriever:
         wider = DIVERSE_FROM * query.k if query.diversity else 0
         return max(query.k, wider, self.shortlist if self._is_reranked(query) else 0)
 
-    def _finished(self, query: Query, hits: list[Hit], stated: tuple[Facet, ...] = ()) -> list[Hit]:
-        """k of the hits of the first stage, reranked, with facets raised, and diverse if asked."""
+    def _finished(self, query: Query, hits: list[Hit], stated: tuple[str, ...]) -> list[Hit]:
+        """k of the hits of the first stage, reranked, and with facets raised or diverse."""
         if query.diversity and self._holds_texts:
             raise UserError(
                 "expected molecules for diverse hits, got texts; leave the diversity (`spread` in "

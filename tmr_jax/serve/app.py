@@ -289,6 +289,6 @@ def answer_out(answer: Answer) -> schemas.AnswerOut:
         unlike=answer.is_ood,
         looked=answer.looked,
         named=schemas.NamedOut(**named_record(answer.named)) if answer.named else None,
-        raised=[facet.where for facet in answer.facets],
+        raised=list(answer.facets),
         hits=[schemas.HitOut(**record(hit)) for hit in answer.hits],
     )

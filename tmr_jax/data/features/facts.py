@@ -2,9 +2,10 @@
 
 In: a text, or a molecule. Out: a number for each of `FACTS`: how many the text states (NaN: it says
 nothing), or how many the molecule has. Neither side reads the other. facts.tsv declares most of
-them: group, name, what texts in lower case call it, and a SMARTS whose matches are counted; what
-has no SMARTS, and `COMPUTED`, is read or counted by a function below. Its first rows are the parts
-of names that stand for numbers.
+them: group, name, what texts in lower case call it, and SMARTS, apart by spaces, whose matches are
+counted; what has no SMARTS, and `COMPUTED`, is read or counted by a function below. Its first rows
+are the parts of names that stand for numbers. A "steroid 3alpha" is the four rings, atoms in the
+order 1 to 8, 14 to 17, 13, 12, 11, 9, 10, with the mark on one of them.
 """
 
 from __future__ import annotations
