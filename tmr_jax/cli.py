@@ -206,5 +206,10 @@ class Signals:
             raise Stopped(self.number)
 
 
+def printable(text: str) -> str:
+    """Text without characters that could control a terminal or end a field."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tmr_jax.data.tables import TextTable
-from tmr_jax.models.encode import Encoder
+from tmr_jax.models.encode import Encoder, l2_normalize
 from tmr_jax.models.lexical import about_lexical, read_lexical, tfidf
 from tmr_jax.models.run import load_run
 from tmr_jax.models.runtime import LEXICAL
@@ -44,6 +44,7 @@ def test_equals_a_dense_fit_in_float64():
     axes = right[:5].T * variance ** (-POWER / 2)
     both = (text.tokens, text.offsets, x @ weights @ axes), (counts, None, y @ axes)
     ours = found.text_rows(*both[0][:2]), found.mol_rows(counts)
+    ours = [l2_normalize(rows) for rows in ours]
     theirs = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for *_, rows in both]
     # An axis has no sign of its own, so cosines are compared.
     np.testing.assert_allclose(ours[0] @ ours[1].T, theirs[0] @ theirs[1].T, atol=1e-3)
@@ -53,7 +54,8 @@ def test_equals_a_dense_fit_in_float64():
 def test_finds_the_molecule_of_a_text():
     text, counts = toy()
     found = fit_lexical(text, counts, width=12)
-    cosine = found.text_rows(text.tokens, text.offsets) @ found.mol_rows(counts).T
+    rows = found.text_rows(text.tokens, text.offsets), found.mol_rows(counts)
+    cosine = l2_normalize(rows[0]) @ l2_normalize(rows[1]).T
     assert (cosine.argmax(1) == np.arange(len(cosine))).mean() > 0.8
 
 

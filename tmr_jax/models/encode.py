@@ -328,8 +328,8 @@ class Encoder:
         encoded = self._encoded(self._text, batches, keys[first], group, on_progress)
         if (lexical := self._model.lexical) is None:
             return encoded
-        own = lexical.text_rows(table.tokens, table.offsets)[group]
-        return encoded._replace(rows=lexical.joined(encoded.rows, own))
+        own = l2_normalize(lexical.text_rows(table.tokens, table.offsets))
+        return encoded._replace(rows=lexical.joined(encoded.rows, own[group]))
 
     def states(self, table: TextTable, on_progress: OnProgress | None = None) -> States:
         """The text encoder's hidden states of all texts, kept in the cache folder."""
@@ -366,8 +366,8 @@ class Encoder:
         encoded = self._encoded(self._mol, batches, table.key[first], group, on_progress)
         if (lexical := self._model.lexical) is None:
             return encoded
-        own = lexical.mol_rows(table.counts[first])[group]
-        return encoded._replace(rows=lexical.joined(encoded.rows, own))
+        own = l2_normalize(lexical.mol_rows(table.counts[first]))
+        return encoded._replace(rows=lexical.joined(encoded.rows, own[group]))
 
     def molecule_table(self, smiles: Sequence[str]) -> tuple[MolTable, np.ndarray, list[Refused]]:
         """Features of the molecules that parse, as the model reads them; see `molecules`."""

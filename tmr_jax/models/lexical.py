@@ -1,6 +1,6 @@
 """The linear branch of an encoder: word pieces and pairs of them, against counted fragments.
 
-In: token ids, and the fragments of `ogb_counts`. Out: rows of length one, which stand next to the
+In: token ids, and the fragments of `ogb_counts`. Out: rows that stand, at length one, next to the
 network's in one embedding, so that the cosine is a weighted mean of both cosines. A text is the
 tf-idf of its word pieces and of their neighbouring pairs; a molecule is which fragments it has.
 Ridge regression maps the one to the other, and both are projected on the principal axes of what it
@@ -17,7 +17,6 @@ from jaxtyping import Float, Int, UInt8
 from scipy import sparse
 
 from tmr_jax.data.files import replaced
-from tmr_jax.models.encode import l2_normalize
 from tmr_jax.models.exported import dequantised, quantised
 from tmr_jax.models.runtime import LEXICAL
 from tmr_jax.types import UserError
@@ -44,19 +43,17 @@ class Lexical(NamedTuple):
         self, tokens: Int[np.ndarray, " T"], offsets: Int[np.ndarray, " n1"]
     ) -> Float[np.ndarray, "n K"]:
         """Rows of texts, packed as in a TextTable; each depends on its own text alone."""
-        return l2_normalize(
-            tfidf(tokens, offsets, self.grams, self.idf) @ self.words - self.word_mean
-        )
+        return tfidf(tokens, offsets, self.grams, self.idf) @ self.words - self.word_mean
 
     def mol_rows(self, counts: UInt8[np.ndarray, "n C"]) -> Float[np.ndarray, "n K"]:
         """Rows of molecules by their fragments."""
         # A product of a sparse matrix adds up each row in one order, whatever stands next to it.
-        return l2_normalize(presence(counts) @ self.fragments - self.fragment_mean)
+        return presence(counts) @ self.fragments - self.fragment_mean
 
     def joined(
         self, network: Float[np.ndarray, "n D"], own: Float[np.ndarray, "n K"]
     ) -> Float[np.ndarray, "n DK"]:
-        """One row of length one from the rows of both, so that cosines add up by their shares."""
+        """Rows of length one from such rows of both, so that cosines add up by their shares."""
         deep, linear = np.sqrt(np.array([1 - self.share, self.share], np.float32))
         return np.concatenate([deep * network, linear * own], 1)
 

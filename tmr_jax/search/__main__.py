@@ -80,7 +80,6 @@ def _search(args: list[str]) -> int:
     chosen = cli.parse(Arguments, "search", args, config=(tyro.conf.FlagCreatePairsOff,))
     _check(chosen)
     from tmr_jax.index.schema import parse_filter
-    from tmr_jax.search.export import to_csv, to_json, to_sdf
 
     retriever = open_retriever(chosen)
     where = parse_filter(chosen.where) if chosen.where else None
@@ -88,12 +87,8 @@ def _search(args: list[str]) -> int:
     if chosen.html:
         write_page(chosen.html, answers, _about(retriever))
         _note(f"shown in {chosen.html}")
-    if chosen.json:
-        print(to_json(answers, _about(retriever)))
-    elif chosen.csv:
-        print(to_csv(answers), end="")
-    elif chosen.sdf:
-        print(to_sdf(answers), end="")
+    if chosen.json or chosen.csv or chosen.sdf:
+        print(_formatted(chosen, answers, retriever), end="")
     else:
         print_tables(answers)
     if skipped:
@@ -197,11 +192,11 @@ def read_lines(path: Path) -> list[tuple[str, str]]:
 
 def read_queries(chosen: Arguments) -> list[tuple[str, str]]:
     """Every query, after where it is in --from-file; of the command line that place is empty."""
-    from tmr_jax.data.readers import holds_molecules, read_rows
-
     said, path = [("", query) for query in chosen.queries], chosen.from_file
     if path is None:
         return said
+    from tmr_jax.data.readers import holds_molecules, read_rows
+
     if chosen.molecule and holds_molecules(path):
         return said + [(f"line {row.line}", row.content) for row in read_rows(path)]
     return said + read_lines(path)
@@ -266,18 +261,27 @@ def _about(retriever: Retriever) -> dict[str, object]:
 # Showing
 
 
+def _formatted(chosen: Arguments, answers: list[Answer], retriever: Retriever) -> str:
+    """The answers in the form that other programs read."""
+    from tmr_jax.search.export import to_csv, to_json, to_sdf
+
+    if chosen.json:
+        return to_json(answers, _about(retriever)) + "\n"
+    return to_csv(answers) if chosen.csv else to_sdf(answers)
+
+
 def print_tables(answers: list[Answer]) -> None:
     """One table for each query, as wide as the terminal."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from tmr_jax.search.export import printable
-
     # In a file or a pipe nothing is cut to the width of a terminal.
     console = Console() if sys.stdout.isatty() else Console(width=10_000, safe_box=True)
     for answer in answers:
-        shown = Table(title=Text(printable(answer.query.content)), title_justify="left", box=None)
+        shown = Table(
+            title=Text(cli.printable(answer.query.content)), title_justify="left", box=None
+        )
         refined = any(hit.refined is not None for hit in answer.hits)
         for name in ("rank", "score", "refined") if refined else ("rank", "score"):
             shown.add_column(name, justify="right")
@@ -287,10 +291,10 @@ def print_tables(answers: list[Answer]) -> None:
         for hit in answer.hits:
             second = [] if not refined else ["" if hit.refined is None else f"{hit.refined:.4f}"]
             numbers = [str(hit.rank), f"{hit.score:.4f}", *second]
-            cells = (*numbers, printable(hit.content), printable(hit.name))
+            cells = (*numbers, cli.printable(hit.content), cli.printable(hit.name))
             shown.add_row(*(Text(cell) for cell in cells))
         if answer.named:
-            console.print(Text(printable(str(answer.named))))
+            console.print(Text(cli.printable(str(answer.named))))
         if answer.facets:
             stated = ", ".join(answer.facets)
             console.print(Text(f"raised: molecules with {stated} (--pure: by the model alone)"))

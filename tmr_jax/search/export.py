@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tmr_jax.cli import printable
 from tmr_jax.data.features.properties import Properties, group_names
 from tmr_jax.index.schema import FLAGS, MASK, Hit
 from tmr_jax.search.retriever import Answer, Named
@@ -121,11 +122,6 @@ def to_html(answers: Sequence[Answer], about: dict[str, Any]) -> str:
 def cell(text: str) -> str:
     """A cell that no spreadsheet runs as a formula."""
     return f"'{text}" if text.startswith(FORMULA) else text
-
-
-def printable(text: str) -> str:
-    """Text without characters that could control a terminal or end a field."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _plain(name: str, value: Any) -> str:
