@@ -1,15 +1,21 @@
-"""The best model of an hour on two cores: Memory Bank on the open pairs, reranked by facts.
+"""The best model of an hour on two cores: the recipe of the shipped weights on all open pairs.
 
 Paper: none; scores are "open-pairs training" and compare with no published number.
 Run: TMR_JAX_DATA=DIR make train EXP=best_open
 Hardware: 2 CPU cores, an hour at most.
-Result: chebi20-molt5/test-split t2m 67.4, m2t 65.6 Hits@1 with facts; cc485fc, 2026-11-30.
-Differs: mbank_open with the second stage that reads facts (docs/search.md#facts), 6 epochs.
+Result: not run yet.
+Differs: weights on version 2 of the open pairs, three epochs and their warm-up, the pools of det_open.
 """
 
 from dataclasses import replace
 
 from tmr_jax.config import load_experiment
 
-BASE = load_experiment("mbank_open")
-CONFIG = replace(BASE, train=replace(BASE.train, epochs=6, eval_every=6, facts=True))
+BASE = load_experiment("weights")
+CONFIG = replace(
+    BASE,
+    data=replace(BASE.data, version="2"),
+    optim=replace(BASE.optim, warmup=100),
+    train=replace(BASE.train, epochs=3, eval_every=3),
+    eval=load_experiment("det_open").eval,
+)
