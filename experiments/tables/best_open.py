@@ -6,7 +6,7 @@ POOLS = ("chebi20-molt5/test-split", "chebi20-molt5/full-33008", "pcdes/file-ord
 COSINE = "cosine alone"
 
 TABLE = Table(
-    title="Open pairs: Memory Bank and a second stage that reads facts",
+    title="Open pairs: a dual encoder, a linear branch, and a second stage that reads facts",
     rows=tuple(
         Row(f"{label}, {pool}", "best_open", pool, tier)
         for pool in POOLS
