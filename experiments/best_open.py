@@ -4,7 +4,7 @@ Paper: none; scores are "open-pairs training" and compare with no published numb
 Run: TMR_JAX_DATA=DIR make train EXP=best_open
 Hardware: 2 CPU cores, an hour at most.
 Result: not run yet.
-Differs: weights on version 2 of the open pairs, three epochs and their warm-up, the pools of det_open.
+Differs: weights on version 2, three epochs of seven with less warm-up, the pools of det_open.
 """
 
 from dataclasses import replace

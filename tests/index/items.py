@@ -23,6 +23,7 @@ def items(ids: Sequence[int], vectors: np.ndarray, **told) -> Batch:
     columns |= {
         "norm": (1.0 + number).astype(np.float32),
         "groups": number % 8,
+        "classes": number % 4,
         "salt": number % 7 == 0,
         "duplicate": number % 3 == 0,
     }

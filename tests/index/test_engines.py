@@ -59,6 +59,7 @@ def test_more_than_there_is(filled):
         parse_filter(["unsalted", "distinct"]),
         Filter(groups=0b101),
         Filter(groups=0b001, without=0b100),
+        parse_filter(["alcohol", "steroid", "!bile-acid"]),
         parse_filter(["mw<0"]),
     ],
     ids=str,

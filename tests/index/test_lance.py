@@ -70,6 +70,7 @@ def test_what_cannot_be_written_is_the_users_error(indexed, tmp_path, monkeypatc
         parse_filter(["logp>-100", "rings<=2", "charge<1000000000000"]),
         parse_filter(["rings=2.5"]),
         Filter(groups=0b11, without=0b100, distinct=True),
+        parse_filter(["alcohol", "steroid", "!bile-acid"]),
     ],
     ids=str,
 )
@@ -107,7 +108,7 @@ def test_what_is_no_library(tmp_path):
         LanceEngine.create(tmp_path / "lib", 4, {})
     head = json.loads((store.folder / HEAD).read_text())
     (store.folder / HEAD).write_text(json.dumps(head | {"format": 0}))
-    with pytest.raises(ValueError, match=r"format 2 .* got 0"):
+    with pytest.raises(ValueError, match=r"format 3 .* got 0"):
         LanceEngine(store.folder)
 
 

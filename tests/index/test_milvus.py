@@ -13,7 +13,7 @@ from tests.index.items import items, rows
 from tmr_jax.index import milvus
 from tmr_jax.index.index import TOKEN, open_engine
 from tmr_jax.index.milvus import MilvusEngine, expression
-from tmr_jax.index.schema import Filter, IndexUnavailable
+from tmr_jax.index.schema import Filter, IndexUnavailable, parse_filter
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_library_of_another_format_is_refused(empty, tmp_path):
     row = {"id": 0, "place": [0.0, 0.0], "head": json.dumps({"width": 4, "about": {}})}
     empty._server.ask("upsert", "library_about", [row])
     empty.close()
-    with pytest.raises(ValueError, match=r"format 2 .* got None; copy it again"):
+    with pytest.raises(ValueError, match=r"format 3 .* got None; copy it again"):
         MilvusEngine(str(tmp_path / "lib.db"))
 
 
@@ -107,6 +107,9 @@ def test_two_libraries_in_one_file(tmp_path):
 
 def test_a_filter_in_its_language():
     assert expression(None) == "" and expression(Filter()) == ""
+    assert expression(parse_filter(["alcohol", "steroid"])) == (
+        "ARRAY_CONTAINS_ALL(group_bits, [0, 63])"
+    )
     assert expression(Filter(groups=0b101, without=0b10, distinct=True)) == (
         "ARRAY_CONTAINS_ALL(group_bits, [0, 2]) and not ARRAY_CONTAINS_ANY(group_bits, [1]) and "
         "duplicate == false"

@@ -52,5 +52,8 @@ def test_rows_by_hand():
     assert rows("mw>=500.5") == [2, 3] and rows("mw=500") == [1]
     assert rows("charge>0.5") == [2, 3] and rows("charge=0", "mw<600") == [1]
     assert rows(groups=0b11) == [2] and rows(groups=0b01) == [1, 2] and rows(without=0b01) == [0, 3]
+    columns["classes"][:] = [0b0, 0b1, 0b1, 0b0]
+    assert rows("steroid") == [1, 2] and rows("!steroid", "phenol") == [3]
+    assert rows("steroid", "phenol") == [2]
     assert rows("unsalted") == [1, 2, 3] and rows("distinct") == [0, 2, 3]
     assert rows("parents") == [0, 1, 3]

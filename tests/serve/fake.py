@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from tmr_jax.data.features.graph import parse_smiles
-from tmr_jax.data.features.properties import group_mask, properties
+from tmr_jax.data.features.properties import MASKS, masks, properties
 from tmr_jax.index.index import Summary
 from tmr_jax.index.schema import COMPARE, DESCRIPTIONS, FLAGS
 from tmr_jax.models.run import Checkpoint
@@ -60,7 +60,7 @@ class Fake(Retriever):
         self._items = []
         for smiles, name in molecules:
             mol = parse_smiles(smiles)
-            columns = properties(mol)._asdict() | {"groups": group_mask(mol)}
+            columns = properties(mol)._asdict() | dict(zip(MASKS, masks(mol), strict=True))
             columns |= dict.fromkeys(FLAGS, False)
             self._items.append((smiles, name, columns))
 

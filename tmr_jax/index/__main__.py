@@ -2,7 +2,7 @@
 
 In: a run (default: the shipped weights) and a file of molecules (.smi, .csv, .tsv, .parquet, .sdf,
 gzipped or not), or of descriptions (.txt, one on each line, or a column of a table). Out: a folder
-with a vector of each, and properties and functional groups of every molecule, to search with `tmr
+with a vector of each, and properties, groups and classes of every molecule, to search with `tmr
 search --library FOLDER`. Invalid rows are skipped and listed in refused.tsv with the reason. Run
 the same command to resume an interrupted build. `tmr index copy FROM TO` copies an index to another
 engine or place. `tmr index check INDEX` reads every byte of an index again.

@@ -20,13 +20,13 @@ from tmr_jax.data.features.graph import (
     parse_smiles,
     written,
 )
-from tmr_jax.data.features.properties import Properties, group_mask, properties
+from tmr_jax.data.features.properties import MASKS, Properties, masks, properties
 from tmr_jax.data.tables import pack
-from tmr_jax.index.schema import COLUMNS, MASK
+from tmr_jax.index.schema import COLUMNS
 
 UNCHARGER = rdMolStandardize.Uncharger()  # creating one takes as long as a molecule
 PATIENCE = 2.0  # seconds of processor time for one molecule
-NAMES = (*Properties._fields, MASK, "salt", "identity", "parent")  # in the order of `_row`
+NAMES = (*Properties._fields, *MASKS, "salt", "identity", "parent")  # in the order of `_row`
 
 
 def describe_chunk(smiles: list[str], molecule: Molecule, motif: Motif) -> dict[str, np.ndarray]:
@@ -34,7 +34,7 @@ def describe_chunk(smiles: list[str], molecule: Molecule, motif: Motif) -> dict[
 
     `identity` int64: equal where the canonical SMILES are equal; a racemate is not its enantiomer.
     `parent` int64: the same of the largest part without its charge, so a salt and its acid agree.
-    `groups` int64: a mask of `GROUPS`. `salt` bool: more than one part. A molecule that takes
+    `groups` and `classes` int64: masks. `salt` bool: more than one part. A molecule that takes
     longer than `PATIENCE` is skipped, too.
     """
     features, reasons, rows = [], [], []
@@ -67,7 +67,7 @@ def _row(mol: Chem.Mol) -> tuple:
     salt = "." in canonical
     return (
         *properties(mol),
-        group_mask(mol),
+        *masks(mol),
         salt,
         digest(canonical),
         digest(_parent(mol, canonical)),

@@ -28,7 +28,7 @@ from tmr_jax.index import schema
 from tmr_jax.index.schema import COLUMNS, KEPT, Batch, Engine, Filter, IndexUnavailable, Matches
 from tmr_jax.types import UserError
 
-FORMAT = 2
+FORMAT = 3
 HEAD, SHARDS, MANIFEST = "library.json", "shards", "manifest.json"
 ROWS, ENTRIES, SEAL = "rows.f32", "entries.arrow", "shard.json"
 FEW = 0.2  # below this share of rows that meet a filter, they are gathered first

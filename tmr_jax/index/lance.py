@@ -24,12 +24,13 @@ import numpy as np
 import pyarrow as pa
 from lancedb.index import BTree, IvfSq
 
+from tmr_jax.data.features import properties
 from tmr_jax.index import schema
 from tmr_jax.index.exact import columns_of, keep_text
 from tmr_jax.index.schema import COLUMNS, KEPT, Batch, Engine, Filter, IndexUnavailable, Matches
 from tmr_jax.types import UserError
 
-FORMAT = 2
+FORMAT = 3
 HEAD, TABLE = schema.LANCE_HEAD, "items"
 INDEX_FROM = 50_000  # rows; comparing fewer one by one takes a few milliseconds
 PARTITION = 1_000  # rows around one centre
@@ -209,8 +210,9 @@ def sql(where: Filter | None) -> str:
         return ""
     parts = [schema.literal(condition) for condition in where.conditions]
     # It has no operations on bits; the masks are not negative.
-    parts += [f"({schema.MASK} / {1 << i}) % 2 = 1" for i in schema.bits(where.groups)]
-    parts += [f"({schema.MASK} / {1 << i}) % 2 = 0" for i in schema.bits(where.without)]
+    for mask, there in ((where.groups, 1), (where.without, 0)):
+        for column, part in properties.parts(mask).items():
+            parts += [f"({column} / {1 << i}) % 2 = {there}" for i in schema.bits(part)]
     parts += [f"{flag} = false" for flag in where.unflagged]
     return " AND ".join(parts)
 

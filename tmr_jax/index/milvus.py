@@ -20,11 +20,12 @@ import numpy as np
 from milvus_lite import DataDirLockedError, server_manager
 from pymilvus import DataType, MilvusClient, MilvusException
 
+from tmr_jax.data.features import properties
 from tmr_jax.index import schema
 from tmr_jax.index.schema import COLUMNS, KEPT, Batch, Engine, Filter, IndexUnavailable, Matches
 from tmr_jax.types import UserError
 
-FORMAT = 2  # the same numbers as of the other engines
+FORMAT = 3  # the same numbers as of the other engines
 NEIGHBOURS, BUILD_EFFORT = 16, 200  # of the HNSW graph: M and efConstruction
 # How many candidates a search keeps, at least: with a filter most of them do not meet it.
 EFFORT, EFFORT_FILTERED = 128, 1_024
@@ -33,7 +34,7 @@ PAGE = 10_000  # rows of a page, which Milvus limits to 16,384
 MOST = 16_384  # hits of one search: Milvus' own limit
 LONGEST = 65_535  # bytes of a text: Milvus' own limit
 PATIENCE = 10.0  # seconds to wait for a server
-BITS = "group_bits"  # the mask as a list of numbers, since Milvus has no operations on bits
+BITS = "group_bits"  # all masks as one list of numbers: Milvus has no operations on bits
 SECRET = "***"
 KINDS = {np.float32: DataType.FLOAT, np.int32: DataType.INT32, np.int64: DataType.INT64}
 
@@ -245,7 +246,7 @@ def _row(batch: Batch, i: int) -> dict[str, Any]:
     """One item as Milvus takes it; UserError where a text is beyond its limit."""
     row: dict[str, Any] = {"id": int(batch.ids[i]), "vector": batch.vectors[i]}
     row |= {name: batch.columns[name][i].item() for name in COLUMNS}
-    row[BITS] = schema.bits(row[schema.MASK])
+    row[BITS] = schema.bits(properties.joined(row))
     for name in schema.TEXTS:
         row[name] = batch.columns[name][i]
         if len(row[name].encode()) > LONGEST:
@@ -288,7 +289,7 @@ def _create_items(server: _Server, name: str, width: int) -> None:
     fields.add_field("vector", DataType.FLOAT_VECTOR, dim=width)
     for column, kind in COLUMNS.items():
         fields.add_field(column, KINDS.get(kind, DataType.BOOL))
-    fields.add_field(BITS, DataType.ARRAY, element_type=DataType.INT16, max_capacity=64)
+    fields.add_field(BITS, DataType.ARRAY, element_type=DataType.INT16, max_capacity=128)
     for text in schema.TEXTS:
         fields.add_field(text, DataType.VARCHAR, max_length=LONGEST)
     index = MilvusClient.prepare_index_params()

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from tmr_jax.data.features.properties import FLOATS, GROUPS, INTEGERS, mask_of
+from tmr_jax.data.features.properties import FLOATS, INTEGERS, MASKS, NAMED, mask_of, parts
 from tmr_jax.types import UserError, did_you_mean
 
 LANCE_HEAD = "lance.json"  # marks a folder of LanceDB, whose package need not be installed
@@ -28,7 +28,6 @@ NONE = -1  # id in the places of a result that no item fills
 WHOLE = "library"  # the broken part where nothing of an index can be read
 
 # Columns of every item besides its id and vector; index/entries.py computes them.
-MASK = "groups"
 # Several parts; equal to an item with a lower id; equal to one but for salt and charge.
 FLAGS = ("salt", "duplicate", "variant")
 IDENTITIES = ("identity", "parent")  # hashes of canonical SMILES, which decide the last two
@@ -39,7 +38,7 @@ MOLECULES, DESCRIPTIONS = "molecules", "descriptions"  # see `contents`
 COLUMNS = {
     **dict.fromkeys(FLOATS, np.float32),
     **dict.fromkeys(INTEGERS, np.int32),
-    MASK: np.int64,
+    **dict.fromkeys(MASKS, np.int64),
     **dict.fromkeys(FLAGS, np.bool_),
     **dict.fromkeys(IDENTITIES, np.int64),
     NORM: np.float32,
@@ -62,10 +61,11 @@ class Condition(NamedTuple):
 
 
 class Filter(NamedTuple):
-    """What an item must meet: every condition, all of `groups`, none of `without`."""
+    """What an item must meet: every condition, all groups and classes of `groups`, none of
+    `without`."""
 
     conditions: tuple[Condition, ...] = ()
-    groups: int = 0  # masks of features.properties.GROUPS
+    groups: int = 0  # as features.properties.mask_of says
     without: int = 0
     unsalted: bool = False  # no items of several parts
     distinct: bool = False  # only the first of equal molecules
@@ -88,24 +88,25 @@ class Filter(NamedTuple):
 def parse_filter(words: Sequence[str]) -> Filter:
     """One filter of all words; UserError for an invalid word, with the nearest name.
 
-    A condition compares a property with a number, a name requires a functional group, a name after
+    A condition compares a property with a number, a name requires a group or a class, a name after
     `!` excludes one. `unsalted`: single parts only; `distinct`: each molecule once; `parents`: each
     once whatever its salt and charge.
     """
     words = [word.strip() for word in words]
     conditions = tuple(_condition(word) for word in words if any(sign in word for sign in "<>="))
-    names = [word for word in words if not any(sign in word for sign in "<>=")]
+    others = [word for word in words if not any(sign in word for sign in "<>=")]
+    names = [word for word in others if word not in SWITCHES]
     for name in names:
-        if name not in SWITCHES and name.removeprefix("!") not in GROUPS:
+        if name.removeprefix("!") not in NAMED:
             raise UserError(
                 f"expected a filter such as mw<500, nitrile or !nitro, got {name!r}; "
-                f"{did_you_mean(name.lower(), [*GROUPS, *SWITCHES])}"
+                f"{did_you_mean(name.lower(), [*NAMED, *SWITCHES])}"
             )
     return Filter(
         conditions,
         mask_of(name for name in names if not name.startswith("!")),
         mask_of(name[1:] for name in names if name.startswith("!")),
-        **{switch: switch in names for switch in SWITCHES},
+        **{switch: switch in others for switch in SWITCHES},
     )
 
 
@@ -281,21 +282,23 @@ def literal(condition: Condition, equal: str = "=") -> str:
 
 def meets(columns: dict[str, np.ndarray], where: Filter) -> Bool[np.ndarray, " n"]:
     """Which rows meet a filter: this defines filters for every engine."""
-    met = np.ones(len(columns[MASK]), bool)
+    met = np.ones(len(next(iter(columns.values()))), bool)
     for column, sign, number in where.conditions:
         met &= COMPARE[sign](columns[column], number)
-    if where.groups:
-        met &= columns[MASK] & where.groups == where.groups
-    if where.without:
-        met &= columns[MASK] & where.without == 0
+    for column, mask in parts(where.groups).items():
+        if mask:
+            met &= columns[column] & mask == mask
+    for column, mask in parts(where.without).items():
+        if mask:
+            met &= columns[column] & mask == 0
     for flag in where.unflagged:
         met &= ~columns[flag]
     return met
 
 
 def bits(mask: int) -> list[int]:
-    """The groups of a mask by their numbers, for engines without operations on bits."""
-    return [i for i in range(63) if mask >> i & 1]
+    """The bits that are set, for engines without operations on them."""
+    return [i for i in range(mask.bit_length()) if mask >> i & 1]
 
 
 def check_batch(batch: Batch, width: int) -> None:

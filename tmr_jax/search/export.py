@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tmr_jax.cli import printable
-from tmr_jax.data.features.properties import Properties, group_names
-from tmr_jax.index.schema import FLAGS, MASK, Hit
+from tmr_jax.data.features.properties import Properties, names_of
+from tmr_jax.index.schema import FLAGS, Hit
 from tmr_jax.search.retriever import Answer, Named
 from tmr_jax.types import UserError
 
@@ -33,7 +33,7 @@ def record(hit: Hit) -> dict[str, Any]:
     if hit.is_text:
         return fields | {"duplicate": bool(hit.columns["duplicate"])}
     fields |= {name: _short(hit.columns[name]) for name in Properties._fields}
-    fields["groups"] = group_names(int(hit.columns[MASK]))
+    fields |= names_of(hit.columns)
     return fields | {name: bool(hit.columns[name]) for name in FLAGS}
 
 
@@ -43,7 +43,7 @@ def named_record(named: Named) -> dict[str, Any]:
 
 
 def to_json(answers: Iterable[Answer], about: dict[str, Any]) -> str:
-    """`about` and, of every query, its hits; groups are lists of names."""
+    """`about` and, of every query, its hits; groups and classes are lists of names."""
     results = []
     for a in answers:
         named = {"named": named_record(a.named)} if a.named else {}

@@ -1,4 +1,4 @@
-"""Filters that a short query states in words: groups, elements, properties, salts, what is absent.
+"""Filters that a short query states in words: groups, classes, properties, salts, what is absent.
 
 In: the text of a query. Out: the filters that parse_filter takes, in the order of the text. A
 search ranks molecules that meet all of them together with the nearest ones, so that they rise and
@@ -16,6 +16,11 @@ import numpy as np
 from tmr_jax.index.schema import COLUMNS, Filter, Hit, meets, parse_filter, ranked
 
 CONSTANT = 60  # of reciprocal rank fusion (Cormack et al. 2009)
+RINGS = (
+    *("indole", "quinoline", "isoquinoline", "pyridine", "pyrimidine", "pyrazine", "purine"),
+    *("pyrrole", "imidazole", "pyrazole", "triazole", "tetrazole", "thiazole", "oxazole"),
+    *("thiophene", "furan", "piperidine", "piperazine", "morpholine", "naphthalene"),
+)
 LONGEST = 16  # words; a longer text is a description, whose groups may be those of a relative
 
 
@@ -56,12 +61,13 @@ WORDS = {
     "secondary-amine": r"secondary amin(?:es?|o groups?)",
     "tertiary-amine": r"tertiary amin(?:es?|o groups?)",
     "aromatic-amine": r"(?:aromatic|aryl) ?amines?|anilines?",
-    "ammonium": r"(?:quaternary )?ammonium(?: salts?| ions?| compounds?)?|quaternary amines?",
+    "quaternary-ammonium": r"quaternary (?:ammonium(?: salts?| ions?| compounds?)?|amines?)",
+    "ammonium": r"ammonium(?: salts?| ions?| compounds?)?",
     "imine": r"imines?",
     "amidine": r"amidines?",
     "guanidine": r"guanidines?",
     "nitrile": r"(?:organo)?nitriles?|cyano(?: groups?| compounds?)?",
-    "isocyanate": r"iso(?:thio)?cyanates?",
+    "isocyanate": r"isocyanates?",
     "azide": r"azid(?:es?|o groups?)",
     "azo": r"azo (?:compounds?|groups?|dyes?)",
     "hydrazine": r"hydrazines?",
@@ -80,6 +86,7 @@ WORDS = {
     "phosphate": r"(?:organo)?phosphates?|phosphoric esters?",
     "boronic-acid": r"boronic (?:acids?|esters?)|boronates?",
     "trifluoromethyl": r"trifluoromethyl(?: groups?)?|cf3",
+    **{f"{of}-{x}": rf"{of} {x}s?" for of in ("alkyl", "aryl") for x in ("chloride", "bromide")},
     "fluoride": _halogen("fluor"),
     "chloride": _halogen("chlor"),
     "bromide": _halogen("brom"),
@@ -89,6 +96,44 @@ WORDS = {
     "arene": r"benzene rings?|phenyl(?: groups?| rings?)?",
     "heteroarene": r"heteroarenes?|heteroaromatics?|heteroaryls?",
     "metal": r"metals?|organometallics?|metal complex(?:es)?",
+    "hydroperoxide": r"hydro-?peroxides?",
+    "isothiocyanate": r"iso-?thiocyanates?",
+    "organoselenium": r"organoselenium(?: compounds?)?|selen(?:ides?|ols?)",
+    "organosilicon": r"organosilicon(?: compounds?)?|silanes?|siloxanes?|silyl ethers?",
+    "steroid": r"steroids?|steroidal|sterols?",
+    "bile-acid": r"bile (?:acids?|salts?)",
+    "dipeptide": r"di-?peptides?",
+    "tripeptide": r"tri-?peptides?",
+    "peptide": r"(?:oligo|poly|cyclo|cyclic )?peptides?",
+    "amino-acid": r"(?:alpha-)?amino acids?",
+    "fatty-acid": r"(?:unsaturated |saturated |\w+-chain )?fatty acids?",
+    "triglyceride": r"triglycerides?|triacylglycerols?",
+    "glycerophospholipid": r"(?:glycero)?phospholipids?",
+    "ceramide": r"ceramides?",
+    "sugar-phosphate": r"(?:sugar|hexose|pentose|monosaccharide) phosphates?",
+    "disaccharide": r"disaccharides?",
+    "sugar": r"sugars?|carbohydrates?|glycosides?|(?:mono|oligo|poly)?saccharides?",
+    "glucuronide": r"glucuronides?",
+    "nucleotide": r"nucleotides?",
+    "nucleoside": r"nucleosides?",
+    "macrocycle": r"macrocycl(?:es?|ic)|macrolides?|macrolactams?",
+    "beta-lactam": r"(?:beta|β)[- ]?lactams?",
+    "penicillin": r"penicillins?|penams?",
+    "cephalosporin": r"cephalosporins?|cephems?",
+    "barbiturate": r"barbiturates?",
+    "benzodiazepine": r"benzodiazepines?",
+    "isoflavone": r"isoflavones?",
+    "flavone": r"flavones?",
+    "flavonoid": r"(?:bi)?flavonoids?|flavanones?|flavonols?",
+    "coumarin": r"coumarins?",
+    "anthraquinone": r"anthraquinones?",
+    "quinone": r"(?:benzo|naphtho)?quinones?",
+    "porphyrin": r"porphyrins?",
+    "carotenoid": r"carotenoids?|carotenes?",
+    "alkane": r"(?:straight-chain |linear |branched )?alkanes?",
+    "tryptamine": r"tryptamines?",
+    "phenethylamine": r"phen(?:yl)?ethylamines?",
+    **{name: rf"{name}s?(?: rings?)?" for name in RINGS},
     "unsalted": r"(?:no|not a|without|exclud\w+) salts?|salt[- ]free|unsalted",
 }
 _ABSENT = r"(?:no|not|without|lacking|non|free of|excluding|except)[ -](?:an? |any )?"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -19,8 +20,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from tmr_jax.data.drawing import heat_svg
-from tmr_jax.data.features.properties import GROUPS, group_names
-from tmr_jax.index.schema import DESCRIPTIONS, FLAGS, MASK, MOLECULES, SWITCHES, Hit, parse_filter
+from tmr_jax.data.features.properties import NAMED, names_of
+from tmr_jax.index.schema import DESCRIPTIONS, FLAGS, MOLECULES, SWITCHES, Hit, parse_filter
 from tmr_jax.search.explain import Explanation
 from tmr_jax.search.retriever import Answer, Query
 from tmr_jax.serve import schemas
@@ -156,7 +157,7 @@ class Form:
         if len(self.filters) > schemas.MAX_WORDS:
             raise UserError(f"expected at most {schemas.MAX_WORDS} filters, got more; drop some")
         for name in (*self.groups, *self.without):
-            if name not in GROUPS:  # parse_filter takes switches there, too
+            if name not in NAMED:  # parse_filter takes switches there, too
                 parse_filter([name, f"!{name}"])
         where = parse_filter(self.filters) if self.filters else None
         k = int(_number("how many to show", self.k or str(SHOWN[0]), 1, most))
@@ -245,7 +246,7 @@ class Page:
         )
         self._templates.globals |= {
             "PROPERTIES": PROPERTIES,
-            "GROUPS": sorted(GROUPS),
+            "GROUPS": sorted(NAMED),
             "SWITCHES": ABOUT_SWITCHES,
             "SHOWN": SHOWN,
             "MAX_TEXT": schemas.MAX_TEXT,
@@ -358,7 +359,7 @@ def _card(form: Form, query: Query, hit: Hit, svg: Markup | None) -> Card:
         for p in PROPERTIES
         if (value := hit.columns.get(p.name)) is not None and (value or p.name != "charge")
     ]
-    groups = group_names(int(hit.columns[MASK])) if MASK in hit.columns else []
+    named = names_of(hit.columns).values() if hit.columns else ()
     flags = [name for name in FLAGS if hit.columns.get(name)]
     if hit.is_text:
         similar = form.like(q=hit.content) if len(hit.content) <= schemas.MAX_EXPLAINED else ""
@@ -368,7 +369,7 @@ def _card(form: Form, query: Query, hit: Hit, svg: Markup | None) -> Card:
     if hit.is_text != (query.of == "text"):
         pair = (hit.content, query.content) if hit.is_text else (query.content, hit.content)
         explain = _explanation(*pair)
-    return Card(hit, svg, chips, groups, flags, similar, explain)
+    return Card(hit, svg, chips, [*chain(*named)], flags, similar, explain)
 
 
 def _explanation(text: str, smiles: str) -> str:

@@ -71,6 +71,7 @@ class HitOut(BaseModel):
     charge: int | None = None
     heavy_atoms: int | None = None
     groups: list[str] | None = None
+    classes: list[str] | None = None
     salt: bool | None = None
     duplicate: bool | None = None
     variant: bool | None = None

@@ -4,8 +4,9 @@ In: a text, or a molecule. Out: a number for each of `FACTS`: how many the text 
 nothing), or how many the molecule has. Neither side reads the other. facts.tsv declares most of
 them: group, name, what texts in lower case call it, and SMARTS, apart by spaces, whose matches are
 counted; what has no SMARTS, and `COMPUTED`, is read or counted by a function below. Its first rows
-are the parts of names that stand for numbers. A "steroid 3alpha" is the four rings, atoms in the
-order 1 to 8, 14 to 17, 13, 12, 11, 9, 10, with the mark on one of them.
+are the parts of names that stand for numbers, then what names of sugars begin with (sugars.py). A
+"steroid 3alpha" is the four rings, atoms in the order 1 to 8, 14 to 17, 13, 12, 11, 9, 10, with the
+mark on one of them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rdkit import Chem, DataStructs, rdBase
 from tmr_jax.data.features.clauses import sentences
 from tmr_jax.data.features.graph import parse_smiles
 from tmr_jax.data.features.similarity import REMEMBERED
+from tmr_jax.data.features.sugars import sugars
 from tmr_jax.data.files import ARRAYS, CACHE_FROM, cache_key, cached
 from tmr_jax.data.workers import track
 
@@ -38,6 +40,7 @@ def _numbers(kind: str) -> dict[str, int]:
 # What "tri", "hexadec", "palmit" and "sesqui" say: numbers, and of the last three carbon atoms.
 NUMBERS, ROOTS, TERPENES = map(_numbers, ("number", "chain", "terpene"))
 ACIDS = {name: (int(n), int(doubles)) for group, name, n, doubles in ROWS if group == "=acid"}
+SUGARS = {name: words for group, name, words, _ in ROWS if group == "=sugar"}
 CHAINS, LONG = range(4, 35), 8  # lengths that are counted; from LONG on a name says how saturated
 MACROCYCLE, MIRRORED = 12, "an enantiomer of"  # atoms; of a sentence on another molecule
 STEREO = {"R centres": "R", "S centres": "S", "E bonds": "E", "Z bonds": "Z"}
@@ -58,6 +61,13 @@ class Fact(NamedTuple):
 
 FACTS = {row[1]: Fact(row[0], *row[2:]) for row in ROWS if row[0][0] != "="}
 FACTS |= {name: Fact(group, "", "") for name, group in COMPUTED.items()}
+FACTS |= {name: Fact("sugar", words, "") for name, words in SUGARS.items()}
+for _hand in "DL":
+    _named = {f"{_hand}-{name}": words for name, words in SUGARS.items()}
+    _named[f"{_hand} sugar"] = "|".join(SUGARS.values())
+    FACTS |= {
+        n: Fact("handed", rf"(?<![a-z]){_hand.lower()}-(?:{w})", "") for n, w in _named.items()
+    }
 PLACE = {name: i for i, name in enumerate(FACTS)}
 
 
@@ -258,8 +268,10 @@ def molecule_facts(smiles: str) -> Float[np.ndarray, " F"]:
             matches = mol.GetSubstructMatches(pattern, useChirality=True)
             shown[name] = shown.get(name, 0) + len(matches)
     shown["peptide"] = shown.get("peptide", 0) and shown["peptide"] + 1  # residues, not links
-    for count in (_count_atoms, _count_chains, _count_rings):
+    for count in (_count_atoms, _count_chains, _count_rings, sugars):
         shown |= count(mol)
+    for anomer in ("alpha", "beta"):
+        shown[f"{anomer} anomer"] = sum(shown.get(f"{anomer}-{hand}", 0) for hand in "DL")
     return _row(shown, 0)
 
 
@@ -357,7 +369,8 @@ def facts_of(
     if len(distinct) < CACHE_FROM:
         rows = compute()["rows"]
     else:
-        code = [path.read_text("utf-8") for path in (TABLE, Path(__file__))]
+        paths = TABLE, Path(__file__), Path(__file__).with_name("sugars.py")
+        code = [path.read_text("utf-8") for path in paths]
         key = cache_key("facts", [what, rdBase.rdkitVersion, *code], distinct)
         rows = cached(
             key, compute, lambda v: v.keys() == {"rows"} and v["rows"].shape == shape, ARRAYS

@@ -1,14 +1,14 @@
-"""What a chemist filters a library by: properties in numbers, functional groups as bits of a mask.
+"""What a chemist filters a library by: properties in numbers, groups and classes as bits of masks.
 
-In: a sanitised molecule of RDKit. Out: plain numbers. The groups are an index to filter by, not a
-nomenclature: one atom may belong to several of them.
+In: a sanitised molecule of RDKit. Out: plain numbers. Functional groups and structural classes are
+an index to filter by, not a nomenclature: one atom may belong to several of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import NamedTuple, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from rdkit import Chem
 from rdkit.Chem import Crippen, Descriptors, rdMolDescriptors
@@ -30,8 +30,9 @@ class Properties(NamedTuple):
 FLOATS = tuple(name for name, kind in get_type_hints(Properties).items() if kind is float)
 INTEGERS = tuple(name for name in Properties._fields if name not in FLOATS)
 
-# Bit i of the mask is the i-th of these. Never reorder: indexes on disk hold the masks. At most
-# 63, so that a mask is a signed 64-bit integer in every engine.
+BITS = 63  # of a mask, which is a signed 64-bit integer in every engine
+
+# Bit i of its mask is the i-th name. Never reorder: indexes on disk hold the masks.
 GROUPS = {
     "alcohol": "[OX2H][CX4]",
     "phenol": "[OX2H]c",
@@ -98,12 +99,114 @@ GROUPS = {
     "metal": "[!#1;!#2;!#5;!#6;!#7;!#8;!#9;!#10;!#14;!#15;!#16;!#17;!#18;!#33;!#34;!#35;!#36;"
     "!#52;!#53;!#54;!#85;!#0]",
 }
-assert len(GROUPS) <= 63
+_CHAIN = "~".join(["[C;!R]"] * 6)
+_RESIDUE = "[NX3,NX4+][CX4]C(=O)"
+_ACID = "[OX2H1,OX1-]"
+_GONANE = (
+    "[#6]1~[#6]~[#6]~[#6]2~[#6](~[#6]~1)~[#6]~[#6]~[#6]1~[#6]~2~[#6]~[#6]~[#6]2~[#6]~1~[#6]~[#6]"
+)
+_PYRANOSE = "[CX4]1([O,N,S])O[CX4][CX4]([O,N])[CX4]([O,N])[CX4]1[O,N]"
+_FURANOSE = "[CX4]1([O,N,S,n])O[CX4]([CX4])[CX4]([O,N])[CX4]1"
+_ANOMERIC = f"[$({_PYRANOSE}),$({_FURANOSE}),$([CX4]1(C)([O,N,S])O[CX4][CX4](O)[CX4]1O)]"
+_DIAZEPINES = (
+    "[#7]~*~*~[#7]~*",
+    "[#7]~*~*~*~[#7]",
+    "*~[#7]~[#7]~*~*",
+    "[#7]~[#7]~*~*~*",
+    "[#7]~*~[#7]~*~*",
+)
+_BENZODIAZEPINE = ",".join(f"$(c1ccc2c(c1)~{ring}~2)" for ring in _DIAZEPINES)
+
+# A molecule of a class matches all of its SMARTS, and none of those after a "!". They are tried in
+# order: a short one that few molecules match goes first.
+CLASSES = {
+    "steroid": f"[C;x3,x4] {_GONANE}~[#6]~2 !{_GONANE}~[#6]~[#6]~2",
+    "bile-acid": f"[C;x3,x4] {_GONANE}~[#6]~2[CH]([CH3])CCC(=O)[O,N]",
+    "peptide": _RESIDUE * 2,
+    "dipeptide": f"{_RESIDUE * 2}{_ACID} !{_RESIDUE * 3} !O=C1CCN1",
+    "tripeptide": f"{_RESIDUE * 3}{_ACID} !{_RESIDUE * 4}",
+    "amino-acid": f"[NX3,NX4+;!$(N[C,S,P]=[O,S])][CX4]C(=O){_ACID}",
+    "fatty-acid": f"{_ACID}C(=O){_CHAIN} ![R] ![!#6;!#8] !C(=O)O[#6]",
+    "triglyceride": "[#6]C(=O)O[CH2][CH](OC(=O)[#6])[CH2]OC(=O)[#6]",
+    "glycerophospholipid": "[CX3](=O)O[CH2][CH](O)[CH2]OP(=O)([O])[O]",
+    "ceramide": f"[#6]C(=O)[NX3H1][CH]([CH2]O)[CH](O){_CHAIN} !P",
+    "sugar": f"[C;R]([O,N,S,n])O[C;R] {_ANOMERIC}",
+    "disaccharide": f"[C;R](O)O {_ANOMERIC}.{_ANOMERIC} {_ANOMERIC}[OX2;!R][CX4] "
+    f"!{_ANOMERIC}.{_ANOMERIC}.{_ANOMERIC} !P",
+    "sugar-phosphate": f"[CX4]OP(=O)({_ACID}){_ACID} !a !C(=O){_ACID} "
+    f"[$({_ANOMERIC}),$([CX3;!$(C[O,N])](=O)[CX4]O)]",
+    "glucuronide": f"O=C({_ACID})C1OC([O,N])C(O)C(O)C1O",
+    "nucleoside": "n[CX4]1O[CX4]([CX4]O)[CX4][CX4]1",
+    "nucleotide": "n[CX4]1O[CX4]([CX4]OP(=O)([OX2,OX1-])[OX2,OX1-])[CX4][CX4]1",
+    "macrocycle": "[r{12-}]",
+    "beta-lactam": "O=C1CCN1",
+    "penicillin": "[#16;r5] O=C1CC2SCCN12",
+    "cephalosporin": "[#16;r6] O=C1CC2SCC=CN12",
+    "barbiturate": "O=C1[CX4]C(=O)[#7]C(=[O,S])[#7]1",
+    "benzodiazepine": f"[r7] [{_BENZODIAZEPINE}]",
+    "flavonoid": "c1ccc[c;x3]c1[O,o] [$(O1c2ccccc2CCC1c1ccccc1),"
+    "$([#8]1~c2ccccc2~C(=O)~[#6]~[#6]~1c1ccccc1),$(o1c2ccccc2c(=O)cc1-c1ccccc1),$(o1c2ccccc2c(=O)c(c1)-c1ccccc1)]",
+    "flavone": "[c;x3]o O=c1cc(-c2ccccc2)oc2ccccc12",
+    "isoflavone": "[c;x3]o O=c1c(-c2ccccc2)coc2ccccc12",
+    "coumarin": "[c;x3]o O=c1ccc2ccccc2o1",
+    "quinone": "O=C1[#6]~[#6]C(=O)[#6]~[#6]1",
+    "anthraquinone": "[c;x3] O=C1c2ccccc2C(=O)c2ccccc21",
+    "porphyrin": "[#7;r5]~[#6]~[#6;!r5]~[#6]~[#7;r5] "
+    "[#7]1~[#6]2~[#6]~[#6]~[#6]~1~[#6]~[#6]1~[#6]~[#6]~[#6](~[#7]~1)~[#6]~"
+    "[#6]1~[#6]~[#6]~[#6](~[#7]~1)~[#6]~[#6]1~[#6]~[#6]~[#6](~[#7]~1)~[#6]~2",
+    "carotenoid": "C=CC=CC(C)=CC=CC=C(C)C=CC=C",
+    "alkane": "C ![!#6] ![!CX4] ![R]",
+    "tryptamine": "[c;x3] [NX3,NX4+][CX4][CX4]c1c[nH]c2ccccc12",
+    "phenethylamine": "[NX3,NX4+;!$(N[C,S,P]=[O,S])][CX4][CX4]c1ccccc1",
+    "indole": "[c;x3] c1ccc2[nX3]ccc2c1",
+    "quinoline": "[c;x3]n c1ccc2ncccc2c1",
+    "isoquinoline": "[c;x3]cn c1ccc2cnccc2c1",
+    "pyridine": "n1ccccc1",
+    "pyrimidine": "n1cnccc1",
+    "pyrazine": "n1ccncc1",
+    "purine": "[#6;x3]~[#7] [#7]1~[#6]~[#7]~[#6]2~[#6]~1~[#7]~[#6]~[#7]~[#6]~2",
+    "pyrrole": "[nX3]1cccc1",
+    "imidazole": "[nX3]1cncc1",
+    "pyrazole": "[nX3]1nccc1",
+    "triazole": "nn [$([nX3]1nncc1),$([nX3]1ncnc1),$([nX3]1cnnc1),$(n1[nX3]ncc1)]",
+    "tetrazole": "n1nnnc1",
+    "thiazole": "s1cncc1",
+    "oxazole": "o1cncc1",
+    "thiophene": "s1cccc1",
+    "furan": "o1cccc1",
+    "piperidine": "[NX3,NX4+]1[CX4][CX4][CX4][CX4][CX4]1",
+    "piperazine": "[NX3,NX4+]1[CX4][CX4][NX3,NX4+][CX4][CX4]1",
+    "morpholine": "[NX3,NX4+]1[CX4][CX4]O[CX4][CX4]1",
+    "naphthalene": "[c;x3] c1ccc2ccccc2c1",
+    "isothiocyanate": "[NX2]=C=S",
+    "hydroperoxide": "[OX2H][OX2]",
+    "organoselenium": "[#6][Se,se]",
+    "organosilicon": "[#6][Si]",
+    "quaternary-ammonium": "[NX4+]([#6])([#6])([#6])[#6]",
+    "alkyl-chloride": "[CX4]Cl",
+    "alkyl-bromide": "[CX4]Br",
+    "aryl-chloride": "cCl",
+    "aryl-bromide": "cBr",
+}
+
+
+MASKS: dict[str, tuple[str, ...]] = {"groups": tuple(GROUPS), "classes": tuple(CLASSES)}
+NAMED = {
+    name: column * BITS + bit
+    for column, names in enumerate(MASKS.values())
+    for bit, name in enumerate(names)
+}  # the bit of each name in one number of all masks
+assert all(len(names) <= BITS for names in MASKS.values())
+assert len(NAMED) == len(GROUPS) + len(CLASSES)
 
 
 @cache
-def _patterns() -> tuple[Chem.Mol, ...]:
-    return tuple(Chem.MolFromSmarts(smarts) for smarts in GROUPS.values())
+def _rules() -> tuple[list[list[tuple[Chem.Mol, bool]]], ...]:
+    """Of each mask and name the SMARTS, and whether a molecule has them."""
+    return tuple(
+        [[(Chem.MolFromSmarts(s.removeprefix("!")), s[0] != "!") for s in r.split()] for r in rules]
+        for rules in (GROUPS.values(), CLASSES.values())
+    )
 
 
 def properties(mol: Chem.Mol) -> Properties:
@@ -120,17 +223,40 @@ def properties(mol: Chem.Mol) -> Properties:
     )
 
 
-def group_mask(mol: Chem.Mol) -> int:
-    """Bit i is set where the molecule has the i-th of `GROUPS`."""
-    return sum(1 << i for i, p in enumerate(_patterns()) if mol.HasSubstructMatch(p))
+def masks(mol: Chem.Mol) -> tuple[int, ...]:
+    """One for `GROUPS` and one for `CLASSES`: bit i is set where the molecule has the i-th."""
+    return tuple(
+        sum(1 << i for i, r in enumerate(rules) if all(mol.HasSubstructMatch(s) == w for s, w in r))
+        for rules in _rules()
+    )
 
 
 def mask_of(names: Iterable[str]) -> int:
-    """The mask of groups by name."""
-    wanted = set(names)
-    return sum(1 << i for i, name in enumerate(GROUPS) if name in wanted)
+    """One number for groups and classes by name.
+
+    >>> parts(mask_of(["nitrile", "steroid"])) == {"groups": mask_of(["nitrile"]), "classes": 1}
+    True
+    """
+    return sum(1 << NAMED[name] for name in set(names))
 
 
-def group_names(mask: int) -> list[str]:
-    """The groups that a mask has."""
-    return [name for i, name in enumerate(GROUPS) if mask >> i & 1]
+def parts(mask: int) -> dict[str, int]:
+    """The mask of each column of `MASKS` in one number for all."""
+    return {name: mask >> i * BITS & (1 << BITS) - 1 for i, name in enumerate(MASKS)}
+
+
+def joined(columns: Mapping[str, Any]) -> int:
+    """One number for the masks of a molecule that has these columns: the inverse of `parts`."""
+    return sum(int(columns[name]) << i * BITS for i, name in enumerate(MASKS))
+
+
+def names_of(columns: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The groups and the classes of a molecule that has these columns.
+
+    >>> names_of({"groups": mask_of(["nitrile"]), "classes": 1})
+    {'groups': ['nitrile'], 'classes': ['steroid']}
+    """
+    return {
+        column: [name for bit, name in enumerate(names) if int(columns[column]) >> bit & 1]
+        for column, names in MASKS.items()
+    }
