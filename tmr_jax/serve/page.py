@@ -359,7 +359,7 @@ def _card(form: Form, query: Query, hit: Hit, svg: Markup | None) -> Card:
         for p in PROPERTIES
         if (value := hit.columns.get(p.name)) is not None and (value or p.name != "charge")
     ]
-    named = names_of(hit.columns).values() if hit.columns else ()
+    named = () if hit.is_text or not hit.columns else names_of(hit.columns).values()
     flags = [name for name in FLAGS if hit.columns.get(name)]
     if hit.is_text:
         similar = form.like(q=hit.content) if len(hit.content) <= schemas.MAX_EXPLAINED else ""
