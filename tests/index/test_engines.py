@@ -46,6 +46,14 @@ def test_more_than_there_is(filled):
     assert np.isneginf(found.scores[0, 50:]).all()
 
 
+def test_an_item_is_found_by_its_name(filled):
+    assert filled.called('item 3 "é"') == 3 and filled.called("item 3") is None
+    assert filled.called("it's") is None and filled.called("") is None
+    batch = items([60, 61], rows(2, seed=7), name=['it\'s\\ "one"', 'it\'s\\ "one"'])
+    filled.upsert(batch)
+    assert filled.called('it\'s\\ "one"') == 60
+
+
 @pytest.mark.parametrize(
     "where",
     [

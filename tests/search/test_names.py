@@ -15,8 +15,8 @@ import tmr_jax
 from tmr_jax.data.features.text import normal_name
 from tmr_jax.search import names
 from tmr_jax.search.__main__ import main
-from tmr_jax.search.names import Match, Opsin, structure_of
-from tmr_jax.search.retriever import Retriever
+from tmr_jax.search.names import Match, Opsin, structure_of, written_structure
+from tmr_jax.search.retriever import Query, Retriever
 
 LIBRARY = "CCO my ethanol\nCN1C=NC2=C1C(=O)N(C)C(=O)N2C stimulant\nc1ccccc1N\n"
 # Reads names as OPSIN does, in lines; "slow" takes longer than anybody waits, "crash" ends it.
@@ -64,6 +64,28 @@ def test_ways_to_write_a_name(written: str) -> None:
 @pytest.mark.parametrize("text", ["indoles", "a steroid with a ketone", "amine", "", "x" * 400])
 def test_other_texts_name_nothing(text: str) -> None:
     assert structure_of(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "smiles"),
+    [
+        ("CCO", "CCO"),
+        (" c1ccccc1N ", "c1ccccc1N"),
+        ("[Na+].[Cl-]", "[Na+].[Cl-]"),
+        ("InChI=1S/CH4O/c1-2/h2H,1H3", "CO"),
+        ("InChI=1S/nothing", None),
+        ("CNS", None),  # words, and abbreviations that RDKit would parse
+        ("PCP", None),
+        ("SOON", None),
+        ("CO2", None),
+        ("C1CC", None),
+        ("a (chlorinated) phenol", None),
+        ("p53", None),
+        ("", None),
+    ],
+)
+def test_a_structure_may_be_written(text: str, smiles: str | None) -> None:
+    assert written_structure(text) == smiles
 
 
 def test_a_space_that_makes_another_molecule() -> None:
@@ -137,6 +159,31 @@ def test_the_named_molecule_is_found_and_scores_stay(retriever: Retriever, monke
     assert library.named("an aromatic amine") is None
     monkeypatch.setattr("tmr_jax.search.retriever.structure_of", lambda name: None)
     assert library.search("caffeine", k=3) == hits
+
+
+def test_the_names_of_the_file_come_first(retriever: Retriever, tmp_path: Path) -> None:
+    path = tmp_path / "my.smi"
+    path.write_text(LIBRARY + "CCN caffeine\n")
+    library = retriever.with_library(path)
+    found = library.named(" my ethanol ")
+    assert found and found.is_exact and found.nearest.content == "CCO"
+    assert str(found) == "my ethanol (its name in the file) is in this library: CCO (my ethanol)"
+    assert library.named("caffeine").nearest.content == "CCN"
+    (answer,) = library.answers([Query("my ethanol", pure=True)])
+    assert answer.named is None
+
+
+def test_a_written_structure_is_searched_as_one(retriever: Retriever) -> None:
+    library = retriever.with_library(["CCO", "CCN", "c1ccccc1N"])
+    asked = [
+        Query("c1ccccc1N"),
+        Query("InChI=1S/C2H6O/c1-2-3/h3H,2H2,1H3"),
+        Query("CCO", pure=True),
+    ]
+    answers = [*library.answers(asked)]
+    assert [a.query.of for a in answers] == ["molecule", "molecule", "text"]
+    assert [a.hits[0].content for a in answers[:2]] == ["c1ccccc1N", "CCO"]
+    assert answers[0].hits == library.search_molecule("c1ccccc1N")
 
 
 def test_a_mirror_image_is_another_structure(retriever: Retriever) -> None:

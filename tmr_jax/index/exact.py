@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tmr_jax.data.files import new_folder, replaced, sha256_of, to_disk
 from tmr_jax.index import schema
@@ -109,6 +110,13 @@ class ExactEngine(Engine):
 
     def count(self, where: Filter | None = None) -> int:
         return sum(int(self._live(i, where).sum()) for i in range(len(self._shards)))
+
+    def called(self, name: str) -> int | None:
+        found = []
+        for shard, current in zip(self._shards, self._current, strict=True):
+            same = pc.equal(shard.table.column("name"), name).to_numpy(zero_copy_only=False)
+            found += shard.ids[np.flatnonzero(same & current)].tolist()
+        return min(found, default=None)
 
     def batches(self, size: int = 10_000) -> Iterator[Batch]:
         live = [np.flatnonzero(current) for current in self._current]

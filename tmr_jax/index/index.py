@@ -104,6 +104,12 @@ class InMemoryIndex(NamedTuple):
             for row in zip(best, scores, strict=True)
         ]
 
+    def called(self, name: str) -> Hit | None:
+        """The first item of that name, with the score 1; None where there is none."""
+        found = (i for i, (_, own) in enumerate(self.entries) if own == name)
+        i = next(found, None)
+        return None if i is None else self._hit(i, 1.0)
+
     def _hit(self, i: int, score: float) -> Hit:
         return Hit(0, score, *self.entries[i], id=i, is_text=self.account.of_texts)
 
@@ -155,6 +161,11 @@ class DiskIndex(NamedTuple):
         k = min(k, max(self.account.kept, 1))  # or an engine asks for arrays of any k
         matches = self.engine.search(queries, k, where)
         return [self._items(i, s) for i, s in zip(matches.ids, matches.scores, strict=True)]
+
+    def called(self, name: str) -> Hit | None:
+        """The first item of that name, with the score 1; None where there is none."""
+        found = self.engine.called(name)
+        return None if found is None else self._items(np.array([found]), np.ones(1))[0]
 
     def embeddings(self, ids: Sequence[int]) -> Float[np.ndarray, "n D"]:
         """Of items by their ids, as the model returned them, before they were normalized."""

@@ -135,6 +135,12 @@ class LanceEngine(Engine):
         with _reading(self.folder):
             return self._table.count_rows(sql(where) or None)
 
+    def called(self, name: str) -> int | None:
+        quoted = name.replace("'", "''")
+        with _reading(self.folder):
+            rows = self._table.search().where(f"name = '{quoted}'").select(["id"]).to_arrow()
+        return min(rows.column("id").to_pylist(), default=None)
+
     def batches(self, size: int = 10_000) -> Iterator[Batch]:
         numbers = np.array(sorted(self._numbers()), np.int64)
         for low in range(0, len(numbers), size):

@@ -149,6 +149,11 @@ class MilvusEngine(Engine):
         words = {"filter": expression(where), "output_fields": ["count(*)"]}
         return int(self._server.ask("query", self._name, **words, **STRONG)[0]["count(*)"])
 
+    def called(self, name: str) -> int | None:
+        same = f"name == {json.dumps(name, ensure_ascii=False)}"
+        rows = self._server.ask("query", self._name, filter=same, output_fields=["id"], limit=MOST)
+        return min((row["id"] for row in rows), default=None)
+
     def batches(self, size: int = 10_000) -> Iterator[Batch]:
         names = ["id", "vector", *KEPT]
         words: dict[str, Any] = {"batch_size": min(size, PAGE), "filter": "id >= 0", **STRONG}

@@ -195,6 +195,10 @@ class Engine(Protocol):
 
     def count(self, where: Filter | None = None) -> int: ...
 
+    def called(self, name: str) -> int | None:
+        """The lowest id of the items with this name; None where there is none."""
+        ...
+
     def batches(self, size: int = 10_000) -> Iterator[Batch]:
         """All items, in the order of their ids."""
         ...

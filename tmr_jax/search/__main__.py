@@ -52,7 +52,7 @@ class Arguments:
     diversity: Annotated[float, tyro.conf.arg(aliases=["--spread"])] = 0.0
     """0 to 1: trade fit for structures that differ (maximal marginal relevance)."""
     pure: bool = False
-    """Do not raise molecules with what a short query states in words, such as "no nitro"."""
+    """By the model alone: what a query states, names or writes (a SMILES) changes nothing."""
     molecule: bool = False
     """The queries are SMILES: find similar molecules, or the descriptions that fit."""
     smiles_column: str = ""
@@ -227,6 +227,8 @@ def find(
                 raise answer
             _note(f"skipped {place} of {chosen.from_file}: {answer}")
             continue
+        if answer.query.of == "molecule" and not chosen.molecule:
+            _note(f"read as a structure, so the hits are similar: {answer.query.content}")
         _note_on(answer, retriever.config.features.max_tokens)
         answers.append(answer)
     return answers, len(queries) - len(answers)

@@ -1,4 +1,4 @@
-"""The structure that a query names: by the package's ChEBI terms, else by OPSIN where it is there.
+"""The structure that a query names, by ChEBI's terms or by OPSIN, or that it writes.
 
 Only searches look names up. No evaluation does, or its scores would be those of a dictionary. OPSIN
 (Lowe et al. 2011) is a Java program that the optional package py2opsin brings. It runs as a process
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import re
 import shutil
 import subprocess
 import threading
@@ -16,6 +17,8 @@ import weakref
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+
+from rdkit import Chem, rdBase
 
 from tmr_jax.data.features.graph import BadMolecule, parse_smiles
 from tmr_jax.data.features.text import normal_name
@@ -26,12 +29,36 @@ LONGEST = 300  # characters of a name
 JAVA = ("java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-jar")
 
 
+# A word is taken for a SMILES if it has more than letters, or begins as a chain does.
+_SMILES = re.compile(r"(?=.*[=#()\[\]@/\\.\d]|CC)[A-Za-z\d=#$:()\[\]@+\-/\\.%*]+")
+
+
 class Match(NamedTuple):
     """A name and its structure."""
 
     name: str  # as the source writes it
     smiles: str
     source: str  # a ChEBI id, or "OPSIN"
+
+
+def written_structure(text: str) -> str | None:
+    """The SMILES that a query writes, as SMILES or InChI; None for any other text.
+
+    >>> written_structure("InChI=1S/C2H6O/c1-2-3/h3H,2H2,1H3"), written_structure("a steroid")
+    ('CCO', None)
+    """
+    text = text.strip()
+    with rdBase.BlockLogs():
+        if text.startswith("InChI="):
+            mol = Chem.MolFromInchi(text)
+            return Chem.MolToSmiles(mol) if mol else None
+    if not _SMILES.fullmatch(text):
+        return None
+    try:
+        parse_smiles(text)
+    except BadMolecule:
+        return None
+    return text
 
 
 def structure_of(name: str) -> Match | None:

@@ -28,7 +28,7 @@ from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import load_to_search
 from tmr_jax.models.runtime import FACTS_FILE, run_folder, use_compile_cache
 from tmr_jax.search.facets import demanded, facets, fused, union
-from tmr_jax.search.names import Match, structure_of
+from tmr_jax.search.names import Match, structure_of, written_structure
 from tmr_jax.types import UserError
 
 if TYPE_CHECKING:
@@ -47,7 +47,12 @@ class Query(NamedTuple):
     where: Filter | None = None  # only items that meet it compete; needs an index on disk
     substructure: str = ""  # a SMARTS that every hit holds
     diversity: float = 0.0  # 0 to 1, see tmr_jax.search.diversity
-    pure: bool = False  # by the model alone: facets that a short text states raise nothing
+    pure: bool = False  # by the model alone, whatever a text states, names or writes
+
+    def read(self) -> Query:
+        """Of a text that is a SMILES or an InChI, the query for that molecule."""
+        smiles = written_structure(self.content) if self.of == "text" and not self.pure else None
+        return self._replace(content=smiles, of="molecule") if smiles else self
 
 
 class EncodedQuery(NamedTuple):
@@ -226,6 +231,7 @@ class Retriever:
 
     def encode_queries(self, queries: Sequence[Query]) -> list[EncodedQuery | ValueError]:
         """What the model makes of each query, or the error that the query is refused with."""
+        queries = [query.read() for query in queries]
         encoded: dict[int, EncodedQuery | ValueError] = {}
         for of in ("text", "molecule"):
             places = [i for i, query in enumerate(queries) if query.of == of]
@@ -322,11 +328,13 @@ class Retriever:
     ) -> Iterator[Answer | ValueError]:
         """The answer to each query in turn, or the error that the query is refused with.
 
+        A text that is a SMILES or an InChI is a query for that molecule: `Answer.query` says so.
         `encoded` is what `encode_queries` returned for them, where you keep it. Queries with equal
         filters search the index together; one with a substructure does so when its turn comes,
         since that may take seconds.
         """
         encoded = self.encode_queries(queries) if encoded is None else encoded
+        queries = [query.read() for query in queries]
         first_stage = self._first_stage(queries, encoded)
         for query, read, hits in zip(queries, encoded, first_stage, strict=True):
             yield self._answer(query, read, hits)
@@ -388,7 +396,8 @@ class Retriever:
                 hits, looked = self._holding(query, read.row)
             stated = self.facets(query)
             hits = self._finished(query, hits, stated)
-            named = self.named(query.content) if query.of == "text" else None
+            is_named = query.of == "text" and not query.pure
+            named = self.named(query.content) if is_named else None
         except ValueError as error:
             return error
         return Answer(query, hits, read.is_cut, read.is_ood, looked, self.is_partial, named, stated)
@@ -396,10 +405,15 @@ class Retriever:
     def named(self, text: str) -> Named | None:
         """The structure that a chemical name stands for, looked for in the whole library.
 
-        None for any other text, and in a library of descriptions. The same InChIKey is the same
-        structure; it is looked for among the molecules nearest to it.
+        The library's own names and ids come first. None for any other text, and in a library of
+        descriptions. The same InChIKey is the same structure; it is looked for among the molecules
+        nearest to it.
         """
-        match = None if self._holds_texts else structure_of(text)
+        if self._holds_texts or self._library is None:
+            return None
+        if hit := self._library.called(text.strip()):
+            return Named(Match(hit.name, hit.content, "its name in the file"), True, hit)
+        match = structure_of(text)
         if match is None:
             return None
         (row,) = self.encode_queries([Query(match.smiles, "molecule")])
