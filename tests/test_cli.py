@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -156,6 +157,21 @@ def test_deferred_signals_wait_for_a_check(capsys: pytest.CaptureFixture[str]) -
         "SIGINT: ending after this step",
         "still saving, please wait",
     ]
+
+
+class Freed:
+    """Gets a signal while Python frees it, where Python ignores what is raised."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        sum(range(1000))
+
+
+def test_a_signal_that_python_ignores_comes_once_more(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(cli.Stopped, match="SIGTERM"), cli.Signals():
+        Freed()
+        time.sleep(20)
+    assert "ignored" not in capsys.readouterr().err
 
 
 FORKING = """

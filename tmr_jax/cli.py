@@ -143,6 +143,9 @@ def sections(options: Any, prefix: str = "") -> Iterator[tuple[str, str, int]]:
 # Signals
 
 
+AGAIN = 0.05  # seconds until a signal that Python ignored is sent again
+
+
 class Stopped(KeyboardInterrupt):
     """SIGINT or SIGTERM arrived; `number` is the signal."""
 
@@ -164,11 +167,14 @@ class Signals:
         if threading.current_thread() is threading.main_thread():  # Python allows no other
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._handle)
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._ignored
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._before:
+            sys.unraisablehook = self._hook
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a forked child ends as it would without us
@@ -180,6 +186,14 @@ class Signals:
         # Of two pending signals Python delivers the lower number first, SIGINT before SIGTERM,
         # whatever their order, but the sender of SIGTERM relies on its exit status.
         self.number = max(self.number, number)
+
+    def _ignored(self, raised: sys.UnraisableHookArgs) -> None:
+        """Python ignores what is raised while it frees an object: the signal comes once more."""
+        if isinstance(raised.exc_value, Stopped):
+            again = (self._process, raised.exc_value.number)
+            threading.Timer(AGAIN, os.kill, again).start()
+        else:
+            self._hook(raised)
 
     def _announce(self, number: int) -> None:
         name = signal.Signals(number).name
