@@ -21,10 +21,11 @@ from tmr_jax.types import CommandFailed, UserError, did_you_mean
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = """
-import importlib, json, sys
+import json, sys
 sys.stdout.reconfigure(encoding="utf-8")
 try:
-    status = importlib.import_module(f"tmr_jax.{sys.argv[1]}.__main__").main(sys.argv[2:])
+    from tmr_jax.cli import main
+    status = main(sys.argv[1:])
 except SystemExit as end:
     status = end.code or 0
 ours = sorted(name for name in sys.modules if name.split(".")[0] == "tmr_jax")

@@ -30,9 +30,12 @@ VERBS = {
     "search": 'search a file: tmr search --library my.smi "an amine"',
     "index": "build an index: tmr index --library my.smi --out lib",
     "serve": "serve a page and an API: tmr serve --library my.smi",
+    "compare": "compare two runs query by query: tmr compare runs/one runs/two",
     "table": "run what a table of results lacks: tmr table --name smoke",
     "data": "download a public data set and verify it: tmr data chebi20",
 }
+
+MODULES = {"compare": "eval.compare"}  # of verbs that are no room of their own
 
 DAMAGED = (UnicodeDecodeError, json.JSONDecodeError)  # a file that is not what it was
 
@@ -53,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = did_you_mean(verb, VERBS)
         print(f"error: expected a verb, got {verb!r}; {hint}", file=sys.stderr)
         return 2
-    return importlib.import_module(f"tmr_jax.{verb}.__main__").main(rest)
+    return importlib.import_module(f"tmr_jax.{MODULES.get(verb, f'{verb}.__main__')}").main(rest)
 
 
 # What every command does first and last

@@ -41,6 +41,7 @@ from tmr_jax.eval.ridge import FINAL, Baseline, against_model, baselines
 from tmr_jax.eval.scores import (
     Score,
     labels,
+    pool_digest,
     query_sets,
     reranked_scores,
     score_record,
@@ -161,7 +162,7 @@ def measure(
     others = [score for one in context.rivals for score in one.scores(pool, protocol.batch)]
     scores += against_model(others, scores)
     dropped = len(side.pool.smiles) - len(pool.smiles)
-    counts = {"refused_molecules": refused, "dropped_pairs": dropped}
+    counts = {"refused_molecules": refused, "dropped_pairs": dropped, "digest": pool_digest(pool)}
     records = [score_record(s, context.config, protocol, checked.record, counts) for s in scores]
     return scores, records, analyses
 

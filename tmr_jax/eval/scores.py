@@ -9,6 +9,8 @@ right answers after all cosines are computed.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -254,16 +256,25 @@ def labels(config: Experiment, protocol: str) -> list[str]:
     return [note.format(config.data.version)] if note else []
 
 
+def pool_digest(pool: Pool) -> str:
+    """Equal for pools of the same texts and molecules, in one order, with the same queries."""
+    further = [] if pool.further is None else [np.asarray(one).tolist() for one in pool.further]
+    targets = pool.text_target.tolist(), pool.mol_target.tolist()
+    parts = [pool.protocol, pool.texts, pool.smiles, *targets, further]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
 def score_record(
     score: Score,
     config: Experiment,
     protocol: Protocol,
     leakage: dict[str, Any],
-    counts: dict[str, int],
+    counts: dict[str, Any],
 ) -> dict[str, Any]:
     """The record of a score: every number with what it depends on.
 
-    `leakage` is the record of `leakage.check`, `counts` the items that left the pool.
+    `leakage` is the record of `leakage.check`, `counts` the items that left the pool, and its
+    digest.
     """
     refined, resampled = score.reranked, (config.eval.bootstrap, config.train.seed)
     if refined is not None and score.reached is not None:
