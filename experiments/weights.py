@@ -3,7 +3,7 @@
 Paper: none; scores compare with no published number.
 Run: TMR_JAX_DATA=DIR make train EXP=weights
 Hardware: 2 CPU cores, 75 minutes with facts on a CPU without AVX-512.
-Result: chebi20-molt5/test-split t2m 73.8, m2t 68.1 Hits@1 with facts; 67e70e0, 2026-11-30.
+Result: chebi20-molt5/test-split t2m 74.8, m2t 68.4 Hits@1 with facts; c3012bc, 2026-12-01.
 Differs: det_open with fragment counts, levels, licensed pairs, a linear branch, and facts.
 """
 
