@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 
 from tmr_jax.data.tables import TextTable
+from tmr_jax.eval.__main__ import main as evaluate
+from tmr_jax.eval.evaluate import check_fitted, read_config
 from tmr_jax.models.encode import Encoder, l2_normalize
 from tmr_jax.models.lexical import about_lexical, read_lexical, tfidf
 from tmr_jax.models.run import load_run
-from tmr_jax.models.runtime import LEXICAL
+from tmr_jax.models.runtime import FITTED, LEXICAL
 from tmr_jax.search.retriever import load
 from tmr_jax.train import lexical as fitting
 from tmr_jax.train.__main__ import main as train
 from tmr_jax.train.lexical import POWER, STRENGTH, fit, fit_lexical, main
+from tmr_jax.train.two_stage import finished
 from tmr_jax.types import UserError
 
 TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
@@ -104,6 +107,20 @@ def test_training_ends_with_the_branch(run):
     assert np.array_equal(molecules[0].rows[0], molecules[0].rows[1])
     (run / LEXICAL).unlink()
     assert load_run(run)[2].sha256 != checkpoint.sha256
+
+
+def test_a_training_that_stopped_before_the_branch_has_not_ended(run, capsys):
+    assert finished(run)
+    check_fitted(run, read_config(run))
+    (run / FITTED).unlink()
+    check_fitted(run, read_config(run))  # an older run, with its branch
+    assert not finished(run)
+    (run / LEXICAL).unlink()
+    assert evaluate(["--run", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert "whose training has ended" in error and "which lacks lexical.safetensors" in error
+    (run / FITTED).write_text("{}")  # it gained nothing
+    check_fitted(run, read_config(run))
 
 
 def test_an_index_and_a_search_have_its_width(run, tmp_path):

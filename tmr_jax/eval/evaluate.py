@@ -81,6 +81,18 @@ def read_config(run: Path) -> Experiment:
     return from_json(path.read_text(encoding="utf-8"))
 
 
+def check_fitted(run: Path, config: Experiment) -> None:
+    """UserError for a run that was stopped between its last step and what it fits after that."""
+    fits = {runtime.LEXICAL: config.train.lexical, runtime.FACTS_FILE: config.train.facts}
+    missing = [name for name, is_fitted in fits.items() if is_fitted and not (run / name).is_file()]
+    if missing and not any((run / name).is_file() for name in (runtime.FITTED, runtime.EXPORTED)):
+        raise UserError(
+            f"expected a run whose training has ended; got {run}, which lacks "
+            f"{' and '.join(missing)}; resume it: python -m tmr_jax.train --exp {config.name} "
+            f"--run {run}"
+        )
+
+
 def evaluate(
     run: Path,
     protocols: tuple[str, ...] = (),
@@ -102,6 +114,7 @@ def evaluate(
     runtime.keep_freed_memory()
     runtime.use_compile_cache(cache_folder())
     run, config = Path(run), read_config(Path(run))
+    check_fitted(run, config)
     data = data or config.data
     own = own_test(config.data, data)
     declared = [find(name, own) for name in protocols or default_protocols(config)]

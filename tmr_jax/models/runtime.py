@@ -174,6 +174,7 @@ CONFIG, GIT, LOCK, METRICS = "config.json", "git.txt", "lock", "metrics.jsonl"
 VALIDATION = "validation.json"  # which rows became training pairs
 FACTS_FILE = "facts.json"  # reranking by facts (tmr_jax/eval/facts.py)
 LEXICAL = "lexical.safetensors"  # the linear branch (tmr_jax/models/lexical.py)
+FITTED = "fitted.json"  # says that training has tried those two; one that gains nothing is not kept
 EXPORTED = "model.safetensors"  # in place of checkpoints, where a folder holds exported weights
 SUMS = "SHA256SUMS"  # in such a folder, as the program sha256sum writes and checks it
 SHIPPED = Path(__file__).parent / "weights"  # the exported weights that come with the package

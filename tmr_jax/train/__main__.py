@@ -23,7 +23,8 @@ import tyro
 from tmr_jax import cli
 from tmr_jax.cli import Signals
 from tmr_jax.config import Experiment, load_experiment
-from tmr_jax.models.runtime import join_processes, leads
+from tmr_jax.data.files import write_json
+from tmr_jax.models.runtime import FITTED, join_processes, leads
 from tmr_jax.train.directory import run_directory
 
 
@@ -87,6 +88,9 @@ def train(config: Experiment, run: Path, fresh: bool, signals: Signals) -> None:
             from tmr_jax.train.facts import fit
 
             fit(directory.output, again=False)
+        if (config.train.lexical or config.train.facts) and leads():
+            tried = {"lexical": config.train.lexical, "facts": config.train.facts}
+            write_json(directory.output / FITTED, tried)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from tmr_jax.eval.rerank_steps import padded
 from tmr_jax.models.checkpoint import restore_params
 from tmr_jax.models.encode import Encoder, l2_normalize
 from tmr_jax.models.run import TrainedModel, load_run, with_config
-from tmr_jax.models.runtime import CONFIG, VALIDATION
+from tmr_jax.models.runtime import CONFIG, FITTED, VALIDATION
 from tmr_jax.types import EncodedBatch, EncodedCorpus, MolOut, Pair, TextOut, UserError
 
 
@@ -69,12 +69,15 @@ class FeatureSet(NamedTuple):
 
 
 def finished(run: Path) -> bool:
-    """Whether the run has a checkpoint of its last step."""
+    """Whether the run has a checkpoint of its last step, and has fitted what follows it."""
     try:
         config = from_json((run / CONFIG).read_text(encoding="utf-8"))
         pairs = json.loads((run / VALIDATION).read_text())["training"]["pairs"]
         step = restore_params(run, "newest")[1]
     except (OSError, ValueError):
+        return False
+    fits = config.train.lexical or config.train.facts
+    if fits and not (run / FITTED).is_file():
         return False
     return step >= config.train.epochs * (pairs // config.train.batch_size)
 
