@@ -29,13 +29,17 @@ VERBS = {
     "eval": "evaluate a run: tmr eval --run runs/quickstart",
     "search": 'search a file: tmr search --library my.smi "an amine"',
     "index": "build an index: tmr index --library my.smi --out lib",
+    "embed": "write the vectors of a file: tmr embed my.smi --out my.parquet",
     "serve": "serve a page and an API: tmr serve --library my.smi",
     "compare": "compare two runs query by query: tmr compare runs/one runs/two",
     "table": "run what a table of results lacks: tmr table --name smoke",
     "data": "download a public data set and verify it: tmr data chebi20",
 }
 
-MODULES = {"compare": "eval.compare"}  # of verbs that are no room of their own
+MODULES = {
+    "compare": "eval.compare",
+    "embed": "index.embed",
+}  # of verbs that are no room of their own
 
 DAMAGED = (UnicodeDecodeError, json.JSONDecodeError)  # a file that is not what it was
 

@@ -114,7 +114,8 @@ class ExactEngine(Engine):
     def called(self, name: str) -> int | None:
         found = []
         for shard, current in zip(self._shards, self._current, strict=True):
-            same = pc.equal(shard.table.column("name"), name).to_numpy(zero_copy_only=False)
+            names = shard.table.column("name")
+            same = pc.call_function("equal", [names, name]).to_numpy(zero_copy_only=False)
             found += shard.ids[np.flatnonzero(same & current)].tolist()
         return min(found, default=None)
 
