@@ -62,8 +62,10 @@ def options(verb: str, words: list[str]) -> None:
     """Each option of a command is one that the program has."""
     from tmr_jax.data.__main__ import parser as data
     from tmr_jax.eval.__main__ import Arguments as Eval
+    from tmr_jax.eval.compare import Arguments as Compare
     from tmr_jax.eval.export import Arguments as Export
     from tmr_jax.index.__main__ import Build
+    from tmr_jax.index.embed import Arguments as Embed
     from tmr_jax.search.__main__ import Arguments as Search
     from tmr_jax.serve.__main__ import Arguments as Serve
     from tmr_jax.table.__main__ import Arguments as Table
@@ -73,6 +75,7 @@ def options(verb: str, words: list[str]) -> None:
 
     programs = {"train": Train, "eval": Eval, "index": Build, "search": Search, "table": Table}
     programs |= {"serve": Serve, "export": Export, "facts": Facts, "lexical": Lexical}
+    programs |= {"compare": Compare, "embed": Embed}
     if verb == "data":  # `make` has the set in a variable
         data().parse_args([*([] if words and words[0][0] != "-" else ["open"]), *words])
         return

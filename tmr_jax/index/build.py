@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tmr_jax.data import readers
+from tmr_jax.data.features.properties import RULES
 from tmr_jax.data.files import BEGINNING, cache_folder, cache_key, hold, open_binary, sha256_of
 from tmr_jax.data.readers import Row, holds_texts, read_rows, read_texts
 from tmr_jax.data.tables import apply_vocabulary, joined_table
@@ -172,7 +173,7 @@ def open_file(source: Source, model: Model) -> DiskIndex:
     path, sha256 = source.path, source.sha256
     columns = [source.text_column, source.name_column, source.of, readers.VERSION]
     if source.of == schema.MOLECULES:
-        columns = [source.smiles_column, source.name_column, RDKIT, readers.VERSION]
+        columns = [source.smiles_column, source.name_column, RDKIT, readers.VERSION, RULES]
     key = [sha256, path.suffixes, model.identity, exact.FORMAT, *columns]
     place = cache_folder() / cache_key("library", key)
     if not _is_complete(place):

@@ -4,7 +4,7 @@ In: what `tmr index` takes. Out: OUT.parquet with the columns row (of the file, 
 smiles or text, norm and vector; or OUT.npy, float32 [n, D], with the same columns but the vector in
 OUT.tsv, line by line. Vectors have length one: their products are cosines. Invalid rows are counted
 on standard error. The vectors are kept in the cache folder, from where a search of the file takes
-them, and an interrupted run goes on.
+them, and an interrupted run resumes.
 """
 
 # Heavy imports are inside the functions, so that a wrong argument is reported at once.

@@ -18,9 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from rdkit import Chem, rdBase
-
-from tmr_jax.data.features.graph import BadMolecule, parse_smiles
+from tmr_jax.data.features.graph import BadMolecule, parse_smiles, smiles_of_inchi
 from tmr_jax.data.features.text import normal_name
 
 START, LIMIT = 30.0, 2.0  # seconds for Java to start, and for each name
@@ -48,10 +46,8 @@ def written_structure(text: str) -> str | None:
     ('CCO', None)
     """
     text = text.strip()
-    with rdBase.BlockLogs():
-        if text.startswith("InChI="):
-            mol = Chem.MolFromInchi(text)
-            return Chem.MolToSmiles(mol) if mol else None
+    if text.startswith("InChI="):
+        return smiles_of_inchi(text)
     if not _SMILES.fullmatch(text):
         return None
     try:

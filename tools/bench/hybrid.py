@@ -27,6 +27,7 @@ import tmr_jax
 from tmr_jax import cli
 from tmr_jax.config import DataConfig
 from tmr_jax.data.datasets import chebi
+from tmr_jax.data.features.graph import is_molecule, parse_smiles
 from tmr_jax.data.features.similarity import molecule_key
 from tmr_jax.data.pools import load_pool
 from tmr_jax.data.readers import read_rows
@@ -68,6 +69,11 @@ def sample(zinc: Path) -> list[str]:
     drawn = [rows[i] for i in random.choice(len(rows), ZINC, replace=False)]
     drawn += [terms[i] for i in random.choice(len(terms), CHEBI, replace=False)]
     return list(dict.fromkeys(drawn))
+
+
+def canonical(smiles: str) -> str:
+    """As hits have it."""
+    return Chem.MolToSmiles(parse_smiles(smiles))
 
 
 def library(model: Retriever, smiles: Sequence[str], folder: Path) -> Retriever:
@@ -132,9 +138,9 @@ def short(
 def descriptions(model: Retriever, folder: Path) -> None:
     """Prints Hits@10 of ChEBI-20's descriptions, hybrid and by the model alone."""
     pool = load_pool(POOL, DataConfig())
-    canonical = [Chem.CanonSmiles(s) for s in pool.smiles]
-    held = library(model, list(dict.fromkeys(canonical)), folder)
-    right = [canonical[i] for i in pool.text_target]
+    smiles = [*map(canonical, pool.smiles)]
+    held = library(model, list(dict.fromkeys(smiles)), folder)
+    right = [smiles[i] for i in pool.text_target]
     hybrid, alone = np.array(
         [
             [r in [hit.content for hit in a.hits] for r, a in zip(right, found, strict=True)]
@@ -156,7 +162,7 @@ def main(words: list[str]) -> int:
     rows = tomllib.loads(LIST.read_text(encoding="utf-8"))["query"]
     queries = [ShortQuery(kind="", half="", **row) for row in rows]
     model = tmr_jax.load(args.run)
-    smiles = list(dict.fromkeys(map(Chem.CanonSmiles, sample(args.zinc))))
+    smiles = list(dict.fromkeys(canonical(s) for s in sample(args.zinc) if is_molecule(s)))
     seen = {s for s in smiles if first_block(molecule_key(s)) in blocks}
     with tempfile.TemporaryDirectory() as folder:
         short(library(model, smiles, Path(folder)), queries, smiles, seen)

@@ -105,6 +105,13 @@ def parse_smiles(smiles: str) -> Chem.Mol:
     return mol
 
 
+def smiles_of_inchi(text: str) -> str | None:
+    """The canonical SMILES of an InChI; None for one that RDKit refuses."""
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromInchi(text)
+        return Chem.MolToSmiles(mol) if mol else None
+
+
 def is_molecule(text: str) -> bool:
     """Whether `parse_smiles` takes a text."""
     try:

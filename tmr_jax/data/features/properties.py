@@ -6,6 +6,7 @@ an index to filter by, not a nomenclature: one atom may belong to several of the
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, NamedTuple, get_type_hints
@@ -86,7 +87,7 @@ GROUPS = {
     "sulfate": "[OX2][SX4](=O)(=O)[OX2,OX1-]",
     "phosphate": "[PX4](=O)([OX2,OX1-])([OX2,OX1-])[OX2,OX1-]",
     "phosphonate": "[#6][PX4](=O)([OX2,OX1-])[OX2,OX1-]",
-    "boronic-acid": "[BX3]([OX2])[OX2]",
+    "boronic-acid": "[#6][BX3]([OX2H1,OX1-])[OX2H1,OX1-]",
     "fluoride": "[#6]F",
     "chloride": "[#6]Cl",
     "bromide": "[#6]Br",
@@ -101,6 +102,7 @@ GROUPS = {
 }
 _CHAIN = "~".join(["[C;!R]"] * 6)
 _RESIDUE = "[NX3,NX4+][CX4]C(=O)"
+_AMINE = "[NX3,NX4+;!$(N[C,S,P]=[O,S])]"
 _ACID = "[OX2H1,OX1-]"
 _GONANE = (
     "[#6]1~[#6]~[#6]~[#6]2~[#6](~[#6]~1)~[#6]~[#6]~[#6]1~[#6]~2~[#6]~[#6]~[#6]2~[#6]~1~[#6]~[#6]"
@@ -123,9 +125,9 @@ CLASSES = {
     "steroid": f"[C;x3,x4] {_GONANE}~[#6]~2 !{_GONANE}~[#6]~[#6]~2",
     "bile-acid": f"[C;x3,x4] {_GONANE}~[#6]~2[CH]([CH3])CCC(=O)[O,N]",
     "peptide": _RESIDUE * 2,
-    "dipeptide": f"{_RESIDUE * 2}{_ACID} !{_RESIDUE * 3} !O=C1CCN1",
+    "dipeptide": f"{_AMINE}[CX4]C(=O)[NX3][CX4]C(=O){_ACID} !{_RESIDUE * 3} !O=C1CCN1",
     "tripeptide": f"{_RESIDUE * 3}{_ACID} !{_RESIDUE * 4}",
-    "amino-acid": f"[NX3,NX4+;!$(N[C,S,P]=[O,S])][CX4]C(=O){_ACID}",
+    "amino-acid": f"{_AMINE}[CX4]C(=O){_ACID}",
     "fatty-acid": f"{_ACID}C(=O){_CHAIN} ![R] ![!#6;!#8] !C(=O)O[#6]",
     "triglyceride": "[#6]C(=O)O[CH2][CH](OC(=O)[#6])[CH2]OC(=O)[#6]",
     "glycerophospholipid": "[CX3](=O)O[CH2][CH](O)[CH2]OP(=O)([O])[O]",
@@ -157,7 +159,7 @@ CLASSES = {
     "carotenoid": "C=CC=CC(C)=CC=CC=C(C)C=CC=C",
     "alkane": "C ![!#6] ![!CX4] ![R]",
     "tryptamine": "[c;x3] [NX3,NX4+][CX4][CX4]c1c[nH]c2ccccc12",
-    "phenethylamine": "[NX3,NX4+;!$(N[C,S,P]=[O,S])][CX4][CX4]c1ccccc1",
+    "phenethylamine": f"{_AMINE}[CX4][CX4]c1ccccc1",
     "indole": "[c;x3] c1ccc2[nX3]ccc2c1",
     "quinoline": "[c;x3]n c1ccc2ncccc2c1",
     "isoquinoline": "[c;x3]cn c1ccc2cnccc2c1",
@@ -182,11 +184,13 @@ CLASSES = {
     "hydroperoxide": "[OX2H][OX2]",
     "organoselenium": "[#6][Se,se]",
     "organosilicon": "[#6][Si]",
-    "quaternary-ammonium": "[NX4+]([#6])([#6])([#6])[#6]",
+    # No inner salt, as betaines and phosphocholines are.
+    "quaternary-ammonium": "[NX4+]([#6])([#6])([#6])[#6] ![C,P,S][OX1-]",
     "alkyl-chloride": "[CX4]Cl",
     "alkyl-bromide": "[CX4]Br",
     "aryl-chloride": "cCl",
     "aryl-bromide": "cBr",
+    "boronic-ester": "[#6][BX3]([OX2][#6])[OX2][#6]",
 }
 
 
@@ -198,6 +202,7 @@ NAMED = {
 }  # the bit of each name in one number of all masks
 assert all(len(names) <= BITS for names in MASKS.values())
 assert len(NAMED) == len(GROUPS) + len(CLASSES)
+RULES = hashlib.sha256(repr((GROUPS, CLASSES)).encode()).hexdigest()  # what masks depend on
 
 
 @cache
