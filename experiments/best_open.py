@@ -3,7 +3,7 @@
 Paper: none; scores are "open-pairs training" and compare with no published number.
 Run: TMR_JAX_DATA=DIR make train EXP=best_open
 Hardware: 2 CPU cores, an hour at most.
-Result: not run yet.
+Result: chebi20-molt5/test-split t2m 74.8, m2t 68.9 Hits@1 with facts; f2b4d18, 2026-12-01.
 Differs: weights on version 2, three epochs of seven with less warm-up, the pools of det_open.
 """
 
