@@ -62,6 +62,7 @@ def _embed(words: list[str]) -> int:
         )
     from tmr_jax.data.readers import or_standard_input
     from tmr_jax.index.build import Source, model_of_run, open_file
+    from tmr_jax.index.exact import ExactEngine
 
     columns = chosen.smiles_column, chosen.name_column, chosen.text_column
     source = Source(or_standard_input(chosen.file), *columns)
@@ -71,6 +72,7 @@ def _embed(words: list[str]) -> int:
     print(f"{account.kept:,} of {account.rows:,} rows in {chosen.out}", file=sys.stderr)
     if account.refused:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(account.refused.items()))
+        assert isinstance(library.engine, ExactEngine)  # as every index of a file
         listed = library.engine.folder / "refused.tsv"
         print(f"skipped: {reasons}; each row is in {listed}", file=sys.stderr)
     return 0
