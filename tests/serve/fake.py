@@ -65,7 +65,8 @@ class Fake(Retriever):
             self._items.append((smiles, name, columns))
 
     def _holds(self, account: Summary) -> None:
-        self._library = SimpleNamespace(account=account, partial=False)  # type: ignore[assignment]
+        library = SimpleNamespace(account=account, partial=False, called=lambda name: None)
+        self._library = library  # type: ignore[assignment]
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """Draws rows by the hashes of the queries."""

@@ -111,6 +111,15 @@ def test_queries_are_encoded_together_and_once() -> None:
     assert "tmr_queries_encoded 20.0" in content and "tmr_queries_remembered 30.0" in content
 
 
+def test_a_structure_as_text_is_another_query_if_it_is_pure() -> None:
+    with opened(Fake()) as client:
+        for pure in (False, True, False):
+            asked = {"queries": ["CCO"], "pure": pure}
+            assert client.post("/api/search", json=asked).status_code == 200
+        content = client.get("/metrics").text
+    assert "tmr_queries_encoded 2.0" in content and "tmr_queries_remembered 1.0" in content
+
+
 def test_one_bad_query_of_a_batch_is_its_senders_alone() -> None:
     with opened(Fake(delay=0.05)) as client:
         bad = client.post("/api/search", json={"queries": ["CCO", "C1CC"], "of": "molecule"})

@@ -271,6 +271,7 @@ class SearchEngine:
         self, retriever: Retriever, queries: list[Query]
     ) -> list[EncodedQuery | ValueError]:
         """Each query encoded, or the error that it is refused with; from the cache if possible."""
+        queries = [query.read() for query in queries]  # a SMILES is another query if it is pure
         keys = [(query.of, query.content) for query in queries]
         with self._lock:
             known: dict[tuple[str, str], EncodedQuery | ValueError] = {
