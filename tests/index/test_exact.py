@@ -126,7 +126,7 @@ def test_what_is_no_library(tmp_path, library):
     assert ExactEngine.create(tmp_path / "begun", 4, {}).count() == 0
     head = library.folder / HEAD
     head.write_text(json.dumps(json.loads(head.read_text()) | {"format": 0}))
-    with pytest.raises(ValueError, match=r"format 2 .* got 0"):
+    with pytest.raises(ValueError, match=r"format 3 .* got 0"):
         ExactEngine(library.folder)
 
 
