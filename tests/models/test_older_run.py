@@ -12,12 +12,10 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 import tmr_jax
 from tmr_jax.eval.__main__ import main as evaluate
-from tmr_jax.index.exact import ENTRIES
 from tmr_jax.models.checkpoint import DRAWS, restore_params
 from tmr_jax.search.__main__ import main as search
 from tmr_jax.train.__main__ import main as train
@@ -70,19 +68,11 @@ def test_evaluation_gives_every_query_the_rank_it_had(name, older, expected, cap
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_search_finds_the_molecules_it_found_in_their_order(
-    name, older, expected, tmp_path, capsys
-):
-    """In the molecules of its library, built again, since that has no column of classes."""
-    library, file = older / f"{name}-library", tmp_path / "again.smi"
-    before = contents(library)
-    assert search(["--run", str(older / name), "--library", str(library), "an acid"]) == 2
-    assert "expected an index of format 3" in capsys.readouterr().err
-    assert contents(library) == before
-    entries = sorted(library.rglob(ENTRIES))
-    rows = [pa.ipc.open_file(path).read_all().column("smiles").to_pylist() for path in entries]
-    file.write_text("".join(f"{smiles}\n" for part in rows for smiles in part))
-    words = ["--run", str(older / name), "--library", str(file), "--json", "--pure"]
+def test_search_finds_the_molecules_it_found_in_their_order(name, older, expected, capsys):
+    """Through its library, whose rows the older program made, and which fits this checkpoint."""
+    before = contents(older / f"{name}-library")
+    words = ["--run", str(older / name), "--library", str(older / f"{name}-library"), "--json"]
+    words += ["--pure"]
     for asked, more in (("search", []), ("molecule", ["--molecule"])):
         wanted = expected[name][asked]
         assert search([*words, *more, "-k", "10", *wanted]) == 0
@@ -94,6 +84,15 @@ def test_search_finds_the_molecules_it_found_in_their_order(
             scores = [h["score"] for h in result["hits"]]
             np.testing.assert_allclose(scores, [score for _, score in hits], rtol=0, atol=1e-5)
         assert "another" not in err
+    assert contents(older / f"{name}-library") == before
+
+
+def test_a_class_cannot_be_asked_of_an_older_library(older, capsys):
+    words = ["--run", str(older / "mbank"), "--library", str(older / "mbank-library"), "--json"]
+    assert search([*words, "a steroid with a ketone"]) == 0
+    assert json.loads(capsys.readouterr().out)["results"][0]["raised"] == ["ketone"]
+    assert search([*words, "a ketone", "--where", "!steroid"]) == 2
+    assert "expected an index whose molecules are classified" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", RUNS)

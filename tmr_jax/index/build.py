@@ -193,7 +193,9 @@ def _is_complete(folder: Path) -> bool:
 
 def _about(source: Source, model: Model) -> dict[str, Any]:
     """What identifies an index: another build resumes it only if this is equal."""
-    kind = {"of": schema.DESCRIPTIONS} if source.of == schema.DESCRIPTIONS else {"rdkit": RDKIT}
+    kind = {"rdkit": RDKIT, "rules": RULES}
+    if source.of == schema.DESCRIPTIONS:
+        kind = {"of": schema.DESCRIPTIONS}
     return {
         "model": model.identity | {"run": model.run},
         **kind,

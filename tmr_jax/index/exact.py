@@ -24,12 +24,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tmr_jax.data.features.properties import MASKS
 from tmr_jax.data.files import new_folder, replaced, sha256_of, to_disk
 from tmr_jax.index import schema
 from tmr_jax.index.schema import COLUMNS, KEPT, Batch, Engine, Filter, IndexUnavailable, Matches
 from tmr_jax.types import UserError
 
 FORMAT = 3
+READABLE = (2, FORMAT)  # 2 has no column of classes: see schema.has_classes
 HEAD, SHARDS, MANIFEST = "library.json", "shards", "manifest.json"
 ROWS, ENTRIES, SEAL = "rows.f32", "entries.arrow", "shard.json"
 FEW = 0.2  # below this share of rows that meet a filter, they are gathered first
@@ -279,7 +281,7 @@ def read_head(folder: Path) -> tuple[int, dict[str, Any]]:
     """Width and origin of an index; UserError where they are missing or of another format."""
     try:
         head = json.loads((folder / HEAD).read_text("utf-8"))
-        if head.get("format") == FORMAT:
+        if head.get("format") in READABLE:
             return int(head["width"]), dict(head["about"])
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise UserError(
@@ -378,6 +380,8 @@ def _is_read(place: Path) -> bool:
 def map_shard(place: Path, width: int) -> Shard:
     table = pa.ipc.open_file(pa.memory_map(str(place / ENTRIES))).get_batch(0)
     ids = table.column("id").to_numpy()
+    for name in (n for n in MASKS if n not in table.schema.names):
+        table = table.append_column(name, pa.array(np.zeros(len(ids), np.int64)))
     columns = {name: table.column(name).to_numpy().view(kind) for name, kind in COLUMNS.items()}
     rows = np.zeros((0, width), np.float32)
     if len(ids):  # or there is nothing to map

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float
 from rdkit import rdBase
 
+from tmr_jax.data.features.properties import parts
 from tmr_jax.data.files import VERSION
 from tmr_jax.index import schema
 from tmr_jax.index.exact import ExactEngine
@@ -129,6 +130,10 @@ class DiskIndex(NamedTuple):
         """Whether a part of the index cannot be read; the rest can be searched."""
         return bool(self.engine.broken)
 
+    @property
+    def has_classes(self) -> bool:
+        return schema.has_classes(self.engine.about)
+
     def check(self) -> dict[str, str]:
         """Parts that cannot be read now, and why."""
         return self.engine.check()
@@ -141,6 +146,12 @@ class DiskIndex(NamedTuple):
             raise UserError(
                 "expected no filter but distinct for an index of descriptions, got one by "
                 "properties, groups, salts or parents; leave it out"
+            )
+        asked = where and parts(where.groups | where.without)["classes"]
+        if asked and not self.has_classes:
+            raise UserError(
+                "expected an index whose molecules are classified, got one that was built before "
+                "there were classes; build it again with tmr index, or leave the class out"
             )
         if where is not None and where.drops_parents:
             return self._parents(queries, k, where._replace(parents=False))

@@ -164,6 +164,11 @@ def contents(about: dict[str, Any]) -> str:
     return about.get("of", MOLECULES)
 
 
+def has_classes(about: dict[str, Any]) -> bool:
+    """Whether the molecules of an index were classified; those of older builds are of no class."""
+    return "rules" in about
+
+
 class IndexUnavailable(UserError):
     """An index cannot be read, or its server does not answer: no fault of the query."""
 

@@ -13,6 +13,7 @@ from functools import cache
 
 import numpy as np
 
+from tmr_jax.data.features.properties import CLASSES
 from tmr_jax.index.schema import COLUMNS, Filter, Hit, meets, parse_filter, ranked
 
 CONSTANT = 60  # of reciprocal rank fusion (Cormack et al. 2009)
@@ -169,6 +170,11 @@ def facets(text: str) -> tuple[str, ...]:
     if len(words) > LONGEST:
         return ()
     return tuple(dict.fromkeys(map(_where, _pattern().finditer(" ".join(words)))))
+
+
+def without_classes(stated: Sequence[str]) -> tuple[str, ...]:
+    """The facets that an index without classes can decide."""
+    return tuple(name for name in stated if name.removeprefix("!") not in CLASSES)
 
 
 def demanded(stated: Sequence[str], where: Filter | None) -> Filter:

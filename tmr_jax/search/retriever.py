@@ -27,7 +27,7 @@ from tmr_jax.index.schema import DESCRIPTIONS, Filter, Hit
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import load_to_search
 from tmr_jax.models.runtime import FACTS_FILE, run_folder, use_compile_cache
-from tmr_jax.search.facets import demanded, facets, fused, union
+from tmr_jax.search.facets import demanded, facets, fused, union, without_classes
 from tmr_jax.search.names import Match, structure_of, written_structure
 from tmr_jax.types import UserError
 
@@ -381,7 +381,8 @@ class Retriever:
         is_decided = query.pure or query.substructure or query.diversity or query.of != "text"
         if is_decided or self._holds_texts or not isinstance(self._library, DiskIndex):
             return ()
-        return facets(query.content)
+        stated = facets(query.content)
+        return stated if self._library.has_classes else without_classes(stated)
 
     def _answer(
         self, query: Query, read: EncodedQuery | ValueError, hits: list[Hit] | ValueError

@@ -16,7 +16,6 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tyro
@@ -50,13 +49,6 @@ class Arguments:
     """Molecules of ZINC, e.g. zinc250k/zinc.txt.gz."""
     run: Path
     """Run directory, or a folder of exported weights."""
-
-
-class Found(NamedTuple):
-    """The share of right ones among the first of each query, with and without facets."""
-
-    hybrid: float
-    pure: float
 
 
 def sample(zinc: Path) -> list[str]:
@@ -129,10 +121,9 @@ def short(
             f"{right[i].sum():5,}  {hybrid[i]:6.2f}  {alone[i]:11.2f}  {new[i].sum():21,}  "
             f"{hybrid_new[i]:6.2f}  {alone_new[i]:11.2f}  {text}"
         )
-    means = " ".join(
-        f"{np.nanmean(column):.3f}" for column in (hybrid, alone, hybrid_new, alone_new)
-    )
-    print(f"means: {means}")
+    names = ("hybrid", "model alone", "hybrid, not trained on", "model alone, not trained on")
+    for name, column in zip(names, (hybrid, alone, hybrid_new, alone_new), strict=True):
+        print(f"mean {np.nanmean(column):.3f} {name}")
 
 
 def descriptions(model: Retriever, folder: Path) -> None:

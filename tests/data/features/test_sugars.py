@@ -1,4 +1,4 @@
-"""Names of sugars: SMILES and names as ChEBI has them."""
+"""Names of sugars in chains and rings, by hand."""
 
 from __future__ import annotations
 
