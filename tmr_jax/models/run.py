@@ -211,11 +211,11 @@ def load_run(run: str | Path, which: Which = "best") -> tuple[TrainedModel, Any,
         return _load_exported(Path(run))
     model = load_model(run)
     params, step = restore_params(run, which)
-    return model, params, Checkpoint(which, step, _sha256(Path(run), params))
+    return model, params, Checkpoint(which, step, run_sha256(Path(run), params))
 
 
-def _sha256(run: Path, params: Any) -> str:
-    """Of all that an embedding depends on."""
+def run_sha256(run: Path, params: Any) -> str:
+    """Of all that an embedding depends on: the parameters, and the linear branch of the run."""
     sha256, branch = parameters_sha256(params), branch_sha256(run)
     return hashlib.sha256(f"{sha256} {branch}".encode()).hexdigest() if branch else sha256
 
@@ -240,7 +240,7 @@ def _load_exported(folder: Path) -> tuple[TrainedModel, Any, Checkpoint]:
             f"{difference(found, wanted)}; export the run again with this tmr_jax"
         )
     # Of the parameters, as for a run: an index fits them in whichever file they are.
-    checkpoint = Checkpoint(about["which"], int(about["step"]), _sha256(folder, params))
+    checkpoint = Checkpoint(about["which"], int(about["step"]), run_sha256(folder, params))
     return model, jax.tree.map(jnp.asarray, params), checkpoint
 
 

@@ -27,8 +27,8 @@ from tmr_jax.data.files import write_json, write_text
 from tmr_jax.data.workers import duration, progress
 from tmr_jax.eval.protocols import CLEAN, HOLDER, IDENTITY, PAIR
 from tmr_jax.eval.scores import NO_DUPLICATE, SAME, score_name
-from tmr_jax.models.checkpoint import parameters_sha256, restore_params
-from tmr_jax.models.run import FEATURES
+from tmr_jax.models.checkpoint import restore_params
+from tmr_jax.models.run import FEATURES, run_sha256
 from tmr_jax.models.runtime import CONFIG
 from tmr_jax.table.plan import Row, Table, slug
 from tmr_jax.table.results import Cost, Line, SeedResult, lines
@@ -180,7 +180,7 @@ def _has_config(run: Path, config: Experiment) -> bool:
 
 
 def best_digest(run: Path) -> str:
-    return parameters_sha256(restore_params(run, "best")[0])
+    return run_sha256(run, restore_params(run, "best")[0])
 
 
 def is_current(path: Path, digest: str, args: Args) -> bool:
