@@ -15,6 +15,7 @@ from tmr_jax.models.lexical import about_lexical, read_lexical, tfidf
 from tmr_jax.models.run import load_run
 from tmr_jax.models.runtime import FITTED, LEXICAL
 from tmr_jax.search.retriever import load
+from tmr_jax.table.runner import best_digest
 from tmr_jax.train import lexical as fitting
 from tmr_jax.train.__main__ import main as train
 from tmr_jax.train.lexical import POWER, STRENGTH, fit, fit_lexical, main
@@ -107,6 +108,10 @@ def test_training_ends_with_the_branch(run):
     assert np.array_equal(molecules[0].rows[0], molecules[0].rows[1])
     (run / LEXICAL).unlink()
     assert load_run(run)[2].sha256 != checkpoint.sha256
+
+
+def test_a_table_knows_the_scores_of_a_run_with_a_branch(run):
+    assert best_digest(run) == load_run(run)[2].sha256  # which results.json has
 
 
 def test_a_training_that_stopped_before_the_branch_has_not_ended(run, capsys):
