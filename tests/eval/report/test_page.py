@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from tmr_jax.eval.analysis import slot_record
+from tmr_jax.eval.metrics import NAMES
+from tmr_jax.eval.protocols import IDENTITY, PAIR
 from tmr_jax.eval.report.page import (
     Row,
     WorkedQuery,
     bar_chart,
     cell_chart,
+    headline,
     line_chart,
     outline_chart,
     page,
@@ -114,6 +117,46 @@ def test_a_page_without_trust_has_no_such_section():
         assert "Diagnostics" not in found and "Memory bank" not in found
 
 
+def score(direction, tier="det", right=PAIR, scorer="model", protocol="a/test", hits=0.5):
+    values = dict.fromkeys(NAMES, hits)
+    return {
+        "protocol": protocol,
+        "direction": direction,
+        "tier": tier,
+        "right": right,
+        "scorer": scorer,
+        "queries": 10,
+        "pool": 1200,
+        "metrics": values,
+        "intervals": dict.fromkeys(NAMES, (0.0, 1.0)),
+        "about": ["pool 1,200", f"fact of {tier}"],
+    }
+
+
+def test_the_headline_is_of_the_final_ranking_in_the_first_pool():
+    scores = [
+        score("t2m", hits=0.25),
+        score("t2m", "facts", hits=0.75),
+        score("t2m", "facts", IDENTITY, hits=1.0),
+        score("m2t", hits=0.1),
+        score("t2m", "", scorer="ridge", hits=0.9),
+        score("m2t", "facts", protocol="b/test", hits=0.9),
+    ]
+    words = " ".join(Names(page(results(scores=scores), {}, [], [])).text.split())
+    assert "75.0 % of 10 texts find their own first among 1,200 molecules" in words
+    assert "10.0 % of 10 molecules find their own first among 1,200 texts" in words
+    assert words.count("find their own first") == 2
+    assert headline([]) == []
+
+
+def test_what_all_rows_of_a_protocol_say_is_printed_once():
+    rows = [score("t2m"), score("m2t"), score("t2m", "facts"), score("t2m", right=IDENTITY)]
+    found = Names(page(results(scores=rows), {}, [], []))
+    assert found.text.count("pool 1,200") == 1
+    assert found.text.count("fact of det") == 3 and found.text.count("fact of facts") == 1
+    assert f"right: {IDENTITY}" in found.text and f"right: {PAIR}" not in found.text
+
+
 def test_diagnostics_are_a_section_of_three_pictures_for_each_direction_and_pool():
     found = Names(page(results(trust=[trust(), trust("b/test")]), {}, [], []))
     assert found.names.count("svg") == found.names.count("figure") == 6
@@ -180,8 +223,8 @@ def test_a_bank_that_stood_still_is_drawn():
 
 
 def test_numbers_beside_an_axis_are_short():
-    shown = [short(v) for v in (0.000364, -0.000364, 19.16, 1_234_567.0)]
-    assert shown == ["4e-04", "-4e-04", "19.2", "1e+06"]
+    shown = [short(v) for v in (0.000364, -0.000364, 19.16, 1014, 1_234_567.0)]
+    assert shown == ["4e-04", "-4e-04", "19.2", "1014", "1e+06"]
 
 
 def test_labels_are_text_and_no_mathematics():

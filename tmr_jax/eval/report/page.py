@@ -18,11 +18,12 @@ from markupsafe import Markup
 
 from tmr_jax.data.drawing import molecule_svg
 from tmr_jax.eval.metrics import NAMES, TIES, per_query
-from tmr_jax.eval.protocols import PAIR
+from tmr_jax.eval.protocols import HOLDER, PAIR
 from tmr_jax.eval.rank import top
 from tmr_jax.eval.rerank import PoolReranker, levels, take
 from tmr_jax.eval.rerank_steps import Reranked
-from tmr_jax.eval.scores import Score, number, score_name
+from tmr_jax.eval.ridge import FINAL
+from tmr_jax.eval.scores import Score, number
 from tmr_jax.eval.terminal import gap_words, signal_words
 from tmr_jax.models.encode import Encoded, l2_normalize
 from tmr_jax.models.runtime import series
@@ -96,7 +97,8 @@ def page(
         labels=results["labels"],
         facts=facts | {"command": results["command"], "ties": TIES},
         metrics=NAMES,
-        scores=[_score(score) for score in results["scores"]],
+        headline=headline(results["scores"]),
+        pools=list(_pools(results["scores"])),
         resamples=results["resamples"],
         sections=sections,
         worked=worked,
@@ -105,11 +107,44 @@ def page(
     )
 
 
-def _score(score: dict[str, Any]) -> dict[str, Any]:
-    """Name, facts and cells (value, lower, upper end) of a row."""
+def headline(scores: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Hits@1 of the run's final ranking in its first pool, in each direction, as words."""
+    final: dict[str, dict[str, Any]] = {}
+    for score in scores:
+        ours = score["scorer"] == "model" and score["right"] in (PAIR, HOLDER)
+        if ours and score["protocol"] == scores[0]["protocol"] and score["tier"] in FINAL:
+            before = final.get(score["direction"], score)
+            final[score["direction"]] = max(before, score, key=lambda s: FINAL.index(s["tier"]))
+    sides = {"t2m": ("texts", "molecules"), "m2t": ("molecules", "texts")}
+    return [
+        (
+            f"{number('hits@1', one['metrics']['hits@1'])} %",
+            "of {queries:,} {0} find their own first among {pool:,} {1}".format(
+                *sides[direction], **one
+            ),
+        )
+        for direction, one in final.items()
+    ]
+
+
+def _pools(scores: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows of each protocol, and apart from them the facts that all of its rows share."""
+    for protocol in dict.fromkeys(score["protocol"] for score in scores):
+        own = [score for score in scores if score["protocol"] == protocol]
+        shared = [f for f in own[0]["about"] if all(f in score["about"] for score in own)]
+        yield {"protocol": protocol, "about": shared, "rows": [_row(s, shared) for s in own]}
+
+
+def _row(score: dict[str, Any], shared: Sequence[str]) -> dict[str, Any]:
+    """Name, facts of its own and cells (value, lower, upper end) of a row."""
     values = {name: (score["metrics"][name], *score["intervals"][name]) for name in NAMES}
-    cells = [[number(name, value) for value in values[name]] for name in NAMES]
-    return {"name": score_name(score), "about": score["about"], "cells": cells}
+    scorer = score["tier"] if score["scorer"] == "model" else score["scorer"]
+    return {
+        "name": ", ".join(filter(None, (score["direction"], scorer))),
+        "right": "" if score["right"] == PAIR else score["right"],
+        "about": [fact for fact in score["about"] if fact not in shared],
+        "cells": [[number(name, value) for value in values[name]] for name in NAMES],
+    }
 
 
 def _curves(history: list[dict[str, Any]]) -> Iterator[Chart]:
@@ -406,6 +441,8 @@ def chart(
 
 def short(value: float) -> str:
     """A number short enough for an axis label."""
+    if 1000 <= abs(value) < 100_000:
+        return f"{value:.0f}"  # neighbouring steps stay apart
     plain = f"{value:.3g}"
     return plain if len(plain) < 8 and "e" not in plain else f"{value:.0e}"
 
