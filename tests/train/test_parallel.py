@@ -98,7 +98,7 @@ def alone():
     return of
 
 
-@pytest.mark.slow("own", "pmap", "mbank")
+@pytest.mark.slow("own", "pmap", "difftmr")
 @pytest.mark.parametrize(
     ("model", "how"),
     [*((model, "jit") for model in MODELS), *((model, "pmap") for model in CROSSING)],
