@@ -375,6 +375,13 @@ def test_strange_texts_are_told_by_what_eval_has_kept(
     assert again.with_library(["CCO"]).is_ood("a metal") is True
     save_detector(run, "0" * 64, OodDetector(rows, 1, 1e-4))  # of another checkpoint
     assert tmr_jax.load(run).is_ood("an acid") is None
+    best = again.with_library(["CCO"]).search("an acid", k=1)[0].score
+    for trusted, unsure in ((best - 0.01, False), (best + 0.01, True)):
+        save_detector(run, retriever.checkpoint.sha256, OodDetector(rows, 1, 1e-4, trusted))
+        held = tmr_jax.load(run).with_library(["CCO"])
+        asked = [Query("an acid"), Query("a metal"), Query("CCO", "molecule")]
+        found = [a.is_unsure for a in held.answers(asked, held.encode_queries(asked))]
+        assert found[::2] == [unsure, False]  # a structure has no threshold
     (run / "known.npz").write_bytes(b"PK")
     with pytest.raises(ValueError, match="evaluate the run again"):
         tmr_jax.load(run)

@@ -53,7 +53,7 @@ class Fake(Retriever):
         self.check = damage  # type: ignore[method-assign]
         self.fails: BaseException | None = None
         self.encoded: list[list[str]] = []
-        self._second_stage = None
+        self._second_stage = self._detector = None
         self._holds(Summary("secret/folder/my.smi", len(molecules), len(molecules), {}))
         self.gate = threading.Event()  # closed: searches wait
         self.gate.set()

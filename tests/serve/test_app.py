@@ -94,7 +94,7 @@ def test_filters_patterns_and_molecules(client: TestClient) -> None:
 def test_limits_of_an_answer_are_in_the_response(client: TestClient) -> None:
     asked = {"queries": ["football " * 200], "substructure": "slow", "spread": 0}
     answer = client.post("/api/search", json=asked).json()["answers"][0]
-    assert answer["cut"] and answer["unlike"] and answer["looked"] == 128
+    assert answer["cut"] and answer["unsure"] and answer["looked"] == 128
 
 
 def test_queries_are_encoded_together_and_once() -> None:
@@ -518,7 +518,7 @@ def test_mistakes_are_shown_in_place(client: TestClient) -> None:
 
 
 def test_the_page_says_what_it_knows_of_the_answer(client: TestClient) -> None:
-    assert "unlike the descriptions that the model was validated on" in page(client, "/?q=football")
+    assert "No hit fits this text as well" in page(client, "/?q=football")
     assert "read only its beginning" in page(client, "/?q=" + "a" * 1001)
     assert "Time ran out" in page(client, "/?q=a&substructure=slow")
     assert "No molecule meets" in page(client, "/?q=a&with=azide")

@@ -19,6 +19,7 @@ from tmr_jax.data.features.text import load_tokenizer
 from tmr_jax.data.files import cache_folder, write_json, write_text
 from tmr_jax.data.pools import load_pool, validation_protocol
 from tmr_jax.eval.analysis import TrainingSeen, analyse_pool, training_seen
+from tmr_jax.eval.confidence import trusted_score
 from tmr_jax.eval.diagnostics import companions, diagnose, fit, unrelated_sentences
 from tmr_jax.eval.facts import FactsTable, read_facts
 from tmr_jax.eval.facts_pool import facts_scores
@@ -223,7 +224,10 @@ def diagnostics(
     fitted = fit(validation, unrelated)
     if fitted is None:
         return []
-    save_detector(context.run, model.checkpoint["sha256"], fitted.detector)
+    detector = fitted.detector
+    if model.reranker is None:  # the scores of a denoiser are of another scale
+        detector = detector._replace(trusted=trusted_score(validation, model.texts, context.facts))
+    save_detector(context.run, model.checkpoint["sha256"], detector)
     records = (diagnose(s, fitted, others, unrelated, model.temperature) for s in tested)
     return [record for record in records if record is not None]
 

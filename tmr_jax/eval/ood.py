@@ -26,6 +26,7 @@ class OodDetector(NamedTuple):
     rows: Float[np.ndarray, "R D"]  # of validation texts
     neighbours: int
     threshold: float  # 95 % of the other validation texts have a lower OOD score
+    trusted: float = float("nan")  # score of a best hit from which on (tmr_jax/eval/confidence.py)
 
     def ood_score(self, texts: Float[np.ndarray, "Q D"]) -> Float[np.ndarray, " Q"]:
         """1 - mean cosine to the nearest validation texts."""
@@ -49,7 +50,8 @@ def read_detector(run: Path, checkpoint: str) -> OodDetector | None:
         if str(values["checkpoint"]) != checkpoint:
             return None
         rows = l2_normalize(values["rows"].astype(np.float32))
-        return OodDetector(rows, int(values["neighbours"]), float(values["threshold"]))
+        trusted = float(values.get("trusted", "nan"))  # runs evaluated before 0.2 have none
+        return OodDetector(rows, int(values["neighbours"]), float(values["threshold"]), trusted)
     except (ValueError, KeyError, OSError) as error:
         raise UserError(
             f"expected the OOD detector that eval wrote to {path}; got an unreadable file "

@@ -235,13 +235,13 @@ def find(
 
 
 def _note_on(answer: Answer, tokens: int) -> None:
-    from tmr_jax.search.retriever import CutShort
+    from tmr_jax.search.retriever import UNSURE, CutShort
 
     start = repr(answer.query.content[:60])
     if answer.is_cut:
         _note(f"only the first {tokens} word pieces of a query are read: {start}...")
-    if answer.is_ood:
-        _note(f"unlike what the model was validated on, so trust its hits less: {start}")
+    if answer.is_unsure:
+        _note(f"{UNSURE}: {start}")
     if answer.looked is not None:
         _note(f"{CutShort(answer.looked)} ({start})")
 

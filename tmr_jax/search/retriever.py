@@ -82,11 +82,14 @@ class Answer(NamedTuple):
     query: Query
     hits: list[Hit]  # best first
     is_cut: bool = False
-    is_ood: bool = False
+    is_unsure: bool = False  # no hit fits the text as those of answered validation queries do
     looked: int | None = None  # molecules checked for the substructure, where time ran out
     partial: bool = False  # a part of the index cannot be read, so hits may be missing
     named: Named | None = None  # where the query is a chemical name; the hits do not depend on it
     facets: tuple[str, ...] = ()  # filters that the text states, by which molecules were raised
+
+
+UNSURE = "no hit fits as well as those of answered validation queries do, so they may all be wrong"
 
 
 class CutShort(UserWarning):
@@ -401,7 +404,16 @@ class Retriever:
             named = self.named(query.content) if is_named else None
         except ValueError as error:
             return error
-        return Answer(query, hits, read.is_cut, read.is_ood, looked, self.is_partial, named, stated)
+        unsure = self._is_unsure(query, read, hits)
+        return Answer(query, hits, read.is_cut, unsure, looked, self.is_partial, named, stated)
+
+    def _is_unsure(self, query: Query, read: EncodedQuery, hits: list[Hit]) -> bool:
+        """By the score of the best hit; without a threshold for it, by the text alone."""
+        trusted = self._detector.trusted if self._detector else np.nan
+        if query.of != "text" or self._holds_texts or np.isnan(trusted) or not hits:
+            return read.is_ood
+        best = max(hit.score if hit.refined is None else hit.refined for hit in hits)
+        return bool(best < trusted)
 
     def named(self, text: str) -> Named | None:
         """The structure that a chemical name stands for, looked for in the whole library.

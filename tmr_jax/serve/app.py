@@ -286,7 +286,7 @@ def answer_out(answer: Answer) -> schemas.AnswerOut:
     return schemas.AnswerOut(
         query=answer.query.content,
         cut=answer.is_cut,
-        unlike=answer.is_ood,
+        unsure=answer.is_unsure,
         looked=answer.looked,
         named=schemas.NamedOut(**named_record(answer.named)) if answer.named else None,
         raised=list(answer.facets),

@@ -90,7 +90,7 @@ class NamedOut(BaseModel):
 class AnswerOut(BaseModel):
     query: str
     cut: bool  # only the beginning of the text was read
-    unlike: bool  # it differs from the descriptions that the run was validated on
+    unsure: bool  # no hit fits the text as those of answered validation queries do
     looked: int | None = None  # molecules checked for the substructure, where time ran out
     named: NamedOut | None = None  # where the query is a chemical name
     raised: list[str] = []  # filters that the text states, by which molecules were raised
