@@ -6,6 +6,7 @@ import pytest
 
 import tmr_jax
 from tmr_jax.data.features.properties import NAMED, mask_of, parts
+from tmr_jax.eval.ood import OodDetector
 from tmr_jax.index.schema import Filter, Hit, parse_filter
 from tmr_jax.search.facets import LONGEST, WORDS, demanded, facets, fused, union
 from tmr_jax.search.retriever import Query
@@ -114,3 +115,13 @@ def test_an_answer_says_what_raised_its_hits(library: tmr_jax.Retriever) -> None
     listed = library.with_library(["CC#N", "CCC"])
     (answer,) = listed.answers([Query("a nitrile")])
     assert answer.facets == () and len(answer.hits) == 2
+
+
+def test_a_hit_with_all_that_is_stated_needs_no_score(
+    library: tmr_jax.Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = library.encode_text(["an acid"])
+    monkeypatch.setattr(library, "_detector", OodDetector(rows, 1, 2.0, trusted=2.0))
+    asked = [Query(text) for text in ("a nitrile", "an azide", "some liquid")]
+    asked += [Query("a nitrile", pure=True)]
+    assert [a.is_unsure for a in library.answers(asked)] == [False, True, True, True]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
+from jaxtyping import Bool
 
 from tmr_jax.data.features.properties import CLASSES
 from tmr_jax.index.schema import COLUMNS, Filter, Hit, meets, parse_filter, ranked
@@ -202,14 +203,17 @@ def union(nearest: Sequence[Hit], raised: Sequence[Hit], shortlist: int) -> list
 
 def fused(hits: Sequence[Hit], where: Filter) -> list[Hit]:
     """The hits by reciprocal rank fusion of their order and of the order of those that meet it."""
-    if not hits:
-        return []
-    names = [name for name in COLUMNS if name in hits[0].columns]
-    columns = {name: np.array([hit.columns[name] for hit in hits]) for name in names}
-    met = meets(columns, where)
-    place = np.arange(1, len(hits) + 1)
+    met, place = met_by(hits, where), np.arange(1, len(hits) + 1)
     score = 1 / (CONSTANT + place) + np.where(met, 1 / (CONSTANT + met.cumsum()), 0)
     return ranked([hits[i] for i in np.argsort(-score, kind="stable")])
+
+
+def met_by(hits: Sequence[Hit], where: Filter) -> Bool[np.ndarray, " n"]:
+    """Which hits meet a filter."""
+    if not hits:
+        return np.zeros(0, bool)
+    names = [name for name in COLUMNS if name in hits[0].columns]
+    return meets({name: np.array([hit.columns[name] for hit in hits]) for name in names}, where)
 
 
 @cache

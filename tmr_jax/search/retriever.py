@@ -23,11 +23,11 @@ from tmr_jax.data.files import cache_folder
 from tmr_jax.eval.ood import read_detector
 from tmr_jax.index import index
 from tmr_jax.index.index import DiskIndex, Index, InMemoryIndex, Model, Summary
-from tmr_jax.index.schema import DESCRIPTIONS, Filter, Hit
+from tmr_jax.index.schema import DESCRIPTIONS, Filter, Hit, parse_filter
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import load_to_search
 from tmr_jax.models.runtime import FACTS_FILE, run_folder, use_compile_cache
-from tmr_jax.search.facets import demanded, facets, fused, union, without_classes
+from tmr_jax.search.facets import demanded, facets, fused, met_by, union, without_classes
 from tmr_jax.search.names import Match, structure_of, written_structure
 from tmr_jax.types import UserError
 
@@ -404,8 +404,13 @@ class Retriever:
             named = self.named(query.content) if is_named else None
         except ValueError as error:
             return error
-        unsure = self._is_unsure(query, read, hits)
+        unsure = not self._has_stated(hits, stated) and self._is_unsure(query, read, hits)
         return Answer(query, hits, read.is_cut, unsure, looked, self.is_partial, named, stated)
+
+    @staticmethod
+    def _has_stated(hits: list[Hit], stated: Sequence[str]) -> bool:
+        """Whether there is a hit with all that the text states, whatever its score."""
+        return bool(stated) and bool(met_by(hits, parse_filter(stated)).any())
 
     def _is_unsure(self, query: Query, read: EncodedQuery, hits: list[Hit]) -> bool:
         """By the score of the best hit; without a threshold for it, by the text alone."""
