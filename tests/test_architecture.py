@@ -59,6 +59,7 @@ MAY_IMPORT = {
     ("data/features/",): FEATURES + FILES_ON_DISK,
     ("data/drawing.py",): FEATURES,
     ("data/__main__.py",): ("data/", "config.py", "cli.py"),
+    ("data/cache.py",): ("data/files.py", "cli.py"),
     ("data/",): ("data/", "config.py"),
     ("models/pretrained.py",): LAYERS_OF_MODELS + FILES_ON_DISK,
     LAYERS_OF_MODELS: LAYERS_OF_MODELS,

@@ -34,9 +34,11 @@ VERBS = {
     "compare": "compare two runs query by query: tmr compare runs/one runs/two",
     "table": "run what a table of results lacks: tmr table --name smoke",
     "data": "download a public data set and verify it: tmr data chebi20",
+    "cache": "list what is kept to save time, or clear it: tmr cache --clear",
 }
 
 MODULES = {
+    "cache": "data.cache",
     "compare": "eval.compare",
     "embed": "index.embed",
 }  # of verbs that are no room of their own
