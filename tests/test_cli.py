@@ -143,9 +143,7 @@ def test_signals_end_a_command_with_their_status(number: int, capsys) -> None:
 
     assert cli.run("eval", work, ["--run", "a b", "--fresh"], resumable=True) == 128 + number
     name = signal.Signals(number).name
-    assert capsys.readouterr().err == (
-        f"stopped by {name}; to resume: tmr eval --run 'a b'\n"
-    )
+    assert capsys.readouterr().err == (f"stopped by {name}; to resume: tmr eval --run 'a b'\n")
     assert signal.getsignal(number) is before
     assert ended(KeyboardInterrupt()) == 130
 

@@ -734,5 +734,5 @@ def test_main_writes_both_files_even_when_stopped(programs, tmp_path, monkeypatc
 
 
 def test_the_arguments_of_an_evaluation_by_its_command() -> None:
-    for command in ("tmr eval", "python -m tmr_jax.eval"):  # the second: of runs before the first
-        assert runner._eval_args(f"{command} --draws 8 --run 'a b'") == ("--draws", "8")
+    for name in ("tmr eval", "python -m tmr_jax.eval"):  # the second: in results from before
+        assert runner._eval_args(f"{name} --draws 8 --run 'a b'") == ("--draws", "8")
