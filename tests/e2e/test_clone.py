@@ -124,7 +124,7 @@ def test_every_block_is_run_or_says_what_it_needs() -> None:
     assert 3 * len(STOPS) <= len(BLOCKS)
 
 
-@pytest.mark.slow("quickstart", "use-your-own")
+@pytest.mark.slow("quickstart", "use-your-own", "molecules-sh")
 @pytest.mark.parametrize("name", PRINTS)
 def test_a_block_runs_as_printed(name: str, clone: Path, home: Path, bare_settings) -> None:
     is_service = "make serve" in BLOCKS[name].code
