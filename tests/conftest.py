@@ -101,7 +101,7 @@ check_annotations()
 # the others without work.
 LONG = ("test_experiments", "train/test_processes", "train/test_parallel", "train/test_main")
 LONG += ("train/test_loader", "e2e/test_walkthrough", "e2e/test_line", "e2e/test_mirror")
-LONG += ("models/test_memory_bank", "eval/test_rerank", "tools/test_bench_gpu")
+LONG += ("e2e/test_clone", "models/test_memory_bank", "eval/test_rerank", "tools/test_bench_gpu")
 TESTS = Path(__file__).resolve().parent
 LONG_FILES = tuple(TESTS / f"{name}.py" for name in LONG)
 

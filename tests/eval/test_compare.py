@@ -71,4 +71,4 @@ def test_a_run_that_was_not_evaluated(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "b").mkdir()
     assert main([str(run), str(tmp_path / "b")]) == 2
     error = capsys.readouterr().err
-    assert "lacks ranks.json; evaluate it: python -m tmr_jax.eval --run" in error
+    assert "lacks ranks.json; evaluate it: tmr eval --run" in error

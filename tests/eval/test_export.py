@@ -151,7 +151,7 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(
     tiny_run: Path, run: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(tiny_run), str(tmp_path / "out")]) == 2
-    assert "got no results.json; evaluate it: python -m tmr_jax.eval" in capsys.readouterr().err
+    assert "got no results.json; evaluate it: tmr eval" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
     assert main([str(run), str(run)]) == 2
     assert "which exists; choose another" in capsys.readouterr().err
@@ -209,5 +209,5 @@ def test_without_weights_every_command_says_what_to_do(
         assert command(args) == 2
         error = capsys.readouterr().err
         assert "expected a trained model; got no run" in error and "--run runs/quickstart" in error
-    with pytest.raises(UserError, match="make train EXP=quickstart"):
+    with pytest.raises(UserError, match="tmr train --exp quickstart"):
         tmr_jax.load()

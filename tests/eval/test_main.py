@@ -127,7 +127,7 @@ def test_main_prints_and_writes_what_every_number_depends_on(run, capsys):
     assert re.search(r"molecules also in training: \d+ of 16", details)
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     assert results["checkpoint"] == {"which": "best", "step": 40, "sha256": "0" * 64}
-    assert results["command"] == f"python -m tmr_jax.eval --run {run} --verbose"
+    assert results["command"] == f"tmr eval --run {run} --verbose"
     main_lines = [s for s in results["scores"] if s["right"] == PAIR]
     ranks = json.loads((run / "ranks.json").read_text(encoding="utf-8"))
     for score in main_lines:

@@ -1,7 +1,7 @@
 """A run of seconds for tests: a random two-layer text encoder on a handful of pairs.
 
 Paper: none.
-Run: python -m tmr_jax.train --exp tests/experiments/tiny.py --run DIR
+Run: tmr train --exp tests/experiments/tiny.py --run DIR
 Hardware: one CPU core, seconds.
 Result: none; its scores mean nothing.
 Differs: everything is as small as it can be with dropout, buckets and graph levels at work.

@@ -7,6 +7,8 @@ import io
 import json
 import re
 import shutil
+from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,9 @@ from tmr_jax.cli import main as tmr
 from tmr_jax.data.files import hold
 from tmr_jax.eval.ood import OodDetector, save_detector
 from tmr_jax.index.exact import MANIFEST
-from tmr_jax.search.__main__ import main
+from tmr_jax.search.__main__ import Arguments, main
 from tmr_jax.search.export import cell, printable, to_html, to_sdf
-from tmr_jax.search.retriever import Answer, Hit, Query
+from tmr_jax.search.retriever import Answer, Hit, Query, Retriever
 from tmr_jax.serve.__main__ import main as serve
 
 LIBRARY = (
@@ -156,6 +158,27 @@ def test_only_what_holds_a_substructure(
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert {r["smiles"] for r in rows} == {"c1ccccc1N", "CCN"}
     assert [r["rank"] for r in rows] == ["1", "2"]
+
+
+def test_python_takes_what_the_command_line_takes_by_the_same_names(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Input and output aside: there Python has `load(run)`, `with_texts`, `search_molecule`."""
+    files = {"queries", "run", "library", "from_file", "texts", "molecule"}
+    printed = {"json", "csv", "sdf", "html"}
+    taken = {*signature(Retriever.search).parameters, *signature(Retriever.with_library).parameters}
+    assert {field.name for field in fields(Arguments)} - files - printed <= taken
+    options = ["-k", "5", "--contains", "N", "--diversity", "0.5", "--pure"]
+    assert main([*words, "--csv", *options, "an amine", "--where", "mw<50", "!arene"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    library = tmr_jax.load(words[1]).with_library(words[3])
+    hits = library.search(
+        "an amine", k=5, where=["mw<50", "!arene"], contains="N", diversity=0.5, pure=True
+    )
+    assert [hit.content for hit in hits] == [row["smiles"] for row in rows] == ["CCN"]
+    near = library.search_molecule("CCN", k=5, where=("mw<50",), contains="C")
+    assert [hit.content for hit in near] == ["CCN", "CCO"]
+    assert library.search("an amine", where=[]) == library.search("an amine")
 
 
 def test_older_spellings_of_options_mean_the_same(

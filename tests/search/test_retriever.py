@@ -237,9 +237,9 @@ def test_one_of_each_parent_is_one_that_holds_the_substructure(
     path = tmp_path / "my.smi"
     path.write_text("\n".join(SALTS))
     library = retriever.with_library(path)
-    hits = library.search("x", 10, parse_filter(["parents"]), substructure="C(=O)[OX2H1]")
+    hits = library.search("x", 10, parse_filter(["parents"]), contains="C(=O)[OX2H1]")
     assert len(hits) == 1 and hits[0].content in ("CC(=O)O", "OC(C)=O")
-    hits = library.search("x", 10, parse_filter(["parents"]), substructure="C")
+    hits = library.search("x", 10, parse_filter(["parents"]), contains="C")
     assert len(hits) == 3
 
 
@@ -265,11 +265,11 @@ def test_hits_hold_a_substructure(
     assert isinstance(found, Answer) and found.looked is None and len(checked) >= last
     assert [hit.content for hit in found.hits] == right
     assert [hit.rank for hit in found.hits] == [1, 2]
-    assert library.search("an alcohol", 5, substructure="[NH2]") == found.hits
+    assert library.search("an alcohol", 5, contains="[NH2]") == found.hits
     light = library.search("an alcohol", 3, parse_filter(["mw<50"]), "[NH2]")
     assert light[0].content == "CCN"
     with pytest.raises(ValueError, match="got texts"):
-        retriever.with_texts(["an acid"]).search("an acid", substructure="C")
+        retriever.with_texts(["an acid"]).search("an acid", contains="C")
 
 
 CORPUS = ["An acid.", "A salt of sodium.", "An  acid.", "An alcohol."]
@@ -314,7 +314,7 @@ def test_what_only_a_molecule_has_is_no_filter_of_texts(
     library = retriever.with_library(path)
     with pytest.raises(ValueError, match="no filter but distinct for an index of descriptions"):
         library.search("an acid", where=parse_filter(words.split()))
-    for more in ({"substructure": "C"}, {"diversity": 0.5}):
+    for more in ({"contains": "C"}, {"diversity": 0.5}):
         with pytest.raises(ValueError, match="got texts; leave the"):
             library.search_molecule("CCO", **more)
 
@@ -329,7 +329,7 @@ def test_too_little_time_is_said(retriever: Retriever, monkeypatch: pytest.Monke
         lambda smarts, smiles, spent: Checked(np.array([True, False]), False),
     )
     with pytest.warns(CutShort, match="only the 2 nearest"):
-        assert len(library.search("an acid", 5, substructure="C")) == 1
+        assert len(library.search("an acid", 5, contains="C")) == 1
 
 
 def test_a_pattern_is_charged_what_was_spent_on_it_alone(
@@ -344,7 +344,7 @@ def test_a_pattern_is_charged_what_was_spent_on_it_alone(
         return Checked(np.zeros(len(smiles), bool), True, 0.01)
 
     monkeypatch.setattr(MATCHER, "check", check)
-    assert library.search("an acid", 5, substructure="[N]") == []
+    assert library.search("an acid", 5, contains="[N]") == []
     assert told == [0.0, 0.01]
 
 
@@ -509,6 +509,8 @@ def test_a_library_of_other_features_is_refused_with_what_differs(
         (lambda r, p: r.search("x"), "with_library"),
         (lambda r, p: r.with_library(SMILES).search("x", k=0), "k of at least 1"),
         (lambda r, p: r.with_library(SMILES).search(" \x00 "), "empty text"),
+        (lambda r, p: r.with_library(SMILES).search("x", where="mw<60"), "write ['mw<60']"),
+        (lambda r, p: r.with_library(SMILES).search("x", where=["mv<60"]), "did you mean mw?"),
         (lambda r, p: r.with_library(["C1CC", ""]), "unparsable"),
         (lambda r, p: r.with_library(p / "none.smi"), "got nothing"),
         (lambda r, p: r.with_library(p / "none.csv"), "got nothing"),

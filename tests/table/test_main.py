@@ -97,7 +97,7 @@ class Programs:
             score(0.75, right=CLEAN),
         ]
         baseline = score(0.8, scorer="ridge")
-        command = f"python -m tmr_jax.eval {' '.join(words)}"
+        command = f"tmr eval {' '.join(words)}"
         told = {"checkpoint": {"sha256": self.digest}, "command": command}
         content = told | {"scores": [*scores, baseline]}
         (run / "results.json").write_text(json.dumps(content))
@@ -719,7 +719,7 @@ def test_main_writes_both_files_even_when_stopped(programs, tmp_path, monkeypatc
     programs.stops = "tiny-s1"
     assert command.main(["--name", str(path)]) == 130
     said = capsys.readouterr().err
-    assert "stopped by SIGINT; to resume: python -m tmr_jax.table --name" in said
+    assert "stopped by SIGINT; to resume: tmr table --name" in said
     out = tmp_path / "runs" / "tables" / "mine"
     first = (out / "table.md").read_text()
     assert "| 0 | 20.0 [15.0 to 25.0] |" in first and "other seeds not run: stopped" in first
@@ -731,3 +731,8 @@ def test_main_writes_both_files_even_when_stopped(programs, tmp_path, monkeypatc
     assert command.main(["--name", str(path)]) == 130
     assert command.main(["--name", "nothing"]) == 2
     assert "error: expected a table; got 'nothing'" in capsys.readouterr().err
+
+
+def test_the_arguments_of_an_evaluation_by_its_command() -> None:
+    for name in ("tmr eval", "python -m tmr_jax.eval"):  # the second: in results from before
+        assert runner._eval_args(f"{name} --draws 8 --run 'a b'") == ("--draws", "8")

@@ -159,7 +159,7 @@ def test_signals_save_and_the_next_start_goes_on(unbroken, tmp_path):
         status, out, err = end(process)
         assert status == 128 + number, out + err
         assert time.monotonic() - began < 10
-        assert "to resume: python -m tmr_jax.train --exp" in err
+        assert "to resume: tmr train --exp" in err
         saved = int(out.split("saved: step ")[1].split()[0])
         assert max(r["step"] for r in _whole_rows(run)) == saved
         manifest = run / "checkpoints" / f"{saved}.manifest.json"

@@ -1,4 +1,4 @@
-"""python -m tmr_jax.data SET: fetches a public data set and verifies it."""
+"""tmr data SET: fetches a public data set and verifies it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m tmr_jax.data", description="fetch a public data set and verify it"
+        prog="tmr data", description="fetch a public data set and verify it"
     )
     parser.add_argument("set", help="chebi20, pcdes or open")
     versions = (

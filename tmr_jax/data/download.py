@@ -138,7 +138,7 @@ def verify(part: Part, path: Path, place: str) -> None:
 
 def command(name: str) -> str:
     """The command that fetches a data set."""
-    return f"make data SET={name}  (or: python -m tmr_jax.data {name})"
+    return f"make data SET={name}  (or: tmr data {name})"
 
 
 def _digest(path: Path, limit: int) -> tuple[int, str, str, bytes]:

@@ -1,4 +1,4 @@
-"""python -m tmr_jax.eval --run runs/NAME: rank the pools of a run, print the scores.
+"""tmr eval --run runs/NAME: rank the pools of a run, print the scores.
 
 The run directory gets results.json, report.html and ranks.json. The configuration comes from the
 run, never from experiments/, so an old run can still be evaluated after its experiment was edited.
@@ -57,7 +57,7 @@ def _evaluate(args: list[str]) -> int:
     from tmr_jax.eval.evaluate import evaluate
     from tmr_jax.eval.terminal import print_scores
 
-    command = f"python -m tmr_jax.eval {shlex.join(args)}"
+    command = f"tmr eval {shlex.join(args)}"
     more = {"command": command, "draws": chosen.draws, "refine": chosen.refine}
     results = evaluate(chosen.run, chosen.protocol, chosen.which, chosen.data, **more)
     print_scores(results, chosen.verbose)

@@ -1,4 +1,4 @@
-"""python -m tmr_jax.eval.compare RUN OTHER: which of two runs ranks better, query by query.
+"""tmr compare RUN OTHER: which of two runs ranks better, query by query.
 
 In: two evaluated runs. Out: for each pool, direction and stage that both have, Hits@1, Hits@10 and
 MRR of both, the difference OTHER - RUN, and its 95 % interval by a bootstrap over queries in pairs.
@@ -61,7 +61,7 @@ def ranked(run: Path) -> dict[str, Ranked]:
     except OSError as error:
         raise UserError(
             f"expected an evaluated run; got {run}, which lacks {Path(error.filename).name}; "
-            f"evaluate it: python -m tmr_jax.eval --run {run}"
+            f"evaluate it: tmr eval --run {run}"
         ) from error
     found = {}
     for score in results["scores"]:
@@ -72,7 +72,7 @@ def ranked(run: Path) -> dict[str, Ranked]:
     if not all(one.rule["digest"] for one in found.values()):
         raise UserError(
             f"expected a run whose results say which pools they are of; got older ones in {run}; "
-            f"evaluate it again: python -m tmr_jax.eval --run {run}"
+            f"evaluate it again: tmr eval --run {run}"
         )
     return found
 
@@ -117,11 +117,11 @@ def _rows(name: str, one: np.ndarray, two: np.ndarray, args: Arguments) -> list[
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return cli.run("eval.compare", _compare, arguments)
+    return cli.run("compare", _compare, arguments)
 
 
 def _compare(words: list[str]) -> int:
-    args = cli.parse(Arguments, "eval.compare", words)
+    args = cli.parse(Arguments, "compare", words)
     rows = [HEADS, *compared(args)]
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

@@ -77,7 +77,7 @@ def read_config(run: Path) -> Experiment:
     path = run / runtime.CONFIG
     if not path.is_file():
         known = sorted(str(p.parent) for p in run.parent.glob("*/config.json"))
-        hint = did_you_mean(str(run), known) if known else "train one: make train EXP=quickstart"
+        hint = did_you_mean(str(run), known) if known else "train one: tmr train --exp quickstart"
         raise UserError(f"expected a run directory with config.json; got {str(run)!r}; {hint}")
     return from_json(path.read_text(encoding="utf-8"))
 
@@ -89,7 +89,7 @@ def check_fitted(run: Path, config: Experiment) -> None:
     if missing and not any((run / name).is_file() for name in (runtime.FITTED, runtime.EXPORTED)):
         raise UserError(
             f"expected a run whose training has ended; got {run}, which lacks "
-            f"{' and '.join(missing)}; resume it: python -m tmr_jax.train --exp {config.name} "
+            f"{' and '.join(missing)}; resume it: tmr train --exp {config.name} "
             f"--run {run}"
         )
 

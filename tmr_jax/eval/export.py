@@ -1,4 +1,4 @@
-"""python -m tmr_jax.eval.export RUN OUT: the weights of a run in a folder a quarter of the size.
+"""tmr export RUN OUT: the weights of a run in a folder a quarter of the size.
 
 In: an evaluated run. Out: a folder that every command takes as a run (--run OUT): the parameters of
 the best checkpoint in 8 bits (tmr_jax/models/exported.py), what turns strings into their inputs,
@@ -75,11 +75,11 @@ class Arguments:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return cli.run("eval.export", _export, arguments, expected=(OSError,))
+    return cli.run("export", _export, arguments, expected=(OSError,))
 
 
 def _export(args: list[str]) -> int:
-    chosen = cli.parse(Arguments, "eval.export", args)
+    chosen = cli.parse(Arguments, "export", args)
     export(chosen.run, chosen.out, chosen.beside)
     size = sum(path.stat().st_size for path in chosen.out.iterdir())
     cosine = json.loads((chosen.out / GOLDEN).read_text("utf-8"))["cosine"]
@@ -146,7 +146,7 @@ def _read(path: Path) -> dict[str, Any]:
 # The model card: every number and name in it is from a file of the run
 
 HEAD = """\
-Weights for tmr_jax, written by `python -m tmr_jax.eval.export`. Use this folder as a run:
+Weights for tmr_jax, written by `tmr export`. Use this folder as a run:
 `tmr search --run FOLDER --library my.smi "an aromatic amine"`, or `tmr_jax.load(FOLDER)` in Python.
 `sha256sum -c SHA256SUMS` checks the files."""
 LIMITS = """\
@@ -193,7 +193,7 @@ def _model(config: Experiment, features: dict[str, Any], about: dict[str, str]) 
         known = load_experiment(config.name) == config
     except UserError:
         known = False
-    command = f"`python -m tmr_jax.train --exp {config.name}`" if known else f"see `{CONFIG}`"
+    command = f"`tmr train --exp {config.name}`" if known else f"see `{CONFIG}`"
     return f"""\
 - Model `{config.model.name}`, embeddings of {config.model.dim} numbers
 - Text encoder: {bert["layers"]} layers of {bert["hidden"]} numbers, from {start["source"]} \
@@ -242,7 +242,7 @@ def _scores(run: Path, title: str, checkpoint: str = "") -> list[str]:
         raise UserError(
             f"expected scores of the exported parameters in {run}; got "
             f"{'those of another checkpoint' if results else 'no results.json'}; evaluate it: "
-            f"python -m tmr_jax.eval --run {run}"
+            f"tmr eval --run {run}"
         )
     made = f"`{results['command']}`, {results['created'][:10]}, code {results['commit']}"
     table = "\n".join(("```text", *table_lines(results), "```"))

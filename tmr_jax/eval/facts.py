@@ -91,7 +91,7 @@ def read_facts(run: Path, checkpoint: str) -> FactsTable | None:
     if content.get("facts_sha256") != sha256_of(TABLE):
         raise UserError(
             f"expected the facts of this tmr_jax in {path}; got others; learn them again: "
-            f"python -m tmr_jax.train.facts --run {run}"
+            f"tmr facts --run {run}"
         )
     worth = np.array([content["worth"][name] for name in FACTS], np.float32)
     return FactsTable(worth, float(content["weight"]))

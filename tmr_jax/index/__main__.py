@@ -1,4 +1,4 @@
-"""python -m tmr_jax.index --run runs/NAME --library FILE --out FOLDER: builds an index.
+"""tmr index --run runs/NAME --library FILE --out FOLDER: builds an index.
 
 In: a run (default: the shipped weights) and a file of molecules (.smi, .csv, .tsv, .parquet, .sdf,
 gzipped or not), or of descriptions (.txt, one on each line, or a column of a table). Out: a folder

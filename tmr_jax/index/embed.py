@@ -1,4 +1,4 @@
-"""python -m tmr_jax.index.embed FILE --out OUT: the vectors of a file's molecules or descriptions.
+"""tmr embed FILE --out OUT: the vectors of a file's molecules or descriptions.
 
 In: what `tmr index` takes. Out: OUT.parquet with the columns row (of the file, from 0), name,
 smiles or text, norm and vector; or OUT.npy, float32 [n, D], with the same columns but the vector in
@@ -47,11 +47,11 @@ class Arguments:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 3 while another process indexes the same file; else see `cli`."""
-    return cli.run("index.embed", _embed, arguments, resumable=True, expected=(OSError,))
+    return cli.run("embed", _embed, arguments, resumable=True, expected=(OSError,))
 
 
 def _embed(words: list[str]) -> int:
-    chosen = cli.parse(Arguments, "index.embed", words)
+    chosen = cli.parse(Arguments, "embed", words)
     kinds = {".parquet": write_parquet, ".npy": write_npy}
     if chosen.out.suffix not in kinds:
         raise UserError(f"expected --out with .parquet or .npy; got {chosen.out}; give one of them")

@@ -282,7 +282,7 @@ def restore_params(
     if choice is None:
         raise UserError(
             f"expected a checkpoint in {folder}; got none; train the run: "
-            f"python -m tmr_jax.train --run {run} --exp NAME"
+            f"tmr train --run {run} --exp NAME"
         )
     manifest = choice[0]
     leaves = {

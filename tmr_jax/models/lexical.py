@@ -125,7 +125,7 @@ def read_lexical(run: Path) -> Lexical | None:
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"expected the linear branch of a model in {path}; got {error}; copy the folder "
-            f"again, or fit it again: python -m tmr_jax.train.lexical --run {run}"
+            f"again, or fit it again: tmr lexical --run {run}"
         ) from error
 
 

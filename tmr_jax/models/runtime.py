@@ -189,7 +189,7 @@ def run_folder(run: str | Path | None) -> Path:
     if run is None and not (SHIPPED / EXPORTED).is_file():
         raise UserError(
             "expected a trained model; got no run, and no weights come with this tmr_jax; train "
-            "one (make train EXP=quickstart) and name it: --run runs/quickstart, or in Python "
+            "one (tmr train --exp quickstart) and name it: --run runs/quickstart, or in Python "
             'tmr_jax.load("runs/quickstart")'
         )
     return SHIPPED if run is None else Path(run)

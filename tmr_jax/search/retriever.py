@@ -285,8 +285,8 @@ class Retriever:
         self,
         text: str,
         k: int = 10,
-        where: Filter | None = None,
-        substructure: str = "",
+        where: Filter | Sequence[str] | None = None,
+        contains: str = "",
         diversity: float = 0.0,
         pure: bool = False,
     ) -> list[Hit]:
@@ -297,26 +297,28 @@ class Retriever:
         tmr_jax.search.facets. With a substructure or a diversity it raises nothing.
 
         A model with a second stage reorders its shortlist (`Hit.refined`); the hits behind it keep
-        the order of the cosine. With an index on disk, only items that meet `where` compete
-        (`tmr_jax.index.schema.parse_filter`). `substructure` is a SMARTS that every hit holds: see
-        `Matcher.nearest`. A `diversity` above 0 trades fit for structures that differ, see
-        tmr_jax.search.diversity; ranks are then places in that order.
+        the order of the cosine. With an index on disk, only items that meet `where` compete: words
+        such as ["mw<500", "!nitro"], see `tmr_jax.index.schema.parse_filter`. `contains` is a
+        SMARTS that every hit holds: see `Matcher.nearest`. A `diversity` above 0 trades fit for
+        structures that differ, see tmr_jax.search.diversity; ranks are then places in that order.
+        The options of `tmr search` have the same names.
         """
-        return self._searched(Query(text, "text", k, where, substructure, diversity, pure))
+        query = Query(text, "text", k, _filter(where), contains, diversity, pure)
+        return self._searched(query)
 
     def search_molecule(
         self,
         smiles: str,
         k: int = 10,
-        where: Filter | None = None,
-        substructure: str = "",
+        where: Filter | Sequence[str] | None = None,
+        contains: str = "",
         diversity: float = 0.0,
     ) -> list[Hit]:
         """The k items of the index nearest to a molecule: similar ones, or texts that describe it.
 
         Texts are reranked as in `search`; the other arguments are those of `search`.
         """
-        return self._searched(Query(smiles, "molecule", k, where, substructure, diversity))
+        return self._searched(Query(smiles, "molecule", k, _filter(where), contains, diversity))
 
     def _searched(self, query: Query) -> list[Hit]:
         (answer,) = self.answers([query])
@@ -515,6 +517,13 @@ class Retriever:
         from tmr_jax.search.explain import explain
 
         return explain(self._assembly, self._reader, text, smiles, self._encoder)
+
+
+def _filter(where: Filter | Sequence[str] | None) -> Filter | None:
+    """What the words ask for, as `tmr search --where` reads them; nothing for no words."""
+    if where is None or isinstance(where, Filter):
+        return where
+    return parse_filter(_strings(where)) if len(where) else None
 
 
 def _strings(given: Sequence[str]) -> list[str]:

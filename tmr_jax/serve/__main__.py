@@ -1,4 +1,4 @@
-"""python -m tmr_jax.serve --run runs/NAME --library LIBRARY
+"""tmr serve --run runs/NAME --library LIBRARY
 
 In: a run (default: the shipped weights) and a library. Out: a page and an API over it, on this
 machine only, or with a token on the network. SIGTERM and Ctrl-C let running requests finish, SIGHUP

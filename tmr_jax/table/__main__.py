@@ -1,4 +1,4 @@
-"""python -m tmr_jax.table --name NAME: the runs that a table needs, then the table.
+"""tmr table --name NAME: the runs that a table needs, then the table.
 
 In: experiments/tables/NAME.py. Each row is trained and evaluated for each seed by the commands
 train and eval, unless that is done already; rows with the same settings share their runs. Out:

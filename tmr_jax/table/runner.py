@@ -193,7 +193,8 @@ def is_current(path: Path, digest: str, args: Args) -> bool:
 
 def _eval_args(command: str) -> Args:
     """The arguments of an evaluation's command without the run."""
-    args = shlex.split(command)[3:]  # after python -m tmr_jax.eval
+    words = shlex.split(command)
+    args = words[3 if words[0] == "python" else 2 :]  # python -m tmr_jax.eval: older
     if "--run" in args:
         i = args.index("--run")
         del args[i : i + 2]

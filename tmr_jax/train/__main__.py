@@ -1,4 +1,4 @@
-"""python -m tmr_jax.train --exp NAME: trains an experiment; the story is in trainer.py.
+"""tmr train --exp NAME: trains an experiment; the story is in trainer.py.
 
 Exit status: 0 trained; 1 stopped because steps were not finite; 2 an error of yours, explained on
 standard error; 3 another trainer works in the directory; 130 and 143 after Ctrl-C and SIGTERM, with
@@ -56,7 +56,7 @@ def start(args: list[str]) -> int:
     run = options.run or Path("runs") / options.config.name
     with Signals() as signals:
         train(options.config, run, options.fresh, signals)
-    print(f"evaluate it: python -m tmr_jax.eval --run {shlex.quote(str(run))}")
+    print(f"evaluate it: tmr eval --run {shlex.quote(str(run))}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""python -m tmr_jax.train.facts --run runs/NAME: a finished run learns to rerank by facts.
+"""tmr facts --run runs/NAME: a finished run learns to rerank by facts.
 
 Negatives are the encoder's own shortlists over its training pairs; the right one of each list is
 the text's own molecule, or the molecule's own text. Cosines stay out of the training: those of
@@ -202,11 +202,11 @@ def fit(run: Path, again: bool = True) -> FactsTable | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return cli.run("train.facts", _fit, arguments)
+    return cli.run("facts", _fit, arguments)
 
 
 def _fit(args: list[str]) -> int:
-    chosen = cli.parse(Arguments, "train.facts", args)
+    chosen = cli.parse(Arguments, "facts", args)
     fit(chosen.run)
     return 0
 

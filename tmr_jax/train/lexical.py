@@ -1,4 +1,4 @@
-"""python -m tmr_jax.train.lexical --run runs/NAME: a finished run gets a linear branch.
+"""tmr lexical --run runs/NAME: a finished run gets a linear branch.
 
 In: a run whose features count fragments (ogb_counts). The branch (tmr_jax/models/lexical.py) is
 fitted to the training pairs in closed form; its share of the cosine is chosen on validation. Where
@@ -166,11 +166,11 @@ def fitted(config: Experiment, tokenizer: Tokenizer) -> Lexical:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return cli.run("train.lexical", _fit, arguments)
+    return cli.run("lexical", _fit, arguments)
 
 
 def _fit(args: list[str]) -> int:
-    chosen = cli.parse(Arguments, "train.lexical", args)
+    chosen = cli.parse(Arguments, "lexical", args)
     fit(chosen.run)
     return 0
 

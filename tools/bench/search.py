@@ -8,7 +8,7 @@ hit with an equal score counts). Use an idle machine.
 A million rows in LanceDB, from ZINC250k's molecules again and again:
 
     python -m tools.bench.index --run RUN --folder OUT zinc250k/zinc.txt.gz
-    python -m tmr_jax.index copy OUT/index lance:OUT/lance
+    tmr index copy OUT/index lance:OUT/lance
     python -m tools.bench.search --run RUN --library OUT/lance --exact OUT/index
 """
 
