@@ -83,6 +83,8 @@ def read_columns(
         names = [name for name in readers.names_of_table(path, used) if name not in used]
         tallies = {name: _Tally(name, names.count(name)) for name in dict.fromkeys(names[:MOST])}
         further = {*names} - {*tallies}
+        for name in set(readers.nested_columns(path)) & {*tallies}:
+            tallies[name].left_out = "it holds lists"
     place = "row" if readers.kind_of(path) == "parquet" else "line"
     for lines, columns in _of_sdf(path, used) if is_sdf else _of_table(path, tallies.values()):
         for name, cells in columns.items():

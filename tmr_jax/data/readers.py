@@ -387,20 +387,29 @@ def _plain(name: str) -> str:
     return "".join(filter(str.isalnum, name)).lower()
 
 
-def _parquet_names(path: Path) -> list[str]:
+def _parquet_columns(path: Path) -> list[tuple[str, bool]]:
+    """Name of each column, and whether it holds lists or other values of several parts."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with _seekable(path) as file:
         try:
-            return pq.read_schema(file).names
+            return [(field.name, pa.types.is_nested(field.type)) for field in pq.read_schema(file)]
         except (pa.ArrowException, OSError):
             return []  # `read_table` explains it
 
 
 def names_of_table(path: Path, wanted: Sequence[str]) -> list[str]:
     """Column names of a CSV, TSV or Parquet file, which has the columns `wanted`."""
-    return _parquet_names(path) if kind_of(path) == "parquet" else header(path, wanted)
+    if kind_of(path) == "parquet":
+        return [name for name, _ in _parquet_columns(path)]
+    return header(path, wanted)
+
+
+def nested_columns(path: Path) -> list[str]:
+    """The columns of a Parquet file that hold lists or other values of several parts."""
+    nested = _parquet_columns(path) if kind_of(path) == "parquet" else []
+    return [name for name, is_nested in nested if is_nested]
 
 
 def _with_molecules(path: Path, columns: list[str]) -> list[str]:

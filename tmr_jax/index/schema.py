@@ -382,6 +382,11 @@ def literal(condition: Condition, equal: str = "=") -> str:
     return f"{column} <= {below}" if "<" in sign else f"{column} >= {below + 1}"
 
 
+def places(own: Iterable[str]) -> dict[str, str]:
+    """What an engine calls the user's own columns whose names it may not take."""
+    return {name: f"column_{i}" for i, name in enumerate(own)}
+
+
 def meets(columns: dict[str, np.ndarray], where: Filter) -> Bool[np.ndarray, " n"]:
     """Which rows meet a filter but its `own`: this defines filters for every engine."""
     met = np.ones(len(next(iter(columns.values()))), bool)

@@ -153,7 +153,7 @@ def to_html(answers: Sequence[Answer], about: dict[str, Any]) -> str:
     pages = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    pages.filters["printable"] = printable
+    pages.filters |= {"printable": printable, "own": own_columns}
     pages.filters["drawing"] = lambda smiles: Markup(molecule_svg(smiles, 260, 200))
     texts = any(hit.is_text for answer in answers for hit in answer.hits)
     title = "Descriptions that fit" if texts else "Molecules that fit"
