@@ -113,12 +113,16 @@ def test_what_is_left_out_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "LONGEST", 5)
     monkeypatch.setattr(module, "MOST", 3)
     path = tmp_path / "my.csv"
-    path.write_bytes("SMILES,long,µ,n,m,o\nC,12345,1 µM,1,1,1\nC,ééé,,,,\n".encode())
+    path.write_text("SMILES,long,µ,n,m,o\nC,12345,1 µM,1,1,1\nC,123456,,,,\n", "utf-8")
     why = [(column.source, column.why) for column in read_columns(path, ["SMILES"])]
     assert why == [
-        *[("long", "line 3 has more than 5 bytes"), ("µ", ""), ("n", "")],
+        *[("long", "line 3 has more than 5 characters"), ("µ", ""), ("n", "")],
         ("", "a file has more than 3 columns of its own"),
     ]
+    path.write_text("SMILES,a  b,a b,MW,file.MW\nC,1,2,3,4\n")
+    found = read_columns(path, ["SMILES"], lambda name: name == "MW")
+    assert kept(found) == {"a b": "number", "file.MW": "number"}
+    assert found[1].why == "another column is called 'a b', too" and not found[3].kind
     path.write_bytes(b"SMILES,unit\nC,\xb5M\n")
     (column,) = read_columns(path, ["SMILES"])
     assert column.why == "line 2 is not in UTF-8"

@@ -20,7 +20,7 @@ from tmr_jax.data.sdf import read_records
 
 NUMBER, DATE, TEXT = "number", "date", "text"
 MOST = 200  # columns
-LONGEST, LONGEST_NAME = 32_768, 100  # bytes of a value, characters of a name
+LONGEST, LONGEST_NAME = 32_767, 100  # characters of a value, as spreadsheets hold, and of a name
 AT_ONCE = 4096  # rows
 COUNTED = 10_000  # names of fields beyond MOST
 
@@ -74,7 +74,7 @@ def read_columns(
     """The columns of a table but those `used` for something else, in the order of the file.
 
     One whose name is taken is called file.NAME. At most `MOST` are kept, and of these none with a
-    value of more than `LONGEST` bytes, or without a name of its own.
+    value of more than `LONGEST` characters, or without a name of its own.
     """
     is_sdf = readers.kind_of(path) == "sdf"
     tallies: dict[str, _Tally] = {}
@@ -94,7 +94,12 @@ def read_columns(
                 tallies[name].add(cells, lines, place)
             elif len(further) < COUNTED:
                 further.add(name)
-    found = [tally.column(is_taken) for tally in tallies.values()]
+    found: list[Column] = []
+    for tally in tallies.values():
+        column = tally.column(is_taken)
+        if column.name in kept(found):
+            column = column._replace(kind="", why=f"another column is called {column.name!r}, too")
+        found.append(column)
     if further:
         shown = f"{min(further)!r} and {len(further) - 1:,} others"
         found.append(Column(shown, "", "", f"a file has more than {MOST} columns of its own"))
@@ -149,9 +154,9 @@ class _Tally:
             at = next(at for cell, at in filled if not is_utf8(cell))
             self.left_out = f"{place} {at} is not in UTF-8"
             return
-        longest, at = max(filled, key=lambda one: len(one[0].encode()))
-        if len(longest.encode()) > LONGEST:
-            self.left_out = f"{place} {at} has more than {LONGEST:,} bytes"
+        longest, at = max(filled, key=lambda one: len(one[0]))
+        if len(longest) > LONGEST:
+            self.left_out = f"{place} {at} has more than {LONGEST:,} characters"
             return
         for kind in tuple(self._kinds):
             other = next(((c, at) for c, at in filled if not IS[kind](c)), None)

@@ -138,7 +138,8 @@ def _read_text(
             if row.refused:
                 yield Cells(number, (), row.refused, row.value, row.line)
             else:
-                values, others = (tuple(row.cells[i] for i in at) for at in (places, further))
+                values = tuple(row.cells[place] for place in places)
+                others = tuple(row.cells[place] for place in further)
                 yield _checked(Cells(number, values, line=row.line, own=others))
 
 

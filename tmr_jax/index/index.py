@@ -126,7 +126,10 @@ class InMemoryIndex(NamedTuple):
 
 
 class DiskIndex(NamedTuple):
-    """An index on disk. Items of an index of descriptions have the column `duplicate` alone."""
+    """An index on disk.
+
+    Of our columns, items of an index of descriptions have `duplicate` and `identity` alone.
+    """
 
     engine: Engine
     account: Summary
