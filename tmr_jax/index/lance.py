@@ -229,7 +229,7 @@ def sql(where: Filter | None, places: Mapping[str, str] = MappingProxyType({})) 
             parts += [f"({column} / {1 << i}) % 2 = {there}" for i in schema.bits(part)]
     parts += [f"{flag} = false" for flag in where.unflagged]
     for column, sign, value in where.own:
-        quoted = repr(value) if isinstance(value, float) else _quoted(value)
+        quoted = _quoted(value) if isinstance(value, str) else repr(value)
         parts.append(f"{places[column]} {sign} {quoted}")
     return " AND ".join(parts)
 
