@@ -322,6 +322,25 @@ def test_a_change_of_a_cell_encodes_nothing_again(small, model, tmp_path, monkey
     assert index_build.update(source, out, model).made == 0  # nothing to do
 
 
+def test_known_shards_are_not_all_read_ahead(small, model, tmp_path, monkeypatch):
+    path, out = tmp_path / "my.csv", tmp_path / "lib"
+    path.write_text("SMILES,n\n" + "CCO,1\n" * 400)
+    build(Source(path), out, model)
+    path.write_text("SMILES,n\n" + "CCO,2\n" * 400)
+    monkeypatch.setattr(index_build, "AHEAD", 1)
+    read, written = [], []
+    shards = Source.shards
+    monkeypatch.setattr(
+        Source, "shards", lambda *words: (read.append(s[0]) or s for s in shards(*words))
+    )
+    write = index_build._write
+    monkeypatch.setattr(
+        index_build, "_write", lambda *words: written.append(len(read)) or write(*words)
+    )
+    assert index_build.update(Source(path), out, model).known == 400
+    assert len(read) == 100 and written[0] < 50
+
+
 def test_an_update_ended_between_its_renames_goes_on(small, model, tmp_path):
     path, out = tmp_path / "my.csv", tmp_path / "lib"
     path.write_text(CSV)

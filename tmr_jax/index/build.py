@@ -345,8 +345,6 @@ class EncodedShard(NamedTuple):
 
 # Number, size, rows and what they encode to; None for a shard that exists.
 Shards = Iterator[tuple[int, int, list[Row], EncodedShard | None]]
-
-
 Read = Iterator[tuple[int, list[Row]]]  # what `Source.shards` gives
 
 
@@ -381,26 +379,27 @@ def _molecules(read: Read, existing: set[int], model: Model, known: Known) -> Sh
     Rows are read as far ahead as the processes parse; rows of existing shards are not kept.
     """
     features = model.config.features
-    ahead: deque[tuple[int, int, list[Row], np.ndarray]] = deque()
+    ahead: deque[tuple[int, int, list[Row], np.ndarray, int]] = deque()
 
     def jobs() -> Iterator[list]:
         for number, shard in read:
             rows = [] if number in existing else shard
             places = known.find([row.content.strip() for row in rows])
-            ahead.append((number, len(shard), rows, places))
-            new = [r.content for r, at in zip(rows, places, strict=True) if _is_new(r, at)]
-            for low in range(0, len(new), CHUNK):
-                yield [new[low : low + CHUNK], features.molecule, features.motif]
+            chunks = range(0, len(rows), CHUNK)
+            ahead.append((number, len(shard), rows, places, len(chunks)))
+            for low in chunks:  # empty ones, too: they bound how far known molecules are read ahead
+                both = zip(rows[low : low + CHUNK], places[low : low + CHUNK], strict=True)
+                new = [row.content for row, place in both if _is_new(row, place)]
+                yield [new, features.molecule, features.motif]
 
     with closing(in_workers(jobs(), described, AHEAD)) as results:
         part = next(results, None)
         while ahead:
-            number, size, rows, places = ahead.popleft()
-            parts, missing = [], sum(map(_is_new, rows, places))
-            while missing:
+            number, size, rows, places, count = ahead.popleft()
+            parts = []
+            for _ in range(count):
                 assert part is not None
                 parts.append(part)
-                missing -= len(_reasons([part]))
                 part = next(results, None)
             yield number, size, rows, _shard(rows, places, parts, model, known) if rows else None
 
@@ -454,8 +453,9 @@ def described(worker: Worker, job: list) -> Arrays:
     worker.be_ready(DESCRIBE)
     with suppress(Died):
         return worker.ask(DESCRIBE, job, PATIENCE + EACH * len(smiles))
-    if len(smiles) == 1:
-        return worker.ask(DESCRIBE, [[""], *settings]) | {"reasons": _packed(["crashed"])}
+    if len(smiles) < 2:
+        reasons = _packed(["crashed"] * len(smiles))
+        return worker.ask(DESCRIBE, [[""], *settings]) | {"reasons": reasons}
     half = len(smiles) // 2
     parts = [described(worker, [part, *settings]) for part in (smiles[:half], smiles[half:])]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
