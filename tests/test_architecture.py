@@ -70,7 +70,7 @@ MAY_IMPORT = {
     MODELS: (*MODELS, *LAYERS_OF_MODELS, "models/losses.py", "config.py"),
     RANKING: (*RANKING, "models/encode.py"),  # of which it uses functions of arrays
     ("eval/protocols.py",): ("data/pools.py", "eval/metrics.py"),
-    ENGINES: (*ENGINES, "data/features/properties.py", *FILES_ON_DISK),
+    ENGINES: (*ENGINES, "data/columns.py", "data/features/properties.py", *FILES_ON_DISK),
     SERVICE: (
         *SERVICE,
         *FEATURES,

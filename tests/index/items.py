@@ -30,3 +30,15 @@ def items(ids: Sequence[int], vectors: np.ndarray, **told) -> Batch:
     columns |= {"identity": 1000 - number, "parent": number // 2, "logp": np.float32(-0.5) * number}
     columns |= {"name": [f'item {i} "é"' for i in ids], "smiles": ["C" * (i + 1) for i in ids]}
     return Batch(number, np.asarray(vectors, np.float32), columns | told)
+
+
+ABOUT = {"columns": [[n, k, n, ""] for n, k in (("A b.c", "number"), ('"', "text"), ("d", "date"))]}
+
+
+def own(ids: Sequence[int]) -> dict[str, list]:
+    """Columns of a user's file, some cells of which are empty."""
+    return {
+        "A b.c": [i / 4 if i % 3 else None for i in ids],
+        '"': [f'it\'s\\ "{i % 4}"' if i % 5 else None for i in ids],
+        "d": [f"2024-01-{i % 28 + 1:02}" if i % 7 else None for i in ids],
+    }

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import tmr_jax
-from tests.index.items import items, rows
+from tests.index.items import ABOUT, items, own, rows
 from tmr_jax.data.files import hold
 from tmr_jax.index import __main__ as index
 from tmr_jax.index import copy as index_copy
@@ -60,6 +60,25 @@ def test_there_and_back(engine, origin, tmp_path, by_eight):
     back = copy(place, f"exact:{tmp_path / 'back'}")
     assert back.sha256 == copied.sha256
     assert open_engine(tmp_path / "back").account["rows"] == 52
+
+
+@pytest.mark.parametrize("engine", PLACES)
+def test_columns_of_the_file_are_copied(engine, tmp_path, by_eight):
+    store = ExactEngine.create(tmp_path / "from", 4, {"model": {}} | ABOUT)
+    store.upsert(items(range(20), rows(20), **own(range(20))))
+    store.finalize(ACCOUNT)
+    place = PLACES[engine].format(tmp_path)
+    copied = copy(tmp_path / "from", place)
+    store = open_engine(place)
+    assert store.own == {"A b.c": "number", '"': "text", "d": "date"}
+    assert store.get([9], ["A b.c", '"', "d"])[0]["d"] == "2024-01-10"
+    store.close()
+    assert copy(place, f"exact:{tmp_path / 'back'}").sha256 == copied.sha256
+    other = own(range(20))
+    other["d"][3] = None
+    changed = ExactEngine(tmp_path / "back")
+    changed.upsert(items(range(20), rows(20), **other))
+    assert content(changed) != copied.sha256
 
 
 class Stop(Exception):

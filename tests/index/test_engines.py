@@ -5,9 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.index.items import items, rows
+from tests.index.items import ABOUT, items, own, rows
 from tmr_jax.index.index import create_engine, open_engine
-from tmr_jax.index.schema import COLUMNS, KEPT, NONE, TEXTS, Filter, meets, parse_filter
+from tmr_jax.index.schema import (
+    COLUMNS,
+    COMPARE,
+    KEPT,
+    NONE,
+    TEXTS,
+    Filter,
+    OwnCondition,
+    meets,
+    parse_filter,
+)
 
 WIDTH = 4
 
@@ -17,7 +27,11 @@ def engine(request, tmp_path):
     """(make an empty store, open it again)."""
     place = f"{request.param}:{tmp_path / 'lib'}"
     place += ".db" if request.param == "milvus" else ""
-    return lambda: create_engine(place, WIDTH, {"of": "tests"}), lambda: open_engine(place)
+    about = {"of": "tests"}
+    return (
+        lambda more={}: create_engine(place, WIDTH, about | more),
+        lambda: open_engine(place),
+    )
 
 
 @pytest.fixture
@@ -129,3 +143,58 @@ def test_vectors_of_another_model_are_refused(filled):
     with pytest.raises(ValueError, match="vectors of length one"):
         filled.upsert(items([60, 61], 2 * rows(2)))
     assert filled.count() == 50
+
+
+CONDITIONS = [
+    ("A b.c", "<", 4.0),
+    ("A b.c", ">=", 4.25),
+    ("A b.c", "=", 2.5),
+    ('"', "=", 'it\'s\\ "2"'),
+    ("d", ">=", "2024-01-15"),
+    ("d", "=", "2024-01-02"),
+    ("d", "<", "2024-01-03"),
+]
+
+
+@pytest.fixture
+def told(engine):
+    """A store with columns of a user's file; item 3 replaced, and opened again."""
+    store = engine[0](ABOUT)
+    store.upsert(items(range(30), rows(50)[:30], **own(range(30))))
+    store.upsert(items(range(30, 50), rows(50)[30:], **own(range(30, 50))))
+    store.upsert(items([3], rows(50)[3:4], **{"A b.c": [0.75], '"': [None], "d": ["2024-01-02"]}))
+    store.close()
+    store = engine[1]()
+    yield store
+    store.close()
+
+
+def after() -> dict[str, list]:
+    """The cells once item 3 is replaced."""
+    cells = own(range(50))
+    cells["A b.c"][3], cells['"'][3], cells["d"][3] = 0.75, None, "2024-01-02"
+    return cells
+
+
+@pytest.mark.parametrize("condition", CONDITIONS, ids=str)
+def test_a_column_of_the_file_is_compared(told, condition):
+    column, sign, value = condition
+    where = Filter(own=(OwnCondition(*condition),))
+    cells = after()
+    right = [i for i, c in enumerate(cells[column]) if c is not None and COMPARE[sign](c, value)]
+    assert right and told.count(where) == len(right)
+    assert sorted(told.search(rows(1), 50, where).ids[0].tolist()) == sorted(
+        [*right, *[NONE] * (50 - len(right))]
+    )
+
+
+def test_cells_by_id_and_all_of_them(told):
+    names = ['"', "A b.c", "smiles"]
+    assert told.get([3, 4, 99], names) == [
+        {"id": 3, '"': None, "A b.c": 0.75, "smiles": "CCCC"},
+        {"id": 4, '"': 'it\'s\\ "0"', "A b.c": 1.0, "smiles": "CCCCC"},
+        None,
+    ]
+    batches = list(told.batches(8))
+    read = {name: [cell for b in batches for cell in b.columns[name]] for name in told.own}
+    assert read == after() and told.own == {"A b.c": "number", '"': "text", "d": "date"}

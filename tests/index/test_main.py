@@ -270,6 +270,105 @@ def test_two_builds_of_one_library(file, tiny_run, tmp_path, capsys):
     assert index.main(words) == 0
 
 
+CSV = """SMILES,id,Batch,pIC50
+CCO,a,1,7
+CCN,b,x,
+not_a_molecule,c,2,8
+CCO,d,3,9
+c1ccccc1,e,4,>10
+"""
+
+
+def encoder_of(model, monkeypatch) -> list[int]:
+    """How many molecules it encodes from here on, call by call."""
+    calls = []
+    of = type(model.encoder)
+    encode = of.mol_rows
+    monkeypatch.setattr(of, "mol_rows", lambda self, t: calls.append(len(t.key)) or encode(self, t))
+    return calls
+
+
+def test_a_change_of_a_cell_encodes_nothing_again(small, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TMR_JAX_CACHE", str(tmp_path / "cache"))
+    path, out = tmp_path / "my.csv", tmp_path / "lib"
+    path.write_text(CSV)
+    source = Source(path, name_column="id")
+    first = index_build.open_file(source, model)
+    assert build(source, out, model).known == 0
+    before = {i: item["vector"] for i in range(5) if (item := first.engine.get([i], ["vector"])[0])}
+    calls = encoder_of(model, monkeypatch)
+    # A row moves to the top, two cells and a name change, and one molecule is new.
+    path.write_text(
+        "SMILES,id,Batch,pIC50\nc1ccccc1,e,4,10\nCCO,A,1,7\nCCN,b,y,\nbad,c,,\nCCCN,n,,\n"
+    )
+    again = index_build.open_file(source, model)
+    assert calls == [1]
+    items = again.engine.get(range(5), ["name", "smiles", "Batch", "pIC50", "duplicate", "vector"])
+    assert [item and item["name"] for item in items] == ["e", "A", "b", None, "n"]
+    assert items[2]["Batch"] == "y" and items[0]["pIC50"] == 10
+    for old, new in ((4, 0), (0, 1), (1, 2)):
+        assert before[old].tobytes() == items[new]["vector"].tobytes()
+    with pytest.raises(ValueError, match="--update replaces it"):
+        build(source, out, model)
+    report = index_build.update(source, out, model)
+    assert calls == [1, 1] and (report.known, report.kept, report.refused) == (
+        3,
+        4,
+        {"unparsable": 1},
+    )
+    assert index.main(["check", str(out)]) == 0
+    assert ExactEngine(out).about["columns"] == again.engine.about["columns"]
+    assert not list(tmp_path.glob("*.new")) and not list(tmp_path.glob(".*"))
+    assert index_build.update(source, out, model).made == 0  # nothing to do
+
+
+def test_known_shards_are_not_all_read_ahead(small, model, tmp_path, monkeypatch):
+    path, out = tmp_path / "my.csv", tmp_path / "lib"
+    path.write_text("SMILES,n\n" + "CCO,1\n" * 400)
+    build(Source(path), out, model)
+    path.write_text("SMILES,n\n" + "CCO,2\n" * 400)
+    monkeypatch.setattr(index_build, "AHEAD", 1)
+    read, written = [], []
+    shards = Source.shards
+    monkeypatch.setattr(
+        Source, "shards", lambda *words: (read.append(s[0]) or s for s in shards(*words))
+    )
+    write = index_build._write
+    monkeypatch.setattr(
+        index_build, "_write", lambda *words: written.append(len(read)) or write(*words)
+    )
+    assert index_build.update(Source(path), out, model).known == 400
+    assert len(read) == 100 and written[0] < 50
+
+
+def test_an_update_ended_between_its_renames_goes_on(small, model, tmp_path):
+    path, out = tmp_path / "my.csv", tmp_path / "lib"
+    path.write_text(CSV)
+    build(Source(path), out, model)
+    path.write_text(CSV.replace("7", "6"))
+    build(Source(path), tmp_path / "lib.new", model)
+    out.rename(tmp_path / ".lib.old")
+    report = index_build.update(Source(path), out, model)
+    assert report.made == 0 and ExactEngine(out).get([0], ["pIC50"])[0]["pIC50"] == "6"
+    assert {p.name for p in tmp_path.iterdir()} == {"my.csv", "lib"}
+
+
+def test_columns_are_listed_by_the_program(tiny_run, tmp_path, capsys):
+    path, out = tmp_path / "my.csv", tmp_path / "lib"
+    path.write_text(CSV.replace("Batch", "MW").replace("id", ""))
+    words = ["--run", str(tiny_run), "--library", str(path), "--out", str(out)]
+    assert index.main(words) == 0
+    said = capsys.readouterr().out
+    assert "2 columns of the file: file.MW (text: 'x' in line 3 is not a number), pIC50" in said
+    assert "column 'MW' of the file is called 'file.MW' here" in said
+    assert "column '' is left out: it has no name" in said
+    path.write_text(CSV)
+    assert index.main(words) == 2
+    assert index.main([*words, "--update"]) == 0
+    said = capsys.readouterr().out
+    assert "4 molecules were known and not encoded again" in said and "Batch (text" in said
+
+
 class Fragile:
     """A worker whose process ends over one molecule."""
 

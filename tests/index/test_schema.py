@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from tmr_jax.data.features.properties import mask_of
-from tmr_jax.index.schema import COLUMNS, Condition, Filter, meets, parse_filter
+from tmr_jax.index.schema import (
+    COLUMNS,
+    Condition,
+    Filter,
+    OwnCondition,
+    meets,
+    parse_filter,
+)
 
 
 def test_words():
@@ -35,6 +42,50 @@ def test_what_is_no_filter(word, said):
     with pytest.raises(ValueError, match="expected a ") as caught:
         parse_filter([word])
     assert said in str(caught.value)
+
+
+COLUMNS_OF_FILE = {"pIC50": "number", "IC 50": "number", "ic-50": "text", "x>y": "date"}
+
+
+@pytest.mark.parametrize(
+    "word, condition",
+    [
+        ("pIC50>7.25", ("pIC50", ">", 7.25)),
+        ("PIC_50 <= -1e2", ("pIC50", "<=", -100.0)),
+        ("IC 50=5", ("IC 50", "=", 5.0)),
+        ("ic-50=>5<", ("ic-50", "=", ">5<")),
+        ("x>y>=2024-01-31", ("x>y", ">=", "2024-01-31")),
+    ],
+)
+def test_a_column_of_the_file_is_compared(word, condition):
+    found = parse_filter([word, "MW<500"], COLUMNS_OF_FILE)
+    assert found == Filter((Condition("mw", "<", 500.0),), own=(OwnCondition(*condition),))
+
+
+@pytest.mark.parametrize(
+    "word, said",
+    [
+        ("ic50>5", "which may be 'IC 50' or 'ic-50'; write it as the file does"),
+        ("ic-50>5", "holds text, with ="),
+        ("pIC50>", "got 'pIC50>'"),
+        ("pIC50=007", "which holds numbers"),
+        ("x>y=2024-02-30", "which holds dates"),
+        ("pIC51>5", "a property or a column of the file to compare, got 'pIC51'; did you mean pIC"),
+        ("log>5", "did you mean logp"),
+        ("pIC50", "or pIC50=... of the file"),
+    ],
+)
+def test_a_mistake_about_a_column_of_the_file(word, said):
+    with pytest.raises(ValueError, match="expected ") as caught:
+        parse_filter([word], COLUMNS_OF_FILE)
+    assert said in str(caught.value)
+
+
+def test_flags_cannot_tell_the_first_of_equal_molecules_with_other_cells():
+    columns = {"x": "number"}
+    words = {"distinct": "", "distinct x>1": "identity", "parents": "", "parents x>1": "parent"}
+    words |= {"distinct mw<9": "", "parents mw<9": "parent", "x>1": ""}
+    assert {w: parse_filter(w.split(), columns).repeats for w in words} == words
 
 
 def test_rows_by_hand():

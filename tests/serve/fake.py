@@ -65,7 +65,9 @@ class Fake(Retriever):
             self._items.append((smiles, name, columns))
 
     def _holds(self, account: Summary) -> None:
-        library = SimpleNamespace(account=account, partial=False, called=lambda name: None)
+        library = SimpleNamespace(
+            account=account, partial=False, called=lambda name: None, with_columns=list
+        )
         self._library = library  # type: ignore[assignment]
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
@@ -129,6 +131,7 @@ class FakeOfTexts(Fake):
 
 def _meets(columns, where) -> bool:
     told = all(COMPARE[c.sign](columns[c.column], c.number) for c in where.conditions)
+    told &= all(COMPARE[c.sign](columns[c.column], c.value) for c in where.own)
     mask = columns["groups"]
     return told and mask & where.groups == where.groups and not mask & where.without
 

@@ -23,7 +23,7 @@ from tmr_jax.data.features.text import clean_text
 from tmr_jax.data.files import beginning, is_utf8, open_binary, open_lines
 from tmr_jax.types import UserError, did_you_mean
 
-VERSION = 2  # raise it whenever the rows of any file change: an index of older rows is another one
+VERSION = 3  # raise it whenever the rows of any file change: an index of older rows is another one
 MAX_TEXT = 65_536  # bytes of a line of a list or corpus; no valid SMILES comes near
 FIRST = 20  # rows that decide what a file or a column holds
 MAX_ROW_GROUP = 4 << 30  # bytes of one Parquet row group, uncompressed
@@ -61,6 +61,7 @@ class Cells(NamedTuple):
     refused: str = ""  # a short reason code
     value: str = ""  # the beginning of an invalid row
     line: int = 0  # of the file, where the row begins; of Parquet the row
+    own: tuple[str, ...] = ()  # cells of further columns, whatever they hold
 
 
 def or_standard_input(path: Path) -> Path:
@@ -93,12 +94,13 @@ def _suffix_of(start: bytes) -> str:
 
 
 def read_table(
-    path: str | Path, columns: Sequence[str], terms: Terms = TRAINING
+    path: str | Path, columns: Sequence[str], terms: Terms = TRAINING, own: Sequence[str] = ()
 ) -> Iterator[Cells]:
     """The named columns of a table row by row; the file's suffix decides the format.
 
     `columns` are names in the header (CSV, TSV), the schema (Parquet) or the data fields (SDF,
-    where "SMILES" is the structure, "<SMILES>" a field of that name and "_Name" the title). Raises
+    where "SMILES" is the structure, "<SMILES>" a field of that name and "_Name" the title). Cells
+    of the columns `own` (of an SDF fields) are read, too, and make no row invalid. Raises
     UserError, in `terms`, for a file that is missing, is of an unknown kind, lacks a column, or is
     a gzip bomb.
     """
@@ -111,30 +113,34 @@ def read_table(
     reader = READERS.get(kind_of(path))
     if reader is None:
         raise UserError(f"expected a {KINDS}; got {path.name}; rename or convert it")
-    return reader(path, list(columns), terms)
+    return reader(path, list(columns), terms, list(own))
 
 
-def header(path: str | Path) -> list[str]:
-    """Column names of a CSV or TSV file."""
+def header(path: str | Path, wanted: Sequence[str] = ()) -> list[str]:
+    """Column names of a CSV or TSV file, which has the columns `wanted`."""
     from tmr_jax.data.delimited import read_header
 
     with open_lines(Path(path)) as lines:
-        return read_header(lines, kind_of(Path(path)), ())[0]
+        return read_header(lines, kind_of(Path(path)), wanted)[0]
 
 
-def _read_text(path: Path, columns: list[str], terms: Terms) -> Iterator[Cells]:
+def _read_text(
+    path: Path, columns: list[str], terms: Terms, own: Sequence[str] = ()
+) -> Iterator[Cells]:
     """Rows of a CSV or TSV file."""
     from tmr_jax.data.delimited import read_header, split_rows
 
     with open_lines(path) as lines:
-        names, separator = read_header(lines, kind_of(path), columns)
+        names, separator = read_header(lines, kind_of(path), [*columns, *own])
         places = _places(names, columns, path, terms)
+        further = _places(names, own, path, terms)
         for number, row in enumerate(split_rows(lines, separator, len(names)), 1):
             if row.refused:
                 yield Cells(number, (), row.refused, row.value, row.line)
             else:
                 values = tuple(row.cells[place] for place in places)
-                yield _checked(Cells(number, values, line=row.line))
+                others = tuple(row.cells[place] for place in further)
+                yield _checked(Cells(number, values, line=row.line, own=others))
 
 
 def _checked(cells: Cells) -> Cells:
@@ -143,7 +149,7 @@ def _checked(cells: Cells) -> Cells:
     return cells._replace(values=(), refused="not-utf-8", value=beginning(wrong))
 
 
-def _places(names: list[str], columns: list[str], path: Path, terms: Terms) -> list[int]:
+def _places(names: list[str], columns: Sequence[str], path: Path, terms: Terms) -> list[int]:
     """Index of each column in the header; UserError where one is missing or ambiguous."""
     for column in columns:
         if names.count(column) == 1:
@@ -162,7 +168,9 @@ def _places(names: list[str], columns: list[str], path: Path, terms: Terms) -> l
     return [names.index(column) for column in columns]
 
 
-def _read_parquet(path: Path, columns: list[str], terms: Terms) -> Iterator[Cells]:
+def _read_parquet(
+    path: Path, columns: list[str], terms: Terms, own: Sequence[str] = ()
+) -> Iterator[Cells]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -173,7 +181,7 @@ def _read_parquet(path: Path, columns: list[str], terms: Terms) -> Iterator[Cell
             raise UserError(
                 f"expected a Parquet file at {path}; got {error}; write it again"
             ) from error
-        _places(table.schema_arrow.names, columns, path, terms)
+        _places(table.schema_arrow.names, [*columns, *own], path, terms)
         groups = range(table.num_row_groups)
         largest = max((table.metadata.row_group(g).total_byte_size for g in groups), default=0)
         if largest > MAX_ROW_GROUP:
@@ -181,13 +189,15 @@ def _read_parquet(path: Path, columns: list[str], terms: Terms) -> Iterator[Cell
                 f"expected row groups of at most {MAX_ROW_GROUP:,} bytes in {path}; "
                 f"got {largest:,}; write it again with smaller row groups"
             )
-        for number, row in enumerate(_parquet_rows(path, table, columns), 1):
-            yield _checked(Cells(number, tuple(map(_cell, row)), line=number))
+        asked = len(columns)
+        for number, row in enumerate(_parquet_rows(path, table, [*columns, *own]), 1):
+            cells = tuple(map(_cell, row))
+            yield _checked(Cells(number, cells[:asked], line=number, own=cells[asked:]))
 
 
 def _cell(value: Any) -> str:
-    """A value of a Parquet file as text; bytes are UTF-8."""
-    if value is None:
+    """A value of a Parquet file as text; bytes are UTF-8, and NaN is how pandas writes no value."""
+    if value is None or value != value:
         return ""
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
@@ -227,7 +237,9 @@ def _seekable(path: Path) -> Iterator[BinaryIO]:
 STRUCTURE, TITLE = "SMILES", "_Name"
 
 
-def _read_sdf(path: Path, columns: list[str], terms: Terms) -> Iterator[Cells]:
+def _read_sdf(
+    path: Path, columns: list[str], terms: Terms, own: Sequence[str] = ()
+) -> Iterator[Cells]:
     from tmr_jax.data.sdf import read_records
 
     known, number = {STRUCTURE, TITLE}, 0
@@ -240,12 +252,13 @@ def _read_sdf(path: Path, columns: list[str], terms: Terms) -> Iterator[Cells]:
             found = {f"<{name}>": value for name, value in record.fields.items()}
             found |= record.fields | {STRUCTURE: record.smiles, TITLE: record.title}
             values = tuple(found.get(column, "") for column in columns)
-            yield _checked(Cells(number, values, line=record.line))
+            others = tuple(record.fields.get(name, "") for name in own)
+            yield _checked(Cells(number, values, line=record.line, own=others))
     if number:
         _places(sorted(known), [column.strip("<>") for column in columns], path, terms)
 
 
-Reader = Callable[[Path, list[str], Terms], Iterator[Cells]]
+Reader = Callable[[Path, list[str], Terms, Sequence[str]], Iterator[Cells]]
 READERS: dict[str, Reader] = dict.fromkeys(("csv", "tsv", "txt"), _read_text)
 READERS |= {"parquet": _read_parquet, "sdf": _read_sdf}
 
@@ -260,17 +273,21 @@ class Row(NamedTuple):
     name: str
     refused: str = ""  # a short reason code
     line: int = 0  # of the file, where the row begins; of Parquet the row
+    own: tuple[str, ...] = ()  # cells of further columns
 
 
-def read_rows(path: Path, smiles_column: str = "", name_column: str = "") -> Iterator[Row]:
+def read_rows(
+    path: Path, smiles_column: str = "", name_column: str = "", own: Sequence[str] = ()
+) -> Iterator[Row]:
     """The molecules of a .smi, .txt, CSV, TSV, Parquet or SDF file, in file order.
 
     A line of a .smi file is a SMILES and, after a space or tab, a name; so is a line of a .txt file
     most of whose first lines begin with a molecule. Every other file is a table. Without
     `smiles_column` a table's is the one called SMILES, or the only one with another usual name, or
     the only one that holds SMILES; of an SDF it is the structure. Without `name_column` the names
-    are the titles of an SDF, the second column of a .smi, or where the row is in the file. Raises
-    UserError where the file or a column is missing.
+    are the titles of an SDF, the second column of a .smi, or where the row is in the file. Cells
+    of the columns `own` of a table are read, too. Raises UserError where the file or a column is
+    missing.
     """
     if not path.is_file():
         raise UserError(
@@ -280,14 +297,23 @@ def read_rows(path: Path, smiles_column: str = "", name_column: str = "") -> Ite
         )
     if kind_of(path) in LISTS:
         yield from _listed(path, None, smiles_column, name_column)
-    elif not smiles_column and is_bare_list(path):
+    elif columns := molecule_columns(path, smiles_column, name_column):
+        yield from rows_of_table(path, *columns, own)
+    else:
         yield from _listed(path)
-    elif kind_of(path) == "sdf":
+
+
+def molecule_columns(
+    path: Path, smiles_column: str = "", name_column: str = ""
+) -> tuple[str, str] | None:
+    """The columns of the SMILES and of the names ("": none) of a table; None for a list."""
+    if kind_of(path) in LISTS or (not smiles_column and is_bare_list(path)):
+        return None
+    if kind_of(path) == "sdf":
         # The structure counts, and a field of that name where it is asked for.
         column = f"<{STRUCTURE}>" if smiles_column == STRUCTURE else smiles_column or STRUCTURE
-        yield from rows_of_table(path, column, name_column or TITLE)
-    else:
-        yield from rows_of_table(path, smiles_column or _smiles_column(path), name_column)
+        return column, name_column or TITLE
+    return smiles_column or _smiles_column(path), name_column
 
 
 def holds_molecules(path: Path) -> bool:
@@ -295,13 +321,15 @@ def holds_molecules(path: Path) -> bool:
     return kind_of(path) != "txt" and kind_of(path) in (*LISTS, *READERS)
 
 
-def rows_of_table(path: Path, column: str, name_column: str = "") -> Iterator[Row]:
+def rows_of_table(
+    path: Path, column: str, name_column: str = "", own: Sequence[str] = ()
+) -> Iterator[Row]:
     """Rows of a table: contents from one column, names from another or their place."""
     place = "row" if kind_of(path) == "parquet" else "line"
-    for cells in read_table(path, [column, *filter(None, [name_column])], LIBRARY):
+    for cells in read_table(path, [column, *filter(None, [name_column])], LIBRARY, own):
         name = cells.values[1].strip() if len(cells.values) > 1 else ""
         content = cells.values[0] if cells.values else cells.value
-        yield Row(content, name or f"{place} {cells.line}", cells.refused, cells.line)
+        yield Row(content, name or f"{place} {cells.line}", cells.refused, cells.line, cells.own)
 
 
 def is_bare_list(path: Path) -> bool:
@@ -333,7 +361,7 @@ def _smiles_column(path: Path) -> str:
     kind = kind_of(path)
     if READERS.get(kind) not in (_read_text, _read_parquet):
         return STRUCTURE  # of a file that `read_table` refuses
-    names = _parquet_names(path) if kind == "parquet" else header(path)
+    names = names_of_table(path, ())
     if called := _named_smiles(names):
         return called
     usual = [name for name in names if _plain(name) in SMILES_NAMES]
@@ -360,15 +388,29 @@ def _plain(name: str) -> str:
     return "".join(filter(str.isalnum, name)).lower()
 
 
-def _parquet_names(path: Path) -> list[str]:
+def _parquet_columns(path: Path) -> list[tuple[str, bool]]:
+    """Name of each column, and whether it holds lists or other values of several parts."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with _seekable(path) as file:
         try:
-            return pq.read_schema(file).names
+            return [(field.name, pa.types.is_nested(field.type)) for field in pq.read_schema(file)]
         except (pa.ArrowException, OSError):
             return []  # `read_table` explains it
+
+
+def names_of_table(path: Path, wanted: Sequence[str]) -> list[str]:
+    """Column names of a CSV, TSV or Parquet file, which has the columns `wanted`."""
+    if kind_of(path) == "parquet":
+        return [name for name, _ in _parquet_columns(path)]
+    return header(path, wanted)
+
+
+def nested_columns(path: Path) -> list[str]:
+    """The columns of a Parquet file that hold lists or other values of several parts."""
+    nested = _parquet_columns(path) if kind_of(path) == "parquet" else []
+    return [name for name, is_nested in nested if is_nested]
 
 
 def _with_molecules(path: Path, columns: list[str]) -> list[str]:
@@ -466,13 +508,15 @@ def holds_texts(
     return len(names) < 2 and not _named_smiles(names)
 
 
-def read_texts(path: Path, text_column: str = "", name_column: str = "") -> Iterator[Row]:
+def read_texts(
+    path: Path, text_column: str = "", name_column: str = "", own: Sequence[str] = ()
+) -> Iterator[Row]:
     """The lines of a .txt file or, with `text_column`, the texts of a table, in file order.
 
     The reason of an invalid row is "empty-text" (no visible character), "too-long" or "not-utf-8".
     Raises UserError where the file or the column is missing.
     """
-    rows = rows_of_table(path, text_column, name_column) if text_column else _lines_of(path)
+    rows = rows_of_table(path, text_column, name_column, own) if text_column else _lines_of(path)
     for row in rows:
         yield row if row.refused else _checked_text(row._replace(content=row.content.strip()))
 

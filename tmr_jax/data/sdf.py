@@ -30,8 +30,11 @@ class Record(NamedTuple):
     beginning: str = ""
 
 
-def read_records(lines: Lines) -> Iterator[Record]:
-    """Every record up to a `$$$$` line, and one after the last of them."""
+def read_records(lines: Lines, with_molecules: bool = True) -> Iterator[Record]:
+    """Every record up to a `$$$$` line, and one after the last of them.
+
+    Without molecules, none is parsed or refused.
+    """
     while True:
         start, held, size, ended = lines.number + 1, [], 0, False
         for line in lines:
@@ -41,12 +44,12 @@ def read_records(lines: Lines) -> Iterator[Record]:
             if size <= MAX_RECORD:
                 held.append(line)
         if ended or any(map(str.strip, held)):
-            yield _record(start, held, size > MAX_RECORD)
+            yield _record(start, held, size > MAX_RECORD, with_molecules)
         if not ended:
             return
 
 
-def _record(start: int, lines: list[str], is_too_long: bool) -> Record:
+def _record(start: int, lines: list[str], is_too_long: bool, with_molecule: bool) -> Record:
     title = lines[0].strip() if lines else ""
     shown = beginning(title or " ".join(lines[:4]))
     if is_too_long:
@@ -55,6 +58,8 @@ def _record(start: int, lines: list[str], is_too_long: bool) -> Record:
     if end is None:  # fields, if any, begin at the first line that names one
         end = next((i for i, line in enumerate(lines) if _FIELD.match(line)), len(lines)) - 1
     fields = _fields(lines[end + 1 :])
+    if not with_molecule:
+        return Record(start, title, "", fields)
     # RDKit cannot take all bytes; of the first lines it needs 2D or 3D in the second one.
     head = [line.encode("ascii", "replace").decode() for line in lines[:3]]
     block = "\n".join([*head, *lines[3 : end + 1]]) + "\n"

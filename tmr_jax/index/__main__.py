@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -45,6 +45,8 @@ class Build:
     """Column of the descriptions in a table, to index those."""
     name_column: str = ""
     """Column of the names in a table; by default the titles of an SDF, or line numbers."""
+    update: bool = False
+    """Replace an index of an earlier content of the file; its molecules are not encoded again."""
 
 
 @dataclass(frozen=True)
@@ -79,19 +81,33 @@ def _start(args: list[str]) -> int:
         return check(cli.parse(Check, "index check", args[1:]).library)
     if args[:1] == ["copy"]:
         return copy(cli.parse(Copy, "index copy", args[1:]))
-    return make(cli.parse(Build, "index", args))
+    return make(cli.parse(Build, "index", args, config=(tyro.conf.FlagCreatePairsOff,)))
 
 
 def make(chosen: Build) -> int:
     """Builds an index, with progress, and prints what became of the rows."""
     from tmr_jax.data.readers import or_standard_input
-    from tmr_jax.index.build import Source, build_shown, model_of_run
+    from tmr_jax.index.build import Source, build, build_shown, model_of_run, update
+    from tmr_jax.index.exact import read_head
 
     columns = (chosen.smiles_column, chosen.name_column, chosen.text_column)
     source = Source(or_standard_input(chosen.library), *columns)
-    report = build_shown(source, chosen.out, model_of_run(chosen.run))
+    start = update if chosen.update else build
+    report = build_shown(source, chosen.out, model_of_run(chosen.run), start)
     print(sentence(report, chosen.out, source.of))
+    print("".join(f"{line}\n" for line in columns_lines(read_head(chosen.out)[1])), end="")
     return 0
+
+
+def columns_lines(about: dict[str, Any]) -> list[str]:
+    """What became of the file's own columns."""
+    from tmr_jax.data.columns import Column
+    from tmr_jax.index.index import columns_notes
+
+    columns = [Column(*listed) for listed in about["columns"]]
+    kept = [f"{c.name} ({c.kind}{c.why and f': {c.why}'})" for c in columns if c.kind]
+    listed = [f"{len(kept):,} columns of the file: {', '.join(kept)}"] if kept else []
+    return [*listed, *columns_notes(about)]
 
 
 def sentence(report: BuildReport, out: Path, of: str) -> str:
@@ -110,6 +126,8 @@ def sentence(report: BuildReport, out: Path, of: str) -> str:
         lines.append(f"skipped: {reasons}; each row is in {out / 'refused.tsv'}")
     if report.made < report.shards:
         lines.append(f"{report.shards - report.made:,} of {report.shards:,} shards existed")
+    if report.known:
+        lines.append(f"{report.known:,} {of} were known and not encoded again")
     return "\n".join(lines)
 
 

@@ -4,15 +4,17 @@ Shard i is a function of rows i * SHARD to (i + 1) * SHARD of the file and of th
 else, and is moved into place complete. Run the same command to resume an interrupted build: it
 starts at the first missing shard and ends with the bytes of an uninterrupted one. Worker processes
 parse ahead of the encoder by a bounded number of molecules, so memory does not grow with the file.
-Texts need no parsing: a shard of them is read and encoded.
+Texts need no parsing: a shard of them is read and encoded. A molecule that an earlier index of the
+file has, with the same model, is not encoded again: see `known`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tmr_jax.data import readers
+from tmr_jax.data.columns import Column, kept, read_columns
 from tmr_jax.data.features.properties import RULES
 from tmr_jax.data.files import BEGINNING, cache_folder, cache_key, hold, open_binary, sha256_of
 from tmr_jax.data.readers import Row, holds_texts, read_rows, read_texts
@@ -29,6 +32,7 @@ from tmr_jax.data.workers import Arrays, Died, Worker, in_workers, progress
 from tmr_jax.index import exact, schema
 from tmr_jax.index.entries import PATIENCE, digest
 from tmr_jax.index.index import RDKIT, DiskIndex, Model, difference, open_index
+from tmr_jax.index.known import Known
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import load_to_search
 from tmr_jax.models.runtime import run_folder, use_compile_cache
@@ -58,15 +62,27 @@ class Source(NamedTuple):
         """MOLECULES or DESCRIPTIONS; UserError where columns of both are named."""
         return schema.DESCRIPTIONS if holds_texts(*self) else schema.MOLECULES
 
-    def read(self) -> Iterator[Row]:
-        """Its rows; UserError where it is missing, or has no such column."""
+    def read(self, columns: Sequence[Column] = ()) -> Iterator[Row]:
+        """Its rows, with columns of its own; UserError where it is missing, or lacks a column."""
+        own = [column.source for column in columns if column.kind]
         if self.of == schema.DESCRIPTIONS:
-            return read_texts(self.path, self.text_column, self.name_column)
-        return read_rows(self.path, self.smiles_column, self.name_column)
+            return read_texts(self.path, self.text_column, self.name_column, own)
+        return read_rows(self.path, self.smiles_column, self.name_column, own)
 
-    def shards(self) -> Iterator[tuple[int, list[Row]]]:
+    def columns(self) -> list[Column]:
+        """Its own columns: all but those of the contents and the names."""
+        next(self.read(), None)  # names a mistake before the whole file is read
+        if self.text_column:
+            used = (self.text_column, self.name_column)
+        elif self.of == schema.DESCRIPTIONS:
+            return []
+        else:
+            used = readers.molecule_columns(self.path, self.smiles_column, self.name_column)
+        return read_columns(self.path, [*filter(None, used)], schema.is_taken) if used else []
+
+    def shards(self, columns: Sequence[Column]) -> Iterator[tuple[int, list[Row]]]:
         """Its rows, SHARD at a time, with their numbers."""
-        rows = self.read()
+        rows = self.read(columns)
         return enumerate(iter(lambda: list(islice(rows, SHARD)), []))
 
     @property
@@ -88,6 +104,7 @@ class BuildReport(NamedTuple):
     refused: dict[str, int]  # skipped rows by reason
     shards: int
     made: int  # shards that this run of the build wrote
+    known: int = 0  # molecules that it took from an earlier index
 
 
 def model_of_run(run: str | Path | None) -> Model:
@@ -104,16 +121,19 @@ def build(
     out: Path,
     model: Model,
     on_progress: Callable[[int, int | None], None] = lambda done, total: None,
+    earlier: Iterable[Path] = (),
 ) -> BuildReport:
     """Writes the index of a file to the folder `out`, or what is still missing of it.
 
     `on_progress(rows, total)` is called after every shard, and for texts while one is encoded; the
-    total is None where only reading the file would tell.
+    total is None where only reading the file would tell. `earlier` are folders of indexes: what
+    the first one of this model and an earlier content of the file has is taken from it.
 
     Raises UserError where the file cannot be read or has no valid row, where `out` holds another
     index (the message names both), and where the disk is full; `Locked` while another build runs.
     """
-    about = _about(source, model)
+    columns = source.columns()
+    about = _about(source, model, columns)
     _check_out(out, about)
     try:
         (out / exact.SHARDS).mkdir(parents=True, exist_ok=True)
@@ -121,8 +141,10 @@ def build(
             if not (out / exact.HEAD).exists():
                 exact.ExactEngine.create(out, model.encoder.width, about)
             _sweep(out)
-            rows, made = _write_shards(source, out, model, on_progress)
-            return _finish(out, rows, made)
+            first = next((folder for folder in earlier if _is_earlier(folder, about)), None)
+            known = Known(first if source.of == schema.MOLECULES else None, model.encoder.width)
+            rows, made, taken = _write_shards(source, columns, out, model, known, on_progress)
+            return _finish(out, rows, made, taken)
     except OSError as error:
         raise UserError(
             f"expected to write an index to {out}, got {error} ({_free(out)} bytes are free); make "
@@ -130,37 +152,78 @@ def build(
         ) from error
 
 
+def update(
+    source: Source,
+    out: Path,
+    model: Model,
+    on_progress: Callable[[int, int | None], None] = lambda done, total: None,
+) -> BuildReport:
+    """As `build`, but where `out` holds an index of this model of an earlier content of the file.
+
+    The new one is built next to it, as OUT.new, and replaces it when it is complete.
+    """
+    new, old = out.with_name(f"{out.name}.new"), out.with_name(f".{out.name}.old")
+    if old.exists() and not out.exists():  # it was ended between the two renames below
+        os.rename(old, out)
+    if not _is_earlier(out, _about(source, model, [])):
+        return build(source, out, model, on_progress)
+    report = build(source, new, model, on_progress, [out])
+    shutil.rmtree(old, ignore_errors=True)
+    os.rename(out, old)
+    os.rename(new, out)
+    shutil.rmtree(old)
+    return report
+
+
 def _write_shards(
-    source: Source, out: Path, model: Model, on_progress: Callable[[int, int | None], None]
-) -> tuple[int, int]:
-    """Writes the missing shards; how many rows the file has, and how many shards were written."""
+    source: Source,
+    columns: list[Column],
+    out: Path,
+    model: Model,
+    known: Known,
+    on_progress: Callable[[int, int | None], None],
+) -> tuple[int, int, int]:
+    """Writes the missing shards.
+
+    How many rows the file has, how many shards were written, and how many molecules were known.
+    """
     total, done, made, width = count_rows(source), 0, 0, model.encoder.width
     seen = {flag: Seen() for flag in REPEATS}
     existing = {int(place.name) for place in exact.shard_places(out)}
     if source.of == schema.DESCRIPTIONS:
-        shards = _texts(source, existing, model, lambda count: on_progress(done + count, total))
+        read = source.shards(columns)
+        shards = _texts(read, existing, model, lambda count: on_progress(done + count, total))
     else:
-        shards = _molecules(source, existing, model)
+        shards = _molecules(source.shards(columns), existing, model, known)
+    taken = 0
     for number, size, rows, encoded in shards:
         if encoded is not None:
-            _write(out, number, rows, encoded, width, seen)
-            made += 1
+            _write(out, number, rows, encoded, width, seen, columns)
+            made, taken = made + 1, taken + encoded.known
         else:
             shard = exact.map_shard(out / exact.SHARDS / f"{number:06}", width)
             for flag, column in REPEATS.items():
                 seen[flag].add(shard.columns[column])
         done += size
         on_progress(done, total)
-    return done, made
+    return done, made, taken
 
 
-def build_shown(source: Source, out: Path, model: Model) -> BuildReport:
-    """`build` with a progress bar on standard error."""
+def build_shown(
+    source: Source,
+    out: Path,
+    model: Model,
+    start: Callable[..., BuildReport] = build,
+    **more: Any,
+) -> BuildReport:
+    """`build`, or `update`, with a progress bar on standard error."""
     with progress() as bar:
         task = bar.add_task("encoding the index", total=None)
-        return build(
-            source, out, model, lambda done, total: bar.update(task, completed=done, total=total)
-        )
+
+        def on_progress(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total)
+
+        return start(source, out, model, on_progress, **more)
 
 
 def open_file(source: Source, model: Model) -> DiskIndex:
@@ -177,7 +240,9 @@ def open_file(source: Source, model: Model) -> DiskIndex:
     key = [sha256, path.suffixes, model.identity, exact.FORMAT, *columns]
     place = cache_folder() / cache_key("library", key)
     if not _is_complete(place):
-        build_shown(source, place, model)
+        heads = [*cache_folder().glob(f"library-*/{exact.HEAD}")]
+        newest = sorted(heads, key=lambda head: head.stat().st_mtime, reverse=True)
+        build_shown(source, place, model, earlier=[head.parent for head in newest])
     return open_index(place, model, str(path))
 
 
@@ -191,7 +256,7 @@ def _is_complete(folder: Path) -> bool:
     return engine.account is not None and not engine.broken
 
 
-def _about(source: Source, model: Model) -> dict[str, Any]:
+def _about(source: Source, model: Model, columns: list[Column]) -> dict[str, Any]:
     """What identifies an index: another build resumes it only if this is equal."""
     kind = {"rdkit": RDKIT, "rules": RULES}
     if source.of == schema.DESCRIPTIONS:
@@ -206,6 +271,7 @@ def _about(source: Source, model: Model) -> dict[str, Any]:
             "columns": [source.text_column or source.smiles_column, source.name_column],
             "reader": readers.VERSION,
         },
+        "columns": [list(column) for column in columns],
     }
 
 
@@ -216,10 +282,23 @@ def _check_out(out: Path, about: dict[str, Any]) -> None:
         return
     _, there = exact.read_head(out)
     if _without_run(there) != _without_run(about):
+        replace = "--update replaces it; or " if _is_earlier(out, about) else ""
         raise UserError(
             f"expected the index in {out} to be of the same file and model, got another one "
-            f"({difference(there, about)}); choose another --out, or remove the old index"
+            f"({difference(there, about)}); {replace}choose another --out, or remove the old index"
         )
+
+
+def _is_earlier(folder: Path, about: dict[str, Any]) -> bool:
+    """Whether an index differs from this one, and by the content of the file alone."""
+    try:
+        there = exact.read_head(folder)[1]
+        is_same = there["source"]["file"] == about["source"]["file"]
+    except (UserError, KeyError, TypeError):
+        return False
+    same = dict.fromkeys(("source", "columns"))
+    is_same = is_same and _without_run(there) | same == _without_run(about) | same
+    return is_same and there["source"] != about["source"]
 
 
 def _without_run(about: dict[str, Any]) -> dict[str, Any]:
@@ -261,17 +340,19 @@ class EncodedShard(NamedTuple):
     vectors: np.ndarray  # float32 [n, D]
     columns: dict[str, np.ndarray]  # of COLUMNS, each [n], without the flags of repeats
     more: dict[str, Any]  # for shard.json
+    known: int = 0  # rows of an earlier index
 
 
 # Number, size, rows and what they encode to; None for a shard that exists.
 Shards = Iterator[tuple[int, int, list[Row], EncodedShard | None]]
+Read = Iterator[tuple[int, list[Row]]]  # what `Source.shards` gives
 
 
 def _texts(
-    source: Source, existing: set[int], model: Model, on_progress: Callable[[int], None]
+    read: Read, existing: set[int], model: Model, on_progress: Callable[[int], None]
 ) -> Shards:
     """Every shard in order; `on_progress` counts the encoded texts of one."""
-    for number, rows in source.shards():
+    for number, rows in read:
         encoded = None if number in existing else _encoded_texts(rows, model, on_progress)
         yield number, len(rows), rows, encoded
 
@@ -292,50 +373,74 @@ def _encoded_texts(
     return EncodedShard(reasons, encoded.rows, columns, {"cut": int(cut.sum())})
 
 
-def _molecules(source: Source, existing: set[int], model: Model) -> Shards:
+def _molecules(read: Read, existing: set[int], model: Model, known: Known) -> Shards:
     """Every shard in order.
 
     Rows are read as far ahead as the processes parse; rows of existing shards are not kept.
     """
     features = model.config.features
-    ahead: deque[tuple[int, int, list[Row]]] = deque()
+    ahead: deque[tuple[int, int, list[Row], np.ndarray, int]] = deque()
 
     def jobs() -> Iterator[list]:
-        for number, shard in source.shards():
-            ahead.append((number, len(shard), [] if number in existing else shard))
-            if number in existing:
-                continue
-            for low in range(0, len(shard), CHUNK):
-                if valid := [r.content for r in shard[low : low + CHUNK] if not r.refused]:
-                    yield [valid, features.molecule, features.motif]
+        for number, shard in read:
+            rows = [] if number in existing else shard
+            places = known.find([row.content.strip() for row in rows])
+            chunks = range(0, len(rows), CHUNK)
+            ahead.append((number, len(shard), rows, places, len(chunks)))
+            for low in chunks:  # empty ones, too: they bound how far known molecules are read ahead
+                both = zip(rows[low : low + CHUNK], places[low : low + CHUNK], strict=True)
+                new = [row.content for row, place in both if _is_new(row, place)]
+                yield [new, features.molecule, features.motif]
 
     with closing(in_workers(jobs(), described, AHEAD)) as results:
         part = next(results, None)
         while ahead:
-            number, size, rows = ahead.popleft()
-            parts, missing = [], sum(not row.refused for row in rows)
-            while missing:
+            number, size, rows, places, count = ahead.popleft()
+            parts = []
+            for _ in range(count):
                 assert part is not None
                 parts.append(part)
-                missing -= len(_reasons([part]))
                 part = next(results, None)
-            yield number, size, rows, _encoded_molecules(rows, parts, model) if rows else None
+            yield number, size, rows, _shard(rows, places, parts, model, known) if rows else None
 
 
-def _encoded_molecules(rows: list[Row], parts: list[Arrays], model: Model) -> EncodedShard:
+def _is_new(row: Row, place: int) -> bool:
+    """Whether a row is to be parsed."""
+    return not row.refused and place == schema.NONE
+
+
+def _shard(
+    rows: list[Row], places: np.ndarray, parts: list[Arrays], model: Model, known: Known
+) -> EncodedShard:
+    """The rows of a shard: parsed ones and, at their places, known ones."""
     parsed = iter(_reasons(parts))
-    reasons = [row.refused or next(parsed) for row in rows]
-    if all(reasons):
+    reasons = [
+        row.refused or (next(parsed) if _is_new(row, at) else "")
+        for row, at in zip(rows, places, strict=True)
+    ]
+    vectors, columns = _encoded(parts, model)
+    valid = places[[not reason for reason in reasons]]
+    old = valid != schema.NONE
+    if old.any():
+        order = np.argsort(np.concatenate([np.flatnonzero(~old), np.flatnonzero(old)]))
+        taken = known.take(valid[old])
+        vectors = np.concatenate([vectors, taken[0]])[order]
+        columns = {n: np.concatenate([columns[n], taken[1][n]])[order] for n in columns}
+    return EncodedShard(reasons, vectors, columns, {}, int(old.sum()))
+
+
+def _encoded(parts: list[Arrays], model: Model) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Vectors and COLUMNS of the molecules that were parsed, without the flags of repeats."""
+    if all(_reasons(parts)):
         columns = {name: np.zeros(0, kind) for name, kind in schema.COLUMNS.items()}
-        nothing = np.zeros((0, model.encoder.width), np.float32)
-        return EncodedShard(reasons, nothing, columns, {})
+        return np.zeros((0, model.encoder.width), np.float32), columns
     molecules = joined_table(parts)
     if model.vocabulary is not None:
         molecules, _ = apply_vocabulary(molecules, model.vocabulary)
     computed = [name for name in schema.COLUMNS if name not in (*REPEATS, schema.NORM)]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in computed}
     encoded = model.encoder.mol_rows(molecules)
-    return EncodedShard(reasons, encoded.rows, columns | {schema.NORM: encoded.norm}, {})
+    return encoded.rows, columns | {schema.NORM: encoded.norm}
 
 
 def _reasons(parts: list[Arrays]) -> list[str]:
@@ -348,8 +453,9 @@ def described(worker: Worker, job: list) -> Arrays:
     worker.be_ready(DESCRIBE)
     with suppress(Died):
         return worker.ask(DESCRIBE, job, PATIENCE + EACH * len(smiles))
-    if len(smiles) == 1:
-        return worker.ask(DESCRIBE, [[""], *settings]) | {"reasons": _packed(["crashed"])}
+    if len(smiles) < 2:
+        reasons = _packed(["crashed"] * len(smiles))
+        return worker.ask(DESCRIBE, [[""], *settings]) | {"reasons": reasons}
     half = len(smiles) // 2
     parts = [described(worker, [part, *settings]) for part in (smiles[:half], smiles[half:])]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -391,6 +497,7 @@ def _write(
     encoded: EncodedShard,
     width: int,
     seen: dict[str, Seen],
+    own: list[Column],
 ) -> None:
     """Writes one shard; skipped rows go into shard.json with their reasons."""
     first = number * SHARD
@@ -399,29 +506,30 @@ def _write(
     columns |= {flag: seen[flag].add(columns[column]) for flag, column in REPEATS.items()}
     columns |= {"name": [rows[i].name for i in valid]}
     columns |= {schema.CONTENT: [rows[i].content.strip() for i in valid]}
+    own = [column for column in own if column.kind]
+    columns |= {c.name: c.values(rows[i].own[at] for i in valid) for at, c in enumerate(own)}
     refused = [
         [rows[i].line, reason, rows[i].content[:BEGINNING]]
         for i, reason in enumerate(encoded.reasons)
         if reason
     ]
     batch = schema.Batch(first + np.array(valid, np.int64), encoded.vectors, columns)
-    exact.write_shard(
-        out, number, batch, width, {"rows": len(rows), "refused": refused, **encoded.more}
-    )
+    more = {"rows": len(rows), "refused": refused, **encoded.more}
+    exact.write_shard(out, number, batch, width, more, kept(own))
 
 
-def _finish(out: Path, rows: int, made: int) -> BuildReport:
+def _finish(out: Path, rows: int, made: int, known: int) -> BuildReport:
     """Writes refused.tsv, then the manifest, which completes the index."""
     engine = exact.ExactEngine(out)
     seals = [exact.read_seal(place) for place in exact.shard_places(out)]
     refused = [row for seal in seals for row in seal["refused"]]
-    kept, reasons = engine.count(), dict(Counter(reason for _, reason, _ in refused))
-    if rows != kept + len(refused):  # the folder is the user's, who may have cleaned up
+    count, reasons = engine.count(), dict(Counter(reason for _, reason, _ in refused))
+    if rows != count + len(refused):  # the folder is the user's, who may have cleaned up
         raise UserError(
-            f"expected {rows:,} rows in the shards of {out}, got {kept + len(refused):,}; some "
+            f"expected {rows:,} rows in the shards of {out}, got {count + len(refused):,}; some "
             "were removed during the build; run the same command again, which replaces them"
         )
-    if not kept:
+    if not count:
         of = schema.contents(engine.about)
         one, column = ("text", "texts") if of == schema.DESCRIPTIONS else ("molecule", "SMILES")
         line, reason, value = refused[0] if refused else (1, "none", "")
@@ -431,14 +539,15 @@ def _finish(out: Path, rows: int, made: int) -> BuildReport:
             f"{column}"
         )
     salts, duplicates, variants = (
-        kept - engine.count(schema.parse_filter([switch])) for switch in schema.SWITCHES
+        count - engine.count(schema.parse_filter([switch])) for switch in schema.SWITCHES
     )
     cut = sum(seal.get("cut", 0) for seal in seals)
-    report = BuildReport(rows, kept, salts, duplicates, variants, cut, reasons, len(seals), made)
+    shards = (len(seals), made, known)
+    report = BuildReport(rows, count, salts, duplicates, variants, cut, reasons, *shards)
     lines = [f"{line}\t{reason}\t{' '.join(value.split())}" for line, reason, value in refused]
     exact.keep_text(out / REFUSED, "\n".join(["line\treason\tbeginning", *lines]) + "\n")
     account = report._asdict()
-    del account["made"]  # how often the build was interrupted does not change the index
+    del account["made"], account["known"]  # how the build went does not change the index
     engine.finalize(account)
     return report
 

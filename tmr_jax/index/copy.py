@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,7 +85,7 @@ def _copied(
     """Sends the missing items, then compares all."""
     total, copying = source.count(), target.account is None
     existing = target.count() if copying else total
-    digest, sent = Digest(), 0
+    digest, sent = Digest(source.own), 0
     for ids, vectors, columns in source.batches(SIZE):
         first = max(existing - digest.count, 0)  # item of the batch that is missing
         digest.add(Batch(ids, vectors, columns))
@@ -137,9 +137,11 @@ def _complete_account(engine: Engine, place: str | Path) -> dict[str, Any]:
 class Digest:
     """A hash over items in the order of their ids, whatever their batches."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: Iterable[str] = ()) -> None:
+        """`own` are the user's own columns."""
         self.count = 0
-        names = ("id", "vector", *KEPT)
+        self._lists = (*TEXTS, *own)
+        names = ("id", "vector", *KEPT, *own)
         self._of = {name: hashlib.sha256() for name in names}
 
     def add(self, batch: Batch) -> None:
@@ -149,7 +151,7 @@ class Digest:
         for name, kind in COLUMNS.items():
             column = np.ascontiguousarray(batch.columns[name], np.dtype(kind).newbyteorder("<"))
             self._of[name].update(column.tobytes())
-        for name in TEXTS:
+        for name in self._lists:
             lines = "".join(f"{json.dumps(text)}\n" for text in batch.columns[name])
             self._of[name].update(lines.encode())
 
@@ -160,7 +162,7 @@ class Digest:
 
 def content(engine: Engine, on_progress: Callable[[int], None] = lambda done: None) -> str:
     """The hash of everything in an index."""
-    digest = Digest()
+    digest = Digest(engine.own)
     for batch in engine.batches(SIZE):
         digest.add(batch)
         on_progress(digest.count)

@@ -2,7 +2,8 @@
 
     library.json            width, what it was built from, format
     shards/000000/rows.f32  vectors, float32 [n, D], by rows
-                  entries.arrow  ids and columns, an Arrow file of one record batch
+                  entries.arrow  ids, columns and the user's own columns, an Arrow file of one
+                                 record batch
                   shard.json     how many, and the SHA-256 of the other two
     manifest.json           marks a complete index: what became of the rows, and all shards
 
@@ -15,15 +16,17 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tmr_jax.data.columns import NUMBER
 from tmr_jax.data.features.properties import MASKS
 from tmr_jax.data.files import new_folder, replaced, sha256_of, to_disk
 from tmr_jax.index import schema
@@ -37,6 +40,7 @@ ROWS, ENTRIES, SEAL = "rows.f32", "entries.arrow", "shard.json"
 FEW = 0.2  # below this share of rows that meet a filter, they are gathered first
 TILE = 8  # queries per block, always, so that the bits of a score do not depend on other queries
 NO_IDS = np.zeros(0, np.int64)
+ARROW = {"<": "less", "<=": "less_equal", ">": "greater", ">=": "greater_equal", "=": "equal"}
 AT_ONCE = 1.0  # seconds that one check reads bytes for; at least one shard
 
 Stamp = tuple[tuple[int, int, int], ...]  # inode, size and time of change of each file of a shard
@@ -98,7 +102,7 @@ class ExactEngine(Engine):
 
     def upsert(self, batch: Batch) -> None:
         number = 1 + max((int(p.name) for p in shard_places(self.folder)), default=-1)
-        write_shard(self.folder, number, batch, self.width, {})
+        write_shard(self.folder, number, batch, self.width, {}, self.own)
         self._open(self.folder / SHARDS / f"{number:06}")
         self._order()
 
@@ -138,7 +142,11 @@ class ExactEngine(Engine):
         table = pa.Table.from_batches([s.table.take(pa.array(rows)) for s, rows in parts])
         vectors = np.concatenate([s.rows[rows] for s, rows in parts])[back]
         table = table.take(pa.array(back))
-        return Batch(table.column("id").to_numpy(), vectors, columns_of(table))
+        return Batch(
+            table.column("id").to_numpy(),
+            vectors,
+            columns_of(table, dict(zip(self.own, self.own, strict=True))),
+        )
 
     def finalize(self, account: dict[str, Any]) -> None:
         ids, parts = hashlib.sha256(), {}
@@ -196,8 +204,12 @@ class ExactEngine(Engine):
 
     def _live(self, number: int, where: Filter | None) -> np.ndarray:
         """Rows of a shard that are current and meet the filter, bool [n]."""
-        live = self._current[number]
-        return live & schema.meets(self._shards[number].columns, where) if where else live
+        live, shard = self._current[number], self._shards[number]
+        if where:
+            live = live & schema.meets(shard.columns, where)
+            for condition in where.own:
+                live &= _meets(shard.table, condition)
+        return live
 
     def _nearest(
         self, vectors: np.ndarray, k: int, where: Filter | None
@@ -231,17 +243,26 @@ class ExactEngine(Engine):
 def _value(shard: Shard, name: str, row: int) -> Any:
     if name == "vector":
         return np.array(shard.rows[row])
-    if name in schema.TEXTS:
-        return shard.table.column(name)[row].as_py()
-    return shard.columns[name][row].item()
+    if name in COLUMNS:
+        return shard.columns[name][row].item()
+    return shard.table.column(name)[row].as_py()
 
 
-def columns_of(table: pa.Table) -> dict[str, Any]:
-    """The columns of a `Batch`."""
+def _meets(table: pa.RecordBatch, condition: schema.OwnCondition) -> np.ndarray:
+    """Which rows meet it, bool [n]."""
+    column, sign, value = condition
+    column = table.column(column)
+    met = pc.call_function(ARROW[sign], [column, pa.scalar(value, column.type)])
+    return met.fill_null(False).to_numpy(zero_copy_only=False)
+
+
+def columns_of(table: pa.Table, own: Mapping[str, str]) -> dict[str, Any]:
+    """The columns of a `Batch`; `own` says what the user's are called in the table."""
     columns: dict[str, Any] = {
         name: table.column(name).to_numpy().astype(kind) for name, kind in COLUMNS.items()
     }
-    return columns | {name: table.column(name).to_pylist() for name in schema.TEXTS}
+    columns |= {name: table.column(name).to_pylist() for name in schema.TEXTS}
+    return columns | {name: table.column(there).to_pylist() for name, there in own.items()}
 
 
 def _scored(
@@ -311,12 +332,20 @@ def shard_places(folder: Path) -> list[Path]:
     return sorted(named, key=lambda p: int(p.name))
 
 
-def write_shard(folder: Path, number: int, batch: Batch, width: int, more: dict[str, Any]) -> None:
+def write_shard(
+    folder: Path,
+    number: int,
+    batch: Batch,
+    width: int,
+    more: dict[str, Any],
+    own: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Writes a shard under another name and moves it into place; `more` goes into shard.json.
 
-    Rows are in the order of their ids. Raises OSError where the disk is full, and leaves nothing.
+    `own` are names and kinds of the user's own columns. Rows are in the order of their ids. Raises
+    OSError where the disk is full, and leaves nothing.
     """
-    schema.check_batch(batch, width)
+    schema.check_batch(batch, width, own)
     order = np.argsort(batch.ids)
     with new_folder(folder / SHARDS / f"{number:06}") as part:
         np.ascontiguousarray(batch.vectors[order], "<f4").tofile(part / ROWS)
@@ -326,6 +355,9 @@ def write_shard(folder: Path, number: int, batch: Batch, width: int, more: dict[
             arrays[name] = pa.array(column.view(np.uint8) if kind is np.bool_ else column)
         for name in schema.TEXTS:
             arrays[name] = pa.array([batch.columns[name][i] for i in order], pa.large_string())
+        for name, kind in own.items():
+            arrow = pa.float64() if kind == NUMBER else pa.large_string()
+            arrays[name] = pa.array([batch.columns[name][i] for i in order], arrow)
         table = pa.record_batch(arrays)
         with pa.OSFile(str(part / ENTRIES), "wb") as sink, pa.ipc.new_file(sink, table.schema) as w:
             w.write_batch(table)

@@ -14,7 +14,7 @@ import re
 import sys
 import urllib.parse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,12 +22,13 @@ import numpy as np
 from jaxtyping import Float
 from rdkit import rdBase
 
+from tmr_jax.data.columns import Column
 from tmr_jax.data.features.properties import parts
 from tmr_jax.data.files import VERSION
 from tmr_jax.index import schema
 from tmr_jax.index.exact import ExactEngine
 from tmr_jax.index.schema import CONTENT, DESCRIPTIONS, MOLECULES, NONE, NORM, Engine, Filter, Hit
-from tmr_jax.types import UserError
+from tmr_jax.types import UserError, did_you_mean
 
 if TYPE_CHECKING:  # JAX takes a second to import, which copying an index does not need
     from tmr_jax.config import Experiment
@@ -72,6 +73,8 @@ class Summary(NamedTuple):
     kept: int
     refused: dict[str, int]  # number of skipped rows by reason
     of: str = MOLECULES  # or DESCRIPTIONS
+    columns: Mapping[str, str] = {}  # names of the file's own columns, and what they hold
+    notes: tuple[str, ...] = ()  # columns that are left out or have another name
 
     @property
     def of_texts(self) -> bool:
@@ -111,6 +114,9 @@ class InMemoryIndex(NamedTuple):
         i = next(found, None)
         return None if i is None else self._hit(i, 1.0)
 
+    def with_columns(self, hits: Sequence[Hit]) -> list[Hit]:
+        return [*hits]
+
     def _hit(self, i: int, score: float) -> Hit:
         return Hit(0, score, *self.entries[i], id=i, is_text=self.account.of_texts)
 
@@ -120,7 +126,10 @@ class InMemoryIndex(NamedTuple):
 
 
 class DiskIndex(NamedTuple):
-    """An index on disk. Items of an index of descriptions have the column `duplicate` alone."""
+    """An index on disk.
+
+    Of our columns, items of an index of descriptions have `duplicate` and `identity` alone.
+    """
 
     engine: Engine
     account: Summary
@@ -142,36 +151,54 @@ class DiskIndex(NamedTuple):
         self, queries: Float[np.ndarray, "Q D"], k: int, where: Filter | None
     ) -> list[list[Hit]]:
         """The k best items of each query, best first."""
-        if self.account.of_texts and where not in (None, Filter(), Filter(distinct=True)):
+        if self.account.of_texts and where and where._replace(distinct=False, own=()) != Filter():
             raise UserError(
-                "expected no filter but distinct for an index of descriptions, got one by "
-                "properties, groups, salts or parents; leave it out"
+                "expected no filter but distinct and columns of the file for an index of "
+                "descriptions, got one by properties, groups, salts or parents; leave it out"
             )
+        for condition in where.own if where else ():
+            if condition.column not in self.account.columns:
+                raise UserError(
+                    f"expected a column of the file to compare, got {condition.column!r}; "
+                    f"{did_you_mean(condition.column, self.account.columns)}"
+                )
         asked = where and parts(where.groups | where.without)["classes"]
         if asked and not self.has_classes:
             raise UserError(
                 "expected an index whose molecules are classified, got one that was built before "
                 "there were classes; build it again with tmr index, or leave the class out"
             )
-        if where is not None and where.drops_parents:
-            return self._parents(queries, k, where._replace(parents=False))
+        if where is not None and where.repeats:
+            every = where._replace(parents=False, distinct=False)
+            return self._first(queries, k, every, where.repeats)
         return self._nearest(queries, k, where)
 
-    def _parents(self, queries: np.ndarray, k: int, where: Filter) -> list[list[Hit]]:
-        """The best item of each parent (equal but for salt and charge) that meets the filter."""
+    def _first(self, queries: np.ndarray, k: int, where: Filter, of: str) -> list[list[Hit]]:
+        """The best item of each molecule, or parent, that meets the filter."""
         fetched = 4 * k
         while True:
             nearest = self._nearest(queries, fetched, where)
-            parents = [first_parents(items) for items in nearest]
-            pairs = zip(parents, nearest, strict=True)
+            first = [first_of(items, of) for items in nearest]
+            pairs = zip(first, nearest, strict=True)
             if fetched >= MOST or all(len(a) >= k or len(b) < fetched for a, b in pairs):
-                return [schema.ranked(items[:k]) for items in parents]
+                return [schema.ranked(items[:k]) for items in first]
             fetched *= 4
 
     def _nearest(self, queries: np.ndarray, k: int, where: Filter | None) -> list[list[Hit]]:
         k = min(k, max(self.account.kept, 1))  # or an engine asks for arrays of any k
         matches = self.engine.search(queries, k, where)
         return [self._items(i, s) for i, s in zip(matches.ids, matches.scores, strict=True)]
+
+    def with_columns(self, hits: Sequence[Hit]) -> list[Hit]:
+        """The hits with the user's own columns, which are read for hits that are shown alone."""
+        own = self.engine.own
+        if not own:
+            return [*hits]
+        items = self.engine.get([hit.id for hit in hits], [*own])
+        return [
+            hit._replace(columns={**hit.columns, **{n: _whole((item or {}).get(n)) for n in own}})
+            for hit, item in zip(hits, items, strict=True)
+        ]
 
     def called(self, name: str) -> Hit | None:
         """The first item of that name, with the score 1; None where there is none."""
@@ -194,19 +221,27 @@ class DiskIndex(NamedTuple):
             columns = {n: v for n, v in item.items() if n not in ("id", "name", CONTENT, NORM)}
             texts = self.account.of_texts
             if texts:
-                columns = {"duplicate": columns["duplicate"]}
+                columns = {name: columns[name] for name in ("duplicate", "identity")}
             items.append(Hit(0, score, item[CONTENT], item["name"], None, i, columns, texts))
         return schema.ranked(items)
+
+
+def _whole(value: float | str | None) -> float | str | None:
+    """12 for 12.0, as the file has it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 Index = InMemoryIndex | DiskIndex
 
 
-def first_parents(items: Sequence[Hit]) -> list[Hit]:
-    """The first item of each parent, in their order; a parent is without salt and charge."""
+def first_of(items: Sequence[Hit], of: str = "parent") -> list[Hit]:
+    """The first item of each parent, or identity, in their order.
+
+    A parent is without salt and charge.
+    """
     first: dict[int, Hit] = {}
     for item in items:
-        first.setdefault(item.columns["parent"], item)
+        first.setdefault(item.columns[of], item)
     return list(first.values())
 
 
@@ -242,8 +277,21 @@ def open_index(place: Path, model: Model, source: str = "") -> DiskIndex:
             file=sys.stderr,
         )
     rows, kept, refused = (account[name] for name in ("rows", "kept", "refused"))
-    of = schema.contents(engine.about)
-    return DiskIndex(engine, Summary(source or str(place), rows, kept, refused, of))
+    of, notes = schema.contents(engine.about), columns_notes(engine.about)
+    account = Summary(source or str(place), rows, kept, refused, of, engine.own, notes)
+    return DiskIndex(engine, account)
+
+
+def columns_notes(about: dict[str, Any]) -> tuple[str, ...]:
+    """The user's own columns that are left out or called otherwise than in the file, and why."""
+    columns = [Column(*listed) for listed in about.get("columns", ())]
+    return tuple(
+        f"column {c.source or c.name!r} is left out: {c.why}"
+        if not c.kind
+        else f"column {c.source!r} of the file is called {c.name!r} here"
+        for c in columns
+        if c.name != c.source or not c.kind
+    )
 
 
 def account_of(engine: Engine, place: str | Path) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import lancedb
@@ -24,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 from lancedb.index import BTree, IvfSq
 
+from tmr_jax.data.columns import NUMBER
 from tmr_jax.data.features import properties
 from tmr_jax.index import schema
 from tmr_jax.index.exact import columns_of, keep_text
@@ -68,6 +70,7 @@ class LanceEngine(Engine):
             )
         self.width, self.about = int(head["width"]), dict(head["about"])
         self.account: dict[str, Any] | None = head["account"]
+        self._places = schema.places(self.own)
         self._greatest: int | None = None  # id; read at the first write
         self._measure()
 
@@ -87,12 +90,14 @@ class LanceEngine(Engine):
         with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             _write_head(folder, width, about, None)
-            lancedb.connect(folder).create_table(TABLE, schema=_schema(width))
+            lancedb.connect(folder).create_table(
+                TABLE, schema=_schema(width, schema.own_columns(about))
+            )
         return cls(folder)
 
     def upsert(self, batch: Batch) -> None:
-        schema.check_batch(batch, self.width)
-        rows = _rows(batch, self.width)
+        schema.check_batch(batch, self.width, self.own)
+        rows = _rows(batch, self.width, self.own)
         if self._greatest is None:
             self._greatest = max(self._numbers(), default=schema.NONE)
         with _writing(self.folder):
@@ -104,7 +109,7 @@ class LanceEngine(Engine):
         self._greatest = max(self._greatest, int(batch.ids.max(initial=schema.NONE)))
 
     def search(self, vectors: np.ndarray, k: int, where: Filter | None = None) -> Matches:
-        probes, condition = self._probes(where), sql(where)
+        probes, condition = self._probes(where), sql(where, self._places)
         nearest = (self._nearest(vector, k, probes, condition) for vector in vectors)
         return schema.best_first(nearest, len(vectors), k)
 
@@ -124,21 +129,24 @@ class LanceEngine(Engine):
         return rows.column("id").to_numpy(), 1 - rows.column("_distance").to_numpy()
 
     def get(self, ids: Sequence[int], names: Sequence[str] = KEPT) -> list[dict[str, Any] | None]:
+        there = [self._places.get(name, name) for name in names]
+
         def read(part: list[int]) -> list[dict[str, Any]]:
             query = self._table.search().where(f"id IN ({', '.join(map(str, part))})")
             with _reading(self.folder):
-                return query.select(["id", *names]).limit(len(part)).to_list()
+                rows = query.select(["id", *there]).limit(len(part)).to_list()
+            pairs = [("id", "id"), *zip(names, there, strict=True)]
+            return [{name: row[own] for name, own in pairs} for row in rows]
 
         return schema.by_id(ids, READ, read)
 
     def count(self, where: Filter | None = None) -> int:
         with _reading(self.folder):
-            return self._table.count_rows(sql(where) or None)
+            return self._table.count_rows(sql(where, self._places) or None)
 
     def called(self, name: str) -> int | None:
-        quoted = name.replace("'", "''")
         with _reading(self.folder):
-            rows = self._table.search().where(f"name = '{quoted}'").select(["id"]).to_arrow()
+            rows = self._table.search().where(f"name = {_quoted(name)}").select(["id"]).to_arrow()
         return min(rows.column("id").to_pylist(), default=None)
 
     def batches(self, size: int = 10_000) -> Iterator[Batch]:
@@ -151,7 +159,7 @@ class LanceEngine(Engine):
                 rows = query.limit(len(part)).to_arrow().sort_by("id").combine_chunks()
             flat = rows.column("vector").combine_chunks().flatten().to_numpy()
             vectors = flat.reshape(-1, self.width)
-            yield Batch(rows.column("id").to_numpy(), vectors, columns_of(rows))
+            yield Batch(rows.column("id").to_numpy(), vectors, columns_of(rows, self._places))
 
     def optimize(self) -> None:
         """Merges the added fragments and builds the indexes: minutes for a million rows.
@@ -210,8 +218,8 @@ class LanceEngine(Engine):
                 yield from batch.column("id").to_pylist()
 
 
-def sql(where: Filter | None) -> str:
-    """A filter as a condition of SQL, or ""."""
+def sql(where: Filter | None, places: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A filter as a condition of SQL, or ""; `places` are the user's own columns in the table."""
     if where is None:
         return ""
     parts = [schema.literal(condition) for condition in where.conditions]
@@ -220,7 +228,14 @@ def sql(where: Filter | None) -> str:
         for column, part in properties.parts(mask).items():
             parts += [f"({column} / {1 << i}) % 2 = {there}" for i in schema.bits(part)]
     parts += [f"{flag} = false" for flag in where.unflagged]
+    for column, sign, value in where.own:
+        quoted = _quoted(value) if isinstance(value, str) else repr(value)
+        parts.append(f"{places[column]} {sign} {quoted}")
     return " AND ".join(parts)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _write_head(
@@ -254,16 +269,23 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _schema(width: int) -> pa.Schema:
+def _schema(width: int, own: Mapping[str, str]) -> pa.Schema:
     kinds = {name: pa.from_numpy_dtype(kind) for name, kind in COLUMNS.items()}
     fields = [pa.field("id", pa.int64()), pa.field("vector", pa.list_(pa.float32(), width))]
     fields += [pa.field(name, kind) for name, kind in kinds.items()]
-    return pa.schema([*fields, *(pa.field(name, pa.string()) for name in schema.TEXTS)])
+    fields += [pa.field(name, pa.string()) for name in schema.TEXTS]
+    for name, place in schema.places(own).items():
+        fields.append(pa.field(place, pa.float64() if own[name] == NUMBER else pa.string()))
+    return pa.schema(fields)
 
 
-def _rows(batch: Batch, width: int) -> pa.Table:
+def _rows(batch: Batch, width: int, own: Mapping[str, str]) -> pa.Table:
     flat = np.ascontiguousarray(batch.vectors, np.float32).reshape(-1)
     arrays = [pa.array(batch.ids), pa.FixedSizeListArray.from_arrays(pa.array(flat), width)]
     arrays += [pa.array(np.asarray(batch.columns[n], kind)) for n, kind in COLUMNS.items()]
     arrays += [pa.array(list(batch.columns[name]), pa.string()) for name in schema.TEXTS]
-    return pa.table(arrays, schema=_schema(width))
+    whole = _schema(width, own)
+    arrays += [
+        pa.array(batch.columns[n], whole.field(p).type) for n, p in schema.places(own).items()
+    ]
+    return pa.table(arrays, schema=whole)

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ PAGE = 10_000  # rows of a page, which Milvus limits to 16,384
 MOST = 16_384  # hits of one search: Milvus' own limit
 LONGEST = 65_535  # bytes of a text: Milvus' own limit
 PATIENCE = 10.0  # seconds to wait for a server
+OWN = "own"  # the user's own columns as one JSON object: a collection has few fields
 BITS = "group_bits"  # all masks as one list of numbers: Milvus has no operations on bits
 SECRET = "***"
 KINDS = {np.float32: DataType.FLOAT, np.int32: DataType.INT32, np.int64: DataType.INT64}
@@ -82,6 +84,7 @@ class MilvusEngine(Engine):
             )
         self.width, self.about = int(head["width"]), dict(head["about"])
         self.account: dict[str, Any] | None = head["account"]
+        self._places = schema.places(self.own)
 
     @staticmethod
     def exists(uri: str, name: str = "library", token: str = "") -> bool:
@@ -107,13 +110,13 @@ class MilvusEngine(Engine):
                 server.ask("drop_collection", _head_of(name))
             _create_head(server, name)
             _write_head(server, name, {"width": width, "about": about, "account": None})
-            _create_items(server, name, width)
+            _create_items(server, name, width, bool(schema.own_columns(about)))
         return cls(uri, name, token)
 
     def upsert(self, batch: Batch) -> None:
         """An interruption may leave the beginning of a batch of more than `AT_ONCE` rows."""
-        schema.check_batch(batch, self.width)
-        rows = [_row(batch, i) for i in np.argsort(batch.ids).tolist()]
+        schema.check_batch(batch, self.width, self.own)
+        rows = [_row(batch, i, self._places) for i in np.argsort(batch.ids).tolist()]
         for low in range(0, len(rows), AT_ONCE):
             self._server.ask("upsert", self._name, rows[low : low + AT_ONCE])
 
@@ -124,7 +127,7 @@ class MilvusEngine(Engine):
             self._name,
             data=list(np.asarray(vectors, np.float32)),
             limit=min(k, MOST),
-            filter=expression(where),
+            filter=expression(where, self._places),
             search_params={"params": {"ef": max(least, 2 * k)}},
             output_fields=["id"],
         )
@@ -138,15 +141,18 @@ class MilvusEngine(Engine):
         return schema.best_first(nearest, len(vectors), k)
 
     def get(self, ids: Sequence[int], names: Sequence[str] = KEPT) -> list[dict[str, Any] | None]:
+        own = [name for name in names if name in self._places]
+        ours = ["id", *(name for name in names if name not in own)]
+        columns = [*ours, OWN] if own else ours
+
         def read(part: list[int]) -> list[dict[str, Any]]:
-            columns = ["id", *names]
             rows = self._server.ask("get", self._name, ids=part, output_fields=columns)
-            return [{name: row[name] for name in columns} for row in rows]
+            return [{n: row[n] for n in ours} | self._own_of(row, own) for row in rows]
 
         return schema.by_id(ids, AT_ONCE, read)
 
     def count(self, where: Filter | None = None) -> int:
-        words = {"filter": expression(where), "output_fields": ["count(*)"]}
+        words = {"filter": expression(where, self._places), "output_fields": ["count(*)"]}
         return int(self._server.ask("query", self._name, **words, **STRONG)[0]["count(*)"])
 
     def called(self, name: str) -> int | None:
@@ -155,7 +161,7 @@ class MilvusEngine(Engine):
         return min((row["id"] for row in rows), default=None)
 
     def batches(self, size: int = 10_000) -> Iterator[Batch]:
-        names = ["id", "vector", *KEPT]
+        names = ["id", "vector", *KEPT, *([OWN] if self.own else [])]
         words: dict[str, Any] = {"batch_size": min(size, PAGE), "filter": "id >= 0", **STRONG}
         pages = self._server.ask("query_iterator", self._name, output_fields=names, **words)
         last = schema.NONE
@@ -167,10 +173,17 @@ class MilvusEngine(Engine):
                 for name, kind in COLUMNS.items()
             }
             columns |= {name: [item[name] for item in items] for name in schema.TEXTS}
+            told = [self._own_of(item, [*self.own]) for item in items]
+            columns |= {name: [own[name] for own in told] for name in self.own}
             vectors = np.array([item["vector"] for item in items], np.float32)
             yield Batch(ids, vectors, columns)
             last = int(ids[-1])
         pages.close()
+
+    def _own_of(self, row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        """Cells of the user's own columns, None for an empty one."""
+        cells = row.get(OWN) or {}
+        return {name: cells.get(self._places[name]) for name in names}
 
     def optimize(self) -> None:
         """Milvus builds its index as rows arrive; this waits until all are in it."""
@@ -234,8 +247,8 @@ def _lite_failed(uri: str, error: BaseException) -> IndexUnavailable:
     return IndexUnavailable(f"expected an index of Milvus Lite in {uri}, got: {error}")
 
 
-def expression(where: Filter | None) -> str:
-    """A filter as a Milvus expression, or ""."""
+def expression(where: Filter | None, places: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A filter as a Milvus expression, or ""; `places` are the keys of the user's own columns."""
     if where is None:
         return ""
     parts = [schema.literal(condition, "==") for condition in where.conditions]
@@ -244,20 +257,28 @@ def expression(where: Filter | None) -> str:
     if where.without:
         parts.append(f"not ARRAY_CONTAINS_ANY({BITS}, {schema.bits(where.without)})")
     parts += [f"{flag} == false" for flag in where.unflagged]
+    for column, sign, value in where.own:
+        equal = "==" if sign == "=" else sign
+        parts.append(f'{OWN}["{places[column]}"] {equal} {json.dumps(value, ensure_ascii=False)}')
     return " and ".join(parts)
 
 
-def _row(batch: Batch, i: int) -> dict[str, Any]:
+def _row(batch: Batch, i: int, places: Mapping[str, str]) -> dict[str, Any]:
     """One item as Milvus takes it; UserError where a text is beyond its limit."""
     row: dict[str, Any] = {"id": int(batch.ids[i]), "vector": batch.vectors[i]}
     row |= {name: batch.columns[name][i].item() for name in COLUMNS}
     row[BITS] = schema.bits(properties.joined(row))
-    for name in schema.TEXTS:
-        row[name] = batch.columns[name][i]
-        if len(row[name].encode()) > LONGEST:
+    texts = {name: batch.columns[name][i] for name in schema.TEXTS}
+    row |= texts
+    if places:
+        cells = {place: batch.columns[name][i] for name, place in places.items()}
+        row[OWN] = {place: cell for place, cell in cells.items() if cell is not None}
+        texts["row of the file's own columns"] = json.dumps(row[OWN], ensure_ascii=False)
+    for name, text in texts.items():
+        if len(text.encode()) > LONGEST:
             raise UserError(
                 f"expected a {name} of at most {LONGEST:,} bytes, which is Milvus' limit, got "
-                f"{len(row[name].encode()):,} of the item {row['id']}; copy to LanceDB, or "
+                f"{len(text.encode()):,} of the item {row['id']}; copy to LanceDB, or "
                 "remove it"
             )
     return row
@@ -288,7 +309,7 @@ def _write_head(server: _Server, name: str, head: dict[str, Any]) -> None:
     server.ask("upsert", _head_of(name), [row])
 
 
-def _create_items(server: _Server, name: str, width: int) -> None:
+def _create_items(server: _Server, name: str, width: int, has_own: bool) -> None:
     fields = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     fields.add_field("id", DataType.INT64, is_primary=True)
     fields.add_field("vector", DataType.FLOAT_VECTOR, dim=width)
@@ -297,6 +318,8 @@ def _create_items(server: _Server, name: str, width: int) -> None:
     fields.add_field(BITS, DataType.ARRAY, element_type=DataType.INT16, max_capacity=128)
     for text in schema.TEXTS:
         fields.add_field(text, DataType.VARCHAR, max_length=LONGEST)
+    if has_own:
+        fields.add_field(OWN, DataType.JSON)
     index = MilvusClient.prepare_index_params()
     graph = {"M": NEIGHBOURS, "efConstruction": BUILD_EFFORT}
     index.add_index("vector", index_type="HNSW", metric_type="IP", params=graph)

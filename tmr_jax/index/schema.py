@@ -13,11 +13,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import eq, ge, gt, le, lt
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from tmr_jax.data.columns import NUMBER, TEXT, as_date, as_number, kept
 from tmr_jax.data.features.properties import FLOATS, INTEGERS, MASKS, NAMED, mask_of, parts
 from tmr_jax.types import UserError, did_you_mean
 
@@ -44,12 +46,15 @@ COLUMNS = {
     NORM: np.float32,
 }  # and TEXTS, which are lists of strings
 KEPT = (*COLUMNS, *TEXTS)
+# Names that a column of a file cannot have: those of what engines and exports write besides.
+TAKEN = {*KEPT, "id", "vector", "text", "query", "rank", "score", "refined", "columns"}
 
 Sign = Literal["<", "<=", ">", ">=", "="]
 COMPARE = {"<": lt, "<=": le, ">": gt, ">=": ge, "=": eq}
 SWITCHES = ("unsalted", "distinct", "parents")
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _CONDITION = re.compile(rf"(\w+)\s*(<=|>=|<|>|=)\s*({_NUMBER})")
+_COMPARED = re.compile(r"(.*?)\s*(<=|>=|<|>|=)\s*(.*)", re.S)
 
 
 class Condition(NamedTuple):
@@ -58,6 +63,17 @@ class Condition(NamedTuple):
     column: str
     sign: Sign
     number: float
+
+
+class OwnCondition(NamedTuple):
+    """A column of the user's file compared with a number or a text; an empty cell never meets it.
+
+    Dates are texts such as 2024-01-31, whose order is that of the dates.
+    """
+
+    column: str
+    sign: Sign
+    value: float | str
 
 
 class Filter(NamedTuple):
@@ -70,14 +86,18 @@ class Filter(NamedTuple):
     unsalted: bool = False  # no items of several parts
     distinct: bool = False  # only the first of equal molecules
     parents: bool = False  # only the first of molecules that are equal but for salt and charge
+    own: tuple[OwnCondition, ...] = ()
 
     @property
-    def drops_parents(self) -> bool:
-        """Whether the first of equal parents may fail a condition that the next one meets.
+    def repeats(self) -> str:
+        """The column, "parent" or "identity", whose first value may fail a condition that the next
+        one meets; "" where there is none.
 
-        Then flags cannot decide which one to drop. Duplicates meet the same conditions.
+        Then flags cannot decide which one to drop. Duplicates differ by columns of the file alone.
         """
-        return self.parents and self._replace(distinct=False) != Filter(parents=True)
+        if self.parents and self._replace(distinct=False) != Filter(parents=True):
+            return "parent"
+        return "identity" if self.distinct and self.own else ""
 
     @property
     def unflagged(self) -> list[str]:
@@ -85,42 +105,109 @@ class Filter(NamedTuple):
         return [flag for flag, s in zip(FLAGS, SWITCHES, strict=True) if getattr(self, s)]
 
 
-def parse_filter(words: Sequence[str]) -> Filter:
+def parse_filter(words: Sequence[str], columns: Mapping[str, str] = MappingProxyType({})) -> Filter:
     """One filter of all words; UserError for an invalid word, with the nearest name.
 
-    A condition compares a property with a number, a name requires a group or a class, a name after
-    `!` excludes one. `unsalted`: single parts only; `distinct`: each molecule once; `parents`: each
-    once whatever its salt and charge.
+    A condition compares a property with a number, or one of `columns`, the names and kinds of the
+    user's own, with a value. A name requires a group or a class, a name after `!` excludes one.
+    `unsalted`: single parts only; `distinct`: each molecule once; `parents`: each once whatever its
+    salt and charge.
+
+    Names of columns are written as in the file; where that is unambiguous, in any case and without
+    what is between letters and digits.
+
+    >>> parse_filter(["assay value>=7"], {"Assay value": "number"}).own
+    (OwnCondition(column='Assay value', sign='>=', value=7.0),)
     """
     words = [word.strip() for word in words]
-    conditions = tuple(_condition(word) for word in words if any(sign in word for sign in "<>="))
+    compared = [_condition(word, columns) for word in words if any(sign in word for sign in "<>=")]
     others = [word for word in words if not any(sign in word for sign in "<>=")]
     names = [word for word in others if word not in SWITCHES]
     for name in names:
         if name.removeprefix("!") not in NAMED:
+            example = f", or {name}=... of the file" if _columns_called(name, columns) else ""
             raise UserError(
-                f"expected a filter such as mw<500, nitrile or !nitro, got {name!r}; "
-                f"{did_you_mean(name.lower(), [*NAMED, *SWITCHES])}"
+                f"expected a filter such as mw<500, nitrile or !nitro{example}, got {name!r}; "
+                f"{did_you_mean(name.lower(), [*NAMED, *SWITCHES, *columns])}"
             )
     return Filter(
-        conditions,
+        tuple(one for one in compared if isinstance(one, Condition)),
         mask_of(name for name in names if not name.startswith("!")),
         mask_of(name[1:] for name in names if name.startswith("!")),
         **{switch: switch in others for switch in SWITCHES},
+        own=tuple(one for one in compared if isinstance(one, OwnCondition)),
     )
 
 
-def _condition(word: str) -> Condition:
+def _condition(word: str, columns: Mapping[str, str]) -> Condition | OwnCondition:
     match = _CONDITION.fullmatch(word)
-    if not match:
-        raise UserError(f"expected a filter such as mw<500 or charge=0, got {word!r}; correct it")
-    column, sign, number = match.groups()
-    if column.lower() not in FLOATS + INTEGERS:
+    if match and match[1].lower() in FLOATS + INTEGERS:
+        return Condition(match[1].lower(), match[2], float(match[3]))  # type: ignore[arg-type]
+    name, sign, value = _compared(word, columns)
+    found = [name] if name in columns else _columns_called(name, columns)
+    if len(found) == 1:
+        return _own_condition(found[0], columns[found[0]], sign, value)
+    if found:
         raise UserError(
-            f"expected a property to compare, got {column!r}; "
-            f"{did_you_mean(column.lower(), [*FLOATS, *INTEGERS])}"
+            f"expected the name of one column, got {name!r}, which may be "
+            f"{' or '.join(map(repr, found))}; write it as the file does"
         )
-    return Condition(column.lower(), sign, float(number))  # type: ignore[arg-type]
+    if name.lower() in FLOATS + INTEGERS or not (name and value):
+        raise UserError(f"expected a filter such as mw<500 or charge=0, got {word!r}; correct it")
+    what = "a property or a column of the file" if columns else "a property"
+    raise UserError(
+        f"expected {what} to compare, got {name!r}; "
+        f"{did_you_mean(name.lower(), [*FLOATS, *INTEGERS, *columns])}"
+    )
+
+
+def _compared(word: str, columns: Iterable[str]) -> tuple[str, str, str]:
+    """Name, sign and value. A name that the word begins with may hold signs itself."""
+    own = max((name for name in columns if word.startswith(name)), key=len, default="")
+    match = _COMPARED.fullmatch(word.removeprefix(own))
+    if own and match and not match[1]:
+        return own, match[2], match[3]
+    match = _COMPARED.fullmatch(word)
+    assert match  # it holds a sign
+    return match[1], match[2], match[3]
+
+
+def _columns_called(name: str, columns: Iterable[str]) -> list[str]:
+    wanted = _plain(name)
+    return [column for column in columns if wanted and _plain(column) == wanted]
+
+
+def _plain(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()
+
+
+def _own_condition(column: str, kind: str, sign: str, text: str) -> OwnCondition:
+    if kind == TEXT:
+        value = text if sign == "=" else None
+        example = "which holds text, with =, as in {}=A12"
+    elif kind == NUMBER:
+        value, example = as_number(text), "which holds numbers, as in {}>7"
+    else:
+        value, example = as_date(text), "which holds dates, as in {}>=2024-01-31"
+    if value is None or value == "":
+        raise UserError(
+            f"expected a comparison of {column!r}, {example.format(column)}, got "
+            f"{column + sign + text!r}; correct it"
+        )
+    return OwnCondition(column, sign, value)  # type: ignore[arg-type]
+
+
+def is_taken(name: str) -> bool:
+    """Whether a column of a file needs another name: it is one of ours, or filters by a property.
+
+    Names of properties are compared in any case.
+    """
+    return name in TAKEN or name.lower() in FLOATS + INTEGERS
+
+
+def own_columns(about: Mapping[str, Any]) -> dict[str, str]:
+    """Names and kinds of the user's own columns; indexes of older builds have none."""
+    return kept(about.get("columns", ()))
 
 
 class Batch(NamedTuple):
@@ -128,7 +215,7 @@ class Batch(NamedTuple):
 
     ids: Int[np.ndarray, " n"]  # from 0; an item replaces the one with its id
     vectors: Float[np.ndarray, "n D"]  # of length one
-    columns: dict[str, Any]  # COLUMNS as arrays [n], TEXTS as lists
+    columns: dict[str, Any]  # COLUMNS as arrays [n], TEXTS and the user's own as lists
 
 
 class Matches(NamedTuple):
@@ -146,7 +233,8 @@ class Hit(NamedTuple):
     name: str
     refined: float | None = None  # score of the second stage, where the model has one
     id: int = NONE  # row of the file or list, from 0
-    columns: Mapping[str, Any] = {}  # of an index on disk: properties, groups and flags
+    # Of an index on disk: properties, groups, flags, and the user's own columns.
+    columns: Mapping[str, Any] = {}
     is_text: bool = False  # whether `content` is a text
 
 
@@ -181,6 +269,11 @@ class Engine(Protocol):
     broken: dict[str, str]  # parts that cannot be read, and why; the rest is searched
     account: dict[str, Any] | None  # what became of the rows; None before `finalize`
 
+    @property
+    def own(self) -> dict[str, str]:
+        """Names and kinds of the user's own columns."""
+        return own_columns(self.about)
+
     def upsert(self, batch: Batch) -> None:
         """Adds items, or replaces those with their ids; all of them or none."""
         ...
@@ -194,7 +287,7 @@ class Engine(Protocol):
     def get(self, ids: Sequence[int], names: Sequence[str] = KEPT) -> list[dict[str, Any] | None]:
         """Columns and "id" of items in the order of `ids`, None for an unknown id.
 
-        `names` may hold "vector".
+        `names` may hold "vector" and the user's own columns, whose empty cells are None.
         """
         ...
 
@@ -289,8 +382,13 @@ def literal(condition: Condition, equal: str = "=") -> str:
     return f"{column} <= {below}" if "<" in sign else f"{column} >= {below + 1}"
 
 
+def places(own: Iterable[str]) -> dict[str, str]:
+    """What an engine calls the user's own columns whose names it may not take."""
+    return {name: f"column_{i}" for i, name in enumerate(own)}
+
+
 def meets(columns: dict[str, np.ndarray], where: Filter) -> Bool[np.ndarray, " n"]:
-    """Which rows meet a filter: this defines filters for every engine."""
+    """Which rows meet a filter but its `own`: this defines filters for every engine."""
     met = np.ones(len(next(iter(columns.values()))), bool)
     for column, sign, number in where.conditions:
         met &= COMPARE[sign](columns[column], number)
@@ -310,7 +408,7 @@ def bits(mask: int) -> list[int]:
     return [i for i in range(mask.bit_length()) if mask >> i & 1]
 
 
-def check_batch(batch: Batch, width: int) -> None:
+def check_batch(batch: Batch, width: int, own: Iterable[str] = ()) -> None:
     """UserError where a batch does not fit an engine of that width."""
     shape = (len(batch.ids), width)
     if batch.vectors.shape != shape:
@@ -321,7 +419,7 @@ def check_batch(batch: Batch, width: int) -> None:
     lengths = np.linalg.norm(batch.vectors, axis=1)
     if not (np.abs(lengths - 1) < 1e-3).all():
         raise UserError("expected vectors of length one, got other lengths; normalize them")
-    sizes = {name: len(batch.columns[name]) for name in KEPT}
+    sizes = {name: len(batch.columns[name]) for name in (*KEPT, *own)}
     assert set(sizes.values()) == {len(batch.ids)}, sizes
     assert len(np.unique(batch.ids)) == len(batch.ids), "an id twice in one batch"
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from tmr_jax.index.schema import Filter
     from tmr_jax.search.retriever import Answer, Retriever
 
+FORMS = ("csv", "sdf", "parquet", "json")
+SHOWN = 3  # columns of the user's own in a table
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -45,8 +48,9 @@ class Arguments:
     """How many matches to show."""
     where: tuple[str, ...] = ()
     """Only molecules that meet all of these: "mw<500", charge=0, nitrile, "!nitro", unsalted (no
-    salts), distinct (no duplicates), parents (one of those that are equal but for salt and charge).
-    Descriptions only take distinct."""
+    salts), distinct (no duplicates), parents (one of those that are equal but for salt and charge),
+    or a column of your file: "pIC50>7", Batch=A12, "Date>=2024-01-31". Descriptions only take
+    distinct and columns."""
     contains: str = ""
     """Only molecules with this substructure, a SMARTS such as c1ccccc1N; two seconds at most."""
     diversity: Annotated[float, tyro.conf.arg(aliases=["--spread"])] = 0.0
@@ -67,6 +71,8 @@ class Arguments:
     """Print CSV; cells that a spreadsheet would run as a formula begin with a quote."""
     sdf: bool = False
     """Print an SDF with coordinates of drawings."""
+    out: Path | None = None
+    """Write the matches to a .csv, .sdf, .parquet or .json file instead of printing them."""
     html: Path | None = None
     """Also write a page that shows the matches."""
 
@@ -79,18 +85,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _search(args: list[str]) -> int:
     chosen = cli.parse(Arguments, "search", args, config=(tyro.conf.FlagCreatePairsOff,))
     _check(chosen)
-    from tmr_jax.index.schema import parse_filter
-
     retriever = open_retriever(chosen)
-    where = parse_filter(chosen.where) if chosen.where else None
+    where = retriever.where(chosen.where) if chosen.where else None
     answers, skipped = find(retriever, chosen, where)
     if chosen.html:
         write_page(chosen.html, answers, _about(retriever))
         _note(f"shown in {chosen.html}")
-    if chosen.json or chosen.csv or chosen.sdf:
-        print(_formatted(chosen, answers, retriever), end="")
+    if chosen.out:
+        write_hits(chosen.out, answers, retriever)
+        _note(f"{sum(len(answer.hits) for answer in answers):,} hits in {chosen.out}")
+    elif chosen.json or chosen.csv or chosen.sdf:
+        form = next(form for form in FORMS if getattr(chosen, form, False))
+        print(_formatted(form, answers, retriever), end="")
     else:
-        print_tables(answers)
+        print_tables(answers, where)
     if skipped:
         raise UserError(
             f"expected {len(answers) + skipped:,} valid queries, got {skipped:,} invalid ones, "
@@ -106,7 +114,7 @@ def _check(chosen: Arguments) -> None:
         raise UserError(
             f'expected a query, got none{taken}; add one in quotes{place}: "an aromatic amine"'
         )
-    forms = [f"--{name}" for name in ("json", "csv", "sdf") if getattr(chosen, name)]
+    forms = [f"--{name}" for name in ("json", "csv", "sdf", "out") if getattr(chosen, name)]
     if len(forms) > 1:
         raise UserError(
             f"expected one form of output, got {' and '.join(forms)}; choose one of them"
@@ -115,10 +123,15 @@ def _check(chosen: Arguments) -> None:
         raise UserError("expected one thing to search, got --texts and --library; leave one out")
     if chosen.k < 1:
         raise UserError(f"expected --k of at least 1, got {chosen.k}; ask for 10")
-    if chosen.html and not chosen.html.parent.is_dir():
+    for option, path in (("html", chosen.html), ("out", chosen.out)):
+        if path and not path.parent.is_dir():
+            raise UserError(
+                f"expected a folder for {path.name}, got {str(path.parent)!r}, which does "
+                f"not exist; create it, or give --{option} another place"
+            )
+    if chosen.out and chosen.out.suffix[1:] not in FORMS:
         raise UserError(
-            f"expected a folder for the page, got {str(chosen.html.parent)!r}, which does "
-            "not exist; create it, or give --html another place"
+            f"expected --out with .{', .'.join(FORMS)}, got {chosen.out.name}; choose one of them"
         )
 
 
@@ -145,8 +158,10 @@ def open_retriever(chosen: Arguments) -> Retriever:
         retriever = retriever.with_library(library, *columns)
     account = retriever.library
     assert account is not None
-    if account.of_texts and chosen.sdf:
+    if account.of_texts and (chosen.sdf or (chosen.out and chosen.out.suffix == ".sdf")):
         raise UserError("expected molecules for --sdf, got descriptions; take --csv or --json")
+    for note in account.notes:
+        _note(note)
     if account.refused:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(account.refused.items()))
         _note(f"{account.kept:,} of {account.rows:,} rows are {account.of}; skipped: {reasons}")
@@ -263,24 +278,49 @@ def _about(retriever: Retriever) -> dict[str, object]:
 # Showing
 
 
-def _formatted(chosen: Arguments, answers: list[Answer], retriever: Retriever) -> str:
-    """The answers in the form that other programs read."""
+def _formatted(form: str, answers: list[Answer], retriever: Retriever) -> str:
+    """The answers in a form that other programs read."""
     from tmr_jax.search.export import to_csv, to_json, to_sdf
 
-    if chosen.json:
+    if form == "json":
         return to_json(answers, _about(retriever)) + "\n"
-    return to_csv(answers) if chosen.csv else to_sdf(answers)
+    return to_csv(answers) if form == "csv" else to_sdf(answers)
 
 
-def print_tables(answers: list[Answer]) -> None:
-    """One table for each query, as wide as the terminal."""
+def write_hits(path: Path, answers: list[Answer], retriever: Retriever) -> None:
+    """Writes the answers in the form that the suffix says; UserError where it cannot be written."""
+    from tmr_jax.data.files import replaced
+    from tmr_jax.search.export import write_parquet
+
+    try:
+        with replaced(path) as partial:
+            if path.suffix == ".parquet":
+                write_parquet(partial, answers, retriever.columns)
+            else:
+                partial.write_text(_formatted(path.suffix[1:], answers, retriever), "utf-8")
+    except OSError as error:
+        raise UserError(
+            f"expected to write the matches to {path}, got {error}; give --out another place"
+        ) from error
+
+
+def print_tables(answers: list[Answer], where: Filter | None = None) -> None:
+    """One table for each query, as wide as the terminal.
+
+    It has the first columns of the user's own, after those of the filter.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from tmr_jax.search.export import own_columns
+
     # In a file or a pipe nothing is cut to the width of a terminal.
     console = Console() if sys.stdout.isatty() else Console(width=10_000, safe_box=True)
+    filtered = [condition.column for condition in where.own] if where else []
     for answer in answers:
+        own = next((own_columns(hit) for hit in answer.hits), {})
+        own = [*dict.fromkeys([*filtered, *own])][:SHOWN]
         shown = Table(
             title=Text(cli.printable(answer.query.content)), title_justify="left", box=None
         )
@@ -290,10 +330,13 @@ def print_tables(answers: list[Answer]) -> None:
         texts = any(hit.is_text for hit in answer.hits)
         for name in ("text" if texts else "SMILES", "name"):
             shown.add_column(name, overflow="fold")
+        for name in own:
+            shown.add_column(Text(cli.printable(name)), overflow="fold")
         for hit in answer.hits:
             second = [] if not refined else ["" if hit.refined is None else f"{hit.refined:.4f}"]
             numbers = [str(hit.rank), f"{hit.score:.4f}", *second]
-            cells = (*numbers, cli.printable(hit.content), cli.printable(hit.name))
+            further = ["" if hit.columns[n] is None else str(hit.columns[n]) for n in own]
+            cells = (*numbers, *map(cli.printable, (hit.content, hit.name, *further)))
             shown.add_row(*(Text(cell) for cell in cells))
         if answer.named:
             console.print(Text(cli.printable(str(answer.named))))

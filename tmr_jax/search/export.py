@@ -8,12 +8,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tmr_jax.cli import printable
-from tmr_jax.data.features.properties import Properties, names_of
-from tmr_jax.index.schema import FLAGS, Hit
+from tmr_jax.data.columns import DATE, NUMBER, TEXT
+from tmr_jax.data.features.properties import FLOATS, INTEGERS, MASKS, Properties, names_of
+from tmr_jax.index.schema import COLUMNS, FLAGS, Hit
 from tmr_jax.search.retriever import Answer, Named
 from tmr_jax.types import UserError
 
@@ -31,10 +33,25 @@ def record(hit: Hit) -> dict[str, Any]:
         return fields
     fields["id"] = hit.id
     if hit.is_text:
-        return fields | {"duplicate": bool(hit.columns["duplicate"])}
-    fields |= {name: _short(hit.columns[name]) for name in Properties._fields}
-    fields |= names_of(hit.columns)
-    return fields | {name: bool(hit.columns[name]) for name in FLAGS}
+        fields["duplicate"] = bool(hit.columns["duplicate"])
+    else:
+        fields |= {name: _short(hit.columns[name]) for name in Properties._fields}
+        fields |= names_of(hit.columns)
+        fields |= {name: bool(hit.columns[name]) for name in FLAGS}
+    own = {name: value for name, value in own_columns(hit).items() if value is not None}
+    return fields | ({"columns": own} if own else {})
+
+
+def own_columns(hit: Hit) -> dict[str, float | str | None]:
+    """What the columns of the file say of a hit, None for an empty cell."""
+    return {name: value for name, value in hit.columns.items() if name not in COLUMNS}
+
+
+def flat(hit: Hit) -> dict[str, Any]:
+    """`record` with the columns of the file next to ours, None for an empty cell."""
+    fields = record(hit)
+    fields.pop("columns", None)
+    return fields | own_columns(hit)
 
 
 def named_record(named: Named) -> dict[str, Any]:
@@ -54,16 +71,41 @@ def to_json(answers: Iterable[Answer], about: dict[str, Any]) -> str:
 
 def to_csv(answers: Sequence[Answer]) -> str:
     """A line for each hit, under one header; cells that a spreadsheet would run get a quote."""
-    records = [{"query": a.query.content, **record(hit)} for a in answers for hit in a.hits]
+    records = [{"query": a.query.content, **flat(hit)} for a in answers for hit in a.hits]
     names = list(max(records, key=len)) if records else ["query", "rank", "score", "smiles", "name"]
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(cell, names))
     for one in records:
-        writer.writerow(
-            {n: cell(v) if isinstance(v, str) else _plain(n, v) for n, v in one.items()}
-        )
+        values = ((name, one.get(name)) for name in names)
+        writer.writerow([cell(v) if isinstance(v, str) else _plain(n, v) for n, v in values])
     return text.getvalue()
+
+
+def write_parquet(path: Path, answers: Sequence[Answer], columns: Mapping[str, str]) -> None:
+    """A row for each hit; `columns` are names and kinds of the file's own, dates among them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    records = [{"query": a.query.content, **flat(hit)} for a in answers for hit in a.hits]
+    texts, refined = (any(name in one for one in records) for name in ("text", "refined"))
+    kinds = {"query": pa.string(), "rank": pa.int64(), "score": pa.float64()}
+    kinds |= {"refined": pa.float64()} if refined else {}
+    kinds |= {"text" if texts else "smiles": pa.string(), "name": pa.string()}
+    numbers = {**dict.fromkeys(FLOATS, pa.float64()), **dict.fromkeys(INTEGERS, pa.int64())}
+    kinds |= {"id": pa.int64()} | ({} if texts else numbers)
+    kinds |= {} if texts else dict.fromkeys(MASKS, pa.list_(pa.string()))
+    kinds |= dict.fromkeys(["duplicate"] if texts else FLAGS, pa.bool_())
+    own = {NUMBER: pa.float64(), TEXT: pa.string(), DATE: pa.date32()}
+    kinds |= {name: own[kind] for name, kind in columns.items()}
+    arrays = []
+    for name, kind in kinds.items():
+        values = [one.get(name) for one in records]
+        is_date = columns.get(name) == DATE
+        arrays.append(
+            pa.array(values, pa.string()).cast(kind) if is_date else pa.array(values, kind)
+        )
+    pq.write_table(pa.table(arrays, names=[*kinds]), path)
 
 
 def to_sdf(answers: Iterable[Answer]) -> str:
@@ -92,8 +134,8 @@ def to_sdf(answers: Iterable[Answer]) -> str:
                     mol = Chem.Mol()
                 mol.SetProp("_Name", printable(hit.name))
                 mol.SetProp("query", printable(answer.query.content))
-                for name, value in record(hit).items():
-                    if name != "name":
+                for name, value in flat(hit).items():
+                    if name != "name" and value is not None:
                         mol.SetProp(name, printable(_plain(name, value)))
                 writer.write(mol)
     writer.close()
@@ -111,7 +153,7 @@ def to_html(answers: Sequence[Answer], about: dict[str, Any]) -> str:
     pages = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    pages.filters["printable"] = printable
+    pages.filters |= {"printable": printable, "own": own_columns}
     pages.filters["drawing"] = lambda smiles: Markup(molecule_svg(smiles, 260, 200))
     texts = any(hit.is_text for answer in answers for hit in answer.hits)
     title = "Descriptions that fit" if texts else "Molecules that fit"
@@ -125,6 +167,8 @@ def cell(text: str) -> str:
 
 
 def _plain(name: str, value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return str(int(value))
     if isinstance(value, list):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -165,6 +165,18 @@ class Retriever:
         return None if self._library is None else self._library.account
 
     @property
+    def columns(self) -> Mapping[str, str]:
+        """Names of the columns of the file that was indexed: "number", "date" or "text" of each."""
+        return {} if self.library is None else self.library.columns
+
+    def where(self, words: Sequence[str]) -> Filter:
+        """The filter of words such as "mw<500", "!nitro", or "pIC50>7" of a column of the file.
+
+        UserError for an invalid word, with the nearest names. See `parse_filter`.
+        """
+        return parse_filter(_strings(words), self.columns)
+
+    @property
     def is_partial(self) -> bool:
         """Whether a part of the index on disk cannot be read, so that hits may be missing."""
         return self._library is not None and self._library.partial
@@ -298,12 +310,13 @@ class Retriever:
 
         A model with a second stage reorders its shortlist (`Hit.refined`); the hits behind it keep
         the order of the cosine. With an index on disk, only items that meet `where` compete: words
-        such as ["mw<500", "!nitro"], see `tmr_jax.index.schema.parse_filter`. `contains` is a
-        SMARTS that every hit holds: see `Matcher.nearest`. A `diversity` above 0 trades fit for
-        structures that differ, see tmr_jax.search.diversity; ranks are then places in that order.
-        The options of `tmr search` have the same names.
+        such as ["mw<500", "!nitro"], see `tmr_jax.index.schema.parse_filter`. `hit.columns` has the
+        properties of a hit and its cells of the file's own columns, None for an empty one.
+        `contains` is a SMARTS that every hit holds: see `Matcher.nearest`. A `diversity` above 0
+        trades fit for structures that differ, see tmr_jax.search.diversity; ranks are then places
+        in that order. The options of `tmr search` have the same names.
         """
-        query = Query(text, "text", k, _filter(where), contains, diversity, pure)
+        query = Query(text, "text", k, self._filter(where), contains, diversity, pure)
         return self._searched(query)
 
     def search_molecule(
@@ -318,7 +331,13 @@ class Retriever:
 
         Texts are reranked as in `search`; the other arguments are those of `search`.
         """
-        return self._searched(Query(smiles, "molecule", k, _filter(where), contains, diversity))
+        return self._searched(Query(smiles, "molecule", k, self._filter(where), contains, diversity))
+
+    def _filter(self, where: Filter | Sequence[str] | None) -> Filter | None:
+        """As `where`; nothing for no words."""
+        if where is None or isinstance(where, Filter):
+            return where
+        return self.where(where) if len(where) else None
 
     def _searched(self, query: Query) -> list[Hit]:
         (answer,) = self.answers([query])
@@ -402,6 +421,7 @@ class Retriever:
                 hits, looked = self._holding(query, read.row)
             stated = self.facets(query)
             hits = self._finished(query, hits, stated)
+            hits = self._library.with_columns(hits) if self._library else hits
             is_named = query.of == "text" and not query.pure
             named = self.named(query.content) if is_named else None
         except ValueError as error:
@@ -432,6 +452,7 @@ class Retriever:
         if self._holds_texts or self._library is None:
             return None
         if hit := self._library.called(text.strip()):
+            (hit,) = self._library.with_columns([hit])
             return Named(Match(hit.name, hit.content, "its name in the file"), True, hit)
         match = structure_of(text)
         if match is None:
@@ -444,7 +465,10 @@ class Retriever:
         (hits,) = self.nearest(row.row, NEAREST)
         wanted = key_or_text(match.smiles)
         exact = next((hit for hit in hits if key_or_text(hit.content) == wanted), None)
-        return Named(match, exact is not None, exact or hits[0]) if hits else None
+        if not hits:
+            return None
+        (nearest,) = self._library.with_columns([exact or hits[0]])
+        return Named(match, exact is not None, nearest)
 
     def nearest(
         self, vectors: Float[np.ndarray, "Q D"], k: int, where: Filter | None = None
@@ -466,7 +490,7 @@ class Retriever:
             query.substructure,
             wanted,
             lambda count: self.nearest(row, count, where)[0],
-            index.first_parents if each else list,
+            index.first_of if each else list,
         )
         return held, checked if len(held) < query.k else None
 
@@ -487,7 +511,7 @@ class Retriever:
             direction = "t2m" if query.of == "text" else "m2t"
             hits = self._second_stage.reorder(query.content, hits, direction, alpha, library)
         if stated:
-            hits = fused(hits, demanded(stated, query.where))
+            hits = fused(hits, demanded(stated, None))  # all of them meet the query's own filter
         if not query.diversity:
             return hits[: query.k]
         from tmr_jax.search.diversity import diverse
@@ -517,13 +541,6 @@ class Retriever:
         from tmr_jax.search.explain import explain
 
         return explain(self._assembly, self._reader, text, smiles, self._encoder)
-
-
-def _filter(where: Filter | Sequence[str] | None) -> Filter | None:
-    """What the words ask for, as `tmr search --where` reads them; nothing for no words."""
-    if where is None or isinstance(where, Filter):
-        return where
-    return parse_filter(_strings(where)) if len(where) else None
 
 
 def _strings(given: Sequence[str]) -> list[str]:

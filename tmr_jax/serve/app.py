@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from tmr_jax.index.schema import WHOLE, parse_filter
+from tmr_jax.index.schema import WHOLE
 from tmr_jax.search.export import named_record, record, to_csv, to_sdf
 from tmr_jax.search.retriever import Answer, Retriever
 from tmr_jax.search.retriever import Query as SearchQuery
@@ -100,10 +100,10 @@ def _search(service: Service) -> None:
                 f"{len(request.queries)} queries of {request.k}; ask for fewer"
             )
         schemas.check_spread(request.k, request.spread)
-        where = parse_filter(request.where) if request.where else None
+        retriever = engine.retriever
+        where = retriever.where(request.where) if request.where else None
         options = (request.k, where, request.substructure, request.spread, request.pure)
         questions = [SearchQuery(query, request.of, *options) for query in request.queries]
-        retriever = engine.retriever
         answers = await engine.search(questions, service.seconds)
         return schemas.SearchResponse(
             checkpoint=checkpoint_out(retriever),
@@ -170,13 +170,14 @@ def _downloads(service: Service) -> None:
     def add(kind: str, media: str, write: Callable[[list[Any]], str]) -> None:
         @service.app.get(f"/download.{kind}", include_in_schema=False)
         async def download(request: Request) -> Response:
-            of = service.engine.library.of
-            question = form_of(request.query_params.multi_items(), of).question()
+            library = service.engine.library
+            form = form_of(request.query_params.multi_items(), library.of)
+            question = form.question(columns=library.columns)
             if not question.content:
                 raise UserError("expected a query, got none; enter one first")
             (answer,) = await service.engine.search([question], service.seconds)
             text = await asyncio.to_thread(write, [answer])
-            name = {"content-disposition": f'attachment; filename="{of}.{kind}"'}
+            name = {"content-disposition": f'attachment; filename="{library.of}.{kind}"'}
             return Response(text, media_type=media, headers=name)
 
     add("csv", "text/csv; charset=utf-8", to_csv)

@@ -8,9 +8,10 @@ from parsed molecules, are inserted unescaped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -23,6 +24,7 @@ from tmr_jax.data.drawing import heat_svg
 from tmr_jax.data.features.properties import NAMED, names_of
 from tmr_jax.index.schema import DESCRIPTIONS, FLAGS, MOLECULES, SWITCHES, Hit, parse_filter
 from tmr_jax.search.explain import Explanation
+from tmr_jax.search.export import own_columns
 from tmr_jax.search.retriever import Answer, Query
 from tmr_jax.serve import schemas
 from tmr_jax.serve.engine import Drawing, SearchEngine
@@ -56,6 +58,7 @@ PROPERTIES = (
     Property("charge", "Charge", "formal charge"),
 )
 SHOWN = (12, 24, 48, 96)
+OWN = 6  # columns of the file on a card; a click shows the others
 ABOUT_SWITCHES = {
     "unsalted": "single parts only, no salts",
     "distinct": "each molecule once",
@@ -86,6 +89,7 @@ class Form:
     groups: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     switches: tuple[str, ...] = ()
+    where: tuple[str, ...] = ()  # conditions on columns of the file
 
     @property
     def asked(self) -> str:
@@ -104,6 +108,7 @@ class Form:
             *(AppliedFilter(name, name, "with", name) for name in self.groups),
             *(AppliedFilter(f"!{name}", f"no {name}", "without", name) for name in self.without),
             *(AppliedFilter(name, name, name, "on") for name in self.switches),
+            *(AppliedFilter(word, word, "where", word) for word in self.where),
         ]
 
     @property
@@ -150,16 +155,23 @@ class Form:
         rest = [(name, value) for name, value in self.pairs() if name not in ("by", *query)]
         return "/?" + urlencode([*query.items(), *rest])
 
-    def question(self, most: int = schemas.MAX_K) -> Query:
-        """The query, for at most `most` hits; UserError in the terms of the page if invalid."""
+    def question(
+        self, most: int = schemas.MAX_K, columns: Mapping[str, str] = MappingProxyType({})
+    ) -> Query:
+        """The query, for at most `most` hits; UserError in the terms of the page if invalid.
+
+        `columns` are those of the file, see `parse_filter`.
+        """
         _check_length("a description or SMILES", self.asked, schemas.MAX_TEXT)
         _check_length("a pattern", self.substructure, schemas.MAX_SMARTS)
+        for word in self.where:
+            _check_length("a filter", word, schemas.MAX_WORD)
         if len(self.filters) > schemas.MAX_WORDS:
             raise UserError(f"expected at most {schemas.MAX_WORDS} filters, got more; drop some")
         for name in (*self.groups, *self.without):
             if name not in NAMED:  # parse_filter takes switches there, too
                 parse_filter([name, f"!{name}"])
-        where = parse_filter(self.filters) if self.filters else None
+        where = parse_filter(self.filters, columns) if self.filters else None
         k = int(_number("how many to show", self.k or str(SHOWN[0]), 1, most))
         spread = _number("a spread", self.spread or "0", 0, 1)
         schemas.check_spread(k, spread)
@@ -197,6 +209,7 @@ def form_of(query: Iterable[tuple[str, str]], of: str = MOLECULES) -> Form:
         groups=every("with"),
         without=every("without"),
         switches=tuple(name for name in SWITCHES if last.get(name)),
+        where=tuple(dict.fromkeys(word for name, word in pairs if name == "where" and word)),
     )
 
 
@@ -230,6 +243,7 @@ class Card(NamedTuple):
     flags: list[str]
     similar: str  # an address, or "" without one
     explain: str  # likewise
+    own: list[tuple[str, str]]  # columns of the file and their cells, without empty ones
 
 
 class Page:
@@ -250,12 +264,15 @@ class Page:
             "SWITCHES": ABOUT_SWITCHES,
             "SHOWN": SHOWN,
             "MAX_TEXT": schemas.MAX_TEXT,
+            "MAX_WORD": schemas.MAX_WORD,
+            "OWN": OWN,
         }
 
     def render(self, name: str, **values: Any) -> str:
         library = self._engine.library
         template = self._templates.get_template(name)
-        return template.render(of=library.of, of_texts=library.of_texts, **values)
+        shared = {"of": library.of, "of_texts": library.of_texts, "columns": library.columns}
+        return template.render(**shared, **values)
 
     async def search(self, request: Request) -> Response:
         """The page of a form or, for htmx, only its results."""
@@ -269,7 +286,8 @@ class Page:
         try:
             if form.molecule and not part:
                 values["drawing"] = await self._drawn_query(form.molecule)
-            question = form.question(SHOWN[-1])  # every hit is drawn
+            columns = self._engine.library.columns
+            question = form.question(SHOWN[-1], columns)  # every hit is drawn
             if form.asked:
                 (answer,) = await self._engine.search([question], self._seconds)
                 values["answer"], values["partial"] = answer, answer.partial
@@ -369,7 +387,8 @@ def _card(form: Form, query: Query, hit: Hit, svg: Markup | None) -> Card:
     if hit.is_text != (query.of == "text"):
         pair = (hit.content, query.content) if hit.is_text else (query.content, hit.content)
         explain = _explanation(*pair)
-    return Card(hit, svg, chips, [*chain(*named)], flags, similar, explain)
+    own = [(name, str(cell)) for name, cell in own_columns(hit).items() if cell is not None]
+    return Card(hit, svg, chips, [*chain(*named)], flags, similar, explain, own)
 
 
 def _explanation(text: str, smiles: str) -> str:

@@ -17,6 +17,7 @@ from tmr_jax.types import UserError
 MAX_BODY = 1_000_000  # bytes
 MAX_HEAD = 16_384  # bytes of request line and headers
 MAX_K, MAX_BATCH, MAX_TEXT, MAX_SMARTS, MAX_WORDS = 1000, 256, 10_000, 1000, 64
+MAX_WORD = 500  # characters of a filter
 MAX_HITS = 20_000  # of one request: k times queries
 
 # Limits of an explanation: characters, and words and atoms, each of which costs one encoding.
@@ -37,8 +38,8 @@ class SearchRequest(Strict):
     of: Literal["text", "molecule"] = "text"
     k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
     where: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=100)]],
-        Field(max_length=MAX_WORDS, examples=[["mw<500", "!nitro", "unsalted"]]),
+        list[Annotated[str, Field(min_length=1, max_length=MAX_WORD)]],
+        Field(max_length=MAX_WORDS, examples=[["mw<500", "!nitro", "unsalted", "pIC50>7"]]),
     ] = []
     substructure: Annotated[str, Field(max_length=MAX_SMARTS, examples=["c1ccccc1N"])] = ""
     spread: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
@@ -75,6 +76,7 @@ class HitOut(BaseModel):
     salt: bool | None = None
     duplicate: bool | None = None
     variant: bool | None = None
+    columns: dict[str, int | float | str] | None = None  # cells of the file's own, but empty ones
 
 
 class NamedOut(BaseModel):
@@ -109,6 +111,7 @@ class LibraryOut(BaseModel):
     rows: int
     kept: int
     refused: dict[str, int]
+    columns: dict[str, str] = {}  # of the file: whether each holds "number", "date" or "text"
 
 
 class SearchResponse(BaseModel):
