@@ -31,6 +31,7 @@ VERBS = {
     "index": "build an index: tmr index --library my.smi --out lib",
     "embed": "write the vectors of a file: tmr embed my.smi --out my.parquet",
     "serve": "serve a page and an API: tmr serve --library my.smi",
+    "mcp": "let an agent search: tmr mcp --library my.smi",
     "compare": "compare two runs query by query: tmr compare runs/one runs/two",
     "table": "run what a table of results lacks: tmr table --name smoke",
     "data": "download a public data set and verify it: tmr data chebi20",
@@ -39,6 +40,7 @@ VERBS = {
 MODULES = {
     "compare": "eval.compare",
     "embed": "index.embed",
+    "mcp": "serve.mcp",
 }  # of verbs that are no room of their own
 
 DAMAGED = (UnicodeDecodeError, json.JSONDecodeError)  # a file that is not what it was
