@@ -97,7 +97,7 @@ HOMES = {
     **{name: {"serve/"} for name in ("fastapi", "starlette", "pydantic", "prometheus_client")},
     "h11": {"serve/"},
     **{
-        name: {"eval/report/", "search/export.py", "serve/", "table/"}
+        name: {"eval/report/", "search/hits.py", "serve/", "table/"}
         for name in ("jinja2", "markupsafe")
     },
     "uvicorn": {"serve/http.py"},

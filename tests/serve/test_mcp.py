@@ -86,7 +86,7 @@ def test_a_search_gives_the_answer_of_the_api_and_a_line_for_each_hit() -> None:
     assert all(hit["mw"] < 60 for hit in answer["hits"])
     first, second = answer["hits"]
     assert result.content[0].text.splitlines() == [
-        f"{hit['rank']}. {hit['score']:.4f} {hit['smiles']} ({hit['name']})"
+        f"{hit['rank']}. {hit['smiles']} ({hit['name']}), cosine {hit['score']:.4f}"
         for hit in (first, second)
     ]
 

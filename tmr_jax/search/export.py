@@ -102,20 +102,11 @@ def to_sdf(answers: Iterable[Answer]) -> str:
 
 def to_html(answers: Sequence[Answer], about: dict[str, Any]) -> str:
     """One self-contained document with drawings; all data is escaped."""
-    import jinja2
-    from markupsafe import Markup
+    from tmr_jax.search.hits import templates
 
-    from tmr_jax.data.drawing import molecule_svg
-
-    loader = jinja2.PackageLoader("tmr_jax.search", "")
-    pages = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    pages.filters["printable"] = printable
-    pages.filters["drawing"] = lambda smiles: Markup(molecule_svg(smiles, 260, 200))
     texts = any(hit.is_text for answer in answers for hit in answer.hits)
     title = "Descriptions that fit" if texts else "Molecules that fit"
-    template = pages.get_template("hits.jinja")
+    template = templates().get_template("hits.jinja")
     return template.render(title=title, answers=answers, about=json.dumps(about))
 
 

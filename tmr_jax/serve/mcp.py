@@ -103,9 +103,10 @@ def tools() -> dict[str, Tool]:
     return {
         "search_by_text": Tool(
             "Search by text",
-            "Items of the library that fit a description, best first. A score is a cosine, not a "
-            "probability: a query without a right answer has a best hit, too. A chemical name is "
-            "looked up, and `named` says whether that structure is in the library.",
+            "Items of the library that fit a description, best first. `score` is a cosine, not a "
+            "probability: a query without a right answer has a best hit, too. The order also "
+            "counts what the text states in words. A chemical name is looked up, and `named` says "
+            "whether that structure is in the library.",
             *(schemas.TextSearch, found, by_text, _hits),
         ),
         "search_by_structure": Tool(
@@ -260,7 +261,8 @@ def _hits(response: schemas.SearchResponse) -> str:
         found = "in the library" if answer.named.in_library else "not in the library"
         lines.append(f"{answer.named.name} ({answer.named.smiles}) is {found}.")
     lines += [
-        f"{hit.rank}. {hit.score:.4f} {hit.smiles or hit.text} ({hit.name})" for hit in answer.hits
+        f"{hit.rank}. {hit.smiles or hit.text} ({hit.name}), cosine {hit.score:.4f}"
+        for hit in answer.hits
     ]
     return "\n".join(lines)
 
