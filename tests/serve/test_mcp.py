@@ -278,4 +278,7 @@ def test_a_signal_ends_it_while_its_input_is_open(tiny_run: Path, tmp_path: Path
         process.stdin.flush()
         assert json.loads(process.stdout.readline())["id"] == 1
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == -signal.SIGTERM
+        try:
+            assert process.wait(10) == -signal.SIGTERM
+        finally:
+            process.kill()
