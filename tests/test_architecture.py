@@ -55,7 +55,7 @@ STEPS = (
     *of("models", "checkpoint runtime"),
     *of("train", "log optim step"),
 )
-SERVICE = of("serve", "__init__ app engine http middleware page schemas")
+SERVICE = of("serve", "__init__ api app engine http metrics middleware page schemas")
 FEATURES = ("data/features/",)
 FILES_ON_DISK = of("data", "files workers")
 MAY_IMPORT = {
@@ -101,10 +101,11 @@ HOMES = {
     **{name: {"serve/"} for name in ("fastapi", "starlette", "pydantic", "prometheus_client")},
     "h11": {"serve/"},
     **{
-        name: {"eval/report/", "search/export.py", "serve/", "table/"}
+        name: {"eval/report/", "search/hits.py", "serve/", "table/"}
         for name in ("jinja2", "markupsafe")
     },
     "uvicorn": {"serve/http.py"},
+    "mcp": {"serve/mcp.py"},
 }
 NEVER_IMPORTED = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib", "torch"}
 NEVER_NAMED = re.compile(r"(^|_)(utils?|common|helpers?|misc)$")

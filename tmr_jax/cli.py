@@ -31,6 +31,7 @@ VERBS = {
     "index": "build an index: tmr index --library my.smi --out lib",
     "embed": "write the vectors of a file: tmr embed my.smi --out my.parquet",
     "serve": "serve a page and an API: tmr serve --library my.smi",
+    "mcp": "let an agent search: tmr mcp --library my.smi",
     "compare": "compare two runs query by query: tmr compare runs/one runs/two",
     "facts": "teach a run to rerank by facts: tmr facts --run runs/quickstart",
     "lexical": "give a run a linear branch: tmr lexical --run runs/quickstart",
@@ -47,6 +48,7 @@ MODULES = {
     "export": "eval.export",
     "facts": "train.facts",
     "lexical": "train.lexical",
+    "mcp": "serve.mcp",
 }  # of verbs that are no room of their own
 
 DAMAGED = (UnicodeDecodeError, json.JSONDecodeError)  # a file that is not what it was

@@ -4,37 +4,19 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.tools.notebook import code_cells, shell
 from tmr_jax.config import load_experiment
 from tmr_jax.data.__main__ import parts_to_fetch
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "tools" / "colab_tpu.ipynb"
 TINY = ROOT / "tests" / "experiments" / "tiny.py"
-
-
-def cells() -> list[str]:
-    content = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
-    return ["".join(c["source"]) for c in content["cells"] if c["cell_type"] == "code"]
-
-
-def shell(line: str, names: dict) -> str:
-    """A line after `!`, as a notebook runs it: {NAME} is what the name holds."""
-    command = re.sub(r"\{(\w+)\}", lambda found: str(names[found[1]]), line[1:])
-    command = re.sub(r"\bpython ", f"{sys.executable} ", command, count=1)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, shell=True, capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def repository(folder: Path) -> Path:
@@ -60,7 +42,7 @@ def test_every_cell_runs_and_again_goes_on(tmp_path):
     names: dict = {}
     said = hits = ""
     installs = 0
-    for cell in cells():
+    for cell in code_cells(NOTEBOOK):
         if cell.startswith("!pip"):
             installs += 1
         elif cell.startswith("!"):
@@ -74,15 +56,15 @@ def test_every_cell_runs_and_again_goes_on(tmp_path):
     found = [line.split() for line in hits.splitlines()]
     assert [words[0] for words in found if words and words[0].isdigit()] == ["1", "2", "3", "4"]
     assert "4-chloroaniline" in hits
-    train = next(cell for cell in cells() if "tmr_jax.train" in cell)
+    train = next(cell for cell in code_cells(NOTEBOOK) if "tmr_jax.train" in cell)
     assert "resumes after step 8" in shell(train, names)
-    clone = next(cell for cell in cells() if "git clone" in cell)
+    clone = next(cell for cell in code_cells(NOTEBOOK) if "git clone" in cell)
     assert shell(clone, names) == ""  # it is there
 
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_every_choice_is_an_experiment_with_its_data(keep):
-    form, chosen = cells()[:2]
+    form, chosen = code_cells(NOTEBOOK)[:2]
     (choices,) = re.findall(r"^CHOICE = .*# @param (\[.*\])$", form, re.M)
     models = {}
     for choice in json.loads(choices):
@@ -103,7 +85,7 @@ def test_every_choice_is_an_experiment_with_its_data(keep):
 def test_the_kernel_never_holds_the_accelerator():
     """What jax is needed for runs after `!`, in a process of its own."""
     imported = set()
-    for cell in cells():
+    for cell in code_cells(NOTEBOOK):
         if not cell.startswith("!"):
             for node in ast.walk(ast.parse(cell)):
                 if isinstance(node, ast.Import):
@@ -111,14 +93,4 @@ def test_the_kernel_never_holds_the_accelerator():
                 elif isinstance(node, ast.ImportFrom):
                     imported.add(node.module)
     assert imported == {"sys", "google.colab", "pathlib"}
-    assert any("!python -m tmr_jax.search" in cell for cell in cells())
-
-
-def test_the_readme_links_it():
-    assert "(tools/colab_tpu.ipynb)" in (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def test_cells_are_short_and_carry_no_output():
-    content = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
-    assert all(len(cell.splitlines()) <= 8 for cell in cells())
-    assert not any(c.get("outputs") for c in content["cells"])
+    assert any("!python -m tmr_jax.search" in cell for cell in code_cells(NOTEBOOK))

@@ -238,6 +238,11 @@ class Hit(NamedTuple):
     is_text: bool = False  # whether `content` is a text
 
 
+def own_cells(hit: Hit) -> dict[str, float | str | None]:
+    """What the columns of the file say of a hit, None for an empty cell."""
+    return {name: value for name, value in hit.columns.items() if name not in COLUMNS}
+
+
 def ranked(hits: Sequence[Hit]) -> list[Hit]:
     """The hits with their places as ranks."""
     return [hit._replace(rank=i) for i, hit in enumerate(hits, 1)]

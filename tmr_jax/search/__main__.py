@@ -313,13 +313,13 @@ def print_tables(answers: list[Answer], where: Filter | None = None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from tmr_jax.search.export import own_columns
+    from tmr_jax.index.schema import own_cells
 
     # In a file or a pipe nothing is cut to the width of a terminal.
     console = Console() if sys.stdout.isatty() else Console(width=10_000, safe_box=True)
     filtered = [condition.column for condition in where.own] if where else []
     for answer in answers:
-        own = next((own_columns(hit) for hit in answer.hits), {})
+        own = next((own_cells(hit) for hit in answer.hits), {})
         own = [*dict.fromkeys([*filtered, *own])][:SHOWN]
         shown = Table(
             title=Text(cli.printable(answer.query.content)), title_justify="left", box=None

@@ -15,7 +15,7 @@ from typing import Any
 from tmr_jax.cli import printable
 from tmr_jax.data.columns import DATE, NUMBER, TEXT
 from tmr_jax.data.features.properties import FLOATS, INTEGERS, MASKS, Properties, names_of
-from tmr_jax.index.schema import COLUMNS, FLAGS, Hit
+from tmr_jax.index.schema import FLAGS, Hit, own_cells
 from tmr_jax.search.retriever import Answer, Named
 from tmr_jax.types import UserError
 
@@ -38,20 +38,15 @@ def record(hit: Hit) -> dict[str, Any]:
         fields |= {name: _short(hit.columns[name]) for name in Properties._fields}
         fields |= names_of(hit.columns)
         fields |= {name: bool(hit.columns[name]) for name in FLAGS}
-    own = {name: value for name, value in own_columns(hit).items() if value is not None}
+    own = {name: value for name, value in own_cells(hit).items() if value is not None}
     return fields | ({"columns": own} if own else {})
-
-
-def own_columns(hit: Hit) -> dict[str, float | str | None]:
-    """What the columns of the file say of a hit, None for an empty cell."""
-    return {name: value for name, value in hit.columns.items() if name not in COLUMNS}
 
 
 def flat(hit: Hit) -> dict[str, Any]:
     """`record` with the columns of the file next to ours, None for an empty cell."""
     fields = record(hit)
     fields.pop("columns", None)
-    return fields | own_columns(hit)
+    return fields | own_cells(hit)
 
 
 def named_record(named: Named) -> dict[str, Any]:
@@ -144,20 +139,11 @@ def to_sdf(answers: Iterable[Answer]) -> str:
 
 def to_html(answers: Sequence[Answer], about: dict[str, Any]) -> str:
     """One self-contained document with drawings; all data is escaped."""
-    import jinja2
-    from markupsafe import Markup
+    from tmr_jax.search.hits import templates
 
-    from tmr_jax.data.drawing import molecule_svg
-
-    loader = jinja2.PackageLoader("tmr_jax.search", "")
-    pages = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    pages.filters |= {"printable": printable, "own": own_columns}
-    pages.filters["drawing"] = lambda smiles: Markup(molecule_svg(smiles, 260, 200))
     texts = any(hit.is_text for answer in answers for hit in answer.hits)
     title = "Descriptions that fit" if texts else "Molecules that fit"
-    template = pages.get_template("hits.jinja")
+    template = templates().get_template("hits.jinja")
     return template.render(title=title, answers=answers, about=json.dumps(about))
 
 

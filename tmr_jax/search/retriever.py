@@ -33,6 +33,7 @@ from tmr_jax.types import UserError
 
 if TYPE_CHECKING:
     from tmr_jax.search.explain import Explanation
+    from tmr_jax.search.hits import Hits
 
 DIVERSE_FROM = 10  # candidates for each diverse hit
 NEAREST = 20  # molecules nearest to a named structure among which it is looked for
@@ -301,8 +302,8 @@ class Retriever:
         contains: str = "",
         diversity: float = 0.0,
         pure: bool = False,
-    ) -> list[Hit]:
-        """The k items of the index that fit a description best, best first.
+    ) -> Hits:
+        """The k items of the index that fit a description best, best first; a notebook draws them.
 
         In an index on disk, what a short text states in words (a group, an element, a range of a
         property, what is absent) raises the molecules that have it, unless `pure`: see
@@ -326,12 +327,13 @@ class Retriever:
         where: Filter | Sequence[str] | None = None,
         contains: str = "",
         diversity: float = 0.0,
-    ) -> list[Hit]:
+    ) -> Hits:
         """The k items of the index nearest to a molecule: similar ones, or texts that describe it.
 
         Texts are reranked as in `search`; the other arguments are those of `search`.
         """
-        return self._searched(Query(smiles, "molecule", k, self._filter(where), contains, diversity))
+        query = Query(smiles, "molecule", k, self._filter(where), contains, diversity)
+        return self._searched(query)
 
     def _filter(self, where: Filter | Sequence[str] | None) -> Filter | None:
         """As `where`; nothing for no words."""
@@ -339,13 +341,15 @@ class Retriever:
             return where
         return self.where(where) if len(where) else None
 
-    def _searched(self, query: Query) -> list[Hit]:
+    def _searched(self, query: Query) -> Hits:
+        from tmr_jax.search.hits import Hits
+
         (answer,) = self.answers([query])
         if isinstance(answer, ValueError):
             raise answer
         if answer.looked is not None:
             warnings.warn(CutShort(answer.looked), stacklevel=3)
-        return answer.hits
+        return Hits(answer.hits)
 
     def answers(
         self, queries: Sequence[Query], encoded: Sequence[EncodedQuery | ValueError] | None = None

@@ -13,20 +13,18 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
 from tmr_jax import cli
+from tmr_jax.serve.options import Library, need_extra, opener
 from tmr_jax.types import UserError
 
 if TYPE_CHECKING:
-    from tmr_jax.search.retriever import Retriever
     from tmr_jax.serve.engine import SearchEngine
 
 TOKEN = "TMR_JAX_TOKEN"
@@ -34,15 +32,9 @@ LENGTH, DISTINCT = 32, 10  # least characters of a token, and different ones: 12
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Library):
     """Serve a page and an API over an index."""
 
-    library: Path
-    """Molecules or descriptions to search: a folder built by tmr index, or a file, which is indexed
-    first."""
-    run: Path | None = None
-    """Directory of a trained run, e.g. runs/quickstart, or exported weights; default: the weights
-    that come with tmr_jax."""
     host: str = "127.0.0.1"
     """Address to listen at. Any address but this machine's own needs a token of 32 characters or
     more, in TMR_JAX_TOKEN or --token-file."""
@@ -59,12 +51,6 @@ class Arguments:
     """Number of queries that may wait; further ones are refused with status 429."""
     seconds: float = 30.0
     """Time limit of a request."""
-    smiles_column: str = ""
-    """Column of the SMILES in a table; by default the one called so, or that holds some."""
-    text_column: str = ""
-    """Column of the descriptions in a table, to search those."""
-    name_column: str = ""
-    """Column of the names in a table; by default the titles of an SDF, or line numbers."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(args: list[str]) -> int:
     """Serves until a signal ends it."""
     chosen = cli.parse(Arguments, "serve", args, config=(tyro.conf.FlagCreatePairsOff,))
-    need_extra()
+    need_extra("serve", "fastapi", "h11", "jinja2", "prometheus_client", "uvicorn")
     token = check(chosen, os.environ)
     from tmr_jax.serve.app import create_app
     from tmr_jax.serve.engine import SearchEngine
@@ -131,24 +117,6 @@ def _read_token(path: Path) -> str:
     if not token:
         raise UserError(f"expected a token in {path}, got an empty file; write one there")
     return token
-
-
-def need_extra() -> None:
-    """UserError where the packages of the service are not installed."""
-    for name in ("fastapi", "h11", "jinja2", "prometheus_client", "uvicorn"):
-        if find_spec(name) is None:
-            raise UserError(
-                f"expected the packages of the extra 'serve', got none named {name}; "
-                "run pip install 'tmr-jax[serve]'"
-            )
-
-
-def opener(chosen: Arguments) -> Callable[[], Retriever]:
-    """A function that opens the library with the model, again at each call."""
-    from tmr_jax.search.retriever import load
-
-    columns = (chosen.smiles_column, chosen.name_column, chosen.text_column)
-    return partial(load(chosen.run).with_library, chosen.library, *columns)
 
 
 def _reload_on_hup(loop: asyncio.AbstractEventLoop, engine: SearchEngine) -> None:

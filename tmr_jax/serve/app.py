@@ -18,12 +18,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from tmr_jax.index.schema import WHOLE
-from tmr_jax.search.export import named_record, record, to_csv, to_sdf
-from tmr_jax.search.retriever import Answer, Retriever
-from tmr_jax.search.retriever import Query as SearchQuery
-from tmr_jax.serve import middleware, schemas
-from tmr_jax.serve.engine import Drawing, Metrics, SearchEngine
+from tmr_jax.search.export import to_csv, to_sdf
+from tmr_jax.serve import api, middleware, schemas
+from tmr_jax.serve.engine import Drawing, SearchEngine
+from tmr_jax.serve.metrics import Metrics
 from tmr_jax.serve.page import Page, form_of
 from tmr_jax.types import UserError
 
@@ -94,23 +92,7 @@ def _search(service: Service) -> None:
     @service.app.post("/api/search", tags=["api"], response_model_exclude_none=True)
     async def search(request: schemas.SearchRequest) -> schemas.SearchResponse:
         """The best matches of each query, best first."""
-        if request.k * len(request.queries) > schemas.MAX_HITS:
-            raise UserError(
-                f"expected at most {schemas.MAX_HITS:,} hits in one answer, got "
-                f"{len(request.queries)} queries of {request.k}; ask for fewer"
-            )
-        schemas.check_spread(request.k, request.spread)
-        retriever = engine.retriever
-        where = retriever.where(request.where) if request.where else None
-        options = (request.k, where, request.substructure, request.spread, request.pure)
-        questions = [SearchQuery(query, request.of, *options) for query in request.queries]
-        answers = await engine.search(questions, service.seconds)
-        return schemas.SearchResponse(
-            checkpoint=checkpoint_out(retriever),
-            library=library_out(retriever),
-            partial=any(answer.partial for answer in answers),
-            answers=[answer_out(answer) for answer in answers],
-        )
+        return await api.search(engine, request, service.seconds)
 
 
 def _explain(service: Service) -> None:
@@ -119,10 +101,7 @@ def _explain(service: Service) -> None:
     @service.app.post("/api/explain", tags=["api"])
     async def explain(request: schemas.ExplainRequest) -> schemas.ExplainResponse:
         """The words and atoms that a score comes from."""
-        explanation = await engine.explain(request.text, request.smiles, service.seconds)
-        heat = explanation.heat.round(4).tolist()
-        fields = explanation._asdict() | {"heat": heat}
-        return schemas.ExplainResponse.model_validate(fields, from_attributes=True)
+        return await api.explain(engine, request, service.seconds)
 
     @service.app.get(
         "/api/molecule.svg",
@@ -152,7 +131,9 @@ def _reload(service: Service) -> None:
         except Exception as error:
             log.warning("the library stays as it was: %r", error)
             raise schemas.Unreadable from None
-        return schemas.ReloadResponse(library=library_out(engine.retriever), partial=engine.partial)
+        return schemas.ReloadResponse(
+            library=api.library_out(engine.retriever), partial=engine.partial
+        )
 
 
 def _pages(service: Service) -> None:
@@ -217,13 +198,7 @@ def _status(service: Service) -> None:
         status, code = ("degraded", 503) if engine.partial else ("ok", 200)
         if not middleware.has_token(request.headers, service.rules.token):
             return JSONResponse({"status": status}, code)
-        response = schemas.HealthResponse(
-            status=status,
-            reason=_reason(engine),
-            library=library_out(engine.retriever),
-            checkpoint=checkpoint_out(engine.retriever),
-        )
-        return JSONResponse(response.model_dump(), code)
+        return JSONResponse(api.health(engine).model_dump(), code)
 
     @app.get("/metrics", tags=["machinery"], response_class=Response)
     async def metrics() -> Response:
@@ -236,22 +211,12 @@ def _status(service: Service) -> None:
         return JSONResponse(app.openapi())
 
 
-def _reason(engine: SearchEngine) -> str:
-    """Why a part of the library does not answer; empty where all of it does."""
-    if not engine.partial:
-        return ""
-    part = "the library" if WHOLE in engine.damage else "a part of the library"
-    return f"{part} cannot be read: {', '.join(sorted(engine.damage)[:5]) or 'a shard'}"
-
-
 def _errors(service: Service) -> None:
     """Errors of the framework become Refusals; AccessMiddleware responds to all of them."""
 
     @service.app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> NoReturn:
-        first = error.errors()[0]
-        at = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        raise schemas.Refusal(422, "invalid_request", f"{at}: {first['msg']}")
+        raise schemas.invalid(error)
 
     @service.app.exception_handler(HTTPException)
     async def known(request: Request, error: HTTPException) -> NoReturn:
@@ -269,27 +234,3 @@ class _Static(StaticFiles):
         response = super().file_response(*args, **kwargs)
         response.headers["cache-control"] = "max-age=3600"
         return response
-
-
-def checkpoint_out(retriever: Retriever) -> schemas.CheckpointOut:
-    return schemas.CheckpointOut(**retriever.checkpoint._asdict())
-
-
-def library_out(retriever: Retriever) -> schemas.LibraryOut:
-    report = retriever.library
-    assert report is not None
-    return schemas.LibraryOut.model_validate(
-        report._asdict() | {"source": Path(report.source).name}
-    )
-
-
-def answer_out(answer: Answer) -> schemas.AnswerOut:
-    return schemas.AnswerOut(
-        query=answer.query.content,
-        cut=answer.is_cut,
-        unsure=answer.is_unsure,
-        looked=answer.looked,
-        named=schemas.NamedOut(**named_record(answer.named)) if answer.named else None,
-        raised=list(answer.facets),
-        hits=[schemas.HitOut(**record(hit)) for hit in answer.hits],
-    )

@@ -22,9 +22,16 @@ from starlette.responses import HTMLResponse, Response
 
 from tmr_jax.data.drawing import heat_svg
 from tmr_jax.data.features.properties import NAMED, names_of
-from tmr_jax.index.schema import DESCRIPTIONS, FLAGS, MOLECULES, SWITCHES, Hit, parse_filter
+from tmr_jax.index.schema import (
+    DESCRIPTIONS,
+    FLAGS,
+    MOLECULES,
+    SWITCHES,
+    Hit,
+    own_cells,
+    parse_filter,
+)
 from tmr_jax.search.explain import Explanation
-from tmr_jax.search.export import own_columns
 from tmr_jax.search.retriever import Answer, Query
 from tmr_jax.serve import schemas
 from tmr_jax.serve.engine import Drawing, SearchEngine
@@ -387,7 +394,7 @@ def _card(form: Form, query: Query, hit: Hit, svg: Markup | None) -> Card:
     if hit.is_text != (query.of == "text"):
         pair = (hit.content, query.content) if hit.is_text else (query.content, hit.content)
         explain = _explanation(*pair)
-    own = [(name, str(cell)) for name, cell in own_columns(hit).items() if cell is not None]
+    own = [(name, str(cell)) for name, cell in own_cells(hit).items() if cell is not None]
     return Card(hit, svg, chips, [*chain(*named)], flags, similar, explain, own)
 
 

@@ -6,7 +6,7 @@ stable code and a sentence: {"error": {"code": "busy", "message": "expected ...,
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -31,26 +31,84 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class SearchRequest(Strict):
+class Options(Strict):
+    """How many hits, and what each of them must meet."""
+
+    k: Annotated[int, Field(ge=1, le=MAX_K, description="How many hits.")] = 10
+    where: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=MAX_WORD)]],
+        Field(
+            max_length=MAX_WORDS,
+            examples=[["mw<500", "!nitro", "unsalted", "pIC50>7"]],
+            description="Filters that every hit meets: a property or a column of the file compared "
+            "with a value, a group or class that it has, or after ! has not, or a switch.",
+        ),
+    ] = []
+    substructure: Annotated[
+        str,
+        Field(
+            max_length=MAX_SMARTS,
+            examples=["c1ccccc1N"],
+            description="A SMARTS that every hit holds.",
+        ),
+    ] = ""
+    spread: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            allow_inf_nan=False,
+            description="Above 0 trades fit for structures that differ from one another.",
+        ),
+    ] = 0.0
+
+
+class Pure(Options):
+    pure: Annotated[
+        bool,
+        Field(
+            description="By the model alone: what a text states in words, names or writes changes "
+            "nothing."
+        ),
+    ] = False
+
+
+class SearchRequest(Pure):
     """Descriptions (or, `of` molecules, SMILES) and what every hit must meet."""
 
     queries: Annotated[list[Text], Field(min_length=1, max_length=MAX_BATCH)]
     of: Literal["text", "molecule"] = "text"
-    k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
-    where: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=MAX_WORD)]],
-        Field(max_length=MAX_WORDS, examples=[["mw<500", "!nitro", "unsalted", "pIC50>7"]]),
-    ] = []
-    substructure: Annotated[str, Field(max_length=MAX_SMARTS, examples=["c1ccccc1N"])] = ""
-    spread: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
-    pure: bool = False  # by the model alone: what a text states in words raises nothing
+
+
+class TextSearch(Pure):
+    """One description."""
+
+    text: Annotated[
+        Text,
+        Field(
+            examples=["an aromatic amine with a chlorine atom"],
+            description="A description in English, a chemical name, a SMILES or an InChI.",
+        ),
+    ]
+
+
+class StructureSearch(Options):
+    """One molecule."""
+
+    smiles: Annotated[Text, Field(examples=["Nc1ccc(Cl)cc1"], description="A SMILES.")]
 
 
 class ExplainRequest(Strict):
     """A pair of at most 200 words and 150 atoms."""
 
-    text: Annotated[str, Field(min_length=1, max_length=MAX_EXPLAINED)]
-    smiles: Text
+    text: Annotated[
+        str, Field(min_length=1, max_length=MAX_EXPLAINED, description="A description.")
+    ]
+    smiles: Annotated[Text, Field(description="The SMILES of the molecule.")]
+
+
+class Nothing(Strict):
+    """A request without arguments."""
 
 
 class HitOut(BaseModel):
@@ -129,13 +187,16 @@ class WordOut(BaseModel):
     weight: float  # of 0 to 1
 
 
-class ExplainResponse(BaseModel):
+class Weights(BaseModel):
     score: float  # cosine
     text: str  # as the model reads it
     smiles: str  # with its atoms in the order of `atoms`
     words: list[WordOut]
     atoms: list[float]  # weights, 0 to 1
     drops: list[float]  # by how much the cosine falls without each atom
+
+
+class ExplainResponse(Weights):
     heat: list[list[float]]  # cosine of each single word with each single atom
 
 
@@ -144,6 +205,15 @@ class HealthResponse(BaseModel):
     reason: str = ""
     library: LibraryOut | None = None  # this and the next field need the token
     checkpoint: CheckpointOut | None = None
+
+
+class DescribeResponse(HealthResponse):
+    """The library, the model, and the words of `where`."""
+
+    properties: list[str]  # as in mw<500
+    groups: list[str]  # as in nitrile or !nitro
+    classes: list[str]
+    switches: list[str]  # such as unsalted
 
 
 class ReloadResponse(BaseModel):
@@ -226,6 +296,13 @@ def refusal_of(error: BaseException) -> Refusal | None:
     if isinstance(error, UserError):  # the messages of others may reveal internals
         return Refusal(422, "invalid_request", str(error))
     return None
+
+
+def invalid(error: Any) -> Refusal:
+    """The response to a request that pydantic, or FastAPI with it, does not take."""
+    first = error.errors()[0]
+    at = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+    return Refusal(422, "invalid_request", f"{at}: {first['msg']}")
 
 
 def body_of(refusal: Refusal) -> dict[str, dict[str, str]]:
