@@ -180,6 +180,9 @@ class OptimConfig:
     schedule: Literal["linear", "cosine", "released"] = "linear"  # decay after warm-up
     clip: float = 1.0  # largest norm of the gradient; 0: no clipping
     weight_decay: float = 0.0  # of AdamW; 0: Adam
+    ema: float = 0.0
+    """Decay of a moving average of the parameters, which is validated, evaluated and exported in
+    their place; 0: none is kept (docs/papers.md#averaged-parameters)."""
 
 
 @dataclass(frozen=True)

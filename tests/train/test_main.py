@@ -244,6 +244,19 @@ def test_three_steps_in_a_row_that_are_not_finite_stop_the_run(
     assert restore_params(run, "newest")[1] == 42  # its moments and counts, and nothing updated
 
 
+@pytest.mark.parametrize("options", ["--optim.ema 0.9"])
+def test_stopped_in_an_epoch_it_ends_with_the_same_bits_under(options, tmp_path, monkeypatch):
+    words = ["--exp", TINY, "--train.epochs", "1", *options.split()]
+    whole, broken = (["--run", str(tmp_path / name)] for name in ("whole", "broken"))
+    assert main([*words, *whole]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "check_signals", lambda loop, step: step < 5 or _stopped(loop, step))
+        assert main([*words, *broken]) == 128 + signal.SIGTERM
+    assert max(row["step"] for row in history(tmp_path / "broken")) == 5
+    assert main([*words, *broken]) == 0
+    assert_same_run(tmp_path / "broken", tmp_path / "whole")
+
+
 def _stopped(loop, step):
     raise Stopped(signal.SIGTERM)
 

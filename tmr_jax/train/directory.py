@@ -68,3 +68,8 @@ def _check(config: Experiment) -> None:
             "expected --train.start without --train.freeze, because --train.word-dropout belongs "
             "to the second of two stages; got a single stage; set --model.text.word-dropout there"
         )
+    if not 0 <= config.optim.ema < 1:
+        raise UserError(
+            f"expected a decay from 0 to below 1 as --optim.ema; got {config.optim.ema}; 0.999 "
+            "averages over about a thousand steps, 0 keeps no average"
+        )

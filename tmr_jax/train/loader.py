@@ -70,15 +70,16 @@ def build_loader(
     adversary: optax.GradientTransformation | None,
     pad_token: int,
     sharding: Sharding = SINGLE_DEVICE,
+    ema: float = 0.0,
 ) -> HostLoader | DeviceLoader:
     """The loader of a training set: on the device where its texts are packed."""
     bert: Any = model.bert if dataset.encodes_text else None
     if not dataset.composition.packed:
         shapes = dataset.shapes.count
-        step = make_train_step(model, optimizer, shapes, frozen, adversary, sharding)
+        step = make_train_step(model, optimizer, shapes, frozen, adversary, sharding, ema)
         return HostLoader(dataset, step, pad_token, bert, sharding)
     assert isinstance(dataset, TrainingSet), "only texts are packed"
-    step = train_step(model, optimizer, frozen, adversary, sharding)
+    step = train_step(model, optimizer, frozen, adversary, sharding, ema)
     return DeviceLoader(dataset, step, pad_token, steps_per_call(), bert, sharding)
 
 
