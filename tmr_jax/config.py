@@ -201,6 +201,9 @@ class TrainConfig:
     every epoch, such as 0.5 0.25 0.25; none: whole descriptions only (docs/papers.md#levels)."""
     pool_batches: int = 50  # batches sorted together by text length; 0: no sorting
     alike: int = 1  # batches of similar length that are sorted by structure: hard negatives
+    mined: int = 0
+    """Pairs of a group whose texts and molecules are near one another among all training pairs, of
+    packed texts; a batch has several groups (docs/papers.md#mined-batches). 0: no groups."""
     precision: Literal["float32", "bfloat16"] = "float32"  # of the computation
     backward: Literal["auto", "autodiff", "low_memory"] = "auto"
     """Of dense layers, attention, GELU and LayerNorm: low_memory recomputes what autodiff would

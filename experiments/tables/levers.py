@@ -33,6 +33,7 @@ TABLE = Table(
         lever("embeddings of 600", "dim600", "--model.dim", "600"),
         lever("text rate doubled", "text_lr", "--optim.text-lr", "2e-4"),
         lever("weight decay", "decay", "--optim.weight-decay", "0.01"),
+        lever("groups of eight near pairs", "mined", "--train.mined", "8"),
         lever("averaged parameters", "ema", "--optim.ema", "0.99"),
     ),
 )

@@ -24,6 +24,7 @@ from tmr_jax.train.dataset import Plan
 from tmr_jax.train.loop import Loop
 
 TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
+MINED = "--train.mined 4 --train.texts packed"
 SAVE_EVERY = 3  # of tiny.py
 LIMIT_S = 300
 
@@ -244,7 +245,9 @@ def test_three_steps_in_a_row_that_are_not_finite_stop_the_run(
     assert restore_params(run, "newest")[1] == 42  # its moments and counts, and nothing updated
 
 
-@pytest.mark.parametrize("options", ["--optim.ema 0.9"])
+@pytest.mark.parametrize(
+    "options", ["--optim.ema 0.9", pytest.param(MINED, marks=pytest.mark.costly)]
+)
 def test_stopped_in_an_epoch_it_ends_with_the_same_bits_under(options, tmp_path, monkeypatch):
     words = ["--exp", TINY, "--train.epochs", "1", *options.split()]
     whole, broken = (["--run", str(tmp_path / name)] for name in ("whole", "broken"))
