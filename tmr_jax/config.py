@@ -219,6 +219,9 @@ class TrainConfig:
     word_dropout: float = 0.0
     """In the second of two stages: share of words dropped from a training text before the frozen
     encoder reads it, so that its scores of trained and of new pairs are alike."""
+    teachers: tuple[str, ...] = ()
+    """Runs by their paths, trained on the same data: cosines of a batch are also drawn to the mean
+    of theirs (docs/papers.md#distillation)."""
     lexical: int = 0  # numbers of a linear branch, fitted after training (docs/papers.md#lexical)
     facts: bool = False  # learn to rerank by facts after training (docs/search.md#facts)
     parallel: Literal["jit", "pmap"] = "jit"  # how several devices share a step

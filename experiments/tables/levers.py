@@ -3,6 +3,7 @@
 from tmr_jax.table.plan import Row, Table
 
 POOL = "chebi20-molt5/validation"
+FIRST = "runs/tables/levers/levers_open-s0"  # the run of the first row and seed
 
 
 def lever(label: str, name: str, *overrides: str) -> Row:
@@ -34,6 +35,12 @@ TABLE = Table(
         lever("text rate doubled", "text_lr", "--optim.text-lr", "2e-4"),
         lever("weight decay", "decay", "--optim.weight-decay", "0.01"),
         lever("groups of eight near pairs", "mined", "--train.mined", "8"),
+        lever("taught by the first row", "taught", "--train.teachers", FIRST),
+        lever(
+            "taught by two of these rows",
+            "taught2",
+            *("--train.teachers", FIRST, "runs/tables/levers/levers_counts-s0"),
+        ),
         lever("averaged parameters", "ema", "--optim.ema", "0.99"),
     ),
 )

@@ -245,10 +245,12 @@ def test_three_steps_in_a_row_that_are_not_finite_stop_the_run(
     assert restore_params(run, "newest")[1] == 42  # its moments and counts, and nothing updated
 
 
-@pytest.mark.parametrize(
-    "options", ["--optim.ema 0.9", pytest.param(MINED, marks=pytest.mark.costly)]
-)
-def test_stopped_in_an_epoch_it_ends_with_the_same_bits_under(options, tmp_path, monkeypatch):
+@pytest.mark.costly(MINED, "teachers")
+@pytest.mark.parametrize("options", ["--optim.ema 0.9", MINED, "--train.teachers RUN RUN"])
+def test_stopped_in_an_epoch_it_ends_with_the_same_bits_under(
+    options, tiny_run, tmp_path, monkeypatch
+):
+    options = options.replace("RUN", str(tiny_run))
     words = ["--exp", TINY, "--train.epochs", "1", *options.split()]
     whole, broken = (["--run", str(tmp_path / name)] for name in ("whole", "broken"))
     assert main([*words, *whole]) == 0

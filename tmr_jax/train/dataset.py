@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from tmr_jax.config import Experiment, TrainConfig
@@ -39,7 +40,7 @@ from tmr_jax.data.tables import (
 from tmr_jax.data.workers import progress_of
 from tmr_jax.models.encode import Encoder, States, distinct, l2_normalize, sequence_keys
 from tmr_jax.models.run import TrainedModel, load_run, load_text_encoder, new_model
-from tmr_jax.types import Batch, Pair, TextBatch, UserError
+from tmr_jax.types import Batch, Pair, Taught, TextBatch, UserError
 
 MINED_VOCABULARY = 4096  # word pieces and pairs of them; seconds of algebra, and not minutes
 
@@ -59,6 +60,7 @@ class TrainingSet(NamedTuple):
     shapes: Shapes
     refused: list[Refused]  # index: of the pairs passed in
     described: np.ndarray | None = None  # int32 [n, K], groups of a molecule's other texts, or -1
+    taught: Taught | None = None  # of the rows
     states: States | None = None  # of a frozen text encoder; batches then carry them
     shards: int = 1  # parts of a batch that are encoded separately
 
@@ -81,6 +83,7 @@ class TrainingSet(NamedTuple):
         groups = (self.text_group, self.mol_group)
         how = (self.shapes, pad_token, self.shards, self.described)
         batch = make_batch(rows, self.text, self.mol, *groups, *how)
+        batch = batch._replace(taught=jax.tree.map(lambda side: side[rows], self.taught))
         if self.states is None:
             return batch
         assert isinstance(batch.text, TextBatch), "a frozen text encoder reads buckets"
@@ -159,6 +162,13 @@ def model_and_dataset(
         kinds = np.stack([mol_group, text_group], 1)[first]
         whole = text_take(text, first), [smiles[i] for i in first]
         composition = composition._replace(mined=mined(config.train, *whole, kinds))
+    taught = None
+    if config.train.teachers:
+        from tmr_jax.train.teachers import taught_by
+
+        runs = [Path(run) for run in config.train.teachers]
+        taught, record = taught_by(runs, config.data, [p.text for p in rows], smiles)
+        model = model._replace(weights=model.weights | record)
     dataset = TrainingSet(
         ids=tuple(p.id for p in rows),
         text=text,
@@ -169,6 +179,7 @@ def model_and_dataset(
         shapes=_shapes(config, composition, mol, shards),
         refused=refused,
         described=None if levels is None else other_texts(text_group, levels.starts),
+        taught=taught,
         shards=shards,
     )
     return model, dataset, encoder.weights

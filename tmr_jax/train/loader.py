@@ -42,7 +42,7 @@ from tmr_jax.train.step import (
     shard_batch,
     train_step,
 )
-from tmr_jax.types import Batch, MolBatch, PackedText, UserError
+from tmr_jax.types import Batch, MolBatch, PackedText, Taught, UserError
 
 if TYPE_CHECKING:  # which loads the second stage
     from tmr_jax.train.two_stage import FeatureSet
@@ -166,7 +166,9 @@ class DeviceLoader:
         self._sharding = sharding
         groups = (dataset.text_group, dataset.mol_group)
         tables = device_tables(dataset.text, dataset.mol, *groups)
-        self._tables = replicate(tables._replace(described=dataset.described), sharding)
+        self._tables = replicate(
+            tables._replace(described=dataset.described, taught=dataset.taught), sharding
+        )
         lengths = 1 if per_call == 1 else 2  # whole calls, and single steps up to a save
         take = partial(take_batch, pad_token=pad_token, chunks=sharding.chunks)
         call = make_train_call(step, take, dataset.shapes.count * lengths, sharding)
@@ -217,6 +219,7 @@ class DeviceTables(NamedTuple):
     text_group: Int[Array, " n"]
     mol_group: Int[Array, " n"]
     described: Int[Array, "n K"] | None = None
+    taught: Taught | None = None
 
 
 class ChosenPairs(NamedTuple):
@@ -298,6 +301,7 @@ def take_batch(
         text_group=tables.text_group[chosen.rows],
         mol_group=tables.mol_group[chosen.rows],
         described=None if tables.described is None else tables.described[chosen.rows],
+        taught=jax.tree.map(lambda side: side[chosen.rows], tables.taught),
     )
 
 
