@@ -222,6 +222,9 @@ class TrainConfig:
     teachers: tuple[str, ...] = ()
     """Runs by their paths, trained on the same data: cosines of a batch are also drawn to the mean
     of theirs (docs/papers.md#distillation)."""
+    masked_words: int = 0
+    """Steps in which the text encoder first learns to fill in masked words of the training texts
+    and of ChEBI's definitions (docs/papers.md#masked-words)."""
     lexical: int = 0  # numbers of a linear branch, fitted after training (docs/papers.md#lexical)
     facts: bool = False  # learn to rerank by facts after training (docs/search.md#facts)
     parallel: Literal["jit", "pmap"] = "jit"  # how several devices share a step

@@ -41,6 +41,7 @@ TABLE = Table(
             "taught2",
             *("--train.teachers", FIRST, "runs/tables/levers/levers_counts-s0"),
         ),
+        lever("masked words first", "masked", "--train.masked-words", "300"),
         lever("averaged parameters", "ema", "--optim.ema", "0.99"),
     ),
 )

@@ -228,6 +228,11 @@ def build_stage(
     rows = dataset.composition.epoch(seed, 0)[0][: config.train.batch_size // dataset.shards]
     batch = dataset._replace(shards=1).batch(rows, pad_token)
     params = init_params(model, batch, seed, text_weights)
+    if config.train.masked_words:
+        from tmr_jax.train.masked_words import adapted
+
+        read = adapted(config, model, params["text_encoder"], pairs)
+        params = {**params, "text_encoder": read}
     frozen = frozenset() if config.train.freeze == "none" else frozenset({"text_encoder"})
     return Stage(model, dataset, params, frozen, sharding)
 
