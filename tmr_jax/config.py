@@ -51,6 +51,9 @@ class DataConfig:
     licence) or unseen (pairs that 1 and 2 exclude, for a second stage). Empty: the first of
     these."""
     validation: str = ""  # protocol of the validation pool; empty: the default of the data set
+    names: str = ""
+    """File of IUPAC names, as tools/make/names.py writes it: one more text for each training
+    molecule in it (docs/data.md#names)."""
     seed: int = 0  # of random and scaffold splits
     table: TableConfig = field(default_factory=TableConfig)
 
