@@ -51,6 +51,9 @@ class DataConfig:
     licence) or unseen (pairs that 1 and 2 exclude, for a second stage). Empty: the first of
     these."""
     validation: str = ""  # protocol of the validation pool; empty: the default of the data set
+    names: str = ""
+    """File of IUPAC names, as tools/make/names.py writes it: one more text for each training
+    molecule in it (docs/data.md#names)."""
     seed: int = 0  # of random and scaffold splits
     table: TableConfig = field(default_factory=TableConfig)
 
@@ -180,6 +183,9 @@ class OptimConfig:
     schedule: Literal["linear", "cosine", "released"] = "linear"  # decay after warm-up
     clip: float = 1.0  # largest norm of the gradient; 0: no clipping
     weight_decay: float = 0.0  # of AdamW; 0: Adam
+    ema: float = 0.0
+    """Decay of a moving average of the parameters, which is validated, evaluated and exported in
+    their place; 0: none is kept (docs/papers.md#averaged-parameters)."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +204,9 @@ class TrainConfig:
     every epoch, such as 0.5 0.25 0.25; none: whole descriptions only (docs/papers.md#levels)."""
     pool_batches: int = 50  # batches sorted together by text length; 0: no sorting
     alike: int = 1  # batches of similar length that are sorted by structure: hard negatives
+    mined: int = 0
+    """Pairs of a group whose texts and molecules are near one another among all training pairs, of
+    packed texts; a batch has several groups (docs/papers.md#mined-batches). 0: no groups."""
     precision: Literal["float32", "bfloat16"] = "float32"  # of the computation
     backward: Literal["auto", "autodiff", "low_memory"] = "auto"
     """Of dense layers, attention, GELU and LayerNorm: low_memory recomputes what autodiff would
@@ -213,6 +222,12 @@ class TrainConfig:
     word_dropout: float = 0.0
     """In the second of two stages: share of words dropped from a training text before the frozen
     encoder reads it, so that its scores of trained and of new pairs are alike."""
+    teachers: tuple[str, ...] = ()
+    """Runs by their paths, trained on the same data: cosines of a batch are also drawn to the mean
+    of theirs (docs/papers.md#distillation)."""
+    masked_words: int = 0
+    """Steps in which the text encoder first learns to fill in masked words of the training texts
+    and of ChEBI's definitions (docs/papers.md#masked-words)."""
     lexical: int = 0  # numbers of a linear branch, fitted after training (docs/papers.md#lexical)
     facts: bool = False  # learn to rerank by facts after training (docs/search.md#facts)
     parallel: Literal["jit", "pmap"] = "jit"  # how several devices share a step

@@ -98,6 +98,13 @@ class MolBatch(NamedTuple):
     motif: Int[Array, " N"]  # motif of each atom, numbered over the whole batch
 
 
+class Taught(NamedTuple):
+    """A teacher's embeddings of pairs: their products are its cosines."""
+
+    text: Float[Array, "B E"]
+    mol: Float[Array, "B E"]
+
+
 class Batch(NamedTuple):
     """B pairs: text i describes molecule i."""
 
@@ -106,6 +113,7 @@ class Batch(NamedTuple):
     text_group: Int[Array, " B"]  # the same number for duplicate texts
     mol_group: Int[Array, " B"]  # the same number for duplicate molecules
     described: Int[Array, "B K"] | None = None  # groups of other texts of each molecule; -1: none
+    taught: Taught | None = None  # of a training with teachers
 
 
 class PackedWords(NamedTuple):
@@ -141,6 +149,7 @@ class EncodedBatch(NamedTuple):
     text_group: Int[Array, " B"]
     mol_group: Int[Array, " B"]
     described: Int[Array, "B K"] | None = None
+    taught: Taught | None = None
 
 
 class EncodedCorpus(NamedTuple):

@@ -3,6 +3,8 @@
 from tmr_jax.table.plan import Row, Table
 
 POOL = "chebi20-molt5/validation"
+FIRST = "runs/tables/levers/levers_open-s0"  # the run of the first row and seed
+NAMES = "runs/tables/levers/names.tsv"  # docs/data.md#names
 
 
 def lever(label: str, name: str, *overrides: str) -> Row:
@@ -33,5 +35,16 @@ TABLE = Table(
         lever("embeddings of 600", "dim600", "--model.dim", "600"),
         lever("text rate doubled", "text_lr", "--optim.text-lr", "2e-4"),
         lever("weight decay", "decay", "--optim.weight-decay", "0.01"),
+        lever("groups of eight near pairs", "mined", "--train.mined", "8"),
+        lever("taught by the first row", "taught", "--train.teachers", FIRST),
+        lever(
+            "taught by two of these rows",
+            "taught2",
+            *("--train.teachers", FIRST, "runs/tables/levers/levers_counts-s0"),
+        ),
+        lever("masked words first", "masked", "--train.masked-words", "300"),
+        # One epoch: with names it has nearly twice the steps.
+        lever("names, too", "names", "--data.names", NAMES, "--train.epochs", "1"),
+        lever("averaged parameters", "ema", "--optim.ema", "0.99"),
     ),
 )

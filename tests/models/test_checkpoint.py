@@ -85,6 +85,21 @@ def test_the_whole_state_comes_back_bit_for_bit(tmp_path):
     jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)(found.state)
 
 
+def test_an_average_is_what_others_read_and_both_come_back(tmp_path):
+    def both(step):
+        return state_at(step)._replace(
+            average=jax.tree.map(lambda x: x + 0.5, state_at(step).params)
+        )
+
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(both(3), 3)
+    checkpoints.wait()
+    found = checkpoints.restore(both(0))
+    checkpoints.close()
+    same(found.state, both(3))
+    same(restore_params(tmp_path)[0], both(3).average)
+
+
 def test_on_disk_every_layer_of_bert_has_its_own_arrays(tmp_path):
     """As runs before had them, so that programs of either time read them; also their name."""
     saved(tmp_path, {3: None})

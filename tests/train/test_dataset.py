@@ -61,6 +61,32 @@ def test_other_texts_are_those_that_two_pairs_have():
     np.testing.assert_array_equal(other_texts(groups, starts), wanted)
 
 
+def test_mined_pairs_of_one_connectivity_are_no_negatives():
+    config = with_section("train", mined=2, texts="packed", batch_size=2)
+    _, data, _ = model_and_dataset(config, PAIRS)
+    assert data.mol_group[3] == data.mol_group[4] and len(set(data.mol_group.tolist())) == 4
+    near = data.composition.mined
+    np.testing.assert_array_equal(near.kinds, np.stack([data.mol_group, data.text_group], 1))
+    assert near.rows.dtype == np.int8 and len(near.rows) == 7
+    told = PAIRS[0]._replace(text="It is an alcohol. It is a toxin.")
+    levels = with_section("train", levels=(0.5, 0.25, 0.25), mined=2, texts="packed", batch_size=2)
+    _, data, _ = model_and_dataset(levels, [told, *PAIRS[1:]])
+    assert len(data.ids) == 11 and len(data.composition.mined.rows) == 7  # a row of a pair
+
+
+@pytest.mark.parametrize(
+    "texts, size, told",
+    [
+        ("buckets", 2, "packed with --train.mined"),
+        ("packed", 3, "divides the 4"),
+        ("packed", 1, ""),
+    ],
+)
+def test_groups_that_cannot_be_are_refused(texts, size, told):
+    with pytest.raises(ValueError, match=told or "at least 2"):
+        model_and_dataset(with_section("train", mined=size, texts=texts), PAIRS)
+
+
 @pytest.mark.parametrize("levels", [(1.0,), (0.5, 0.6, 0.1), (1.5, -0.5, 0.0)])
 def test_shares_that_are_none_are_refused(levels):
     with pytest.raises(ValueError, match="three shares that sum to 1"):

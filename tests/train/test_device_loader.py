@@ -9,6 +9,7 @@ import pytest
 from tmr_jax.data.batching import Composition, declare_rows, declare_shapes, make_batch
 from tmr_jax.data.tables import TextTable, molecule_table, table_take
 from tmr_jax.train.loader import device_tables, plan_steps, take_batch
+from tmr_jax.types import Taught
 
 SMILES = ["CCO", "C", "CC(=O)NC", "[Na+].[Cl-]", "c1ccccc1", "CCCCCCCCOC(=O)c1ccccc1"]
 ROW, PAD = 24, 59
@@ -37,12 +38,15 @@ def test_every_array_is_that_of_the_host(data, batch_size):
     text, mol, *groups = data
     shapes, plan = declared(text, mol, batch_size)
     described = np.random.default_rng(1).integers(-1, 40, (90, 3)).astype(np.int32)
-    tables = jax.device_put(device_tables(*data)._replace(described=described))
+    taught = Taught(*np.random.default_rng(2).normal(size=(2, 90, 4)).astype(np.float16))
+    more = {"described": described, "taught": taught}
+    tables = jax.device_put(device_tables(*data)._replace(**more))
     take = jax.jit(take_batch, static_argnums=(2, 3))
     for rows in plan[:12]:
         chosen, size = plan_steps(rows[None], text, mol, shapes)
         found = take(tables, jax.tree.map(lambda x: x[0], chosen), size, PAD)
         wanted = make_batch(rows, text, mol, *groups, shapes, PAD, described=described)
+        wanted = wanted._replace(taught=Taught(*(side[rows] for side in taught)))
         for (path, ours), theirs in zip(
             jax.tree.leaves_with_path(found), jax.tree.leaves(wanted), strict=True
         ):

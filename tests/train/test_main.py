@@ -24,6 +24,7 @@ from tmr_jax.train.dataset import Plan
 from tmr_jax.train.loop import Loop
 
 TINY = str(Path(__file__).parents[1] / "experiments" / "tiny.py")
+MINED = "--train.mined 4 --train.texts packed"
 SAVE_EVERY = 3  # of tiny.py
 LIMIT_S = 300
 
@@ -242,6 +243,25 @@ def test_three_steps_in_a_row_that_are_not_finite_stop_the_run(
     skipped = [r["step"] for r in history(run) if r.get("loss", 0) is None]
     assert skipped == [41, 42, 43]
     assert restore_params(run, "newest")[1] == 42  # its moments and counts, and nothing updated
+
+
+@pytest.mark.costly(MINED, "teachers", "masked")
+@pytest.mark.parametrize(
+    "options", ["--optim.ema 0.9", MINED, "--train.teachers RUN RUN", "--train.masked-words 3"]
+)
+def test_stopped_in_an_epoch_it_ends_with_the_same_bits_under(
+    options, tiny_run, tmp_path, monkeypatch
+):
+    options = options.replace("RUN", str(tiny_run))
+    words = ["--exp", TINY, "--train.epochs", "1", *options.split()]
+    whole, broken = (["--run", str(tmp_path / name)] for name in ("whole", "broken"))
+    assert main([*words, *whole]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "check_signals", lambda loop, step: step < 5 or _stopped(loop, step))
+        assert main([*words, *broken]) == 128 + signal.SIGTERM
+    assert max(row["step"] for row in history(tmp_path / "broken")) == 5
+    assert main([*words, *broken]) == 0
+    assert_same_run(tmp_path / "broken", tmp_path / "whole")
 
 
 def _stopped(loop, step):

@@ -9,7 +9,14 @@ import optax
 import pytest
 
 from tmr_jax.config import OptimConfig
-from tmr_jax.train.optim import build_optimizer, if_finite, norm_of, schedule, skipped
+from tmr_jax.train.optim import (
+    build_optimizer,
+    if_finite,
+    moving_average,
+    norm_of,
+    schedule,
+    skipped,
+)
 
 PARAMS = {
     "text_encoder": {"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}},
@@ -164,3 +171,13 @@ def test_a_state_shares_no_memory_with_itself():
     """A step that takes it over would refuse an array that is there twice."""
     state = build_optimizer(OptimConfig(), 10, PARAMS, GROUPS).init(PARAMS)
     jax.jit(lambda s: jax.tree.map(lambda x: x, s), donate_argnums=0)(state)
+
+
+def test_an_average_forgets_its_start_and_then_decays_slowly():
+    """Decays 1/10, 2/11 and, after many steps, the one that is asked for."""
+    average, still = {"moves": jnp.float32(1), "stays": jnp.float32(0.1)}, jnp.float32(0.1)
+    for steps, value, wanted in ((0, 2, 1.9), (1, 3, 2.8), (99_999, 4, 2.8 * 0.9 + 0.4)):
+        params = {"moves": jnp.float32(value), "stays": still}
+        average = moving_average(average, params, 0.9, jnp.int32(steps))
+        assert float(average["moves"]) == pytest.approx(wanted)
+    assert average["stays"] == still  # to the bit

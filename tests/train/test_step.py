@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tmr_jax.config import OptimConfig
-from tmr_jax.models.checkpoint import new_state
+from tmr_jax.models.checkpoint import evaluated, new_state
 from tmr_jax.train.optim import build_optimizer
 from tmr_jax.train.step import make_train_step
 from tmr_jax.types import Batch, MolBatch, TextBatch
@@ -50,11 +50,12 @@ def batch(length=4, group=1):
     )
 
 
-def setup(shapes=1):
+def setup(shapes=1, ema=0.0):
     model = Fake()
     params = {"weight": jnp.zeros(3)}
     optimizer = build_optimizer(OptimConfig(base_lr=0.1, warmup=0), 1000, params, {})
-    return make_train_step(model, optimizer, shapes), new_state(params, optimizer)
+    state = new_state(params, optimizer, averaged=ema > 0)
+    return make_train_step(model, optimizer, shapes, ema=ema), state
 
 
 def test_the_loss_falls_and_its_parts_are_reported():
@@ -115,3 +116,14 @@ def test_the_state_is_taken_over():
     step, state = setup()
     step(state, batch(), jax.random.key(0))
     assert state.params["weight"].is_deleted()
+
+
+def test_an_average_follows_the_parameters():
+    step, state = setup(ema=0.5)
+    wanted = np.zeros(3)
+    for decay in (1 / 10, 2 / 11, 3 / 12, 4 / 13):
+        state, _ = step(state, batch(), jax.random.key(0))
+        wanted = decay * wanted + (1 - decay) * np.asarray(state.params["weight"])
+        np.testing.assert_allclose(state.average["weight"], wanted, rtol=1e-6)
+    assert (evaluated(state)["weight"] != state.params["weight"]).all()
+    assert evaluated(state._replace(average=())) is state.params

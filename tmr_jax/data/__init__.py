@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tmr_jax.config import DataConfig, TableConfig
@@ -32,7 +33,10 @@ def load_pairs_with_report(config: DataConfig) -> tuple[list[Pair], Report]:
         raise UserError(
             f"expected a data set; got {config.name!r}; {did_you_mean(config.name, list(READERS))}"
         )
-    return READERS[config.name](config)
+    pairs, report = READERS[config.name](config)
+    if config.names:
+        _reader("iupac").add_names(pairs, report, Path(config.names))
+    return pairs, report
 
 
 def _reader(name: str) -> Any:

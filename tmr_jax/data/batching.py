@@ -16,6 +16,7 @@ import jax
 import jraph
 import numpy as np
 
+from tmr_jax.data.mining import Mined, near_groups
 from tmr_jax.data.tables import MolTable, TextTable, take_ranges
 from tmr_jax.types import Batch, MolBatch, PackedText, TextBatch, UserError
 
@@ -103,6 +104,7 @@ class Composition(NamedTuple):
     alike: int = 1
     place: np.ndarray | None = None
     levels: Levels | None = None  # None: a pair is a row
+    mined: Mined | None = None  # of pairs; None: batches are not mined
 
     @property
     def packed(self) -> bool:
@@ -118,6 +120,8 @@ class Composition(NamedTuple):
         return drawn[of_drawn._plan(seed, epoch)]
 
     def _plan(self, seed: int, epoch: int) -> np.ndarray:
+        if self.mined is not None:
+            return mined_plan(seed, epoch, self.text_lengths, self.batch_size, self.mined)
         if self.packed:
             return spread_plan(seed, epoch, self.text_lengths, self.batch_size, self.row)
         how = (self.text_lengths, self.batch_size, self.pool_batches, self.alike, self.place)
@@ -186,6 +190,23 @@ def spread_plan(
     strata = np.split(order, np.arange(DEALT, batch_size, DEALT) * steps)
     dealt = [rng.permutation(stratum).reshape(steps, -1) for stratum in strata]
     plan = _evened(rng, np.concatenate(dealt, axis=1), text_lengths, row)
+    plan = rng.permuted(plan, axis=1)
+    return rng.permutation(plan, axis=0).astype(np.int64)
+
+
+def mined_plan(
+    seed: int, epoch: int, text_lengths: np.ndarray, batch_size: int, mined: Mined
+) -> np.ndarray:
+    """Rows of every batch of an epoch, int64 [steps, B]: each of groups that are near one another.
+
+    As `spread_plan`, but it is groups that are cut into strata, by the tokens of all their texts.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = whole_batches(rng, len(text_lengths), batch_size)
+    groups = near_groups(order, mined)
+    groups = groups[np.argsort(text_lengths[groups].sum(1), kind="stable")]
+    strata = groups.reshape(batch_size // mined.size, -1, mined.size)
+    plan = np.concatenate([rng.permutation(stratum) for stratum in strata], axis=1)
     plan = rng.permuted(plan, axis=1)
     return rng.permutation(plan, axis=0).astype(np.int64)
 

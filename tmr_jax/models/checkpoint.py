@@ -44,6 +44,7 @@ class TrainState(NamedTuple):
     params: Any
     optimizer: optax.OptState
     adversary: optax.OptState = ()  # of the parameters with their own loss
+    average: Any = ()  # of `params` over the steps (`--optim.ema`); (): none is kept
 
 
 def new_state(
@@ -52,12 +53,20 @@ def new_state(
     frozen: frozenset[str] = frozenset(),
     adversary: optax.GradientTransformation | None = None,
     critic: frozenset[str] = frozenset(),
+    averaged: bool = False,
 ) -> TrainState:
     """The state before the first step. The optimizer has no state for the parameters `frozen`, nor
     for those of the `critic`, which belong to the optimizer `adversary`."""
     first = optimizer.init(without(params, frozen | critic | {STATISTICS}))
     second = () if adversary is None else adversary.init(only(params, critic))
-    return TrainState(jnp.zeros((), jnp.int32), params, first, second)
+    # Separate arrays: a step donates the state, and no array can be donated twice.
+    average = jax.tree.map(jnp.array, params) if averaged else ()
+    return TrainState(jnp.zeros((), jnp.int32), params, first, second, average)
+
+
+def evaluated(state: TrainState) -> Any:
+    """The parameters that validation, evaluation and export read: the average where one is kept."""
+    return state.average or state.params
 
 
 def variables(params: Any) -> dict[str, Any]:
@@ -163,7 +172,7 @@ class Checkpoints:
         # The next step reuses the memory of the state, and on CPU orbax would read from it. With
         # several processes one saves, and orbax refuses arrays of one process's devices.
         copy = jnp.copy if jax.process_count() == 1 else np.array
-        arrays = local((layerwise(state.params), _leaves(_optimizers(state))))
+        arrays = local((layerwise(evaluated(state)), _leaves(_resumed(state))))
         params, leaves = jax.tree.map(copy, arrays)
         self._pending = Manifest(step, score, {}, describe(params), DRAWS)
         items = {"params": params, "optimizer": leaves}
@@ -214,12 +223,13 @@ class Checkpoints:
                 f"{change}; the code has changed since: go back to the commit in git.txt, or "
                 "start again with --fresh"
             )
-        items = {"params": params, "optimizer": _leaves(_optimizers(like))}
+        items = {"params": params, "optimizer": _leaves(_resumed(like))}
         read = _read(self._folder / str(manifest.step), jax.tree.map(_abstract, items))
         flat = [read["optimizer"][name] for name in sorted(read["optimizer"])]
-        optimizers = jax.tree.unflatten(jax.tree.structure(_optimizers(like)), flat)
+        first, second, raw = jax.tree.unflatten(jax.tree.structure(_resumed(like)), flat)
         params = scanned(read["params"])
-        state = TrainState(jnp.asarray(manifest.step, jnp.int32), params, *optimizers)
+        step, both = jnp.asarray(manifest.step, jnp.int32), (raw, params) if raw else (params, ())
+        state = TrainState(step, both[0], first, second, both[1])
         return Restored(state, manifest.step, manifest.score)
 
     def close(self) -> None:
@@ -378,8 +388,10 @@ def _leaves(tree: Any) -> dict[str, Any]:
     return {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
 
 
-def _optimizers(state: TrainState) -> tuple[Any, Any]:
-    return state.optimizer, state.adversary
+def _resumed(state: TrainState) -> tuple[Any, Any, Any]:
+    """What only a resumed training reads: the parameters, too, where it is their average that the
+    others read."""
+    return state.optimizer, state.adversary, state.params if state.average else ()
 
 
 def describe(params: Any) -> dict[str, list]:

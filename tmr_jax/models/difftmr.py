@@ -205,7 +205,7 @@ class DiffTMR(DualEncoder):
 
         batch = self.encode(batch, train)
         text, mol = batch.text, batch.mol
-        duplicate = duplicate_mask(*batch[2:], mutual=True)
+        duplicate = duplicate_mask(*batch[2:5], mutual=True)
         for_noise, for_t2m, for_m2t = jax.random.split(key, 3)
         noise = jax.random.normal(for_noise, mol.pooled.shape)
         scores, perturbed = self._perturb_batch(text, mol, noise)

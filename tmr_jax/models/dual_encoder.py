@@ -343,7 +343,7 @@ class DualEncoder(nn.Module):
         (docs/papers.md#contrastive-loss)."""
         from tmr_jax.models.losses import duplicate_mask, info_nce, sigmoid_pairs  # not to retrieve
 
-        scale, duplicate = jnp.exp(self.logit_scale), duplicate_mask(*batch[2:])
+        scale, duplicate = jnp.exp(self.logit_scale), duplicate_mask(*batch[2:5])
         if self.contrastive == "softmax":
             loss, parts = info_nce(scale * scores, duplicate)
             return loss, parts | {"scale": scale}
@@ -351,9 +351,15 @@ class DualEncoder(nn.Module):
         return loss, parts | {"scale": scale, "bias": self.logit_bias}
 
     def agreement(self, batch: EncodedBatch) -> tuple[Float[Array, ""] | float, dict[str, Array]]:
-        """Weighted second-order losses of the global embeddings; none where none is wanted."""
-        from tmr_jax.models.losses import second_order_losses
+        """Weighted second-order losses of the global embeddings; none where none is wanted. And
+        distillation, where a batch brings what teachers say."""
+        from tmr_jax.models.losses import distillation, second_order_losses
 
+        if batch.taught is not None:
+            text, mol = (jnp.asarray(side, jnp.float32) for side in batch.taught)
+            taught = distillation(self.similarity(batch.text, batch.mol), text @ mol.T)
+            second, parts = self.agreement(batch._replace(taught=None))
+            return taught + second, parts | {"loss/taught": taught}
         config = self.second_order
         if not (config.u2u or config.u2c):
             return 0.0, {}

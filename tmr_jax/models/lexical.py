@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped
 from scipy import sparse
 
 from tmr_jax.data.files import replaced
@@ -45,7 +45,7 @@ class Lexical(NamedTuple):
         """Rows of texts, packed as in a TextTable; each depends on its own text alone."""
         return tfidf(tokens, offsets, self.grams, self.idf) @ self.words - self.word_mean
 
-    def mol_rows(self, counts: UInt8[np.ndarray, "n C"]) -> Float[np.ndarray, "n K"]:
+    def mol_rows(self, counts: Shaped[np.ndarray, "n C"]) -> Float[np.ndarray, "n K"]:
         """Rows of molecules by their fragments."""
         # A product of a sparse matrix adds up each row in one order, whatever stands next to it.
         return presence(counts) @ self.fragments - self.fragment_mean
@@ -58,7 +58,7 @@ class Lexical(NamedTuple):
         return np.concatenate([deep * network, linear * own], 1)
 
 
-def presence(counts: UInt8[np.ndarray, "n C"]) -> sparse.csr_matrix:
+def presence(counts: Shaped[np.ndarray, "n C"]) -> sparse.csr_matrix:
     """1 for each fragment that a molecule has."""
     return sparse.csr_matrix(counts > 0, dtype=np.float32)
 

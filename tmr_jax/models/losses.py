@@ -15,6 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 MARGIN = 0.3  # of the triplet loss
+# Above the contrastive loss's, which starts at 0.07 and falls: under that a teacher has nearly all
+# of its mass on the pairs themselves, which their labels say already.
+TEACHING = 0.1
 NORM_FLOOR = 1e-8
 ROW_ARRAYS = 16  # arrays as large as a row's distances that its divergences and their slopes take
 PENALTY = 10.0  # weight of the gradient penalty
@@ -179,6 +182,23 @@ def _divergences(
         return jnp.sum(jnp.exp(log_p) * (log_p - log_q))
 
     return jax.vmap(of_row)(target, model)
+
+
+# Distillation
+
+
+def distillation(student: Float[Array, "B B"], teacher: Float[Array, "B B"]) -> Float[Array, ""]:
+    """Mean over rows and columns of KL(softmax(teacher / T) || softmax(student / T)), T = 0.1.
+
+    Inputs: cosines of text i and molecule j.
+    Requires: the batch is the global batch. Duplicates stay in: a teacher gives them like mass.
+    Relation: zero where all cosines are equal. One temperature for both, so that the student's
+        cosines become the teacher's, whatever scale its own loss learns.
+    Reference: docs/papers.md#distillation; Hinton et al. 2015, arXiv 1503.02531.
+    """
+    t2m = _divergences(teacher, student, TEACHING)
+    m2t = _divergences(teacher.T, student.T, TEACHING)
+    return (t2m.mean() + m2t.mean()) / 2
 
 
 # Diffusion: DiffTMR's generative loss

@@ -254,7 +254,7 @@ class MemoryBank(DualEncoder):
             return self.contrast(self.similarity(batch.text, batch.mol), batch)
         if self.bank.first_order == "none":
             return jnp.zeros(()), {}
-        duplicate = duplicate_mask(*batch[2:], mutual=True)
+        duplicate = duplicate_mask(*batch[2:5], mutual=True)
         return batch_hard_triplet(batch.text.pooled, batch.mol.pooled, duplicate)
 
     @full_precision

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from tmr_jax.config import Experiment
+from tmr_jax.config import Experiment, TrainConfig
 from tmr_jax.data.batching import (
     Composition,
     Levels,
@@ -17,7 +18,14 @@ from tmr_jax.data.batching import (
     declare_shapes,
     make_batch,
 )
-from tmr_jax.data.features.similarity import fingerprints, molecule_groups, structure_place
+from tmr_jax.data.features.similarity import (
+    connectivity,
+    fingerprints,
+    molecule_groups,
+    structure_place,
+)
+from tmr_jax.data.files import ARRAYS, cache_key, cached
+from tmr_jax.data.mining import Mined, whole_numbers
 from tmr_jax.data.tables import (
     MolTable,
     Refused,
@@ -27,11 +35,14 @@ from tmr_jax.data.tables import (
     molecule_table,
     table_take,
     text_table,
+    text_take,
 )
 from tmr_jax.data.workers import progress_of
-from tmr_jax.models.encode import Encoder, States, distinct, sequence_keys
+from tmr_jax.models.encode import Encoder, States, distinct, l2_normalize, sequence_keys
 from tmr_jax.models.run import TrainedModel, load_run, load_text_encoder, new_model
-from tmr_jax.types import Batch, Pair, TextBatch, UserError
+from tmr_jax.types import Batch, Pair, Taught, TextBatch, UserError
+
+MINED_VOCABULARY = 4096  # word pieces and pairs of them; seconds of algebra, and not minutes
 
 
 class TrainingSet(NamedTuple):
@@ -49,6 +60,7 @@ class TrainingSet(NamedTuple):
     shapes: Shapes
     refused: list[Refused]  # index: of the pairs passed in
     described: np.ndarray | None = None  # int32 [n, K], groups of a molecule's other texts, or -1
+    taught: Taught | None = None  # of the rows
     states: States | None = None  # of a frozen text encoder; batches then carry them
     shards: int = 1  # parts of a batch that are encoded separately
 
@@ -71,6 +83,7 @@ class TrainingSet(NamedTuple):
         groups = (self.text_group, self.mol_group)
         how = (self.shapes, pad_token, self.shards, self.described)
         batch = make_batch(rows, self.text, self.mol, *groups, *how)
+        batch = batch._replace(taught=jax.tree.map(lambda side: side[rows], self.taught))
         if self.states is None:
             return batch
         assert isinstance(batch.text, TextBatch), "a frozen text encoder reads buckets"
@@ -139,18 +152,34 @@ def model_and_dataset(
     text = text_table([p.text for p in rows], encoder.tokenizer, config.features.max_tokens)
     text_group = distinct(sequence_keys(text.tokens, text.offsets))[1].astype(np.int32)
     smiles = [p.smiles for p in rows]
+    mol_group = molecule_groups(smiles)
     model = new_model(config, encoder, vocabulary)
     composition = _composition(config, text, smiles)._replace(levels=levels)
+    if config.train.mined:
+        # Molecules of one connectivity are near, and no negatives of one another.
+        mol_group = np.unique(connectivity(smiles), return_inverse=True)[1].astype(np.int32)
+        first = np.arange(len(rows)) if levels is None else levels.starts[:, 0]
+        kinds = np.stack([mol_group, text_group], 1)[first]
+        whole = text_take(text, first), [smiles[i] for i in first]
+        composition = composition._replace(mined=mined(config.train, *whole, kinds))
+    taught = None
+    if config.train.teachers:
+        from tmr_jax.train.teachers import taught_by
+
+        runs = [Path(run) for run in config.train.teachers]
+        taught, record = taught_by(runs, config.data, [p.text for p in rows], smiles)
+        model = model._replace(weights=model.weights | record)
     dataset = TrainingSet(
         ids=tuple(p.id for p in rows),
         text=text,
         mol=mol,
         text_group=text_group,
-        mol_group=molecule_groups(smiles),
+        mol_group=mol_group,
         composition=composition,
         shapes=_shapes(config, composition, mol, shards),
         refused=refused,
         described=None if levels is None else other_texts(text_group, levels.starts),
+        taught=taught,
         shards=shards,
     )
     return model, dataset, encoder.weights
@@ -212,6 +241,37 @@ def _composition(config: Experiment, text: TextTable, smiles: list[str]) -> Comp
     lengths = np.diff(text.offsets)
     row = config.features.max_tokens if packed else 0
     return Composition(lengths, train.batch_size, row, train.pool_batches, train.alike, place)
+
+
+def mined(train: TrainConfig, text: TextTable, smiles: list[str], kinds: np.ndarray) -> Mined:
+    """What `--train.mined` makes groups of: text i describes molecule i.
+
+    A row is the sum of both sides of a linear branch (tmr_jax/train/lexical.py) of fingerprints,
+    fitted to these pairs. It takes seconds, is the same for every model, and does not change while
+    one trains. Kept in the cache folder, so that a resumed run has the same bits on any machine.
+    """
+    if train.texts != "packed":
+        raise UserError(
+            "expected --train.texts packed with --train.mined, whose batches have texts of any "
+            f"length; got {train.texts}; set both"
+        )
+    if train.mined < 2 or train.batch_size % train.mined:
+        raise UserError(
+            f"expected a --train.mined of at least 2 that divides the {train.batch_size} pairs of "
+            f"a batch; got {train.mined}; set 8, say"
+        )
+
+    def fitted() -> dict[str, np.ndarray]:
+        from tmr_jax.train.lexical import WIDTH, fit_lexical
+
+        bits = fingerprints(smiles)
+        branch = fit_lexical(text, bits, WIDTH, MINED_VOCABULARY)
+        sides = branch.text_rows(text.tokens, text.offsets), branch.mol_rows(bits)
+        return {"rows": whole_numbers(l2_normalize(sum(map(l2_normalize, sides))))}
+
+    key = cache_key("mined", [MINED_VOCABULARY], [text.tokens, text.offsets, *smiles])
+    rows = cached(key, fitted, lambda found: len(found["rows"]) == len(smiles), ARRAYS)["rows"]
+    return Mined(rows, kinds, train.mined)
 
 
 def _shapes(config: Experiment, composition: Composition, mol: MolTable, shards: int) -> Shapes:

@@ -68,3 +68,18 @@ def _check(config: Experiment) -> None:
             "expected --train.start without --train.freeze, because --train.word-dropout belongs "
             "to the second of two stages; got a single stage; set --model.text.word-dropout there"
         )
+    if config.train.teachers and second_stage:
+        raise UserError(
+            "expected a single stage with --train.teachers, since the second of two has features "
+            "that do not change; got --train.start; set --train.teachers in the first stage"
+        )
+    if config.train.masked_words < 0 or (config.train.masked_words and config.train.start):
+        raise UserError(
+            "expected --train.masked-words of at least 0, and 0 with --train.start, whose run has "
+            f"a text encoder that was trained; got {config.train.masked_words}; leave it out"
+        )
+    if not 0 <= config.optim.ema < 1:
+        raise UserError(
+            f"expected a decay from 0 to below 1 as --optim.ema; got {config.optim.ema}; 0.999 "
+            "averages over about a thousand steps, 0 keeps no average"
+        )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
 from scipy import linalg
 
 from tmr_jax import cli
@@ -57,9 +57,14 @@ class Arguments:
     """Run directory, e.g. runs/quickstart; of its checkpoints the best on validation."""
 
 
-def fit_lexical(text: TextTable, counts: UInt8[np.ndarray, "n C"], width: int) -> Lexical:
-    """The branch of pairs: text i belongs to molecule i. Its share is that of the default."""
-    grams, idf = _vocabulary(text)
+def fit_lexical(
+    text: TextTable, counts: Shaped[np.ndarray, "n C"], width: int, vocabulary: int = 0
+) -> Lexical:
+    """The branch of pairs: text i belongs to molecule i. Its share is that of the default.
+
+    `vocabulary`: grams that are read; 0: `VOCABULARY`.
+    """
+    grams, idf = _vocabulary(text, vocabulary or VOCABULARY)
     words = tfidf(text.tokens, text.offsets, grams, idf)
     fragments = presence(counts).toarray()
     count = len(counts)
@@ -75,12 +80,12 @@ def fit_lexical(text: TextTable, counts: UInt8[np.ndarray, "n C"], width: int) -
     return Lexical(grams, idf, weights @ axes, word_mean @ weights @ axes, axes, mean @ axes)
 
 
-def _vocabulary(text: TextTable) -> tuple[np.ndarray, np.ndarray]:
+def _vocabulary(text: TextTable, size: int) -> tuple[np.ndarray, np.ndarray]:
     """The grams of most texts, sorted by their ids, and their idf."""
     ids, of_text = gram_ids(text.tokens, text.offsets)
     once = np.unique(np.stack([ids, of_text]), axis=1)[0]
     grams, frequency = np.unique(once, return_counts=True)
-    kept = np.sort(np.lexsort((grams, -frequency))[:VOCABULARY])
+    kept = np.sort(np.lexsort((grams, -frequency))[:size])
     idf = np.log((1 + len(text.truncated)) / (1 + frequency[kept])) + 1
     return grams[kept], idf.astype(np.float32)
 

@@ -42,7 +42,7 @@ from tmr_jax.train.step import (
     shard_batch,
     train_step,
 )
-from tmr_jax.types import Batch, MolBatch, PackedText, UserError
+from tmr_jax.types import Batch, MolBatch, PackedText, Taught, UserError
 
 if TYPE_CHECKING:  # which loads the second stage
     from tmr_jax.train.two_stage import FeatureSet
@@ -70,15 +70,16 @@ def build_loader(
     adversary: optax.GradientTransformation | None,
     pad_token: int,
     sharding: Sharding = SINGLE_DEVICE,
+    ema: float = 0.0,
 ) -> HostLoader | DeviceLoader:
     """The loader of a training set: on the device where its texts are packed."""
     bert: Any = model.bert if dataset.encodes_text else None
     if not dataset.composition.packed:
         shapes = dataset.shapes.count
-        step = make_train_step(model, optimizer, shapes, frozen, adversary, sharding)
+        step = make_train_step(model, optimizer, shapes, frozen, adversary, sharding, ema)
         return HostLoader(dataset, step, pad_token, bert, sharding)
     assert isinstance(dataset, TrainingSet), "only texts are packed"
-    step = train_step(model, optimizer, frozen, adversary, sharding)
+    step = train_step(model, optimizer, frozen, adversary, sharding, ema)
     return DeviceLoader(dataset, step, pad_token, steps_per_call(), bert, sharding)
 
 
@@ -165,7 +166,9 @@ class DeviceLoader:
         self._sharding = sharding
         groups = (dataset.text_group, dataset.mol_group)
         tables = device_tables(dataset.text, dataset.mol, *groups)
-        self._tables = replicate(tables._replace(described=dataset.described), sharding)
+        self._tables = replicate(
+            tables._replace(described=dataset.described, taught=dataset.taught), sharding
+        )
         lengths = 1 if per_call == 1 else 2  # whole calls, and single steps up to a save
         take = partial(take_batch, pad_token=pad_token, chunks=sharding.chunks)
         call = make_train_call(step, take, dataset.shapes.count * lengths, sharding)
@@ -216,6 +219,7 @@ class DeviceTables(NamedTuple):
     text_group: Int[Array, " n"]
     mol_group: Int[Array, " n"]
     described: Int[Array, "n K"] | None = None
+    taught: Taught | None = None
 
 
 class ChosenPairs(NamedTuple):
@@ -297,6 +301,7 @@ def take_batch(
         text_group=tables.text_group[chosen.rows],
         mol_group=tables.mol_group[chosen.rows],
         described=None if tables.described is None else tables.described[chosen.rows],
+        taught=jax.tree.map(lambda side: side[chosen.rows], tables.taught),
     )
 
 

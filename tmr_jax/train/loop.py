@@ -21,7 +21,13 @@ from tmr_jax.data.pools import without
 from tmr_jax.data.tables import text_table
 from tmr_jax.eval.metrics import RERANK_STAGES, metrics
 from tmr_jax.eval.rank import rank
-from tmr_jax.models.checkpoint import Checkpoints, NoCheckpoints, TrainState, parameters_sha256
+from tmr_jax.models.checkpoint import (
+    Checkpoints,
+    NoCheckpoints,
+    TrainState,
+    evaluated,
+    parameters_sha256,
+)
 from tmr_jax.models.encode import Encoded, Encoder
 from tmr_jax.models.run import TrainedModel
 from tmr_jax.models.runtime import any_process, local, several_processes
@@ -91,7 +97,8 @@ class Loop:
         self._read_all_but(0)
         start = time.perf_counter()
         stop = (lambda done: None) if several_processes() else self.signals.check
-        scores = self.validation.scores(local(state.params), stop)
+        params = evaluated(state)
+        scores = self.validation.scores(local(params), stop)
         seconds = time.perf_counter() - start
         row = {f"validation/{k}": v for k, v in scores.items()}
         row |= {f"throughput/{k}": v for k, v in self.throughput.summary().items()}
@@ -100,7 +107,7 @@ class Loop:
         if self.validation.choice is not None:
             from tmr_jax.eval.rerank import keep_alpha
 
-            keep_alpha(self.run, parameters_sha256(state.params), protocol, self.validation.choice)
+            keep_alpha(self.run, parameters_sha256(params), protocol, self.validation.choice)
         shown = "  ".join(f"{k} {scores[k]:.3f}" for k in SHOWN if k in scores)
         self.display.print(f"step {step}, {protocol}: {shown}  ({seconds:.1f} s)")
         draw_losses(self.run)

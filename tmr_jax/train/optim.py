@@ -118,6 +118,16 @@ def schedule(config: OptimConfig, peak: float, total_steps: int) -> optax.Schedu
     return rate
 
 
+def moving_average(average: Any, params: Any, decay: float, steps: Int[Array, ""]) -> Any:
+    """The exponential moving average of parameters after one more step than `steps`.
+
+    The decay is at most (1 + steps) / (10 + steps), so that the initial weights are forgotten soon.
+    What does not change has an average of the same bits, which `optax.incremental_update` rounds.
+    """
+    share = 1 - jnp.minimum(decay, (1 + steps) / (10 + steps))
+    return jax.tree.map(lambda old, new: old + share * (new - old), average, params)
+
+
 def skipped(state: optax.OptState) -> tuple[Int[Array, ""], Int[Array, ""]]:
     """Updates skipped: in a row up to now, and in all."""
     assert isinstance(state, optax.ApplyIfFiniteState)

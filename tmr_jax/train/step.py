@@ -26,7 +26,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Key
 
 from tmr_jax.models.checkpoint import STATISTICS, TrainState, only, variables, without
-from tmr_jax.train.optim import norm_of, skipped
+from tmr_jax.train.optim import moving_average, norm_of, skipped
 from tmr_jax.types import Batch, EncodedBatch, UserError
 
 AXIS = "data"
@@ -86,9 +86,10 @@ def make_train_step(
     frozen: frozenset[str] = frozenset(),
     adversary: optax.GradientTransformation | None = None,
     sharding: Sharding = SINGLE_DEVICE,
+    ema: float = 0.0,
 ) -> Step:
     """`train_step`, compiled at most once for each of `shapes` batch shapes; donates its state."""
-    step = train_step(model, optimizer, frozen, adversary, sharding)
+    step = train_step(model, optimizer, frozen, adversary, sharding, ema)
     # chex counts by the function's name, and a second stage has a step of its own.
     chex.clear_trace_counter()
     return compile_step(chex.assert_max_traces(step, n=shapes), sharding, (False, True, False))
@@ -124,12 +125,14 @@ def train_step(
     frozen: frozenset[str] = frozenset(),
     adversary: optax.GradientTransformation | None = None,
     sharding: Sharding = SINGLE_DEVICE,
+    ema: float = 0.0,
 ) -> Step:
     """One step as a function to be compiled.
 
     Parameters below the names `frozen` do not change, and the optimizer has no state for them.
     Those that the model names in `model.adversary` belong to the optimizer `adversary`: they step
     first, on the detached features of the batch, and the model's own loss reads their new values.
+    `ema` above 0: the state has an average of all parameters (`moving_average`).
 
     The key is that of the run: the step folds its own number into it. Metrics are scalars on the
     device: the model's own, `loss`, `grad_norm`, `skipped` (updates skipped so far) and
@@ -175,7 +178,10 @@ def train_step(
             "skipped_in_a_row": in_a_row,
         }
         params = {**fixed, **params, **moved.params}
-        return TrainState(state.step + 1, params, optimizer_state, moved.adversary), metrics
+        average = moving_average(state.average, params, ema, state.step) if ema else ()
+        return TrainState(
+            state.step + 1, params, optimizer_state, moved.adversary, average
+        ), metrics
 
     return step
 

@@ -87,7 +87,8 @@ def train(config: Experiment, run: RunDirectory, signals: Signals) -> None:
     trained = without(stage.params, stage.frozen | critic | {STATISTICS})
     optimizer = build_optimizer(config.optim, plan.total, trained, module.groups)
     adversary = build_adversary(config.optim) if critic else None
-    state = new_state(stage.params, optimizer, stage.frozen, adversary, critic)
+    ema = config.optim.ema
+    state = new_state(stage.params, optimizer, stage.frozen, adversary, critic, ema > 0)
 
     with Display(plan.total, options.batch_size) as display:
         checkpoints = Checkpoints(run.output, display.print) if leads() else NoCheckpoints()
@@ -98,7 +99,7 @@ def train(config: Experiment, run: RunDirectory, signals: Signals) -> None:
         # From the pairs of a step to its batch on the devices
         pad_token, sharding = stage.model.tokenizer.pad_token, stage.sharding
         loader = build_loader(
-            dataset, module, optimizer, stage.frozen, adversary, pad_token, sharding
+            dataset, module, optimizer, stage.frozen, adversary, pad_token, sharding, ema
         )
         loop = Loop(
             run=run.output,
@@ -227,6 +228,11 @@ def build_stage(
     rows = dataset.composition.epoch(seed, 0)[0][: config.train.batch_size // dataset.shards]
     batch = dataset._replace(shards=1).batch(rows, pad_token)
     params = init_params(model, batch, seed, text_weights)
+    if config.train.masked_words:
+        from tmr_jax.train.masked_words import adapted
+
+        read = adapted(config, model, params["text_encoder"], pairs)
+        params = {**params, "text_encoder": read}
     frozen = frozenset() if config.train.freeze == "none" else frozenset({"text_encoder"})
     return Stage(model, dataset, params, frozen, sharding)
 

@@ -1,22 +1,25 @@
-"""IUPAC names of PubChem molecules, as second captions of training molecules.
+"""IUPAC names as second captions of training molecules.
 
-In: the training part of PubChem324k's names. Out: pairs of name and molecule, without the molecules
-that share their connectivity (InChIKey block 1) with one in validation or test of ChEBI-20 or
-PCdes. A name says more of the structure than people type, so it never is an evaluated text.
+In: the training part of PubChem324k's names, or a file of names that tools/make/names.py writes.
+Out: pairs of name and molecule, without the molecules that share their connectivity (InChIKey
+block 1) with one in validation or test of ChEBI-20 or PCdes. A name says more of the structure than
+people type, so it never is an evaluated text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from tmr_jax.data.datasets import chebi20, pcdes
 from tmr_jax.data.datasets.table import Report
 from tmr_jax.data.download import locate, parts_of
 from tmr_jax.data.features.similarity import molecule_keys
 from tmr_jax.data.readers import read_table
-from tmr_jax.types import Pair
+from tmr_jax.types import Pair, UserError
 
 NAMES = parts_of("pubchem324k")["iupac_train.txt"]
+SOUND = ("same", "unchecked")  # outcomes of names: OPSIN reads the molecule, or was not there
 
 
 def iupac_pairs() -> tuple[list[Pair], Report]:
@@ -38,6 +41,30 @@ def iupac_pairs() -> tuple[list[Pair], Report]:
             pairs.append(Pair(cid, name, smiles, "train"))
     report.keep(pairs)
     return pairs, report
+
+
+def add_names(pairs: list[Pair], report: Report, path: Path) -> None:
+    """Appends a pair of name and molecule for each training molecule that the file names.
+
+    Molecules of other splits get none, and so does one whose name OPSIN does not read as the same
+    molecule. Errors: UserError where the file names no training molecule.
+    """
+    rows = (cells.values for cells in read_table(path, ["SMILES", "name", "outcome"]))
+    names = {smiles: name for smiles, name, outcome in rows if name and outcome in SOUND}
+    first: dict[str, Pair] = {}
+    for pair in pairs:
+        if pair.split == "train":
+            first.setdefault(pair.smiles, pair)
+    more = [p._replace(id=f"{p.id}-name", text=names[s]) for s, p in first.items() if s in names]
+    if not more:
+        raise UserError(
+            f"expected names of training molecules in {path} (--data.names); got none of "
+            f"{len(first):,}; make them: python -m tools.make.names --smiles FILE --out {path}"
+        )
+    pairs += more
+    report.rows += len(more)
+    report.keep(pairs)
+    report.sources.append({"source": "IUPAC names", "licence": "MIT", "rows": len(more)})
 
 
 def evaluated_blocks() -> frozenset[str]:

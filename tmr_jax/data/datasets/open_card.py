@@ -11,7 +11,7 @@ import numpy as np
 
 from tmr_jax.config import DataConfig
 from tmr_jax.data.datasets.open_pairs import LICENCES, load, sources
-from tmr_jax.data.features.similarity import molecule_keys, skeleton_key
+from tmr_jax.data.features.similarity import connectivity, molecule_keys
 from tmr_jax.data.pools import load_pool
 from tmr_jax.types import Pair
 
@@ -52,12 +52,6 @@ def leakage(pairs: Sequence[Pair]) -> list[tuple[str, int, int, int]]:
         equal = sum(_words(pair.text) in texts for pair in pairs)
         leaks.append((name, len(pool.smiles), shared, equal))
     return leaks
-
-
-def connectivity(smiles: Sequence[str]) -> list[str]:
-    """`skeleton_key` of each molecule, from keys that are cached."""
-    keys = zip(smiles, molecule_keys(smiles), strict=True)
-    return [skeleton_key(one) if key.startswith("SMI:") else key[:14] for one, key in keys]
 
 
 def _row(source: str, pairs: Sequence[Pair], keys: dict[str, str], licence: str) -> tuple[str, ...]:

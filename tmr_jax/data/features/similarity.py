@@ -73,6 +73,12 @@ def molecule_keys(smiles: Sequence[str], what: str = "molecule keys") -> list[st
     return [key[s] for s in smiles]
 
 
+def connectivity(smiles: Sequence[str]) -> list[str]:
+    """`skeleton_key` of each molecule, from keys that are cached. Raises `BadMolecule`."""
+    keys = zip(smiles, molecule_keys(smiles), strict=True)
+    return [skeleton_key(one) if key.startswith("SMI:") else key[:14] for one, key in keys]
+
+
 def molecule_groups(smiles: Sequence[str]) -> np.ndarray:
     """Equal numbers for equal molecules, in the order of their first row: int32 [n]."""
     keys = molecule_keys(smiles, "equal molecules")

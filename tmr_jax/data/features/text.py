@@ -117,6 +117,12 @@ class Tokenizer:
     def pad_token(self) -> int:
         return 0 if self._pad is None else self._pad
 
+    @property
+    def mask_token(self) -> int | None:
+        """[MASK], or <mask> as MPNet has it; None where the vocabulary has neither."""
+        found = (self._inner.token_to_id(token) for token in ("[MASK]", "<mask>"))
+        return next((token for token in found if token is not None), None)
+
     @cached_property
     def sha256(self) -> str:
         """Of the vocabulary and the rules around it; the same for a copy that `save` wrote."""
