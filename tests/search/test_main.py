@@ -63,7 +63,7 @@ def test_csv_holds_no_formula(words: list[str], capsys: pytest.CaptureFixture[st
     assert main([*words, "--csv", "an amine"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert len(rows) == 3
-    assert list(rows[0])[:5] == ["query", "rank", "score", "smiles", "name"]
+    assert list(rows[0])[:5] == ["query", "unsure", "rank", "score", "smiles"]
     assert next(r for r in rows if r["smiles"] == "CCO")["mw"] == "46.069"
     assert (
         next(r for r in rows if r["smiles"] == "c1ccccc1N")["groups"]
@@ -275,7 +275,7 @@ def test_a_library_of_descriptions(
     assert list(found["results"][0]["hits"][0]) == ["rank", "score", "text", *told]
     assert main([*corpus, "--csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert list(rows[0]) == ["query", "rank", "score", "text", *told]
+    assert list(rows[0]) == ["query", "unsure", "rank", "score", "text", *told]
     assert {row["text"][:4] for row in rows} == {"'=An", "An <"}
 
 
@@ -353,3 +353,11 @@ def test_a_query_unlike_the_validation_texts_is_said(
     assert main([*words, "an acid", "a metal"]) == 0
     said = capsys.readouterr().err
     assert "they may all be wrong: 'a metal'" in said and "'an acid'" not in said
+    assert main([*words, "an acid", "a metal", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert [one["unsure"] for one in results] == [False, True]
+    assert main([*words, "an acid", "a metal", "--csv"]) == 0
+    lines = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert [line["unsure"] for line in lines] == ["0", "1"]
+    assert main([*words, "an acid", "a metal", "--sdf"]) == 0
+    assert re.findall(r"<unsure>.*\n(\d)", capsys.readouterr().out) == ["0", "1"]

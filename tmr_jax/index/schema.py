@@ -47,7 +47,10 @@ COLUMNS = {
 }  # and TEXTS, which are lists of strings
 KEPT = (*COLUMNS, *TEXTS)
 # Names that a column of a file cannot have: those of what engines and exports write besides.
-TAKEN = {*KEPT, "id", "vector", "text", "query", "rank", "score", "refined", "columns"}
+TAKEN = {
+    *(*KEPT, "id", "vector", "text", "query"),
+    *("unsure", "rank", "score", "refined", "columns"),
+}
 
 Sign = Literal["<", "<=", ">", ">=", "="]
 COMPARE = {"<": lt, "<=": le, ">": gt, ">=": ge, "=": eq}

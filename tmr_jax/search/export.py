@@ -16,7 +16,7 @@ from tmr_jax.cli import printable
 from tmr_jax.data.columns import DATE, NUMBER, TEXT
 from tmr_jax.data.features.properties import FLOATS, INTEGERS, MASKS, Properties, names_of
 from tmr_jax.index.schema import FLAGS, Hit, own_cells
-from tmr_jax.search.retriever import Answer, Named
+from tmr_jax.search.retriever import UNSURE, Answer, Named
 from tmr_jax.types import UserError
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell with such a start is run by a spreadsheet
@@ -60,14 +60,25 @@ def to_json(answers: Iterable[Answer], about: dict[str, Any]) -> str:
     for a in answers:
         named = {"named": named_record(a.named)} if a.named else {}
         named |= {"raised": list(a.facets)} if a.facets else {}
-        results.append({"query": a.query.content, **named, "hits": [record(h) for h in a.hits]})
+        named |= {"hits": [record(hit) for hit in a.hits]}
+        results.append({"query": a.query.content, "unsure": a.is_unsure, **named})
     return json.dumps({**about, "results": results}, indent=2)
+
+
+def rows(answers: Iterable[Answer]) -> list[dict[str, Any]]:
+    """A record for each hit, with its query and whether the search is unsure of the answer."""
+    return [
+        {"query": answer.query.content, "unsure": answer.is_unsure, **flat(hit)}
+        for answer in answers
+        for hit in answer.hits
+    ]
 
 
 def to_csv(answers: Sequence[Answer]) -> str:
     """A line for each hit, under one header; cells that a spreadsheet would run get a quote."""
-    records = [{"query": a.query.content, **flat(hit)} for a in answers for hit in a.hits]
-    names = list(max(records, key=len)) if records else ["query", "rank", "score", "smiles", "name"]
+    records = rows(answers)
+    names = ["query", "unsure", "rank", "score", "smiles", "name"]
+    names = list(max(records, key=len)) if records else names
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(cell, names))
@@ -82,9 +93,9 @@ def write_parquet(path: Path, answers: Sequence[Answer], columns: Mapping[str, s
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    records = [{"query": a.query.content, **flat(hit)} for a in answers for hit in a.hits]
+    records = rows(answers)
     texts, refined = (any(name in one for one in records) for name in ("text", "refined"))
-    kinds = {"query": pa.string(), "rank": pa.int64(), "score": pa.float64()}
+    kinds = {"query": pa.string(), "unsure": pa.bool_(), "rank": pa.int64(), "score": pa.float64()}
     kinds |= {"refined": pa.float64()} if refined else {}
     kinds |= {"text" if texts else "smiles": pa.string(), "name": pa.string()}
     numbers = {**dict.fromkeys(FLOATS, pa.float64()), **dict.fromkeys(INTEGERS, pa.int64())}
@@ -129,6 +140,7 @@ def to_sdf(answers: Iterable[Answer]) -> str:
                     mol = Chem.Mol()
                 mol.SetProp("_Name", printable(hit.name))
                 mol.SetProp("query", printable(answer.query.content))
+                mol.SetProp("unsure", _plain("unsure", answer.is_unsure))
                 for name, value in flat(hit).items():
                     if name != "name" and value is not None:
                         mol.SetProp(name, printable(_plain(name, value)))
@@ -144,7 +156,8 @@ def to_html(answers: Sequence[Answer], about: dict[str, Any]) -> str:
     texts = any(hit.is_text for answer in answers for hit in answer.hits)
     title = "Descriptions that fit" if texts else "Molecules that fit"
     template = templates().get_template("hits.jinja")
-    return template.render(title=title, answers=answers, about=json.dumps(about))
+    about_json = json.dumps(about)
+    return template.render(title=title, answers=answers, about=about_json, unsure=UNSURE)
 
 
 def cell(text: str) -> str:
