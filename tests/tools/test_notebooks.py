@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,7 +44,7 @@ def test_every_search_shows_drawings(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     mine.write_text("Nc1ccc(Cl)cc1 4-chloroaniline\nCCO ethanol\nC1CC broken\nNc1ccccc1 aniline\n")
     uploads = SimpleNamespace(upload=lambda: {str(mine): b""})
     colab = SimpleNamespace(files=uploads)
-    monkeypatch.setitem(__import__("sys").modules, "google.colab", colab)
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
     summary, plain, *_ = [v for v in outputs(SOURCE=str(ROOT), UPLOAD=True) if v is not None]
     assert (summary.kept, summary.rows) == (3, 4)
     assert plain[0].name == "4-chloroaniline"
