@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, Int8
 
 STEPS = 127  # of a row's length: its products are sums of whole numbers, which float32 has exactly
+TOGETHER = 64  # pairs whose products with all others are one matrix product
 
 
 class Mined(NamedTuple):
@@ -37,14 +38,16 @@ def near_groups(order: Int[np.ndarray, " n"], mined: Mined) -> Int[np.ndarray, "
     while len(order):
         rows, kinds = np.float32(mined.rows[order]), mined.kinds[order]
         free = np.ones(len(order), bool)
-        for _ in range(max(len(order) // mined.size // 2, 1)):  # then those that are left alone
-            first = np.argmax(free)
-            cosine = rows @ rows[first]
-            cosine[first] = np.inf  # rows are rounded: another may have a larger product
-            nearest = np.argsort(np.where(free, -cosine, np.inf), kind="stable")[: free.sum()]
-            group = [*_of_different_kinds(nearest, kinds, mined.size)]
-            free[group] = False
-            found.append(order[group])
+        while free.sum() > len(order) // 2:  # then those that are left alone
+            firsts = np.flatnonzero(free)[:TOGETHER]
+            for first, cosine in zip(firsts, rows[firsts] @ rows.T, strict=True):
+                if not free[first]:  # it is in the group of one before
+                    continue
+                cosine[first] = np.inf  # rows are rounded: another may have a larger product
+                nearest = np.argsort(np.where(free, -cosine, np.inf), kind="stable")
+                group = [*_of_different_kinds(nearest[: free.sum()], kinds, mined.size)]
+                free[group] = False
+                found.append(order[group])
         order = order[free]
     return np.array(found)
 

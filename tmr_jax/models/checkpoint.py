@@ -228,8 +228,8 @@ class Checkpoints:
         flat = [read["optimizer"][name] for name in sorted(read["optimizer"])]
         first, second, raw = jax.tree.unflatten(jax.tree.structure(_resumed(like)), flat)
         params = scanned(read["params"])
-        step, both = jnp.asarray(manifest.step, jnp.int32), (raw, params) if raw else (params, ())
-        state = TrainState(step, both[0], first, second, both[1])
+        step, average = jnp.asarray(manifest.step, jnp.int32), params if raw else ()
+        state = TrainState(step, raw or params, first, second, average)
         return Restored(state, manifest.step, manifest.score)
 
     def close(self) -> None:
