@@ -141,7 +141,7 @@ def test_lines_that_are_no_text_or_too_long_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"CCO\n\xff\xfe\n" + long + b"\nCCN amine\n" + long)
     rows = list(readers.read_rows(path))
     assert [row.refused for row in rows] == ["", "not-utf-8", "too-long", "", "too-long"]
-    assert rows[3] == ("CCN", "amine", "", 4)
+    assert rows[3] == readers.Row("CCN", "amine", "", 4)
 
 
 def test_a_text_has_one_vector_whatever_its_neighbours(tiny_run: Path, tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_a_file_of_texts_is_a_library_of_descriptions(
     for ask in (lambda r: r.search_molecule("CCO", 4), lambda r: r.search("an acid", 4)):
         hits = ask(library)
         assert [h.content for h in hits] == [h.content for h in ask(listed)]
-        assert all(h.is_text and set(h.columns) == {"duplicate"} for h in hits)
+        assert all(h.is_text and set(h.columns) == {"duplicate", "identity"} for h in hits)
     distinct = library.search_molecule("CCO", 4, parse_filter(["distinct"]))
     assert {h.content for h in distinct} == {*CORPUS} - {"An  acid."}
     (place,) = (tmp_path / "cache").glob("library-*")

@@ -153,8 +153,8 @@ class DiskIndex(NamedTuple):
         """The k best items of each query, best first."""
         if self.account.of_texts and where and where._replace(distinct=False, own=()) != Filter():
             raise UserError(
-                "expected no filter but distinct and columns of the file for an index of "
-                "descriptions, got one by properties, groups, salts or parents; leave it out"
+                "expected no filter but distinct for an index of descriptions, or by columns of "
+                "their file, got one by properties, groups, salts or parents; leave it out"
             )
         for condition in where.own if where else ():
             if condition.column not in self.account.columns:
