@@ -37,6 +37,9 @@ TEXTS = (
 )
 
 
+SLOW = "aa"  # the substructure for which time runs out
+
+
 class Fake(Retriever):
     """A retriever whose model, index and matcher are not real."""
 
@@ -49,6 +52,7 @@ class Fake(Retriever):
         delay: float = 0,
         damage: Callable[[], dict[str, str]] = dict,
     ) -> None:
+        self.run = "secret/runs/fake"
         self.checkpoint, self.delay = Checkpoint("best", 7, "ab" * 32), delay
         self.check = damage  # type: ignore[method-assign]
         self.fails: BaseException | None = None
@@ -65,7 +69,12 @@ class Fake(Retriever):
             self._items.append((smiles, name, columns))
 
     def _holds(self, account: Summary) -> None:
-        library = SimpleNamespace(account=account, partial=False, called=lambda name: None)
+        library = SimpleNamespace(
+            account=account,
+            partial=False,
+            called=lambda name: None,
+            count=lambda where: sum(where is None or _meets(i[2], where) for i in self._items),
+        )
         self._library = library  # type: ignore[assignment]
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
@@ -91,7 +100,7 @@ class Fake(Retriever):
         if "(" in query.substructure:
             raise UserError(f"expected a SMARTS, got {query.substructure!r}; correct it")
         hits = [h for h in self.nearest(row, query.k, query.where)[0] if "c1" in h.content]
-        return hits, 128 if query.substructure == "slow" and len(hits) < query.k else None
+        return hits, 128 if query.substructure == SLOW and len(hits) < query.k else None
 
     def nearest(self, vectors, k, where=None) -> list[list[Hit]]:
         self.gate.wait(10)

@@ -105,6 +105,10 @@ class InMemoryIndex(NamedTuple):
             for row in zip(best, scores, strict=True)
         ]
 
+    def count(self, where: Filter | None) -> int:
+        """As `DiskIndex.count`; `find` refuses any filter."""
+        return self.account.kept
+
     def called(self, name: str) -> Hit | None:
         """The first item of that name, with the score 1; None where there is none."""
         found = (i for i, (_, own) in enumerate(self.entries) if own == name)
@@ -156,6 +160,12 @@ class DiskIndex(NamedTuple):
         if where is not None and where.drops_parents:
             return self._parents(queries, k, where._replace(parents=False))
         return self._nearest(queries, k, where)
+
+    def count(self, where: Filter | None) -> int:
+        """How many items meet a filter; where it also drops parents, an upper bound."""
+        if where is not None and where.drops_parents:
+            where = where._replace(parents=False)
+        return self.engine.count(where)
 
     def _parents(self, queries: np.ndarray, k: int, where: Filter) -> list[list[Hit]]:
         """The best item of each parent (equal but for salt and charge) that meets the filter."""

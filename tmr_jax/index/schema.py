@@ -148,6 +148,7 @@ class Hit(NamedTuple):
     id: int = NONE  # row of the file or list, from 0
     columns: Mapping[str, Any] = {}  # of an index on disk: properties, groups and flags
     is_text: bool = False  # whether `content` is a text
+    held: tuple[bool, ...] = ()  # of its atoms, those of the query's substructure
 
 
 def ranked(hits: Sequence[Hit]) -> list[Hit]:

@@ -26,7 +26,7 @@ from tmr_jax.index.index import DiskIndex, Index, InMemoryIndex, Model, Summary
 from tmr_jax.index.schema import DESCRIPTIONS, Filter, Hit
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import load_to_search
-from tmr_jax.models.runtime import FACTS_FILE, run_folder, use_compile_cache
+from tmr_jax.models.runtime import FACTS_FILE, SHIPPED, run_folder, use_compile_cache
 from tmr_jax.search.facets import demanded, facets, fused, union, without_classes
 from tmr_jax.search.names import Match, structure_of, written_structure
 from tmr_jax.types import UserError
@@ -139,6 +139,12 @@ class Retriever:
         return self._assembly.config
 
     @property
+    def name(self) -> str:
+        """What a reader calls the model: the folder of its run, or the weights of the package."""
+        is_shipped = Path(self.run) == SHIPPED
+        return "weights of the package" if is_shipped else Path(self.run).resolve().name
+
+    @property
     def lacks_alpha(self) -> bool:
         """Whether the run was never evaluated, so that the denoiser does not affect the order."""
         return self._assembly.reranks and self.alpha is None
@@ -165,6 +171,14 @@ class Retriever:
     def is_partial(self) -> bool:
         """Whether a part of the index on disk cannot be read, so that hits may be missing."""
         return self._library is not None and self._library.partial
+
+    def count(self, where: Filter | None = None) -> int:
+        """How many items of the index meet a filter.
+
+        An upper bound where `Filter.drops_parents`: which of equal parents counts depends on the
+        query.
+        """
+        return self._open(1).count(where)
 
     def check(self) -> dict[str, str]:
         """Parts of the index that cannot be read now, and why; a service asks every few seconds."""
@@ -397,6 +411,10 @@ class Retriever:
                 hits, looked = self._holding(query, read.row)
             stated = self.facets(query)
             hits = self._finished(query, hits, stated)
+            if query.substructure:
+                from tmr_jax.search.substructure import MATCHER
+
+                hits = MATCHER.mark(query.substructure, hits)
             is_named = query.of == "text" and not query.pure
             named = self.named(query.content) if is_named else None
         except ValueError as error:

@@ -171,10 +171,12 @@ def _downloads(service: Service) -> None:
         @service.app.get(f"/download.{kind}", include_in_schema=False)
         async def download(request: Request) -> Response:
             of = service.engine.library.of
-            question = form_of(request.query_params.multi_items(), of).question()
+            form = form_of(request.query_params.multi_items(), of)
+            question = form.question()
             if not question.content:
                 raise UserError("expected a query, got none; enter one first")
             (answer,) = await service.engine.search([question], service.seconds)
+            answer = answer._replace(hits=answer.hits[form.place().start :])  # of this page
             text = await asyncio.to_thread(write, [answer])
             name = {"content-disposition": f'attachment; filename="{of}.{kind}"'}
             return Response(text, media_type=media, headers=name)

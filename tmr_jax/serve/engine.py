@@ -25,7 +25,7 @@ from starlette.types import Scope
 
 from tmr_jax.data.drawing import molecule_svg
 from tmr_jax.data.features.graph import BadMolecule, parse_smiles
-from tmr_jax.index.schema import DESCRIPTIONS, MOLECULES, WHOLE
+from tmr_jax.index.schema import DESCRIPTIONS, MOLECULES, WHOLE, Filter
 from tmr_jax.search.explain import Explanation
 from tmr_jax.search.retriever import Answer, EncodedQuery, Query, Retriever, Summary
 from tmr_jax.serve.schemas import MAX_EXPLAINED_ATOMS, MAX_EXPLAINED_WORDS, Busy, Late
@@ -176,9 +176,13 @@ class SearchEngine:
         self._searches = Batcher("search", self._search, room, BATCH_SIZE, WINDOW)
         # A substructure may take seconds: other queries must not wait for it.
         self._patterns = Batcher("substructure", self._search, min(room, 32))
+        self._counts = Batcher("count", self._count, room)
         self._explanations = Batcher("explain", self._explain, min(room, 32))
         self._drawings = Batcher("draw", _draw, 4 * room)
-        self.batchers = (self._searches, self._patterns, self._explanations, self._drawings)
+        self.batchers = (
+            *(self._searches, self._patterns, self._counts),
+            *(self._explanations, self._drawings),
+        )
 
     @property
     def library(self) -> Summary:
@@ -199,6 +203,10 @@ class SearchEngine:
             if group:
                 answers |= zip(group, await batcher.submit(group, seconds), strict=True)
         return [answers[query] for query in queries]
+
+    async def count(self, where: Filter | None, seconds: float) -> int:
+        """How many items of the library meet a filter, see `Retriever.count`."""
+        return (await self._counts.submit([where], seconds))[0]
 
     async def explain(self, text: str, smiles: str, seconds: float) -> Explanation:
         return (await self._explanations.submit([(text, smiles)], seconds))[0]
@@ -289,6 +297,13 @@ class SearchEngine:
             while len(self._cache) > CACHED:
                 self._cache.popitem(last=False)
         return [known[key] for key in keys]
+
+    def _count(self, filters: list[Filter | None]) -> Iterator[int | Exception]:
+        for where in filters:
+            try:
+                yield self.retriever.count(where)
+            except ValueError as error:
+                yield error
 
     def _explain(self, pairs: list[tuple[str, str]]) -> Iterator[Explanation | Exception]:
         for text, smiles in pairs:
