@@ -327,7 +327,7 @@ def test_without_scripts_it_is_a_form(browser, address: str) -> None:
     page.goto(address)
     page.fill("#q", "an alcohol")
     page.get_by_role("button", name="Search").click()
-    assert len(cards(page)) == 7
+    shown_are(page, 7)
     page.locator(".card").first.get_by_text("Explain").click()
     assert "an alcohol" in page.locator(".explanation .words").inner_text()
     context.close()
