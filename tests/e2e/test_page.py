@@ -269,7 +269,7 @@ def test_a_structure_is_drawn_on_the_board(page) -> None:
     page.wait_for_function("document.querySelector('#sketch iframe').clientWidth < 700")
     page.wait_for_timeout(300)
     assert 500 < drawn.bounding_box()["width"] < 700
-    drawn.click(position={"x": 300, "y": 300})  # the keys are the frame's then
+    page.mouse.click(350, 300)  # the keys are the frame's then
     page.keyboard.press("Escape")
     page.wait_for_selector("#sketch", state="hidden")
 
