@@ -228,9 +228,10 @@ def test_an_address_answers_while_the_service_loads() -> None:
             assert head.startswith(b"HTTP/1.0 503") and head.endswith(b"\r\n\r\n")
             page, _ = service.raw(b"GET / HTTP/1.1\r\nAccept: text/html\r\n\r\n")
             assert b"\r\nrefresh: 3\r\n" in page and b"\r\nRetry-After: 3\r\n" in page
-        with pytest.raises(TimeoutError), socket.create_connection(
-            ("127.0.0.1", service.port), timeout=0.3
-        ) as own:  # it waits for the service
+        with (
+            pytest.raises(TimeoutError),
+            socket.create_connection(("127.0.0.1", service.port), timeout=0.3) as own,
+        ):  # it waits for the service
             own.sendall(b"GET /health HTTP/1.1\r\n\r\n")
             own.recv(1)
 

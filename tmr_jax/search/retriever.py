@@ -141,8 +141,8 @@ class Retriever:
     @property
     def name(self) -> str:
         """What a reader calls the model: the folder of its run, or the weights of the package."""
-        is_shipped = Path(self.run) == SHIPPED
-        return "weights of the package" if is_shipped else Path(self.run).resolve().name
+        run = Path(self.run).resolve()
+        return "weights of the package" if run == SHIPPED.resolve() else run.name
 
     @property
     def lacks_alpha(self) -> bool:

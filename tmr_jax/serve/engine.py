@@ -17,15 +17,17 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import lru_cache
+from itertools import islice
 from typing import Any, NamedTuple
 
+import numpy as np
 import prometheus_client
 from prometheus_client import Counter, Gauge, Histogram
 from starlette.types import Scope
 
 from tmr_jax.data.drawing import molecule_svg
 from tmr_jax.data.features.graph import BadMolecule, parse_smiles
-from tmr_jax.index.schema import DESCRIPTIONS, MOLECULES, WHOLE, Filter
+from tmr_jax.index.schema import DESCRIPTIONS, MOLECULES, WHOLE, Filter, meets, parse_filter
 from tmr_jax.search.explain import Explanation
 from tmr_jax.search.retriever import Answer, EncodedQuery, Query, Retriever, Summary
 from tmr_jax.serve.schemas import MAX_EXPLAINED_ATOMS, MAX_EXPLAINED_WORDS, Busy, Late
@@ -34,6 +36,14 @@ from tmr_jax.types import UserError
 BATCH_SIZE, WINDOW = 64, 0.003  # queries encoded together, seconds that the first one waits
 CACHED = 4096  # vectors of queries, drawings
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # of the metric's buckets
+# Texts to try, of which the page offers those that this model answers right in this library.
+TRIED = (
+    *("an aromatic amine with chlorine", "a steroid with a ketone", "a dipeptide"),
+    *("a sugar with a phosphate group", "a fatty acid", "a nucleoside", "a sulfonamide"),
+    *("a flavonoid", "a penicillin", "a quinoline with fluorine", "a triglyceride"),
+    *("a pyridine with a nitrile", "a carboxylic acid with a nitro group"),
+)
+OFFERED = 5
 log = logging.getLogger("tmr_jax.serve")
 
 
@@ -169,6 +179,7 @@ class SearchEngine:
         self.damage: dict[str, str] = {}  # set by `watch`
         self._reported = self.damage  # by the library, the last time
         self.retriever = open()
+        self.examples = TRIED[:OFFERED]  # until `warm` has tried them
         self.reloads, self.encoded, self.remembered = 0, 0, 0
         self._cache: OrderedDict[tuple[str, str], EncodedQuery] = OrderedDict()
         self._lock = threading.Lock()
@@ -261,6 +272,8 @@ class SearchEngine:
             (answer,) = self._search([query])
             if isinstance(answer, Exception):
                 raise answer
+        right = (text for text in TRIED for a in self._search([Query(text, k=1)]) if _is_right(a))
+        self.examples = tuple(islice(right, OFFERED)) or self.examples
 
     def close(self) -> None:
         for batcher in self.batchers:
@@ -312,6 +325,14 @@ class SearchEngine:
                 yield self.retriever.explain(text, smiles)
             except ValueError as error:
                 yield error
+
+
+def _is_right(answer: Answer | Exception) -> bool:
+    """Whether the first hit has all that a text states in words, and the model knows such texts."""
+    if isinstance(answer, Exception) or answer.is_ood or not answer.facets or not answer.hits:
+        return False
+    columns = {name: np.array([value]) for name, value in answer.hits[0].columns.items()}
+    return bool(meets(columns, parse_filter(answer.facets))[0])
 
 
 def _check_size(text: str, atoms: int) -> None:

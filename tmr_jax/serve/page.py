@@ -336,6 +336,7 @@ class Page:
                 values["drawing"] = None
         library, checkpoint = self._engine.library, self._engine.retriever.checkpoint
         values |= {"count": library.kept, "part": part}
+        values["examples"] = self._engine.examples
         values["library"] = library._replace(source=Path(library.source).name)
         values["model"] = {"name": self._engine.retriever.name, **checkpoint._asdict()}
         text = self.render("results.html" if part else "page.html", **values)
