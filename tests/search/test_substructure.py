@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from tmr_jax.index.schema import Hit
 from tmr_jax.search.substructure import CHUNK, LIMIT, Matcher, TooSlow
 
 SMILES = ["CCO", "c1ccccc1N", "CC(=O)O", "Nc1ccccc1C"]
@@ -31,6 +32,20 @@ def test_which_hold_it(matcher):
     looked = matcher.check("c1ccccc1N", SMILES)
     assert looked.matches.tolist() == [False, True, False, True] and looked.all
     assert matcher.check("[OH]", SMILES).matches.tolist() == [True, False, True, False]
+
+
+def test_the_atoms_of_every_match_are_marked(matcher):
+    hits = [Hit(1, 0.9, "Nc1ccccc1N", "two"), Hit(2, 0.8, "NCC", "one")]
+    two, one = matcher.mark("[NH2]", hits)
+    assert two.held == (True, *[False] * 6, True) and one.held == (True, False, False)
+    assert [two._replace(held=()), one._replace(held=())] == hits
+
+
+def test_hits_stay_unmarked_where_there_is_no_time():
+    matcher = Matcher(limit=0.5)
+    cage = [Hit(1, 0.9, CAGE, "cage")]
+    assert matcher.mark(BOMB, cage) == cage
+    matcher.close()
 
 
 def test_stereo_of_a_pattern_counts(matcher):

@@ -37,6 +37,9 @@ TEXTS = (
 )
 
 
+SLOW = "aa"  # the substructure for which time runs out
+
+
 class Fake(Retriever):
     """A retriever whose model, index and matcher are not real."""
 
@@ -49,6 +52,7 @@ class Fake(Retriever):
         delay: float = 0,
         damage: Callable[[], dict[str, str]] = dict,
     ) -> None:
+        self.run = "secret/runs/fake"
         self.checkpoint, self.delay = Checkpoint("best", 7, "ab" * 32), delay
         self.check = damage  # type: ignore[method-assign]
         self.fails: BaseException | None = None
@@ -66,7 +70,11 @@ class Fake(Retriever):
 
     def _holds(self, account: Summary) -> None:
         library = SimpleNamespace(
-            account=account, partial=False, called=lambda name: None, with_columns=list
+            account=account,
+            partial=False,
+            called=lambda name: None,
+            with_columns=list,
+            count=lambda where: sum(where is None or _meets(i[2], where) for i in self._items),
         )
         self._library = library  # type: ignore[assignment]
 
@@ -93,7 +101,7 @@ class Fake(Retriever):
         if "(" in query.substructure:
             raise UserError(f"expected a SMARTS, got {query.substructure!r}; correct it")
         hits = [h for h in self.nearest(row, query.k, query.where)[0] if "c1" in h.content]
-        return hits, 128 if query.substructure == "slow" and len(hits) < query.k else None
+        return hits, 128 if query.substructure == SLOW and len(hits) < query.k else None
 
     def nearest(self, vectors, k, where=None) -> list[list[Hit]]:
         self.gate.wait(10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import html
 import io
 import json
 import re
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from tests.serve.fake import Fake, FakeOfTexts, engine
+from tests.serve.fake import SLOW, Fake, FakeOfTexts, engine
 from tmr_jax.index.index import Summary
 from tmr_jax.index.schema import IndexUnavailable
 from tmr_jax.serve.app import __file__ as app_file
@@ -93,7 +94,7 @@ def test_filters_patterns_and_molecules(client: TestClient) -> None:
 
 
 def test_limits_of_an_answer_are_in_the_response(client: TestClient) -> None:
-    asked = {"queries": ["football " * 200], "substructure": "slow", "spread": 0}
+    asked = {"queries": ["football " * 200], "substructure": SLOW, "spread": 0}
     answer = client.post("/api/search", json=asked).json()["answers"][0]
     assert answer["cut"] and answer["unsure"] and answer["looked"] == 128
 
@@ -481,11 +482,85 @@ def page(client: TestClient, address: str, **headers: str) -> str:
 def test_the_page_works_without_a_script(client: TestClient) -> None:
     text = page(client, "/?q=an+amine&without=nitro")
     assert text.count("<svg") == 5 and text.count('class="card"') == 5
-    assert 'value="an amine"' in text and "nitromethane" not in text
+    assert ">an amine</textarea>" in text and "nitromethane" not in text
     assert "MW</span> 46" in text
     assert "/download.csv?q=an+amine&amp;without=nitro" in text
     assert not re.search(r'(src|href|action)="(https?:)?//', text)  # nothing from elsewhere
     assert not re.search(r"<script(?! src=)|<style|\sstyle=|\son\w+=", text)  # nothing inline
+
+
+def test_the_page_says_how_many_pass_the_filters(client: TestClient) -> None:
+    def said(address: str) -> str:
+        summary = re.search(r'class="summary">\s*<p>(.*?)</p>', page(client, address))
+        assert summary
+        return re.sub("<.*?>", "", summary[1])
+
+    assert said("/?q=a&k=2") == "2 of 6 molecules, best first"
+    assert said("/?q=a&k=2&without=nitro") == "2 of 5 that pass, of 6 molecules, best first"
+    # Which of them hold a pattern is known only when all have been looked into.
+    assert said("/?q=a&k=1&substructure=c1ccccc1").startswith("1 of at most 6 that pass")
+    assert said("/?q=a&substructure=c1ccccc1").startswith("2 of 2 that pass")
+    assert said(f"/?q=a&substructure={SLOW}").startswith("2 of at most 6 that pass")
+
+
+def test_every_filter_can_be_removed_and_none_changes_the_page(client: TestClient) -> None:
+    asked = "/?q=a&k=2&page=2&substructure=c1ccccc1&mw_max=500&without=nitro"
+    text = page(client, asked)
+    removing = [html.unescape(a) for a in re.findall(r'href="([^"]+)" title="Remove this', text)]
+    assert removing == [
+        "/?q=a&k=2&mw_max=500&without=nitro",
+        "/?q=a&k=2&substructure=c1ccccc1&without=nitro",
+        "/?q=a&k=2&substructure=c1ccccc1&mw_max=500",
+    ]
+    assert 'href="/?q=a&amp;k=2">Clear filters' in text
+    assert '<span id="filter-count" class="count">3</span>' in text
+    part = page(client, asked, **{"hx-request": "true"})
+    assert 'id="filter-count" class="count" hx-swap-oob="true">3<' in part
+
+
+def test_atoms_of_the_substructure_are_marked(client: TestClient) -> None:
+    marked, plain = (page(client, f"/?q=a{more}") for more in ("&substructure=c1ccccc1N", ""))
+    assert marked.count('<figure class="marked">') == 2 and "marked" not in plain
+    assert "#FFC482" in marked and "#FFC482" not in plain
+
+
+def test_pages_follow_one_another(client: TestClient) -> None:
+    def names(text: str) -> list[str]:
+        return re.findall(r'class="rank">(\d+)</span> <span class="name">(.*?)<', text)
+
+    def turned(text: str, to: str) -> str:
+        found = re.search(rf'rel="{to}"[^>]* href="([^"]*)"', text)
+        return html.unescape(found[1]) if found else ""
+
+    first = page(client, "/?q=a&k=4")
+    assert turned(first, "prev") == "" and turned(first, "next") == "/?q=a&k=4&page=2"
+    second = page(client, "/?q=a&k=4&page=2")
+    assert turned(second, "prev") == "/?q=a&k=4" and turned(second, "next") == ""
+    assert names(first) + names(second) == names(page(client, "/?q=a")) and len(names(second)) == 2
+    assert "<b>5–6</b> of 6 molecules" in second
+    # A download is of the hits that the page shows.
+    assert "These 2: " in second and "/download.csv?q=a&amp;k=4&amp;page=2" in second
+    rows = list(csv.DictReader(io.StringIO(client.get("/download.csv?q=a&k=4&page=2").text)))
+    assert [row["rank"] for row in rows] == ["5", "6"]
+    beyond = page(client, "/?q=a&k=4&page=9")
+    assert "No further hits" in beyond and "/?q=a&amp;k=4&amp;page=8" in beyond
+
+
+def test_pages_end_where_the_search_does() -> None:
+    with opened(Fake([("C" * (1 + i % 40), f"m{i}") for i in range(1010)])) as client:
+        last = page(client, "/?q=a&k=96&page=11")
+        assert "<b>961–1,000</b> of 1,010" in last and "Pages end at hit 1,000" in last
+        assert 'rel="next"' not in last and 'rel="prev"' in last
+        assert "from 1 to 11" in page(client, "/?q=a&k=96&page=12")
+        assert "With a variety there is one page" in page(client, "/?q=a&k=96&spread=0.5")
+        assert "from 1 to 1," in page(client, "/?q=a&k=96&spread=0.5&page=2")
+
+
+def test_the_page_names_its_model_and_its_library(client: TestClient, corpus: TestClient) -> None:
+    text = page(client, "/")
+    assert "Model: <b>fake</b>, step 7" in text and f"{'ab' * 6}</code>" in text
+    assert "Library: <b>my.smi</b>, 6 molecules of 6 rows</p>" in text and "secret" not in text
+    assert "3 descriptions of 4 rows; refused: 1 empty-text" in page(corpus, "/")
 
 
 def test_htmx_is_given_the_part_that_changes(client: TestClient) -> None:
@@ -521,7 +596,7 @@ def test_mistakes_are_shown_in_place(client: TestClient) -> None:
 def test_the_page_says_what_it_knows_of_the_answer(client: TestClient) -> None:
     assert "No hit fits this text as well" in page(client, "/?q=football")
     assert "read only its beginning" in page(client, "/?q=" + "a" * 1001)
-    assert "Time ran out" in page(client, "/?q=a&substructure=slow")
+    assert "Time ran out" in page(client, f"/?q=a&substructure={SLOW}")
     assert "No molecule meets" in page(client, "/?q=a&with=azide")
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from types import SimpleNamespace
 
 import pytest
 
-from tests.serve.fake import Fake
+from tests.serve.fake import Fake, engine
 from tmr_jax.search.retriever import Query
-from tmr_jax.serve.engine import Drawing, SearchEngine, drawn
+from tmr_jax.serve.engine import OFFERED, TRIED, Drawing, SearchEngine, drawn
 from tmr_jax.serve.schemas import Busy
 from tmr_jax.types import UserError
 
@@ -152,3 +153,26 @@ def test_drawings_carry_no_style_and_keep_their_colours() -> None:
     )
     weighted = drawn(Drawing("CCO", 200, 150, (1.0, 0.0, 0.5)))
     assert weighted != drawn(Drawing("CCO", 200, 150))
+
+
+def test_texts_that_are_answered_right_are_offered() -> None:
+    class Knowing(Fake):
+        """Raises what a text states, as a library on disk does."""
+
+        def answers(self, queries, encoded=None):
+            for answer in super().answers(queries, encoded):
+                stated = {"a dipeptide": ("nitro",), "a fatty acid": ("nitrile",)}
+                facets = stated.get(answer.query.content, ())
+                hits = [h for h in self._found(encoded[0].row[0], 9, None) if h.content == "CC#N"]
+                yield answer._replace(facets=facets, hits=hits)
+
+    fake = Knowing()
+    fake.warm = lambda: None
+    train = SimpleNamespace(text_buckets=[8])
+    fake._assembly = SimpleNamespace(config=SimpleNamespace(train=train))
+    offering = engine(fake)
+    assert offering.examples == TRIED[:OFFERED]
+    offering.warm()
+    assert offering.examples == (
+        "a fatty acid",
+    )  # acetonitrile is a nitrile, and no nitro compound

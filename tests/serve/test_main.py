@@ -24,6 +24,7 @@ from tmr_jax.index import build as index_build
 from tmr_jax.index.copy import copy
 from tmr_jax.index.schema import IndexUnavailable
 from tmr_jax.serve.__main__ import TOKEN, Arguments, check, main, opener
+from tmr_jax.serve.http import listen, loading
 
 GOOD = "0123456789abcdefghijklmnopqrstuv"
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +39,7 @@ from tmr_jax.serve.middleware import Rules
 connections.Connection.slow = 0.5
 service = engine(Fake(delay=0.2))
 app = create_app(service, Rules(rate=0), on_start=lambda loop: _reload_on_hup(loop, service))
-sys.exit(connections.serve_app(app, "127.0.0.1", 0))
+sys.exit(connections.serve_app(app, connections.listen("127.0.0.1", 0)))
 """
 
 
@@ -213,6 +214,35 @@ def test_mistakes_are_said_before_anything_is_loaded(
     monkeypatch.setitem(sys.modules, "fastapi", None)
     assert main(words) == 2
     assert "tmr-jax[serve]" in capsys.readouterr().err
+
+
+def test_an_address_answers_while_the_service_loads() -> None:
+    with listen("127.0.0.1", 0) as listening:
+        service = Running(None, listening.getsockname()[1])  # type: ignore[arg-type]
+        with loading(listening):
+            assert service.ask("/health")[0] == 503
+            assert service.ask("/health")[1]["status"] == "loading"
+            status, body = service.ask("/api/search", {"queries": ["a"]})
+            assert status == 503 and body["error"]["code"] == "loading"
+            head, _ = service.raw(b"HEAD /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert head.startswith(b"HTTP/1.0 503") and head.endswith(b"\r\n\r\n")
+            page, _ = service.raw(b"GET / HTTP/1.1\r\nAccept: text/html\r\n\r\n")
+            assert b"\r\nrefresh: 3\r\n" in page and b"\r\nRetry-After: 3\r\n" in page
+        with (
+            pytest.raises(TimeoutError),
+            socket.create_connection(("127.0.0.1", service.port), timeout=0.3) as own,
+        ):  # it waits for the service
+            own.sendall(b"GET /health HTTP/1.1\r\n\r\n")
+            own.recv(1)
+
+
+def test_a_taken_address_is_said_before_anything_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with listen("127.0.0.1", 0) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["--run", str(tmp_path), "--library", str(tmp_path), "--port", port]) == 2
+    assert f"expected to listen at 127.0.0.1:{port}, got" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

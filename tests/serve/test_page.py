@@ -27,6 +27,17 @@ def test_an_address_is_a_question_and_the_question_an_address() -> None:
     assert form.address() == full and read(form.address()) == form
 
 
+def test_a_page_is_a_part_of_the_hits() -> None:
+    form = read("/?q=x&k=24&page=3")
+    assert form.place() == (3, 48, 72) and form.question().k == 72
+    assert read(form.address()) == form and read("/?q=x&page=1").address() == "/?q=x"
+    assert read("/?q=x&k=96&page=11").place() == (11, 960, 1000)
+    # Another search starts at its first page.
+    assert "page" not in form.like(q="y") + form.narrowed("nitrile") + form.bare.address()
+    filtered = read("/?q=x&page=2&with=nitrile")
+    assert filtered.address(dropped="nitrile") == "/?q=x"
+
+
 def test_empty_fields_are_no_filters() -> None:
     form = read("/?q=x&mw_min=&mw_max=&with=&without=&k=&spread=0&by=text&molecule=")
     assert form.address() == "/?q=x" and form.question().where is None
@@ -84,6 +95,8 @@ def test_the_like_of_a_text_is_looked_for() -> None:
         ("/?q=x&k=0", "from 1 to 1000"),
         ("/?q=x&k=nan", "nan"),
         ("/?q=x&spread=2", "from 0 to 1"),
+        ("/?q=x&page=0", "from 1 to 84"),
+        ("/?q=x&k=96&page=next", "from 1 to 11"),
         ("/?q=" + "x" * 10_001, "10,000"),
     ],
 )

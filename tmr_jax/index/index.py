@@ -108,6 +108,10 @@ class InMemoryIndex(NamedTuple):
             for row in zip(best, scores, strict=True)
         ]
 
+    def count(self, where: Filter | None) -> int:
+        """As `DiskIndex.count`; `find` refuses any filter."""
+        return self.account.kept
+
     def called(self, name: str) -> Hit | None:
         """The first item of that name, with the score 1; None where there is none."""
         found = (i for i, (_, own) in enumerate(self.entries) if own == name)
@@ -172,6 +176,12 @@ class DiskIndex(NamedTuple):
             every = where._replace(parents=False, distinct=False)
             return self._first(queries, k, every, where.repeats)
         return self._nearest(queries, k, where)
+
+    def count(self, where: Filter | None) -> int:
+        """How many items meet a filter; where `Filter.repeats`, an upper bound."""
+        if where is not None and where.repeats:
+            where = where._replace(parents=False, distinct=False)
+        return self.engine.count(where)
 
     def _first(self, queries: np.ndarray, k: int, where: Filter, of: str) -> list[list[Hit]]:
         """The best item of each molecule, or parent, that meets the filter."""

@@ -239,6 +239,7 @@ class Hit(NamedTuple):
     # Of an index on disk: properties, groups, flags, and the user's own columns.
     columns: Mapping[str, Any] = {}
     is_text: bool = False  # whether `content` is a text
+    held: tuple[bool, ...] = ()  # of its atoms, those of the query's substructure
 
 
 def own_cells(hit: Hit) -> dict[str, float | str | None]:

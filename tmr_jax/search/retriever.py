@@ -26,7 +26,7 @@ from tmr_jax.index.index import DiskIndex, Index, InMemoryIndex, Model, Summary
 from tmr_jax.index.schema import DESCRIPTIONS, Filter, Hit, parse_filter
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.run import load_to_search
-from tmr_jax.models.runtime import FACTS_FILE, run_folder, use_compile_cache
+from tmr_jax.models.runtime import FACTS_FILE, SHIPPED, run_folder, use_compile_cache
 from tmr_jax.search.facets import demanded, facets, fused, met_by, union, without_classes
 from tmr_jax.search.names import Match, structure_of, written_structure
 from tmr_jax.types import UserError
@@ -143,6 +143,12 @@ class Retriever:
         return self._assembly.config
 
     @property
+    def name(self) -> str:
+        """What a reader calls the model: the folder of its run, or the weights of the package."""
+        run = Path(self.run).resolve()
+        return "weights of the package" if run == SHIPPED.resolve() else run.name
+
+    @property
     def lacks_alpha(self) -> bool:
         """Whether the run was never evaluated, so that the denoiser does not affect the order."""
         return self._assembly.reranks and self.alpha is None
@@ -181,6 +187,14 @@ class Retriever:
     def is_partial(self) -> bool:
         """Whether a part of the index on disk cannot be read, so that hits may be missing."""
         return self._library is not None and self._library.partial
+
+    def count(self, where: Filter | None = None) -> int:
+        """How many items of the index meet a filter.
+
+        An upper bound where `Filter.repeats`: which of equal parents counts depends on the
+        query.
+        """
+        return self._open(1).count(where)
 
     def check(self) -> dict[str, str]:
         """Parts of the index that cannot be read now, and why; a service asks every few seconds."""
@@ -425,6 +439,10 @@ class Retriever:
                 hits, looked = self._holding(query, read.row)
             stated = self.facets(query)
             hits = self._finished(query, hits, stated)
+            if query.substructure:
+                from tmr_jax.search.substructure import MATCHER
+
+                hits = MATCHER.mark(query.substructure, hits)
             hits = self._library.with_columns(hits) if self._library else hits
             is_named = query.of == "text" and not query.pure
             named = self.named(query.content) if is_named else None

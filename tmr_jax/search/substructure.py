@@ -24,6 +24,7 @@ from tmr_jax.index.schema import Hit, ranked
 from tmr_jax.types import UserError
 
 TASK = "tmr_jax.search.substructure:match_chunk"
+ATOMS_TASK = "tmr_jax.search.substructure:match_atoms"
 LIMIT = 2.0  # seconds for one query
 CHUNK = 128  # molecules per request to the process: a twentieth of a second, if nothing is wrong
 FIRST = 128  # molecules checked first; four times as many next
@@ -94,6 +95,24 @@ class Matcher:
             self._worker.be_ready(TASK)
             return self._checked(smarts, list(smiles), spent)
 
+    def mark(self, smarts: str, hits: Sequence[Hit]) -> list[Hit]:
+        """Hits of `nearest` with the atoms of all matches in `held`, as far as the limit reaches.
+
+        Atoms are in the order of the SMILES.
+        """
+        marked: list[Hit] = []
+        with self._lock, suppress(Died):
+            end = time.monotonic() + self._limit
+            self._worker.be_ready(TASK)
+            while len(marked) < len(hits) and (left := end - time.monotonic()) > 0:
+                part = hits[len(marked) : len(marked) + CHUNK]
+                smiles = [hit.content for hit in part]
+                held = self._worker.ask(ATOMS_TASK, [smarts, smiles], left)
+                marked += [
+                    hit._replace(held=tuple(held[str(i)].tolist())) for i, hit in enumerate(part)
+                ]
+        return [*marked, *hits[len(marked) :]]
+
     def close(self) -> None:
         self._worker.close()
 
@@ -140,6 +159,23 @@ def match_chunk(smarts: str, smiles: list[str]) -> Arrays:
             except BadMolecule:  # in an index of another RDKit version
                 continue
     return {"is_pattern": np.array(pattern is not None), "matches": matches}
+
+
+def match_atoms(smarts: str, smiles: list[str]) -> Arrays:
+    """Which atoms of molecules are in a match of the pattern: bool [atoms], of each by its place.
+
+    Runs only in the process of a `Matcher`, on molecules that it found to hold the pattern.
+    """
+    marks = {}
+    with rdBase.BlockLogs():
+        pattern = _pattern(smarts)
+        for i, text in enumerate(smiles):
+            mol = parse_smiles(text)
+            held = np.zeros(mol.GetNumAtoms(), bool)
+            for match in mol.GetSubstructMatches(pattern, STEREO):
+                held[list(match)] = True
+            marks[str(i)] = held
+    return marks
 
 
 def _pattern(smarts: str) -> Chem.Mol | None:

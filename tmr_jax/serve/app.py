@@ -157,6 +157,7 @@ def _downloads(service: Service) -> None:
             if not question.content:
                 raise UserError("expected a query, got none; enter one first")
             (answer,) = await service.engine.search([question], service.seconds)
+            answer = answer._replace(hits=answer.hits[form.place().start :])  # of this page
             text = await asyncio.to_thread(write, [answer])
             name = {"content-disposition": f'attachment; filename="{library.of}.{kind}"'}
             return Response(text, media_type=media, headers=name)

@@ -17,11 +17,14 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import lru_cache
+from itertools import islice
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from tmr_jax.data.drawing import molecule_svg
 from tmr_jax.data.features.graph import BadMolecule, parse_smiles
-from tmr_jax.index.schema import WHOLE
+from tmr_jax.index.schema import WHOLE, Filter, meets, parse_filter
 from tmr_jax.search.explain import Explanation
 from tmr_jax.search.retriever import Answer, EncodedQuery, Query, Retriever, Summary
 from tmr_jax.serve.schemas import MAX_EXPLAINED_ATOMS, MAX_EXPLAINED_WORDS, Busy, Late
@@ -29,6 +32,14 @@ from tmr_jax.types import UserError
 
 BATCH_SIZE, WINDOW = 64, 0.003  # queries encoded together, seconds that the first one waits
 CACHED = 4096  # vectors of queries, drawings
+# Texts to try, of which the page offers those that this model answers right in this library.
+TRIED = (
+    *("an aromatic amine with chlorine", "a steroid with a ketone", "a dipeptide"),
+    *("a sugar with a phosphate group", "a fatty acid", "a nucleoside", "a sulfonamide"),
+    *("a flavonoid", "a penicillin", "a quinoline with fluorine", "a triglyceride"),
+    *("a pyridine with a nitrile", "a carboxylic acid with a nitro group"),
+)
+OFFERED = 5
 log = logging.getLogger("tmr_jax.serve")
 
 
@@ -164,6 +175,7 @@ class SearchEngine:
         self.damage: dict[str, str] = {}  # set by `watch`
         self._reported = self.damage  # by the library, the last time
         self.retriever = open()
+        self.examples = TRIED[:OFFERED]  # until `warm` has tried them
         self.reloads, self.encoded, self.remembered = 0, 0, 0
         self._cache: OrderedDict[tuple[str, str], EncodedQuery] = OrderedDict()
         self._lock = threading.Lock()
@@ -171,9 +183,13 @@ class SearchEngine:
         self._searches = Batcher("search", self._search, room, BATCH_SIZE, WINDOW)
         # A substructure may take seconds: other queries must not wait for it.
         self._patterns = Batcher("substructure", self._search, min(room, 32))
+        self._counts = Batcher("count", self._count, room)
         self._explanations = Batcher("explain", self._explain, min(room, 32))
         self._drawings = Batcher("draw", _draw, 4 * room)
-        self.batchers = (self._searches, self._patterns, self._explanations, self._drawings)
+        self.batchers = (
+            *(self._searches, self._patterns, self._counts),
+            *(self._explanations, self._drawings),
+        )
 
     @property
     def library(self) -> Summary:
@@ -194,6 +210,10 @@ class SearchEngine:
             if group:
                 answers |= zip(group, await batcher.submit(group, seconds), strict=True)
         return [answers[query] for query in queries]
+
+    async def count(self, where: Filter | None, seconds: float) -> int:
+        """How many items of the library meet a filter, see `Retriever.count`."""
+        return (await self._counts.submit([where], seconds))[0]
 
     async def explain(self, text: str, smiles: str, seconds: float) -> Explanation:
         return (await self._explanations.submit([(text, smiles)], seconds))[0]
@@ -248,6 +268,8 @@ class SearchEngine:
             (answer,) = self._search([query])
             if isinstance(answer, Exception):
                 raise answer
+        right = (text for text in TRIED for a in self._search([Query(text, k=1)]) if _is_right(a))
+        self.examples = tuple(islice(right, OFFERED)) or self.examples
 
     def close(self) -> None:
         for batcher in self.batchers:
@@ -285,6 +307,13 @@ class SearchEngine:
                 self._cache.popitem(last=False)
         return [known[key] for key in keys]
 
+    def _count(self, filters: list[Filter | None]) -> Iterator[int | Exception]:
+        for where in filters:
+            try:
+                yield self.retriever.count(where)
+            except ValueError as error:
+                yield error
+
     def _explain(self, pairs: list[tuple[str, str]]) -> Iterator[Explanation | Exception]:
         for text, smiles in pairs:
             try:
@@ -292,6 +321,14 @@ class SearchEngine:
                 yield self.retriever.explain(text, smiles)
             except ValueError as error:
                 yield error
+
+
+def _is_right(answer: Answer | Exception) -> bool:
+    """Whether the first hit has all that a text states in words, and the model knows such texts."""
+    if isinstance(answer, Exception) or answer.is_ood or not answer.facets or not answer.hits:
+        return False
+    columns = {name: np.array([value]) for name, value in answer.hits[0].columns.items()}
+    return bool(meets(columns, parse_filter(answer.facets))[0])
 
 
 def _check_size(text: str, atoms: int) -> None:

@@ -4,6 +4,8 @@ uvicorn only limits the wait between requests, so a few clients that send or rea
 all connections. Here a request, head and body, must be complete `SLOW` seconds after its first byte
 (or after the connection), and a response that waits to be read must progress within the same time.
 Connections beyond `MAX_OPEN` are closed at once.
+
+The address is bound before the model is loaded (`listen`), and answers 503 until then (`loading`).
 """
 
 from __future__ import annotations
@@ -12,9 +14,12 @@ import asyncio
 import contextlib
 import json
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Iterator
 from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
 from typing import Any
 
@@ -22,7 +27,17 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from tmr_jax.serve.schemas import BAD_REQUEST, LARGE_HEADER, MAX_HEAD, Refusal, body_of
+from tmr_jax.serve.middleware import HEADERS
+from tmr_jax.serve.schemas import (
+    BAD_REQUEST,
+    LARGE_HEADER,
+    MAX_BODY,
+    MAX_HEAD,
+    HealthResponse,
+    Loading,
+    Refusal,
+    body_of,
+)
 from tmr_jax.types import UserError
 
 SLOW = 10.0  # seconds
@@ -122,17 +137,77 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        print(f"Serving at http://{shown}:{port} (Ctrl-C ends it)", flush=True)
+        assert sockets
+        print(f"Serving at {address_of(sockets[0])} (Ctrl-C ends it)", flush=True)
 
 
-def serve_app(app: Any, host: str, port: int) -> int:
-    """Serves until SIGTERM (0) or Ctrl-C (130); UserError where the address cannot be bound."""
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; UserError where the address cannot be bound."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, address = found[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise UserError(
+            f"expected to listen at {host}:{port}, got {error}; choose another --host or --port"
+        ) from error
+
+
+def address_of(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextlib.contextmanager
+def loading(listening: socket.socket) -> Iterator[None]:
+    """Answers 503 to every request, while the block loads what will answer them."""
+    server = ThreadingHTTPServer(("", 0), _Loading, bind_and_activate=False)
+    server.socket.close()
+    server.socket = listening
+    thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+class _Loading(BaseHTTPRequestHandler):
+    """Closes every connection after its answer: the next one may be answered by the service."""
+
+    timeout = SLOW
+
+    def do_GET(self) -> None:
+        length = self.headers.get("content-length", "")
+        if length.isdigit():  # a client that is still sending would read no answer
+            self.rfile.read(min(int(length[:20]), MAX_BODY))
+        is_health = self.path.partition("?")[0] == "/health"
+        found = HealthResponse(status="loading").model_dump() if is_health else body_of(Loading())
+        body = json.dumps(found).encode()
+        headers = HEADERS | Loading().headers | {"content-length": str(len(body))}
+        if "text/html" in self.headers.get("accept", ""):  # a browser asks again
+            headers |= {"refresh": headers["Retry-After"]}
+        self.send_response_only(503)
+        for name, value in {"content-type": "application/json", **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET
+
+    def version_string(self) -> str:
+        return "tmr_jax"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: addresses hold queries."""
+
+
+def serve_app(app: Any, listening: socket.socket) -> int:
+    """Serves until SIGTERM (0) or Ctrl-C (130)."""
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         http=Connection,
         ws="none",
         loop="asyncio",
@@ -147,13 +222,9 @@ def serve_app(app: Any, host: str, port: int) -> int:
     server = Server(config)
     with _ends_quietly():
         try:
-            server.run()
+            server.run([listening])
         except KeyboardInterrupt:
             return 130
-        except SystemExit as end:  # uvicorn exits so where the address is taken
-            raise UserError(
-                f"expected to listen at {host}:{port}, got an error (above); choose another --port"
-            ) from end
     # uvicorn raises nothing where the program was started with SIGINT ignored, in the background.
     return 130 if server.ended_by == signal.SIGINT else 0
 

@@ -8,9 +8,11 @@ from parsed molecules, are inserted unescaped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -44,6 +46,7 @@ SKETCH_POLICY = (
     "frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
 CARD, LARGE = (300, 210), (460, 320)  # pixels of drawings
+MARK = 0.6  # weight of the atoms of a substructure, by which they are coloured
 
 
 # The form
@@ -72,13 +75,22 @@ ABOUT_SWITCHES = {
     "parents": "once whatever its salt and charge",
 }
 assert set(ABOUT_SWITCHES) == set(SWITCHES)
+SMARTS = "substructure"  # the field of an address
 
 
 class AppliedFilter(NamedTuple):
-    text: str  # as tmr_jax.index.schema reads it
+    text: str  # as tmr_jax.index.schema reads it, or SMARTS
     label: str  # on the page
     field: str  # its name in an address
     value: str
+
+
+class Place(NamedTuple):
+    """A page of hits."""
+
+    page: int  # from 1
+    start: int  # hits before it
+    end: int  # hits up to its last
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,7 @@ class Form:
     molecule: str = ""
     by: str = "text"
     k: str = ""
+    page: str = ""
     spread: str = ""
     substructure: str = ""
     least: tuple[tuple[str, str], ...] = ()  # property, number
@@ -104,9 +117,12 @@ class Form:
 
     @property
     def applied(self) -> list[AppliedFilter]:
+        """All filters, each with what removes it; the substructure comes first."""
+        pattern = self.substructure
         labels = {p.name: p.label for p in PROPERTIES}
         bounds = [("min", ">=", "≥", self.least), ("max", "<=", "≤", self.most)]
         return [
+            *([AppliedFilter(SMARTS, pattern, SMARTS, pattern)] if pattern else ()),
             *(
                 AppliedFilter(f"{n}{sign}{x}", f"{labels[n]} {shown} {x}", f"{n}_{side}", x)
                 for side, sign, shown, numbers in bounds
@@ -121,17 +137,20 @@ class Form:
     @property
     def filters(self) -> list[str]:
         """As tmr_jax.index.schema reads them."""
-        return [applied.text for applied in self.applied]
+        return [applied.text for applied in self.applied if applied.field != SMARTS]
 
     def pairs(self, dropped: str = "") -> list[tuple[str, str]]:
-        """Names and values of the address, without empty fields, defaults and a dropped filter."""
+        """Names and values of the address, without empty fields, defaults and a dropped filter.
+
+        Fewer filters are another search, which starts at its first page.
+        """
         plain = [
             ("by", "" if self.by == "text" else self.by),
             ("q", self.q),
             ("molecule", self.molecule),
             ("k", self.k),
+            ("page", "" if dropped or self.page == "1" else self.page),
             ("spread", "" if self.spread == "0" else self.spread),
-            ("substructure", self.substructure),
             *((x.field, x.value) for x in self.applied if x.text != dropped),
         ]
         return [(name, value) for name, value in plain if value]
@@ -139,6 +158,11 @@ class Form:
     def address(self, path: str = "/", dropped: str = "") -> str:
         """The address of this search, without one of its filters where `dropped` names one."""
         return f"{path}?{urlencode(self.pairs(dropped))}"
+
+    @property
+    def bare(self) -> Form:
+        """The same query without any filter."""
+        return Form(self.q, self.molecule, self.by, self.k, spread=self.spread)
 
     def narrowed(self, where: str) -> str:
         """The address of this search with one more filter, as parse_filter takes it."""
@@ -155,19 +179,32 @@ class Form:
                 for side, sign in sides
                 if condition.sign[0] in (sign[0], "=")
             ]
-        return "/?" + urlencode([*self.pairs(), *extra])
+        return "/?" + urlencode([*replace(self, page="").pairs(), *extra])
 
     def like(self, **query: str) -> str:
         """The address of a search for similar items with the same filters."""
-        rest = [(name, value) for name, value in self.pairs() if name not in ("by", *query)]
+        rest = [(name, value) for name, value in self.pairs() if name not in ("by", "page", *query)]
         return "/?" + urlencode([*query.items(), *rest])
+
+    def place(self, most: int = schemas.MAX_K) -> Place:
+        """Which page this is; UserError for one that is not shown."""
+        k = int(_number("how many to show", self.k or str(SHOWN[0]), 1, most))
+        # Hits that differ from each other are chosen anew for each number of them.
+        pages = 1 if self.variety else math.ceil(schemas.MAX_K / k)
+        page = int(_number("a page", self.page or "1", 1, pages))
+        return Place(page, (page - 1) * k, min(page * k, schemas.MAX_K))
+
+    @property
+    def variety(self) -> float:
+        return _number("a spread", self.spread or "0", 0, 1)
 
     def question(
         self, most: int = schemas.MAX_K, columns: Mapping[str, str] = MappingProxyType({})
     ) -> Query:
-        """The query, for at most `most` hits; UserError in the terms of the page if invalid.
+        """The query for the hits of this page, at most `most`, and for all before them.
 
-        `columns` are those of the file, see `parse_filter`.
+        `columns` are those of the file, see `parse_filter`. UserError in the terms of the page if
+        invalid.
         """
         _check_length("a description or SMILES", self.asked, schemas.MAX_TEXT)
         _check_length("a pattern", self.substructure, schemas.MAX_SMARTS)
@@ -179,8 +216,7 @@ class Form:
             if name not in NAMED:  # parse_filter takes switches there, too
                 parse_filter([name, f"!{name}"])
         where = parse_filter(self.filters, columns) if self.filters else None
-        k = int(_number("how many to show", self.k or str(SHOWN[0]), 1, most))
-        spread = _number("a spread", self.spread or "0", 0, 1)
+        k, spread = self.place(most).end, self.variety
         schemas.check_spread(k, spread)
         of = "molecule" if self.by == "molecule" else "text"
         return Query(self.asked, of, k, where, self.substructure, spread)
@@ -209,6 +245,7 @@ def form_of(query: Iterable[tuple[str, str]], of: str = MOLECULES) -> Form:
         molecule=last.get("molecule", ""),
         by="molecule" if by == "molecule" else "text",
         k=last.get("k", ""),
+        page=last.get("page", ""),
         spread=last.get("spread", ""),
         substructure=last.get("substructure", ""),
         least=numbers("min"),
@@ -253,6 +290,17 @@ class Card(NamedTuple):
     own: list[tuple[str, str]]  # columns of the file and their cells, without empty ones
 
 
+class Shown(NamedTuple):
+    """Which hits a page shows, and what is known of the others."""
+
+    first: int  # rank of the first
+    passing: int  # items that meet the filters
+    is_exact: bool  # False: at most so many
+    before: str  # address of the page before, or ""
+    after: str  # likewise
+    is_end: bool  # more may pass, but no page shows them
+
+
 class Page:
     """Renders answers."""
 
@@ -273,6 +321,7 @@ class Page:
             "MAX_TEXT": schemas.MAX_TEXT,
             "MAX_WORD": schemas.MAX_WORD,
             "OWN": OWN,
+            "large": _large,
         }
 
     def render(self, name: str, **values: Any) -> str:
@@ -288,7 +337,7 @@ class Page:
         headers = request.headers
         part = "hx-request" in headers and "hx-history-restore-request" not in headers
         values: dict[str, Any] = {"form": form, "answer": None, "cards": [], "error": None}
-        values |= {"drawing": None, "partial": self._engine.partial}
+        values |= {"drawing": None, "partial": self._engine.partial, "shown": None}
         status = 200
         try:
             if form.molecule and not part:
@@ -297,6 +346,8 @@ class Page:
             question = form.question(SHOWN[-1], columns)  # every hit is drawn
             if form.asked:
                 (answer,) = await self._engine.search([question], self._seconds)
+                values["shown"] = await self._shown(form, answer)
+                answer = answer._replace(hits=answer.hits[form.place().start :])
                 values["answer"], values["partial"] = answer, answer.partial
                 values["cards"] = await self._cards(form, answer)
         except (ValueError, schemas.Refusal) as error:
@@ -306,15 +357,44 @@ class Page:
             values["error"], status = refusal, refusal.status
             if form.by == "molecule":  # it shows the same error
                 values["drawing"] = None
-        values["count"] = self._engine.library.kept
+        library, checkpoint = self._engine.library, self._engine.retriever.checkpoint
+        values |= {"count": library.kept, "part": part}
+        values["examples"] = self._engine.examples
+        values["library"] = library._replace(source=Path(library.source).name)
+        values["model"] = {"name": self._engine.retriever.name, **checkpoint._asdict()}
         text = self.render("results.html" if part else "page.html", **values)
         extra = {"vary": "HX-Request"} | ({"hx-push-url": form.address()} if part else {})
         if values["error"] is not None:
             extra |= values["error"].headers
         return HTMLResponse(text, status, extra)
 
+    async def _shown(self, form: Form, answer: Answer) -> Shown:
+        """The place of a page among all hits of `answer`, which end with those of the page."""
+        place, query, found = form.place(), answer.query, len(answer.hits)
+        where, is_all = query.where, found < query.k and answer.looked is None
+        is_exact = not query.substructure and not (where and where.repeats)
+        if is_all and not is_exact:
+            passing, is_exact = found, True
+        else:
+            passing = await self._engine.count(where, self._seconds)
+        more = found == place.end < passing
+        is_end = more and (place.end == schemas.MAX_K or bool(query.diversity))
+        turned = [replace(form, page=str(place.page + step)).address() for step in (-1, 1)]
+        return Shown(
+            place.start + 1,
+            passing,
+            is_exact,
+            turned[0] if place.start else "",
+            turned[1] if more and not is_end else "",
+            is_end,
+        )
+
     async def _cards(self, form: Form, answer: Answer) -> list[Card]:
-        drawings = [Drawing(hit.content, *CARD) for hit in answer.hits if not hit.is_text]
+        drawings = [
+            Drawing(hit.content, *CARD, tuple(MARK * held for held in hit.held) or None)
+            for hit in answer.hits
+            if not hit.is_text
+        ]
         drawn = iter(await self._engine.draw(drawings, self._seconds) if drawings else ())
         return [
             _card(form, answer.query, hit, None if hit.is_text else Markup(next(drawn)))
@@ -396,6 +476,12 @@ def _card(form: Form, query: Query, hit: Hit, svg: Markup | None) -> Card:
         explain = _explanation(*pair)
     own = [(name, str(cell)) for name, cell in own_cells(hit).items() if cell is not None]
     return Card(hit, svg, chips, [*chain(*named)], flags, similar, explain, own)
+
+
+def _large(smiles: str) -> str:
+    """The address of a large drawing."""
+    width, height = (2 * side for side in LARGE)
+    return "/api/molecule.svg?" + urlencode({"smiles": smiles, "width": width, "height": height})
 
 
 def _explanation(text: str, smiles: str) -> str:

@@ -201,7 +201,7 @@ class ExplainResponse(Weights):
 
 
 class HealthResponse(BaseModel):
-    status: Literal["ok", "degraded"]
+    status: Literal["ok", "degraded", "loading"]
     reason: str = ""
     library: LibraryOut | None = None  # this and the next field need the token
     checkpoint: CheckpointOut | None = None
@@ -274,6 +274,12 @@ class Late(Refusal):
     def __init__(self, seconds: float) -> None:
         message = f"expected an answer within {seconds:g} s, got none; ask for less, or retry later"
         super().__init__(503, "too_slow", message, {"Retry-After": "5"})
+
+
+class Loading(Refusal):
+    def __init__(self) -> None:
+        message = "expected a service that is ready, got one that still loads; retry in a moment"
+        super().__init__(503, "loading", message, {"Retry-After": "3"})
 
 
 class Unreadable(Refusal):

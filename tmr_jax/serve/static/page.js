@@ -50,10 +50,13 @@ const doing = {
   },
   share: (from) => copy(location.origin + from.dataset.address, "Link copied"),
   keys: () => document.getElementById("keys").showModal(),
-  close: (from) => {
-    const card = from.closest(".card");
-    from.closest(".explanation").remove();
-    card?.focus();
+  close: (from) => shut(from.closest(".explain")),
+  enlarge: (from) => {
+    const dialog = document.getElementById("large");
+    const figure = dialog.querySelector("figure");
+    figure.className = from.closest("figure").className;
+    figure.replaceChildren(from.querySelector("svg").cloneNode(true));
+    dialog.showModal();
   },
   sketch: () => {
     const dialog = document.getElementById("sketch");
@@ -71,9 +74,28 @@ const doing = {
 };
 
 document.addEventListener("click", (event) => {
-  const from = event.target.closest("button[data-does]");
-  if (from && doing[from.dataset.does]) doing[from.dataset.does](from);
+  if (event.target.matches("dialog")) event.target.close();  // beside its content
+  const from = event.target.closest("[data-does]");
+  if (!doing[from?.dataset.does] || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  if (from.dataset.does === "enlarge" && !document.getElementById("large")) return;
+  event.preventDefault();  // of the link that it is without this file
+  doing[from.dataset.does](from);
 });
+
+// Explanations: each has a place of its own behind its card, which spans the row.
+
+function shut(place) {
+  const card = place.previousElementSibling;
+  place.replaceChildren();
+  card.focus();
+}
+
+function shutNearest() {
+  const open = [...document.querySelectorAll(".explain:not(:empty)")];
+  const near = open.find((place) => place === here()?.nextElementSibling);
+  const place = document.activeElement?.closest(".explain") ?? near ?? open.at(-1);
+  if (place) shut(place);
+}
 
 document.getElementById("sketch")?.addEventListener("close", (event) => {
   if (event.target.returnValue !== "use") return;
@@ -87,34 +109,41 @@ document.getElementById("sketch")?.addEventListener("close", (event) => {
 // Keys
 
 function typing(target) {
-  return target.matches("input:not([type=radio], [type=checkbox]), textarea, select");
+  return target.matches("input:not([type=radio], [type=checkbox], [type=range]), textarea, select");
 }
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (typing(event.target)) {
     if (event.key === "Escape") event.target.blur();
+    if (event.key === "Enter" && event.target.id === "q" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      search.requestSubmit();
+    }
     return;
   }
   const card = here();
-  const press = (what) => card?.querySelector(`[data-does=${what}]`)?.click();
+  const press = (what, within = card) => within?.querySelector(`[data-does=${what}]`)?.click();
   const keys = {
-    "/": () => document.querySelector(".field input:not([hidden])") && focusQuery(),
+    "/": () => search && focusQuery(),
     "?": () => doing.keys(),
     j: () => go(1),
     k: () => go(-1),
-    ArrowDown: () => card && go(1),
-    ArrowRight: () => card && go(1),
-    ArrowUp: () => card && go(-1),
-    ArrowLeft: () => card && go(-1),
+    ArrowDown: () => go(1),
+    ArrowRight: () => go(1),
+    ArrowUp: () => go(-1),
+    ArrowLeft: () => go(-1),
     c: () => card && doing.copy(card),
     e: () => press("explain"),
     s: () => press("similar"),
-    Escape: () => press("close"),
+    n: () => press("next", results),
+    p: () => press("prev", results),
+    Enter: () => press("enlarge"),
+    Escape: () => shutNearest(),
   };
   const action = keys[event.key];
-  const used = event.key.startsWith("Arrow") ? card : action;
-  if (!action || !used) return;
+  const isOfCard = event.key.startsWith("Arrow") || event.key === "Enter";
+  if (!action || (isOfCard && event.target !== card)) return;
   event.preventDefault();
   action();
 });
@@ -126,6 +155,18 @@ function focusQuery() {
   field.select();
 }
 
+// Where the browser does not fit the field to its text (field-sizing), this does.
+
+if (!CSS.supports("field-sizing", "content")) {
+  const field = document.getElementById("q");
+  const fit = () => {
+    field.style.height = "auto";
+    field.style.height = `${field.scrollHeight + 2}px`;
+  };
+  field?.addEventListener("input", fit);
+  if (field) fit();
+}
+
 // Functional groups: a choice from the list becomes a chip and empties the field.
 
 function choose(field) {
@@ -133,7 +174,7 @@ function choose(field) {
   const known = [...document.querySelectorAll("#groups option")].some((o) => o.value === name);
   if (!known) return false;
   const chip = document.createElement("label");
-  chip.className = "chip";
+  Object.assign(chip, { className: "chip", title: "Remove" });
   const box = document.createElement("input");
   Object.assign(box, { type: "checkbox", name: field.name, value: name, checked: true });
   chip.append(box, " ", name);
@@ -147,6 +188,11 @@ for (const field of document.querySelectorAll(".picker input[list]")) {
 }
 
 search?.addEventListener("change", (event) => {
+  const chip = event.target.closest(".chip");
+  if (chip) {
+    chip.closest(".picker").querySelector("input[list]").focus();
+    chip.remove();
+  }
   if (event.target.matches("select, [type=range], [type=checkbox]")) search.requestSubmit();
   if (event.target.matches("[name=by]")) focusQuery();
 });
@@ -162,18 +208,26 @@ document.addEventListener("htmx:configRequest", (event) => {
   }
 });
 
-function failed(text) {
+for (const [name, busy] of [["beforeRequest", "true"], ["afterRequest", "false"]]) {
+  document.addEventListener(`htmx:${name}`, ({ detail }) => {
+    for (const one of [detail.elt, detail.target]) one.setAttribute("aria-busy", busy);
+  });
+}
+
+function failed({ detail }, text) {
   const box = document.createElement("div");
   box.className = "notice wrong";
   box.setAttribute("role", "alert");
   box.textContent = text;
-  results?.replaceChildren(box);
+  detail.target.replaceChildren(box);
 }
 
-document.addEventListener("htmx:sendError", () => failed("The service does not respond. Is it running?"));
-document.addEventListener("htmx:timeout", () => failed("The service took too long. Try again."));
+document.addEventListener("htmx:sendError", (event) => failed(event, "The service does not respond. Is it running?"));
+document.addEventListener("htmx:timeout", (event) => failed(event, "The service took too long. Try again."));
 document.addEventListener("htmx:afterSwap", (event) => {
-  if (event.detail.target.id !== "results") return;
+  const { target } = event.detail;
+  if (target.matches(".explain")) target.scrollIntoView({ block: "nearest" });
+  if (target.id !== "results") return;
   const asked = document.getElementById(search.by.value === "molecule" ? "molecule" : "q").value;
   document.title = asked ? `${asked.slice(0, 60)} · tmr` : document.title;
 });
