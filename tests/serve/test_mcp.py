@@ -102,7 +102,7 @@ def test_what_an_answer_warns_of_is_in_its_text() -> None:
     def text(asking: dict[str, Any], **more: Any) -> str:
         return call("search_by_text", asking, **more).content[0].text
 
-    assert text({"text": "football"}).startswith("The text is unlike")
+    assert text({"text": "football"}).startswith("No hit fits")
     assert text({"text": "a " * 600}).startswith("Only the beginning")
     assert "only the 128 nearest" in text({"text": "a", "substructure": "slow"})
     assert text({"text": "a", "where": ["mw>900"]}) == "No hit meets this."

@@ -325,7 +325,7 @@ class SearchEngine:
 
 def _is_right(answer: Answer | Exception) -> bool:
     """Whether the first hit has all that a text states in words, and the model knows such texts."""
-    if isinstance(answer, Exception) or answer.is_ood or not answer.facets or not answer.hits:
+    if isinstance(answer, Exception) or answer.is_unsure or not answer.facets or not answer.hits:
         return False
     columns = {name: np.array([value]) for name, value in answer.hits[0].columns.items()}
     return bool(meets(columns, parse_filter(answer.facets))[0])

@@ -251,7 +251,7 @@ def _hits(response: schemas.SearchResponse) -> str:
     notes = {
         "A part of the library cannot be read: hits may be missing.": response.partial,
         "Only the beginning of the text was read.": answer.cut,
-        "The text is unlike those that the model was validated on: trust it less.": answer.unlike,
+        f"{UNSURE[0].upper()}{UNSURE[1:]}.": answer.unsure,
         f"Time ran out: only the {answer.looked} nearest were checked.": answer.looked is not None,
         f"Raised: molecules with {', '.join(answer.raised)}.": answer.raised,
         "No hit meets this.": not answer.hits,

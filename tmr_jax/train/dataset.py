@@ -267,7 +267,7 @@ def mined(train: TrainConfig, text: TextTable, smiles: list[str], kinds: np.ndar
         bits = fingerprints(smiles)
         branch = fit_lexical(text, bits, WIDTH, MINED_VOCABULARY)
         sides = branch.text_rows(text.tokens, text.offsets), branch.mol_rows(bits)
-        return {"rows": whole_numbers(l2_normalize(sum(map(l2_normalize, sides))))}
+        return {"rows": whole_numbers(l2_normalize(l2_normalize(sides[0]) + l2_normalize(sides[1])))}
 
     key = cache_key("mined", [MINED_VOCABULARY], [text.tokens, text.offsets, *smiles])
     rows = cached(key, fitted, lambda found: len(found["rows"]) == len(smiles), ARRAYS)["rows"]

@@ -80,7 +80,7 @@ def adapted(config: Experiment, model: TrainedModel, params: Any, pairs: Sequenc
         found = _trained(config, model, params, table, hidden)
         return {name: np.asarray(x) for name, x in flatten_dict(found, sep="/").items()}
 
-    wanted = {name: x.shape for name, x in flatten_dict(params, sep="/").items()}
+    wanted = {name: np.shape(x) for name, x in flatten_dict(params, sep="/").items()}
     arrays = cached(
         cache_key("masked", settings, (table.tokens, table.offsets)),
         read,
