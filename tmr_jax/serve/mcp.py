@@ -247,6 +247,8 @@ async def _open(opening: asyncio.Task[SearchEngine], seconds: float) -> SearchEn
 
 
 def _hits(response: schemas.SearchResponse) -> str:
+    from tmr_jax.search.retriever import UNSURE
+
     (answer,) = response.answers
     notes = {
         "A part of the library cannot be read: hits may be missing.": response.partial,
