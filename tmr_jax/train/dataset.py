@@ -266,8 +266,8 @@ def mined(train: TrainConfig, text: TextTable, smiles: list[str], kinds: np.ndar
 
         bits = fingerprints(smiles)
         branch = fit_lexical(text, bits, WIDTH, MINED_VOCABULARY)
-        sides = branch.text_rows(text.tokens, text.offsets), branch.mol_rows(bits)
-        return {"rows": whole_numbers(l2_normalize(l2_normalize(sides[0]) + l2_normalize(sides[1])))}
+        asked = l2_normalize(branch.text_rows(text.tokens, text.offsets))
+        return {"rows": whole_numbers(l2_normalize(asked + l2_normalize(branch.mol_rows(bits))))}
 
     key = cache_key("mined", [MINED_VOCABULARY], [text.tokens, text.offsets, *smiles])
     rows = cached(key, fitted, lambda found: len(found["rows"]) == len(smiles), ARRAYS)["rows"]
