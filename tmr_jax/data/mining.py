@@ -36,7 +36,7 @@ def near_groups(order: Int[np.ndarray, " n"], mined: Mined) -> Int[np.ndarray, "
     """
     found: list[np.ndarray] = []
     while len(order):
-        rows, kinds = np.float32(mined.rows[order]), mined.kinds[order]
+        rows, kinds = mined.rows[order].astype(np.float32), mined.kinds[order]
         free = np.ones(len(order), bool)
         while free.sum() > len(order) // 2:  # then those that are left alone
             firsts = np.flatnonzero(free)[:TOGETHER]

@@ -62,7 +62,7 @@ def _rows(run: Path, texts: list[str], smiles: list[str]) -> tuple[Arrays, str]:
         with progress_of(what, len(smiles), transient=True) as on_progress:
             mol, kept, _ = encoder.molecules(smiles, on_progress)
         assert len(kept) == len(smiles), "the molecules of training pairs are valid"
-        return {"text": np.float16(text), "mol": np.float16(mol.rows)}
+        return {"text": text.astype(np.float16), "mol": mol.rows.astype(np.float16)}
 
     shapes = {(len(texts), model.width), (len(smiles), model.width)}
     key = cache_key("teacher", [checkpoint.sha256, model.config.train.precision], [*texts, *smiles])
