@@ -51,6 +51,7 @@ def test_a_batch_brings_what_its_teachers_say_and_the_loss_reads_it(tiny_run):
     assert {n for n in model.weights if n.startswith("teacher")} == {"teacher_0", "teacher_1"}
     rows = np.array([5, 2, 7, 0])
     batch = data.batch(rows, 0)
+    assert batch.taught is not None and data.taught is not None
     np.testing.assert_array_equal(batch.taught.text, data.taught.text[rows])
     params = variables(init_params(model, batch, 0))
 

@@ -10,15 +10,17 @@ Real atoms, bonds and tokens keep their indices whatever the padding behind them
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jraph
 import numpy as np
 
-from tmr_jax.data.mining import Mined, near_groups
 from tmr_jax.data.tables import MolTable, TextTable, take_ranges
 from tmr_jax.types import Batch, MolBatch, PackedText, TextBatch, UserError
+
+if TYPE_CHECKING:  # most trainings do without
+    from tmr_jax.data.mining import Mined
 
 _SAMPLED_BATCHES = 2000  # random batches whose sizes the graph budgets are read from
 DEALT = 4  # rows of a stratum of lengths that one batch has
@@ -201,6 +203,8 @@ def mined_plan(
 
     As `spread_plan`, but it is groups that are cut into strata, by the tokens of all their texts.
     """
+    from tmr_jax.data.mining import near_groups
+
     rng = np.random.default_rng([seed, epoch])
     order = whole_batches(rng, len(text_lengths), batch_size)
     groups = near_groups(order, mined)

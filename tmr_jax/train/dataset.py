@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,7 +25,6 @@ from tmr_jax.data.features.similarity import (
     structure_place,
 )
 from tmr_jax.data.files import ARRAYS, cache_key, cached
-from tmr_jax.data.mining import Mined, whole_numbers
 from tmr_jax.data.tables import (
     MolTable,
     Refused,
@@ -41,6 +40,9 @@ from tmr_jax.data.workers import progress_of
 from tmr_jax.models.encode import Encoder, States, distinct, l2_normalize, sequence_keys
 from tmr_jax.models.run import TrainedModel, load_run, load_text_encoder, new_model
 from tmr_jax.types import Batch, Pair, Taught, TextBatch, UserError
+
+if TYPE_CHECKING:  # most trainings do without
+    from tmr_jax.data.mining import Mined
 
 MINED_VOCABULARY = 4096  # word pieces and pairs of them; seconds of algebra, and not minutes
 
@@ -250,6 +252,8 @@ def mined(train: TrainConfig, text: TextTable, smiles: list[str], kinds: np.ndar
     fitted to these pairs. It takes seconds, is the same for every model, and does not change while
     one trains. Kept in the cache folder, so that a resumed run has the same bits on any machine.
     """
+    from tmr_jax.data.mining import Mined, whole_numbers
+
     if train.texts != "packed":
         raise UserError(
             "expected --train.texts packed with --train.mined, whose batches have texts of any "
@@ -266,8 +270,9 @@ def mined(train: TrainConfig, text: TextTable, smiles: list[str], kinds: np.ndar
 
         bits = fingerprints(smiles)
         branch = fit_lexical(text, bits, WIDTH, MINED_VOCABULARY)
-        asked = l2_normalize(branch.text_rows(text.tokens, text.offsets))
-        return {"rows": whole_numbers(l2_normalize(asked + l2_normalize(branch.mol_rows(bits))))}
+        sides = branch.text_rows(text.tokens, text.offsets), branch.mol_rows(bits)
+        read, built = map(l2_normalize, sides)
+        return {"rows": whole_numbers(l2_normalize(read + built))}
 
     key = cache_key("mined", [MINED_VOCABULARY], [text.tokens, text.offsets, *smiles])
     rows = cached(key, fitted, lambda found: len(found["rows"]) == len(smiles), ARRAYS)["rows"]

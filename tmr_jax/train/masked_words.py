@@ -80,7 +80,8 @@ def adapted(config: Experiment, model: TrainedModel, params: Any, pairs: Sequenc
         found = _trained(config, model, params, table, hidden)
         return {name: np.asarray(x) for name, x in flatten_dict(found, sep="/").items()}
 
-    wanted = {name: np.shape(x) for name, x in flatten_dict(params, sep="/").items()}
+    flat: Arrays = flatten_dict(params, sep="/")  # pyright: ignore[reportAssignmentType]
+    wanted = {name: np.shape(x) for name, x in flat.items()}
     arrays = cached(
         cache_key("masked", settings, (table.tokens, table.offsets)),
         read,
