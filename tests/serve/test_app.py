@@ -520,7 +520,7 @@ def test_every_filter_can_be_removed_and_none_changes_the_page(client: TestClien
 def test_atoms_of_the_substructure_are_marked(client: TestClient) -> None:
     marked, plain = (page(client, f"/?q=a{more}") for more in ("&substructure=c1ccccc1N", ""))
     assert marked.count('<figure class="marked">') == 2 and "marked" not in plain
-    assert "#FFC482" in marked and "#FFC482" not in plain
+    assert "#FFC481" in marked and "#FFC481" not in plain
 
 
 def test_pages_follow_one_another(client: TestClient) -> None:
