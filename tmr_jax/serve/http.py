@@ -161,7 +161,7 @@ def address_of(listening: socket.socket) -> str:
 @contextlib.contextmanager
 def loading(listening: socket.socket) -> Iterator[None]:
     """Answers 503 to every request, while the block loads what will answer them."""
-    server = ThreadingHTTPServer(("", 0), _Loading, bind_and_activate=False)
+    server = _LoadingServer(("", 0), _Loading, bind_and_activate=False)
     server.socket.close()
     server.socket = listening
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
@@ -173,6 +173,11 @@ def loading(listening: socket.socket) -> Iterator[None]:
         thread.join()
 
 
+class _LoadingServer(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: the client left before its answer."""
+
+
 class _Loading(BaseHTTPRequestHandler):
     """Closes every connection after its answer: the next one may be answered by the service."""
 
@@ -180,7 +185,7 @@ class _Loading(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         length = self.headers.get("content-length", "")
-        if length.isdigit():  # a client that is still sending would read no answer
+        if length.isdecimal():  # a client that is still sending would read no answer
             self.rfile.read(min(int(length[:20]), MAX_BODY))
         is_health = self.path.partition("?")[0] == "/health"
         found = HealthResponse(status="loading").model_dump() if is_health else body_of(Loading())

@@ -189,7 +189,7 @@ class Form:
     def place(self, most: int = schemas.MAX_K) -> Place:
         """Which page this is; UserError for one that is not shown."""
         k = int(_number("how many to show", self.k or str(SHOWN[0]), 1, most))
-        # Hits that differ from each other are chosen anew for each number of them.
+        # Hits that differ from each other are chosen together, for each number of them again.
         pages = 1 if self.variety else math.ceil(schemas.MAX_K / k)
         page = int(_number("a page", self.page or "1", 1, pages))
         return Place(page, (page - 1) * k, min(page * k, schemas.MAX_K))
