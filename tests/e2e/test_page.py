@@ -132,7 +132,7 @@ def test_an_explanation_opens_under_its_row(page) -> None:
     ask(page, "an aromatic amine")
     page.route("**/explain*", delayed)
     page.locator(".card").nth(1).get_by_text("Explain").click()
-    page.wait_for_selector(".explanation svg")
+    page.wait_for_selector(".explanation svg", timeout=60_000)  # the first one is compiled
     assert page.locator(".card [aria-busy=true]").count() == 0
     (opened,), shown = boxes(page, ".explain"), boxes(page, ".card")
     places = [(round(card["y"]), card["x"]) for card in shown]
