@@ -50,6 +50,8 @@ def test_commands_name_what_exists(command: str) -> None:
         experiment = settings.get("EXP", "quickstart")
         assert experiment == "NAME" or (ROOT / "experiments" / f"{experiment}.py").is_file()
         options(words[1], shlex.split(settings.get("ARGS", "")))
+    elif words[:2] == ["python", "-c"]:
+        compile(words[2], command, "exec")
     elif words[0] == "python":
         assert words[1] == "-m" and words[2].startswith("tools."), "programs of tmr_jax are verbs"
         assert (ROOT / f"{words[2].replace('.', '/')}.py").is_file()
@@ -69,13 +71,14 @@ def options(verb: str, words: list[str]) -> None:
     from tmr_jax.index.embed import Arguments as Embed
     from tmr_jax.search.__main__ import Arguments as Search
     from tmr_jax.serve.__main__ import Arguments as Serve
+    from tmr_jax.serve.mcp import Arguments as Mcp
     from tmr_jax.table.__main__ import Arguments as Table
     from tmr_jax.train.__main__ import Arguments as Train
     from tmr_jax.train.facts import Arguments as Facts
     from tmr_jax.train.lexical import Arguments as Lexical
 
     programs = {"train": Train, "eval": Eval, "index": Build, "search": Search, "table": Table}
-    programs |= {"serve": Serve, "export": Export, "facts": Facts, "lexical": Lexical}
+    programs |= {"serve": Serve, "export": Export, "facts": Facts, "lexical": Lexical, "mcp": Mcp}
     programs |= {"compare": Compare, "embed": Embed}
     if verb == "data":  # `make` has the set in a variable
         data().parse_args([*([] if words and words[0][0] != "-" else ["open"]), *words])

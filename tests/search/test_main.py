@@ -165,7 +165,7 @@ def test_python_takes_what_the_command_line_takes_by_the_same_names(
 ) -> None:
     """Input and output aside: there Python has `load(run)`, `with_texts`, `search_molecule`."""
     files = {"queries", "run", "library", "from_file", "texts", "molecule"}
-    printed = {"json", "csv", "sdf", "html"}
+    printed = {"json", "csv", "sdf", "html", "out"}
     taken = {*signature(Retriever.search).parameters, *signature(Retriever.with_library).parameters}
     assert {field.name for field in fields(Arguments)} - files - printed <= taken
     options = ["-k", "5", "--contains", "N", "--diversity", "0.5", "--pure"]

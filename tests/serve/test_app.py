@@ -17,6 +17,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.serve.fake import SLOW, Fake, FakeOfTexts, engine
+from tmr_jax.index.index import Summary
 from tmr_jax.index.schema import IndexUnavailable
 from tmr_jax.serve.app import __file__ as app_file
 from tmr_jax.serve.app import create_app
@@ -61,7 +62,7 @@ def test_search_answers_every_query_in_order(client: TestClient) -> None:
     assert body["answers"][0] == body["answers"][2] != body["answers"][1]
     assert [h["rank"] for h in body["answers"][0]["hits"]] == [1, 2]
     content = {"source": "my.smi", "of": "molecules", "rows": 6, "kept": 6, "refused": {}}
-    assert body["library"] == content
+    assert body["library"] == content | {"columns": {}}
     assert body["checkpoint"]["step"] == 7 and body["partial"] is False
 
 
@@ -95,7 +96,7 @@ def test_filters_patterns_and_molecules(client: TestClient) -> None:
 def test_limits_of_an_answer_are_in_the_response(client: TestClient) -> None:
     asked = {"queries": ["football " * 200], "substructure": SLOW, "spread": 0}
     answer = client.post("/api/search", json=asked).json()["answers"][0]
-    assert answer["cut"] and answer["unlike"] and answer["looked"] == 128
+    assert answer["cut"] and answer["unsure"] and answer["looked"] == 128
 
 
 def test_queries_are_encoded_together_and_once() -> None:
@@ -593,7 +594,7 @@ def test_mistakes_are_shown_in_place(client: TestClient) -> None:
 
 
 def test_the_page_says_what_it_knows_of_the_answer(client: TestClient) -> None:
-    assert "unlike the descriptions that the model was validated on" in page(client, "/?q=football")
+    assert "No hit fits this text as well" in page(client, "/?q=football")
     assert "read only its beginning" in page(client, "/?q=" + "a" * 1001)
     assert "Time ran out" in page(client, f"/?q=a&substructure={SLOW}")
     assert "No molecule meets" in page(client, "/?q=a&with=azide")
@@ -696,6 +697,42 @@ def test_descriptions_are_downloaded_as_csv_alone(corpus: TestClient) -> None:
     assert 'filename="descriptions.csv"' in response.headers["content-disposition"]
     message = refused(corpus.get("/download.sdf?molecule=CCO"), 422, "invalid_request")
     assert "got descriptions" in message
+
+
+@pytest.fixture
+def with_columns() -> Iterator[TestClient]:
+    fake = Fake()
+    told = {"pIC50": "number", "<b>": "text", **{f"c{i}": "number" for i in range(6)}}
+    fake._holds(Summary("my.csv", 6, 6, {}, columns=told))
+    for i, (_, _, columns) in enumerate(fake._items):
+        columns |= {"pIC50": i, "<b>": "<i>" if i else None, **{f"c{j}": j for j in range(6)}}
+    with opened(fake) as client:
+        yield client
+
+
+def test_columns_of_the_file_are_filters_and_come_back(with_columns: TestClient) -> None:
+    asked = {"queries": ["an acid"], "where": ["pic50>=4", "mw>1"]}
+    body = with_columns.post("/api/search", json=asked).json()
+    assert body["library"]["columns"]["<b>"] == "text"
+    hits = body["answers"][0]["hits"]
+    assert sorted(hit["columns"]["pIC50"] for hit in hits) == [4, 5]
+    assert hits[0]["columns"]["<b>"] == "<i>"
+    wrong = with_columns.post("/api/search", json=asked | {"where": ["pIC5>4"]})
+    assert "did you mean pIC50" in refused(wrong, 422, "invalid_request")
+    rows = with_columns.get("/download.csv", params={"q": "x", "where": "pIC50<1"}).text
+    (row,) = csv.DictReader(io.StringIO(rows))
+    assert row["pIC50"] == "0" and row["<b>"] == ""
+
+
+def test_the_page_filters_by_columns_and_shows_them_escaped(with_columns: TestClient) -> None:
+    text = with_columns.get("/", params=[("q", "x"), ("where", "pIC50>3"), ("where", "c1=1")]).text
+    assert text.count('<li class="card"') == 2
+    assert "<span>pIC50</span> 5" in text and "2 more columns" in text
+    assert "<span>&lt;b&gt;</span> &lt;i&gt;" in text and "<i>" not in text
+    assert 'name="where" value="c1=1" checked' in text  # and each can be removed
+    assert 'href="/?q=x&amp;where=c1%3D1"' in text
+    wrong = with_columns.get("/", params={"q": "x", "where": "pIC5>3"})
+    assert wrong.status_code == 422 and "did you mean pIC50" in wrong.text
 
 
 def test_the_drawing_board_has_a_policy_of_its_own(client: TestClient) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from mcp import Client, MCPError, StdioServerParameters
 
-from tests.serve.fake import Fake, FakeOfTexts, engine
+from tests.serve.fake import SLOW, Fake, FakeOfTexts, engine
 from tmr_jax.index.schema import IndexUnavailable
 from tmr_jax.serve.engine import SearchEngine
 from tmr_jax.serve.mcp import create_server, main
@@ -104,7 +104,7 @@ def test_what_an_answer_warns_of_is_in_its_text() -> None:
 
     assert text({"text": "football"}).startswith("No hit fits")
     assert text({"text": "a " * 600}).startswith("Only the beginning")
-    assert "only the 128 nearest" in text({"text": "a", "substructure": "slow"})
+    assert "only the 128 nearest" in text({"text": "a", "substructure": SLOW})
     assert text({"text": "a", "where": ["mw>900"]}) == "No hit meets this."
     broken = lambda: engine(damage=lambda: {"000001": "gone"})  # noqa: E731
 
@@ -137,6 +137,7 @@ def test_a_library_says_what_it_holds_and_how_to_filter_it() -> None:
         "rows": 6,
         "kept": 6,
         "refused": {},
+        "columns": {},
     }
     assert held["checkpoint"]["step"] == 7
     assert "mw" in held["properties"] and "nitrile" in held["groups"]

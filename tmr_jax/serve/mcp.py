@@ -42,11 +42,11 @@ class Arguments(Library):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 once the client closes standard input; signals end it at once; else `cli`."""
-    return cli.run("serve.mcp", _mcp, arguments)
+    return cli.run("mcp", _mcp, arguments)
 
 
 def _mcp(args: list[str]) -> int:
-    chosen = cli.parse(Arguments, "serve.mcp", args)
+    chosen = cli.parse(Arguments, "mcp", args)
     need_extra("mcp", "mcp", "mcp_types")  # version 1 of the package has no mcp_types
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     for number in (signal.SIGINT, signal.SIGTERM):
