@@ -87,7 +87,7 @@ def tiny_assembly(config: Experiment) -> tuple[Any, Any]:
     return assembly, make_batch(rows, data.text, data.mol, *groups, data.shapes, pad)
 
 
-@pytest.mark.slow("_open", "_chebi", "_pcdes")
+@pytest.mark.slow("_open", "_chebi", "_pcdes", "smoke_")  # make table NAME=smoke trains those
 @pytest.mark.costly
 @each
 def test_takes_one_step(path: Path) -> None:

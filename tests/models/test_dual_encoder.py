@@ -185,8 +185,7 @@ def test_a_form_that_the_backend_does_not_have_is_refused(backend, form):
         of_backend(backend, attention=form)
 
 
-@pytest.mark.slow("1.0")
-@pytest.mark.costly
+@pytest.mark.slow
 @pytest.mark.parametrize("past", [1.0, 0.0])
 def test_a_scale_past_its_bound_still_learns_and_comes_back_to_it(past):
     """A clip within the loss would leave it without a gradient, where it stands, for ever."""

@@ -61,7 +61,7 @@ def test_three_rows_hold_what_six_did(batches):
     assert padded.text.tokens.shape == (6, 16) and packed.text.tokens.shape == (3, 16)
 
 
-@pytest.mark.slow("dual cls-autodiff", "dual mean", "mbank")
+@pytest.mark.slow("autodiff")
 @pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "backward"), [*((name, "autodiff") for name in MODELS), ("dual cls", "low_memory")]

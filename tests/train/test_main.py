@@ -245,7 +245,7 @@ def test_three_steps_in_a_row_that_are_not_finite_stop_the_run(
     assert restore_params(run, "newest")[1] == 42  # its moments and counts, and nothing updated
 
 
-@pytest.mark.costly(MINED, "teachers", "masked")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", ["--optim.ema 0.9", MINED, "--train.teachers RUN RUN", "--train.masked-words 3"]
 )

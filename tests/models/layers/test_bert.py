@@ -358,8 +358,7 @@ def test_a_layer_with_flash_attention_is_the_plain_layer(heads, rate):
         assert relative(found, d_plain) < 2e-6, form
 
 
-@pytest.mark.costly
-@pytest.mark.slow("all", "remat")
+@pytest.mark.slow
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize(
     "how",
