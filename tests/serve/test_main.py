@@ -25,6 +25,7 @@ from tmr_jax.index.copy import copy
 from tmr_jax.index.schema import IndexUnavailable
 from tmr_jax.serve.__main__ import TOKEN, Arguments, check, main, opener
 from tmr_jax.serve.http import listen, loading
+from tmr_jax.types import UserError
 
 GOOD = "0123456789abcdefghijklmnopqrstuv"
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,22 +219,35 @@ def test_mistakes_are_said_before_anything_is_loaded(
 
 def test_an_address_answers_while_the_service_loads() -> None:
     with listen("127.0.0.1", 0) as listening:
-        service = Running(None, listening.getsockname()[1])  # type: ignore[arg-type]
-        with loading(listening):
+        address = listening.getsockname()
+        service = Running(None, address[1])  # type: ignore[arg-type]
+        with loading(listening) as waiting:
             assert service.ask("/health")[0] == 503
             assert service.ask("/health")[1]["status"] == "loading"
-            status, body = service.ask("/api/search", {"queries": ["a"]})
-            assert status == 503 and body["error"]["code"] == "loading"
-            head, _ = service.raw(b"HEAD /health HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert head.startswith(b"HTTP/1.0 503") and head.endswith(b"\r\n\r\n")
-            page, _ = service.raw(b"GET / HTTP/1.1\r\nAccept: text/html\r\n\r\n")
-            assert b"\r\nrefresh: 3\r\n" in page and b"\r\nRetry-After: 3\r\n" in page
-        with (
-            pytest.raises(TimeoutError),
-            socket.create_connection(("127.0.0.1", service.port), timeout=0.3) as own,
-        ):  # it waits for the service
-            own.sendall(b"GET /health HTTP/1.1\r\n\r\n")
-            own.recv(1)
+            asking = [b"HEAD /health HTTP/1.1\r\n\r\n", b"POST /api/search HTTP/1.1\r\n\r\n"]
+            clients = [socket.create_connection(address) for _ in asking]
+            for client, request in zip(clients, asking, strict=True):
+                client.sendall(request)
+            time.sleep(0.3)
+        late = socket.socketpair()  # one whose thread looked into it until the service had started
+        passed: list[socket.socket] = []
+        waiting.pass_to(passed.append)
+        waiting.add(late[0])
+        assert passed[-1] is late[0]
+        assert sorted(one.recv(99) for one in passed[:-1]) == asking  # whole, as they were sent
+        for one in (*passed, *clients, late[1]):
+            one.close()
+
+
+def test_what_waits_is_closed_where_loading_fails() -> None:
+    with listen("127.0.0.1", 0) as listening:
+        with pytest.raises(UserError), loading(listening):
+            client = socket.create_connection(listening.getsockname())
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            time.sleep(0.3)
+            raise UserError("no library")
+        with client, contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""
 
 
 def test_a_taken_address_is_said_before_anything_is_loaded(

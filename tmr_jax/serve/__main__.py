@@ -72,14 +72,14 @@ def _serve(args: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     with listen(chosen.host, chosen.port) as listening:
         print(f"Loading; {address_of(listening)}/health says when", file=sys.stderr, flush=True)
-        with loading(listening):
+        with loading(listening) as waiting:
             engine = SearchEngine(opener(chosen), chosen.queue)
             engine.warm()
         rules = Rules(token, chosen.rate, chosen.proxies, is_loopback(chosen.host))
         app = create_app(
             engine, rules, chosen.seconds, on_start=lambda loop: _reload_on_hup(loop, engine)
         )
-        return serve_app(app, listening)
+        return serve_app(app, listening, waiting)
 
 
 def check(chosen: Arguments, environment: Mapping[str, str]) -> str:

@@ -5,7 +5,8 @@ all connections. Here a request, head and body, must be complete `SLOW` seconds 
 (or after the connection), and a response that waits to be read must progress within the same time.
 Connections beyond `MAX_OPEN` are closed at once.
 
-The address is bound before the model is loaded (`listen`), and answers 503 until then (`loading`).
+The address is bound before the model is loaded (`listen`). Until then GET /health answers 503, and
+all other connections wait for the service (`loading`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
@@ -31,10 +32,8 @@ from tmr_jax.serve.middleware import HEADERS
 from tmr_jax.serve.schemas import (
     BAD_REQUEST,
     LARGE_HEADER,
-    MAX_BODY,
     MAX_HEAD,
     HealthResponse,
-    Loading,
     Refusal,
     body_of,
 )
@@ -130,14 +129,28 @@ class Server(uvicorn.Server):
     """Prints its address once it listens, and keeps the signal that ended it."""
 
     ended_by = 0
+    waiting: Waiting | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.ended_by = sig
         super().handle_exit(sig, frame)
 
+    def _protocol(self) -> Connection:
+        return Connection(self.config, self.server_state, self.lifespan.state)
+
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
         assert sockets
+        loop, adopting = asyncio.get_running_loop(), set()  # the loop itself keeps no reference
+
+        def adopt(connection: socket.socket) -> None:
+            connection.setblocking(False)
+            task = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
+            adopting.add(task)
+            task.add_done_callback(adopting.discard)
+
+        if self.waiting is not None:
+            self.waiting.pass_to(lambda connection: loop.call_soon_threadsafe(adopt, connection))
         print(f"Serving at {address_of(sockets[0])} (Ctrl-C ends it)", flush=True)
 
 
@@ -158,49 +171,87 @@ def address_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+class Waiting:
+    """Connections that came before the service, in which nothing has been read yet."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: list[socket.socket] = []
+        self._take: Callable[[socket.socket], object] = self._hold
+
+    def add(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._take(connection)
+
+    def pass_to(self, take: Callable[[socket.socket], object]) -> None:
+        """Gives all of them to `take`, and those that are added from now on."""
+        with self._lock:
+            held, self._held, self._take = self._held, [], take
+            for connection in held:
+                take(connection)
+
+    def _hold(self, connection: socket.socket) -> None:
+        if len(self._held) >= MAX_OPEN:
+            connection.close()
+        else:
+            self._held.append(connection)
+
+
 @contextlib.contextmanager
-def loading(listening: socket.socket) -> Iterator[None]:
-    """Answers 503 to every request, while the block loads what will answer them."""
-    server = _LoadingServer(("", 0), _Loading, bind_and_activate=False)
-    server.socket.close()
-    server.socket = listening
+def loading(listening: socket.socket) -> Iterator[Waiting]:
+    """Answers GET /health with 503, while the block loads what will answer all else."""
+    waiting = Waiting()
+    server = _LoadingServer(listening, waiting)
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
     thread.start()
     try:
-        yield
+        yield waiting
+    except BaseException:
+        waiting.pass_to(lambda connection: connection.close())
+        raise
     finally:
         server.shutdown()
         thread.join()
 
 
+HEALTH = b"GET /health"
+
+
 class _LoadingServer(ThreadingHTTPServer):
+    def __init__(self, listening: socket.socket, waiting: Waiting) -> None:
+        super().__init__(("", 0), _Loading, bind_and_activate=False)
+        self.socket.close()
+        self.socket, self._waiting = listening, waiting
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            request.settimeout(SLOW)
+            start = request.recv(len(HEALTH), socket.MSG_PEEK | socket.MSG_WAITALL)
+        except OSError:  # silent, or gone
+            self.shutdown_request(request)
+            return
+        if start == HEALTH:
+            super().process_request_thread(request, client_address)
+        else:
+            self._waiting.add(request)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Nothing: the client left before its answer."""
 
 
 class _Loading(BaseHTTPRequestHandler):
-    """Closes every connection after its answer: the next one may be answered by the service."""
+    """Closes the connection after its answer: the next one may be answered by the service."""
 
     timeout = SLOW
 
     def do_GET(self) -> None:
-        length = self.headers.get("content-length", "")
-        if length.isdecimal():  # a client that is still sending would read no answer
-            self.rfile.read(min(int(length[:20]), MAX_BODY))
-        is_health = self.path.partition("?")[0] == "/health"
-        found = HealthResponse(status="loading").model_dump() if is_health else body_of(Loading())
-        body = json.dumps(found).encode()
-        headers = HEADERS | Loading().headers | {"content-length": str(len(body))}
-        if "text/html" in self.headers.get("accept", ""):  # a browser asks again
-            headers |= {"refresh": headers["Retry-After"]}
+        body = HealthResponse(status="loading").model_dump_json().encode()
+        headers = {"content-type": "application/json", "content-length": str(len(body))}
         self.send_response_only(503)
-        for name, value in {"content-type": "application/json", **headers}.items():
+        for name, value in (HEADERS | headers | {"Retry-After": "3"}).items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET
+        self.wfile.write(body)
 
     def version_string(self) -> str:
         return "tmr_jax"
@@ -209,8 +260,8 @@ class _Loading(BaseHTTPRequestHandler):
         """Nothing: addresses hold queries."""
 
 
-def serve_app(app: Any, listening: socket.socket) -> int:
-    """Serves until SIGTERM (0) or Ctrl-C (130)."""
+def serve_app(app: Any, listening: socket.socket, waiting: Waiting | None = None) -> int:
+    """Serves until SIGTERM (0) or Ctrl-C (130); first the connections of `loading`."""
     config = uvicorn.Config(
         app,
         http=Connection,
@@ -225,6 +276,7 @@ def serve_app(app: Any, listening: socket.socket) -> int:
         proxy_headers=False,  # serve/middleware.py reads them
     )
     server = Server(config)
+    server.waiting = waiting
     with _ends_quietly():
         try:
             server.run([listening])

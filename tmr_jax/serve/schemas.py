@@ -276,12 +276,6 @@ class Late(Refusal):
         super().__init__(503, "too_slow", message, {"Retry-After": "5"})
 
 
-class Loading(Refusal):
-    def __init__(self) -> None:
-        message = "expected a service that is ready, got one that still loads; retry in a moment"
-        super().__init__(503, "loading", message, {"Retry-After": "3"})
-
-
 class Unreadable(Refusal):
     def __init__(self) -> None:
         message = (
