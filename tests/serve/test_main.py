@@ -239,6 +239,29 @@ def test_an_address_answers_while_the_service_loads() -> None:
             one.close()
 
 
+EARLY = """
+import socket, threading, time
+listening = connections.listen("127.0.0.1", 0)
+with connections.loading(listening) as waiting:
+    early = socket.create_connection(listening.getsockname())
+    early.sendall(b"HEAD /health HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\n\\r\\n")
+    time.sleep(0.3)
+threading.Thread(target=lambda: print(early.recv(12).decode(), flush=True), daemon=True).start()
+sys.exit(connections.serve_app(app, listening, waiting))
+"""
+
+
+@pytest.mark.costly
+def test_a_request_that_came_early_is_answered_by_the_service() -> None:
+    script = FAKE[: FAKE.index("sys.exit")] + EARLY
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = {process.stdout.readline()[:12] for _ in range(2)}
+        process.kill()
+    assert lines == {"Serving at h", "HTTP/1.1 200"}
+
+
 def test_what_waits_is_closed_where_loading_fails() -> None:
     with listen("127.0.0.1", 0) as listening:
         with pytest.raises(UserError), loading(listening):
