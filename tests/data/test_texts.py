@@ -53,8 +53,8 @@ def test_every_line_is_a_row_under_its_number(tmp_path):
     assert [row.refused for row in rows] == [
         *["", "empty-text", "not-utf-8", "too-long", "empty-text", ""]
     ]
-    assert rows[0][:4] == ("An acid.", "line 1", "", 1)
-    assert rows[5][:4] == ("A  β-sugar.", "line 6", "", 6)
+    assert rows[0] == ("An acid.", "line 1", "", 1, ())
+    assert rows[5] == ("A  β-sugar.", "line 6", "", 6, ())
 
 
 def test_a_column_of_a_table_under_the_names_of_another(tmp_path):
@@ -62,7 +62,7 @@ def test_a_column_of_a_table_under_the_names_of_another(tmp_path):
     long = "x" * MAX_TEXT
     path.write_text(f'CID,text\n7,"An acid,\nof two lines."\n8,\n9,{long}\n', "utf-8")
     rows = list(read_texts(path, "text", "CID"))
-    assert rows[0][:4] == ("An acid,\nof two lines.", "7", "", 2)
+    assert rows[0] == ("An acid,\nof two lines.", "7", "", 2, ())
     assert [row.refused for row in rows] == ["", "empty-text", "too-long"]
     with pytest.raises(ValueError, match="expected a column 'texts' in the header"):
         list(read_texts(path, "texts"))

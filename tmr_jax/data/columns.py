@@ -5,6 +5,8 @@ In: a table, and which of its columns are read for something else. Out: every ot
 not kept says why.
 """
 
+# The readers are imported inside the functions: a search of an index reads no file.
+
 from __future__ import annotations
 
 import re
@@ -14,9 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from tmr_jax.data import readers
 from tmr_jax.data.files import beginning, is_utf8, open_lines
-from tmr_jax.data.sdf import read_records
 
 NUMBER, DATE, TEXT = "number", "date", "text"
 MOST = 200  # columns
@@ -76,6 +76,8 @@ def read_columns(
     One whose name is taken is called file.NAME. At most `MOST` are kept, and of these none with a
     value of more than `LONGEST` characters, or without a name of its own.
     """
+    from tmr_jax.data import readers
+
     is_sdf = readers.kind_of(path) == "sdf"
     tallies: dict[str, _Tally] = {}
     further: set[str] = set()
@@ -110,6 +112,8 @@ Part = tuple[list[int], dict[str, list[str]]]  # lines of some rows, and their c
 
 
 def _of_table(path: Path, tallies: Iterable[_Tally]) -> Iterator[Part]:
+    from tmr_jax.data import readers
+
     names = [tally.source for tally in tallies if not tally.left_out]
     rows = readers.read_table(path, [], readers.LIBRARY, names) if names else iter(())
     while part := [*islice(rows, AT_ONCE)]:
@@ -120,6 +124,9 @@ def _of_table(path: Path, tallies: Iterable[_Tally]) -> Iterator[Part]:
 
 def _of_sdf(path: Path, used: Sequence[str]) -> Iterator[Part]:
     """The fields, whose names only the whole file tells."""
+    from tmr_jax.data import readers
+    from tmr_jax.data.sdf import read_records
+
     special = (readers.STRUCTURE, readers.TITLE)
     fields = {name[1:-1] if name.startswith("<") else name for name in used if name not in special}
     with open_lines(path) as lines:

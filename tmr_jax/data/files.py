@@ -259,6 +259,11 @@ def is_utf8(text: str) -> bool:
     return text.isascii() or not any("\udc80" <= c <= "\udcff" for c in text)
 
 
+def plain_name(name: str) -> str:
+    """Letters and digits in one case: how names of columns are compared where none is the same."""
+    return "".join(filter(str.isalnum, name)).lower()
+
+
 def beginning(text: str) -> str:
     """What an account shows of an invalid row: one line, readable in any encoding."""
     return " ".join(

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from tmr_jax.data.features.graph import is_molecule
 from tmr_jax.data.features.text import clean_text
-from tmr_jax.data.files import beginning, is_utf8, open_binary, open_lines
+from tmr_jax.data.files import beginning, is_utf8, open_binary, open_lines, plain_name
 from tmr_jax.types import UserError, did_you_mean
 
 VERSION = 3  # raise it whenever the rows of any file change: an index of older rows is another one
@@ -86,7 +86,7 @@ def _suffix_of(start: bytes) -> str:
         return ".sdf"
     line = "".join(start.decode("utf-8-sig", "replace").splitlines()[:1])
     names = [line.split(separator) for separator in ",;\t|"]
-    is_table = any(len(n) > 1 and SMILES_NAMES & {*map(_plain, n)} for n in names)
+    is_table = any(len(n) > 1 and SMILES_NAMES & {*map(plain_name, n)} for n in names)
     return ".csv" if is_table or line.lower().startswith("sep=") else ".smi"
 
 
@@ -364,7 +364,7 @@ def _smiles_column(path: Path) -> str:
     names = names_of_table(path, ())
     if called := _named_smiles(names):
         return called
-    usual = [name for name in names if _plain(name) in SMILES_NAMES]
+    usual = [name for name in names if plain_name(name) in SMILES_NAMES]
     for columns in (usual, names):
         found = _with_molecules(path, [name for name in columns if names.count(name) == 1])
         if len(found) > 1:
@@ -382,10 +382,6 @@ def _named_smiles(names: Sequence[str]) -> str:
     return (
         STRUCTURE if STRUCTURE in names else next((n for n in names if n.lower() == "smiles"), "")
     )
-
-
-def _plain(name: str) -> str:
-    return "".join(filter(str.isalnum, name)).lower()
 
 
 def _parquet_columns(path: Path) -> list[tuple[str, bool]]:
@@ -461,7 +457,7 @@ def _header_of_list(
     The second of several columns is the name, unless it is another one that is asked for.
     """
     names = [name.strip() for name in line.split("\t" if "\t" in line else None)]
-    smiles = smiles_column or next((n for n in names if _plain(n) in SMILES_NAMES), "")
+    smiles = smiles_column or next((n for n in names if plain_name(n) in SMILES_NAMES), "")
     if not names or is_molecule(names[0]) or smiles not in names:
         return [], None
     place = names.index(smiles)

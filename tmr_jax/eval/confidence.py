@@ -34,12 +34,12 @@ def trusted_score(
 ) -> float:
     """The threshold; NaN where fewer than `LEAST` queries are answered."""
     pool, rows = validation.pool, validation.text_queries()
-    rows = rows[:: -(-len(rows) // ASKED) or 1]
+    if not len(rows):
+        return float("nan")
+    rows = rows[:: -(-len(rows) // ASKED)]
     whole = [pool.texts[i] for i in rows]
     first = [sentences(text)[0] for text in whole]
-    query = np.concatenate([validation.text.rows[rows], encode(first).rows]) if whole else None
-    if query is None:
-        return float("nan")
+    query = np.concatenate([validation.text.rows[rows], encode(first).rows])
     target = np.tile(pool.text_target[rows], 2)
     no_query = np.full(len(pool.smiles), -1)
     asked = Pool(pool.protocol, (*whole, *first), pool.smiles, target, no_query)

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 
 from tmr_jax.data.columns import NUMBER, TEXT, as_date, as_number, kept
 from tmr_jax.data.features.properties import FLOATS, INTEGERS, MASKS, NAMED, mask_of, parts
+from tmr_jax.data.files import plain_name
 from tmr_jax.types import UserError, did_you_mean
 
 LANCE_HEAD = "lance.json"  # marks a folder of LanceDB, whose package need not be installed
@@ -176,12 +177,8 @@ def _compared(word: str, columns: Iterable[str]) -> tuple[str, str, str]:
 
 
 def _columns_called(name: str, columns: Iterable[str]) -> list[str]:
-    wanted = _plain(name)
-    return [column for column in columns if wanted and _plain(column) == wanted]
-
-
-def _plain(name: str) -> str:
-    return "".join(filter(str.isalnum, name)).lower()
+    wanted = plain_name(name)
+    return [column for column in columns if wanted and plain_name(column) == wanted]
 
 
 def _own_condition(column: str, kind: str, sign: str, text: str) -> OwnCondition:

@@ -31,15 +31,17 @@ SHOWN = 3  # columns of the user's own in a table
 class Arguments:
     """Search for molecules or descriptions."""
 
+    # Longer texts break where a terminal of 80 columns does: each break is one of the help, too.
+
     queries: tyro.conf.Positional[tuple[str, ...]]
     """Descriptions, each in quotes; with --molecule, SMILES."""
     run: Path | None = None
     """A run, e.g. runs/quickstart, or exported weights; default: those of tmr_jax."""
     library: Annotated[Path | None, tyro.conf.arg(aliases=["--index"])] = None
-    """Molecules to search: .smi, .csv, .tsv, .parquet or .sdf, gzipped or not, - for standard
-    input, or the folder of an index that tmr index built. Or descriptions: .txt, one on each line,
-    a table with --text-column, or the folder of their index. Default: the molecules of the run's
-    own test pool."""
+    """Molecules to search: .smi, .csv, .tsv, .parquet or .sdf,
+    gzipped or not, - for standard input, or a folder of tmr
+    index. Or descriptions: .txt, a table with --text-column,
+    or their index. Default: the run's own test pool."""
     from_file: Path | None = None
     """More queries, one on each line; with --molecule a file of molecules."""
     texts: Path | None = None
@@ -47,10 +49,11 @@ class Arguments:
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
     """How many matches to show."""
     where: tuple[str, ...] = ()
-    """Only molecules that meet all of these: "mw<500", charge=0, nitrile, "!nitro", unsalted (no
-    salts), distinct (no duplicates), parents (one of those that are equal but for salt and charge),
-    or a column of your file: "pIC50>7", Batch=A12, "Date>=2024-01-31". Descriptions only take
-    distinct and columns."""
+    """Only molecules that meet all of these: "mw<500", charge=0,
+    nitrile, "!nitro", unsalted (no salts), distinct (no
+    duplicates), parents (one of those equal but for salt and
+    charge), or a column of your file: "pIC50>7", Batch=A12,
+    "Date>=2024-01-31". Descriptions take distinct and columns."""
     contains: str = ""
     """Only molecules with this substructure, a SMARTS such as c1ccccc1N; two seconds at most."""
     diversity: Annotated[float, tyro.conf.arg(aliases=["--spread"])] = 0.0
@@ -62,13 +65,13 @@ class Arguments:
     smiles_column: str = ""
     """Column of the SMILES in a table; by default the one called so, or that holds some."""
     text_column: str = ""
-    """Column of the descriptions in a table, to search those."""
+    """Column of descriptions, to search those."""
     name_column: str = ""
     """Column of the names in a table; default: SDF titles, or line numbers."""
     json: bool = False
     """Print JSON."""
     csv: bool = False
-    """Print CSV; cells that a spreadsheet would run as a formula begin with a quote."""
+    """Print CSV; formulas begin with a quote."""
     sdf: bool = False
     """Print an SDF with coordinates of drawings."""
     out: Path | None = None
@@ -158,8 +161,9 @@ def open_retriever(chosen: Arguments) -> Retriever:
         retriever = retriever.with_library(library, *columns)
     account = retriever.library
     assert account is not None
-    if account.of_texts and (chosen.sdf or (chosen.out and chosen.out.suffix == ".sdf")):
-        raise UserError("expected molecules for --sdf, got descriptions; take --csv or --json")
+    sdf = "--sdf" if chosen.sdf else f"--out {chosen.out}"
+    if account.of_texts and (chosen.sdf or sdf.endswith(".sdf")):
+        raise UserError(f"expected molecules for {sdf}, got descriptions; take --csv or --json")
     for note in account.notes:
         _note(note)
     if account.refused:

@@ -89,6 +89,17 @@ class Answer(NamedTuple):
     named: Named | None = None  # where the query is a chemical name; the hits do not depend on it
     facets: tuple[str, ...] = ()  # filters that the text states, by which molecules were raised
 
+    @property
+    def has_stated(self) -> bool:
+        """Whether a hit meets all that the text states; False where it states nothing."""
+        return bool(self.facets) and bool(met_by(self.hits, parse_filter(self.facets)).any())
+
+    @property
+    def best_score(self) -> float:
+        """The highest score of the last stage; hits that were raised are not in its order."""
+        scores = (hit.score if hit.refined is None else hit.refined for hit in self.hits)
+        return float(max(scores, default=-np.inf))
+
 
 UNSURE = "no hit fits as well as those of answered validation queries do, so they may all be wrong"
 
@@ -448,21 +459,17 @@ class Retriever:
             named = self.named(query.content) if is_named else None
         except ValueError as error:
             return error
-        unsure = not self._has_stated(hits, stated) and self._is_unsure(query, read, hits)
-        return Answer(query, hits, read.is_cut, unsure, looked, self.is_partial, named, stated)
+        answer = Answer(query, hits, read.is_cut, False, looked, self.is_partial, named, stated)
+        return answer._replace(is_unsure=self._is_unsure(answer, read))
 
-    @staticmethod
-    def _has_stated(hits: list[Hit], stated: Sequence[str]) -> bool:
-        """Whether there is a hit with all that the text states, whatever its score."""
-        return bool(stated) and bool(met_by(hits, parse_filter(stated)).any())
-
-    def _is_unsure(self, query: Query, read: EncodedQuery, hits: list[Hit]) -> bool:
+    def _is_unsure(self, answer: Answer, read: EncodedQuery) -> bool:
         """By the score of the best hit; without a threshold for it, by the text alone."""
         trusted = self._detector.trusted if self._detector else np.nan
-        if query.of != "text" or self._holds_texts or np.isnan(trusted) or not hits:
+        if answer.has_stated:
+            return False
+        if answer.query.of != "text" or self._holds_texts or np.isnan(trusted) or not answer.hits:
             return read.is_ood
-        best = max(hit.score if hit.refined is None else hit.refined for hit in hits)
-        return bool(best < trusted)
+        return answer.best_score < trusted
 
     def named(self, text: str) -> Named | None:
         """The structure that a chemical name stands for, looked for in the whole library.

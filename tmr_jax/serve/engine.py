@@ -20,11 +20,9 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from tmr_jax.data.drawing import molecule_svg
 from tmr_jax.data.features.graph import BadMolecule, parse_smiles
-from tmr_jax.index.schema import WHOLE, Filter, meets, parse_filter
+from tmr_jax.index.schema import WHOLE, Filter
 from tmr_jax.search.explain import Explanation
 from tmr_jax.search.retriever import Answer, EncodedQuery, Query, Retriever, Summary
 from tmr_jax.serve.schemas import MAX_EXPLAINED_ATOMS, MAX_EXPLAINED_WORDS, Busy, Late
@@ -324,11 +322,8 @@ class SearchEngine:
 
 
 def _is_right(answer: Answer | Exception) -> bool:
-    """Whether the first hit has all that a text states in words, and the model knows such texts."""
-    if isinstance(answer, Exception) or answer.is_unsure or not answer.facets or not answer.hits:
-        return False
-    columns = {name: np.array([value]) for name, value in answer.hits[0].columns.items()}
-    return bool(meets(columns, parse_filter(answer.facets))[0])
+    """Whether the only hit has all that a text states in words."""
+    return not isinstance(answer, Exception) and answer.has_stated
 
 
 def _check_size(text: str, atoms: int) -> None:

@@ -8,11 +8,14 @@ import operator
 import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tmr_jax.config import Experiment, from_json, to_json
+from tmr_jax.data.files import write_json
+from tmr_jax.models.runtime import EXPORTED
 
 
 def altered(config: Experiment, changes: dict[str, Any]) -> Experiment:
@@ -23,6 +26,12 @@ def altered(config: Experiment, changes: dict[str, Any]) -> Experiment:
         *sections, name = path.split(".")
         functools.reduce(operator.getitem, sections, values)[name] = value
     return from_json(json.dumps(values))
+
+
+def keep(run: Path, name: str, record: dict[str, Any]) -> None:
+    """Writes a record into a run; a folder of exported weights stays as it was exported."""
+    if not (run / EXPORTED).is_file():
+        write_json(run / name, record, indent=2)
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -9,7 +9,7 @@ model, `look-once` for a final figure: the log counts its looks.
     python -m tools.bench.short_queries --run RUN --library zinc_and_chebi.smi
 
 Prints chance, the share of the pool that is right, and a bootstrap interval over the queries;
-writes RUN/short_HALF.json.
+writes RUN/short_HALF.json, unless RUN is a folder of exported weights.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tmr_jax import cli
 from tmr_jax.config import DataConfig
 from tmr_jax.data.features.facts import molecule_facts, text_facts
 from tmr_jax.data.features.graph import parse_smiles
-from tmr_jax.data.files import ARRAYS, cache_folder, cache_key, cached, write_json
+from tmr_jax.data.files import ARRAYS, cache_folder, cache_key, cached
 from tmr_jax.data.pools import load_pool
 from tmr_jax.data.readers import read_rows
 from tmr_jax.data.workers import track
@@ -42,6 +42,7 @@ from tmr_jax.eval.pools import Restored, open_run
 from tmr_jax.eval.rank import score_chunks
 from tmr_jax.models.runtime import use_compile_cache
 from tmr_jax.types import UserError
+from tools.bench.common import keep
 
 LIST = Path(__file__).with_suffix(".toml")
 POOL = "chebi20-molt5/full-33008"
@@ -222,7 +223,7 @@ def main(words: list[str]) -> int:
     facts = read_facts(args.run, model.checkpoint["sha256"])
     record |= measure(model, short_queries(args.half), smiles, facts)
     record["refused"] += unread
-    write_json(args.run / f"short_{args.half}.json", record, indent=2)
+    keep(args.run, f"short_{args.half}.json", record)
     print("\n".join(lines(record, args.verbose)))
     return 0
 

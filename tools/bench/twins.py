@@ -6,7 +6,7 @@ to the twin: by the cosine alone (det), and by the facts too where the run has l
 them. Each text of a pair asks once, a tie is right half of the time. The first three lines of each
 are of whole texts; the others have the terms of `chebi` too whose text only names classes, which
 often fit both twins. The interval resamples connectivities, since one of them may have many pairs.
-Writes RUN/twins.json.
+Writes RUN/twins.json, unless RUN is a folder of exported weights.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ from tmr_jax.data.datasets.table import flags
 from tmr_jax.data.features.facts import facts_of, molecule_facts, text_facts
 from tmr_jax.data.features.graph import BadMolecule, parse_smiles
 from tmr_jax.data.features.similarity import molecule_keys
-from tmr_jax.data.files import cache_folder, write_json
+from tmr_jax.data.files import cache_folder
 from tmr_jax.eval.evaluate import read_config
 from tmr_jax.eval.facts import FactsTable, read_facts
 from tmr_jax.eval.leakage import trained_on
 from tmr_jax.eval.pools import Restored, encode_pools, open_run
 from tmr_jax.models.runtime import use_compile_cache
 from tmr_jax.types import Pool, UserError
+from tools.bench.common import keep
 
 WORDS = "stereoisomers whose texts differ in stereo words only"
 STEREO = "stereoisomers whose texts differ in more"
@@ -259,7 +260,7 @@ def main(words: list[str]) -> int:
     record = {"run": str(args.run), "checkpoint": model.checkpoint, "seed": SEED}
     facts = read_facts(args.run, model.checkpoint["sha256"])
     record |= {"resamples": RESAMPLES} | measure(model, twins(described()), blocks, facts)
-    write_json(args.run / "twins.json", record, indent=2)
+    keep(args.run, "twins.json", record)
     print("\n".join(lines(record)))
     return 0
 

@@ -29,9 +29,8 @@ from tmr_jax.config import DataConfig
 from tmr_jax.data import load_pairs_with_report
 from tmr_jax.data.features.graph import is_molecule
 from tmr_jax.eval.diagnostics import unrelated_sentences
-from tmr_jax.eval.ood import auroc
-from tmr_jax.index.schema import parse_filter
-from tmr_jax.search.facets import met_by
+from tmr_jax.eval.ood import auroc, read_detector
+from tmr_jax.models.run import load_run
 from tmr_jax.search.retriever import Answer
 from tools.bench.hybrid import FIRST, answers, canonical, library, sample
 from tools.bench.short_queries import LEVEL, RESAMPLES, SEED, decide, short_queries
@@ -58,10 +57,13 @@ def described(smiles: Sequence[str]) -> tuple[list[tuple[str, str]], list[tuple[
 
 def best(answer: Answer) -> float:
     """What the warning goes by; a hit with all that the text states is better than any score."""
-    if answer.facets and met_by(answer.hits, parse_filter(answer.facets)).any():
-        return float("inf")
-    scores = [hit.score if hit.refined is None else hit.refined for hit in answer.hits]
-    return max(scores, default=-np.inf)
+    return np.inf if answer.has_stated else answer.best_score
+
+
+def trusted(run: Path) -> float:
+    """The threshold that evaluation has left in the run."""
+    detector = read_detector(run, load_run(run)[2].sha256)
+    return np.nan if detector is None else detector.trusted
 
 
 def interval(
@@ -97,6 +99,7 @@ def main(words: list[str]) -> int:
     wrong, scores = np.array(failed), np.array([best(answer) for answer in found])
     warned = np.array([answer.is_unsure for answer in found])
     print(f"{len(texts)} queries, {len(smiles):,} molecules; warned of {warned.sum()}")
+    print(f"threshold, of validation: {trusted(args.run):.3f}")
     print("AUROC of the best score {:.3f} ({:.3f} to {:.3f})".format(*interval(scores, wrong)))
     kinds = {"short": short, "described": present, "absent": absent, "outside chemistry": outside}
     ends = np.cumsum([len(asked) for asked in kinds.values()])
