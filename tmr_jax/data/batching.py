@@ -445,20 +445,20 @@ def encode_batches_text(
 
 # How many atoms a molecule has on average, at most, in a batch that is encoded: its budgets.
 ATOMS = (16, 32, 64, 128)
-FEW = 2_000  # molecules, for which padding costs less than compiling for every budget
+FEW = 2_000  # molecules, for which padding costs less than compiling for a second budget
 
 
 def encode_batches_mol(table: MolTable, batch_size: int) -> Iterator[tuple[np.ndarray, MolBatch]]:
     """Every molecule once, smallest first, with the rows that a batch holds, int64 [b].
 
-    Budgets are those of `ATOMS`, for up to `FEW` molecules every second one. A batch of larger
+    Budgets are those of `ATOMS`, for up to `FEW` molecules the second one alone. A batch of larger
     molecules holds fewer of them, and empty graphs in the places left. A molecule larger than all
     of a budget has a batch to itself.
     """
     atoms, bonds = np.diff(table.node_offsets), np.diff(table.edge_offsets)
     order = np.lexsort((bonds, atoms))
-    cap = ATOMS[-1] * batch_size
-    budgets = [size * batch_size for size in (ATOMS if len(order) > FEW else ATOMS[1::2])]
+    budgets = [size * batch_size for size in (ATOMS if len(order) > FEW else ATOMS[1:2])]
+    cap = budgets[-1]
     start = 0
     while start < len(order):
         rows = order[start : start + batch_size]

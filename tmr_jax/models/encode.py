@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from tmr_jax.data.batching import ATOMS, encode_batches_mol, encode_batches_text, mol_batch
+from tmr_jax.data.batching import encode_batches_mol, encode_batches_text
 from tmr_jax.data.files import CACHE_FROM, Format, cache_key, cached
 from tmr_jax.data.tables import (
     MolTable,
@@ -380,7 +380,7 @@ class Encoder:
     # Both
 
     def warmup(self) -> None:
-        """Compiles the shapes of queries: texts of every length, few molecules of every size.
+        """Compiles the shapes of queries: texts of every length, few molecules.
 
         Texts one at a time, a few at once, and in full batches; for reranking (`parts`) one at a
         time.
@@ -393,9 +393,8 @@ class Encoder:
                 ((_, batch),) = encode_batches_text(text, size, [length], tokenizer.pad_token)
                 self._text(self._read, batch)
         few = min(CANDIDATES, full)
-        table = self.molecule_table(["C"])[0]
-        for nodes in (few * atoms for atoms in ATOMS):
-            self._mol(self._read, mol_batch(np.zeros(1, int), table, (nodes,), (3 * nodes,), few))
+        for _, batch in encode_batches_mol(self.molecule_table(["C"])[0], few):
+            self._mol(self._read, batch)
 
     def _encoded(
         self,
