@@ -15,7 +15,9 @@ from tmr_jax.models.runtime import (
     describe_code,
     move_aside,
     open_directory,
+    record_software,
     settle_config,
+    software,
     use_compile_cache,
 )
 
@@ -138,3 +140,16 @@ def test_the_code_is_described_even_where_there_is_no_git(monkeypatch):
     assert describe_code().strip()
     monkeypatch.setenv("PATH", "")
     assert describe_code() == "no git repository: an installed package\n"
+
+
+def test_a_sitting_with_another_version_is_recorded_and_named(tmp_path, monkeypatch):
+    assert record_software(tmp_path) == "" == record_software(tmp_path)
+    assert json.loads((tmp_path / "software.json").read_text()) == [software()]
+    assert software()["jax"] == jax.__version__
+    old = software()
+    monkeypatch.setattr(
+        "tmr_jax.models.runtime.version", lambda name: old[name] + "x"[: name == "jax"]
+    )
+    assert record_software(tmp_path) == f"jax {jax.__version__}x (before: {jax.__version__})"
+    assert json.loads((tmp_path / "software.json").read_text()) == [old, software()]
+    assert record_software(tmp_path) == ""

@@ -108,7 +108,7 @@ def unbroken(tmp_path_factory):
 
 def test_a_run_leaves_everything_behind(unbroken):
     here = {p.name for p in unbroken.iterdir()}
-    assert here >= {"config.json", "git.txt", "features.json", "tokenizer.json"}
+    assert here >= {"config.json", "git.txt", "software.json", "features.json", "tokenizer.json"}
     assert here >= {"metrics.jsonl", "loss.png", "checkpoints", "validation.json"}
     steps = [r["step"] for r in history(unbroken) if "loss" in r]
     assert steps == list(range(1, 41))

@@ -268,6 +268,7 @@ def summary(context: EvalContext, command: str) -> dict[str, Any]:
         "experiment": config.name,
         "command": command,
         "commit": f"{commit} with changes" if any(changed) else commit,
+        "software": runtime.software(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "checkpoint": context.model.checkpoint,
         "trained_on": config.data.name,

@@ -11,16 +11,18 @@ import ctypes
 import json
 import math
 import os
+import platform
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tmr_jax.data.files import write_text
+from tmr_jax.data.files import write_json, write_text
 from tmr_jax.types import UserError
 
 # Numbers of malloc.h.
@@ -171,6 +173,8 @@ def any_process(value: bool) -> bool:
 
 
 CONFIG, GIT, LOCK, METRICS = "config.json", "git.txt", "lock", "metrics.jsonl"
+SOFTWARE = "software.json"  # what each sitting of a training ran with, where it changed
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "rdkit")  # on which numbers depend
 VALIDATION = "validation.json"  # which rows became training pairs
 FACTS_FILE = "facts.json"  # reranking by facts (tmr_jax/eval/facts.py)
 LEXICAL = "lexical.safetensors"  # the linear branch (tmr_jax/models/lexical.py)
@@ -266,6 +270,22 @@ def describe_code() -> str:
         return "no git repository: an installed package\n"
     status, diff = _git("status", "--short", "--untracked-files=no"), _git("diff", "HEAD")
     return f"{commit}\n{status}\n{diff[:MAX_DIFF]}"
+
+
+def software() -> dict[str, str]:
+    """Versions of Python and of the packages on which numbers depend."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def record_software(run: Path) -> str:
+    """Writes what a sitting of a training runs with; how it differs from the last one, or ""."""
+    path, now = run / SOFTWARE, software()
+    sittings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    last = sittings[-1] if sittings else now
+    if not sittings or last != now:
+        write_json(path, [*sittings, now], indent=2)
+    changed = [name for name in now if now[name] != last.get(name)]
+    return ", ".join(f"{name} {now[name]} (before: {last.get(name)})" for name in changed)
 
 
 def _git(*arguments: str) -> str:

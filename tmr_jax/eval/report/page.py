@@ -91,6 +91,8 @@ def page(
     ]
     checkpoint = "step {step} ({which}), SHA-256 {sha256:.16}".format(**results["checkpoint"])
     facts = {"run": results["run"], "checkpoint": checkpoint, "code": results["commit"]}
+    if software := results.get("software"):  # runs evaluated before 0.2 have none
+        facts["software"] = ", ".join(f"{name} {version}" for name, version in software.items())
     template = templates().get_template("page.jinja")
     return template.render(
         title=f"{results['experiment']}: text-molecule retrieval",
