@@ -173,8 +173,8 @@ class MilvusEngine(Engine):
                 for name, kind in COLUMNS.items()
             }
             columns |= {name: [item[name] for item in items] for name in schema.TEXTS}
-            told = [self._own_of(item, [*self.own]) for item in items]
-            columns |= {name: [own[name] for own in told] for name in self.own}
+            cells = [self._own_of(item, [*self.own]) for item in items]
+            columns |= {name: [cell[name] for cell in cells] for name in self.own}
             vectors = np.array([item["vector"] for item in items], np.float32)
             yield Batch(ids, vectors, columns)
             last = int(ids[-1])
