@@ -21,7 +21,6 @@ from tmr_jax.models.runtime import (
     leads,
     move_aside,
     open_directory,
-    record_software,
     settle_config,
     several_processes,
 )
@@ -57,8 +56,6 @@ def run_directory(config: Experiment, path: Path, fresh: bool = False) -> Iterat
             print(f"took over the lock that {stale} left behind")
         if not settle_config(path, to_json(config), lambda old: to_json(from_json(old))):
             write_text(path / GIT, describe_code())
-        if changed := record_software(path):
-            print(f"resumed with {changed}: the same numbers to the bit take the same versions")
         if several_processes():
             barrier("the run's directory")
         yield RunDirectory(path, path)

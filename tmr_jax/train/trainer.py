@@ -31,6 +31,7 @@ from tmr_jax.models.runtime import (
     broadcast_from_leader,
     keep_freed_memory,
     leads,
+    record_software,
     training_devices,
     use_compile_cache,
 )
@@ -95,6 +96,8 @@ def train(config: Experiment, run: RunDirectory, signals: Signals) -> None:
         state, step, validated = _resume(checkpoints, state)
         history = History(run.output, step, validated)
         display.print(_opening(config, run.path, dataset.pairs, plan, step))
+        if step < plan.total and (changed := record_software(run.output)):
+            display.print(f"resumed with {changed}: equal bits take equal versions")
 
         # From the pairs of a step to its batch on the devices
         pad_token, sharding = stage.model.tokenizer.pad_token, stage.sharding
