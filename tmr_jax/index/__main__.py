@@ -5,12 +5,14 @@ gzipped or not), or of descriptions (.txt, one on each line, or a column of a ta
 with a vector of each, and properties, groups and classes of every molecule, to search with `tmr
 search --library FOLDER`. Invalid rows are skipped and listed in refused.tsv with the reason. Run
 the same command to resume an interrupted build. `tmr index copy FROM TO` copies an index to another
-engine or place. `tmr index check INDEX` reads every byte of an index again.
+engine or place. `tmr index check INDEX` reads every byte of an index again. `tmr index join OUT` makes
+one index of parts that several machines built with --part.
 """
 
 # Heavy imports are inside the functions, so that a wrong argument is reported at once.
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +49,19 @@ class Build:
     """Column of the names in a table; by default the titles of an SDF, or line numbers."""
     update: bool = False
     """Replace an index of an earlier content of the file; its molecules are not encoded again."""
+    part: str = ""
+    """I/N: build part I (from 1) of N alone, to share the work among machines; then tmr index join."""
+
+
+@dataclass(frozen=True)
+class Join:
+    """Join the parts that tmr index --part I/N built: the bytes are those of one build.
+
+    Needs room for the index once more; the parts are removed at the end.
+    """
+
+    out: tyro.conf.Positional[Path]
+    """The --out of the parts; an interrupted join is resumed."""
 
 
 @dataclass(frozen=True)
@@ -81,21 +96,61 @@ def _start(args: list[str]) -> int:
         return check(cli.parse(Check, "index check", args[1:]).library)
     if args[:1] == ["copy"]:
         return copy(cli.parse(Copy, "index copy", args[1:]))
+    if args[:1] == ["join"]:
+        return join(cli.parse(Join, "index join", args[1:]).out)
     return make(cli.parse(Build, "index", args, config=(tyro.conf.FlagCreatePairsOff,)))
 
 
 def make(chosen: Build) -> int:
     """Builds an index, with progress, and prints what became of the rows."""
+    numbers = _part(chosen)
     from tmr_jax.data.readers import or_standard_input
-    from tmr_jax.index.build import Source, build, build_shown, model_of_run, update
+    from tmr_jax.index.build import Part, Source, build, build_shown, model_of_run, update
     from tmr_jax.index.exact import read_head
 
     columns = (chosen.smiles_column, chosen.name_column, chosen.text_column)
     source = Source(or_standard_input(chosen.library), *columns)
     start = update if chosen.update else build
-    report = build_shown(source, chosen.out, model_of_run(chosen.run), start)
-    print(sentence(report, chosen.out, source.of))
-    print("".join(f"{line}\n" for line in columns_lines(read_head(chosen.out)[1])), end="")
+    part = Part(*numbers) if numbers else None
+    more = {"part": part} if part else {}
+    report = build_shown(source, chosen.out, model_of_run(chosen.run), start, **more)
+    out = part.folder(chosen.out) if part else chosen.out
+    print(sentence(report, out, source.of))
+    print("".join(f"{line}\n" for line in columns_lines(read_head(out)[1])), end="")
+    if part:
+        print(f"part {part.number} of {part.of}; after the last: tmr index join {chosen.out}")
+    return 0
+
+
+def _part(chosen: Build) -> tuple[int, int] | None:
+    """The I and N of --part."""
+    if not chosen.part:
+        return None
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", chosen.part)
+    number, of = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= number <= of:
+        raise UserError(
+            f"expected --part I/N with I from 1 to N, got {chosen.part!r}; for the second of four "
+            "machines write --part 2/4"
+        )
+    if chosen.update:
+        raise UserError(
+            "expected --part or --update, got both; build the parts of the changed file in a new "
+            "--out"
+        )
+    return number, of
+
+
+def join(out: Path) -> int:
+    """Joins parts and prints what became of the rows."""
+    from tmr_jax.index.exact import read_head
+    from tmr_jax.index.parts import join_shown
+    from tmr_jax.index.schema import contents
+
+    report = join_shown(out)
+    about = read_head(out)[1]
+    print(sentence(report, out, contents(about)))
+    print("".join(f"{line}\n" for line in columns_lines(about)), end="")
     return 0
 
 

@@ -5,7 +5,8 @@ else, and is moved into place complete. Run the same command to resume an interr
 starts at the first missing shard and ends with the bytes of an uninterrupted one. Worker processes
 parse ahead of the encoder by a bounded number of molecules, so memory does not grow with the file.
 Texts need no parsing: a shard of them is read and encoded. A molecule that an earlier index of the
-file has, with the same model, is not encoded again: see `known`.
+file has, with the same model, is not encoded again: see `known`. Several machines build a part each,
+every N-th shard, into a folder of its own: see `parts`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +47,7 @@ AHEAD = 16  # chunks for each process: while one shard is encoded the next is pa
 EACH = 0.05
 REFUSED = "refused.tsv"
 DESCRIBE = "tmr_jax.index.entries:describe_chunk"
+# A build of a part knows the repeats within it alone; `parts.join` finds the others.
 REPEATS = {"duplicate": "identity", "variant": "parent"}  # flag: the column whose repeats have it
 
 
@@ -92,6 +94,26 @@ class Source(NamedTuple):
         return sha256_of(self.path)
 
 
+class Part(NamedTuple):
+    """The share of one of several builds: every `of`-th shard, from `number` - 1 on."""
+
+    number: int
+    of: int
+
+    def has(self, shard: int) -> bool:
+        return shard % self.of == self.number - 1
+
+    def rows(self, total: int | None) -> int | None:
+        """How many of `total` rows of the file it has."""
+        if total is None:
+            return None
+        rounds, rest = divmod(total, SHARD * self.of)
+        return rounds * SHARD + min(max(rest - (self.number - 1) * SHARD, 0), SHARD)
+
+    def folder(self, out: Path) -> Path:
+        return out / exact.PARTS / f"{self.number}-of-{self.of}"
+
+
 class BuildReport(NamedTuple):
     """What a build did with the rows: rows = kept + all refused."""
 
@@ -122,34 +144,36 @@ def build(
     model: Model,
     on_progress: Callable[[int, int | None], None] = lambda done, total: None,
     earlier: Iterable[Path] = (),
+    part: Part | None = None,
 ) -> BuildReport:
     """Writes the index of a file to the folder `out`, or what is still missing of it.
 
     `on_progress(rows, total)` is called after every shard, and for texts while one is encoded; the
     total is None where only reading the file would tell. `earlier` are folders of indexes: what
-    the first one of this model and an earlier content of the file has is taken from it.
+    the first one of this model and an earlier content of the file has is taken from it. A `part` is
+    written to its own folder in `out`, where `parts.join` finds it.
 
     Raises UserError where the file cannot be read or has no valid row, where `out` holds another
     index (the message names both), and where the disk is full; `Locked` while another build runs.
     """
     columns = source.columns()
     about = _about(source, model, columns)
-    _check_out(out, about)
-    try:
+    if part is not None:
+        about["part"] = [*part]
+        check_parts(out, about)
+        out = part.folder(out)
+    check_out(out, about)
+    with room(out):
         (out / exact.SHARDS).mkdir(parents=True, exist_ok=True)
         with hold(out / schema.LOCK):
             if not (out / exact.HEAD).exists():
                 exact.ExactEngine.create(out, model.encoder.width, about)
-            _sweep(out)
+            sweep(out)
             first = next((folder for folder in earlier if _is_earlier(folder, about)), None)
             known = Known(first if source.of == schema.MOLECULES else None, model.encoder.width)
-            rows, made, taken = _write_shards(source, columns, out, model, known, on_progress)
-            return _finish(out, rows, made, taken)
-    except OSError as error:
-        raise UserError(
-            f"expected to write an index to {out}, got {error} ({_free(out)} bytes are free); make "
-            "room or choose another --out; complete shards are kept"
-        ) from error
+            share = part or Part(1, 1)
+            counts = _write_shards(source, columns, out, model, known, on_progress, share)
+            return finish(out, *counts)
 
 
 def update(
@@ -182,19 +206,20 @@ def _write_shards(
     model: Model,
     known: Known,
     on_progress: Callable[[int, int | None], None],
+    part: Part,
 ) -> tuple[int, int, int]:
-    """Writes the missing shards.
+    """Writes the missing shards of a part.
 
-    How many rows the file has, how many shards were written, and how many molecules were known.
+    How many rows it has, how many shards were written, and how many molecules were known.
     """
-    total, done, made, width = count_rows(source), 0, 0, model.encoder.width
+    total, done, made, width = part.rows(count_rows(source)), 0, 0, model.encoder.width
     seen = {flag: Seen() for flag in REPEATS}
     existing = {int(place.name) for place in exact.shard_places(out)}
+    read = ((number, rows) for number, rows in source.shards(columns) if part.has(number))
     if source.of == schema.DESCRIPTIONS:
-        read = source.shards(columns)
         shards = _texts(read, existing, model, lambda count: on_progress(done + count, total))
     else:
-        shards = _molecules(source.shards(columns), existing, model, known)
+        shards = _molecules(read, existing, model, known)
     taken = 0
     for number, size, rows, encoded in shards:
         if encoded is not None:
@@ -275,7 +300,7 @@ def _about(source: Source, model: Model, columns: list[Column]) -> dict[str, Any
     }
 
 
-def _check_out(out: Path, about: dict[str, Any]) -> None:
+def check_out(out: Path, about: dict[str, Any]) -> None:
     """UserError unless `out` is new, empty, or holds this index."""
     if not (out / exact.HEAD).exists():
         schema.check_free(out, {exact.SHARDS, schema.LOCK}, "another --out")
@@ -287,6 +312,31 @@ def _check_out(out: Path, about: dict[str, Any]) -> None:
             f"expected the index in {out} to be of the same file and model, got another one "
             f"({difference(there, about)}); {replace}choose another --out, or remove the old index"
         )
+
+
+def check_parts(out: Path, about: dict[str, Any]) -> None:
+    """UserError unless `out` is new, or has parts of the index and of the division of `about`."""
+    if not (out / exact.PARTS).is_dir():
+        schema.check_free(out, {exact.PARTS, schema.LOCK}, "another --out")
+    now = _of_every_part(about)
+    for place, there in read_parts(out):
+        if _without_run(_of_every_part(there)) != _without_run(now):
+            raise UserError(
+                f"expected parts of one index in {out / exact.PARTS}, got another in {place.name} "
+                f"({difference(_of_every_part(there), now)}); build all parts of the same file "
+                "with the same model, versions and N, or remove the folders of the others"
+            )
+
+
+def read_parts(out: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The folders of parts that were begun, and what identifies each."""
+    heads = sorted((out / exact.PARTS).glob(f"*/{exact.HEAD}"))
+    parts = [(head.parent, exact.read_head(head.parent)[1]) for head in heads]
+    return [(place, about) for place, about in parts if "part" in about]
+
+
+def _of_every_part(about: dict[str, Any]) -> dict[str, Any]:
+    return about | {"part": f"I/{about['part'][1]}"}
 
 
 def _is_earlier(folder: Path, about: dict[str, Any]) -> bool:
@@ -306,7 +356,7 @@ def _without_run(about: dict[str, Any]) -> dict[str, Any]:
     return about | {"model": about["model"] | {"run": None}}
 
 
-def _sweep(out: Path) -> None:
+def sweep(out: Path) -> None:
     """Removes the partial shard of a killed build, and damaged shards."""
     width, _ = exact.read_head(out)
     for place in (out / exact.SHARDS).iterdir():
@@ -518,7 +568,7 @@ def _write(
     exact.write_shard(out, number, batch, width, more, kept(own))
 
 
-def _finish(out: Path, rows: int, made: int, known: int) -> BuildReport:
+def finish(out: Path, rows: int, made: int, known: int) -> BuildReport:
     """Writes refused.tsv, then the manifest, which completes the index."""
     engine = exact.ExactEngine(out)
     seals = [exact.read_seal(place) for place in exact.shard_places(out)]
@@ -529,7 +579,7 @@ def _finish(out: Path, rows: int, made: int, known: int) -> BuildReport:
             f"expected {rows:,} rows in the shards of {out}, got {count + len(refused):,}; some "
             "were removed during the build; run the same command again, which replaces them"
         )
-    if not count:
+    if not count and "part" not in engine.about:  # other parts may have some
         of = schema.contents(engine.about)
         one, column = ("text", "texts") if of == schema.DESCRIPTIONS else ("molecule", "SMILES")
         line, reason, value = refused[0] if refused else (1, "none", "")
@@ -550,6 +600,18 @@ def _finish(out: Path, rows: int, made: int, known: int) -> BuildReport:
     del account["made"], account["known"]  # how the build went does not change the index
     engine.finalize(account)
     return report
+
+
+@contextmanager
+def room(out: Path, do: str = "make room or choose another --out") -> Iterator[None]:
+    """UserError, with what to `do`, where the block cannot write to `out`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"expected to write an index to {out}, got {error} ({_free(out)} bytes are free); "
+            f"{do}; complete shards are kept"
+        ) from error
 
 
 def _free(folder: Path) -> str:

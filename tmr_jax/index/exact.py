@@ -36,6 +36,7 @@ from tmr_jax.types import UserError
 FORMAT = 3
 READABLE = (2, FORMAT)  # 2 has no column of classes: see schema.has_classes
 HEAD, SHARDS, MANIFEST = "library.json", "shards", "manifest.json"
+PARTS = "parts"  # folder of an index that is not joined yet: see `tmr_jax.index.parts`
 ROWS, ENTRIES, SEAL = "rows.f32", "entries.arrow", "shard.json"
 FEW = 0.2  # below this share of rows that meet a filter, they are gathered first
 TILE = 8  # queries per block, always, so that the bits of a score do not depend on other queries
@@ -92,9 +93,9 @@ class ExactEngine(Engine):
     def create(cls, folder: Path, width: int, about: dict[str, Any]) -> ExactEngine:
         """An empty index in a new folder; UserError where the folder holds something else.
 
-        It may hold the rest of an interrupted creation, and a lock.
+        It may hold the rest of an interrupted creation, parts to join, and a lock.
         """
-        schema.check_free(folder, {SHARDS, schema.LOCK})
+        schema.check_free(folder, {SHARDS, PARTS, schema.LOCK})
         (folder / SHARDS).mkdir(parents=True, exist_ok=True)
         head = {"format": FORMAT, "width": width, "about": about}
         keep_text(folder / HEAD, json.dumps(head, indent=2) + "\n")
@@ -300,6 +301,10 @@ def _best(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.n
 
 def read_head(folder: Path) -> tuple[int, dict[str, Any]]:
     """Width and origin of an index; UserError where they are missing or of another format."""
+    if (folder / PARTS).is_dir() and not (folder / HEAD).exists():
+        raise UserError(
+            f"expected an index in {folder}, got parts of one; join them: tmr index join {folder}"
+        )
     try:
         head = json.loads((folder / HEAD).read_text("utf-8"))
         if head.get("format") in READABLE:

@@ -305,11 +305,17 @@ def columns_notes(about: dict[str, Any]) -> tuple[str, ...]:
 
 
 def account_of(engine: Engine, place: str | Path) -> dict[str, Any]:
-    """What became of the rows of a complete index; UserError for an incomplete one."""
+    """What became of the rows of a complete index; UserError for an incomplete one, or a part."""
+    if "part" in engine.about:
+        number, of = engine.about["part"]
+        raise UserError(
+            f"expected a complete index in {place}, got part {number} of {of}; join all of them: "
+            "tmr index join OUT, with the --out of their builds"
+        )
     if engine.account is None:
         raise UserError(
-            f"expected a complete index in {place}, got an incomplete one; run the tmr index "
-            "or tmr index copy command that started it again"
+            f"expected a complete index in {place}, got an incomplete one; run the tmr index, tmr "
+            "index join or tmr index copy command that started it again"
         )
     return engine.account
 
