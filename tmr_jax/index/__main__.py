@@ -5,8 +5,8 @@ gzipped or not), or of descriptions (.txt, one on each line, or a column of a ta
 with a vector of each, and properties, groups and classes of every molecule, to search with `tmr
 search --library FOLDER`. Invalid rows are skipped and listed in refused.tsv with the reason. Run
 the same command to resume an interrupted build. `tmr index copy FROM TO` copies an index to another
-engine or place. `tmr index check INDEX` reads every byte of an index again. `tmr index join OUT` makes
-one index of parts that several machines built with --part.
+engine or place. `tmr index check INDEX` reads every byte of an index again. `tmr index join OUT`
+makes one index of parts that several machines built with --part.
 """
 
 # Heavy imports are inside the functions, so that a wrong argument is reported at once.
@@ -50,7 +50,8 @@ class Build:
     update: bool = False
     """Replace an index of an earlier content of the file; its molecules are not encoded again."""
     part: str = ""
-    """I/N: build part I (from 1) of N alone, to share the work among machines; then tmr index join."""
+    """I/N: build part I (from 1) of N alone, to share the work among machines; tmr index join makes
+    one index of them."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ else, and is moved into place complete. Run the same command to resume an interr
 starts at the first missing shard and ends with the bytes of an uninterrupted one. Worker processes
 parse ahead of the encoder by a bounded number of molecules, so memory does not grow with the file.
 Texts need no parsing: a shard of them is read and encoded. A molecule that an earlier index of the
-file has, with the same model, is not encoded again: see `known`. Several machines build a part each,
-every N-th shard, into a folder of its own: see `parts`.
+file has, with the same model, is not encoded again: see `known`. Several machines build a part
+each, every N-th shard, into a folder of its own: see `parts`.
 """
 
 from __future__ import annotations

@@ -85,8 +85,8 @@ def _check_complete(out: Path, found: list[tuple[Path, dict[str, Any]]]) -> None
         listed = "; ".join(f"part {number} {problem}" for number, problem in wrong.items())
         again = ", ".join(f"--part {number}/{of}" for number in wrong)
         raise UserError(
-            f"expected {of:,} complete parts in {out}, got {of - len(wrong):,} ({listed}); wait for "
-            f"those that are being built, or run their tmr index command (again) with {again}"
+            f"expected {of:,} complete parts in {out}, got {of - len(wrong):,} ({listed}); wait "
+            f"for those that are being built, or run the tmr index command with {again}"
         )
 
 
