@@ -329,7 +329,7 @@ def check_parts(out: Path, about: dict[str, Any]) -> None:
 
 
 def read_parts(out: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The folders of parts that were begun, and what identifies each."""
+    """The folders of parts that have a head, and what identifies each."""
     heads = sorted((out / exact.PARTS).glob(f"*/{exact.HEAD}"))
     parts = [(head.parent, exact.read_head(head.parent)[1]) for head in heads]
     return [(place, about) for place, about in parts if "part" in about]
