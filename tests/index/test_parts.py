@@ -177,6 +177,17 @@ def test_parts_are_neither_searched_nor_built_over(model, tmp_path):
     assert content(out) == before and open_index(out, model).count(None) == 12
 
 
+def test_a_strange_file_among_the_parts_is_not_removed(model, tmp_path):
+    source, out = source_of(tmp_path), tmp_path / "lib"
+    build_parts(source, out, model, 1)
+    (out / exact.PARTS / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match=r"expected nothing but parts in .*, got thesis.tex; move"):
+        join(out)
+    assert (out / exact.PARTS / "thesis.tex").read_text() == "mine"
+    (out / exact.PARTS / "thesis.tex").unlink()
+    assert join(out).kept == 12
+
+
 def test_no_valid_row_in_some_part_or_in_any(model, tmp_path):
     source = source_of(tmp_path)
     source.path.write_text("bad\n" * 4 + "CCO\n")
@@ -207,7 +218,9 @@ def test_by_the_program(tiny_run, tmp_path, capsys):
     assert ExactEngine(out).get([5], ["pIC50"]) is not None
 
 
-@pytest.mark.parametrize("part", ["0/4", "5/4", "x", "1", "1/", "-1/4", "1/4/2", "1/0", "²/4"])
+@pytest.mark.parametrize(
+    "part", ["", "/4", "0/4", "5/4", "x", "1", "1/", "-1/4", "1/4/2", "1/0", "²/4"]
+)
 def test_a_wrong_part_is_refused(part, tmp_path, capsys):
     words = ["--library", str(tmp_path / "no.smi"), "--out", str(tmp_path / "lib")]
     assert index.main([*words, f"--part={part}"]) == 2

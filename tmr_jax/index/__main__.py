@@ -49,7 +49,7 @@ class Build:
     """Column of the names in a table; by default the titles of an SDF, or line numbers."""
     update: bool = False
     """Replace an index of an earlier content of the file; its molecules are not encoded again."""
-    part: str = ""
+    part: str | None = None
     """I/N: build part I (from 1) of N alone, to share the work among machines; tmr index join makes
     one index of them."""
 
@@ -125,7 +125,7 @@ def make(chosen: Build) -> int:
 
 def _part(chosen: Build) -> tuple[int, int] | None:
     """The I and N of --part."""
-    if not chosen.part:
+    if chosen.part is None:
         return None
     match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", chosen.part)
     number, of = (int(match[1]), int(match[2])) if match else (0, 0)

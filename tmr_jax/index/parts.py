@@ -60,7 +60,9 @@ def join(out: Path, on_progress: Callable[[int, int], None] = lambda *done: None
         _check_complete(out, found)
         report = _joined(out, [place for place, _ in found], about, on_progress)
         os.rename(out / exact.PARTS, out / DONE)
-        shutil.rmtree(out / DONE)
+        shutil.rmtree(
+            out / DONE, ignore_errors=True
+        )  # complete all the same; join again removes it
         return report
 
 
@@ -87,6 +89,12 @@ def _check_complete(out: Path, found: list[tuple[Path, dict[str, Any]]]) -> None
         raise UserError(
             f"expected {of:,} complete parts in {out}, got {of - len(wrong):,} ({listed}); wait "
             f"for those that are being built, or run the tmr index command with {again}"
+        )
+    strange = {p.name for p in (out / exact.PARTS).iterdir()} - {place.name for place, _ in found}
+    if strange:
+        raise UserError(
+            f"expected nothing but parts in {out / exact.PARTS}, which is removed at the end, got "
+            f"{', '.join(sorted(strange))}; move it elsewhere"
         )
 
 
