@@ -60,9 +60,8 @@ def join(out: Path, on_progress: Callable[[int, int], None] = lambda *done: None
         _check_complete(out, found)
         report = _joined(out, [place for place, _ in found], about, on_progress)
         os.rename(out / exact.PARTS, out / DONE)
-        shutil.rmtree(
-            out / DONE, ignore_errors=True
-        )  # complete all the same; join again removes it
+        # The index is complete all the same where this fails; the next join removes the rest.
+        shutil.rmtree(out / DONE, ignore_errors=True)
         return report
 
 
