@@ -189,12 +189,9 @@ _COUNTED = [
 COUNTS = 4096
 NO_COUNTS = np.zeros((1, 0), np.uint8)
 
-_ENVIRONMENTS = [
-    rdFingerprintGenerator.GetMorganGenerator(
-        radius=radius, includeChirality=False, includeRedundantEnvironments=True
-    )
-    for radius in (1, 2)
-]
+_ENVIRONMENTS = rdFingerprintGenerator.GetMorganGenerator(
+    radius=2, includeChirality=False, includeRedundantEnvironments=True
+)
 _MORGAN1 = rdFingerprintGenerator.GetMorganGenerator(radius=1, includeChirality=False)
 _TABLE = Chem.GetPeriodicTable()
 
@@ -268,11 +265,10 @@ def environment_columns(mol: Chem.Mol) -> list[tuple[int, ...]]:
 
     Slot 0 is an atom without a bond. Unlike `morgan1`, no environment is dropped as a duplicate.
     """
-    columns = [[0] * mol.GetNumAtoms() for _ in _ENVIRONMENTS]
-    for i, generator in enumerate(_ENVIRONMENTS):
-        for radius, atom, identifier in _environments(mol, generator):
-            if radius == i + 1:
-                columns[i][atom] = 1 + identifier % (ENVIRONMENT_SIZES[i] - 1)
+    columns = [[0] * mol.GetNumAtoms() for _ in ENVIRONMENT_SIZES]
+    for radius, atom, identifier in _environments(mol, _ENVIRONMENTS):
+        if radius:
+            columns[radius - 1][atom] = 1 + identifier % (ENVIRONMENT_SIZES[radius - 1] - 1)
     return list(zip(*columns, strict=True))
 
 
