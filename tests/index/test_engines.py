@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from subprocess import PIPE
+from uuid import uuid4
+
 import numpy as np
 import pytest
 
@@ -22,11 +28,50 @@ from tmr_jax.index.schema import (
 WIDTH = 4
 
 
-@pytest.fixture(params=["exact", "lance", "milvus"])
+PROGRAM = """
+import sys
+import milvus
+server = milvus.MilvusServer(data_dir=sys.argv[1])
+server.start()
+print(server.listen_port, flush=True)
+sys.stdin.read()
+server.stop()
+"""
+
+
+class Server:
+    """A Milvus server with its data in `folder`."""
+
+    def __init__(self, folder):
+        self._folder = folder
+        self.start()
+
+    def start(self):
+        # Its parts call each other at the machine's own address.
+        env = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+        command = [sys.executable, "-c", PROGRAM, str(self._folder)]
+        self._process = subprocess.Popen(command, env=env, stdin=PIPE, stdout=PIPE, text=True)
+        self.address = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
+
+    def stop(self):
+        self._process.communicate()  # ends its input
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    pytest.importorskip("milvus", reason="there is a server for Linux on x86-64 only")
+    server = Server(tmp_path_factory.mktemp("milvus"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["exact", "lance", "milvus", pytest.param("server", marks=pytest.mark.slow)])
 def engine(request, tmp_path):
     """(make an empty store, open it again)."""
     place = f"{request.param}:{tmp_path / 'lib'}"
     place += ".db" if request.param == "milvus" else ""
+    if request.param == "server":
+        place = f"{request.getfixturevalue('server').address}/of_{uuid4().hex}"
     about = {"of": "tests"}
     return (
         lambda more={}: create_engine(place, WIDTH, about | more),
@@ -134,6 +179,20 @@ def test_what_is_in_it_is_there_when_it_is_opened_again(engine):
     again = engine[1]()
     assert again.count() == 5 and again.about == {"of": "tests"} and again.width == WIDTH
     assert again.search(rows(1), 1).ids[0, 0] == 0
+    again.close()
+
+
+@pytest.mark.slow
+def test_a_server_that_restarts_has_what_it_had(server):
+    store = create_engine(f"{server.address}/kept", WIDTH, {"of": "tests"})
+    store.upsert(items(range(5), rows(5)))
+    store.upsert(items([3], rows(1, seed=9), name=["replaced"]))
+    store.close()
+    server.stop()
+    server.start()
+    again = open_engine(f"{server.address}/kept")
+    assert again.count() == 5 and again.get([3], ["name"])[0]["name"] == "replaced"
+    assert again.search(rows(5)[4:], 1, parse_filter(["mw<500"])).ids[0, 0] == 4
     again.close()
 
 

@@ -323,4 +323,6 @@ def _create_items(server: _Server, name: str, width: int, has_own: bool) -> None
     index = MilvusClient.prepare_index_params()
     graph = {"M": NEIGHBOURS, "efConstruction": BUILD_EFFORT}
     index.add_index("vector", index_type="HNSW", metric_type="IP", params=graph)
-    server.ask("create_collection", name, schema=fields, index_params=index)
+    # Who wrote a row reads it; others may wait for seconds, and ask with STRONG where that matters.
+    level = {"consistency_level": "Session"}
+    server.ask("create_collection", name, schema=fields, index_params=index, **level)
