@@ -1,4 +1,4 @@
-"""The data set, loss and model of docs/extend.md train, evaluate and search as printed there."""
+"""The data set and the model of docs/extend.md train, evaluate and search as printed there."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tmr_jax.cli import Signals
 from tmr_jax.config import DataConfig, EvalConfig, load_experiment
 from tmr_jax.eval.__main__ import main as evaluate
 from tmr_jax.train.__main__ import train
+from tmr_jax.types import UserError
 
 pytestmark = pytest.mark.costly
 
@@ -39,47 +40,31 @@ def load(folder: Path, name: str, code: str) -> None:
 
 
 @pytest.fixture
-def extended(tmp_path, monkeypatch):
-    """The package with what docs/extend.md adds to it."""
+def extended(tmp_path):
+    """The package with what docs/extend.md adds to it, and the model in tmp_path / mine.py."""
     from tmr_jax.data import READERS
     from tmr_jax.data.pools import POOLS
-    from tmr_jax.models.run import MODELS
 
-    blocks = BLOCK.findall((ROOT / "docs" / "extend.md").read_text(encoding="utf-8"))
-    names = [name for name, _ in blocks]
-    assert sorted(set(names)) == [
-        "register",
-        "tmr_jax/data/datasets/toy.py",
-        "tmr_jax/models/toy.py",
-        "tmr_jax/models/toy_loss.py",
-    ]
-    before = [(table, dict(table)) for table in (READERS, POOLS, MODELS)]
-    # A model may import a loss that the page explains after it; registering comes last.
-    blocks.sort(key=lambda block: (block[0] == "register", "loss" not in block[0]))
-    for name, code in blocks:
-        if name == "register":
-            path = tmp_path / f"register_{len(code)}.py"
-            path.write_text(code, encoding="utf-8")
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            assert spec is not None and spec.loader is not None
-            spec.loader.exec_module(importlib.util.module_from_spec(spec))
-        else:
-            load(tmp_path, name, code)
+    blocks = dict(BLOCK.findall((ROOT / "docs" / "extend.md").read_text(encoding="utf-8")))
+    assert [*blocks] == ["tmr_jax/data/datasets/toy.py", "register", "mine.py"]
+    before = [(table, dict(table)) for table in (READERS, POOLS)]
+    load(tmp_path, "tmr_jax/data/datasets/toy.py", blocks["tmr_jax/data/datasets/toy.py"])
+    exec(blocks["register"], {})
+    (tmp_path / "mine.py").write_text(blocks["mine.py"], encoding="utf-8")
     yield
     for table, content in before:
         table.clear()
         table.update(content)
-    for name in names:
-        sys.modules.pop(name.removesuffix(".py").replace("/", "."), None)
+    sys.modules.pop("tmr_jax.data.datasets.toy", None)
 
 
-def test_a_toy_model_loss_and_data_set_train_evaluate_and_search(extended, tmp_path):
+def test_a_model_of_ones_own_and_a_new_data_set_train_evaluate_and_search(extended, tmp_path):
     tiny = load_experiment(str(ROOT / "tests" / "experiments" / "tiny.py"))
     config = dataclasses.replace(
         tiny,
         name="toy",
         data=DataConfig(name="toy"),
-        model=dataclasses.replace(tiny.model, name="toy"),
+        model=dataclasses.replace(tiny.model, name=f"{tmp_path / 'mine.py'}:Margin"),
         train=dataclasses.replace(tiny.train, epochs=2),
         eval=EvalConfig(bootstrap=20, batch_size=16),
     )
@@ -90,3 +75,8 @@ def test_a_toy_model_loss_and_data_set_train_evaluate_and_search(extended, tmp_p
     library = tmr_jax.load(run).with_library(["CCCO", "CCC", "CCCCCO"])
     hits = library.search("an alcohol of 3 carbon atoms", k=3)
     assert len(hits) == 3 and all(math.isfinite(hit.score) for hit in hits)
+    # The copy in the run is what is read: also where the file is gone, and where it says otherwise.
+    (tmp_path / "mine.py").write_text("class Margin: pass")
+    assert tmr_jax.load(run).config.model.name.endswith("mine.py:Margin")
+    with pytest.raises(UserError, match=r"mine.py as it was when the training of .* began"):
+        train(config, run, False, Signals())

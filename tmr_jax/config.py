@@ -157,7 +157,7 @@ class SecondOrderConfig:
 class ModelConfig:
     """The model."""
 
-    name: str = "dual"  # dual, difftmr or mbank
+    name: str = "dual"  # dual, difftmr, mbank, or FILE.py:CLASS (docs/extend.md#model)
     dim: int = 300  # shared embedding
     contrastive: Literal["softmax", "sigmoid"] = "softmax"
     """Contrastive loss: InfoNCE, or each pair of a batch by itself
@@ -232,6 +232,8 @@ class TrainConfig:
     facts: bool = False  # learn to rerank by facts after training (docs/search.md#facts)
     parallel: Literal["jit", "pmap"] = "jit"  # how several devices share a step
     chunk: int = 0  # pairs that a device encodes at a time, for large batches; 0: all of its share
+    log: Literal["jsonl", "tensorboard"] = "jsonl"
+    """Where metrics go: metrics.jsonl, or also the folder tensorboard of the run."""
     save_every: int = 200  # steps between checkpoints
     eval_every: int = 1  # epochs between validations
 

@@ -36,6 +36,33 @@ def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 
+def scalars(folder):
+    """(step, name, value) of every event in a folder. A record: length, check, data, check."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for path in folder.iterdir():
+        rest = path.read_bytes()
+        while rest:
+            end = 12 + int.from_bytes(rest[:8], "little")
+            event = Event.FromString(rest[12:end])
+            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+            rest = rest[end + 4 :]
+    return found
+
+
+def test_tensorboard_has_the_numbers_of_metrics_once_each(tmp_path):
+    history = History(tmp_path, 0, False, tensorboard=True)
+    for step in (1, 2, 3, 4):
+        history.add({"step": step, "loss": 1.0 / step, "note": "no number"})
+    history.close()
+    history = History(tmp_path, 2, False, tensorboard=True)
+    history.add({"step": 3, "loss": 8.0})
+    history.close()
+    found = scalars(tmp_path / "tensorboard")
+    assert found == [(1, "loss", 1.0), (2, "loss", 0.5), (3, "loss", 8.0)]
+
+
 def test_every_line_is_strict_json(tmp_path):
     history = History(tmp_path, 0, False)
     history.add({"step": 1, "loss": float("nan"), "grad_norm": float("inf"), "skipped": 1})

@@ -120,6 +120,21 @@ def test_a_run_leaves_everything_behind(unbroken):
     assert json.loads((unbroken / "validation.json").read_text())["training"]["pairs"] == 64
 
 
+@pytest.mark.costly
+def test_texts_that_are_cut_are_counted_with_levels_too(tmp_path, capsys):
+    short = ["--features.max-tokens", "32", "--train.epochs", "1"]
+    counts = []
+    for levels in ([], ["--train.levels", "0.5", "0.25", "0.25"]):
+        run = tmp_path / f"run{len(levels)}"
+        assert main(["--exp", TINY, "--run", str(run), *short, *levels]) == 0
+        counts.append(json.loads((run / "validation.json").read_text())["training"]["texts_cut"])
+        said = (
+            f"{counts[-1]} of 64 texts have more than --features.max-tokens 32 word pieces: train"
+        )
+        assert said in capsys.readouterr().out
+    assert 0 < counts[0] < 64 and counts[0] == counts[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [1, 5])
 def test_killed_at_random_moments_it_ends_with_the_same_bits(kills, unbroken, tmp_path):

@@ -40,6 +40,7 @@ from tmr_jax.models.run import (
     load_run,
 )
 from tmr_jax.models.runtime import (
+    CODE,
     CONFIG,
     EXPORTED,
     FACTS_FILE,
@@ -111,7 +112,7 @@ def export(run: Path, out: Path, beside: Sequence[Path] = ()) -> None:
 
 def _write(run: Path, folder: Path, encoder: Encoder, checkpoint: Checkpoint) -> None:
     """All files but the card; `encoder` has the parameters of the run."""
-    for name in (CONFIG, FEATURES, TOKENIZER, VOCABULARY, LEXICAL, TRAINED_ON, STAGES):
+    for name in (CONFIG, FEATURES, TOKENIZER, VOCABULARY, LEXICAL, CODE, TRAINED_ON, STAGES):
         if (run / name).is_file():
             shutil.copyfile(run / name, folder / name)
     sha256 = parameters_sha256(encoder.params)

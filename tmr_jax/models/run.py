@@ -45,7 +45,8 @@ from tmr_jax.models.checkpoint import (
 from tmr_jax.models.dual_encoder import DualEncoder
 from tmr_jax.models.layers.attention import LANES, Form, fits_flash
 from tmr_jax.models.layers.bert import Backward, BertConfig, stacked
-from tmr_jax.models.runtime import CONFIG, EXPORTED, LEXICAL
+from tmr_jax.models.own import is_own, own_class
+from tmr_jax.models.runtime import CODE, CONFIG, EXPORTED, LEXICAL
 from tmr_jax.types import Batch, EncodedBatch, TextBatch, UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -66,17 +67,15 @@ def build_model(
     node_sizes: tuple[int, ...],
     edge_sizes: tuple[int, ...],
     backend: str = "",
+    run: Path | None = None,
 ) -> DualEncoder:
     """The Linen module of an experiment; sizes are the cardinalities of the atom and bond columns.
 
     Under morgan1 `node_sizes` is (vocabulary + 1,) and `edge_sizes` is empty. `backend` is the one
-    that the model is compiled for: "cpu", "gpu" or "tpu"; empty: the one of this process.
+    that the model is compiled for: "cpu", "gpu" or "tpu"; empty: the one of this process. A model
+    in a file of the user's own is read from its copy in `run`, if there is one.
     """
-    if model.name not in MODELS:
-        hint = did_you_mean(model.name, MODELS)
-        raise UserError(f"expected a model; got {model.name!r}; {hint}")
-    file, _, name = MODELS[model.name].partition(":")
-    kind: type[DualEncoder] = getattr(importlib.import_module(f"tmr_jax.models.{file}"), name)
+    kind = _kind(model.name, run)
     kind.check(model, train)
     if train.lexical < 0:
         raise UserError(f"expected --train.lexical of at least 0; got {train.lexical}; try 256")
@@ -114,6 +113,22 @@ def build_model(
         second_order=model.second_order,
         **kind.options(model, features, backend),
     )
+
+
+def _kind(name: str, run: Path | None) -> type[DualEncoder]:
+    if is_own(name):
+        kind = own_class(name, run)
+        if not issubclass(kind, DualEncoder):
+            raise UserError(
+                f"expected a subclass of tmr_jax.models.dual_encoder.DualEncoder as {name}; got "
+                f"{kind.__name__}, a {kind.__base__.__name__}; docs/extend.md has an example"
+            )
+        return kind
+    if name not in MODELS:
+        hint = did_you_mean(name, MODELS, "known: {}, or a class of your own as FILE.py:CLASS")
+        raise UserError(f"expected a model; got {name!r}; {hint}")
+    file, _, of_file = MODELS[name].partition(":")
+    return getattr(importlib.import_module(f"tmr_jax.models.{file}"), of_file)
 
 
 def _backward(train: TrainConfig, bert: BertConfig) -> Backward:
@@ -215,9 +230,11 @@ def load_run(run: str | Path, which: Which = "best") -> tuple[TrainedModel, Any,
 
 
 def run_sha256(run: Path, params: Any) -> str:
-    """Of all that an embedding depends on: the parameters, and the linear branch of the run."""
-    sha256, branch = parameters_sha256(params), branch_sha256(run)
-    return hashlib.sha256(f"{sha256} {branch}".encode()).hexdigest() if branch else sha256
+    """Of all that an embedding depends on: the parameters, and files of the run, if it has them:
+    the linear branch, and the code of a model of the user's own."""
+    files = [sha256_of(run / name) for name in (LEXICAL, CODE) if (run / name).is_file()]
+    all_of = " ".join([parameters_sha256(params), *files])
+    return hashlib.sha256(all_of.encode()).hexdigest() if files else all_of
 
 
 def branch_sha256(run: Path) -> str:
@@ -230,7 +247,7 @@ def _load_exported(folder: Path) -> tuple[TrainedModel, Any, Checkpoint]:
     from tmr_jax.models.exported import read_weights, verify
 
     files = (CONFIG, FEATURES, TOKENIZER, EXPORTED)
-    verify(folder, files + tuple(f for f in (VOCABULARY, LEXICAL) if (folder / f).is_file()))
+    verify(folder, files + tuple(f for f in (VOCABULARY, LEXICAL, CODE) if (folder / f).is_file()))
     model = load_model(folder)
     params, about = read_weights(folder / EXPORTED)
     found, wanted = describe(params), describe(parameter_shapes(model))
@@ -281,7 +298,7 @@ def load_model(run: str | Path) -> TrainedModel:
     vocabulary = load_vocabulary(run / VOCABULARY) if is_morgan else None
     # All attention kernels compute the same, and this machine may lack the one of the training.
     train = dataclasses.replace(config.train, attention="auto")
-    module = _module(dataclasses.replace(config, train=train), bert, vocabulary)
+    module = _module(dataclasses.replace(config, train=train), bert, vocabulary, run)
     model = TrainedModel(config, module, tokenizer, bert, features["weights"], vocabulary)
     if not (run / LEXICAL).is_file():
         return model
@@ -401,10 +418,12 @@ def _check_text(config: Experiment, bert: BertConfig, tokenizer: Tokenizer) -> N
         )
 
 
-def _module(config: Experiment, bert: BertConfig, vocabulary: Vocabulary | None) -> DualEncoder:
+def _module(
+    config: Experiment, bert: BertConfig, vocabulary: Vocabulary | None, run: Path | None = None
+) -> DualEncoder:
     nodes, edges = NODE_SIZES, EDGE_SIZES
     if config.features.molecule in ("ogb_morgan", "ogb_counts"):
         nodes += ENVIRONMENT_SIZES
     if vocabulary is not None:
         nodes, edges = (len(vocabulary.identifiers) + 1,), ()
-    return build_model(config.model, config.features, config.train, bert, nodes, edges)
+    return build_model(config.model, config.features, config.train, bert, nodes, edges, run=run)

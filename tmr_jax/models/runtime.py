@@ -177,6 +177,7 @@ SOFTWARE = "software.json"  # what each sitting of a training ran with, where it
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "rdkit")  # on which numbers depend
 VALIDATION = "validation.json"  # which rows became training pairs
 FACTS_FILE = "facts.json"  # reranking by facts (tmr_jax/eval/facts.py)
+CODE = "model.py"  # a model of the user's own (tmr_jax/models/own.py)
 LEXICAL = "lexical.safetensors"  # the linear branch (tmr_jax/models/lexical.py)
 FITTED = "fitted.json"  # says that training has tried those two; one that gains nothing is not kept
 EXPORTED = "model.safetensors"  # in place of checkpoints, where a folder holds exported weights

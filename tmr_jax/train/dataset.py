@@ -73,7 +73,9 @@ class TrainingSet(NamedTuple):
 
     @property
     def texts_cut(self) -> int:
-        return int(self.text.truncated.sum())
+        """Whole descriptions that were cut."""
+        levels, cut = self.composition.levels, self.text.truncated
+        return int((cut if levels is None else cut[levels.starts[:, 0]]).sum())
 
     @property
     def encodes_text(self) -> bool:

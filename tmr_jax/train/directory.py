@@ -8,11 +8,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 from tmr_jax.config import Experiment, from_json, to_json
 from tmr_jax.data.files import hold, write_text
+from tmr_jax.models.own import is_own, keep_code, read_code
 from tmr_jax.models.runtime import (
     GIT,
     LOCK,
@@ -56,12 +58,20 @@ def run_directory(config: Experiment, path: Path, fresh: bool = False) -> Iterat
             print(f"took over the lock that {stale} left behind")
         if not settle_config(path, to_json(config), lambda old: to_json(from_json(old))):
             write_text(path / GIT, describe_code())
+        keep_code(path, config.model.name)
         if several_processes():
             barrier("the run's directory")
         yield RunDirectory(path, path)
 
 
 def _check(config: Experiment) -> None:
+    if is_own(config.model.name):
+        read_code(config.model.name)
+    if config.train.log == "tensorboard" and find_spec("tensorboardX") is None:
+        raise UserError(
+            "expected the package tensorboardX for --train.log tensorboard; found none; run make "
+            "setup EXTRAS=dev,tensorboard"
+        )
     second_stage = config.train.start and config.train.freeze == "none"
     if config.train.word_dropout and not second_stage:
         raise UserError(

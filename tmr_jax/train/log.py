@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import statistics
 import time
 from collections import deque
@@ -19,6 +20,7 @@ from tmr_jax.data.files import replaced, write_text
 from tmr_jax.data.workers import duration, progress
 from tmr_jax.models.runtime import METRICS, read_metrics, series
 
+TENSORBOARD = "tensorboard"
 PLAIN_EVERY_S = 20.0  # between two lines where there is no terminal
 SHOWN = ("/hits@1", "/mrr")  # validation scores in the picture
 
@@ -29,21 +31,43 @@ class History:
     """metrics.jsonl: a line for each step and each validation; a kill costs at most the last line.
 
     A run that resumes after `step` drops the lines after it; `validated`: whether the validation at
-    that very step still counts.
+    that very step still counts. With `tensorboard` the folder of that name has the same numbers.
     """
 
-    def __init__(self, run: Path, step: int, validated: bool) -> None:
+    def __init__(self, run: Path, step: int, validated: bool, tensorboard: bool = False) -> None:
         path = run / METRICS
         rows = [row for row in read_metrics(path) if _counts(row, step, validated)]
         write_text(path, "".join(map(_line, rows)))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
+        self._board = _board(run / TENSORBOARD, rows) if tensorboard else None
 
     def add(self, row: Row) -> None:
         self._file.write(_line(row))
         self._file.flush()
+        if self._board is not None:
+            _write_scalars(self._board, row)
 
     def close(self) -> None:
         self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _board(folder: Path, rows: list[Row]) -> Any:
+    """A writer of events, written anew: its files cannot drop steps that a resumed run repeats."""
+    from tensorboardX import SummaryWriter
+
+    shutil.rmtree(folder, ignore_errors=True)
+    board = SummaryWriter(str(folder))
+    for row in rows:
+        _write_scalars(board, row)
+    return board
+
+
+def _write_scalars(board: Any, row: Row) -> None:
+    for name, value in row.items():
+        if name != "step" and isinstance(value, int | float):
+            board.add_scalar(name, value, row["step"])
 
 
 def _counts(row: Row, step: int, validated: bool) -> bool:

@@ -94,8 +94,13 @@ def train(config: Experiment, run: RunDirectory, signals: Signals) -> None:
     with Display(plan.total, options.batch_size) as display:
         checkpoints = Checkpoints(run.output, display.print) if leads() else NoCheckpoints()
         state, step, validated = _resume(checkpoints, state)
-        history = History(run.output, step, validated)
+        history = History(run.output, step, validated, options.log == "tensorboard")
         display.print(_opening(config, run.path, dataset.pairs, plan, step))
+        if cut := dataset.texts_cut:
+            display.print(
+                f"{cut:,} of {dataset.pairs:,} texts have more than --features.max-tokens "
+                f"{config.features.max_tokens} word pieces: training reads their beginning"
+            )
         if step < plan.total and (changed := record_software(run.output)):
             display.print(f"resumed with {changed}: equal bits take equal versions")
 
