@@ -112,13 +112,14 @@ def export(
     model, params, checkpoint = load_run(run)
     file = out / EXPORTED
     same = file.is_file() and read_weights(file)[1].get("sha256") == parameters_sha256(params)
-    rounded = not full and not (out / TEXT).exists()
-    if same and rounded and branch_sha256(out) == branch_sha256(run):
+    small = not full and not (out / TEXT).exists()
+    if same and small and branch_sha256(out) == branch_sha256(run):
         _describe(run, out, checkpoint, beside)
         return
     if out.exists():
         raise UserError(
-            f"expected a new folder, or weights of {run}; got {out}, which exists; choose another"
+            f"expected a new folder, or weights of {run} in 8 bits; got {out}, which exists; "
+            "choose another"
         )
     with new_folder(out) as partial:
         _write(run, partial, Encoder(model, params), checkpoint, full)
@@ -256,12 +257,11 @@ def _branch(folder: Path) -> str:
 def _others(folder: Path, config: Experiment) -> str:
     lines = [
         f"- `{TEXT}`: the text encoder for `transformers.AutoModel` and `AutoTokenizer`;",
-        "  `projection.safetensors` has what its states go through. A text is "
-        + {"cls": "the first word.", "mean": "the mean of its words."}[config.model.text.pooling],
+        f"  `projection.safetensors`: what its states go through; pooling: {config.model.text.pooling}",
     ]
     if (folder / ONNX).is_dir():
-        lines += [f"- `{ONNX}/text.onnx` and `{ONNX}/molecule.onnx`: embeddings of length one."]
-    return "\n".join(lines)
+        lines += [f"- `{ONNX}/text.onnx` and `{ONNX}/molecule.onnx`: embeddings of length one"]
+    return "\n".join([*lines, f"- `{LEXICAL}` is in neither, nor is reranking"])
 
 
 def _data(run: Path, config: Experiment, report: dict[str, Any]) -> str:

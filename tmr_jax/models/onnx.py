@@ -1,19 +1,20 @@
 """Both encoders as ONNX, for programs without JAX: text.onnx and molecule.onnx.
 
-jax2onnx translates one operation of JAX after another, and knows neither what depends on the
-platform nor, in every version of JAX, functions in functions. `flattened` therefore gives it the
-operations of plain arrays alone; a layer that runs in a loop becomes as many layers.
+jax2onnx translates a program of JAX operation by operation. It knows no choice by platform, and not
+in every version of JAX functions in functions, so `flattened` gives it operations of arrays alone.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax import export
 from jax.extend.core import Literal
 
 from tmr_jax.data.batching import encode_batches_mol, encode_batches_text
@@ -24,10 +25,10 @@ from tmr_jax.models.layers.gcn import l2_normalize
 from tmr_jax.models.run import TrainedModel
 from tmr_jax.types import UserError
 
-AXES = {"tokens": "BT", "mask": "BT", "nodes": "N", "motif": "N"}  # the first of each input
-AXES |= dict.fromkeys(("edges", "senders", "receivers"), "E")
-AXES |= dict.fromkeys(("globals", "n_node", "n_edge"), "G")  # G: the molecules, and the padding
 TOLERANCE = 1e-4  # of a number of an embedding of length one
+# Axes of the inputs: B texts, T tokens, N atoms, E bonds, G molecules and the graph of padding.
+AXES = {"tokens": "BT", "mask": "BT", "nodes": "N", "motif": "N", "globals": "G"}
+AXES |= {"edges": "E", "senders": "E", "receivers": "E", "n_node": "G", "n_edge": "G"}
 
 
 def need_jax2onnx() -> None:
@@ -44,55 +45,50 @@ def write_onnx(
 ) -> None:
     """Writes text.onnx and molecule.onnx, whose output is `embedding`, rows of length one.
 
-    Inputs have the names and types of the fields of `TextBatch` and `MolBatch`. Numbers of texts
-    and tokens are free, and so are those of molecules, atoms and bonds of a residual graph encoder.
-    ONNX Runtime must give for `texts` and `smiles` what JAX gives. Raises UserError where jax2onnx
-    is missing or the numbers differ. A linear branch is not in it.
+    Inputs have the names and types of the fields of `TextBatch` and `MolBatch`. Their sizes are
+    free; those of a graph encoder without bond features are of a batch of `CANDIDATES`. A linear
+    branch is not in the files. Raises UserError where ONNX Runtime does not give for `texts` and
+    `smiles` what JAX gives.
     """
-    need_jax2onnx()
-    config = model.config
+    config, tokenizer = model.config, model.tokenizer
     module: Any = model.model.clone(
         dtype=np.dtype("float32"), attention="plain", backward="autodiff", kernels=False
     )
-    words = text_table(texts, model.tokenizer, config.features.max_tokens)
-    buckets, pad = config.train.text_buckets, model.tokenizer.pad_token
-    ((_, text),) = encode_batches_text(words, len(texts), buckets, pad)
+    table = text_table(texts, tokenizer, config.features.max_tokens)
+    buckets = config.train.text_buckets
+    ((_, text),) = encode_batches_text(table, len(texts), buckets, tokenizer.pad_token)
     ((_, mol),) = encode_batches_mol(Encoder(model, params).molecule_table(smiles)[0], CANDIDATES)
+    # The other graph encoders are traced for TPUs too, whose sums need to know how many atoms.
+    dims = "NEG" if config.model.graph.kind == "residual" else ""
+    for name, batch, free in (("text", text, "BT"), ("molecule", mol, dims)):
+        leaves, tree = jax.tree_util.tree_flatten_with_path(batch)
 
-    def encoder(method: str, example: Any) -> Callable[..., Any]:
-        tree = jax.tree.structure(example)
-
-        def embedding(*leaves: Any) -> Any:
-            batch = jax.tree.unflatten(tree, leaves)
+        def embedding(*arrays: Any, method: str = f"encode_{name}", tree: Any = tree) -> Any:
+            batch = jax.tree.unflatten(tree, arrays)
             return l2_normalize(module.apply(variables(params), batch, method=method).pooled)
 
-        return embedding
-
-    _write(folder / "text.onnx", encoder("encode_text", text), text, "BT")
-    # The other graph encoders are traced for TPUs too, whose sums need a number of atoms.
-    dims = "NEG" if config.model.graph.kind == "residual" else ""
-    _write(folder / "molecule.onnx", encoder("encode_molecule", mol), mol, dims)
+        inputs = {place[-1].name: np.asarray(leaf) for place, leaf in leaves}
+        _write(folder / f"{name}.onnx", embedding, inputs, free)
 
 
-def _write(path: Path, function: Callable[..., Any], example: Any, dims: str) -> None:
+def _write(path: Path, function: Callable, inputs: dict[str, np.ndarray], free: str) -> None:
     import jax2onnx
     import onnxruntime
 
-    found = jax.tree_util.tree_leaves_with_path(example)
-    inputs = {path[-1].name: np.asarray(leaf) for path, leaf in found}
-    shapes = _shapes(inputs, dims)
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of shapes it leaves out
+    sizes = dict(zip(free, export.symbolic_shape(",".join(free)), strict=True)) if free else {}
+    axes = {name: [sizes[axis] for axis in AXES[name] if free] for name in inputs}
+    shapes = {name: (*axes[name], *x.shape[len(axes[name]) :]) for name, x in inputs.items()}
     specs = [jax.ShapeDtypeStruct(shapes[name], x.dtype) for name, x in inputs.items()]
     # Traced before jax2onnx puts functions of its own in the place of those of jax.numpy.
-    program = jax.make_jaxpr(function)(*specs)
+    program, names = jax.make_jaxpr(function)(*specs), {"input_names": [*inputs]}
     proto: Any = jax2onnx.to_onnx(
-        lambda *leaves: flattened(program, *leaves)[0],
-        specs,
-        input_names=[*inputs],
-        output_names=["embedding"],
+        lambda *x: flattened(program, *x)[0], specs, output_names=["embedding"], **names
     )
     path.write_bytes(proto.SerializeToString())
     (out,) = onnxruntime.InferenceSession(path).run(None, inputs)
-    error = np.abs(np.asarray(out) - jax.jit(function)(*inputs.values())).max()
+    with jax.default_matmul_precision("highest"):
+        error = np.abs(np.asarray(out) - jax.jit(function)(*inputs.values())).max()
     if not error <= TOLERANCE:
         raise UserError(
             f"expected {path.name} to give embeddings within {TOLERANCE:g} of JAX's; got a "
@@ -100,23 +96,13 @@ def _write(path: Path, function: Callable[..., Any], example: Any, dims: str) ->
         )
 
 
-def _shapes(inputs: dict[str, np.ndarray], dims: str) -> dict[str, tuple]:
-    """The shapes, the numbers in `dims` free: B texts, T tokens, N atoms, E bonds, G graphs."""
-    if not dims:
-        return {name: x.shape for name, x in inputs.items()}
-    free = dict(zip(dims, jax.export.symbolic_shape(",".join(dims)), strict=True))
-    axes = {name: tuple(free[dim] for dim in AXES[name]) for name in inputs}
-    return {name: (*axes[name], *x.shape[len(axes[name]) :]) for name, x in inputs.items()}
-
-
 def flattened(program: Any, *args: Any) -> list[Any]:
-    """What a jaxpr computes, operation by operation: no calls, no scan, one platform, the default.
+    """What a jaxpr computes, without calls and loops of fixed length, by the default of platforms.
 
-    Of a scan only the carry comes out; KeyError where its other outputs are used.
+    ValueError where a scan has other outputs than its carry.
     """
-    jaxpr = getattr(program, "jaxpr", program)
-    consts = map(np.asarray, getattr(program, "consts", ()))
-    values = dict(zip(jaxpr.constvars, consts, strict=True))
+    jaxpr, consts = getattr(program, "jaxpr", program), getattr(program, "consts", ())
+    values = dict(zip(jaxpr.constvars, map(np.asarray, consts), strict=True))
     values |= dict(zip(jaxpr.invars, args, strict=True))
 
     def read(atom: Any) -> Any:
@@ -130,7 +116,7 @@ def flattened(program: Any, *args: Any) -> list[Any]:
         elif kind.name == "cond" and isinstance(inputs[0], int):
             out = flattened(how["branches"][inputs[0]], *inputs[1:])
         elif kind.name == "scan":
-            out = _unrolled(inner, how["length"], inputs, len(equation.outvars))
+            out = _unrolled(inner, how, inputs, len(equation.outvars))
         elif inner is not None:
             out = flattened(inner, *inputs)
         else:
@@ -140,13 +126,13 @@ def flattened(program: Any, *args: Any) -> list[Any]:
     return [read(a) for a in jaxpr.outvars]
 
 
-def _unrolled(body: Any, length: int, inputs: Sequence[Any], carried: int) -> list[Any]:
-    """The carry after a scan without other outputs: constants, carry and rows come in this order,
-    and of rows alone the body sees one less axis."""
+def _unrolled(body: Any, how: dict[str, Any], inputs: Sequence[Any], carried: int) -> list[Any]:
+    """The carry after a scan: its inputs are constants, carry and rows in this order, and of rows
+    alone the body sees one axis less."""
     seen = [v.aval.shape for v in getattr(body, "jaxpr", body).invars]
-    whole = sum(shape == x.shape for shape, x in zip(seen, inputs, strict=True))
+    whole = sum(shape == np.shape(x) for shape, x in zip(seen, inputs, strict=True))
     constants, carry = inputs[: whole - carried], list(inputs[whole - carried : whole])
-    for i in range(length):
+    for i in range(how["length"])[:: -1 if how["reverse"] else 1]:
         rows = [jax.lax.index_in_dim(x, i, keepdims=False) for x in inputs[whole:]]
         carry = flattened(body, *constants, *carry, *rows)
     return carry

@@ -565,39 +565,30 @@ def save_bert(folder: Path, config: BertConfig, params: dict[str, Any], gelu: Ge
     """
     from safetensors.numpy import save
 
-    ours, tensors = flatten_dict(by_layer(params)), {}
-    for name, slot in layout(config).items():
-        array = np.asarray(ours[slot.path], np.float32)
-        if slot.path[0] == "position_embeddings":
-            array = np.pad(array, ((FAMILIES[family_of(config)].skipped, 0), (0, 0)))
-        array = array.T if slot.path[-1] == "kernel" else array
-        tensors[name] = np.ascontiguousarray(array)
-    (folder / WEIGHTS[0]).write_bytes(save(tensors, {"format": "pt"}))
-    write_json(folder / "config.json", _published_config(config, gelu), indent=2)
-
-
-def _published_config(config: BertConfig, gelu: Gelu) -> dict[str, Any]:
-    """The inverse of `_config_of`."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # no word about PyTorch
     from transformers import AutoConfig
 
     kind = family_of(config)
-    inner, dropout, attention_dropout, activation = FAMILIES[kind].fields
+    family, ours, tensors = FAMILIES[kind], flatten_dict(by_layer(params)), {}
+    for name, slot in layout(config).items():
+        array = np.asarray(ours[slot.path], np.float32)
+        if slot.path[0] == "position_embeddings":
+            array = np.pad(array, ((family.skipped, 0), (0, 0)))
+        tensors[name] = np.ascontiguousarray(array.T if slot.path[-1] == "kernel" else array)
     values = {
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden,
         "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,
-        "max_position_embeddings": config.max_positions + FAMILIES[kind].skipped,
+        "max_position_embeddings": config.max_positions + family.skipped,
         "layer_norm_eps": config.eps,
-        inner: config.intermediate,
-        dropout: config.dropout,
-        attention_dropout: config.dropout,
-        activation: {"exact": "gelu", "tanh": "gelu_pytorch_tanh"}[gelu],
     }
     values |= {"type_vocab_size": config.type_vocab} if kind == "bert" else {}
+    activation = {"exact": "gelu", "tanh": "gelu_pytorch_tanh"}[gelu]
+    own = (config.intermediate, config.dropout, config.dropout, activation)
     published: Any = AutoConfig.for_model(kind)
-    for name, value in values.items():
+    for name, value in [*values.items(), *zip(family.fields, own, strict=True)]:
         setattr(published, name, value)  # DistilBERT maps the names to its own
     published.architectures = [type(published).__name__.replace("Config", "Model")]
-    return published.to_dict()
+    (folder / WEIGHTS[0]).write_bytes(save(tensors, {"format": "pt"}))
+    write_json(folder / "config.json", published.to_dict(), indent=2)

@@ -138,10 +138,10 @@ class Tokenizer:
     def save_folder(self, folder: Path, max_tokens: int) -> None:
         """Writes tokenizer.json, and the tokenizer_config.json that `transformers` reads it by."""
         self.save(folder / "tokenizer.json")
-        column = self._inner.token_to_id("<mask>") is not None  # MPNet, which has [UNK] of BERT
+        mpnet = self._inner.token_to_id("<mask>") is not None  # with BERT's [UNK]
         pairs = {"pad": ("[PAD]", "<pad>"), "cls": ("[CLS]", "<s>"), "sep": ("[SEP]", "</s>")}
         pairs |= {"mask": ("[MASK]", "<mask>"), "unk": ("[UNK]", "[UNK]")}
-        named = {f"{name}_token": pair[column] for name, pair in pairs.items()}
+        named = {f"{name}_token": pair[mpnet] for name, pair in pairs.items()}
         known = {k: t for k, t in named.items() if self._inner.token_to_id(t) is not None}
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_tokens}
         config |= {"split_special_tokens": True}  # [SEP] in a text is text
