@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import tmr_jax
-from tmr_jax.eval.__main__ import main as evaluate
 from tmr_jax.data.features.text import load_tokenizer
+from tmr_jax.eval.__main__ import main as evaluate
 from tmr_jax.eval.export import GOLDEN, MOLECULES, TEXTS, main
 from tmr_jax.index.__main__ import main as index
 from tmr_jax.models import runtime

@@ -256,8 +256,9 @@ def _branch(folder: Path) -> str:
 
 def _others(folder: Path, config: Experiment) -> str:
     lines = [
-        f"- `{TEXT}`: the text encoder for `transformers.AutoModel` and `AutoTokenizer`;",
-        f"  `projection.safetensors`: what its states go through; pooling: {config.model.text.pooling}",
+        f"- `{TEXT}`: the text encoder for `transformers.AutoModel` and `AutoTokenizer`, and in",
+        "  `projection.safetensors` what its states go through; "
+        f"pooling: {config.model.text.pooling}",
     ]
     if (folder / ONNX).is_dir():
         lines += [f"- `{ONNX}/text.onnx` and `{ONNX}/molecule.onnx`: embeddings of length one"]
