@@ -97,6 +97,7 @@ HOMES = {
     "pymilvus": {"index/milvus.py"},
     "milvus_lite": {"index/milvus.py"},
     "transformers": {"models/pretrained.py"},
+    **{name: {"models/onnx.py"} for name in ("jax2onnx", "onnxruntime")},
     # Only who serves needs them: they are an extra.
     **{name: {"serve/"} for name in ("fastapi", "starlette", "pydantic", "prometheus_client")},
     "h11": {"serve/"},

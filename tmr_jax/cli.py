@@ -35,7 +35,7 @@ VERBS = {
     "compare": "compare two runs query by query: tmr compare runs/one runs/two",
     "facts": "teach a run to rerank by facts: tmr facts --run runs/quickstart",
     "lexical": "give a run a linear branch: tmr lexical --run runs/quickstart",
-    "export": "write a run's weights in 8 bits: tmr export runs/quickstart weights",
+    "export": "write a run's weights for others: tmr export runs/quickstart weights",
     "table": "run what a table of results lacks: tmr table --name smoke",
     "data": "download a public data set and verify it: tmr data chebi20",
     "cache": "list what is kept to save time, or clear it: tmr cache --clear",

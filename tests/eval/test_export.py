@@ -9,12 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import tmr_jax
+from tmr_jax.data.features.text import load_tokenizer
 from tmr_jax.eval.__main__ import main as evaluate
-from tmr_jax.eval.export import GOLDEN, main
+from tmr_jax.eval.export import GOLDEN, MOLECULES, TEXTS, main
 from tmr_jax.index.__main__ import main as index
 from tmr_jax.models import runtime
+from tmr_jax.models.layers.bert import Bert, stacked
+from tmr_jax.models.pretrained import load_bert
+from tmr_jax.models.run import load_run
 from tmr_jax.models.runtime import EXPORTED, SHIPPED, SUMS
 from tmr_jax.search.__main__ import main as search
 from tmr_jax.serve.__main__ import Arguments, opener
@@ -163,6 +168,58 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(
     assert "got those of another checkpoint; evaluate" in capsys.readouterr().err
     assert main([str(exported), str(exported)]) == 2  # its parameters are those after rounding
     assert "which exists; choose another" in capsys.readouterr().err
+
+
+# For other programs
+
+
+@pytest.fixture(scope="module")
+def full(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("full") / "out"
+    assert main([str(run), str(out), "--full"]) == 0
+    return out
+
+
+def test_a_full_export_gives_the_embeddings_of_the_run_bit_for_bit(run: Path, full: Path) -> None:
+    there, here = tmr_jax.load(run), tmr_jax.load(full)
+    for method, inputs in (("encode_text", TEXTS), ("encode_molecules", MOLECULES)):
+        rows = getattr(there, method)(inputs)
+        assert (np.asarray(getattr(here, method)(inputs)) == rows).all() and len(rows) == 4
+    assert load_run(full)[2] == load_run(run)[2]  # so an index of the run fits
+    check_golden(full)
+
+
+def test_the_text_encoder_and_its_projection_make_the_embedding(full: Path) -> None:
+    folder = full / "text_encoder"
+    config, params, _ = load_bert(str(folder))  # tests/models/test_pretrained.py: as published
+    model, rows = load_run(full)[0], tmr_jax.load(full).encode_text(TEXTS)
+    head = load_file(folder / "projection.safetensors")
+    for text, row in zip(TEXTS, rows, strict=True):
+        tokens = load_tokenizer(folder).encode([text], 96)[0][0][None]
+        states = Bert(config).apply({"params": stacked(params)}, tokens, tokens > -1)
+        words = np.asarray(states)[0] @ head["projection.weight"].T + head["projection.bias"]
+        words = (words - words.mean(1, keepdims=True)) / np.sqrt(words.var(1)[:, None] + 1e-6)
+        pooled = (words * head["norm.weight"] + head["norm.bias"]).mean(0)
+        np.testing.assert_allclose(pooled / np.linalg.norm(pooled), row, rtol=0, atol=1e-5)
+    assert model.config.model.text.pooling == "mean" and config == model.bert
+
+
+def test_the_card_and_the_sums_of_a_full_export_have_its_folder(full: Path) -> None:
+    card = (full / "README.md").read_text("utf-8")
+    assert "pooling: mean" in card and "rounding" not in card and "onnx" not in card
+    assert "### Scores of these weights" in card and "in float32\n" in card and "int8" not in card
+    done = subprocess.run(["sha256sum", "-c", SUMS], cwd=full, capture_output=True, text=True)
+    assert done.returncode == 0 and "text_encoder/model.safetensors: OK" in done.stdout
+
+
+def test_a_full_export_needs_a_new_folder(
+    run: Path, exported: Path, full: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in ([str(exported), "--full"], [str(full), "--full"], [str(full)]):
+        before = (Path(arguments[0]) / "README.md").stat().st_mtime_ns
+        assert main([str(run), *arguments]) == 2
+        assert "which exists; choose another" in capsys.readouterr().err
+        assert (Path(arguments[0]) / "README.md").stat().st_mtime_ns == before
 
 
 # Without --run

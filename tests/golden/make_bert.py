@@ -13,6 +13,7 @@ and the pooler's output; random weights are not stored, bert_recipe.py draws the
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 
@@ -59,6 +60,16 @@ def families() -> dict[str, np.ndarray]:
     return arrays
 
 
+def names() -> dict[str, dict[str, list[int]]]:
+    """Names and shapes of all tensors of the small encoder of each family."""
+    found = {}
+    for content in (bert_recipe.config_of("small"), *bert_recipe.FAMILIES.values()):
+        values = {k: v for k, v in content.items() if k != "model_type"}
+        model = AutoModel.from_config(AutoConfig.for_model(content["model_type"], **values))
+        found[content["model_type"]] = {n: [*t.shape] for n, t in model.state_dict().items()}
+    return found
+
+
 def save(name: str, arrays: dict[str, np.ndarray]) -> None:
     path = GOLDEN / f"bert_{name}.npz"
     partial = path.with_suffix(".partial")
@@ -85,6 +96,7 @@ def main() -> None:
     for size in bert_recipe.CONFIGS:
         save(size, run(random_model(size), *bert_recipe.random_tokens(size)))
     save("families", families())
+    (GOLDEN / "bert_names.json").write_text(json.dumps(names()) + "\n")
     if args.minilm:
         save("minilm", minilm(args.minilm))
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import http.server
 import json
+import math
 import os
 import runpy
 import shutil
@@ -23,7 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from tmr_jax.data.features.text import load_tokenizer
 from tmr_jax.data.files import sha256_of
@@ -36,7 +38,9 @@ from tmr_jax.models.pretrained import (
     read_config,
     read_weights,
     resolve,
+    save_bert,
 )
+from tmr_jax.types import UserError
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 recipe = SimpleNamespace(**runpy.run_path(str(GOLDEN / "bert_recipe.py")))
@@ -628,3 +632,92 @@ def test_the_bias_by_relative_position_learns(tmp_path, families):
 
     gradient = jax.grad(loss)(stacked(params))["relative_attention_bias"]["embedding"]
     assert gradient.shape == (32, 4) and float(jnp.abs(gradient).max()) > 0
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def written(folder, kind, gelu="exact"):
+    """Configuration and parameters of a small encoder, and what `save_bert` makes of them."""
+    (folder / "given").mkdir()
+    if kind == "bert":
+        write_folder(folder / "given", published())
+    else:
+        family_folder(folder / "given", kind)
+    config, params, _ = load_bert(str(folder / "given"))
+    (folder / "saved").mkdir()
+    save_bert(folder / "saved", config, stacked(params), gelu)
+    (folder / "saved" / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    return config, params, folder / "saved"
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "mpnet"])
+def test_what_is_written_has_the_names_and_shapes_of_transformers_and_is_read_back(tmp_path, kind):
+    """Names and shapes are recorded by tests/golden/make_bert.py."""
+    config, params, folder = written(tmp_path, kind)
+    names = json.loads((GOLDEN / "bert_names.json").read_text())[kind]
+    tensors = load_file(folder / "model.safetensors")
+    assert {name: [*x.shape] for name, x in tensors.items()} == names
+    with safe_open(folder / "model.safetensors", "np") as file:
+        assert file.metadata() == {"format": "pt"}  # or transformers refuses it
+    again, theirs, _ = load_bert(str(folder))
+    assert again == config and equal(theirs, params)
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "mpnet"])
+def test_transformers_reads_the_configuration_that_is_written(tmp_path, kind):
+    from transformers import AutoConfig
+
+    given = recipe.config_of("small") if kind == "bert" else recipe.FAMILIES[kind]
+    found = AutoConfig.from_pretrained(written(tmp_path, kind)[2])
+    assert {k: getattr(found, k) for k in given} == given
+    assert found.architectures == [f"{type(found).__name__.removesuffix('Config')}Model"]
+
+
+def test_an_approximate_gelu_is_named_and_no_source_of_a_training(tmp_path):
+    _, _, folder = written(tmp_path, "bert", "tanh")
+    assert json.loads((folder / "config.json").read_text())["hidden_act"] == "gelu_pytorch_tanh"
+    with pytest.raises(UserError, match="expected hidden_act = 'gelu'"):
+        load_bert(str(folder))
+
+
+def numpy_bert(folder, tokens):
+    """Hidden states [T, D] of one text, from the files alone: BERT as its paper has it."""
+    c = json.loads((folder / "config.json").read_text())
+    w = load_file(folder / "model.safetensors")
+    heads, width = c["num_attention_heads"], c["hidden_size"] // c["num_attention_heads"]
+
+    def norm(x, name):
+        x = x - x.mean(-1, keepdims=True)
+        x = x / np.sqrt((x * x).mean(-1, keepdims=True) + c["layer_norm_eps"])
+        return x * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def linear(x, name):
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    places = [f"embeddings.{n}_embeddings.weight" for n in ("word", "position", "token_type")]
+    x = w[places[0]][tokens] + w[places[1]][: len(tokens)] + w[places[2]][0]
+    x = norm(x, "embeddings.LayerNorm")
+    for i in range(c["num_hidden_layers"]):
+        at = f"encoder.layer.{i}."
+        q, k, v = (
+            linear(x, f"{at}attention.self.{n}").reshape(-1, heads, width).swapaxes(0, 1)
+            for n in ("query", "key", "value")
+        )
+        scores = np.exp(q @ k.swapaxes(1, 2) / np.sqrt(width))
+        read = (scores / scores.sum(-1, keepdims=True) @ v).swapaxes(0, 1).reshape(x.shape)
+        x = norm(x + linear(read, at + "attention.output.dense"), at + "attention.output.LayerNorm")
+        inner = linear(x, at + "intermediate.dense")
+        inner = inner * 0.5 * (1 + np.vectorize(math.erf)(inner / np.sqrt(2)))
+        x = norm(x + linear(inner, at + "output.dense"), at + "output.LayerNorm")
+    return x
+
+
+def test_bert_in_numpy_gives_the_states_from_the_files_alone(tmp_path):
+    config, params, folder = written(tmp_path, "bert")
+    tokens = np.array([2, 5, 6, 30, 210, 3])
+    with jax.default_matmul_precision("highest"):
+        states = Bert(config).apply(
+            {"params": stacked(params)}, jnp.asarray(tokens)[None], jnp.ones((1, 6), bool)
+        )
+    np.testing.assert_allclose(numpy_bert(folder, tokens), states[0], rtol=0, atol=1e-5)

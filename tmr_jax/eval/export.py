@@ -1,4 +1,5 @@
-"""tmr export RUN OUT: the weights of a run in a folder a quarter of the size.
+"""tmr export RUN OUT: the weights of a run in a folder a quarter of the size; or, for other
+programs (--full, --onnx), exact and in their formats.
 
 In: an evaluated run. Out: a folder that every command takes as a run (--run OUT): the parameters of
 the best checkpoint in 8 bits (tmr_jax/models/exported.py), what turns strings into their inputs,
@@ -31,11 +32,14 @@ from tmr_jax.models.checkpoint import parameters_sha256
 from tmr_jax.models.encode import Encoder
 from tmr_jax.models.exported import read_weights, write_sums, write_weights
 from tmr_jax.models.lexical import read_lexical
+from tmr_jax.models.onnx import need_jax2onnx, write_onnx
+from tmr_jax.models.pretrained import save_bert
 from tmr_jax.models.run import (
     FEATURES,
     TOKENIZER,
     VOCABULARY,
     Checkpoint,
+    TrainedModel,
     branch_sha256,
     load_run,
 )
@@ -52,6 +56,7 @@ from tmr_jax.models.runtime import (
 from tmr_jax.types import UserError
 
 GOLDEN = "golden.json"
+TEXT, ONNX = "text_encoder", "onnx"  # folders for other programs
 TOLERANCE = 5e-3  # of one number of an embedding of length one, on another machine
 FIRST = 8  # numbers of each embedding in golden.json
 TEXTS = (
@@ -73,6 +78,10 @@ class Arguments:
     """Folder to write."""
     beside: tuple[Path, ...] = ()
     """Runs whose scores the card shows too, e.g. one that was trained on more data."""
+    full: bool = False
+    """Parameters in float32, and the text encoder as a Hugging Face folder, text_encoder."""
+    onnx: bool = False
+    """All of --full, and both encoders as ONNX, in the folder onnx."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,43 +90,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _export(args: list[str]) -> int:
     chosen = cli.parse(Arguments, "export", args)
-    export(chosen.run, chosen.out, chosen.beside)
-    size = sum(path.stat().st_size for path in chosen.out.iterdir())
+    export(chosen.run, chosen.out, chosen.beside, chosen.full, chosen.onnx)
+    size = sum(path.stat().st_size for path in chosen.out.rglob("*") if path.is_file())
     cosine = json.loads((chosen.out / GOLDEN).read_text("utf-8"))["cosine"]
     print(f"{chosen.out}: {size / 1e6:.1f} MB; cosine of embeddings before and after: {cosine:.5f}")
     print(f"{TRAINED_ON} lists the InChIKeys of training molecules; delete it if they are secret")
     return 0
 
 
-def export(run: Path, out: Path, beside: Sequence[Path] = ()) -> None:
-    """Writes the folder `out`, or its card alone where it has the same parameters.
+def export(
+    run: Path, out: Path, beside: Sequence[Path] = (), full: bool = False, onnx: bool = False
+) -> None:
+    """Writes the folder `out`, or, in 8 bits, its card alone where it has the same parameters.
 
-    Raises UserError where `run` is not an evaluated run, or `out` holds something else.
+    Raises UserError where `run` is not an evaluated run, `out` holds something else, or jax2onnx is
+    missing.
     """
+    full = full or onnx
+    if onnx:
+        need_jax2onnx()
     use_compile_cache(cache_folder())
     model, params, checkpoint = load_run(run)
     file = out / EXPORTED
     same = file.is_file() and read_weights(file)[1].get("sha256") == parameters_sha256(params)
-    if same and branch_sha256(out) == branch_sha256(run):
+    small = not full and not (out / TEXT).exists()
+    if same and small and branch_sha256(out) == branch_sha256(run):
         _describe(run, out, checkpoint, beside)
         return
     if out.exists():
         raise UserError(
-            f"expected a new folder, or weights of {run}; got {out}, which exists; choose another"
+            f"expected a new folder, or weights of {run} in 8 bits; got {out}, which exists; "
+            "choose another"
         )
     with new_folder(out) as partial:
-        _write(run, partial, Encoder(model, params), checkpoint)
+        _write(run, partial, Encoder(model, params), checkpoint, full)
+        if full:
+            _write_text_encoder(partial / TEXT, model, params)
+        if onnx:
+            (partial / ONNX).mkdir()
+            write_onnx(partial / ONNX, model, params, TEXTS, MOLECULES)
         _describe(run, partial, checkpoint, beside)
 
 
-def _write(run: Path, folder: Path, encoder: Encoder, checkpoint: Checkpoint) -> None:
+def _write(run: Path, folder: Path, encoder: Encoder, checkpoint: Checkpoint, exact: bool) -> None:
     """All files but the card; `encoder` has the parameters of the run."""
     for name in (CONFIG, FEATURES, TOKENIZER, VOCABULARY, LEXICAL, CODE, TRAINED_ON, STAGES):
         if (run / name).is_file():
             shutil.copyfile(run / name, folder / name)
     sha256 = parameters_sha256(encoder.params)
     about = {"which": checkpoint.which, "step": str(checkpoint.step), "sha256": sha256}
-    write_weights(folder / EXPORTED, encoder.params, about)
+    write_weights(folder / EXPORTED, encoder.params, about, exact)
     write_sums(folder)
     before = _embeddings(encoder)
     _, encoder.params, rounded = load_run(folder)
@@ -133,6 +155,20 @@ def _write(run: Path, folder: Path, encoder: Encoder, checkpoint: Checkpoint) ->
         write_json(folder / REFINE, {rounded.sha256: choice})
     if (facts := _read(run / FACTS_FILE)).get("checkpoint") == checkpoint.sha256:
         write_json(folder / FACTS_FILE, facts | {"checkpoint": rounded.sha256}, indent=1)
+
+
+def _write_text_encoder(folder: Path, model: TrainedModel, params: Any) -> None:
+    """A Hugging Face folder of it, and the linear map and the norm that its states go through."""
+    from safetensors.numpy import save
+
+    folder.mkdir()
+    save_bert(folder, model.bert, params["text_encoder"], model.config.model.text.gelu)
+    model.tokenizer.save_folder(folder, model.config.features.max_tokens)
+    linear, norm = params["text_projection"], params["text_norm"]
+    tensors = {"projection.weight": linear["kernel"].T, "projection.bias": linear["bias"]}
+    tensors |= {"norm.weight": norm["scale"], "norm.bias": norm["bias"]}
+    plain = {name: np.ascontiguousarray(x, np.float32) for name, x in tensors.items()}
+    (folder / "projection.safetensors").write_bytes(save(plain))
 
 
 def _embeddings(encoder: Encoder) -> np.ndarray:
@@ -171,13 +207,17 @@ def _describe(run: Path, folder: Path, checkpoint: Checkpoint, beside: Sequence[
     config = from_json((run / CONFIG).read_text("utf-8"))
     features, report = _read(run / FEATURES), _read(run / VALIDATION)
     about = read_weights(folder / EXPORTED)[1]
-    scores = _scores(run, "before rounding", checkpoint.sha256)
+    full = (folder / TEXT).is_dir()
+    title = "of these weights" if full else "before rounding"
+    scores = _scores(run, title, checkpoint.sha256)
     if (folder / "results.json").is_file():
         scores += _scores(folder, "after rounding", load_run(folder)[2].sha256)
     for other in beside:
         scores += _scores(other, f"of another run, {other.name}")
     parts = [f"# {config.name}: retrieval of molecules from text and back", HEAD]
-    parts += ["## Model", _model(config, features, about) + _branch(folder), "## Training data"]
+    parts += ["## Model", _model(config, features, about) + _branch(folder)]
+    parts += ["## For other programs", _others(folder, config)] if full else []
+    parts += ["## Training data"]
     parts += [_data(run, config, report), "## Scores", *scores, "## Limits, and bias of the text"]
     parts += [LIMITS.format(config.features.max_tokens)]
     names = [report.get("source", ""), *(row["source"] for row in report.get("sources", ()))]
@@ -201,7 +241,7 @@ def _model(config: Experiment, features: dict[str, Any], about: dict[str, str]) 
 {start.get("revision", "")} ({start["init"]})
 - Molecule encoder: `{graph.kind}`, {graph.layers} layers, features `{config.features.molecule}`
 - Parameters: {about["parameters"]}
-- Checkpoint: {about["which"]}, step {about["step"]}, SHA-256 before rounding {about["sha256"]}
+- Checkpoint: {about["which"]}, step {about["step"]}, SHA-256 of its parameters {about["sha256"]}
 - Training: {command}"""
 
 
@@ -213,6 +253,17 @@ def _branch(folder: Path) -> str:
         f"\n- Linear branch: {lexical.width} more numbers from {len(lexical.grams):,} word pieces "
         f"and pairs of them, {100 * lexical.share:g} % of the cosine (`{LEXICAL}`)"
     )
+
+
+def _others(folder: Path, config: Experiment) -> str:
+    lines = [
+        f"- `{TEXT}`: the text encoder for `transformers.AutoModel` and `AutoTokenizer`, and in",
+        "  `projection.safetensors` what its states go through; "
+        f"pooling: {config.model.text.pooling}",
+    ]
+    if (folder / ONNX).is_dir():
+        lines += [f"- `{ONNX}/text.onnx` and `{ONNX}/molecule.onnx`: embeddings of length one"]
+    return "\n".join([*lines, f"- `{LEXICAL}` is in neither, nor is reranking"])
 
 
 def _data(run: Path, config: Experiment, report: dict[str, Any]) -> str:

@@ -101,7 +101,7 @@ class GraphEncoder(nn.Module):
                 name="layers",
             )(graph, nodes, not train)
         nodes = nn.LayerNorm(name="norm")(nodes)
-        of_graph, graphs = node_graph(graph), len(graph.n_node)
+        of_graph, graphs = node_graph(graph), graph.n_node.shape[0]
         if self.motif == "brics":
             nodes, of_graph = _motifs(nodes, of_graph, mol.motif, graphs)
         # Atoms are in the order of their molecules; motifs need not be.
@@ -145,7 +145,7 @@ class CountsMlp(nn.Module):
 
 def _motifs(nodes: Array, of_graph: Array, motif: Array, graphs: int) -> tuple[Array, Array]:
     """Mean of the atoms of each motif and the motif's graph; rows not in use go to the padding."""
-    count = len(nodes)
+    count = nodes.shape[0]
     motif_of_graph = jax.ops.segment_max(of_graph, motif, count)
     features = segment_mean(nodes, motif, count)
     return features, jnp.where(motif_of_graph < 0, graphs - 1, motif_of_graph)

@@ -1,4 +1,5 @@
-"""Exported weights: the parameters of a run in one safetensors file, 8 bits by output channel.
+"""Exported weights: the parameters of a run in one safetensors file, 8 bits by output channel, or
+all in float32.
 
 A folder of them has the files of a run that `load_model` reads, model.safetensors in place of
 checkpoints, and SHA256SUMS. `load_run` reads it like a run; tmr_jax/eval/export.py writes it.
@@ -84,13 +85,17 @@ def dequantised(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {n: np.asarray(x) for n, x in products.items()}  # a product of scalars is no array
 
 
-def write_weights(path: Path, params: Any, about: dict[str, str]) -> None:
-    """Writes model.safetensors, `about` and the number of parameters by type in its header."""
+def write_weights(path: Path, params: Any, about: dict[str, str], exact: bool = False) -> None:
+    """Writes model.safetensors, `about` and the number of parameters by type in its header.
+
+    In 8 bits, or, if `exact`, in float32.
+    """
     from safetensors.numpy import save
 
     tensors, counts = {}, Counter()
     for name, x in flatten_dict(layerwise(params), sep="/").items():
-        stored = quantised(name, np.asarray(x, np.float32))
+        array = np.asarray(x, np.float32)
+        stored = {name: array} if exact else quantised(name, array)
         tensors |= {n: np.asarray(part, order="C") for n, part in stored.items()}
         counts[stored[name].dtype.name] += stored[name].size
     kinds = ", ".join(f"{n:,} in {kind}" for kind, n in counts.items())
@@ -127,8 +132,9 @@ def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 def write_sums(folder: Path) -> None:
     """SHA256SUMS of all other files of the folder."""
-    files = sorted(path for path in folder.iterdir() if path.name != SUMS)
-    write_text(folder / SUMS, "".join(f"{sha256_of(path)}  {path.name}\n" for path in files))
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    lines = (f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
+    write_text(folder / SUMS, "".join(lines))
 
 
 def verify(folder: Path, names: Iterable[str]) -> None:

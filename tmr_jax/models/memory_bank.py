@@ -110,7 +110,7 @@ class Memory(nn.Module):
         return x.reshape(*x.shape[:-1], HEADS, self.dim // HEADS)
 
     def _read(self, values: Float[Array, "B H d"]) -> Float[Array, "B D"]:
-        return jnp.exp(self.theta) * self.out(values.reshape(len(values), self.dim))
+        return jnp.exp(self.theta) * self.out(values.reshape(values.shape[0], self.dim))
 
 
 def _bank(key: Array, shape: tuple[int, int]) -> Float[Array, "M D"]:
@@ -220,8 +220,8 @@ class MemoryBank(DualEncoder):
         if self.graph.readout != "mean":
             # Ours: what attention over atoms cannot say, how many there are, as one more of them.
             nodes = jnp.concatenate([nodes, out.pooled])
-            of_graph = jnp.concatenate([of_graph, jnp.arange(len(out.pooled))])
-        graphs = len(mol.graph.n_node)  # the last one absorbs the padding
+            of_graph = jnp.concatenate([of_graph, jnp.arange(out.pooled.shape[0])])
+        graphs = mol.graph.n_node.shape[0]  # the last one absorbs the padding
         read = self.memory.molecules(nodes, of_graph, graphs)[:-1]
         return out._replace(pooled=self.head(read, "mol", train))
 

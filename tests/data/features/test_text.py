@@ -151,3 +151,25 @@ def test_no_tokenizer_names_what_was_expected(tmp_path):
 def test_max_tokens_must_leave_room(folder):
     with pytest.raises(ValueError, match="max_tokens above the 2 special tokens"):
         load_tokenizer(folder).encode(["an acid"], 2)
+
+
+MPNET = {"[PAD]": "<pad>", "[CLS]": "<s>", "[SEP]": "</s>", "[MASK]": "<mask>"}
+
+
+@pytest.mark.parametrize("renamed", [{}, MPNET], ids=["bert", "mpnet"])
+def test_transformers_reads_a_saved_folder_and_gives_the_same_ids(folder, renamed):
+    from transformers import AutoTokenizer
+
+    file, out = folder / "tokenizer.json", folder / "out"
+    load_tokenizer(folder).save(file)
+    for old, new in renamed.items():
+        file.write_text(file.read_text().replace(old, new))
+    tokenizer = load_tokenizer(file)
+    out.mkdir()
+    tokenizer.save_folder(out, 6)
+    (out / "config.json").write_text('{"model_type": "bert"}')
+    theirs = AutoTokenizer.from_pretrained(out)
+    found = [theirs.pad_token, theirs.cls_token, theirs.sep_token, theirs.mask_token]
+    assert found == [renamed.get(name, name) for name in MPNET] and theirs.unk_token == "[UNK]"
+    for text in ("An acidic salt", "oxo [SEP] </s> acid", "an " * 9):
+        assert theirs(text, truncation=True)["input_ids"] == ids(tokenizer, text, 6)[0]

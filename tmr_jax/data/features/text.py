@@ -16,7 +16,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from tmr_jax.data.files import write_text
+from tmr_jax.data.files import write_json, write_text
 from tmr_jax.types import UserError
 
 # Descriptions of ChEBI-20, PCdes and PubChem end below 10,000 characters; a megabyte need not be
@@ -134,6 +134,18 @@ class Tokenizer:
     def save(self, path: str | Path) -> None:
         """Writes a tokenizer.json that `load_tokenizer` reads back."""
         write_text(Path(path), self._inner.to_str())
+
+    def save_folder(self, folder: Path, max_tokens: int) -> None:
+        """Writes tokenizer.json, and the tokenizer_config.json that `transformers` reads it by."""
+        self.save(folder / "tokenizer.json")
+        mpnet = self._inner.token_to_id("<mask>") is not None  # with BERT's [UNK]
+        pairs = {"pad": ("[PAD]", "<pad>"), "cls": ("[CLS]", "<s>"), "sep": ("[SEP]", "</s>")}
+        pairs |= {"mask": ("[MASK]", "<mask>"), "unk": ("[UNK]", "[UNK]")}
+        named = {f"{name}_token": pair[mpnet] for name, pair in pairs.items()}
+        known = {k: t for k, t in named.items() if self._inner.token_to_id(t) is not None}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_tokens}
+        config |= {"split_special_tokens": True}  # [SEP] in a text is text
+        write_json(folder / "tokenizer_config.json", config | known, indent=2)
 
 
 def _cut(items: list[T], most: int) -> list[T]:

@@ -49,7 +49,7 @@ def segment_mean(
     """Mean of the rows of each segment; an empty segment gives zeros. `ordered`: segments are in
     the order of their numbers, and nobody has to sort them."""
     total = jax.ops.segment_sum(x, segment, segments, ordered)
-    count = jax.ops.segment_sum(jnp.ones((len(x), 1), x.dtype), segment, segments, ordered)
+    count = jax.ops.segment_sum(jnp.ones((x.shape[0], 1), x.dtype), segment, segments, ordered)
     return total / jnp.maximum(count, 1)
 
 
@@ -224,7 +224,7 @@ lecun = nn.initializers.lecun_normal()
 def node_graph(graph: Graphs) -> Int[Array, " N"]:
     """The number of the graph that each atom belongs to; the last graph is the padding."""
     return jnp.repeat(
-        jnp.arange(len(graph.n_node)),
+        jnp.arange(graph.n_node.shape[0]),
         graph.n_node,
         total_repeat_length=graph.nodes.shape[0],  # type: ignore[union-attr]
     )
@@ -371,7 +371,7 @@ class ResidualGCN(nn.Module):
             h = nn.LayerNorm(name=f"norm_{i}")(x)
             bond = ColumnEmbedding(self.edge_sizes, self.dim, name=f"bond_{i}")(bonds)
             message = nn.relu(h[graph.senders] + bond)
-            h = h + jax.ops.segment_sum(message, receivers, len(x))
+            h = h + jax.ops.segment_sum(message, receivers, x.shape[0])
             h = Dense(self.width, self.backward, lecun, name=f"inner_{i}")(h.astype(self.dtype))
             h = Dense(self.dim, self.backward, lecun, name=f"outer_{i}")(nn.relu(h))
             h = Dropout(self.dropout)(h.astype(jnp.float32), deterministic)
