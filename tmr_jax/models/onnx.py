@@ -72,8 +72,8 @@ def write_onnx(
 
 
 def _write(path: Path, function: Callable, inputs: dict[str, np.ndarray], free: str) -> None:
-    import jax2onnx
-    import onnxruntime
+    import jax2onnx  # pyright: ignore[reportMissingImports]
+    import onnxruntime  # pyright: ignore[reportMissingImports]
 
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of shapes it leaves out
     sizes = dict(zip(free, export.symbolic_shape(",".join(free)), strict=True)) if free else {}
