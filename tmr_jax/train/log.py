@@ -54,7 +54,7 @@ class History:
 
 
 def _board(folder: Path, rows: list[Row]) -> Any:
-    """A writer of events, written anew: its files cannot drop steps that a resumed run repeats."""
+    """A writer of events, with `rows` first: old files would keep steps that a resumed run repeats."""
     from tensorboardX import SummaryWriter
 
     shutil.rmtree(folder, ignore_errors=True)
