@@ -54,7 +54,7 @@ class History:
 
 
 def _board(folder: Path, rows: list[Row]) -> Any:
-    """A writer of events, with `rows` first: old files would keep steps that a resumed run repeats."""
+    """A writer that starts with `rows`; old files would keep steps that a resumed run repeats."""
     from tensorboardX import SummaryWriter
 
     shutil.rmtree(folder, ignore_errors=True)
