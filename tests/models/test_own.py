@@ -65,7 +65,7 @@ def test_a_class_that_is_no_model(mine, tmp_path):
 
     model = ModelConfig(name=f"{mine()}:Model")
     with pytest.raises(
-        UserError, match=r"expected a subclass of .*DualEncoder as .*; got Model, a o"
+        UserError, match=r"expected a subclass of .*DualEncoder as .*; got Model, which is an"
     ):
         build_model(model, FeatureConfig(), TrainConfig(), BERT, (2,), ())
 

@@ -121,7 +121,7 @@ def _kind(name: str, run: Path | None) -> type[DualEncoder]:
         if not issubclass(kind, DualEncoder):
             raise UserError(
                 f"expected a subclass of tmr_jax.models.dual_encoder.DualEncoder as {name}; got "
-                f"{kind.__name__}, a {kind.__base__.__name__}; docs/extend.md has an example"
+                f"{kind.__name__}, which is another kind; docs/extend.md has an example"
             )
         return kind
     if name not in MODELS:
