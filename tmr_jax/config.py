@@ -169,6 +169,11 @@ class ModelConfig:
     bank: BankConfig = field(default_factory=BankConfig)
     second_order: SecondOrderConfig = field(default_factory=SecondOrderConfig)
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the model is in a file of the user's own (tmr_jax/models/own.py)."""
+        return ".py:" in self.name
+
 
 @dataclass(frozen=True)
 class OptimConfig:

@@ -87,10 +87,15 @@ def test_code_of_a_run_waits_for_trust(mine, tmp_path, monkeypatch):
 
 
 def test_a_run_keeps_its_code(mine, tmp_path):
-    keep_code(tmp_path, "dual")
-    assert not (tmp_path / CODE).exists()
     keep_code(tmp_path, f"{mine()}:Model")
     keep_code(tmp_path, f"{mine()}:Model")
     with pytest.raises(UserError, match=r"as it was when the training of .* began"):
         keep_code(tmp_path, f"{mine('class Model: number = 2')}:Model")
     assert (tmp_path / CODE).read_text() == GOOD
+    (run := tmp_path / "run").mkdir()
+    code = b"# coding: latin-1\r\nclass Model:\r\n    name = '\xe9'\r\n"
+    (tmp_path / "mine.py").write_bytes(code)
+    for _ in range(2):
+        keep_code(run, f"{tmp_path / 'mine.py'}:Model")
+    assert (run / CODE).read_bytes() == code
+    assert own_class(f"{tmp_path / 'mine.py'}:Model").name == "é"

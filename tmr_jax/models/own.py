@@ -16,22 +16,12 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 
-from tmr_jax.data.files import write_text
+from tmr_jax.data.files import replaced
 from tmr_jax.models.runtime import CODE
 from tmr_jax.types import UserError, did_you_mean
 
 TRUST = "TMR_JAX_TRUST"
-SUFFIX = ".py:"
 _TRUSTED: set[str] = set()  # SHA-256 of the files that this process was asked to run
-
-
-def is_own(name: str) -> bool:
-    """Whether --model.name is a class in a file.
-
-    >>> is_own("mine.py:Model"), is_own("dual")
-    (True, False)
-    """
-    return SUFFIX in name
 
 
 def own_class(name: str, run: Path | None = None) -> type:
@@ -61,13 +51,12 @@ def own_class(name: str, run: Path | None = None) -> type:
 
 def keep_code(run: Path, name: str) -> None:
     """Copies the file of a model to its run. Raises UserError where the run has another one."""
-    if not is_own(name):
-        return
     path, kept = _split(name)[0], run / CODE
-    code = read_code(name).decode()
+    code = read_code(name)
     if not kept.exists():
-        write_text(kept, code)
-    elif code != kept.read_text("utf-8"):
+        with replaced(kept) as partial:
+            partial.write_bytes(code)
+    elif code != kept.read_bytes():
         raise UserError(
             f"expected {path} as it was when the training of {run} began ({kept}); got another "
             "content; restore it, or choose another --run, or --fresh"
@@ -117,11 +106,8 @@ def _module(path: Path, code: bytes, name: str) -> ModuleType:
             loader.exec_module(module)
         except Exception as error:
             del sys.modules[name]
-            lines = [
-                f.lineno
-                for f in traceback.extract_tb(error.__traceback__)
-                if f.filename == str(path)
-            ]
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [frame.lineno for frame in frames if frame.filename == str(path)]
             place = f" in line {lines[-1]}" if lines else ""
             raise UserError(
                 f"expected Python code in {path}; got {type(error).__name__}{place}: {error}; "

@@ -45,7 +45,6 @@ from tmr_jax.models.checkpoint import (
 from tmr_jax.models.dual_encoder import DualEncoder
 from tmr_jax.models.layers.attention import LANES, Form, fits_flash
 from tmr_jax.models.layers.bert import Backward, BertConfig, stacked
-from tmr_jax.models.own import is_own, own_class
 from tmr_jax.models.runtime import CODE, CONFIG, EXPORTED, LEXICAL
 from tmr_jax.types import Batch, EncodedBatch, TextBatch, UserError, did_you_mean
 
@@ -75,7 +74,7 @@ def build_model(
     that the model is compiled for: "cpu", "gpu" or "tpu"; empty: the one of this process. A model
     in a file of the user's own is read from its copy in `run`, if there is one.
     """
-    kind = _kind(model.name, run)
+    kind = _own_kind(model.name, run) if model.is_own else _kind(model.name)
     kind.check(model, train)
     if train.lexical < 0:
         raise UserError(f"expected --train.lexical of at least 0; got {train.lexical}; try 256")
@@ -115,20 +114,24 @@ def build_model(
     )
 
 
-def _kind(name: str, run: Path | None) -> type[DualEncoder]:
-    if is_own(name):
-        kind = own_class(name, run)
-        if not issubclass(kind, DualEncoder):
-            raise UserError(
-                f"expected a subclass of tmr_jax.models.dual_encoder.DualEncoder as {name}; got "
-                f"{kind.__name__}, which is another kind; docs/extend.md has an example"
-            )
-        return kind
+def _kind(name: str) -> type[DualEncoder]:
     if name not in MODELS:
         hint = did_you_mean(name, MODELS, "known: {}, or a class of your own as FILE.py:CLASS")
         raise UserError(f"expected a model; got {name!r}; {hint}")
     file, _, of_file = MODELS[name].partition(":")
     return getattr(importlib.import_module(f"tmr_jax.models.{file}"), of_file)
+
+
+def _own_kind(name: str, run: Path | None) -> type[DualEncoder]:
+    from tmr_jax.models.own import own_class  # few models are
+
+    kind = own_class(name, run)
+    if not issubclass(kind, DualEncoder):
+        raise UserError(
+            f"expected a subclass of tmr_jax.models.dual_encoder.DualEncoder as {name}; got "
+            f"{kind.__name__}, which is another kind; docs/extend.md has an example"
+        )
+    return kind
 
 
 def _backward(train: TrainConfig, bert: BertConfig) -> Backward:

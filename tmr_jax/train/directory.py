@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from tmr_jax.config import Experiment, from_json, to_json
 from tmr_jax.data.files import hold, write_text
-from tmr_jax.models.own import is_own, keep_code, read_code
 from tmr_jax.models.runtime import (
     GIT,
     LOCK,
@@ -58,14 +57,19 @@ def run_directory(config: Experiment, path: Path, fresh: bool = False) -> Iterat
             print(f"took over the lock that {stale} left behind")
         if not settle_config(path, to_json(config), lambda old: to_json(from_json(old))):
             write_text(path / GIT, describe_code())
-        keep_code(path, config.model.name)
+        if config.model.is_own:
+            from tmr_jax.models.own import keep_code
+
+            keep_code(path, config.model.name)
         if several_processes():
             barrier("the run's directory")
         yield RunDirectory(path, path)
 
 
 def _check(config: Experiment) -> None:
-    if is_own(config.model.name):
+    if config.model.is_own:
+        from tmr_jax.models.own import read_code
+
         read_code(config.model.name)
     if config.train.log == "tensorboard" and find_spec("tensorboardX") is None:
         raise UserError(
